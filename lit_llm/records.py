@@ -1,0 +1,114 @@
+"""What flows through LitLLM: frozen dataclasses while it is text, named tuples once it is tensors.
+
+Shapes: B rows, T tokens a row, N completions over all prompts of a batch, P prompts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor
+
+IGNORE = -100
+"""The label of a position that is not trained (torch's ``ignore_index``)."""
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text of its own: the unit that attention never leaves."""
+
+    text: str
+    source: str = ""  # where it came from, "file:line", for messages to people
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A conversation to learn from. Every assistant turn is trained unless ``train_last_only``.
+
+    A task pair is a conversation of one user turn (the source) and one assistant turn (the target).
+    """
+
+    messages: tuple[Message, ...]
+    source: str = ""
+    tags: dict[str, str] = field(default_factory=dict)  # kept from the data: wording, function, task, ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation that ends with the user's turn: what a policy answers."""
+
+    messages: tuple[Message, ...]
+    source: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """K completions of one prompt, ranked by one annotator. Rank 1 is best; equal ranks are ties."""
+
+    prompt: tuple[Message, ...]
+    completions: tuple[str, ...]
+    ranks: tuple[int, ...]
+    annotator: str = ""
+    weight: float = 1.0
+    simulated: bool = False
+    source: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+class TokenBatch(NamedTuple):
+    """Packed or padded rows for next-token prediction. Labels are shifted and masked here, once; nobody shifts again."""
+
+    input_ids: Tensor  # (B, T) int64
+    labels: Tensor  # (B, T) int64: the token that position t predicts (t + 1 of the same document), or IGNORE
+    positions: Tensor  # (B, T) int64: restart at 0 with every document
+    segments: Tensor  # (B, T) int64: number of the document within the row, from 0; padding is a segment of its own
+    source: Tensor  # (B, T) int64: index of the data source (``DataModule.source_names``), for losses per domain
+
+
+class RankingBatch(NamedTuple):
+    """Completions of P prompts, one row each, right-padded: for reward models and the DPO family."""
+
+    input_ids: Tensor  # (N, T) int64: prompt, completion with its end token, padding
+    lengths: Tensor  # (N,) int64: prompt and completion
+    prompt_lengths: Tensor  # (N,) int64: the prompt alone; the same prefix for all completions of a prompt
+    groups: Tensor  # (N,) int64: which prompt, 0 .. P-1, ascending
+    ranks: Tensor  # (N,) int64: 1 is best; equal is a tie
+    weights: Tensor  # (P,) float32: the annotator's weight
+    reference_logps: Tensor | None = None  # (N,) float32: cached log-probability under the reference model
+
+
+class PromptBatch(NamedTuple):
+    """Prompts to answer, right-padded (generation never pads on the left)."""
+
+    input_ids: Tensor  # (B, T) int64
+    lengths: Tensor  # (B,) int64
+    index: Tensor  # (B,) int64: the prompt's number in the data set, to find its text again
+
+
+class Rollout(NamedTuple):
+    """Sampled completions and what scored them. Token tensors are aligned to ``input_ids``; masked places hold 0."""
+
+    input_ids: Tensor  # (B, T) int64: prompt, completion, padding
+    prompt_lengths: Tensor  # (B,) int64
+    lengths: Tensor  # (B,) int64: prompt and completion, the end token counted
+    finished: Tensor  # (B,) bool: the completion ended with an end token (not cut by the limit)
+    logps: Tensor  # (B, T-1) float32: log-probability of token t+1 under the sampling policy, at its temperature
+    mask: Tensor  # (B, T-1) bool: position t predicts a completion token (end token included)
+
+
+class Heldout(NamedTuple):
+    """A held-out set as plain records, so that any model can be examined on it at any time."""
+
+    name: str  # e.g. "general", "domain", "task_pairs", "instructions_wordings"
+    kind: Literal["documents", "responses", "rankings", "prompts"]
+    items: tuple[Any, ...]  # Document, Example, Comparison or Prompt
