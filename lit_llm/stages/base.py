@@ -1,0 +1,229 @@
+"""What all stages share: steps, normalisation of the loss, logging, optimizers, what is saved.
+
+A stage says which batch it takes and ``loss(batch) -> (sum, count, metrics)``. A stage that drives its own updates
+(PPO) sets ``automatic_optimization = False``, writes ``training_step`` and calls ``finish_gradients`` before each
+``optimizer.step()``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lit_llm.errors import UserError
+from lit_llm.stages.totals import Totals
+
+Plain = str | int | float | bool | None | list | tuple | dict
+
+
+class Stage(L.LightningModule):
+    """A stage of training around ``model``, which is what is saved.
+
+    Args:
+        model: the network to train, a ``LanguageModel`` unless the stage says otherwise.
+        optimizer: makes the optimizer from a module (its frozen parameters are left out).
+        schedule: makes the learning-rate schedule from the optimizer and the number of optimizer steps.
+        tokenizer: the model's; saved beside it, and used for bits per byte.
+    """
+
+    name: ClassVar[str]
+    batch_type: ClassVar[type]
+    head: ClassVar[str] = "language"  # which head the model folder must have: "language" or "score"
+    left_out: ClassVar[tuple[str, ...]] = ()  # frozen submodules (a reference, a reward model): not in checkpoints
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: Callable[[nn.Module], Optimizer],
+        schedule: Callable[[Optimizer, int], LRScheduler],
+        tokenizer: Any = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.make_optimizer = optimizer
+        self.make_schedule = schedule
+        self.latest: dict[str, float] = {}  # the last step's numbers: for the progress bar and the report
+        self._window = Totals()
+        self._validation: list[Totals] = []
+
+    def remember(self, **values: Plain) -> None:
+        """Keeps plain values as hyper-parameters in the checkpoint. Live objects would break weights-only loading."""
+        for key, value in values.items():
+            if not isinstance(value, Plain):
+                raise TypeError(f"{key} is a {type(value).__name__}: only plain values are kept as hyper-parameters")
+        self.save_hyperparameters({**self.hparams, **values}, logger=False)
+
+    # What a stage adds
+
+    def loss(self, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The loss summed over a batch's items, their count, and metrics summed over the same items (or their own)."""
+        raise NotImplementedError
+
+    def derived(self, totals: dict[str, float]) -> dict[str, float]:
+        """What is logged, from the sums over a window or a validation set: by default every sum over the count."""
+        count = max(totals["count"], 1.0)
+        return {name: value / count for name, value in totals.items() if name != "count"}
+
+    def tokens_in(self, batch: Any) -> int | Tensor:
+        """How many tokens a batch trains on, for tokens/s."""
+        lengths = getattr(batch, "lengths", None)
+        return int(batch.input_ids.numel()) if lengths is None else lengths.sum()
+
+    def total_steps(self) -> int:
+        """The number of optimizer steps that the schedule spans."""
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise UserError("trainer.max_steps: not set; the schedule needs max_steps, max_tokens or max_epochs")
+        return int(steps)
+
+    # Optimisation
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.make_optimizer(self)
+        schedule = self.make_schedule(optimizer, self.total_steps())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
+        total, count, metrics = self.loss(batch)
+        self._window.add(total, count, metrics)
+        return total  # the sum: what divides it is known only when the window is complete
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Called once per accumulation window, before the update: divides by the window's count, clips, logs.
+
+        Lightning has divided each micro-batch's loss by the accumulation, and the strategy has averaged over ranks:
+        both are undone, so that the gradient is that of one big batch, also for uneven counts and a short last window.
+        """
+        if gradient_clip_algorithm not in (None, "norm"):
+            raise UserError(f"trainer.gradient_clip_algorithm: {gradient_clip_algorithm}; only norm is supported")
+        totals = self._window.reduced()
+        count = totals["count"]
+        scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / count if count else math.nan
+        values = self.derived(totals)
+        norm = self.finish_gradients(self._trained(optimizer), scale, gradient_clip_val, values["loss"])
+        values |= {"grad_norm": norm, "lr": optimizer.param_groups[0]["lr"]}
+        self.log_training(values)
+
+    def finish_gradients(
+        self, parameters: Iterable[nn.Parameter], scale: float, max_norm: float | None, loss: float
+    ) -> float:
+        """Multiplies the gradients by ``scale`` and clips their norm at ``max_norm``, in one pass over them.
+
+        When the loss or the norm is not finite the gradients are dropped, so that ``optimizer.step()`` changes nothing,
+        and callbacks that have ``on_bad_update(trainer, stage, loss, norm)`` are told.
+
+        Returns the norm before clipping (of the scaled gradients).
+        """
+        parameters = [parameter for parameter in parameters if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in parameters]
+        norm = torch.nn.utils.get_total_norm(gradients)  # type: ignore[arg-type]
+        norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm) * scale
+        if not (math.isfinite(norm) and math.isfinite(loss)):
+            for parameter in parameters:
+                parameter.grad = None
+            self._tell_bad_update(loss, norm)
+            return norm
+        if max_norm and norm > max_norm:
+            scale *= max_norm / norm
+        if scale != 1.0 and gradients:
+            torch._foreach_mul_(gradients, scale)  # type: ignore[arg-type]
+        return norm
+
+    def _tell_bad_update(self, loss: float, norm: float) -> None:
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            return  # fp16: an overflow is how the loss scale is found, and the scaler skips the step itself
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if hasattr(callback, "on_bad_update"):
+                callback.on_bad_update(self.trainer, self, loss, norm)
+
+    @staticmethod
+    def _trained(optimizer: Optimizer) -> list[nn.Parameter]:
+        return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    # Logging
+
+    def log_training(self, values: dict[str, float]) -> None:
+        """Keeps ``train/<name>`` in ``latest`` every step; Lightning's log costs 0.4 ms a key, so only every N steps."""
+        self.latest = {name if "/" in name else f"train/{name}": value for name, value in values.items()}
+        if self.trainer._logger_connector.should_update_logs or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.log_dict(self.latest)
+
+    # Validation: one loader per source of text
+
+    def on_validation_epoch_start(self) -> None:
+        self._validation = [Totals() for _ in self.validation_names()]
+
+    def validation_names(self) -> list[str]:
+        """A name for each validation loader: the datamodule's sources where there is one loader for each."""
+        loaders = self.trainer.num_val_batches or self.trainer.num_sanity_val_batches
+        names = list(getattr(self.trainer.datamodule, "source_names", ()))  # type: ignore[attr-defined]
+        return names if len(names) == len(loaders) else [f"set{index}" for index in range(len(loaders))]
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
+        self._validation[dataloader_idx].add(*self.loss(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ``val/<source>/<metric>`` and ``val/loss``, the mean over all items of all sources."""
+        loss = count = 0.0
+        for name, totals in zip(self.validation_names(), self._validation, strict=True):
+            sums = totals.reduced()
+            if not sums.get("count"):
+                continue
+            loss, count = loss + sums["loss"], count + sums["count"]
+            self.log_dict({f"val/{name}/{key}": value for key, value in self.derived(sums).items()})
+        if count:
+            self.log("val/loss", loss / count)
+
+    # What is saved
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the model folder in the Hugging Face layout, tokenizer included."""
+        from lit_llm.backbone import huggingface
+
+        huggingface.save_model(folder, self.exported(), self.tokenizer, self.generation_config())
+
+    def exported(self) -> nn.Module:
+        """The network that goes into the model folder."""
+        return self.model
+
+    def generation_config(self) -> dict[str, Any]:
+        """What engines read: where to stop. All end tokens, so that a chat ends at the end of the turn."""
+        if self.tokenizer is None:
+            return {}
+        return {"eos_token_id": list(self.tokenizer.end_ids), "pad_token_id": self.tokenizer.pad_id}
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        state = super().state_dict(*args, **kwargs)
+        prefix = kwargs.get("prefix", "")
+        for key in [key for key in state if self._is_left_out(key.removeprefix(prefix))]:
+            del state[key]
+        return state
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Loads a checkpoint's weights; all that is not ``left_out`` must be there, and nothing else."""
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        missing = [key for key in result.missing_keys if not self._is_left_out(key)]
+        if strict and (missing or result.unexpected_keys):
+            raise UserError(
+                f"the checkpoint is not of this stage and model: missing {missing[:3]}, unexpected "
+                f"{list(result.unexpected_keys)[:3]}"
+            )
+        return result
+
+    def _is_left_out(self, key: str) -> bool:
+        return key.split(".", 1)[0] in self.left_out
