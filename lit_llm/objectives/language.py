@@ -1,0 +1,181 @@
+"""Next-token objectives: cross-entropy and log-probabilities straight from hidden states, in bounded memory.
+
+The logits of all tokens are never held at once unless they are small. Softmax and sums are in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lit_llm.records import IGNORE
+
+_CPU_CHUNK_BYTES = 8 * 2**20  # logits of a chunk in float32: small enough to stay in a CPU's last-level cache
+_GPU_CHUNK_BYTES = 512 * 2**20  # large enough to fill a GPU
+_KEEP_BYTES = 256 * 2**20  # probabilities kept for the backward pass up to this size; above it they are recomputed
+
+
+class CrossEntropy(NamedTuple):
+    """A sum and its count, so that the caller divides once over the whole accumulation window and all ranks."""
+
+    loss: Tensor  # () float32: sum of the negative log-likelihoods, and of the z-loss; carries the gradient
+    tokens: Tensor  # () int64: how many tokens were trained, the sum's count
+    nll: Tensor  # () float32: the sum without the z-loss, detached
+
+
+def cross_entropy(
+    hidden: Tensor, weight: Tensor, labels: Tensor, z_loss: float = 0.0, chunk_tokens: int | None = None
+) -> CrossEntropy:
+    """Summed cross-entropy of ``labels`` (...) under ``softmax(hidden (..., D) @ weight (V, D)^T)``.
+
+    Positions labelled ``IGNORE`` take no part. ``z_loss`` weighs ``logsumexp(logits)^2`` (PaLM, arXiv:2204.02311,
+    section 5). Each chunk's gradient is computed together with its loss, so nothing is recomputed and the memory is one
+    chunk's logits; hence no second derivatives.
+    """
+    flat, targets = _trained_positions(hidden, labels)
+    flat, chunk = flat.to(_compute_dtype(weight)), chunk_tokens or _chunk_tokens(weight)
+    loss, nll = _SummedCrossEntropy.apply(flat, weight, targets, z_loss, chunk, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    return CrossEntropy(loss, (labels != IGNORE).sum(), nll)
+
+
+def token_logps(
+    hidden: Tensor, weight: Tensor, labels: Tensor, temperature: float = 1.0, chunk_tokens: int | None = None
+) -> Tensor:
+    """Log-probability of each label at this temperature, float32 in the shape of ``labels``; 0 where ``IGNORE``.
+
+    ``hidden`` (..., D), ``weight`` (V, D). Differentiable in both. Probabilities are kept for the backward pass
+    when they fit in memory, else recomputed chunk by chunk.
+    """
+    flat, targets = _trained_positions(hidden, labels)
+    flat, chunk = flat.to(_compute_dtype(weight)), chunk_tokens or _chunk_tokens(weight)
+    logps: Tensor = _TokenLogps.apply(flat, weight, targets, temperature, chunk)  # type: ignore[no-untyped-call]
+    if targets.numel() == labels.numel():
+        return torch.where(labels == IGNORE, 0.0, logps.view(labels.shape))
+    return torch.zeros(labels.shape, device=logps.device, dtype=logps.dtype).masked_scatter(labels != IGNORE, logps)
+
+
+@torch.no_grad()
+def token_entropy(hidden: Tensor, weight: Tensor, temperature: float = 1.0) -> Tensor:
+    """Entropy in nats of the next-token distribution at each position of ``hidden`` (..., D): (...), no gradient."""
+    dtype = _compute_dtype(weight)
+    flat, head = hidden.reshape(-1, hidden.shape[-1]).to(dtype), weight.to(dtype)
+    entropies = []
+    for rows in _chunks(len(flat), _chunk_tokens(weight)):
+        logps = _chunk_logps(flat[rows], head, temperature)
+        entropies.append(-(logps.exp() * logps).sum(-1))
+    result = torch.cat(entropies) if entropies else flat.new_zeros(0, dtype=_exact(dtype))
+    return result.view(hidden.shape[:-1])
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """The loss is a scalar, so its gradient is known up to one factor as soon as a chunk's probabilities are."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float, chunk: int, with_gradient: bool
+    ) -> tuple[Tensor, Tensor]:
+        head, exact = weight.to(hidden.dtype), _exact(weight.dtype)
+        with_gradient = with_gradient and any(ctx.needs_input_grad[:2])
+        hidden_grad = torch.empty_like(hidden) if with_gradient else hidden
+        head_grad = torch.zeros_like(weight, dtype=exact) if with_gradient else weight
+        nll, penalty = (torch.zeros((), device=hidden.device, dtype=exact) for _ in range(2))
+        for rows in _chunks(len(hidden), chunk):
+            logits = hidden[rows] @ head.T
+            logps = torch.log_softmax(logits, dim=-1, dtype=exact)
+            index = targets[rows].clamp_min(0).unsqueeze(1)
+            valid = (targets[rows] != IGNORE).unsqueeze(1)
+            chosen = logps.gather(1, index)
+            normaliser = logits.gather(1, index).to(exact) - chosen  # logsumexp of the logits
+            nll -= (chosen * valid).sum()
+            penalty += z_loss * (normaliser.square() * valid).sum()
+            if with_gradient:
+                logits_grad = logps.exp_()  # the log-probabilities are not needed any more
+                if z_loss:
+                    logits_grad *= 1 + 2 * z_loss * normaliser
+                logits_grad.scatter_add_(1, index, torch.full_like(chosen, -1.0))
+                if not hidden.is_cpu:  # on a CPU the ignored rows are left out beforehand
+                    logits_grad *= valid
+                small = logits_grad.to(hidden.dtype)
+                hidden_grad[rows] = small @ head
+                head_grad += small.T @ hidden[rows]
+        if with_gradient:
+            ctx.save_for_backward(hidden_grad, head_grad.to(weight.dtype))
+        ctx.mark_non_differentiable(nll)
+        return nll + penalty, nll
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_grad, head_grad = ctx.saved_tensors
+        factor = grads[0]
+        # In the factor's own precision: as a bfloat16 number it would bias every gradient by up to 0.4%.
+        return (hidden_grad.to(factor.dtype) * factor).to(hidden_grad.dtype), head_grad * factor, None, None, None, None
+
+
+class _TokenLogps(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int) -> Tensor:
+        head = weight.to(hidden.dtype)
+        ctx.keep = any(ctx.needs_input_grad[:2]) and hidden.shape[0] * head.shape[0] * 4 <= _KEEP_BYTES
+        ctx.temperature, ctx.chunk, ctx.weight_dtype = temperature, chunk, weight.dtype
+        logps, kept = [], []
+        for rows in _chunks(len(hidden), chunk):
+            every = _chunk_logps(hidden[rows], head, temperature)
+            logps.append(every.gather(1, targets[rows].clamp_min(0).unsqueeze(1)).squeeze(1))
+            if ctx.keep:
+                kept.append(every)
+        ctx.save_for_backward(hidden, head, targets, *kept)
+        return torch.cat(logps) if logps else hidden.new_zeros(0, dtype=_exact(weight.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, head, targets, *kept = ctx.saved_tensors
+        scale = (grads[0] / ctx.temperature).unsqueeze(1)
+        hidden_grad = torch.empty_like(hidden)
+        head_grad = torch.zeros_like(head, dtype=_exact(head.dtype))
+        for number, rows in enumerate(_chunks(len(hidden), ctx.chunk)):
+            every = kept[number] if ctx.keep else _chunk_logps(hidden[rows], head, ctx.temperature)
+            logits_grad = every.exp().mul_(-scale[rows])  # d log p_y / d logits = one_hot(y) - p
+            logits_grad.scatter_add_(1, targets[rows].clamp_min(0).unsqueeze(1), scale[rows])
+            small = logits_grad.to(hidden.dtype)
+            hidden_grad[rows] = small @ head
+            head_grad += small.T @ hidden[rows]
+        return hidden_grad, head_grad.to(ctx.weight_dtype), None, None, None
+
+
+def _chunk_logps(hidden: Tensor, head: Tensor, temperature: float) -> Tensor:
+    logits, exact = hidden @ head.T, _exact(hidden.dtype)
+    if temperature != 1.0:
+        logits = logits.to(exact) / temperature
+    return torch.log_softmax(logits, dim=-1, dtype=exact)
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    """Softmax and sums: float32, or float64 when the model is in float64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _trained_positions(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Flattens, and on a CPU drops the ignored rows; on a GPU selecting would wait for the forward pass to finish."""
+    flat, targets = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
+    if not hidden.is_cpu:
+        return flat, targets
+    trained = targets != IGNORE
+    return (flat, targets) if bool(trained.all()) else (flat[trained], targets[trained])
+
+
+def _compute_dtype(weight: Tensor) -> torch.dtype:
+    """Under autocast the matmuls run in its dtype; cast once a call, not a chunk. The head's gradient stays exact."""
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
+def _chunk_tokens(weight: Tensor) -> int:
+    budget = _CPU_CHUNK_BYTES if weight.is_cpu else _GPU_CHUNK_BYTES
+    return max(64, budget // (4 * weight.shape[0]))
+
+
+def _chunks(length: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, length)) for start in range(0, length, size))

@@ -1,0 +1,163 @@
+"""Cross-entropy and log-probabilities against loops in float64."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lit_llm.objectives.language import cross_entropy, token_entropy, token_logps
+from lit_llm.records import IGNORE
+
+
+def problem(seed=0, rows=2, tokens=5, width=4, vocabulary=7, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(rows, tokens, width, generator=g, dtype=dtype, requires_grad=True)
+    weight = torch.randn(vocabulary, width, generator=g, dtype=dtype, requires_grad=True)
+    labels = torch.randint(0, vocabulary, (rows, tokens), generator=g)
+    labels[0, 1] = labels[1, -1] = IGNORE
+    return hidden, weight, labels
+
+
+def by_hand(hidden, weight, labels, z_loss=0.0, temperature=1.0):
+    """Explicit loops: (loss, {position: log-probability})."""
+    hidden, weight = hidden.detach(), weight.detach()
+    total, logps = 0.0, {}
+    for b in range(labels.shape[0]):
+        for t in range(labels.shape[1]):
+            if labels[b, t] == IGNORE:
+                continue
+            logits = [float(hidden[b, t] @ weight[v]) / temperature for v in range(weight.shape[0])]
+            lse = math.log(sum(math.exp(x) for x in logits))
+            logps[b, t] = logits[labels[b, t]] - lse
+            total += -logps[b, t] + z_loss * lse**2
+    return total, logps
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+def test_the_sum_is_that_of_explicit_loops(chunk, z_loss):
+    hidden, weight, labels = problem()
+    result = cross_entropy(hidden, weight, labels, z_loss=z_loss, chunk_tokens=chunk)
+    assert result.loss.item() == pytest.approx(by_hand(hidden, weight, labels, z_loss)[0], rel=1e-12)
+    assert result.nll.item() == pytest.approx(by_hand(hidden, weight, labels)[0], rel=1e-12)
+    assert result.tokens.item() == 8 and not result.nll.requires_grad
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_gradients_of_cross_entropy_by_finite_differences(chunk):
+    hidden, weight, labels = problem()
+    assert torch.autograd.gradcheck(
+        lambda h, w: 0.37 * cross_entropy(h, w, labels, z_loss=0.1, chunk_tokens=chunk).loss, (hidden, weight)
+    )
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_gradients_of_token_logps_by_finite_differences(keep, monkeypatch):
+    monkeypatch.setattr("lit_llm.objectives.language._KEEP_BYTES", 10**9 if keep else 0)
+    hidden, weight, labels = problem()
+    assert torch.autograd.gradcheck(lambda h, w: token_logps(h, w, labels, 0.7, chunk_tokens=3), (hidden, weight))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_token_logps_and_entropy_are_those_of_explicit_loops(temperature):
+    hidden, weight, labels = problem()
+    logps = token_logps(hidden, weight, labels, temperature, chunk_tokens=4)
+    expected = by_hand(hidden, weight, labels, temperature=temperature)[1]
+    for (b, t), value in expected.items():
+        assert logps[b, t].item() == pytest.approx(value, rel=1e-12)
+    assert (logps[labels == IGNORE] == 0).all()
+    entropy = token_entropy(hidden, weight, temperature)
+    for b, t in expected:
+        p = torch.softmax(hidden[b, t] @ weight.T / temperature, -1).tolist()
+        assert entropy[b, t].item() == pytest.approx(-sum(x * math.log(x) for x in p), rel=1e-10)
+
+
+def test_logps_sum_to_the_cross_entropy_and_gradients_agree():
+    hidden, weight, labels = problem(tokens=40)
+    one = torch.autograd.grad(cross_entropy(hidden, weight, labels).loss, (hidden, weight))
+    two = torch.autograd.grad(-token_logps(hidden, weight, labels).sum(), (hidden, weight))
+    for a, b in zip(one, two, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_float32_is_close_to_float64_and_large_logits_do_not_overflow():
+    hidden, weight, labels = problem()
+    single = cross_entropy(hidden.float() * 300, weight.float(), labels).loss
+    double = cross_entropy(hidden * 300, weight, labels).loss
+    assert single.dtype == torch.float32 and single.item() == pytest.approx(double.item(), rel=1e-5)
+
+
+def test_autocast_runs_in_bfloat16_and_keeps_float32_results_and_head_gradients():
+    hidden, weight, labels = (t.detach() for t in problem(tokens=50, width=16))
+    hidden, weight = hidden.float().requires_grad_(), weight.float().requires_grad_()
+    exact = cross_entropy(hidden, weight, labels).loss
+    exact_grad = torch.autograd.grad(exact, weight)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = cross_entropy(hidden, weight, labels).loss
+        logps = token_logps(hidden, weight, labels)
+    rough_grad = torch.autograd.grad(rough, weight)[0]
+    assert rough.dtype == logps.dtype == rough_grad.dtype == torch.float32
+    assert 0 < abs(rough - exact) / exact < 0.02
+    assert (rough_grad - exact_grad).norm() < 0.03 * exact_grad.norm()
+    assert -logps.sum().item() == pytest.approx(rough.item(), rel=1e-5)
+
+
+def test_nothing_to_train_is_a_zero_with_zero_gradients():
+    hidden, weight, labels = problem()
+    result = cross_entropy(hidden, weight, torch.full_like(labels, IGNORE))
+    (result.loss + token_logps(hidden, weight, torch.full_like(labels, IGNORE)).sum()).backward()
+    assert result.loss.item() == 0 and result.tokens.item() == 0
+    assert hidden.grad.abs().max() == 0 and weight.grad.abs().max() == 0
+
+
+def test_without_gradients_nothing_is_kept_for_them():
+    hidden, weight, labels = problem()
+    with torch.no_grad():
+        result = cross_entropy(hidden, weight, labels)
+    assert not result.loss.requires_grad
+    assert result.loss.item() == pytest.approx(by_hand(hidden, weight, labels)[0], rel=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), scale=st.floats(0.1, 50))
+def test_hidden_states_outside_the_mask_change_nothing(seed, scale):
+    hidden, weight, labels = problem(seed)
+    other = hidden.detach().clone()
+    other[labels == IGNORE] += scale
+    other.requires_grad_()
+    for function in (lambda h: cross_entropy(h, weight, labels).loss, lambda h: token_logps(h, weight, labels).sum()):
+        before, after = function(hidden), function(other)
+        assert torch.equal(before, after)
+        assert torch.equal(torch.autograd.grad(before, weight)[0], torch.autograd.grad(after, weight)[0])
+
+
+@settings(max_examples=25, deadline=None)
+@given(cut=st.integers(1, 5), seed=st.integers(0, 10**6))
+def test_micro_batches_divided_by_the_whole_count_equal_one_batch(cut, seed):
+    hidden, weight, labels = problem(seed, rows=6)
+    whole = cross_entropy(hidden, weight, labels)
+    expected = torch.autograd.grad(whole.loss / whole.tokens, weight)[0]
+    total = torch.zeros_like(weight)
+    for rows in (slice(0, cut), slice(cut, 6)):
+        total += torch.autograd.grad(cross_entropy(hidden[rows], weight, labels[rows]).loss / whole.tokens, weight)[0]
+    torch.testing.assert_close(total, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_large_vocabulary_never_holds_all_logits(monkeypatch):
+    """The largest tensor made is a chunk's logits, not tokens x vocabulary."""
+    hidden, weight, labels = problem(rows=4, tokens=64, vocabulary=500, dtype=torch.float32)
+    largest = 0
+    original = torch.log_softmax
+
+    def watch(logits, *args, **kwargs):
+        nonlocal largest
+        largest = max(largest, logits.numel())
+        return original(logits, *args, **kwargs)
+
+    monkeypatch.setattr("lit_llm.objectives.language._CPU_CHUNK_BYTES", 4 * 500 * 64)
+    monkeypatch.setattr("lit_llm.objectives.language._KEEP_BYTES", 0)
+    monkeypatch.setattr(torch, "log_softmax", watch)
+    (cross_entropy(hidden, weight, labels).loss + token_logps(hidden, weight, labels).sum()).backward()
+    assert largest == 64 * 500
