@@ -136,7 +136,7 @@ def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float,
     share, square = successes / n, z * z
     centre = (share + square / (2 * n)) / (1 + square / n)
     half = z / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)  # exact at the ends
 
 
 def brier(probabilities: ArrayLike, outcomes: ArrayLike) -> Estimate:
