@@ -1,0 +1,158 @@
+"""The parts of a layer: RMSNorm, rotary position embedding, attention, SwiGLU. Parameter names are Hugging Face's."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_llm.backbone.attention import AttentionMask, attend
+from lit_llm.backbone.cache import KVCache
+from lit_llm.backbone.config import BackboneConfig, RopeScaling
+
+
+class Rotation(NamedTuple):
+    """Cosine and sine of every token's angles, computed once per forward: (B or 1, 1, T, head_dim)."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+class CacheSlots(NamedTuple):
+    """Where a forward writes into the cache and how far it looks."""
+
+    cache: KVCache
+    slots: Tensor  # (B, T) int64
+    extent: int
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that matrices multiply in: autocast's if it is on, else x's own."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang and Sennrich 2019, equation 4).
+
+    The mean is taken in float32; the result is in the dtype of the matrices that follow.
+    """
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (wide * self.weight).to(compute_dtype(x))
+
+
+class Rotary(nn.Module):
+    """Rotary position embedding (Su et al. 2021, equation 34), halves turned as in Hugging Face's layout."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        # No buffer: a cast of the model to bfloat16 would ruin the frequencies.
+        self.frequencies = rotary_frequencies(config)
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        super()._apply(fn, recurse)
+        self.frequencies = rotary_frequencies(self.config).to(fn(torch.empty(0)).device)
+        return self
+
+    def forward(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
+        """positions: (B or 1, T). Angles in float32, then ``dtype``."""
+        angles = positions[:, None, :, None].float() * self.frequencies
+        angles = torch.cat([angles, angles], dim=-1)
+        return Rotation(angles.cos().to(dtype), angles.sin().to(dtype))
+
+
+def rotary_frequencies(config: BackboneConfig) -> Tensor:
+    """Radians per position of each pair: (head_dim / 2,) float32 on the CPU."""
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu") / config.head_dim
+    frequencies = 1.0 / config.rope_theta**exponents
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequencies
+    return frequencies / scaling.factor if scaling.kind == "linear" else _llama3(frequencies, scaling)
+
+
+def _llama3(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
+    """Llama 3.1: long wavelengths are stretched by ``factor``, short ones kept, those between blended."""
+    turns = scaling.original_max_positions * frequencies / (2 * math.pi)  # within the pretrained context
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return kept * frequencies + (1 - kept) * frequencies / scaling.factor
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Turn x (B, H, T, head_dim) by its tokens' angles."""
+    first, second = x.chunk(2, dim=-1)
+    return x * rotation.cos + torch.cat([-second, first], dim=-1) * rotation.sin
+
+
+class Attention(nn.Module):
+    """Grouped-query self-attention, with QK-norm where the family has it (Qwen3)."""
+
+    def __init__(self, config: BackboneConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.head_dim = layer, config.head_dim
+        queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        bias = bool(config.attention_bias)
+        self.q_proj = nn.Linear(config.hidden_size, queries, bias=bias)
+        self.k_proj = nn.Linear(config.hidden_size, keys, bias=bias)
+        self.v_proj = nn.Linear(config.hidden_size, keys, bias=bias)
+        self.o_proj = nn.Linear(queries, config.hidden_size, bias=config.output_bias)
+        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+
+    def forward(self, x: Tensor, rotation: Rotation, mask: AttentionMask, cached: CacheSlots | None) -> Tensor:
+        """x: (B, T, D). Returns (B, T, D)."""
+        q, k, v = self._heads(self.q_proj(x)), self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = rotate(q.transpose(1, 2), rotation), rotate(k.transpose(1, 2), rotation), v.transpose(1, 2)
+        if cached is not None:
+            k, v = cached.cache.write(self.layer, cached.slots, k, v, cached.extent)
+            k, v = k.to(q.dtype), v.to(q.dtype)
+        return self.o_proj(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim))
+
+
+class MLP(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x)) (Shazeer 2020, equation 6)."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """One layer: attention and MLP, each added to what came in, each after a norm (pre-norm)."""
+
+    def __init__(self, config: BackboneConfig, layer: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(config, layer)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, rotation: Rotation, mask: AttentionMask, cached: CacheSlots | None) -> Tensor:
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x), rotation, mask, cached))
+        x = x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+        return x

@@ -1,0 +1,142 @@
+"""What reads the hidden states: a language model's vocabulary, or the one number of a reward or value model."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_llm.backbone.cache import KVCache
+from lit_llm.backbone.config import BackboneConfig
+from lit_llm.backbone.transformer import Transformer
+from lit_llm.errors import UserError
+
+
+class LanguageModel(nn.Module):
+    """Transformer and vocabulary head. ``forward`` stops at the hidden states, so that a loss may cut the vocabulary
+    product into chunks; ``logits`` goes on."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Transformer(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        nn.init.normal_(self.lm_head.weight, std=config.initializer_range)
+        self.tie_weights()
+
+    def tie_weights(self) -> None:
+        """Let head and embedding be one parameter, where the configuration says so."""
+        if self.config.tie_embeddings:
+            self.lm_head.weight = self.backbone.embed_tokens.weight
+
+    @property
+    def output_weight(self) -> nn.Parameter:
+        """(V, D)"""
+        return self.lm_head.weight
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        positions: Tensor | None = None,
+        segments: Tensor | None = None,
+        cache: KVCache | None = None,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states (B, T, D); arguments as ``Transformer.forward``."""
+        return self.backbone(input_ids, positions, segments, cache, lengths)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., V)"""
+        return self.lm_head(hidden)
+
+    def num_parameters(self) -> int:
+        return count_parameters(self)
+
+
+class ScoreModel(nn.Module):
+    """Transformer and one linear number per position: reward model (last token's score) or value function."""
+
+    reward_mean: Tensor
+    reward_std: Tensor
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Transformer(config)
+        self.score = nn.Linear(config.hidden_size, 1, bias=False)
+        # Stiennon et al. 2020's code: a variance of 1/(D+1) lets scores begin near unit scale.
+        nn.init.normal_(self.score.weight, std=(config.hidden_size + 1) ** -0.5)
+        self.register_buffer("reward_mean", torch.zeros(()))
+        self.register_buffer("reward_std", torch.ones(()))
+
+    @classmethod
+    def from_language_model(cls, model: LanguageModel) -> ScoreModel:
+        """A score model on a copy of ``model``'s transformer, with a fresh head, on the same device and dtype."""
+        with torch.device("meta"):
+            score_model = cls(model.config)
+        score_model.backbone = copy.deepcopy(model.backbone)
+        weight = model.backbone.embed_tokens.weight
+        score_model.score = nn.Linear(model.config.hidden_size, 1, bias=False, device=weight.device, dtype=weight.dtype)
+        nn.init.normal_(score_model.score.weight, std=(model.config.hidden_size + 1) ** -0.5)
+        score_model.reward_mean = torch.zeros((), device=weight.device)
+        score_model.reward_std = torch.ones((), device=weight.device)
+        return score_model
+
+    def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Normalised score of each right-padded row at its last valid token: (B, T), (B,) -> (B,) float32."""
+        hidden = self.backbone(input_ids)
+        last = hidden[torch.arange(len(lengths), device=hidden.device), lengths - 1]
+        return (self._read(last) - self.reward_mean) / self.reward_std
+
+    def values(
+        self,
+        input_ids: Tensor,
+        positions: Tensor | None = None,
+        segments: Tensor | None = None,
+        cache: KVCache | None = None,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        """Score at every position, not normalised: (B, T) float32; arguments as ``Transformer.forward``."""
+        return self._read(self.backbone(input_ids, positions, segments, cache, lengths))
+
+    def num_parameters(self) -> int:
+        return count_parameters(self)
+
+    def _read(self, hidden: Tensor) -> Tensor:
+        # In float32 even under autocast: bfloat16 would round a score of 5 to steps of 0.03.
+        with torch.autocast(hidden.device.type, enabled=False):
+            return F.linear(hidden.float(), self.score.weight.float()).squeeze(-1)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Parameters, shared ones once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+@torch.no_grad()
+def grow_vocabulary(model: LanguageModel | ScoreModel, new_size: int) -> None:
+    """Add tokens in place; their rows in embedding and head are the mean of the old rows (Hewitt 2021), so that a new
+    token begins neither likelier nor unlikelier than the average old one. Raises UserError if ``new_size`` is smaller.
+    """
+    old = model.config.vocab_size
+    if new_size < old:
+        raise UserError(f"vocabulary of {new_size} tokens is smaller than the model's {old}: rows cannot be taken away")
+    if new_size == old:
+        return
+    embedding = model.backbone.embed_tokens
+    embedding.weight = nn.Parameter(_grown(embedding.weight, new_size), embedding.weight.requires_grad)
+    embedding.num_embeddings = new_size
+    model.config = model.backbone.config = dataclasses.replace(model.config, vocab_size=new_size)
+    if isinstance(model, LanguageModel):
+        model.lm_head.out_features = new_size
+        if not model.config.tie_embeddings:
+            model.lm_head.weight = nn.Parameter(_grown(model.lm_head.weight, new_size))
+        model.tie_weights()
+
+
+def _grown(weight: Tensor, rows: int) -> Tensor:
+    mean = weight.float().mean(dim=0, keepdim=True).to(weight.dtype)
+    return torch.cat([weight, mean.expand(rows - len(weight), -1)])

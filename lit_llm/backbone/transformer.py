@@ -1,0 +1,94 @@
+"""The decoder-only transformer that every stage trains: token ids in, hidden states out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lit_llm.backbone.attention import AttentionMask, build_mask
+from lit_llm.backbone.blocks import Block, CacheSlots, RMSNorm, Rotary, Rotation, compute_dtype
+from lit_llm.backbone.cache import KVCache
+from lit_llm.backbone.config import BackboneConfig
+
+
+class Transformer(nn.Module):
+    """Embedding, layers, final norm. ``gradient_checkpointing = True`` recomputes layers in backward to save memory."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.rotary = Rotary(config)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.initialize()
+
+    def initialize(self) -> None:
+        """Normal weights; what writes into the residual stream is smaller by sqrt(2 L) (Radford et al. 2019, GPT-2)."""
+        std = self.config.initializer_range
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                writes = name.endswith(("o_proj", "down_proj"))
+                nn.init.normal_(module.weight, std=std / (2 * self.config.num_layers) ** 0.5 if writes else std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.embed_tokens.weight, std=std)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        positions: Tensor | None = None,
+        segments: Tensor | None = None,
+        cache: KVCache | None = None,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states after the final norm, (B, T, D).
+
+        ``input_ids``: (B, T) int64. ``positions``: (B, T), None: counted from 0 in each document. ``segments``: (B, T),
+        the documents of packed rows; None: each row is one document (right padding is harmless, attention is causal).
+        With ``cache`` the tokens are appended to each row at its own length, and count on from there; a right-padded
+        prefill says with ``lengths`` (B,) how many of each row's tokens are none of the padding.
+        """
+        if cache is not None and segments is not None:
+            raise ValueError("a cache holds one document a row: segments cannot be given with it")
+        x = self.dropout(self.embed_tokens(input_ids))
+        cached = None
+        if cache is not None:
+            cached = CacheSlots(cache, cache.slots(input_ids.shape[1]), cache.extent(input_ids.shape[1]))
+        if positions is None:
+            positions = cached.slots if cached is not None else default_positions(input_ids, segments)
+        dtype = compute_dtype(x)
+        rotation = self.rotary(positions, dtype)
+        mask = self._mask(input_ids, dtype, segments, cached)
+        for layer in self.layers:
+            x = self._layer(layer, x, rotation, mask, cached)
+        if cache is not None:
+            cache.advance(input_ids.shape[1], lengths)
+        return self.norm(x)
+
+    def _mask(
+        self, input_ids: Tensor, dtype: torch.dtype, segments: Tensor | None, cached: CacheSlots | None
+    ) -> AttentionMask:
+        slots, extent = (None, 0) if cached is None else (cached.slots, cached.extent)
+        window = self.config.sliding_window
+        return build_mask(input_ids.shape[1], input_ids.device, dtype, segments, window, slots, extent)
+
+    def _layer(
+        self, layer: nn.Module, x: Tensor, rotation: Rotation, mask: AttentionMask, cached: CacheSlots | None
+    ) -> Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled() and cached is None:
+            return checkpoint(layer, x, rotation, mask, cached, use_reentrant=False)
+        return layer(x, rotation, mask, cached)
+
+
+def default_positions(input_ids: Tensor, segments: Tensor | None) -> Tensor:
+    """Each token's place in its document: (1, T) for plain rows, (B, T) for packed ones."""
+    places = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+    if segments is None:
+        return places
+    starts = torch.zeros_like(segments)
+    starts[:, 1:] = (segments[:, 1:] != segments[:, :-1]) * places[:, 1:]
+    return places - starts.cummax(dim=1).values
