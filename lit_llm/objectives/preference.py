@@ -1,0 +1,121 @@
+"""Losses that learn directly from pairs of completions: DPO and its family.
+
+Every loss takes ``Pairs`` and returns ``PairLosses``: one loss a pair, unreduced, and the implicit rewards, detached.
+h = log pi - log pi_ref, summed over the completion. Losses marked ``reference_free`` never read the reference's values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_llm.errors import UserError
+
+
+class Pairs(NamedTuple):
+    """Log-probabilities of M chosen and rejected completions, summed over their tokens (end token included)."""
+
+    chosen: Tensor  # (M,) float32, under the policy
+    rejected: Tensor  # (M,)
+    reference_chosen: Tensor  # (M,) under the frozen reference
+    reference_rejected: Tensor  # (M,)
+    chosen_tokens: Tensor  # (M,) int64: length of the completion
+    rejected_tokens: Tensor  # (M,)
+
+    def log_ratios(self) -> tuple[Tensor, Tensor]:
+        """h of the chosen and of the rejected completions."""
+        return self.chosen - self.reference_chosen, self.rejected - self.reference_rejected
+
+
+class PairLosses(NamedTuple):
+    losses: Tensor  # (M,), carries the gradient
+    chosen_rewards: Tensor  # (M,) implicit reward, detached
+    rejected_rewards: Tensor  # (M,)
+
+
+PreferenceLoss = Callable[[Pairs], PairLosses]
+_Function = TypeVar("_Function", bound=Callable[..., PairLosses])
+
+
+def _reference_free(function: _Function) -> _Function:
+    function.reference_free = True  # type: ignore[attr-defined]
+    return function
+
+
+def dpo(pairs: Pairs, beta: float = 0.1, label_smoothing: float = 0.0) -> PairLosses:
+    """``-(1-e) log sigmoid(beta D) - e log sigmoid(-beta D)``, D = h_chosen - h_rejected.
+
+    DPO, arXiv:2305.18290, equation 7; with ``label_smoothing`` e, the conservative DPO of its authors. beta > 0.
+    """
+    _check(beta, label_smoothing)
+    chosen, rejected = pairs.log_ratios()
+    logits = beta * (chosen - rejected)
+    losses = -(1 - label_smoothing) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
+    return _with_rewards(losses, beta * chosen, beta * rejected)
+
+
+def robust_dpo(pairs: Pairs, beta: float = 0.1, label_smoothing: float = 0.1) -> PairLosses:
+    """DPO unbiased when a share e < 0.5 of the labels is flipped: ``(-(1-e) ls(beta D) + e ls(-beta D)) / (1 - 2e)``.
+
+    Robust DPO, arXiv:2403.00409.
+    """
+    _check(beta, label_smoothing)
+    chosen, rejected = pairs.log_ratios()
+    logits, e = beta * (chosen - rejected), label_smoothing
+    losses = (-(1 - e) * F.logsigmoid(logits) + e * F.logsigmoid(-logits)) / (1 - 2 * e)
+    return _with_rewards(losses, beta * chosen, beta * rejected)
+
+
+def hinge(pairs: Pairs, beta: float = 0.1) -> PairLosses:
+    """``relu(1 - beta D)``: SLiC's hinge on normalised likelihoods (arXiv:2309.06657)."""
+    _check(beta)
+    chosen, rejected = pairs.log_ratios()
+    return _with_rewards(torch.relu(1 - beta * (chosen - rejected)), beta * chosen, beta * rejected)
+
+
+def ipo(pairs: Pairs, beta: float = 0.1) -> PairLosses:
+    """``(h_c/n_c - h_r/n_r - 1/(2 beta))^2``: does not run off when a preference is deterministic.
+
+    IPO, arXiv:2310.12036, equation 17, on log-ratios averaged over tokens as its authors recommend.
+    """
+    _check(beta)
+    chosen, rejected = pairs.log_ratios()
+    gap = chosen / pairs.chosen_tokens - rejected / pairs.rejected_tokens
+    return _with_rewards((gap - 1 / (2 * beta)).square(), beta * chosen, beta * rejected)
+
+
+@_reference_free
+def orpo(pairs: Pairs, beta: float = 0.1) -> PairLosses:
+    """``NLL_chosen - beta log sigmoid(log-odds_c - log-odds_r)`` of mean log-probs (arXiv:2403.07691, equation 6)."""
+    _check(beta)
+    chosen, rejected = pairs.chosen / pairs.chosen_tokens, pairs.rejected / pairs.rejected_tokens
+    losses = -chosen - beta * F.logsigmoid(_log_odds(chosen) - _log_odds(rejected))
+    return _with_rewards(losses, beta * chosen, beta * rejected)
+
+
+@_reference_free
+def simpo(pairs: Pairs, beta: float = 2.0, gamma: float = 1.0) -> PairLosses:
+    """``-log sigmoid(beta (m_c - m_r) - gamma)``, m the mean log-probability (SimPO, arXiv:2405.14734, equation 6)."""
+    _check(beta)
+    chosen, rejected = pairs.chosen / pairs.chosen_tokens, pairs.rejected / pairs.rejected_tokens
+    return _with_rewards(-F.logsigmoid(beta * (chosen - rejected) - gamma), beta * chosen, beta * rejected)
+
+
+def _log_odds(logp: Tensor) -> Tensor:
+    """log(p / (1 - p)). A probability that rounds to 1 is taken as just below it."""
+    return logp - torch.log(-torch.expm1(logp.clamp_max(-1e-7)))
+
+
+def _with_rewards(losses: Tensor, chosen: Tensor, rejected: Tensor) -> PairLosses:
+    return PairLosses(losses, chosen.detach(), rejected.detach())
+
+
+def _check(beta: float, label_smoothing: float = 0.0) -> None:
+    if not beta > 0:
+        raise UserError(f"loss.beta: {beta}; must be above 0")
+    if not 0 <= label_smoothing < 0.5:
+        raise UserError(f"loss.label_smoothing: {label_smoothing}; must be at least 0 and below 0.5")
