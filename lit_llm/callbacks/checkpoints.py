@@ -1,0 +1,129 @@
+"""When checkpoints are written, and which are kept. How they are written is ``checkpointing.atomic``'s."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+from lit_llm.callbacks.steps import step_ended
+from lit_llm.checkpointing import atomic
+from lit_llm.checkpointing.resume import CHECKPOINTS, PATTERN, checkpoint_name
+from lit_llm.checkpointing.signals import Interrupted, StopSignals
+from lit_llm.errors import UserError
+
+BEST = "best.ckpt"
+
+
+class Checkpoints(Checkpoint):
+    """Writes ``checkpoints/step-*.ckpt`` in the run folder (the Trainer's ``default_root_dir``) at steps' ends only.
+
+    Lightning's ModelCheckpoint can save in the middle of an accumulation window, and removes the old file before it knows
+    that the new one is whole. SIGTERM and SIGINT stop the run at the next step's end with a checkpoint.
+
+    Args:
+        every_n_steps: optimizer steps between checkpoints; None: none on the way.
+        every_minutes: minutes between checkpoints, beside ``every_n_steps``; None: by steps alone.
+        keep: how many of the newest to keep; with two or more a damaged one has another before it.
+        at_end: also write one when training ends.
+        monitor: a logged number such as ``val/loss``: the weights with the least are kept in ``best.ckpt``; None: no.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | None = None,
+        every_minutes: float | None = None,
+        keep: int = 2,
+        at_end: bool = True,
+        monitor: str | None = None,
+    ) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise UserError(f"callbacks.checkpoints.every_n_steps: {every_n_steps}; must be 1 or more, or null")
+        if keep < 1:
+            raise UserError(f"callbacks.checkpoints.keep: {keep}; must be 1 or more")
+        self.every_n_steps, self.every_minutes, self.keep = every_n_steps, every_minutes, keep
+        self.at_end, self.monitor = at_end, monitor
+        self.best = math.inf
+        self._saved_step, self._saved_time = -1, time.monotonic()
+        self._signals = StopSignals()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: ARG002
+        """A folder that cannot be written to is found out before hours of compute, not after."""
+        if stage == "fit" and trainer.is_global_zero and not trainer.fast_dev_run:
+            with atomic.written_atomically(self.folder(trainer) / ".probe") as file:
+                file.write(b"writable")
+            (self.folder(trainer) / ".probe").unlink()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
+        self._signals.listen()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:  # noqa: ARG002
+        if not step_ended(trainer):
+            return
+        signum = self._agreed_signal(trainer)
+        if signum or self._is_due(trainer):
+            self._save(trainer)
+        if signum:
+            raise Interrupted(signum)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        if self.monitor is None or trainer.sanity_checking or trainer.fast_dev_run or not trainer.fit_loop.epoch_loop:
+            return
+        if self.monitor not in trainer.callback_metrics:
+            known = ", ".join(sorted(trainer.callback_metrics))
+            raise UserError(f"callbacks.checkpoints.monitor: {self.monitor}; nothing logs it; there are {known}")
+        value = float(trainer.callback_metrics[self.monitor])
+        if value < self.best:
+            self.best = value
+            trainer.save_checkpoint(self.folder(trainer) / BEST, weights_only=True)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        if self.at_end:
+            self._save(trainer)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: ARG002
+        self._signals.restore()
+
+    @staticmethod
+    def folder(trainer: L.Trainer) -> Path:
+        return Path(trainer.default_root_dir) / CHECKPOINTS
+
+    def _is_due(self, trainer: L.Trainer) -> bool:
+        if self.every_n_steps is not None and trainer.global_step // self.every_n_steps > max(
+            self._saved_step, 0
+        ) // self.every_n_steps:  # PPO's step counts several updates: a multiple may be jumped over
+            return True
+        if self.every_minutes is None:
+            return False
+        due = time.monotonic() - self._saved_time >= 60 * self.every_minutes
+        return bool(trainer.strategy.broadcast(due))  # clocks differ: all processes must save together
+
+    def _agreed_signal(self, trainer: L.Trainer) -> int:
+        """The signal that any process received, or 0: all must stop at the same step."""
+        signum = self._signals.received or 0
+        if trainer.world_size == 1:
+            return signum
+        both = torch.tensor(signum, device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(both, torch.distributed.ReduceOp.MAX)
+        return int(both)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        if trainer.global_step == self._saved_step or trainer.fast_dev_run:
+            return
+        trainer.save_checkpoint(self.folder(trainer) / checkpoint_name(trainer.global_step))
+        self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
+        if trainer.is_global_zero:
+            for old in sorted(self.folder(trainer).glob(PATTERN))[: -self.keep]:
+                trainer.strategy.remove_checkpoint(old)

@@ -1,0 +1,15 @@
+"""Where a micro-batch ends an optimizer step. Lightning calls ``on_train_batch_end`` for every micro-batch."""
+
+from __future__ import annotations
+
+import lightning as L
+
+
+def step_ended(trainer: L.Trainer) -> bool:
+    """Whether the micro-batch that just ended was the last of its accumulation window."""
+    return not trainer.fit_loop._should_accumulate()
+
+
+def is_logging_step(trainer: L.Trainer) -> bool:
+    """Whether the step that just ended is one of every ``log_every_n_steps``."""
+    return step_ended(trainer) and trainer._logger_connector.should_update_logs

@@ -1,0 +1,64 @@
+"""The random streams of a run: saved with it, and left untouched by what is not training."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+
+
+def random_state() -> dict[str, Any]:
+    """torch's and python's streams of this process, as tensors and plain values (numpy's would need unpickling)."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"torch": torch.get_rng_state(), "cuda": cuda, "python": random.getstate()}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([stream.cpu() for stream in state["cuda"]])
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+class RandomState(L.Callback):
+    """Keeps each process's random streams in the checkpoint, and keeps validation from drawing on them.
+
+    Restored in ``on_train_start``: between loading and that, Lightning runs a trial validation and makes iterators.
+    """
+
+    def __init__(self) -> None:
+        self._loaded: list[dict[str, Any]] = []
+        self._before_validation: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        mine = random_state()
+        if not (dist.is_available() and dist.is_initialized()):
+            return {"processes": [mine]}
+        states: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(states, mine)  # every process dumps, only the first writes
+        return {"processes": states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._loaded = state_dict["processes"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        if trainer.global_rank < len(self._loaded):
+            set_random_state(self._loaded[trainer.global_rank])
+        self._loaded = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:  # noqa: ARG002
+        """Before a validation, whose loaders draw a seed before any hook for it runs."""
+        self._before_validation = random_state() if _validation_is_next(trainer) else None
+
+    def on_train_batch_start(self, *args: Any) -> None:  # noqa: ARG002
+        if self._before_validation is not None:
+            set_random_state(self._before_validation)
+            self._before_validation = None
+
+
+def _validation_is_next(trainer: L.Trainer) -> bool:
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)

@@ -1,0 +1,89 @@
+"""Which checkpoint a run goes on from, and that only one process goes on with it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from pathlib import Path
+from types import TracebackType
+
+from lit_llm.checkpointing import atomic
+from lit_llm.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; there the lock is left out
+    fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+PATTERN = "step-*.ckpt"
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step-{step:09d}.ckpt"
+
+
+def find_checkpoint(run_folder: str | Path) -> Path | None:
+    """The newest checkpoint of a run that verifies; each newer one that does not is named in a warning.
+
+    None if the run was stopped before its first one. Raises UserError if there are some and all are bad: a run never
+    starts afresh silently.
+    """
+    folder = Path(run_folder) / CHECKPOINTS
+    if not Path(run_folder).is_dir():
+        raise UserError(f"{run_folder}: no such run folder to resume")
+    newest_first = sorted(folder.glob(PATTERN), reverse=True)
+    problems = []
+    for path in newest_first:
+        try:
+            atomic.load(path)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            log.warning("not resumed from: %s", problem)
+        log.info("resuming from %s", path)
+        return path
+    if problems:
+        raise UserError(f"{folder}: no checkpoint can be resumed from: " + "; ".join(problems))
+    return None
+
+
+class RunLock:
+    """Holds a run folder for one process: ``with RunLock(folder): ...``. It is freed when the process dies, however.
+
+    Raises UserError if another process holds it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / ".lock"
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> RunLock:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UserError(f"{self.path.parent}: the run folder cannot be written to ({error.strerror})") from error
+        try:
+            if fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+            os.close(descriptor)
+            raise UserError(f"{self.path.parent}: in use by {holder}; choose another folder or wait") from error
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        self._descriptor = descriptor
+        atomic.clean_unfinished(self.path.parent / CHECKPOINTS)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)  # closing frees the lock; the file stays: removing it would race with the next
+            self._descriptor = None

@@ -1,0 +1,34 @@
+"""Which parameters decay, and which are hidden matrices that Muon orthogonalises."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import nn
+
+HEADS = frozenset({"lm_head", "score"})
+"""Names of modules whose matrix maps to an output: not a hidden matrix, whatever its shape."""
+
+
+class ParameterGroups(NamedTuple):
+    """A module's trainable parameters, each in exactly one list, in the module's order."""
+
+    hidden: list[nn.Parameter]  # matrices of linear layers between the embedding and the head
+    decayed: list[nn.Parameter]  # other matrices: an untied head
+    undecayed: list[nn.Parameter]  # embeddings (tied heads with them), norms, biases
+
+
+def parameter_groups(module: nn.Module) -> ParameterGroups:
+    """Sorts the trainable parameters; frozen ones are left out, shared ones counted where they come first."""
+    groups = ParameterGroups([], [], [])
+    embeddings = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Embedding)}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if parameter.ndim < 2 or id(parameter) in embeddings:
+            groups.undecayed.append(parameter)
+        elif parameter.ndim > 2 or HEADS & set(name.split(".")):
+            groups.decayed.append(parameter)
+        else:
+            groups.hidden.append(parameter)
+    return groups
