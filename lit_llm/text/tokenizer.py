@@ -1,0 +1,331 @@
+"""Byte-level BPE and the tokenizer folders of Hugging Face models, behind one small class.
+
+A text is never parsed for control tokens: ``<|im_end|>`` in a user's text becomes plain pieces, since
+``encode_special_tokens`` is set at every load (the library does not save it). Control tokens come only from the chat
+template (``chat.py``) and from ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Engine
+
+from lit_llm.errors import UserError
+from lit_llm.text.chat import CHATML, PLAIN, ChatTemplate
+
+DOCUMENT_END, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+SPECIALS = (DOCUMENT_END, TURN_START, TURN_END)
+
+# Qwen2's pattern, one digit a piece; no normalizer, so that every byte comes back (Qwen's NFC would change some).
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_DOCUMENT_ENDS = (DOCUMENT_END, "<|end_of_text|>", "</s>", "<eos>")  # Qwen and GPT-2, Llama 3, Llama 2 and Mistral
+
+
+class Tokenizer:
+    """Text to ids and back.
+
+    Args:
+        engine: a ``tokenizers.Tokenizer``; its ``encode_special_tokens`` is switched on.
+        config: what ``tokenizer_config.json`` holds (``eos_token``, ``bos_token``, ``pad_token``, ...), kept on saving.
+        chat: the chat template; by default ChatML, or a plain one where the vocabulary lacks ChatML's tokens.
+        stop_ids: further ids that end a generation (``eos_token_id`` of ``generation_config.json``).
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: dict[str, Any] | None = None,
+        chat: ChatTemplate | None = None,
+        stop_ids: Sequence[int] = (),
+    ) -> None:
+        engine.encode_special_tokens = True
+        self.engine = engine
+        self.config = dict(config or {})
+        self._stop_ids = tuple(stop_ids)
+        self._mark_ends_as_special()
+        knows_chatml = self.id_of(TURN_START) is not None and self.id_of(TURN_END) is not None
+        self.chat = chat or ChatTemplate(CHATML if knows_chatml else PLAIN)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tokenizer, (self.engine, self.config, self.chat, self._stop_ids)  # the engine forgets its switch
+
+    def _mark_ends_as_special(self) -> None:
+        """An end token that the file holds as ordinary text would be read out of users' texts."""
+        named = [self._named(key) for key in ("eos_token", "bos_token", "pad_token")]
+        wanted = {token for token in (*named, *SPECIALS) if token and self.engine.token_to_id(token) is not None}
+        missing = sorted(wanted - set(self.control_tokens))
+        if missing:
+            self.engine.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
+            self.__dict__.pop("control_tokens", None)
+
+    def _named(self, key: str) -> str | None:
+        """The token that ``tokenizer_config.json`` names under ``key``, written as text or as an object."""
+        value = self.config.get(key)
+        value = value.get("content") if isinstance(value, dict) else value
+        return value if isinstance(value, str) and value else None
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token by its exact name, or None."""
+        found = self.engine.token_to_id(token)
+        return None if found is None else int(found)
+
+    @cached_property
+    def control_tokens(self) -> dict[str, int]:
+        """Tokens that only a template or an id can produce, by name."""
+        return {t.content: i for i, t in self.engine.get_added_tokens_decoder().items() if t.special}
+
+    # ---- ids of the ends -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def document_end_id(self) -> int:
+        """Ends a document of raw text."""
+        for name in (*_DOCUMENT_ENDS, self._named("eos_token") or ""):
+            if (found := self.id_of(name)) is not None:
+                return found
+        raise UserError(
+            "tokenizer_config.json: eos_token is missing and the vocabulary has none of "
+            f"{', '.join(_DOCUMENT_ENDS)}; name the end token as eos_token"
+        )
+
+    @cached_property
+    def turn_end_id(self) -> int:
+        """Ends an assistant's turn: what the chat template writes after its text."""
+        found = self.chat.end_token(self)
+        if found is None:
+            found = self.id_of(self._named("eos_token") or "")
+        return self.document_end_id if found is None else found
+
+    @cached_property
+    def end_ids(self) -> tuple[int, ...]:
+        """Every id that ends a generation; the turn's end first."""
+        named = self.id_of(self._named("eos_token") or "")
+        ends = [self.turn_end_id, self.document_end_id, *([] if named is None else [named]), *self._stop_ids]
+        return tuple(dict.fromkeys(ends))
+
+    @property
+    def pad_id(self) -> int:
+        """Fills rows; masks come from lengths, so that it may equal an end token."""
+        found = self.id_of(self._named("pad_token") or "")
+        return self.document_end_id if found is None else found
+
+    @property
+    def bos_id(self) -> int | None:
+        """Begins a document, where the model was trained with such a token."""
+        return self.id_of(self._named("bos_token") or "")
+
+    @property
+    def bos_token(self) -> str:
+        return self._named("bos_token") or ""
+
+    @property
+    def eos_token(self) -> str:
+        return self._named("eos_token") or str(self.engine.id_to_token(self.document_end_id))
+
+    # ---- text and ids ----------------------------------------------------------------------------------------------
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included: the rows that an embedding needs."""
+        return int(self.engine.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a plain text, without a beginning or an end token. Control tokens in it stay plain text."""
+        try:
+            return list(self.engine.encode(text, add_special_tokens=False).ids)
+        except UnicodeEncodeError as error:
+            raise UserError(f"text: character {error.start} is half of a surrogate pair; give valid Unicode") from None
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of many texts, on all cores that the library may use."""
+        try:
+            return [list(e.ids) for e in self.engine.encode_batch_fast(list(texts), add_special_tokens=False)]
+        except UnicodeEncodeError:
+            return [self.encode(text) for text in texts]  # names the character
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Text of ids; bytes that are no UTF-8 (a character cut in two) become U+FFFD."""
+        control = set(self.control_tokens.values()) if skip_special else set()
+        if not self._byte_level:
+            return str(self.engine.decode(list(ids), skip_special_tokens=skip_special))
+        return b"".join(self.token_bytes(i) for i in ids if i not in control).decode("utf-8", errors="replace")
+
+    @cached_property
+    def _byte_level(self) -> bool:
+        decoder = json.loads(self.engine.to_str()).get("decoder") or {}
+        return "ByteLevel" in {decoder.get("type"), *(d.get("type") for d in decoder.get("decoders", []))}
+
+    @cached_property
+    def _bytes(self) -> dict[int, bytes]:
+        return {}
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that one id stands for (a part of a character, perhaps): for streaming and bits per byte."""
+        found = self._bytes.get(token_id)
+        if found is None:
+            found = self._bytes[token_id] = self._look_up_bytes(token_id)
+        return found
+
+    def _look_up_bytes(self, token_id: int) -> bytes:
+        added = self._added.get(token_id)
+        if added is not None:
+            return added.encode()
+        token = self.engine.id_to_token(token_id)
+        if token is None:
+            return b""  # rows of an embedding beyond the vocabulary
+        if self._byte_level:
+            return bytes(_BYTE_OF[c] for c in token)
+        if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token):
+            return bytes([int(token[3:5], 16)])
+        return str(token).replace("▁", " ").encode()
+
+    @cached_property
+    def _added(self) -> dict[int, str]:
+        return {i: t.content for i, t in self.engine.get_added_tokens_decoder().items()}
+
+    def add_tokens(self, tokens: Sequence[str]) -> list[int]:
+        """Add whole words (of a domain, say) to the vocabulary and return their ids; known ones keep theirs."""
+        if bad := [t for t in tokens if not t.strip()]:
+            raise UserError(f"new_tokens: {bad[0]!r} is blank; give words")
+        if bad := [t for t in tokens if t in self.control_tokens]:
+            raise UserError(f"new_tokens: {bad[0]!r} is a control token already; give words")
+        self.engine.add_tokens([AddedToken(t, special=False, normalized=False) for t in tokens])
+        for stale in ("_added", "_bytes"):
+            self.__dict__.pop(stale, None)
+        vocabulary = self.engine.get_vocab(with_added_tokens=True)
+        return [vocabulary[t] for t in tokens]
+
+    # ---- the folder ------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``chat_template.jinja``, as transformers reads."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False} | self.config
+        config.pop("chat_template", None)  # the file is the one place for it
+        (folder / "tokenizer.json").write_text(self.engine.to_str(pretty=True), encoding="utf-8")
+        text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True)
+        (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "chat_template.jinja").write_text(self.chat.source, encoding="utf-8", newline="")
+
+    def fingerprint(self) -> str:
+        """SHA-256 of vocabulary, merges, rules and template: equal fingerprints give equal ids."""
+        ends = json.dumps([self.bos_token, self.eos_token, list(self._stop_ids)])
+        return hashlib.sha256("\0".join((self.engine.to_str(), self.chat.source, ends)).encode()).hexdigest()
+
+
+def _byte_characters() -> dict[str, int]:
+    """GPT-2's printable stand-in for each byte, the other way round."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [b for b in range(256) if b not in set(visible)]
+    return {chr(b): b for b in visible} | {chr(256 + n): b for n, b in enumerate(hidden)}
+
+
+_BYTE_OF = _byte_characters()
+
+
+def train_bpe(
+    texts: Iterable[str],
+    vocab_size: int = 4096,
+    *,
+    min_frequency: int = 2,
+    max_token_length: int = 32,
+    show_progress: bool = True,
+) -> Tokenizer:
+    """Learn a byte-level BPE vocabulary (Sennrich et al. 2016, on bytes as GPT-2).
+
+    Args:
+        texts: what to learn from, read once.
+        vocab_size: ids in all: 3 control tokens, 256 bytes, merges. Fewer come out when the text is small.
+        min_frequency: merges seen less often are not made.
+        max_token_length: longest token in bytes, so that rules of dashes do not fill the vocabulary.
+        show_progress: bars of the library on stderr.
+    """
+    least = len(SPECIALS) + 256
+    if vocab_size < least:
+        raise UserError(f"tokenizer.vocab_size={vocab_size}: 256 bytes and {len(SPECIALS)} control tokens need {least}")
+    engine = Engine(models.BPE())
+    engine.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    engine.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        max_token_length=max_token_length,
+        special_tokens=[AddedToken(t, special=True, normalized=False) for t in SPECIALS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=show_progress,
+    )
+    engine.train_from_iterator(_valid(texts), trainer)
+    return Tokenizer(engine, {"eos_token": TURN_END, "pad_token": DOCUMENT_END, "bos_token": None})
+
+
+def _valid(texts: Iterable[str]) -> Iterator[str]:
+    """The library stops at half a surrogate pair; its replacement is a character like any other."""
+    for text in texts:
+        yield text if text.isascii() else text.encode("utf-8", errors="replace").decode()
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """Read a tokenizer folder: one of ours, or of any model with a ``tokenizer.json``.
+
+    Raises:
+        UserError: the folder or ``tokenizer.json`` is missing, or a file is damaged.
+    """
+    folder = Path(folder)
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise UserError(f"{folder}: no tokenizer.json here; give a model folder that holds one")
+    try:
+        engine = Engine.from_str(file.read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"{file}: not a tokenizer ({_one_line(error)}); copy the file again") from None
+    config = _read_json(folder / "tokenizer_config.json")
+    if "eos_token" not in config:
+        config = _read_json(folder / "special_tokens_map.json") | config
+    stops = _read_json(folder / "generation_config.json").get("eos_token_id") or []
+    stops = [stops] if isinstance(stops, int) else [s for s in stops if isinstance(s, int)]
+    source = _template_source(folder, config)
+    return Tokenizer(engine, config, None if source is None else ChatTemplate(source), stops)
+
+
+def _template_source(folder: Path, config: dict[str, Any]) -> str | None:
+    """The chat template: its own file, or the entry of ``tokenizer_config.json`` (one, or several by name)."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        with file.open(encoding="utf-8", newline="") as stream:
+            return stream.read()
+    found = config.get("chat_template")
+    if isinstance(found, list):
+        by_name = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
+        found = by_name.get("default") or next(iter(by_name.values()), None)
+    return found if isinstance(found, str) and found.strip() else None
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file}: not JSON ({_one_line(error)}); copy the file again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{file}: holds a {type(value).__name__}; an object is needed")
+    return value
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
