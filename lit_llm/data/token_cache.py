@@ -1,6 +1,6 @@
 """The token cache: documents as numbers on the disk, memory-mapped, made once for a content, tokenizer and parameters.
 
-A folder per key: ``tokens.bin`` (all documents end to end, 4 bytes a token), ``bounds.bin`` (where each document begins),
+A folder per key: ``tokens.bin`` (documents end to end, 4 bytes a token), ``bounds.bin`` (where each document begins),
 ``trained.bin`` (one byte a token, where only a part is trained) and ``store.json``. The key is a hash of all
 that the tokens depend on, so that a stale folder is never found. A folder appears under its name only when complete.
 """
