@@ -1,0 +1,186 @@
+"""The model folder in Hugging Face's layout: read into a model here, written for transformers, vLLM, llama.cpp."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from lit_llm.backbone.config import BackboneConfig
+from lit_llm.backbone.families import Head, read_config, write_config
+from lit_llm.backbone.heads import LanguageModel, ScoreModel
+from lit_llm.backbone.weights import read_tensors, weight_files, write_json, write_tensors
+from lit_llm.errors import UserError
+
+PREFIXES = {"backbone.": "model."}  # ours to theirs; every name below it is the same
+NORMALISATION = {"mean": "reward_mean", "std": "reward_std"}  # in config.json, since theirs has no such tensors
+KINDS = {"language": "a language model", "score": "a reward model"}
+
+
+class SavesTokenizer(Protocol):
+    def save(self, folder: Path) -> object: ...
+
+
+def load_config(folder: str | Path) -> BackboneConfig:
+    """The shape of the model in ``folder``. Raises UserError if it is missing, damaged or not supported."""
+    return read_config(Path(folder) / "config.json")[0]
+
+
+def load_model(
+    folder: str | Path,
+    head: Literal["language", "score", "auto"] = "language",
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    dropout: float = 0.0,
+) -> LanguageModel | ScoreModel:
+    """The model in ``folder``, of the families in ``families.FAMILIES``; sharded files are read too.
+
+    ``head`` says what is wanted; "auto" takes what is there. ``dropout`` is for training (a folder does not hold it).
+    Raises UserError, one line, for a missing or damaged file, a NaN, a missing or unexpected key, a wrong shape, an
+    architecture that is not supported, or a head other than the one wanted.
+    """
+    path = Path(folder) / "config.json"
+    config, found, raw = read_config(path)
+    if head not in (found, "auto"):
+        raise UserError(f"{path}: holds {KINDS[found]} ({raw['architectures'][0]}), {KINDS[head]} is wanted")
+    config = dataclasses.replace(config, dropout=dropout)
+    with torch.device("meta"):  # no memory and no random numbers for weights that are read anyway
+        model = LanguageModel(config) if found == "language" else ScoreModel(config)
+    shapes = {name: parameter.shape for name, parameter in _named_tensors(model).items()}
+    tensors = read_tensors(weight_files(Path(folder)), shapes, lambda key: _ignored(key, config, found), dtype, device)
+    _assign(model, tensors, raw, path, device)
+    return model
+
+
+def load_language_model(
+    folder: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", dropout: float = 0.0
+) -> LanguageModel:
+    """``load_model`` with its type known: a language model."""
+    model = load_model(folder, "language", dtype, device, dropout)
+    assert isinstance(model, LanguageModel)
+    return model
+
+
+def load_score_model(
+    folder: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", dropout: float = 0.0
+) -> ScoreModel:
+    """``load_model`` with its type known: a reward or value model."""
+    model = load_model(folder, "score", dtype, device, dropout)
+    assert isinstance(model, ScoreModel)
+    return model
+
+
+def save_model(
+    folder: str | Path,
+    model: LanguageModel | ScoreModel,
+    tokenizer: SavesTokenizer | None = None,
+    generation: Mapping[str, Any] | None = None,
+) -> None:
+    """Write config.json, model.safetensors, generation_config.json, and what ``tokenizer.save`` writes.
+
+    Each file is written whole or not at all, the weights last. Token ids come from the tokenizer (``end_ids``,
+    ``pad_id``, ``bos_id``) and from ``generation``, which goes into generation_config.json and wins. Raises ValueError
+    for a model with LoRA adapters (merge them first), UserError for more tokens than the embedding has rows.
+    """
+    tensors = _named_tensors(model)
+    if any(".lora_" in name for name in tensors):
+        raise ValueError("the model has LoRA adapters: save merge_lora(copy.deepcopy(model)), or save_adapter")
+    if tokenizer is not None and hasattr(tokenizer, "vocab_size"):
+        check_vocabulary(model.config, tokenizer.vocab_size)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = _token_ids(tokenizer) | dict(generation or {})
+    write_json(folder / "config.json", _config_json(model, settings))
+    if isinstance(model, LanguageModel) and settings:
+        write_json(folder / "generation_config.json", settings)
+    if tokenizer is not None:
+        tokenizer.save(folder)
+    write_tensors(folder / "model.safetensors", tensors)
+
+
+def check_vocabulary(config: BackboneConfig, tokenizer_size: int) -> None:
+    """Raise UserError if the tokenizer has tokens that the embedding has no row for. (Spare rows are common.)"""
+    if tokenizer_size > config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {tokenizer_size} tokens, the model's embedding {config.vocab_size} rows: "
+            "use the tokenizer of the model's folder, or grow the vocabulary"
+        )
+
+
+def head_of(model: LanguageModel | ScoreModel) -> Head:
+    return "language" if isinstance(model, LanguageModel) else "score"
+
+
+def their_name(ours: str) -> str:
+    """The name of a parameter in Hugging Face's files."""
+    for prefix, theirs in PREFIXES.items():
+        if ours.startswith(prefix):
+            return theirs + ours.removeprefix(prefix)
+    return ours
+
+
+def our_name(theirs: str) -> str:
+    """The name here of a parameter in Hugging Face's files."""
+    for prefix, name in PREFIXES.items():
+        if theirs.startswith(name):
+            return prefix + theirs.removeprefix(name)
+    return theirs
+
+
+def _named_tensors(model: LanguageModel | ScoreModel) -> dict[str, Tensor]:
+    """Parameters by their name in the files; a tied head is not among them."""
+    return {their_name(name): parameter for name, parameter in model.named_parameters()}
+
+
+def _ignored(key: str, config: BackboneConfig, head: Head) -> bool:
+    """Tensors that files may hold and no one needs: a tied head again, and the frequencies that old versions saved."""
+    return key.endswith("rotary_emb.inv_freq") or (
+        key == "lm_head.weight" and head == "language" and config.tie_embeddings
+    )
+
+
+def _assign(
+    model: LanguageModel | ScoreModel, tensors: dict[str, Tensor], raw: dict[str, Any], path: Path, device: Any
+) -> None:
+    model.load_state_dict({our_name(key): tensor for key, tensor in tensors.items()}, strict=False, assign=True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    if isinstance(model, LanguageModel):
+        model.tie_weights()
+    else:
+        for key, name in NORMALISATION.items():
+            setattr(model, name, torch.tensor(_normalisation(raw, path, key), device=device))
+    model.backbone.rotary.to(device)
+
+
+def _normalisation(raw: dict[str, Any], path: Path, key: str) -> float:
+    given = raw.get("reward_normalization", {})
+    value = given.get(key, float(key == "std")) if isinstance(given, dict) else None
+    if not isinstance(value, int | float) or (key == "std" and not value > 0):
+        raise UserError(f"{path}: reward_normalization={given!r} should be an object with mean and std, std above 0")
+    return float(value)
+
+
+def _token_ids(tokenizer: SavesTokenizer | None) -> dict[str, Any]:
+    ids = {
+        "bos_token_id": getattr(tokenizer, "bos_id", None),
+        "eos_token_id": list(getattr(tokenizer, "end_ids", ())) or None,
+        "pad_token_id": getattr(tokenizer, "pad_id", None),
+    }
+    return {key: value for key, value in ids.items() if value is not None}
+
+
+def _config_json(model: LanguageModel | ScoreModel, token_ids: Mapping[str, Any]) -> dict[str, Any]:
+    settings = write_config(model.config, head_of(model))
+    dtype = str(model.backbone.embed_tokens.weight.dtype).removeprefix("torch.")
+    settings |= {"dtype": dtype, "torch_dtype": dtype}  # new engines read the first, old ones the second
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = token_ids.get(key)
+        settings[key] = value[0] if isinstance(value, list | tuple) and value else value  # llama.cpp reads one number
+    if isinstance(model, ScoreModel):
+        settings["reward_normalization"] = {key: float(getattr(model, name)) for key, name in NORMALISATION.items()}
+    return settings
