@@ -49,7 +49,7 @@ class Checkpoints(Checkpoint):
         self.every_n_steps, self.every_minutes, self.keep = every_n_steps, every_minutes, keep
         self.at_end, self.monitor = at_end, monitor
         self.best = math.inf
-        self._saved_step, self._saved_time = -1, time.monotonic()
+        self._saved_step, self._counted_step, self._saved_time = -1, 0, time.monotonic()
         self._signals = StopSignals()
 
     def state_dict(self) -> dict[str, Any]:
@@ -66,7 +66,8 @@ class Checkpoints(Checkpoint):
             (self.folder(trainer) / ".probe").unlink()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
+        self._saved_step = self._counted_step = trainer.global_step
+        self._saved_time = time.monotonic()
         self._signals.listen()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:  # noqa: ARG002
@@ -101,9 +102,12 @@ class Checkpoints(Checkpoint):
         return Path(trainer.default_root_dir) / CHECKPOINTS
 
     def _is_due(self, trainer: L.Trainer) -> bool:
-        if self.every_n_steps is not None and trainer.global_step // self.every_n_steps > max(
-            self._saved_step, 0
-        ) // self.every_n_steps:  # PPO's step counts several updates: a multiple may be jumped over
+        if self.at_end and _is_last_step(trainer):
+            return True
+        # PPO's training step counts as several updates: a multiple of every_n_steps may be jumped over.
+        step, every = trainer.global_step, self.every_n_steps
+        if every is not None and step // every > self._counted_step // every:
+            self._counted_step = step
             return True
         if self.every_minutes is None:
             return False
@@ -127,3 +131,12 @@ class Checkpoints(Checkpoint):
         if trainer.is_global_zero:
             for old in sorted(self.folder(trainer).glob(PATTERN))[: -self.keep]:
                 trainer.strategy.remove_checkpoint(old)
+
+
+def _is_last_step(trainer: L.Trainer) -> bool:
+    """Whether training ends here by steps or epochs. Saved now rather than afterwards, a longer run can go on from it."""
+    loop = trainer.fit_loop.epoch_loop
+    if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
+        return True
+    epochs = trainer.max_epochs
+    return epochs not in (None, -1) and loop._num_ready_batches_reached() and trainer.current_epoch + 1 >= epochs

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lit_llm.backbone.huggingface import save_model
 from lit_llm.errors import UserError
 from lit_llm.stages.totals import Totals
 
@@ -193,19 +194,11 @@ class Stage(L.LightningModule):
 
     def save(self, folder: str | Path) -> None:
         """Writes the model folder in the Hugging Face layout, tokenizer included."""
-        from lit_llm.backbone import huggingface
+        save_model(folder, self.exported(), self.tokenizer)
 
-        huggingface.save_model(folder, self.exported(), self.tokenizer, self.generation_config())
-
-    def exported(self) -> nn.Module:
+    def exported(self) -> Any:
         """The network that goes into the model folder."""
         return self.model
-
-    def generation_config(self) -> dict[str, Any]:
-        """What engines read: where to stop. All end tokens, so that a chat ends at the end of the turn."""
-        if self.tokenizer is None:
-            return {}
-        return {"eos_token_id": list(self.tokenizer.end_ids), "pad_token_id": self.tokenizer.pad_id}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         state = super().state_dict(*args, **kwargs)

@@ -1,0 +1,54 @@
+"""What happens when a loss or a gradient is not a finite number. The stage has already dropped the update."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import lightning as L
+
+from lit_llm.callbacks.steps import is_logging_step
+from lit_llm.errors import UserError
+
+log = logging.getLogger(__name__)
+
+POLICIES = ("skip", "stop")
+
+
+class Numerics(L.Callback):
+    """Counts dropped updates as ``train/skipped_updates`` and names their batch.
+
+    Args:
+        on_bad_update: "skip" goes on with the next batch; "stop" ends the run at the first.
+        max_in_a_row: "skip" also ends the run after so many without a good one between: it has diverged.
+    """
+
+    def __init__(self, on_bad_update: str = "skip", max_in_a_row: int = 10) -> None:
+        if on_bad_update not in POLICIES:
+            raise UserError(f"callbacks.numerics.on_bad_update: {on_bad_update}; must be one of {', '.join(POLICIES)}")
+        self.policy, self.max_in_a_row = on_bad_update, max_in_a_row
+        self.skipped, self._last_step, self._in_a_row = 0, -2, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skipped = state_dict["skipped"]
+
+    def on_bad_update(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: float, norm: float) -> None:  # noqa: ARG002
+        """Called by the stage in place of an update."""
+        step = trainer.global_step
+        self.skipped += 1
+        self._in_a_row = self._in_a_row + 1 if step == self._last_step + 1 else 1
+        self._last_step = step
+        where = f"step {step} (epoch {trainer.current_epoch}, batch {trainer.fit_loop.epoch_loop.batch_idx})"
+        found = f"loss {loss:g}, gradient norm {norm:g}"
+        if self.policy == "stop":
+            raise UserError(f"{where}: {found}; stopped before the update, as callbacks.numerics.on_bad_update=stop says")
+        if self._in_a_row >= self.max_in_a_row:
+            raise UserError(f"{where}: {found}; {self._in_a_row} updates in a row dropped: try a smaller optimizer.lr")
+        log.warning("%s: %s; update dropped (%d so far)", where, found, self.skipped)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:  # noqa: ARG002
+        if self.skipped and is_logging_step(trainer):
+            pl_module.log("train/skipped_updates", float(self.skipped))

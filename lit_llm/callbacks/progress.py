@@ -1,0 +1,98 @@
+"""A progress bar in a terminal; elsewhere (a log file, a cluster's output) a line every few seconds."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+
+from lit_llm.callbacks.steps import step_ended
+
+SHOWN = {"train/loss": "loss", "val/loss": "val", "train/lr": "lr", "train/tokens_per_second": "tok/s"}
+
+
+class Progress(ProgressBar):
+    """Shows optimizer steps done, time left and the last numbers.
+
+    Args:
+        every_seconds: how often a line is printed when the output is no terminal.
+        refresh_seconds: how often the bar is redrawn in a terminal.
+    """
+
+    def __init__(self, every_seconds: float = 15.0, refresh_seconds: float = 0.3) -> None:
+        super().__init__()
+        self.every_seconds, self.refresh_seconds = every_seconds, refresh_seconds
+        self.enabled = True
+        self._bar: tqdm[Any] | None = None
+        self._total: int | None = None
+        self._name = "train"
+        self._last_shown = 0.0
+
+    def disable(self) -> None:
+        self.enabled = False
+
+    def enable(self) -> None:
+        self.enabled = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero or not self.enabled:
+            return
+        steps = trainer.estimated_stepping_batches if pl_module.automatic_optimization else _epochs_batches(trainer)
+        self._total = int(steps) if steps != float("inf") else None
+        self._name = str(getattr(pl_module, "name", "train"))
+        self._last_shown = time.monotonic()
+        if sys.stderr.isatty():
+            done = self._done(trainer)
+            self._bar = tqdm(desc=self._name, total=self._total, initial=done, unit="step", dynamic_ncols=True)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:  # noqa: ARG002
+        if not self.enabled or not trainer.is_global_zero or not step_ended(trainer):
+            return
+        now = time.monotonic()
+        interval = self.refresh_seconds if self._bar is not None else self.every_seconds
+        if now - self._last_shown >= interval:
+            self._last_shown = now
+            self._show(trainer, pl_module)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:  # noqa: ARG002
+        if self._bar is not None:
+            self._bar.set_postfix_str("validating")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.enabled and trainer.is_global_zero:
+            self._show(trainer, pl_module)
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        self._close()
+
+    def _show(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        values = {**trainer.callback_metrics, **getattr(pl_module, "latest", {})}
+        text = ", ".join(f"{short} {float(values[key]):.4g}" for key, short in SHOWN.items() if key in values)
+        done = self._done(trainer)
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(done - self._bar.n)
+        else:
+            print(f"{self._name}: step {done}/{self._total or '?'}, {text}", file=sys.stderr, flush=True)
+
+    @staticmethod
+    def _done(trainer: L.Trainer) -> int:
+        if trainer.lightning_module.automatic_optimization:
+            return trainer.global_step
+        return trainer.fit_loop.epoch_loop.batch_progress.total.processed
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _epochs_batches(trainer: L.Trainer) -> float:
+    """Training steps of a stage that makes its own updates: one a batch."""
+    epochs = trainer.max_epochs if trainer.max_epochs is not None else -1
+    return epochs * trainer.num_training_batches if epochs > 0 else float("inf")

@@ -1,0 +1,85 @@
+"""Tokens a second, and which share of the device's peak they are (MFU; PaLM, arXiv:2204.02311, appendix B)."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lit_llm.callbacks.peak import peak_flops
+from lit_llm.callbacks.steps import is_logging_step
+
+
+class Throughput(L.Callback):
+    """Logs ``train/tokens_per_second`` over all devices, ``train/mfu`` and ``train/tokens`` (seen so far).
+
+    The time that validation and writing checkpoints take is left out: it is the speed of training.
+
+    Args:
+        mfu: also measure the share of the peak, where the model knows its ``config.flops_per_token``.
+        peak_tflops: the device's peak in 1e12 operations a second; None: from a table of GPUs, or measured.
+    """
+
+    def __init__(self, mfu: bool = True, peak_tflops: float | None = None) -> None:
+        self.mfu = mfu
+        self.peak = None if peak_tflops is None else peak_tflops * 1e12
+        self.tokens = 0  # over all steps of the run, resumed ones included
+        self._pending: int | Tensor = 0
+        self._world_size = 1
+        self._flops, self._seconds, self._started = 0.0, 0.0, 0.0
+        self.tokens_per_second = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"tokens": self.tokens + int(self._pending) * self._world_size}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.tokens = state_dict["tokens"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._pending, self._flops, self._seconds = 0, 0.0, 0.0
+        self._started, self._world_size = time.perf_counter(), trainer.world_size
+        if self.mfu and self.peak is None and not trainer.fast_dev_run:
+            self.peak = peak_flops(pl_module.device, _matmul_dtype(trainer))
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        self._started = time.perf_counter() if self._started == 0.0 else self._started
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int  # noqa: ARG002
+    ) -> None:
+        tokens = pl_module.tokens_in(batch)
+        self._pending = self._pending + tokens
+        config = getattr(pl_module.model, "config", None)
+        if self.peak and hasattr(config, "flops_per_token"):
+            self._flops += batch.input_ids.numel() * config.flops_per_token(batch.input_ids.shape[-1])
+        if not is_logging_step(trainer):
+            return
+        seen = int(self._pending) * self._world_size  # waits for the device, so the time below is the work's
+        self._pause()
+        values = {"train/tokens_per_second": seen / self._seconds}
+        if self._flops and self.peak:
+            values["train/mfu"] = self._flops / self._seconds / self.peak
+        self.tokens, self.tokens_per_second = self.tokens + seen, values["train/tokens_per_second"]
+        pl_module.log_dict({**values, "train/tokens": float(self.tokens)})
+        self._pending, self._flops, self._seconds, self._started = 0, 0.0, 0.0, time.perf_counter()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        if not trainer.sanity_checking:
+            self._pause()
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Any) -> None:  # noqa: ARG002
+        self._pause()
+
+    def _pause(self) -> None:
+        """Stops the clock until the next batch starts."""
+        if self._started:
+            self._seconds += time.perf_counter() - self._started
+        self._started = 0.0
+
+
+def _matmul_dtype(trainer: L.Trainer) -> torch.dtype:
+    precision = str(trainer.precision)
+    return torch.bfloat16 if precision.startswith("bf16") else torch.float16 if "16" in precision else torch.float32

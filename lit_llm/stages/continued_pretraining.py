@@ -1,0 +1,49 @@
+"""Stage 2: go on with a domain's text, replaying general text against forgetting.
+
+The learning rate is re-warmed and re-decayed by the schedule, the replay is the data module's (Ibrahim et al.,
+arXiv:2403.08763); what is left to the stage is a vocabulary that may grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lit_llm.backbone.heads import grow_vocabulary
+from lit_llm.errors import UserError
+from lit_llm.stages.language import LanguageStage
+
+
+class ContinuedPretraining(LanguageStage):
+    """Pretraining of a trained model on other text.
+
+    Args:
+        new_tokens: words of the domain that become single tokens. Tokenizer and model are changed in place, before any
+            data is tokenized; a new row is the mean of the old ones.
+        z_loss: as in ``LanguageStage``.
+    """
+
+    name: ClassVar[str] = "continued_pretraining"
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: Callable[[nn.Module], Optimizer],
+        schedule: Callable[[Optimizer, int], LRScheduler],
+        tokenizer: Any = None,
+        new_tokens: Sequence[str] = (),
+        z_loss: float = 0.0,
+    ) -> None:
+        if new_tokens:
+            if tokenizer is None or not all(new_tokens):
+                raise UserError(f"stage.new_tokens: {list(new_tokens)}; needs a tokenizer, and no token may be empty")
+            tokenizer.add_tokens(list(new_tokens))
+            rows = model.config.vocab_size  # type: ignore[union-attr]
+            grow_vocabulary(model, max(rows, tokenizer.vocab_size))  # type: ignore[arg-type]
+        super().__init__(model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer, z_loss=z_loss)
+        self.remember(new_tokens=list(new_tokens))

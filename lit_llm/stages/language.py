@@ -1,0 +1,67 @@
+"""Next-token prediction: what pretraining, continued pretraining, fine-tuning and instruction tuning share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lit_llm.errors import UserError
+from lit_llm.objectives.language import cross_entropy
+from lit_llm.records import IGNORE, TokenBatch
+from lit_llm.stages.base import Stage
+
+
+class LanguageStage(Stage):
+    """Cross-entropy of packed rows, with bits per byte: comparable across tokenizers, where the loss is not.
+
+    Args:
+        z_loss: weight of ``logsumexp(logits)^2``, which keeps the logits from drifting (PaLM used 1e-4).
+    """
+
+    batch_type: ClassVar[type] = TokenBatch
+    token_sizes: Tensor
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: Callable[[nn.Module], Optimizer],
+        schedule: Callable[[Optimizer, int], LRScheduler],
+        tokenizer: Any = None,
+        z_loss: float = 0.0,
+    ) -> None:
+        super().__init__(model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
+        if z_loss < 0:
+            raise UserError(f"stage.z_loss: {z_loss}; must be 0 or more")
+        self.z_loss = z_loss
+        self.remember(z_loss=z_loss)
+        sizes = [] if tokenizer is None else token_sizes(tokenizer)
+        self.register_buffer("token_sizes", torch.tensor(sizes, dtype=torch.int64), persistent=False)
+
+    def loss(self, batch: TokenBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        hidden = self.model(batch.input_ids, batch.positions, batch.segments)
+        result = cross_entropy(hidden, self.model.output_weight, batch.labels, z_loss=self.z_loss)  # type: ignore[arg-type]
+        metrics = {"nll": result.nll}
+        if len(self.token_sizes):
+            trained = batch.labels != IGNORE
+            metrics["bytes"] = (self.token_sizes[batch.labels.clamp_min(0)] * trained).sum()
+        return result.loss, result.tokens, metrics
+
+    def derived(self, totals: dict[str, float]) -> dict[str, float]:
+        """The mean negative log-likelihood in nats a token, without the z-loss, and in bits a byte of text."""
+        values = {"loss": totals["nll"] / max(totals["count"], 1.0)}
+        if totals.get("bytes"):
+            values["bits_per_byte"] = totals["nll"] / math.log(2) / totals["bytes"]
+        return values
+
+
+def token_sizes(tokenizer: Any) -> list[int]:
+    """Bytes of text that each token stands for; a control token stands for none."""
+    control = set(tokenizer.control_tokens.values())
+    return [0 if token in control else len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)]
