@@ -30,10 +30,10 @@ MAX_NUMBER = 1_000_000
 MAX_DEPTH = 12
 # fmt: off
 _FILTERS = (
-    "abs", "batch", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "format", "indent",
-    "int", "items", "join", "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "replace",
-    "reverse", "round", "safe", "select", "selectattr", "sort", "string", "strip", "sum", "title", "tojson", "trim",
-    "unique", "upper",
+    "abs", "batch", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "format",
+    "indent", "int", "items", "join", "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr",
+    "replace", "reverse", "round", "safe", "select", "selectattr", "sort", "string", "strip", "sum", "title", "tojson",
+    "trim", "unique", "upper",
 )
 _METHODS = frozenset((
     "capitalize", "count", "endswith", "find", "format", "get", "index", "isalpha", "isdigit", "items", "join", "keys",

@@ -1,0 +1,127 @@
+"""Comparisons: chosen and rejected, rankings of K completions, HH transcripts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lit_llm.data.conversations import check_order, messages_of, prompt_of, text_of, transcript
+from lit_llm.data.streams import RowError
+from lit_llm.records import Comparison, Message
+
+
+def preference_pair(value: Mapping[str, Any], where: str) -> Comparison:
+    """``prompt`` (or none: the common beginning of both), ``chosen``, ``rejected``; texts or message lists."""
+    prompt = prompt_of(value["prompt"], "prompt", where) if value.get("prompt") is not None else None
+    chosen = _side(value["chosen"], "chosen", prompt, where)
+    rejected = _side(value["rejected"], "rejected", prompt, where)
+    return _pair(chosen, rejected, value, where)
+
+
+def _side(value: Any, key: str, prompt: tuple[Message, ...] | None, where: str) -> tuple[tuple[Message, ...], str]:
+    """(prompt, completion) of one side."""
+    if isinstance(value, str):
+        if prompt is None:
+            raise RowError("missing_field", f"{where}: '{key}' is a text and there is no 'prompt'; add 'prompt'")
+        return prompt, text_of(value, key, where)
+    messages = messages_of(value, key, where)
+    if prompt is not None and len(messages) == 1:
+        messages = [*prompt, *messages]
+    whole = check_order(messages, "assistant", where)
+    if prompt is not None and whole[:-1] != prompt:
+        raise RowError("prompts_differ", f"{where}: the turns of '{key}' before its last are not the 'prompt'")
+    if len(whole) < 2:
+        raise RowError(
+            "missing_field", f"{where}: '{key}' has no turn before the answer; add 'prompt' or the user's turn"
+        )
+    return whole[:-1], whole[-1].content
+
+
+def hh_transcript(value: Mapping[str, Any], where: str) -> Comparison:
+    """``chosen`` and ``rejected``, each a whole dialogue of Human and Assistant; all turns but the last are equal."""
+    sides = []
+    for key in ("chosen", "rejected"):
+        turns = check_order(transcript(value[key], key, where), "assistant", where)
+        sides.append((turns[:-1], turns[-1].content))
+    return _pair(sides[0], sides[1], value, where)
+
+
+def _pair(
+    chosen: tuple[tuple[Message, ...], str],
+    rejected: tuple[tuple[Message, ...], str],
+    value: Mapping[str, Any],
+    where: str,
+) -> Comparison:
+    if chosen[0] != rejected[0]:
+        raise RowError(
+            "prompts_differ", f"{where}: 'chosen' and 'rejected' answer different prompts; they must be equal"
+        )
+    if chosen[1] == rejected[1]:
+        raise RowError("chosen_is_rejected", f"{where}: 'chosen' and 'rejected' are the same; they must differ")
+    return _comparison(chosen[0], (chosen[1], rejected[1]), (1, 2), value, where)
+
+
+def ranking(value: Mapping[str, Any], where: str) -> Comparison:
+    """``prompt``, ``completions`` (K texts) and ``ranking`` or ``ranks`` (K ranks: 1 is best, equal is a tie)."""
+    prompt = prompt_of(value["prompt"], "prompt", where)
+    listed = value["completions"]
+    if not isinstance(listed, Sequence) or isinstance(listed, str):
+        raise RowError("wrong_type", f"{where}: 'completions' is a {type(listed).__name__}; a list of texts is needed")
+    texts = tuple(_completion(c, f"completions[{n}]", where) for n, c in enumerate(listed))
+    if len(texts) < 2:
+        raise RowError("not_a_ranking", f"{where}: {len(texts)} completions; a ranking needs 2 or more")
+    if len(set(texts)) < len(texts):
+        raise RowError("duplicate_completions", f"{where}: two completions are the same; rank each text once")
+    key = "ranking" if "ranking" in value else "ranks"
+    return _comparison(prompt, texts, _ranks(value[key], key, len(texts), where), value, where)
+
+
+def _completion(value: Any, key: str, where: str) -> str:
+    """A completion as text, as one message, or as an object with ``text``."""
+    if isinstance(value, Mapping):
+        value = value.get("text", value.get("content"))
+    elif isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping):
+        return messages_of(value, key, where)[0].content
+    return text_of(value, key, where)
+
+
+def _ranks(value: Any, key: str, count: int, where: str) -> tuple[int, ...]:
+    bad = f"{where}: '{key}' is {str(value)[:60]}"
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise RowError("not_a_ranking", f"{bad}; a list of {count} ranks is needed (1 is best, equal is a tie)")
+    if len(value) != count:
+        raise RowError("not_a_ranking", f"{bad}: {len(value)} ranks for {count} completions; one rank each")
+    for rank in value:
+        if isinstance(rank, bool) or not isinstance(rank, int):
+            raise RowError("not_a_ranking", f"{bad}: {rank!r} is no whole number; ranks are 1 to {count}")
+        if not 1 <= rank <= count:
+            raise RowError("not_a_ranking", f"{bad}: {rank} is outside 1 to {count} (1 is best, equal is a tie)")
+    if min(value) != 1:
+        raise RowError("not_a_ranking", f"{bad}: nothing has rank 1; the best has")
+    return tuple(value)
+
+
+def _comparison(
+    prompt: tuple[Message, ...], texts: tuple[str, ...], ranks: tuple[int, ...], value: Mapping[str, Any], where: str
+) -> Comparison:
+    weight = value.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not (math.isfinite(weight) and weight >= 0):
+        raise RowError("wrong_type", f"{where}: 'weight' is {str(weight)[:30]}; a number of 0 or more is needed")
+    simulated = value.get("simulated", False)
+    if not isinstance(simulated, bool):
+        raise RowError("wrong_type", f"{where}: 'simulated' is {str(simulated)[:30]}; true or false is needed")
+    annotator = value.get("annotator", value.get("annotator_id", ""))
+    tags = tags_of(value, ("prompt", "completions", "ranking", "ranks", "chosen", "rejected", "weight", "simulated"))
+    tags.pop("annotator", None)
+    if value.get("flags"):
+        tags["flags"] = json.dumps(value["flags"], ensure_ascii=False, sort_keys=True)
+    who = "" if annotator is None else str(annotator)
+    return Comparison(prompt, texts, ranks, who, float(weight), simulated, where, tags)
+
+
+def tags_of(value: Mapping[str, Any], read: Sequence[str]) -> dict[str, str]:
+    """The other fields of a row that are short and plain: kept with the record."""
+    kept = {k: v for k, v in value.items() if k not in read and isinstance(v, str | int | float)}
+    return {str(k): str(v) for k, v in kept.items() if len(str(v)) <= 200}

@@ -1,0 +1,224 @@
+"""Rows to records with every row accounted for: read = used + skipped, by reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lit_llm.data.filters import Record, content_key, group_key, share, without_overlap
+from lit_llm.data.formats import Kind, Parse, find_format, parse_row
+from lit_llm.data.sources import UNDIVIDED, Row, read_rows, resolve
+from lit_llm.data.streams import RowError
+from lit_llm.errors import UserError
+from lit_llm.records import Comparison, Document
+
+HARMLESS = ("duplicate", "in_heldout", "empty_text", "all_tied", "left_out")
+"""Reasons that are no error: they never stop a run and do not count against ``max_error_rate``."""
+BLOCKS = 200  # a corpus of fewer texts is cut into about so many, so that a part can be held out
+BLOCK_CHARACTERS = 400, 20_000
+
+
+@dataclass
+class Counts:
+    """read = used + sum(skipped.values()), always."""
+
+    read: int = 0
+    used: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"read": self.read, "used": self.used, "skipped": dict(sorted(self.skipped.items()))}
+
+    @property
+    def errors(self) -> int:
+        return sum(n for reason, n in self.skipped.items() if reason not in HARMLESS)
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{reason} {n}" for reason, n in self.skipped.most_common())
+        return f"{self.read} rows read, {self.used} used" + (f", skipped: {parts}" if parts else "")
+
+
+@dataclass(frozen=True)
+class Records:
+    """Records by split: ``train``, ``validation``, ``test`` and ``test_<name>``; a split may be missing."""
+
+    splits: dict[str, list[Any]]
+    counts: Counts
+
+    def __getitem__(self, split: str) -> list[Any]:
+        return self.splits.get(split, [])
+
+
+def read_records(
+    path: str | Sequence[str] | Mapping[str, Any],
+    kind: Kind,
+    *,
+    format: str | None = None,
+    on_error: Literal["stop", "skip"] = "stop",
+    max_error_rate: float = 0.2,
+    validation_fraction: float = 0.05,
+    test_fraction: float = 0.05,
+    cache_dir: str | Path = "outputs/cache",
+) -> Records:
+    """Read, check, deduplicate and split.
+
+    Args:
+        path: see ``sources.resolve``.
+        kind: "texts" -> Document, "examples" -> Example, "comparisons" -> Comparison, "prompts" -> Prompt.
+        format: a name of ``formats.FORMATS`` or the dotted path of a function; None chooses by each row's keys.
+        on_error: stop at the first bad row with one line, or skip it and count it by reason.
+        max_error_rate: share of bad rows above which skipping ends in an error all the same.
+        validation_fraction, test_fraction: held out by content hash where the files do not say; rows with the same
+            prompt stay together.
+
+    Raises:
+        UserError: a bad row (``on_error="stop"``), too many of them, or no usable row at all.
+    """
+    if on_error not in ("stop", "skip"):
+        raise UserError(f"data.on_error={on_error}: stop or skip")
+    if not (0 <= validation_fraction < 1 and 0 <= test_fraction < 1 and validation_fraction + test_fraction < 1):
+        raise UserError(
+            f"data.validation_fraction={validation_fraction}, data.test_fraction={test_fraction}: "
+            "each from 0 and together below 1"
+        )
+    files = resolve(path, cache_dir)
+    parse = find_format(format, kind)
+    counts = Counts()
+    splits: dict[str, list[Record]] = {}
+    examples: list[str] = []
+    for name, members in files.items():
+        seen: set[bytes] = set()
+        splits[name] = list(_kept(members, kind, parse, on_error, counts, seen, examples))
+    _check(counts, path, max_error_rate, examples)
+    return Records(_held_out(splits, kind, counts, validation_fraction, test_fraction), counts)
+
+
+def _kept(
+    files: Sequence[str],
+    kind: Kind,
+    parse: Parse | None,
+    on_error: str,
+    counts: Counts,
+    seen: set[bytes],
+    examples: list[str],
+) -> Iterator[Record]:
+    """The usable records of some files; everything else is counted."""
+    for row in read_rows(files):
+        counts.read += 1
+        try:
+            record = _record(row, kind, parse)
+            key = content_key(record)
+            if key in seen:
+                raise RowError("duplicate", f"{record.source}: says the same as an earlier row")
+        except RowError as error:
+            if on_error == "stop" and error.reason not in HARMLESS:
+                raise UserError(f"{error} (data.on_error=skip counts such rows and goes on)") from None
+            counts.skipped[error.reason] += 1
+            if error.reason not in HARMLESS and len(examples) < 3:
+                examples.append(str(error))
+            continue
+        seen.add(key)
+        counts.used += 1
+        yield record
+
+
+def _record(row: Row | RowError, kind: Kind, parse: Parse | None) -> Record:
+    if isinstance(row, RowError):
+        raise row
+    record = parse_row(row, kind, parse)
+    if record is None:
+        raise RowError("left_out", f"{row.where}: left out by the format's function")
+    if isinstance(record, Document) and not record.text.strip():
+        raise RowError("empty_text", f"{row.where}: no text")
+    if isinstance(record, Comparison) and len(set(record.ranks)) == 1:
+        raise RowError("all_tied", f"{row.where}: all ranks are equal, which says nothing about better and worse")
+    return record
+
+
+def _check(counts: Counts, path: Any, max_error_rate: float, examples: list[str]) -> None:
+    first = f"; the first: {examples[0]}" if examples else ""
+    if counts.used == 0:
+        raise UserError(f"data.path={path}: no usable row ({counts}){first}")
+    if counts.errors > max_error_rate * counts.read:
+        raise UserError(
+            f"data.path={path}: {counts.errors} of {counts.read} rows are bad, more than "
+            f"data.max_error_rate={max_error_rate:g} ({counts}){first}"
+        )
+
+
+def _held_out(
+    splits: dict[str, list[Record]], kind: Kind, counts: Counts, validation: float, test: float
+) -> dict[str, list[Record]]:
+    """Hold out what the files do not, and take out of training what a held-out part has too."""
+    named = {name: records for name, records in splits.items() if name != UNDIVIDED}
+    train = [*splits.get(UNDIVIDED, []), *named.pop("train", [])]
+    heldout = [record for records in named.values() for record in records]
+    if heldout:
+        train, dropped = without_overlap(train, heldout)
+        counts.used -= dropped
+        counts.skipped["in_heldout"] += dropped
+        counts.skipped += Counter()  # drops the zero
+    has_test = any(name.startswith("test") for name in named)
+    wanted = {} if "validation" in named else {"validation": validation}
+    wanted |= {} if has_test else {"test": test}
+    wanted = {name: fraction for name, fraction in wanted.items() if fraction > 0}
+    if kind == "texts" and wanted:
+        train = [*blocks(train)]
+    return {"train": train} | named if not wanted else _carve(train, wanted) | named
+
+
+def _carve(records: list[Record], wanted: Mapping[str, float]) -> dict[str, list[Record]]:
+    """Split by the hash of what belongs together; each part gets something as soon as there is enough for all."""
+    groups: dict[bytes, list[Record]] = {}
+    for record in records:
+        groups.setdefault(group_key(record), []).append(record)
+    homes: dict[bytes, str] = {}
+    for key in groups:
+        at, homes[key] = share(key), "train"
+        for name, fraction in wanted.items():
+            if 0 <= at < fraction:
+                homes[key] = name
+            at -= fraction
+    parts = ("train", *wanted)
+    if len(groups) >= len(parts):
+        for name in parts:  # a small corpus: the fullest part gives its first by hash
+            if name not in homes.values():
+                fullest = max(parts, key=lambda p: sum(h == p for h in homes.values()))
+                homes[min(k for k, h in homes.items() if h == fullest)] = name
+    else:
+        homes = dict.fromkeys(groups, "train")
+    split: dict[str, list[Record]] = {name: [] for name in parts}
+    for key, members in groups.items():
+        split[homes[key]] += members
+    return {name: members for name, members in split.items() if members}
+
+
+def blocks(records: Sequence[Record]) -> Iterator[Document]:
+    """A corpus of few long texts (one book, say) in blocks that end at blank lines, lines or blanks, where possible."""
+    documents = [r for r in records if isinstance(r, Document)]
+    if len(documents) >= BLOCKS:
+        yield from documents
+        return
+    total = sum(len(d.text) for d in documents)
+    size = min(max(total // BLOCKS, BLOCK_CHARACTERS[0]), BLOCK_CHARACTERS[1])
+    for document in documents:
+        begin = 0
+        while begin < len(document.text):
+            end = _block_end(document.text, begin, size)
+            part = document.text[begin:end]
+            if part.strip():
+                yield Document(part, document.source)
+            begin = end
+
+
+def _block_end(text: str, begin: int, size: int) -> int:
+    if len(text) - begin <= size + size // 2:
+        return len(text)
+    for ending in ("\n\n", "\n", " "):
+        found = text.rfind(ending, begin + size // 2, begin + size)
+        if found >= 0:
+            return found + len(ending)
+    return begin + size

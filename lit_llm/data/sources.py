@@ -1,0 +1,315 @@
+"""From what the user names (file, folder, glob, list, hub id, installed documentation) to rows, one at a time.
+
+Nothing is judged here but whether a row can be read at all; what cannot is yielded as a ``RowError``, so that the
+reader of rows decides: stop with one line, or count and go on.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from lit_llm.data.streams import COMPRESSED, RowError, open_lines, read_bytes, undecodable
+from lit_llm.data.suggestions import nearest
+from lit_llm.errors import UserError
+
+TEXTS = (".txt", ".text", ".md", ".markdown", ".rst")
+LINES = (".jsonl", ".ndjson")
+FORMATS = (*TEXTS, *LINES, ".json", ".parquet")
+UNDIVIDED = "all"
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+}
+_SPLITS |= {"dev": "validation", "eval": "validation", "test": "test"}
+_UNITS = {".json": "item", ".parquet": "row"}
+_LFS = "version https://git-lfs.github.com/spec/"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a file: a dict, or the text of a whole text file."""
+
+    value: dict[str, Any] | str
+    file: str
+    line: int  # from 1: the line of a .jsonl, the item of a .json, the row of a .parquet
+
+    @property
+    def where(self) -> str:
+        return place(self.file, self.line)
+
+
+def place(file: str, line: int) -> str:
+    """How messages name a row: ``data.jsonl:12``, ``data.json:item 12``."""
+    unit = _UNITS.get(extension(file), "")
+    return f"{file}:{unit} {line}" if unit else f"{file}:{line}"
+
+
+def extension(file: str) -> str:
+    """The file's format, a compression left out: ``a.jsonl.gz`` is ``.jsonl``."""
+    path = Path(file)
+    return Path(path.stem).suffix.lower() if path.suffix.lower() in COMPRESSED else path.suffix.lower()
+
+
+def resolve(
+    path: str | Sequence[str] | Mapping[str, Any], cache_dir: str | Path = "outputs/cache"
+) -> dict[str, list[str]]:
+    """The files of each split.
+
+    Args:
+        path: a file, a folder (read to its depths), a glob, ``installed/<part>`` for the documentation on this disk,
+            ``hub:<id>`` for a data set of the Hugging Face hub, a list of these, or {split: one of these}.
+        cache_dir: where the installed documentation is kept.
+
+    Returns:
+        {split: files}, with the names ``train``, ``validation``, ``test`` and ``test_<name>``; or {"all": files} where
+        the files do not say which split they are. Files are sorted, so that the order is the same everywhere.
+
+    Raises:
+        UserError: nothing is there, or no file has a known extension.
+    """
+    if isinstance(path, Mapping):
+        return {_split_name(k): _flat(resolve(v, cache_dir), f"data.path.{k}") for k, v in path.items()}
+    if not isinstance(path, str | Path):
+        parts = [resolve(p, cache_dir) for p in path]
+        if not parts:
+            raise UserError("data.path=[]: the list is empty; give a file, a folder or a glob")
+        names = list(dict.fromkeys(chain.from_iterable(parts)))
+        merged = {name: [f for part in parts for f in part.get(name, [])] for name in names}
+        if UNDIVIDED in merged and len(merged) > 1:  # what says nothing about its split is for training
+            merged["train"] = [*merged.get("train", []), *merged.pop(UNDIVIDED)]
+        return {name: list(dict.fromkeys(files)) for name, files in merged.items()}
+    text = str(path).strip()
+    if not text:
+        raise UserError("data.path is empty; give a file, a folder, a glob, hub:<id> or installed/raw_text")
+    if text.startswith("hub:"):
+        return {UNDIVIDED: [text]}
+    if text.split("/")[0] == "installed" and not Path(text).exists():
+        from lit_llm.data import corpus
+
+        return _divided(corpus.part_files(text.partition("/")[2], cache_dir))
+    return _local(text)
+
+
+def _flat(splits: dict[str, list[str]], key: str) -> list[str]:
+    if not (files := [f for files in splits.values() for f in files]):
+        raise UserError(f"{key}: no files")
+    return files
+
+
+def _split_name(name: str) -> str:
+    name = str(name).lower()
+    return _SPLITS.get(name, name)
+
+
+def _local(text: str) -> dict[str, list[str]]:
+    path = Path(text).expanduser()
+    if path.is_file():
+        known_extension(str(path))
+        return {UNDIVIDED: [str(path)]}
+    if path.is_dir():
+        files = sorted(str(p) for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
+        what = f"folder {text}"
+    else:
+        found = glob.glob(str(path), recursive=True)  # noqa: PTH207  (absolute patterns, which Path.glob refuses)
+        files = sorted(f for f in found if Path(f).is_file())
+        what = f"glob {text}"
+        if not files and not glob.has_magic(text):
+            raise UserError(f"{text}: no such file or folder{_near(path)}")
+    if not files:
+        raise UserError(f"{what}: no files in it; put {', '.join(FORMATS)} files there")
+    known = [f for f in files if extension(f) in FORMATS]
+    if not known:
+        suffixes = ", ".join(sorted({Path(f).suffix or Path(f).name for f in files})[:8])
+        raise UserError(
+            f"{what}: no file of a known format among {suffixes}; accepted: {', '.join(FORMATS)}, also compressed"
+        )
+    return _divided(known)
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith((".", "__")) for part in path.parts)
+
+
+def _near(path: Path) -> str:
+    names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    found = nearest(path.name, names)
+    return f"; did you mean {path.parent / found}?" if found else ""
+
+
+def _divided(files: Sequence[str]) -> dict[str, list[str]]:
+    """Splits by file name where at least a training file says what it is; other files are then left alone."""
+    splits: dict[str, list[str]] = {}
+    for file in files:
+        stem = Path(file).name.lower().split(".")[0]
+        found = re.match(r"(train|training|validation|valid|val|dev|eval|test)(?:_([a-z]+))?(?![a-z])", stem)
+        if found:
+            name = _SPLITS[found[1]]
+            name = f"{name}_{found[2]}" if name == "test" and found[2] else name
+            splits.setdefault(name, []).append(file)
+    return splits if "train" in splits else {UNDIVIDED: list(files)}
+
+
+def known_extension(file: str) -> str:
+    """The format of a file by its extension, or a UserError that lists what is accepted."""
+    found = extension(file)
+    if found not in FORMATS:
+        near = nearest(found, FORMATS)
+        hint = f"; did you mean {near}?" if near else ""
+        raise UserError(f"{file}: extension {found or '(none)'} is unknown; accepted: {', '.join(FORMATS)}{hint}")
+    return found
+
+
+def read_rows(files: Sequence[str]) -> Iterator[Row | RowError]:
+    """Every row of the files in order; what cannot be read comes as a ``RowError`` in its place."""
+    for file in files:
+        try:
+            if file.startswith("hub:"):
+                yield from _read_hub(file)
+            else:
+                yield from _READERS[known_extension(file)](file)
+        except RowError as bad:  # the file itself: damaged, a pointer, unreadable
+            yield bad
+
+
+def _read_text(file: str) -> Iterator[Row | RowError]:
+    data = read_bytes(file)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise RowError("invalid_utf8", f"{place(file, line)}: {undecodable(data, error)}") from None
+    if text.startswith(_LFS):
+        raise _pointer(file)
+    yield Row(text, file, 1)
+
+
+def _pointer(file: str) -> RowError:
+    return RowError("git_lfs_pointer", f"{file}:1: a Git-LFS pointer stands in place of the data; run `git lfs pull`")
+
+
+def _read_lines(file: str) -> Iterator[Row | RowError]:
+    for number, line in enumerate(open_lines(file), start=1):
+        if isinstance(line, RowError):
+            yield line
+            continue
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+            if line.startswith(_LFS.encode()):
+                raise _pointer(file)
+        if line.strip():
+            yield _parse_line(line, file, number)
+
+
+def _parse_line(line: bytes, file: str, number: int) -> Row | RowError:
+    where = place(file, number)
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return RowError("invalid_utf8", f"{where}: {undecodable(line, error)}")
+    except json.JSONDecodeError as error:
+        return RowError(
+            "malformed_json", f"{where}: column {error.colno}: not JSON ({error.msg}); one JSON object a line"
+        )
+    except RecursionError:
+        return RowError("too_deep", f"{where}: nested too deep; a flat object is needed")
+    except ValueError as error:
+        return RowError("malformed_json", f"{where}: not JSON ({str(error)[:80]}); one JSON object a line")
+    return _row(value, file, number)
+
+
+def _row(value: Any, file: str, number: int) -> Row | RowError:
+    if isinstance(value, dict):
+        return Row(value, file, number)
+    kind = type(value).__name__
+    return RowError(
+        "not_an_object", f"{place(file, number)}: a JSON {kind} ({str(value)[:40]!r}); an object {{...}} is needed"
+    )
+
+
+def _read_json(file: str) -> Iterator[Row | RowError]:
+    data = read_bytes(file)
+    whole = _parse_whole(data, file)
+    if isinstance(whole, dict):
+        lists = [v for v in whole.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
+        known = {"messages", "conversations", "completions", "chosen", "rejected", "prompt"}
+        whole = lists[0] if len(lists) == 1 and not known & whole.keys() else [whole]
+    if not isinstance(whole, list):
+        raise RowError("not_an_object", f"{file}: a JSON {type(whole).__name__}; a list of objects is needed")
+    for number, value in enumerate(whole, start=1):
+        yield _row(value, file, number)
+
+
+def _parse_whole(data: bytes, file: str) -> Any:
+    try:
+        text = data.decode("utf-8-sig")
+        if text.startswith(_LFS):
+            raise _pointer(file)
+        return json.loads(text)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise RowError("invalid_utf8", f"{file}:line {line}: {undecodable(data, error)}") from None
+    except json.JSONDecodeError as error:
+        hint = "; one object a line is a .jsonl" if error.msg == "Extra data" else ""
+        raise RowError(
+            "malformed_json", f"{file}:line {error.lineno}: column {error.colno}: {error.msg}{hint}"
+        ) from None
+    except RecursionError:
+        raise RowError("too_deep", f"{file}: nested too deep; a list of flat objects is needed") from None
+    except ValueError as error:
+        raise RowError("malformed_json", f"{file}: not JSON ({str(error)[:80]})") from None
+
+
+def _read_parquet(file: str) -> Iterator[Row | RowError]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError(f"{file}: parquet needs pyarrow; pip install 'lit-llm[parquet]'") from None
+    with open(file, "rb") as stream:  # noqa: PTH123
+        if stream.read(len(_LFS)).startswith(_LFS.encode()):
+            raise _pointer(file)
+    try:
+        number = 0
+        with pyarrow.parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=1024):
+                for value in batch.to_pylist():
+                    number += 1
+                    yield Row(value, file, number)
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        what = " ".join(str(error).split())[:120]
+        raise RowError("damaged_file", f"{file}: not a readable parquet file ({what})") from None
+
+
+def _read_hub(name: str) -> Iterator[Row | RowError]:
+    """``hub:owner/name`` with optional ``:configuration`` and ``#split`` (train by default), streamed."""
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(f"{name}: the hub needs the datasets package; pip install 'lit-llm[hub]'") from None
+    identifier, _, split = name.removeprefix("hub:").partition("#")
+    identifier, _, configuration = identifier.partition(":")
+    try:
+        stream = datasets.load_dataset(identifier, configuration or None, split=split or "train", streaming=True)
+        for number, value in enumerate(stream, start=1):
+            yield _row(dict(value), name, number)
+    except Exception as error:  # network, access rights, formats: the library raises many kinds
+        what = " ".join(str(error).split())[:160]
+        raise UserError(f"{name}: cannot be read from the hub ({type(error).__name__}: {what})") from None
+
+
+_READERS: dict[str, Callable[[str], Iterator[Row | RowError]]] = {
+    **dict.fromkeys(TEXTS, _read_text),
+    **dict.fromkeys(LINES, _read_lines),
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+}
