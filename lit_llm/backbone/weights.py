@@ -85,7 +85,7 @@ def _check(path: Path, key: str, tensor: Tensor, shape: torch.Size) -> None:
         hint = (
             "; vocab_size and the embedding differ" if key.endswith(("embed_tokens.weight", "lm_head.weight")) else ""
         )
-        raise UserError(f"{path}: {key} has shape {have}, config.json asks for {want}{hint}")
+        raise UserError(f"{path}: {key} has shape {have}, the configuration asks for {want}{hint}")
     if not tensor.is_floating_point():
         raise UserError(f"{path}: {key} is {tensor.dtype}, should be a floating-point weight (not quantised)")
     # The sum is finite if all are, and takes no memory; look closer only if it is not.
@@ -98,9 +98,9 @@ def _compare(where: Path, expected: set[str], found: set[str]) -> None:
     missing, unexpected = sorted(expected - found), sorted(found - expected)
     if missing:
         also = f"; unexpected: {_some(unexpected)}" if unexpected else ""
-        raise UserError(f"{where}: missing {_some(missing)}, which config.json asks for{also}")
+        raise UserError(f"{where}: missing {_some(missing)}, which the configuration asks for{also}")
     if unexpected:
-        raise UserError(f"{where}: unexpected {_some(unexpected)}, which config.json has no place for")
+        raise UserError(f"{where}: unexpected {_some(unexpected)}, which the configuration has no place for")
 
 
 def _some(keys: list[str]) -> str:

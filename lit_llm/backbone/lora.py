@@ -1,0 +1,201 @@
+"""Low-rank adapters (Hu et al. 2021): train W + (alpha / rank) B A with W frozen; saved in PEFT's layout, or merged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_llm.backbone.families import ConfigFile
+from lit_llm.backbone.heads import LanguageModel, ScoreModel
+from lit_llm.backbone.huggingface import their_name
+from lit_llm.backbone.weights import read_tensors, write_json, write_tensors
+from lit_llm.errors import UserError
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+PEFT_PREFIX = "base_model.model."  # PEFT wraps the model twice
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+class LoRALinear(nn.Linear):
+    """A linear layer W with an adapter beside it: x W' + (alpha / rank) dropout(x) A' B'. B begins at zero: no change.
+
+    ``lora_A``: (rank, in). ``lora_B``: (out, rank).
+    """
+
+    def __init__(self, base: nn.Linear, rank: int, alpha: float, dropout: float) -> None:
+        with torch.device("meta"):
+            super().__init__(base.in_features, base.out_features, bias=base.bias is not None)
+        self.weight, self.bias = base.weight, base.bias
+        like = {"device": base.weight.device, "dtype": base.weight.dtype}
+        self.rank, self.alpha, self.scale = rank, alpha, alpha / rank
+        self.lora_A = nn.Linear(base.in_features, rank, bias=False, **like)
+        self.lora_B = nn.Linear(rank, base.out_features, bias=False, **like)
+        self.lora_dropout = nn.Dropout(dropout)
+        self.enabled = True
+        nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_B.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.linear(x, self.weight, self.bias)
+        if not self.enabled:
+            return out
+        return out + self.scale * self.lora_B(self.lora_A(self.lora_dropout(x)))
+
+    def merged(self) -> nn.Linear:
+        """The plain layer with the adapter added into its weight, in float32, then its own dtype."""
+        with torch.device("meta"):
+            plain = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
+        change = self.scale * (self.lora_B.weight.float() @ self.lora_A.weight.float())
+        plain.weight = nn.Parameter((self.weight.float() + change).to(self.weight.dtype).detach())
+        plain.bias = self.bias
+        return plain
+
+
+def apply_lora(
+    model: LanguageModel | ScoreModel,
+    rank: int = 16,
+    alpha: float = 32,
+    dropout: float = 0.05,
+    targets: Sequence[str] = TARGETS,
+) -> LanguageModel | ScoreModel:
+    """Put adapters beside the layers named ``targets``, in place, and freeze everything else; returns the model.
+
+    A score model's head stays trainable: it is new. Raises UserError for a rank below 1, a dropout outside [0, 1), or a
+    target that the model has not.
+    """
+    if rank < 1:
+        raise UserError(f"lora.rank={rank} must be at least 1")
+    if not 0 <= dropout < 1:
+        raise UserError(f"lora.dropout={dropout} must be at least 0 and below 1")
+    if adapted(model):
+        raise ValueError("the model has adapters already: merge_lora first")
+    chosen = [name for name, module in model.named_modules() if _is_target(name, module, targets)]
+    found = {name.rpartition(".")[2] for name in chosen}
+    if not targets or found != set(targets):
+        raise UserError(f"lora.targets: {sorted(set(targets) - found)} not in the model; use {', '.join(TARGETS)}")
+    model.requires_grad_(False)
+    for name in chosen:
+        base = model.get_submodule(name)
+        assert isinstance(base, nn.Linear)
+        model.set_submodule(name, LoRALinear(base, rank, alpha, dropout).train(base.training))
+    if isinstance(model, ScoreModel):
+        model.score.requires_grad_(True)
+    return model
+
+
+def _is_target(name: str, module: nn.Module, targets: Sequence[str]) -> bool:
+    return isinstance(module, nn.Linear) and name.startswith("backbone.") and name.rpartition(".")[2] in targets
+
+
+def adapted(model: nn.Module) -> dict[str, LoRALinear]:
+    """The layers with an adapter, by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+
+
+@torch.no_grad()
+def merge_lora(model: LanguageModel | ScoreModel) -> LanguageModel | ScoreModel:
+    """Add the adapters into the weights, in place, and make everything trainable; returns the model, now a plain one.
+
+    To keep on training the adapters, merge a ``copy.deepcopy``.
+    """
+    for name, layer in adapted(model).items():
+        model.set_submodule(name, layer.merged().train(layer.training))
+    return model.requires_grad_(True)
+
+
+@contextmanager
+def lora_disabled(model: nn.Module) -> Iterator[None]:
+    """Within, the model is its base: the reference of DPO and PPO without a second copy."""
+    layers = adapted(model).values()
+    before = [layer.enabled for layer in layers]
+    try:
+        for layer in layers:
+            layer.enabled = False
+        yield
+    finally:
+        for layer, enabled in zip(layers, before, strict=True):
+            layer.enabled = enabled
+
+
+def lora_state_dict(model: LanguageModel | ScoreModel) -> dict[str, Tensor]:
+    """What training changes, named as PEFT names it: the adapters, and a score model's head."""
+    tensors = {name: tensor for name, tensor in model.named_parameters() if ".lora_" in name}
+    if isinstance(model, ScoreModel):
+        tensors["score.weight"] = model.score.weight
+    return {PEFT_PREFIX + their_name(name): tensor.detach() for name, tensor in tensors.items()}
+
+
+def save_adapter(folder: str | Path, model: LanguageModel | ScoreModel, base: str | Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors as PEFT does; ``base`` is the folder they belong to."""
+    layers = adapted(model)
+    if not layers:
+        raise ValueError("the model has no adapters to save")
+    any_layer = next(iter(layers.values()))
+    score = isinstance(model, ScoreModel)
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "SEQ_CLS" if score else "CAUSAL_LM",
+        "base_model_name_or_path": str(base),
+        "r": any_layer.rank,
+        "lora_alpha": any_layer.alpha,
+        "lora_dropout": any_layer.lora_dropout.p,
+        "target_modules": sorted({name.rpartition(".")[2] for name in layers}),
+        "modules_to_save": ["score"] if score else None,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "use_rslora": False,
+        "use_dora": False,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "inference_mode": True,
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / CONFIG, settings)
+    write_tensors(folder / WEIGHTS, lora_state_dict(model))
+
+
+@torch.no_grad()
+def load_adapter(folder: str | Path, model: LanguageModel | ScoreModel) -> LanguageModel | ScoreModel:
+    """Put the adapter of ``folder`` (written here or by PEFT) on its base ``model``, in place; returns the model.
+
+    Raises UserError for a missing or damaged file, an adapter of another kind or for another model.
+    """
+    file = ConfigFile(Path(folder) / CONFIG)
+    targets = _refuse_other_kinds(file, isinstance(model, ScoreModel))
+    rank, alpha = file.number("r"), file.number("lora_alpha", float)
+    apply_lora(model, rank, alpha, file.number("lora_dropout", float, 0.0), targets)
+    wanted = lora_state_dict(model)
+    path, weight = Path(folder) / WEIGHTS, model.backbone.embed_tokens.weight
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; an adapter folder has {CONFIG} and {WEIGHTS}")
+    shapes = {key: tensor.shape for key, tensor in wanted.items()}
+    for key, tensor in read_tensors([path], shapes, lambda _key: False, weight.dtype, weight.device).items():
+        wanted[key].copy_(tensor)
+    return model
+
+
+def _refuse_other_kinds(file: ConfigFile, score: bool) -> list[str]:
+    """Check that the adapter is plain LoRA on layers by name; returns their names."""
+    raw = file.raw
+    if raw.get("peft_type") != "LORA":
+        raise file.refuse("peft_type", raw.get("peft_type"), "use LORA")
+    for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias"):
+        if raw.get(key):
+            raise file.refuse(key, raw[key], "merge the adapter with PEFT and load the merged folder")
+    if raw.get("bias", "none") != "none":
+        raise file.refuse("bias", raw["bias"], "use none")
+    saved = raw.get("modules_to_save") or []
+    if ("score" in saved) != score or not set(saved) <= {"score", "classifier"}:  # PEFT names both for a reward model
+        raise file.refuse("modules_to_save", saved, '["score"] for a reward model, else null')
+    targets = raw.get("target_modules")
+    if not isinstance(targets, list) or not set(map(str, targets)) <= set(TARGETS):
+        raise file.refuse("target_modules", targets, f"a list of some of {', '.join(TARGETS)}")
+    return targets

@@ -1,0 +1,128 @@
+"""Invariant: every backend equals the boolean mask, whatever the documents, the window and the grouping."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lit_llm.backbone import attention
+from lit_llm.backbone.attention import Backend, allowed_pairs, attend, build_mask, choose_backend, document_bounds
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def oracle(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
+    """Softmax over what is allowed, written out; every key head is repeated for its query heads."""
+    copies = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(copies, dim=1), v.repeat_interleave(copies, dim=1)
+    scores = (q @ k.transpose(-1, -2)) / q.shape[-1] ** 0.5
+    return torch.softmax(scores.masked_fill(~allowed[:, None], -torch.inf), dim=-1) @ v
+
+
+def random_heads(seed: int, batch: int, length: int, groups: int, extent: int | None = None) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((batch, 2 * groups, length, 4), *((batch, 2, extent or length, 4),) * 2)
+    return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+
+
+@st.composite
+def packed_rows(draw: st.DrawFn) -> Tensor:
+    """(B, T) segments that ascend in every row, with documents of any length from 1 to T."""
+    batch, length = draw(st.integers(1, 3)), draw(st.integers(1, 24))
+    starts = draw(st.lists(st.lists(st.booleans(), min_size=length, max_size=length), min_size=batch, max_size=batch))
+    return torch.tensor(starts, dtype=torch.int64).cumsum(dim=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    segments=packed_rows(),
+    packed=st.booleans(),
+    window=st.one_of(st.none(), st.integers(1, 30)),
+    groups=st.sampled_from([1, 3]),
+    seed=st.integers(0, 9),
+)
+def test_backends_equal_the_boolean_mask(
+    segments: Tensor, packed: bool, window: int | None, groups: int, seed: int
+) -> None:
+    batch, length = segments.shape
+    q, k, v = random_heads(seed, batch, length, groups)
+    slots = torch.arange(length)[None]
+    documents = segments if packed else None
+    expected = oracle(q, k, v, allowed_pairs(slots, slots, documents, documents, window))
+    backends: list[Backend] = ["explicit", "sdpa", "documents"] if packed else ["explicit", "sdpa"]
+    for backend in backends:
+        mask = build_mask(length, CPU, q.dtype, documents, window, backend=backend)
+        assert mask.backend == backend
+        assert torch.allclose(attend(q, k, v, mask), expected, atol=1e-5), backend
+
+
+@pytest.mark.parametrize("backend", ["explicit", "sdpa"])
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("length", [1, 4])
+def test_cached_rows_of_unlike_lengths(backend: Backend, window: int | None, length: int) -> None:
+    q, k, v = random_heads(0, 3, length, 2, extent=10)
+    slots = torch.tensor([0, 5, 2])[:, None] + torch.arange(length)
+    expected = oracle(q, k, v, allowed_pairs(slots, torch.arange(10)[None], window=window))
+    mask = build_mask(length, CPU, q.dtype, None, window, slots, 10, backend)
+    assert torch.allclose(attend(q, k, v, mask), expected, atol=1e-5)
+
+
+def test_the_rule_by_hand() -> None:
+    slots, segments = torch.arange(4)[None], torch.tensor([[0, 0, 1, 1]])
+    seen = allowed_pairs(slots, slots, segments, segments)[0].int().tolist()
+    assert seen == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+    seen = allowed_pairs(slots, slots, window=2)[0].int().tolist()
+    assert seen == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+
+
+def test_bounds_of_documents() -> None:
+    segments = torch.tensor([[0, 0, 1, 2], [5, 5, 5, 5]])
+    assert document_bounds(segments, 4).tolist() == [[0, 0, 2], [0, 2, 3], [0, 3, 4], [1, 0, 4]]
+
+
+def test_gradients_agree() -> None:
+    segments = torch.tensor([[0] * 5 + [1] * 7, [0] * 9 + [1] * 3])
+    gradients = {}
+    for backend in ("explicit", "sdpa", "documents"):
+        tensors = [tensor.requires_grad_() for tensor in random_heads(1, 2, 12, 2)]
+        mask = build_mask(12, CPU, torch.float32, segments, backend=backend)
+        attend(*tensors, mask).square().sum().backward()
+        gradients[backend] = [tensor.grad for tensor in tensors]
+    for backend in ("sdpa", "documents"):
+        for mine, other in zip(gradients["explicit"], gradients[backend], strict=True):
+            assert torch.allclose(mine, other, atol=1e-5), backend
+
+
+def test_the_backend_follows_device_and_length() -> None:
+    short, long = attention.EXPLICIT_UP_TO, attention.EXPLICIT_UP_TO + 1
+    plain = {"packed": False, "windowed": False, "cached": False}
+    assert choose_backend(CPU, short, **plain) == "explicit"
+    assert choose_backend(CPU, long, **plain) == "sdpa"
+    assert choose_backend(CPU, long, **(plain | {"packed": True})) == "documents"
+    assert choose_backend(CPU, long, **(plain | {"windowed": True})) == "sdpa"
+    assert choose_backend(CUDA, short, **plain) == "sdpa"
+    assert choose_backend(CUDA, short, **(plain | {"packed": True})) == "flex"
+    assert choose_backend(CUDA, 1, **(plain | {"cached": True})) == "sdpa"
+
+
+def test_the_rule_of_flex_is_the_same_rule() -> None:
+    """Its kernel needs CUDA; the rule it is built from does not, and uncompiled it runs here."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    segments = torch.tensor([[0] * 5 + [1] * 7, [0] * 12])
+    q, k, v = random_heads(2, 2, 12, 2)
+    slots = torch.arange(12)[None]
+    for documents, window in ((segments, None), (segments, 4), (None, 4)):
+        mask = build_mask(12, CPU, q.dtype, documents, window, backend="flex")
+        expected = oracle(q, k, v, allowed_pairs(slots, slots, documents, documents, window))
+        out = flex_attention(q, k, v, block_mask=mask.blocks, enable_gqa=True)
+        assert torch.allclose(out, expected, atol=1e-5)
+
+
+def test_one_token_sees_itself_even_in_half_precision() -> None:
+    q, k, v = (tensor.to(torch.bfloat16) for tensor in random_heads(3, 1, 6, 1))
+    mask = build_mask(6, CPU, torch.bfloat16, torch.arange(6)[None])
+    assert torch.allclose(attend(q, k, v, mask).float(), v.float())

@@ -1,0 +1,175 @@
+"""Invariants: packed rows are their documents apart; cached decoding is the uncached forward; padding is harmless."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_llm.backbone import attention
+from lit_llm.backbone.cache import KVCache
+from lit_llm.backbone.config import BackboneConfig, from_depth
+from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.transformer import default_positions
+
+from .conftest import VOCAB, wide_weights
+
+
+def random_tokens(*shape: int) -> Tensor:
+    return torch.randint(0, VOCAB, shape, generator=torch.Generator().manual_seed(5))
+
+
+def windowed(model: LanguageModel, window: int | None) -> LanguageModel:
+    config = dataclasses.replace(model.config, sliding_window=window)
+    other = LanguageModel(config).eval()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("explicit_up_to", [512, 4])
+@torch.no_grad()
+def test_packed_rows_are_their_documents_apart(
+    model: LanguageModel, window: int | None, explicit_up_to: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "EXPLICIT_UP_TO", explicit_up_to)  # 4: the backends for long rows
+    model = windowed(model, window)
+    lengths = [[3, 9, 1, 7], [20]]
+    tokens = random_tokens(2, 20)
+    segments = torch.stack([torch.arange(len(row)).repeat_interleave(torch.tensor(row)) for row in lengths])
+    positions = torch.stack([torch.cat([torch.arange(n) for n in row]) for row in lengths])
+    packed = model(tokens, positions, segments)
+    apart = [
+        torch.cat([model(part[None])[0] for part in tokens[row].split(lengths[row])]) for row in range(len(lengths))
+    ]
+    assert torch.allclose(packed, torch.stack(apart), atol=1e-5)
+    assert torch.equal(default_positions(tokens, segments), positions)
+    assert torch.equal(model(tokens, None, segments), packed)
+
+
+@torch.no_grad()
+def test_padding_on_the_right_is_harmless(model: LanguageModel) -> None:
+    tokens = random_tokens(1, 9)
+    padded = torch.cat([tokens, torch.zeros(1, 6, dtype=torch.int64)], dim=1)
+    assert torch.allclose(model(padded)[:, :9], model(tokens), atol=1e-5)
+
+
+def decode(model: LanguageModel, cache: KVCache, rows: Tensor) -> Tensor:
+    """One token at a time: (B, T) -> hidden (B, T, D)."""
+    return torch.cat([model(rows[:, t : t + 1], cache=cache) for t in range(rows.shape[1])], dim=1)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+@torch.no_grad()
+def test_cached_decoding_is_the_uncached_forward(model: LanguageModel, window: int | None) -> None:
+    """Prompts of 3, 8 and 5 tokens in one right-padded prefill, then six tokens each."""
+    model = windowed(model, window)
+    lengths, tokens = torch.tensor([3, 8, 5]), random_tokens(3, 14)
+    prompts = tokens[:, :8].clone()
+    prompts[torch.arange(8) >= lengths[:, None]] = 0
+    cache = KVCache(model.config, 3, 16)
+    prefill = model(prompts, cache=cache, lengths=lengths)
+    assert cache.lengths.tolist() == [3, 8, 5]
+    follow = torch.stack([tokens[row, n : n + 6] for row, n in enumerate(lengths.tolist())])
+    hidden = decode(model, cache, follow)
+    for row, n in enumerate(lengths.tolist()):
+        expected = model(tokens[row : row + 1, : n + 6])[0]
+        assert torch.allclose(prefill[row, :n], expected[:n], atol=1e-5)
+        assert torch.allclose(hidden[row], expected[n:], atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_row_is_reset_or_refilled_while_the_others_go_on(model: LanguageModel) -> None:
+    tokens, fresh = random_tokens(3, 12), random_tokens(2, 9) + 0
+    cache = KVCache(model.config, 3, 70)
+    model(tokens[:, :7], cache=cache)
+    other = KVCache(model.config, 1, 4)
+    model(fresh[:1, :4], cache=other)
+    cache.refill(torch.tensor([1]), other)
+    cache.reset(torch.tensor([2]))
+    assert cache.lengths.tolist() == [7, 4, 0]
+    follow = torch.stack([tokens[0, 7:12], fresh[0, 4:9], fresh[1, :5]])
+    hidden = decode(model, cache, follow)
+    for row, (whole, first) in enumerate([(tokens[0], 7), (fresh[0], 4), (fresh[1, :5], 0)]):
+        assert torch.allclose(hidden[row], model(whole[None])[0, first:], atol=1e-5)
+
+
+@torch.no_grad()
+def test_one_prefill_serves_several_completions(model: LanguageModel) -> None:
+    prompts, follow = random_tokens(2, 6), random_tokens(6, 4)
+    cache = KVCache(model.config, 2, 12)
+    model(prompts, cache=cache)
+    hidden = decode(model, cache.expand(3), follow)
+    expected = model(torch.cat([prompts.repeat_interleave(3, dim=0), follow], dim=1))[:, 6:]
+    assert torch.allclose(hidden, expected, atol=1e-5)
+    reordered = cache.select(torch.tensor([1, 0, 1]))
+    expected = model(torch.cat([prompts[[1, 0, 1]], follow[:3]], dim=1))[:, 6:]
+    assert torch.allclose(decode(model, reordered, follow[:3]), expected, atol=1e-5)
+    assert cache.lengths.tolist() == [6, 6]  # the copies went on, not the original
+
+
+def test_a_full_cache_refuses_more_tokens(model: LanguageModel) -> None:
+    cache = KVCache(model.config, 2, 8)
+    with pytest.raises(ValueError, match="0 \\+ 9 tokens do not fit a cache of 8"):
+        model(random_tokens(2, 9), cache=cache)
+    with pytest.raises(ValueError, match="segments"):
+        model(random_tokens(2, 4), segments=torch.zeros(2, 4, dtype=torch.int64), cache=cache)
+
+
+@torch.no_grad()
+def test_a_row_that_is_done_may_run_on(model: LanguageModel) -> None:
+    """A full row writes over its last slot; its neighbours never notice."""
+    tokens = random_tokens(2, 12)
+    cache = KVCache(model.config, 2, 10)
+    model(tokens[:, :8], cache=cache, lengths=torch.tensor([8, 3]))
+    hidden = decode(model, cache, tokens[:, 3:8])
+    assert torch.allclose(hidden[1], model(tokens[1:, :8])[0, 3:], atol=1e-5)
+    assert cache.lengths.tolist() == [10, 8]
+
+
+def test_checkpointing_changes_no_gradient(model: LanguageModel) -> None:
+    tokens, twin = random_tokens(2, 10), copy.deepcopy(model)
+    twin.backbone.gradient_checkpointing = True
+    for each in (model, twin):
+        each(tokens).square().sum().backward()
+    for mine, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        assert mine.grad is None or torch.allclose(mine.grad, theirs.grad, atol=1e-6)
+
+
+def test_bfloat16_autocast_stays_close(model: LanguageModel) -> None:
+    tokens = random_tokens(2, 10)
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model(tokens)
+        assert hidden.dtype == torch.bfloat16
+    exact = model(tokens)
+    assert (hidden.float() - exact).norm() / exact.norm() < 0.03
+    half = copy.deepcopy(model).to(torch.bfloat16)(tokens)
+    assert (half.float() - exact).norm() / exact.norm() < 0.05
+
+
+def test_dropout_acts_in_training_only() -> None:
+    torch.manual_seed(0)
+    model = wide_weights(LanguageModel(from_depth(VOCAB, 1, hidden_size=32, dropout=0.3)))
+    tokens = random_tokens(1, 8)
+    assert torch.equal(model(tokens), model(tokens))
+    model.train()
+    assert not torch.equal(model(tokens), model(tokens))
+
+
+def test_keys_stay_clean_under_compile(tiny: BackboneConfig) -> None:
+    model = LanguageModel(tiny)
+    keys = list(model.state_dict())
+    model.compile()
+    assert list(model.state_dict()) == keys
+
+
+def test_initial_scale(tiny: BackboneConfig) -> None:
+    """What writes into the residual stream is smaller by the root of twice the layers."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(tiny, hidden_size=128, intermediate_size=256)
+    layer = LanguageModel(config).backbone.layers[0]
+    assert layer.mlp.up_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert layer.mlp.down_proj.weight.std().item() == pytest.approx(0.02 / 2, rel=0.05)
