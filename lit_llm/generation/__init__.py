@@ -1,0 +1,1 @@
+"""Text out of a language model: in batches, as a stream, or word by word with probabilities."""

@@ -1,0 +1,151 @@
+"""Batched sampling with a KV cache: many prompts in, completions with their log-probabilities out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lit_llm.backbone.heads import LanguageModel
+from lit_llm.errors import UserError
+from lit_llm.generation.choice import Choice
+from lit_llm.generation.slots import Slots
+from lit_llm.records import Message, Rollout
+from lit_llm.text.tokenizer import Tokenizer
+
+Prompts = Sequence[Sequence[int]] | tuple[Tensor, Tensor]
+
+
+@torch.no_grad()
+def generate(
+    model: LanguageModel,
+    prompts: Prompts,
+    *,
+    max_new_tokens: int,
+    end_ids: Sequence[int],
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    generator: torch.Generator | None = None,
+    batch_size: int = 64,
+    dtype: torch.dtype | None = None,
+    progress: str | None = None,
+) -> Rollout:
+    """Completes every prompt ``samples`` times (copies side by side, their prompt computed once).
+
+    Args:
+        prompts: lists of ids, or right-padded ``(input_ids (B, T), lengths (B,))``. They are worked on longest first
+            and come back in the order given.
+        max_new_tokens: at most so many a prompt, fewer where the model's context ends.
+        end_ids: any of these ends a completion and is its last token.
+        temperature, top_k, top_p: see ``Choice``. In RL leave top_k and top_p out: scoring would renormalise over
+            another set of tokens.
+        seed: of the sampling. A prompt's completion depends on the seed and its place in ``prompts``, not on
+            ``batch_size`` (up to rounding). ``generator`` (a CPU one), if given, is drawn from instead.
+        batch_size: how many prompts are worked on at once; a finished one makes room for the next.
+        dtype: computes in a copy of the model in this dtype (torch.bfloat16: faster where the machine is good at it).
+        progress: the name of a progress bar; None shows none.
+
+    Returns:
+        Rollout on the model's device; ``logps`` is float32 under the distribution that was sampled from.
+
+    Raises:
+        UserError: an empty prompt, one that fills the context, options out of range, logits that are no numbers.
+    """
+    choice = Choice(temperature, top_k, top_p)
+    device = model.output_weight.device
+    rows, lengths = _as_tensors(prompts, device)
+    limits = _limits(lengths, max_new_tokens, model.config.max_positions)
+    rows, lengths, limits = (x.repeat_interleave(samples, dim=0) for x in (rows, lengths, limits))
+    if generator is None:
+        generator = torch.Generator().manual_seed(seed)
+    uniforms = torch.rand(len(rows), max_new_tokens, generator=generator).to(device)
+    with _for_inference(model, dtype) as ready, tqdm(total=len(rows), desc=progress, disable=progress is None) as bar:
+        slots = Slots(ready, choice, rows, lengths, limits, uniforms, end_ids, batch_size)
+        while (done := slots.step()) is not None:
+            bar.update(done)
+    return slots.rollout()
+
+
+def respond(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    conversations: Sequence[Sequence[Message]],
+    *,
+    max_new_tokens: int = 128,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: str | None = None,
+) -> list[str]:
+    """The assistant's next turn for each conversation, ``samples`` of each side by side; ends with a user's turn."""
+    prompts = [tokenizer.chat.encode_prompt(tokenizer, messages) for messages in conversations]
+    rollout = generate(
+        model,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        end_ids=tokenizer.end_ids,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        samples=samples,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return [tokenizer.decode(ids) for ids in completions(rollout)]
+
+
+def completions(rollout: Rollout) -> list[list[int]]:
+    """The ids of each completion without the prompt and without the end token."""
+    ids, starts = rollout.input_ids.tolist(), rollout.prompt_lengths.tolist()
+    ends = (rollout.lengths - rollout.finished.long()).tolist()
+    return [row[start:end] for row, start, end in zip(ids, starts, ends, strict=True)]
+
+
+@contextmanager
+def _for_inference(model: LanguageModel, dtype: torch.dtype | None) -> Iterator[LanguageModel]:
+    """Dropout off while it lasts; a copy in ``dtype`` where that is another one."""
+    ready = model if dtype in (None, model.output_weight.dtype) else copy.deepcopy(model).to(dtype)
+    training = ready.training
+    ready.eval()
+    try:
+        yield ready
+    finally:
+        ready.train(training)
+
+
+def _as_tensors(prompts: Prompts, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Right-padded (B, T) ids and (B,) lengths."""
+    if isinstance(prompts, tuple) and isinstance(prompts[0], Tensor):
+        rows, lengths = prompts[0].to(device), prompts[1].to(device)
+    else:
+        counts = [len(p) for p in prompts]
+        rows = torch.zeros(len(counts), max(counts, default=0), dtype=torch.int64)
+        for number, prompt in enumerate(prompts):
+            rows[number, : len(prompt)] = torch.as_tensor(prompt, dtype=torch.int64)
+        rows, lengths = rows.to(device), torch.tensor(counts, dtype=torch.int64, device=device)
+    if len(lengths) and int(lengths.min()) < 1:
+        raise UserError(f"prompt {int(lengths.argmin())} is empty: give at least one token to go on from")
+    return rows, lengths
+
+
+def _limits(lengths: Tensor, max_new_tokens: int, context: int) -> Tensor:
+    """How many tokens each completion may have."""
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens={max_new_tokens}: must be at least 1")
+    if len(lengths) and int(lengths.max()) >= context:
+        raise UserError(
+            f"prompt {int(lengths.argmax())} has {int(lengths.max())} tokens: the model's context holds {context} and "
+            "at least one must be left for the answer; shorten the prompt"
+        )
+    return (context - lengths).clamp(max=max_new_tokens)

@@ -1,0 +1,153 @@
+"""The rows of a running batch: a finished completion gives its row, and its part of the cache, to the next prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lit_llm.backbone.blocks import compute_dtype
+from lit_llm.backbone.cache import KVCache
+from lit_llm.backbone.heads import LanguageModel
+from lit_llm.errors import UserError
+from lit_llm.generation.choice import Choice
+from lit_llm.records import Rollout
+
+PREFILL_TOKENS = 16_384  # at once: bounds the memory that reading long prompts takes
+
+
+class Slots:
+    """N prompts on at most ``batch_size`` rows.
+
+    A row decodes its prompt's last token first, so that prompts are read (all but that token) without their logits and
+    every token is chosen in one place. Nothing here loops over rows; each step waits for the device once.
+
+    Args:
+        rows, lengths: prompts (N, T) right-padded, (N,). Equal neighbours are read once.
+        limits: (N,) most new tokens of each.
+        uniforms: (N, M) numbers in [0, 1), one for each token that may be chosen.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        choice: Choice,
+        rows: Tensor,
+        lengths: Tensor,
+        limits: Tensor,
+        uniforms: Tensor,
+        end_ids: Sequence[int],
+        batch_size: int,
+    ) -> None:
+        self.model, self.choice = model, choice
+        self.rows, self.lengths = rows, lengths
+        count, most = uniforms.shape
+        device = rows.device
+        # Row N of each table takes what idle rows write.
+        self.limits = torch.cat([limits, limits.new_full((1,), most)])
+        self.uniforms = torch.cat([uniforms, uniforms.new_zeros(1, most)])
+        self.tokens = torch.zeros(count + 1, most, dtype=torch.int64, device=device)
+        self.logps = torch.zeros(count + 1, most, dtype=torch.float32, device=device)
+        self.counts = torch.zeros(count + 1, dtype=torch.int64, device=device)
+        self.finished = torch.zeros(count + 1, dtype=torch.bool, device=device)
+        self.is_end = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)
+        self.is_end[[i for i in end_ids if i < model.config.vocab_size]] = True
+        self.queue = lengths.argsort(descending=True, stable=True)  # longest first: rows of a batch are alike
+        self._open(min(batch_size, count))
+
+    def _open(self, size: int) -> None:
+        device, weight = self.rows.device, self.model.output_weight
+        capacity = int((self.lengths + self.limits[:-1]).max()) if size else 1
+        self.cache = KVCache(self.model.config, size, capacity, compute_dtype(weight), device)
+        self.owner = torch.full((size,), len(self.rows), device=device)  # which prompt a row works on; N: idle
+        self.place = torch.zeros(size, dtype=torch.int64, device=device)  # tokens chosen so far
+        self.current = torch.zeros(size, dtype=torch.int64, device=device)  # the token to read next
+        self.live = 0
+
+    def step(self) -> int | None:
+        """One more token for every live row. Returns how many completions ended with it; None when all are done."""
+        idle = len(self.owner) - self.live
+        if len(self.queue) and (self.live == 0 or idle >= max(1, len(self.owner) // 4)):
+            self._admit(idle)
+        elif self.live == 0:
+            return None
+        elif self.live <= len(self.owner) // 2:
+            self._shrink()
+        before, self.live = self.live, self._decode()
+        return before - self.live
+
+    def _decode(self) -> int:
+        logits = self.model.logits(self.model(self.current[:, None], cache=self.cache)[:, 0])
+        place = self.place.clamp(max=self.tokens.shape[1] - 1)  # idle rows count on
+        tokens, logps = self.choice.pick(logits, self.uniforms[self.owner, place])
+        self.tokens[self.owner, place] = tokens
+        self.logps[self.owner, place] = logps
+        self.place = place + 1
+        ended = self.is_end[tokens]
+        self.counts[self.owner] = self.place
+        self.finished[self.owner] = ended
+        idle = len(self.rows)
+        alive = ~ended & (self.place < self.limits[self.owner]) & (self.owner != idle)
+        self.owner = torch.where(alive, self.owner, idle)
+        self.current = tokens
+        return int(alive.sum())
+
+    def _admit(self, idle: int) -> None:
+        """The next prompts of the queue take idle rows."""
+        prompts, self.queue = self.queue[:idle], self.queue[idle:]
+        alive = self.owner != len(self.rows)
+        places = (~alive).nonzero().squeeze(-1)[: len(prompts)]
+        self.cache.lengths = self.cache.lengths * alive  # what idle rows held is forgotten
+        chunk = max(1, PREFILL_TOKENS // int(self.lengths[prompts].max()))
+        for some, into in zip(torch.split(prompts, chunk), torch.split(places, chunk), strict=True):
+            self._read(some, into)
+        self.owner[places] = prompts
+        self.place[places] = 0
+        self.current[places] = self.rows[prompts, self.lengths[prompts] - 1]
+        self.live += len(prompts)
+
+    def _read(self, prompts: Tensor, into: Tensor) -> None:
+        """Fills the cache rows ``into`` with all but the last token of these prompts."""
+        lengths = self.lengths[prompts] - 1
+        longest = int(lengths.max())
+        if longest == 0:
+            return  # their rows are empty already
+        unique, copies = _merge_neighbours(self.rows[prompts], lengths)
+        kept, held = self.rows[prompts][unique, :longest], lengths[unique]
+        cache = KVCache(self.model.config, len(unique), longest, self.cache.keys[0].dtype, kept.device)
+        self.model(kept, cache=cache, lengths=held)
+        self.cache.refill(into, cache if len(unique) == len(prompts) else cache.select(copies))
+
+    def _shrink(self) -> None:
+        """Idle rows are dropped once they are half: the rest runs in half the time."""
+        rows = (self.owner != len(self.rows)).nonzero().squeeze(-1)
+        self.cache = self.cache.select(rows)
+        self.owner, self.place, self.current = self.owner[rows], self.place[rows], self.current[rows]
+
+    def rollout(self) -> Rollout:
+        """What was chosen, put behind the prompts."""
+        if not bool(torch.isfinite(self.logps[:-1]).all()):
+            raise UserError("the model gives logits that are not finite: its weights are damaged or training diverged")
+        total = self.lengths + self.counts[:-1]
+        width = int(total.max()) if len(total) else 0
+        columns = torch.arange(width, device=self.rows.device)
+        prompt, answer = columns < self.lengths[:, None], columns < total[:, None]
+        answer = answer & ~prompt
+        written = torch.arange(self.tokens.shape[1], device=self.rows.device) < self.counts[:-1, None]
+        ids = torch.zeros(len(total), width, dtype=torch.int64, device=self.rows.device)
+        given = torch.arange(self.rows.shape[1], device=self.rows.device) < self.lengths[:, None]
+        ids[prompt] = self.rows[given]
+        ids[answer] = self.tokens[:-1][written]
+        logps = torch.zeros(ids.shape, dtype=torch.float32, device=ids.device)
+        logps[answer] = self.logps[:-1][written]
+        return Rollout(ids, self.lengths, total, self.finished[:-1], logps[:, 1:], answer[:, 1:])
+
+
+def _merge_neighbours(rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices (U,) of the first of each run of equal prompts, and for each prompt (N,) the number of its run."""
+    inside = torch.arange(rows.shape[1], device=rows.device) <= lengths[:, None]
+    masked = torch.where(inside, rows, -1)
+    new = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+    new[1:] = (masked[1:] != masked[:-1]).any(dim=1)
+    return new.nonzero().squeeze(-1), new.cumsum(0) - 1
