@@ -1,8 +1,8 @@
 """Losses of a reward model over ranked completions: rank 1 is best, equal ranks are ties.
 
 Every loss here takes ``scores`` (N,), ``groups`` (N,) the prompt of each completion, ``ranks`` (N,) and ``weights``
-(P,) of the prompts' annotators, and returns the loss summed over prompts with its count, both weighted. A tie says nothing
-about its two items; a prompt whose completions are all tied is not counted.
+(P,) of the prompts' annotators, and returns the loss summed over prompts with its count, both weighted. A tie says
+nothing about its two items; a prompt whose completions are all tied is not counted.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_llm.objectives.language import cross_entropy, token_entropy, token_logps
+from lit_llm.objectives.language import completion_labels, cross_entropy, token_entropy, token_logps
 from lit_llm.records import IGNORE
 
 
@@ -161,3 +161,11 @@ def test_a_large_vocabulary_never_holds_all_logits(monkeypatch):
     monkeypatch.setattr(torch, "log_softmax", watch)
     (cross_entropy(hidden, weight, labels).loss + token_logps(hidden, weight, labels).sum()).backward()
     assert largest == 64 * 500
+
+
+def test_completion_labels_include_the_end_token_and_nothing_else():
+    end = pad = 9  # padding that looks like the end token is told apart by the lengths
+    ids = torch.tensor([[1, 2, 3, 4, end, pad, pad], [1, 2, 3, 4, 5, 6, end]])
+    labels = completion_labels(ids, torch.tensor([3, 1]), torch.tensor([5, 7]))
+    _ = IGNORE
+    assert labels.tolist() == [[_, _, 4, end, _, _, _], [2, 3, 4, 5, 6, end, _]]

@@ -1,0 +1,67 @@
+"""Rewards for reinforcement learning: anything that scores completions of prompts.
+
+A reward is a callable ``reward(prompts, completions) -> scores``: ``prompts`` a sequence of conversations,
+``completions`` one text each, one finite number each. Where it also has ``score_tokens(input_ids, lengths) -> (B,)`` that
+is used, so that what was sampled is scored as sampled, without being decoded and tokenised again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from lit_llm.backbone import huggingface
+from lit_llm.backbone.heads import ScoreModel
+from lit_llm.errors import UserError
+from lit_llm.records import Message
+from lit_llm.text.tokenizer import load_tokenizer
+
+
+class LearnedReward(nn.Module):
+    """A reward model read from its folder, frozen. Its score is normalised as the folder says."""
+
+    def __init__(self, folder: str, batch_size: int = 64) -> None:
+        """``batch_size``: rows scored at once. Raises UserError when the folder holds no reward model."""
+        super().__init__()
+        model = huggingface.load_model(folder, head="score")
+        if not isinstance(model, ScoreModel):
+            raise UserError(f"reward.folder: {folder} holds no reward model; train one with stage=reward_modeling")
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = load_tokenizer(folder)
+        self.folder = folder
+        self.batch_size = batch_size
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """Raises UserError unless the policy's tokens mean the same to the reward model."""
+        if tokenizer is None or tokenizer.fingerprint() == self.tokenizer.fingerprint():
+            return
+        raise UserError(
+            f"reward.folder: {self.folder} has a tokenizer of {self.tokenizer.vocab_size} tokens or a chat template "
+            f"unlike the policy's of {tokenizer.vocab_size}; train the reward model from the same model"
+        )
+
+    @torch.no_grad()
+    def score_tokens(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Scores (B,) of right-padded rows (B, T): prompt and completion with its end token, ``lengths`` (B,)."""
+        scores = []
+        for ids, sizes in zip(input_ids.split(self.batch_size), lengths.split(self.batch_size), strict=True):
+            scores.append(self.model(ids[:, : int(sizes.max())], sizes).float())
+        return torch.cat(scores)
+
+    def forward(self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]) -> Tensor:
+        """Scores (B,) of texts."""
+        chat = self.tokenizer.chat
+        rows = [
+            torch.tensor(chat.encode_prompt(self.tokenizer, prompt) + chat.encode_completion(self.tokenizer, text))
+            for prompt, text in zip(prompts, completions, strict=True)
+        ]
+        device = self.model.reward_mean.device
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        longest = self.model.config.max_positions
+        if int(lengths.max()) > longest:
+            raise UserError(f"reward.folder: {self.folder} reads up to {longest} tokens; got {int(lengths.max())}")
+        return self.score_tokens(pad_sequence(rows, batch_first=True).to(device), lengths)

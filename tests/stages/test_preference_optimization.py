@@ -1,0 +1,131 @@
+"""DPO: the margin starts at 0 and grows on held-out pairs; the reference stays, and stays out of checkpoints."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from lit_llm.errors import UserError
+from lit_llm.objectives.language import completion_labels, token_logps
+from lit_llm.objectives.preference import dpo, hinge, ipo, orpo, robust_dpo, simpo
+from lit_llm.objectives.ranking import strict_pairs
+from lit_llm.stages.preference_optimization import PreferenceOptimization
+
+from .toy import LIKED, loader, parts, rankings, tiny_model, trainer
+
+
+def held_out_accuracy(stage: PreferenceOptimization, seed: int = 99) -> float:
+    """Share of pairs whose implicit reward orders them as the ranking does."""
+    batch = rankings(80, seed=seed)
+    labels = completion_labels(batch.input_ids, batch.prompt_lengths, batch.lengths)
+    policy, reference = (
+        token_logps(net(batch.input_ids), net.output_weight, labels).sum(1).detach()
+        for net in (stage.model, tiny_model())
+    )
+    rewards = policy - reference
+    winners, losers = strict_pairs(batch.groups, batch.ranks)
+    return (rewards[winners] > rewards[losers]).float().mean().item()
+
+
+@pytest.mark.parametrize("loss", [dpo, robust_dpo, hinge, partial(ipo, beta=1.0), partial(orpo, beta=1.0), simpo])
+def test_every_loss_learns_a_rule_on_held_out_prompts(loss):
+    stage = PreferenceOptimization(model=tiny_model(), loss=loss, **parts(lr=2e-3))
+    trainer(max_epochs=1).fit(stage, loader([rankings(12, seed=i) for i in range(25)]))
+    assert held_out_accuracy(stage) > 0.85
+
+
+def test_it_starts_at_margin_zero_and_a_loss_of_ln_2():
+    stage = PreferenceOptimization(model=tiny_model(dropout=0.3), **parts())
+    run = trainer(max_steps=1, max_epochs=1)
+    run.fit(stage, loader([rankings(8)]))
+    logged = run.logged_metrics
+    assert logged["train/loss"].item() == pytest.approx(math.log(2), abs=1e-6)
+    assert logged["rewards/margins"].item() == pytest.approx(0, abs=1e-6)
+    assert logged["rewards/chosen"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_logged_names():
+    stage = PreferenceOptimization(model=tiny_model(), **parts())
+    run = trainer(max_epochs=1)
+    run.fit(stage, loader([rankings(8), rankings(8, seed=1)]), loader([rankings(8, seed=2)]))
+    names = {f"rewards/{x}" for x in ("chosen", "rejected", "accuracies", "margins")} | {
+        "logps/chosen",
+        "logps/rejected",
+    }
+    assert names | {"train/nll"} <= set(run.logged_metrics)
+    assert {f"val/set0/{name}" for name in names | {"nll", "loss"}} <= set(run.logged_metrics)
+
+
+def test_logged_values_are_those_of_a_loop():
+    stage, batch = PreferenceOptimization(model=tiny_model(), loss=partial(dpo, beta=0.5), **parts()), rankings(4)
+    with torch.no_grad():
+        for parameter in stage.model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    stage._checked = True
+    total, count, sums = stage.loss(batch)
+
+    def logp(net, row):
+        logits = net.logits(net(batch.input_ids[row : row + 1, : batch.lengths[row]]))[0].double().log_softmax(-1)
+        places = range(int(batch.prompt_lengths[row]) - 1, int(batch.lengths[row]) - 1)
+        return sum(logits[t, batch.input_ids[row, t + 1]].item() for t in places)
+
+    rewards = [0.5 * (logp(stage.model, i) - logp(tiny_model(), i)) for i in range(12)]
+    expected = prompts = pairs = margins = 0.0
+    for prompt in range(4):
+        losses = []
+        for i in range(3 * prompt, 3 * prompt + 3):
+            for j in range(3 * prompt, 3 * prompt + 3):
+                if batch.ranks[i] < batch.ranks[j]:
+                    losses.append(math.log1p(math.exp(rewards[j] - rewards[i])))
+                    pairs, margins = pairs + 1, margins + rewards[i] - rewards[j]
+        if losses:
+            expected, prompts = expected + sum(losses) / len(losses), prompts + 1
+    assert (total.item(), count.item()) == pytest.approx((expected, prompts), rel=1e-4)
+    assert (sums["pairs"].item(), sums["rewards/margins"].item()) == pytest.approx((pairs, margins), rel=1e-3)
+
+
+def test_the_reference_is_run_once_a_completion_and_never_trained_or_saved():
+    stage, runs = PreferenceOptimization(model=tiny_model(), **parts()), []
+    stage.reference.backbone.register_forward_pre_hook(lambda _, args: runs.append(args[0].shape[0]))
+    before = {name: value.clone() for name, value in stage.reference.state_dict().items()}
+    trainer(max_epochs=3).fit(stage, loader([rankings(6), rankings(6, seed=1)]))
+    assert runs == [18, 18]
+    assert all(torch.equal(value, before[name]) for name, value in stage.reference.state_dict().items())
+    assert not any(key.startswith("reference") for key in stage.state_dict())
+    assert any(not torch.equal(v, before[k]) for k, v in stage.model.state_dict().items())
+
+
+@pytest.mark.parametrize("loss", [orpo, simpo])
+def test_losses_without_reference_keep_none(loss):
+    assert PreferenceOptimization(model=tiny_model(), loss=loss, **parts()).reference is None
+
+
+def test_tokens_outside_the_completion_and_its_prompt_change_nothing():
+    stage, batch = PreferenceOptimization(model=tiny_model(), **parts()), rankings(6)
+    other = batch.input_ids.clone()
+    other[torch.arange(other.shape[1]) >= batch.lengths[:, None]] = LIKED
+    stage._checked = True
+    for a, b in zip(stage.loss(batch)[:2], stage.loss(batch._replace(input_ids=other))[:2], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_reference_log_probabilities_of_another_model_are_refused():
+    stage = PreferenceOptimization(model=tiny_model(), **parts())
+    batch = rankings(4)
+    stale = batch._replace(reference_logps=torch.full((12,), -40.0))
+    with pytest.raises(UserError, match="before the first update"):
+        trainer(max_epochs=1).fit(stage, loader([stale]))
+
+
+@pytest.mark.parametrize("loss", [partial(dpo, beta=0), partial(robust_dpo, label_smoothing=0.5)])
+def test_impossible_options_are_refused_when_the_stage_is_made(loss):
+    with pytest.raises(UserError, match=r"loss\."):
+        PreferenceOptimization(model=tiny_model(), loss=loss, **parts())
+
+
+def test_an_empty_completion_is_refused():
+    batch = rankings(2)
+    stage = PreferenceOptimization(model=tiny_model(), **parts())
+    with pytest.raises(UserError, match="has no token"):
+        trainer(max_epochs=1).fit(stage, loader([batch._replace(lengths=batch.prompt_lengths)]))

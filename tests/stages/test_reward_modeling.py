@@ -1,0 +1,133 @@
+"""The reward model: what it learns, what it logs, what it refuses."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from lit_llm.backbone.heads import ScoreModel
+from lit_llm.errors import UserError
+from lit_llm.objectives.ranking import bradley_terry, plackett_luce, strict_pairs
+from lit_llm.stages.reward_modeling import RewardModeling, ranking_summary
+
+from .toy import LIKED, VOCABULARY, loader, parts, rankings, tiny_model, trainer
+
+
+def held_out_accuracy(model: ScoreModel, seed: int = 99) -> float:
+    batch = rankings(80, seed=seed)
+    with torch.no_grad():
+        scores = model(batch.input_ids, batch.lengths)
+    winners, losers = strict_pairs(batch.groups, batch.ranks)
+    return (scores[winners] > scores[losers]).float().mean().item()
+
+
+@pytest.mark.parametrize("loss", [bradley_terry, plackett_luce, partial(bradley_terry, centering=0.01)])
+def test_it_learns_a_rule_on_held_out_prompts(loss):
+    stage = RewardModeling(model=tiny_model(), loss=loss, **parts())
+    before = held_out_accuracy(stage.model)
+    batches = [rankings(16, seed=i) for i in range(40)]
+    trainer(max_epochs=1).fit(stage, loader(batches), loader([rankings(30, seed=77)]))
+    after = held_out_accuracy(stage.model)
+    assert before < 0.7 and after > 0.9
+
+
+def test_scores_are_normalised_once_on_the_training_completions():
+    stage = RewardModeling(model=tiny_model(), normalize_batches=3, **parts())
+    batches = [rankings(8, seed=i) for i in range(3)]
+    trainer(max_epochs=1).fit(stage, loader(batches))
+    with torch.no_grad():
+        scores = torch.cat([stage.model.eval()(b.input_ids, b.lengths) for b in batches])
+    assert scores.mean().item() == pytest.approx(0, abs=1e-5) and scores.std().item() == pytest.approx(1, rel=1e-4)
+    again = RewardModeling(model=stage.model, **parts())
+    assert again.model.reward_mean.item() == 0 and again.model.reward_std.item() == 1
+
+
+def test_each_completion_is_run_once_not_once_a_pair():
+    stage, rows = RewardModeling(model=tiny_model(), **parts()), []
+    stage.model.backbone.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[0]))
+    stage.loss(rankings(5, k=4))
+    assert rows == [20]
+
+
+def test_padding_never_changes_the_loss():
+    stage, batch = RewardModeling(model=tiny_model(), **parts()), rankings(6)
+    other = batch.input_ids.clone()
+    other[torch.arange(other.shape[1]) >= batch.lengths[:, None]] = LIKED
+    for a, b in zip(stage.loss(batch)[:2], stage.loss(batch._replace(input_ids=other))[:2], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_accumulation_gives_the_gradient_of_one_large_batch():
+    def trained(batches, accumulate):
+        stage = RewardModeling(model=tiny_model(), normalize_batches=0, **parts())
+        torch.manual_seed(5)
+        torch.nn.init.normal_(stage.model.score.weight)
+        trainer(max_epochs=1, accumulate_grad_batches=accumulate).fit(stage, loader(batches))
+        return stage.model.state_dict()
+
+    a, b = rankings(5, seed=1, tokens=6), rankings(2, seed=2, tokens=6)
+    width = max(a.input_ids.shape[1], b.input_ids.shape[1])
+    a, b = (
+        x._replace(input_ids=torch.nn.functional.pad(x.input_ids, (0, width - x.input_ids.shape[1]))) for x in (a, b)
+    )
+    whole = a._replace(
+        **{name: torch.cat([getattr(a, name), getattr(b, name)]) for name in (*a._fields[:3], "ranks", "weights")},
+        groups=torch.cat([a.groups, b.groups + 5]),
+    )
+    for one, two in zip(trained([a, b], 2).values(), trained([whole], 1).values(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=2e-5)
+
+
+def test_logged_names_and_the_floor():
+    stage = RewardModeling(model=tiny_model(), **parts())
+    run = trainer(max_epochs=1)
+    run.fit(stage, loader([rankings(8)]), loader([rankings(20, seed=7)]))
+    training = {"loss", "accuracy", "margin", "nll", "brier", "reward", "reward_std", "grad_norm", "lr"}
+    assert training <= {name.removeprefix("train/") for name in run.logged_metrics if name.startswith("train/")}
+    extra = {"ece", "length_correlation", "shorter_wins", "reward_min", "reward_max"}
+    found = {name.split("/", 2)[2] for name in run.logged_metrics if name.startswith("val/set0/")}
+    assert training - {"grad_norm", "lr"} | extra <= found
+
+
+def test_the_summary_by_hand():
+    scores, sizes = np.array([2.0, 1.0, -1.0]), np.array([3.0, 2.0, 1.0])
+    values = ranking_summary(scores, sizes, np.array([1.0, 3.0, -2.0]), np.array([-1.0, 0.0, 4.0]))
+    assert values["shorter_wins"] == pytest.approx(1.5 / 3)
+    assert values["length_correlation"] == pytest.approx(np.corrcoef(scores, sizes)[0, 1])
+    assert (values["reward_min"], values["reward_max"]) == (-1.0, 2.0)
+    sure_and_right = ranking_summary(scores, sizes, np.full(5, 40.0), np.ones(5))
+    assert sure_and_right["ece"] == pytest.approx(0, abs=1e-9)
+
+
+def broken(**changes):
+    return rankings(2, k=2)._replace(**changes)
+
+
+GOOD = rankings(2, k=2)
+TWICE = GOOD.input_ids.clone()
+TWICE[1] = TWICE[0]
+OTHER_PROMPT = GOOD.input_ids.clone()
+OTHER_PROMPT[1, 0] = 6 + (OTHER_PROMPT[0, 0] - 5) % (VOCABULARY - 6)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (broken(lengths=GOOD.prompt_lengths), "has no token"),
+        (broken(ranks=torch.tensor([1, 3, 1, 2])), "rank 3; must be 1 to 2"),
+        (broken(ranks=torch.tensor([0, 1, 1, 2])), "rank 0"),
+        (broken(groups=torch.tensor([0, 0, 0, 1])), "1 completion; give 2 or more"),
+        (broken(input_ids=TWICE, lengths=GOOD.lengths[[0, 0, 2, 3]]), "given twice"),
+        (broken(input_ids=OTHER_PROMPT), "two prompts"),
+        (broken(input_ids=GOOD.input_ids + VOCABULARY), f"vocabulary has {VOCABULARY}"),
+        (broken(weights=torch.tensor([1.0, float("nan")])), "weight nan"),
+        (broken(lengths=GOOD.lengths + 60), "reads up to 64"),
+    ],
+)
+def test_what_is_no_ranking_is_refused_before_the_first_step(batch, message):
+    stage = RewardModeling(model=tiny_model(), **parts())
+    weights = {name: value.clone() for name, value in stage.state_dict().items()}
+    with pytest.raises(UserError, match=message):
+        trainer(max_epochs=1).fit(stage, loader([batch]))
+    assert all(torch.equal(value, weights[name]) for name, value in stage.state_dict().items())

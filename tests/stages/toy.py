@@ -1,0 +1,80 @@
+"""A tiny vocabulary with a learnable preference, for the tests of the stages that learn from rankings and rewards."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from lit_llm.backbone.config import from_depth
+from lit_llm.backbone.heads import LanguageModel
+from lit_llm.optim.adamw import adamw
+from lit_llm.optim.schedules import constant
+from lit_llm.records import PromptBatch, RankingBatch
+
+VOCABULARY, END, LIKED = 24, 1, 5  # the rule: the more tokens LIKED, the better
+
+
+def tiny_model(seed: int = 0, **overrides) -> LanguageModel:
+    torch.manual_seed(seed)
+    shape = {"hidden_size": 32, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16, "intermediate_size": 64}
+    return LanguageModel(from_depth(VOCABULARY, depth=2, max_positions=64, **{**shape, **overrides}))
+
+
+def rankings(prompts: int, k: int = 3, seed: int = 0, tokens: int = 6) -> RankingBatch:
+    """Random prompts with ``k`` random answers each, ranked by the number of tokens LIKED (ties kept)."""
+    g = torch.Generator().manual_seed(seed)
+    rows, lengths, prompt_lengths, groups, ranks = [], [], [], [], []
+    for group in range(prompts):
+        prompt = torch.randint(6, VOCABULARY, (int(torch.randint(2, 6, (), generator=g)),), generator=g)
+        likes: list[int] = []
+        while len(likes) < k:
+            size = int(torch.randint(2, tokens + 1, (), generator=g))
+            answer = torch.randint(6, VOCABULARY, (size,), generator=g)
+            answer[torch.rand(size, generator=g) < 0.4] = LIKED
+            row = torch.cat([prompt, answer, torch.tensor([END])])
+            if any(len(row) == len(other) and torch.equal(row, other) for other in rows[len(rows) - len(likes) :]):
+                continue  # no answer twice
+            likes.append(int((answer == LIKED).sum()))
+            rows.append(row)
+            lengths.append(len(row))
+            prompt_lengths.append(len(prompt))
+            groups.append(group)
+        ranks += [1 + sum(other > mine for other in likes) for mine in likes]
+    return RankingBatch(
+        input_ids=torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=END),
+        lengths=torch.tensor(lengths),
+        prompt_lengths=torch.tensor(prompt_lengths),
+        groups=torch.tensor(groups),
+        ranks=torch.tensor(ranks),
+        weights=torch.ones(prompts),
+    )
+
+
+def prompt_batch(prompts: int, seed: int = 0) -> PromptBatch:
+    g = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(2, 6, (prompts,), generator=g)
+    ids = torch.randint(6, VOCABULARY, (prompts, 5), generator=g)
+    ids[torch.arange(5) >= lengths[:, None]] = END
+    return PromptBatch(ids, lengths, torch.arange(prompts))
+
+
+def loader(batches: list) -> DataLoader:
+    return DataLoader(batches, batch_size=None, shuffle=False)
+
+
+def parts(lr: float = 3e-3) -> dict:
+    """The optimizer and schedule of a stage."""
+    return {"optimizer": partial(adamw, lr=lr, weight_decay=0.0), "schedule": constant}
+
+
+def trainer(**overrides) -> L.Trainer:
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return L.Trainer(**{"accelerator": "cpu", "log_every_n_steps": 1, **quiet, **overrides})
