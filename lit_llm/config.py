@@ -1,0 +1,192 @@
+"""The structured root of a run's and a pipeline's configuration, and the one way they are written out.
+
+No heavy import here: a mistake in a configuration is answered in a second or two, before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+
+
+@dataclass
+class TrainerConfig:
+    """What ``lit_llm.run`` builds its Lightning Trainer from. Steps are optimizer steps (rollouts for PPO)."""
+
+    accelerator: str = "auto"  # a GPU is used where there is one
+    devices: int = 1  # processes on this machine
+    num_nodes: int = 1
+    strategy: str = "auto"  # Lightning's names: ddp, fsdp, ...
+    precision: str = "auto"  # bf16-mixed where the machine is good at it, else 32-true
+    max_steps: int | None = None
+    max_epochs: int | None = None
+    max_tokens: int | None = None  # positions seen, padding included: turned into steps
+    max_time: str | None = None  # DD:HH:MM:SS
+    global_batch_size: int | None = None  # rows a step over all devices; null: micro_batch_size on every device
+    gradient_clip_val: float | None = 1.0  # global norm
+    val_check_interval: float | None = None  # above 1: steps; up to 1: share of an epoch; null: once an epoch
+    limit_train_batches: float | None = None  # above 1: batches; up to 1: share
+    limit_val_batches: float | None = None
+    log_every_n_steps: int = 10
+    checkpoint_every_n_steps: int | None = None  # null: only at the end
+    compile: bool = False  # net.compile() in place: worth its minutes for long runs only
+    num_threads: int | None = None  # torch's threads; null: torch's own choice
+    detect_anomaly: bool = False
+    deterministic: bool = False
+    overfit_batches: float = 0.0
+    fast_dev_run: int = 0  # batches; no checkpoints, no model folder
+    profiler: str | None = None  # simple, advanced, pytorch
+    gradient_checkpointing: bool = False  # recompute activations: less memory, a third more compute
+    progress: bool = True
+    sanity_steps: int = 0  # validation batches before the first step
+
+
+@dataclass
+class EvaluationConfig:
+    """The examination on held-out data that ends a run, and that its parent takes before it."""
+
+    enabled: bool = True
+    before: bool = True  # the model that the run starts from takes it too
+    generate: bool = True  # task metrics of generated answers, not of likelihoods alone
+    max_items: int | None = 200  # of every held-out set; null: all
+    batch_size: int = 16
+    max_new_tokens: int = 64
+    seed: int = 0
+
+
+@dataclass
+class TrainConfig:
+    """One run. The contents of ``stage`` ... ``logger`` are plain YAML with ``_target_`` (checked by validation.py)."""
+
+    stage: Any = MISSING
+    backbone: Any = MISSING
+    tokenizer: Any = MISSING
+    data: Any = MISSING
+    optimizer: Any = MISSING
+    schedule: Any = MISSING
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    logger: Any = None
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    init_from: str | None = None  # a model folder: start a new run from its weights and tokenizer
+    resume: str | None = None  # auto, or a run folder: go on with an unfinished run
+    seed: int = 0
+    allowed_targets: list[str] = field(default_factory=list)  # prefixes that _target_ may name besides lit_llm.
+
+
+@dataclass
+class PipelineConfig:
+    """A chain of runs. In a stage's values the text ``@name`` stands for what the step of that name made."""
+
+    stages: dict[str, TrainConfig] = field(default_factory=dict)
+    rankings: Any = None  # the step that collects rankings between instruction tuning and the reward model
+    skip: list[str] = field(default_factory=list)  # steps to leave out, with what needs them
+    start_from: str | None = None  # on the command line: from=NAME. Recompute from there on
+    init_from: str | None = None  # with start_from: a model folder in place of the step before
+    ledger: Any = None
+    report: Any = None
+    cache_dir: str = "outputs/cache/stages"
+    allowed_targets: list[str] = field(default_factory=list)
+
+
+def register() -> None:
+    """Make the schemas known to Hydra under the names that conf/run.yaml and conf/pipeline.yaml use."""
+    store = ConfigStore.instance()
+    store.store("train_schema", TrainConfig)
+    store.store("pipeline_schema", PipelineConfig)
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """``config`` resolved into plain containers, in which a value from the environment stays ``${oc.env:NAME}``.
+
+    This is the only form that is ever written, logged or printed, so that no secret reaches a file.
+    """
+    if OmegaConf.is_config(config):
+        config = OmegaConf.to_container(config, resolve=False)
+    original = dict(_resolvers())
+    try:
+        OmegaConf.register_new_resolver("oc.env", _keep_env, replace=True)
+        OmegaConf.register_new_resolver("oc.decode", lambda text: text, replace=True)
+        return _to_plain(OmegaConf.create(config))
+    finally:
+        for name in ("oc.env", "oc.decode"):
+            _resolvers()[name] = original[name]
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of nested mappings as ("optimizer.lr", 3e-4); lists are leaves."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a plain value, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def identity(config: Any) -> str:
+    """What makes two runs the same run: every value but ``resume``."""
+    return digest({key: value for key, value in plain(config).items() if key != "resume"})
+
+
+def save(config: Any, path: Path) -> None:
+    """Write the resolved configuration, without secrets, as YAML that can be loaded and run again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(_escaped(plain(config)))), encoding="utf-8")
+
+
+def load(path: Path) -> DictConfig:
+    """A configuration written by :func:`save`, against the schema again."""
+    loaded = OmegaConf.load(path)
+    assert isinstance(loaded, DictConfig)
+    schema = PipelineConfig if "stages" in loaded else TrainConfig
+    merged = OmegaConf.merge(OmegaConf.structured(schema), loaded)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _keep_env(name: str, *default: Any) -> str:
+    if not default:
+        return "${oc.env:" + name + "}"
+    return "${oc.env:" + name + "," + json.dumps(default[0]) + "}"
+
+
+def _resolvers() -> dict[str, Any]:
+    from omegaconf.basecontainer import BaseContainer
+
+    return BaseContainer._resolvers  # type: ignore[attr-defined]
+
+
+def _to_plain(config: Any) -> Any:
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+
+
+def restored(values: Mapping[str, Any]) -> DictConfig:
+    """A run's configuration from its plain form, against the schema: environment marks are read again on access."""
+    merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.create(_escaped(dict(values))))
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _escaped(value: Any) -> Any:
+    """Environment marks stay interpolations in the file; any other ``${`` in a value is text and is escaped."""
+    if isinstance(value, dict):
+        return {key: _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    if isinstance(value, str) and "${" in value and "${oc.env:" not in value:
+        return value.replace("${", "\\${")
+    return value

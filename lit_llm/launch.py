@@ -1,0 +1,130 @@
+"""Several devices: one process each, started by torchrun around the configuration that this process has resolved.
+
+Lightning's own launcher would start the Hydra command again in every process, with run folders, sweeps and optimizing
+samplers of their own. Here the processes read one configuration file and share one run folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from lit_llm import config as schema
+from lit_llm.errors import UserError
+
+log = logging.getLogger("lit_llm")
+
+FOLDER = ".launch"
+
+
+def inside_worker() -> bool:
+    """Whether this process is one of several that torchrun started."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the files of the run."""
+    return int(os.environ.get("RANK", "0")) == 0 or not inside_worker()
+
+
+@contextmanager
+def one_process_at(folder: Path) -> Iterator[None]:
+    """Holds the run folder in the first process; the others of the same run are its guests."""
+    from lit_llm.checkpointing.resume import RunLock
+
+    if not is_first_process():
+        yield
+        return
+    with RunLock(folder):
+        yield
+
+
+def launch(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Run ``cfg`` on all its devices and return the metrics. A rank that dies is an error here, not a hang.
+
+    Raises UserError with the run's own message, SystemExit(143) when it was stopped by SIGTERM.
+    """
+    place = folder / FOLDER
+    shutil.rmtree(place, ignore_errors=True)
+    schema.save(cfg, place / "config.yaml")
+    code = _wait(subprocess.Popen(_torchrun(cfg, folder), env=_environment()))
+    result = json.loads((place / "result.json").read_text()) if (place / "result.json").is_file() else {}
+    if "metrics" in result:
+        return result["metrics"]
+    if "user_error" in result:
+        raise UserError(result["user_error"])
+    if "exit" in result:
+        raise SystemExit(result["exit"])
+    raise RuntimeError(f"{folder}: its processes ended with status {code}; the reason is printed above")
+
+
+def _torchrun(cfg: DictConfig, folder: Path) -> list[str]:
+    """The command of this node; several nodes each run the same command with NODE_RANK, MASTER_ADDR, MASTER_PORT set."""
+    words = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={cfg.trainer.devices}"]
+    if cfg.trainer.num_nodes == 1:
+        words += ["--standalone", "--local-addr=127.0.0.1"]
+    else:
+        names = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+        missing = [name for name in names if name not in os.environ]
+        if missing:
+            raise UserError(f"trainer.num_nodes={cfg.trainer.num_nodes}: every node needs {', '.join(missing)} to be set")
+        rank, address, port = (os.environ[name] for name in names)
+        words += [f"--nnodes={cfg.trainer.num_nodes}", f"--node-rank={rank}"]
+        words += [f"--master-addr={address}", f"--master-port={port}"]
+    return [*words, "-m", "lit_llm.launch", str(folder)]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Wait, passing SIGTERM and SIGINT on: the processes save and leave by themselves."""
+
+    def forward(signum: int, frame: Any) -> None:  # noqa: ARG001
+        process.send_signal(signal.SIGTERM)
+
+    before = {signum: signal.signal(signum, forward) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        return process.wait()
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        if process.poll() is None:
+            process.kill()
+
+
+def worker(folder: Path) -> None:
+    """What every process of the run does: read the configuration, run, and the first one writes the result."""
+    from lit_llm.run import run
+    from lit_llm.run_folder import write_json
+
+    level = logging.INFO if is_first_process() else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
+    result: dict[str, Any] = {}
+    try:
+        result = {"metrics": run(schema.load(folder / FOLDER / "config.yaml"), folder)}
+    except UserError as error:
+        result = {"user_error": str(error)}
+        raise SystemExit(2) from None
+    except SystemExit as stop:
+        result = {"exit": stop.code}
+        raise
+    finally:
+        if result and (is_first_process() or "user_error" in result):
+            write_json(folder / FOLDER / "result.json", result)
+
+
+if __name__ == "__main__":
+    worker(Path(sys.argv[1]))

@@ -1,0 +1,103 @@
+"""The README.md of a model folder, written from its lineage alone, so that it says nothing that cannot be verified."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+SIMULATED = (
+    "> **Simulated preferences.** The rankings behind this model were made by simulated annotators (a visible rule plus "
+    "noise), not by people. It shows that the method works; it says nothing about what people prefer."
+)
+
+
+def render(lineage: Mapping[str, Any]) -> str:
+    """The card as Markdown, with the front matter that model hubs read."""
+    parts = [*_front(lineage), "", f"# {_title(lineage['stage'])}", "", *_made(lineage)]
+    if lineage["simulated_preferences"]:
+        parts += ["", SIMULATED]
+    parts += ["", "## Data", "", *_data(lineage["data"])]
+    parts += ["", "## Held-out results", "", *_results(lineage["metrics"])]
+    parts += ["", "## Made from", "", *_parents(lineage)]
+    parts += ["", "## Made with", "", *_code(lineage)]
+    return "\n".join(parts) + "\n"
+
+
+def _title(stage: str) -> str:
+    return stage.replace("_", " ").capitalize()
+
+
+def _front(lineage: Mapping[str, Any]) -> list[str]:
+    tags = ["lit-llm", lineage["stage"].replace("_", "-")]
+    tags += ["simulated-preferences"] if lineage["simulated_preferences"] else []
+    return ["---", "library_name: transformers", "tags:", *(f"- {tag}" for tag in tags), "---"]
+
+
+def _made(lineage: Mapping[str, Any]) -> list[str]:
+    metrics = lineage["metrics"]
+    size = metrics.get("parameters")
+    lines = [f"Made by the stage `{lineage['stage']}` on {lineage['created']}."]
+    if size:
+        lines.append(f"{size:,} parameters; {metrics.get('steps', 0):,} steps, {metrics.get('tokens', 0):,} tokens, "
+                     f"{metrics.get('seconds', 0):.0f} seconds.")  # fmt: skip
+    return lines
+
+
+def _data(data: Mapping[str, Any]) -> Iterator[str]:
+    if data.get("fingerprint"):
+        yield f"Fingerprint `{data['fingerprint'][:16]}`."
+    counts = data.get("counts") or {}
+    if counts:
+        yield ""
+        yield from (f"- {key}: {_shown(value)}" for key, value in counts.items())
+    if data.get("files"):
+        yield ""
+        yield "| file | bytes | sha256 |"
+        yield "|---|---|---|"
+        yield from (f"| {item['path']} | {item['bytes']:,} | `{item['sha256'][:12]}` |" for item in data["files"][:50])
+        if len(data["files"]) > 50:
+            yield f"| and {len(data['files']) - 50} more in lineage.json | | |"
+
+
+def _results(metrics: Mapping[str, Any]) -> Iterator[str]:
+    after, before = metrics.get("heldout") or {}, metrics.get("before") or {}
+    if not after:
+        yield "None were measured."
+        return
+    yield "Mean ± standard error; before is the model it was made from."
+    yield ""
+    yield "| held-out set | measure | before | after | items |"
+    yield "|---|---|---|---|---|"
+    for name, scores in after.items():
+        for measure, value in scores.items():
+            old = (before.get(name) or {}).get(measure)
+            yield f"| {name} | {measure} | {_score(old)} | {_score(value)} | {value.get('n', '')} |"
+
+
+def _parents(lineage: Mapping[str, Any]) -> Iterator[str]:
+    if not lineage["parents"]:
+        yield "Nothing: trained from scratch."
+    for parent in lineage["parents"]:
+        digest = f", lineage `{parent['digest'][:12]}`" if parent["digest"] else ", from elsewhere"
+        yield f"- {parent['role']}: {parent['stage'] or 'model'} at `{parent['path']}`{digest}"
+
+
+def _code(lineage: Mapping[str, Any]) -> Iterator[str]:
+    code = lineage["code"]
+    if code:
+        yield f"- commit `{code['commit']}`{' with local changes' if code['changed'] else ''}"
+    yield f"- {', '.join(f'{name} {version}' for name, version in lineage['packages'].items())}"
+    yield f"- seed {lineage['config'].get('seed')}; the whole configuration is in lineage.json"
+
+
+def _score(value: Mapping[str, Any] | None) -> str:
+    if not value or value.get("mean") is None:
+        return ""
+    error = value.get("se")
+    return f"{value['mean']:.4g}" + (f" ± {error:.2g}" if error is not None else "")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_shown(item)}" for key, item in value.items()) or "none"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,130 @@
+"""Load: tokenizer, model, data and stage of a run, and the checks between them that cost nothing before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig
+from torch import nn
+
+from lit_llm.backbone import huggingface
+from lit_llm.backbone.heads import LanguageModel
+from lit_llm.errors import UserError
+from lit_llm.stages.base import Stage
+from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass
+class Parts:
+    """What a run is made of, ready to fit."""
+
+    cfg: DictConfig
+    tokenizer: Tokenizer
+    model: nn.Module  # as loaded: what the stage starts from
+    data: L.LightningDataModule
+    stage: Stage
+    callbacks: list[L.Callback]
+
+
+def load(cfg: DictConfig, folder: Path) -> Parts:
+    """Everything but the Trainer. Raises UserError where the parts do not fit each other.
+
+    ``folder`` keeps a tokenizer trained here, so that a resumed run need not train it again.
+    """
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    check_batches(cfg)
+    tokenizer = load_run_tokenizer(cfg, folder / "tokenizer")
+    L.seed_everything(cfg.seed, workers=True, verbose=False)  # the same weights whether the tokenizer was trained or read
+    model = load_run_model(cfg, tokenizer)
+    stage = instantiate(cfg.stage, _convert_="all")(
+        model=model,
+        tokenizer=tokenizer,
+        optimizer=instantiate(cfg.optimizer, _convert_="all"),
+        schedule=instantiate(cfg.schedule, _convert_="all"),
+    )
+    _settle_network(cfg, stage)
+    # After the stage: new tokens are in the tokenizer before any data is tokenized.
+    data = instantiate(cfg.data, _convert_="all")(tokenizer=tokenizer)
+    callbacks = [instantiate(item, _convert_="all") for item in cfg.callbacks.values() if item is not None]
+    return Parts(cfg, tokenizer, model, data, stage, callbacks)
+
+
+def check_batches(cfg: DictConfig) -> None:
+    """Refuses data that gives other batches than the stage takes."""
+    stage, data = get_class(cfg.stage._target_), get_class(cfg.data._target_)
+    wanted, given = getattr(stage, "batch_type", None), getattr(data, "batch_type", None)
+    if wanted is not None and given is not None and wanted is not given:
+        raise UserError(
+            f"data={cfg.data._target_.rsplit('.', 1)[-1]} gives {given.__name__}, stage={stage.__name__} takes "
+            f"{wanted.__name__}: choose data that fits the stage (stage=NAME alone chooses it)"
+        )
+
+
+def load_run_tokenizer(cfg: DictConfig, folder: Path) -> Tokenizer:
+    """The model's own with init_from; else the one configured, trained on the run's own text where it is to be."""
+    if cfg.init_from is not None:
+        return load_tokenizer(cfg.init_from)
+    if (folder / "tokenizer.json").is_file():
+        return load_tokenizer(folder)
+    made = instantiate(cfg.tokenizer, _convert_="all")
+    if not isinstance(made, Tokenizer):
+        made = made(texts=_training_texts(cfg))
+        made.save(folder)
+    return made
+
+
+def _training_texts(cfg: DictConfig) -> Any:
+    """The data's own training texts; data without any raw text cannot train a tokenizer."""
+    data = get_class(cfg.data._target_)
+    if not hasattr(data, "tokenizer_texts"):
+        raise UserError(
+            f"tokenizer: {data.__name__} has no raw text to train one on; give init_from=FOLDER, or "
+            "tokenizer=folder tokenizer.folder=FOLDER"
+        )
+    given = instantiate({key: value for key, value in cfg.data.items() if not key.startswith("_")}, _convert_="all")
+    return data.tokenizer_texts(**_accepted(data.tokenizer_texts, given))
+
+
+def _accepted(function: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    import inspect
+
+    return {key: value for key, value in given.items() if key in inspect.signature(function).parameters}
+
+
+def load_run_model(cfg: DictConfig, tokenizer: Tokenizer) -> nn.Module:
+    """The folder's model, or a fresh one; a vocabulary unlike the embedding's rows is refused here."""
+    if cfg.init_from is not None:
+        head = get_class(cfg.stage._target_).head
+        model: nn.Module = huggingface.load_model(cfg.init_from, head=head, dropout=cfg.backbone.get("dropout") or 0.0)
+    else:
+        own = {} if cfg.backbone.get("vocab_size") else {"vocab_size": tokenizer.vocab_size}
+        model = LanguageModel(instantiate(cfg.backbone, _convert_="all")(**own))
+    _check_fit(cfg, model, tokenizer)
+    return model
+
+
+def _check_fit(cfg: DictConfig, model: Any, tokenizer: Tokenizer) -> None:
+    rows = model.config.vocab_size
+    if tokenizer.vocab_size > rows:
+        where = f"init_from={cfg.init_from}" if cfg.init_from else f"backbone.vocab_size={rows}"
+        raise UserError(
+            f"{where}: the embedding has {rows} rows, the tokenizer {tokenizer.vocab_size} tokens; a model needs a row for "
+            "each token: take the tokenizer of the model, or backbone.vocab_size=null"
+        )
+    longest, context = cfg.data.get("max_length"), model.config.max_positions
+    if longest is not None and longest > context:
+        raise UserError(f"data.max_length={longest}: the model's context is {context} (backbone.max_positions)")
+
+
+def _settle_network(cfg: DictConfig, stage: Stage) -> None:
+    """Options of the network that are the run's, not the model's."""
+    network = getattr(stage.model, "backbone", None)
+    if network is not None and cfg.trainer.gradient_checkpointing:
+        network.gradient_checkpointing = True
+    if cfg.trainer.compile:
+        (network if network is not None else stage.model).compile()

@@ -1,0 +1,310 @@
+"""The chain of stages: each runs when what goes into it is new, and is taken from the cache when it is not.
+
+``@name`` in a stage's configuration stands for what the step of that name made, and so gives the order of the chain.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lit_llm import config as schema
+from lit_llm.code_closure import code_hash
+from lit_llm.command_line import command
+from lit_llm.errors import UserError
+from lit_llm.lineage import versions
+from lit_llm.run_folder import write_json
+from lit_llm.stage_cache import StageCache
+
+log = logging.getLogger("lit_llm")
+
+RANKINGS = "rankings"
+COLLECTED = "collected"  # the folder, in the rankings step's, that @rankings stands for
+
+
+@dataclass
+class Step:
+    """One step of a chain: its plain configuration, in which ``@name`` is still to be replaced."""
+
+    name: str
+    config: dict[str, Any]
+    parents: tuple[str, ...] = ()
+
+
+@dataclass
+class Chain:
+    """A pipeline while it runs."""
+
+    cfg: DictConfig
+    folder: Path
+    cache: StageCache
+    steps: dict[str, Step]
+    folders: dict[str, Path] = field(default_factory=dict)  # of the steps that are done
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
+
+
+def main() -> None:
+    """The command line (lit-llm-pipeline)."""
+    command("pipeline", job)
+
+
+def job(cfg: DictConfig) -> float | None:
+    """What Hydra calls: the pipeline in Hydra's folder. Returns what a sweep compares: the last stage's objective."""
+    from lit_llm.sweep import survive
+
+    return survive(run_pipeline, cfg)
+
+
+def run_pipeline(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Run or reuse every step, then write ledger and report. Returns the last stage's metrics."""
+    chain = plan(cfg, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    schema.save(cfg, folder / "config.yaml")
+    started = time.monotonic()
+    for number, name in enumerate(chain.steps, 1):
+        take(chain, name, number)
+        gc.collect()
+    finish(chain, time.monotonic() - started)
+    return chain.metrics[list(chain.metrics)[-1]]
+
+
+# The plan
+
+
+def plan(cfg: DictConfig, folder: Path) -> Chain:
+    """The steps in an order in which every one comes after what it needs. Raises UserError when there is none."""
+    values = schema.plain(cfg)
+    steps = {name: Step(name, config) for name, config in values["stages"].items()}
+    if values["rankings"] is not None:
+        steps[RANKINGS] = Step(RANKINGS, values["rankings"])
+    for step in steps.values():
+        step.parents = tuple(dict.fromkeys(references(step.config)))
+    steps = _without(steps, values["skip"])
+    return Chain(cfg, folder, StageCache(values["cache_dir"]), _ordered(steps))
+
+
+def references(config: Any) -> list[str]:
+    """The names after ``@`` in a configuration, in their order."""
+    if isinstance(config, Mapping):
+        return [name for value in config.values() for name in references(value)]
+    if isinstance(config, list):
+        return [name for value in config for name in references(value)]
+    return [config[1:].split("/")[0]] if isinstance(config, str) and config.startswith("@") else []
+
+
+def _without(steps: dict[str, Step], skip: list[str]) -> dict[str, Step]:
+    """The steps less those to skip and those that need them."""
+    gone = set(skip)
+    while True:
+        more = {name for name, step in steps.items() if name not in gone and gone & set(step.parents)}
+        if not more:
+            return {name: step for name, step in steps.items() if name not in gone}
+        gone |= more
+
+
+def _ordered(steps: dict[str, Step]) -> dict[str, Step]:
+    ordered: dict[str, Step] = {}
+    while len(ordered) < len(steps):
+        ready = [name for name, step in steps.items() if name not in ordered and set(step.parents) <= set(ordered)]
+        if not ready:
+            rest = ", ".join(name for name in steps if name not in ordered)
+            raise UserError(f"stages: {rest} wait for each other, or for a step that is not there (@name)")
+        ordered[ready[0]] = steps[ready[0]]
+    return ordered
+
+
+# One step
+
+
+def take(chain: Chain, name: str, number: int) -> None:
+    """Reuse the step from the cache, or run it; then show it in the pipeline's folder."""
+    if _replaced(chain, name):
+        return
+    config = _filled(chain, chain.steps[name])
+    ingredients = ingredients_of(chain, chain.steps[name], config)
+    place = chain.cache.folder(name, schema.digest(ingredients))
+    heading = f"[{number}/{len(chain.steps)}] {name}"
+    started = time.monotonic()
+    if chain.cache.finished(place) and not _recompute(chain, name):
+        chain.cache.check(place)
+        log.info("%s: unchanged, reused from %s", heading, place)
+        chain.reused.append(name)
+    elif not _recompute(chain, name) and _before_start(chain, name):
+        raise UserError(
+            f"from={chain.cfg.start_from}: {name} comes before it and is not in the cache as configured; run the "
+            "pipeline without from= first, or give init_from=FOLDER"
+        )
+    else:
+        _compute(chain, name, config, ingredients, place, heading)
+    chain.folders[name] = place
+    chain.seconds[name] = time.monotonic() - started
+    metrics = read_metrics(place)
+    if metrics:
+        chain.metrics[name] = metrics
+    _show(chain.folder / name, place)
+
+
+def _compute(
+    chain: Chain, name: str, config: dict[str, Any], ingredients: dict[str, Any], place: Path, heading: str
+) -> None:
+    from lit_llm.run import execute
+
+    if chain.cache.finished(place):
+        chain.cache.remove(place)
+    going_on = (place / "run.json").is_file()
+    log.info("\n%s%s", heading, f": goes on in {place}" if going_on else "")
+    started = time.monotonic()
+    try:
+        if name == RANKINGS:
+            _collect(config, place)
+        else:
+            execute(schema.restored({**config, "resume": "auto"}), place)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+    except Exception:
+        log.error("%s: failed, the chain stops here (its folder: %s)", heading, place)
+        raise
+    chain.cache.finish(place, ingredients)
+    log.info("%s: done in %s", heading, duration(time.monotonic() - started))
+
+
+def _collect(config: dict[str, Any], place: Path) -> None:
+    """The rankings step: asks (simulated) annotators about answers of the model, and writes what they said."""
+    from lit_llm.collection import collect
+
+    collect(config, place / COLLECTED, place)
+
+
+def ingredients_of(chain: Chain, step: Step, config: dict[str, Any]) -> dict[str, Any]:
+    """All that a step's result depends on. Its hash is the step's key in the cache."""
+    from lit_llm.ingredients import data_hashes, without_names
+
+    parents = {name: chain.cache.output_hash(chain.folders[name]) for name in step.parents if name in chain.folders}
+    outside = {path: digest for path, digest in data_hashes(config).items()}
+    return {
+        "config": without_names(step.config),
+        "parents": parents,
+        "files": outside,
+        "code": code_hash(step.config),
+        "packages": versions(),
+    }
+
+
+def _filled(chain: Chain, step: Step) -> dict[str, Any]:
+    """The configuration with ``@name`` replaced by the folder that the step of that name made."""
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: fill(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [fill(item) for item in value]
+        if isinstance(value, str) and value.startswith("@"):
+            name, _, rest = value[1:].partition("/")
+            return str(output(chain, name) / rest) if rest else str(output(chain, name))
+        return value
+
+    return fill(step.config)
+
+
+def output(chain: Chain, name: str) -> Path:
+    """What ``@name`` stands for: a stage's model folder, or the folder of collected rankings."""
+    if name == "init_from":
+        return Path(chain.cfg.init_from)
+    folder = chain.folders[name]
+    if (folder / "config.json").is_file():  # a model of the user's own in place of the step
+        return folder
+    return folder / (COLLECTED if name == RANKINGS else "model")
+
+
+# from=NAME
+
+
+def _before_start(chain: Chain, name: str) -> bool:
+    start = chain.cfg.start_from
+    return start is not None and name != start and name not in _descendants(chain, start)
+
+
+def _recompute(chain: Chain, name: str) -> bool:
+    start = chain.cfg.start_from
+    return start is not None and (name == start or name in _descendants(chain, start))
+
+
+def _descendants(chain: Chain, start: str) -> set[str]:
+    found: set[str] = set()
+    for name, step in chain.steps.items():
+        if {start, *found} & set(step.parents):
+            found.add(name)
+    return found
+
+
+def _replaced(chain: Chain, name: str) -> bool:
+    """With init_from=FOLDER and from=NAME, FOLDER stands in for the step that NAME starts from."""
+    if chain.cfg.init_from is None or not _before_start(chain, name):
+        return False
+    chosen = chain.steps[chain.cfg.start_from].config.get("init_from")
+    if chosen == f"@{name}":
+        folder = Path(chain.cfg.init_from)
+        if not (folder / "config.json").is_file():
+            raise UserError(f"init_from={folder}: no model folder (it has no config.json)")
+        chain.folders[name] = folder
+        log.info("%s: replaced by %s", name, folder)
+        return True
+    needed = {parent for step in chain.steps.values() if _recompute(chain, step.name) for parent in step.parents}
+    if name not in needed:
+        return True  # nothing that runs asks for it
+    return False
+
+
+# The end
+
+
+def finish(chain: Chain, seconds: float) -> None:
+    """Ledger, answers, report, and what to do next."""
+    from lit_llm.closing import close
+
+    summary = {
+        "seconds": seconds,
+        "stages": {name: {"seconds": chain.seconds.get(name), "reused": name in chain.reused} for name in chain.folders},
+    }
+    write_json(chain.folder / "pipeline.json", summary)
+    final = [name for name in chain.steps if name in chain.metrics]
+    close(schema.plain(chain.cfg), chain.folder, {name: chain.folders[name] for name in final})
+    log.info("\nThe pipeline took %s", duration(seconds))
+
+
+def read_metrics(place: Path) -> dict[str, Any]:
+    import json
+
+    path = place / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _show(link: Path, place: Path) -> None:
+    """A link from the pipeline's folder to the step's, relative so that outputs/ can be moved."""
+    import os
+
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.relpath(place.resolve(), link.parent.resolve()), target_is_directory=True)
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def stage_config(cfg: DictConfig, name: str) -> DictConfig:
+    """The run configuration of one stage of a pipeline, ``@`` names left in it."""
+    stage = OmegaConf.select(cfg, f"stages.{name}")
+    if stage is None:
+        raise UserError(f"stages.{name}: no such stage")
+    return schema.restored(schema.plain(cfg)["stages"][name])

@@ -1,0 +1,105 @@
+"""One run of one stage: load, build, fit, report. ``scripts/train.py`` and every stage of a pipeline come through here."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from lit_llm import config as schema
+from lit_llm.command_line import command
+from lit_llm.errors import UserError
+from lit_llm.run_folder import RunFolder
+
+if TYPE_CHECKING:  # torch and Lightning are imported only when the configuration has been found good
+    import lightning as L
+
+    from lit_llm.parts import Parts
+
+log = logging.getLogger("lit_llm")
+
+
+def main() -> None:
+    """The command line (lit-llm-train)."""
+    command("train", job)
+
+
+def job(cfg: DictConfig) -> float | None:
+    """What Hydra calls: the run in Hydra's folder. Returns what a sweep compares."""
+    from lit_llm.sweep import survive
+
+    return survive(execute, cfg)
+
+
+def execute(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Run ``cfg`` in ``folder``, in this process or, for several devices, in processes of its own. Returns the metrics."""
+    from lit_llm.launch import inside_worker, launch
+
+    if cfg.trainer.devices * cfg.trainer.num_nodes > 1 and not inside_worker():
+        return launch(cfg, folder)
+    return run(cfg, folder)
+
+
+def run(cfg: DictConfig, path: Path) -> dict[str, Any]:
+    """The story of a run. Raises UserError for what the user can mend, SystemExit(143) when stopped by SIGTERM."""
+    from lit_llm.launch import one_process_at
+    from lit_llm.parts import load
+    from lit_llm.reporting import report
+    from lit_llm.trainer import build
+
+    folder, started = RunFolder(path), time.monotonic()
+    with one_process_at(folder.path):
+        prepare(cfg, folder)
+        parts = load(cfg, folder.path)
+        trainer = build(parts, folder.path)
+        before = fit(parts, trainer, folder)
+        return report(parts, trainer, folder, before, time.monotonic() - started)
+
+
+def prepare(cfg: DictConfig, folder: RunFolder) -> None:
+    """Write down what is about to run. A folder that holds another run is not written over."""
+    from lit_llm.allocator import keep_freed_memory
+    from lit_llm.launch import is_first_process
+
+    keep_freed_memory()
+    if not is_first_process():
+        return
+    if folder.has_checkpoint and cfg.resume is None and not cfg.trainer.fast_dev_run:
+        raise UserError(
+            f"{folder.path}: holds a run already; resume={folder.path} goes on with it, hydra.run.dir=FOLDER starts another"
+        )
+    schema.save(cfg, folder.config)
+    folder.mark("running", schema.identity(cfg))
+
+
+def fit(parts: Parts, trainer: L.Trainer, folder: RunFolder) -> dict[str, Any]:
+    """Train, from the newest good checkpoint when resuming. Returns the parent's held-out scores, taken before."""
+    from lit_llm.checkpointing.resume import find_checkpoint
+    from lit_llm.examination import examine_parent
+
+    cfg = parts.cfg
+    checkpoint = find_checkpoint(folder.path) if cfg.resume is not None else None
+    announce(parts, folder, checkpoint)
+    before = examine_parent(parts, folder)
+    trainer.fit(parts.stage, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
+    return before
+
+
+def announce(parts: Parts, folder: RunFolder, checkpoint: Path | None) -> None:
+    """What is about to happen, said before it takes time."""
+    from lit_llm.launch import is_first_process
+    from lit_llm.lineage import commit
+
+    if not is_first_process():
+        return
+    weights = list(parts.stage.model.parameters())
+    total, trained = sum(p.numel() for p in weights), sum(p.numel() for p in weights if p.requires_grad)
+    code = commit()
+    changed = " with local changes" if code.get("changed") else ""
+    log.info("%s: %s parameters, %s trained; seed %d; commit %s%s", parts.stage.name, f"{total:,}", f"{trained:,}",
+             parts.cfg.seed, code.get("commit", "unknown")[:12], changed)  # fmt: skip
+    origin = f"from {parts.cfg.init_from}" if parts.cfg.init_from else "from scratch"
+    log.info("%s, into %s", f"resumed from {checkpoint}" if checkpoint else origin, folder.path)

@@ -1,0 +1,55 @@
+"""The folder of one run: what lies where in it, who is using it, and whether it is finished."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class RunFolder:
+    """``model/ checkpoints/ tensorboard/ heldout/ metrics.json config.yaml`` and ``run.json``, the run's state."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.model = self.path / "model"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.heldout = self.path / "heldout"
+        self.metrics = self.path / "metrics.json"
+        self.config = self.path / "config.yaml"
+        self.state_file = self.path / "run.json"
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """``{"identity": sha256 of the configuration, "status": running | finished}``; empty before the first run."""
+        try:
+            return json.loads(self.state_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def mark(self, status: str, identity: str) -> None:
+        write_json(self.state_file, {"status": status, "identity": identity})
+
+    @property
+    def has_checkpoint(self) -> bool:
+        return self.checkpoints.is_dir() and any(not path.name.startswith(".") for path in self.checkpoints.iterdir())
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write so that a reader, or a crash, sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def unfinished(parent: Path, identity: str) -> Path | None:
+    """The newest unfinished run of this very configuration among the runs in ``parent``, for ``resume=auto``."""
+    found = [
+        path.parent
+        for path in parent.glob("*/run.json")
+        if RunFolder(path.parent).state == {"status": "running", "identity": identity}
+    ]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)

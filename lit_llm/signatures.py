@@ -1,0 +1,225 @@
+"""Signatures of what ``_target_`` names, read from the source files, so that nothing heavy is imported to check a key."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.machinery
+import importlib.util
+import inspect
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from lit_llm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Parameter:
+    name: str
+    annotation: str | None  # its source text
+    required: bool
+
+
+@dataclass(frozen=True)
+class Signature:
+    parameters: tuple[Parameter, ...]
+    open: bool = False  # takes **kwargs: an unknown key cannot be told from a known one
+
+
+@cache
+def signature(target: str) -> Signature:
+    """The signature of the function or class at a dotted path. Raises UserError when there is none."""
+    module, names = _split(target)
+    source = module_file(module)
+    if source is None:
+        return _by_import(target)
+    found = _find(module, names)
+    return found if found is not None else _by_import(target)
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    """The syntax tree of a module with a Python source file."""
+    source = module_file(module)
+    assert source is not None, module
+    return ast.parse(source.read_text(encoding="utf-8"))
+
+
+def modules_of(target: str) -> str:
+    """The module of a dotted path to a function or class."""
+    return _split(target)[0]
+
+
+def _split(target: str) -> tuple[str, list[str]]:
+    """ "a.b.C.method" -> the longest module "a.b" and the names within it."""
+    parts = target.split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:end])
+        if module_file(module) is not None or _importable(module):
+            return module, parts[end:]
+    raise UserError(f"{target}: no module of this name can be imported")
+
+
+@cache
+def module_file(module: str) -> Path | None:
+    """The Python file of a module, found beside its top package: nothing is imported."""
+    top, *rest = module.split(".")
+    spec = _top_level(top)
+    if spec is None or not spec.origin:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin.endswith(".py") else None
+    for place in spec.submodule_search_locations or ():
+        base = Path(place).joinpath(*rest)
+        for path in (base.with_suffix(".py"), base / "__init__.py"):
+            if path.is_file():
+                return path
+    return None
+
+
+@cache
+def _top_level(name: str) -> importlib.machinery.ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+
+
+def _importable(module: str) -> bool:
+    """Extension modules and the like, whose signatures need an import."""
+    return "." not in module and _top_level(module) is not None
+
+
+def _find(module: str, names: list[str]) -> Signature | None:
+    """Follows ``names`` through a module's syntax tree; None when that needs an import after all."""
+    node = _definition(tree(module), names[0])
+    if node is None:
+        elsewhere = _imported_from(module, names[0])
+        return signature(".".join([elsewhere, *names[1:]])) if elsewhere else None
+    for name in names[1:]:
+        if not isinstance(node, ast.ClassDef):
+            return None
+        node = _definition(node, name)
+    if isinstance(node, ast.ClassDef):
+        return _class_signature(module, node)
+    return _function_signature(module, node, bound=len(names) > 1) if isinstance(node, _FUNCTIONS) else None
+
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _definition(scope: ast.Module | ast.ClassDef, name: str) -> ast.AST | None:
+    for node in scope.body:
+        if isinstance(node, (*_FUNCTIONS, ast.ClassDef)) and node.name == name:
+            return node
+    return None
+
+
+def _imported_from(module: str, name: str) -> str | None:
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return f"{node.module}.{alias.name}"
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return alias.name
+    return None
+
+
+def _class_signature(module: str, node: ast.ClassDef) -> Signature | None:
+    init = _definition(node, "__init__")
+    if isinstance(init, _FUNCTIONS):
+        return _function_signature(module, init, bound=True)
+    if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        return _dataclass_signature(module, node)
+    for base in node.bases:
+        names = ast.unparse(base).split("[")[0].split(".")
+        found = _find(module, names) if _definition(tree(module), names[0]) else None
+        if found is None:
+            elsewhere = _imported_from(module, names[0])
+            found = signature(".".join([elsewhere, *names[1:]])) if elsewhere else None
+        if found is not None:
+            return found
+    return Signature(())
+
+
+def _dataclass_signature(module: str, node: ast.ClassDef) -> Signature:
+    fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
+    return Signature(
+        tuple(
+            Parameter(item.target.id, _annotation(module, item.annotation), item.value is None)  # type: ignore[union-attr]
+            for item in fields
+            if "ClassVar" not in ast.unparse(item.annotation)
+        )
+    )
+
+
+def _function_signature(module: str, node: ast.FunctionDef | ast.AsyncFunctionDef, *, bound: bool) -> Signature:
+    given = node.args
+    plain = [*given.posonlyargs, *given.args]
+    optional = len(given.defaults)
+    rows = [(item, index < len(plain) - optional) for index, item in enumerate(plain)]
+    static = any(ast.unparse(decorator) == "staticmethod" for decorator in node.decorator_list)
+    rows = rows[1:] if bound and not static else rows
+    rows += [(item, default is None) for item, default in zip(given.kwonlyargs, given.kw_defaults, strict=True)]
+    parameters = tuple(
+        Parameter(item.arg, _annotation(module, item.annotation) if item.annotation else None, required)
+        for item, required in rows
+    )
+    return Signature(parameters, open=given.kwarg is not None)
+
+
+def _annotation(module: str, node: ast.expr) -> str:
+    """An annotation's text, in which names that the module gives to types (``Mode = Literal[...]``) are spelt out."""
+    if isinstance(node, ast.Name):
+        for item in tree(module).body:
+            if isinstance(item, ast.Assign) and any(getattr(t, "id", None) == node.id for t in item.targets):
+                return ast.unparse(item.value)
+    if isinstance(node, ast.BinOp):
+        return f"{_annotation(module, node.left)} | {_annotation(module, node.right)}"
+    return ast.unparse(node)
+
+
+def _by_import(target: str) -> Signature:
+    """The fallback for code outside lit_llm: import it. Built-in callables without a signature take anything."""
+    module, names = _split(target)
+    try:
+        value = importlib.import_module(module)
+        for name in names:
+            value = getattr(value, name)
+    except ImportError as error:
+        raise UserError(f"{target}: cannot be imported ({error})") from None
+    except AttributeError:
+        raise UserError(f"{target}: module {module} has no {'.'.join(names)}{_nearest_name(module, names)}") from None
+    try:
+        parameters = inspect.signature(value).parameters.values()  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return Signature((), open=True)
+    kinds = inspect.Parameter
+    return Signature(
+        tuple(
+            Parameter(
+                item.name,
+                None if item.annotation is kinds.empty else _annotation_text(item.annotation),
+                item.default is kinds.empty,
+            )
+            for item in parameters
+            if item.kind not in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL)
+        ),
+        open=any(item.kind is kinds.VAR_KEYWORD for item in parameters),
+    )
+
+
+def _annotation_text(annotation: object) -> str:
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
+def _nearest_name(module: str, names: list[str]) -> str:
+    from difflib import get_close_matches
+
+    known = dir(importlib.import_module(module))
+    near = get_close_matches(names[0], known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -1,0 +1,80 @@
+"""Finished stages of pipelines, kept under the hash of what went in and verified byte by byte when used again.
+
+A stage runs inside its folder ``<stage>-<key>``; the manifest, written last, says that it is finished. A folder without
+one is an interrupted run, which goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lit_llm.config import digest
+from lit_llm.errors import UserError
+from lit_llm.lineage import compare_files, hash_folder
+from lit_llm.run_folder import write_json
+
+MANIFEST = "manifest.json"
+# Files that a finished stage may gain or change without being another one.
+LEFT_OUT = (MANIFEST, ".lock")
+
+
+class StageCache:
+    """The folders of finished stages below ``root``."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def folder(self, stage: str, key: str) -> Path:
+        return self.root / f"{stage}-{key[:16]}"
+
+    def finished(self, folder: Path) -> bool:
+        return (folder / MANIFEST).is_file()
+
+    def finish(self, folder: Path, ingredients: Mapping[str, Any]) -> dict[str, Any]:
+        """Hash what the stage made, and say that it is finished."""
+        manifest = {"ingredients": dict(ingredients), "files": _files(folder)}
+        write_json(folder / MANIFEST, manifest)
+        return manifest
+
+    def check(self, folder: Path) -> dict[str, Any]:
+        """The manifest of a finished stage whose every byte is as it was made. Raises UserError naming what drifted."""
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            drifted = list(compare_files(str(folder), manifest["files"], _files(folder)))
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{folder / MANIFEST}: damaged ({error}); {_remedy(folder)}") from None
+        if drifted:
+            more = f" (and {len(drifted) - 1} more)" if len(drifted) > 1 else ""
+            raise UserError(f"{drifted[0]}{more}: the cached stage was changed since it was made; {_remedy(folder)}")
+        return manifest
+
+    def output_hash(self, folder: Path) -> str:
+        """What the next stages' keys hold of this one: the weights, tokenizer and data it made (not its logs)."""
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        kept = {name: sha for name, sha in files.items() if _is_output(name)}
+        return digest(kept)
+
+    def remove(self, folder: Path) -> None:
+        """Make room for the stage to be computed again."""
+        if folder.is_dir():
+            (folder / MANIFEST).unlink(missing_ok=True)  # first: half a folder must not look finished
+            shutil.rmtree(folder)
+
+
+def _files(folder: Path) -> dict[str, str]:
+    return {name: sha for name, sha in hash_folder(folder, LEFT_OUT).items() if not name.startswith(".hydra/")}
+
+
+def _is_output(name: str) -> bool:
+    top = name.split("/")[0]
+    if top == "model":
+        return not name.endswith(("lineage.json", "README.md"))  # they hold the time of making
+    return top not in ("tensorboard", "checkpoints", "metrics.json", "run.json", "config.yaml", "lineage.json")
+
+
+def _remedy(folder: Path) -> str:
+    return f"delete {folder} to compute it again"

@@ -1,0 +1,122 @@
+"""Sweeps: a failed job does not end one, a finished job is not run again, and a leaderboard ends it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from lit_llm import config as schema
+from lit_llm.errors import UserError
+from lit_llm.run_folder import write_json
+from lit_llm.validation import validate
+
+log = logging.getLogger("lit_llm")
+
+FAILED = 1e30  # large and finite: optimizing sweepers stop at an exception or a NaN
+RESULT = "job.json"
+
+Job = Callable[[DictConfig, Path], dict[str, Any]]
+
+
+def survive(job: Job, cfg: DictConfig) -> float | None:
+    """Run ``job`` in Hydra's folder. In a sweep a failure is written down and the next job goes on.
+
+    Returns the loss on held-out data, which optimizing sweepers minimise.
+    """
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    if hydra.mode != RunMode.MULTIRUN:
+        validate(cfg)
+        return objective(job(cfg, folder))
+    identity = schema.identity(cfg)
+    done = read(folder)
+    if done.get("status") == "finished" and done.get("identity") == identity:
+        log.info("%s: finished before, not run again", folder)
+        return done["objective"]
+    result = {"identity": identity, "overrides": list(hydra.overrides.task)}
+    try:
+        validate(cfg)
+        metrics = job(cfg, folder)
+        value = objective(metrics)
+        status = "finished" if math.isfinite(value) and value < FAILED else "failed: the result is not a finite number"
+        result |= {"status": status, "objective": min(value, FAILED) if math.isfinite(value) else FAILED}
+        result["metrics"] = dict(summary(metrics))
+    except UserError as error:
+        log.error("%s", error)
+        result |= {"status": f"failed: {error}", "objective": FAILED}
+    except Exception as error:
+        log.error("%s", traceback.format_exc())
+        result |= {"status": f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+        result["objective"] = FAILED
+    write_json(folder / RESULT, result)
+    return result["objective"]
+
+
+def read(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def objective(metrics: Mapping[str, Any]) -> float:
+    """The one number of a run that is compared: its last validation loss, else its training loss; less is better."""
+    for key in ("objective", "val_loss", "train_loss"):
+        value = metrics.get(key)
+        if value is not None:
+            return float(value)
+    return FAILED
+
+
+def summary(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers that a leaderboard shows beside the objective."""
+    if metrics.get("seconds") is not None:
+        yield "seconds", float(metrics["seconds"])
+    for name, scores in (metrics.get("heldout") or {}).items():
+        for measure, value in scores.items():
+            if value.get("mean") is not None:
+                yield f"{name}/{measure}", float(value["mean"])
+
+
+class Leaderboard(Callback):
+    """Prints a sweep's jobs, best first, and writes ``leaderboard.json`` into the sweep's folder."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+        folder = Path(config.hydra.sweep.dir)
+        rows = [{"job": path.parent.name, **read(path.parent)} for path in folder.glob(f"*/{RESULT}")]
+        rows.sort(key=lambda row: (row["objective"], row["job"]))
+        if not rows:
+            return
+        write_json(folder / "leaderboard.json", {"jobs": rows})
+        print("\n".join(table(folder, rows)))
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Nothing: what a job made is read from its folder, also when another process ran it."""
+
+
+def table(folder: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The leaderboard as lines of text."""
+    failed = sum(1 for row in rows if row["status"] != "finished")
+    yield f"\nSweep {folder}: {len(rows)} jobs{f', {failed} failed' if failed else ''}, best first"
+    measures = list(dict.fromkeys(key for row in rows for key in row.get("metrics", {})))[:6]
+    head = ["job", "objective", *measures, "overrides"]
+    lines = [head]
+    for row in rows:
+        numbers = [f"{row['metrics'][key]:.4g}" if key in row.get("metrics", {}) else "" for key in measures]
+        value = f"{row['objective']:.5g}" if row["status"] == "finished" else row["status"][:60]
+        lines.append([row["job"], value, *numbers, " ".join(row["overrides"])])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    for line in lines:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+    yield f"compare the curves: tensorboard --logdir {folder}"

@@ -1,0 +1,146 @@
+"""Build: Lightning's Trainer from ``TrainerConfig``, in which every number of steps means optimizer steps."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from lit_llm.checkpointing.atomic import AtomicCheckpointIO
+from lit_llm.checkpointing.random_state import RandomState
+from lit_llm.errors import UserError
+from lit_llm.parts import Parts
+
+
+def build(parts: Parts, folder: Path) -> L.Trainer:
+    """The Trainer of a run in ``folder``. PPO drives its own updates: its accumulation and clipping are its own."""
+    cfg, own = parts.cfg.trainer, not parts.stage.automatic_optimization
+    accumulate = 1 if own else accumulation(parts.cfg)
+    callbacks = list(parts.callbacks)
+    if not any(isinstance(callback, RandomState) for callback in callbacks):
+        callbacks.append(RandomState())
+    if own and cfg.max_steps is not None:
+        callbacks.append(StopAfter(cfg.max_steps))
+    if cfg.num_threads is not None:
+        torch.set_num_threads(cfg.num_threads)
+    return L.Trainer(
+        accelerator=_accelerator(cfg),
+        devices=cfg.devices,
+        num_nodes=cfg.num_nodes,
+        strategy="ddp" if cfg.strategy == "auto" and _world(cfg) > 1 else cfg.strategy,
+        precision=precision(cfg.precision, cfg.accelerator),  # type: ignore[arg-type]
+        max_steps=-1 if own else optimizer_steps(parts.cfg, accumulate),
+        max_epochs=-1 if own and cfg.max_steps is not None else cfg.max_epochs,
+        max_time=cfg.max_time,
+        accumulate_grad_batches=accumulate,
+        gradient_clip_val=None if own else cfg.gradient_clip_val,
+        limit_train_batches=_batches(cfg.limit_train_batches),
+        limit_val_batches=_batches(cfg.limit_val_batches),
+        log_every_n_steps=cfg.log_every_n_steps,
+        detect_anomaly=cfg.detect_anomaly,
+        deterministic=cfg.deterministic,
+        overfit_batches=_batches(cfg.overfit_batches) or 0.0,
+        fast_dev_run=cfg.fast_dev_run,  # type: ignore[arg-type]
+        profiler=cfg.profiler,
+        num_sanity_val_steps=cfg.sanity_steps,
+        default_root_dir=folder,
+        callbacks=callbacks,
+        logger=instantiate(parts.cfg.logger)(folder=folder) if parts.cfg.logger is not None else False,
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=True,
+        enable_progress_bar=cfg.progress,
+        enable_model_summary=False,
+        use_distributed_sampler=False,  # the loaders share out their rows themselves
+        **_validation(cfg, accumulate),
+    )
+
+
+def accumulation(cfg: DictConfig) -> int:
+    """Micro-batches a step, from rows a step; rows that cannot be shared out evenly are refused."""
+    rows = cfg.trainer.global_batch_size
+    if rows is None:
+        return 1
+    micro, world = cfg.data.micro_batch_size, _world(cfg.trainer)
+    if rows % (micro * world):
+        raise UserError(
+            f"trainer.global_batch_size={rows}: must be a multiple of data.micro_batch_size={micro} x {world} devices"
+        )
+    return rows // (micro * world)
+
+
+def optimizer_steps(cfg: DictConfig, accumulate: int) -> int:
+    """``max_steps`` or what ``max_tokens`` comes to, whichever is less; -1: epochs or time end the run."""
+    limits = [cfg.trainer.max_steps] if cfg.trainer.max_steps is not None else []
+    if cfg.trainer.max_tokens is not None:
+        length = cfg.data.get("max_length")
+        if length is None:
+            raise UserError(f"trainer.max_tokens={cfg.trainer.max_tokens}: this data has no max_length; give max_steps")
+        a_step = accumulate * cfg.data.micro_batch_size * _world(cfg.trainer) * length
+        limits.append(max(1, math.ceil(cfg.trainer.max_tokens / a_step)))
+    return min(limits, default=-1)
+
+
+def precision(name: str, accelerator: str = "auto") -> str:
+    """Lightning's precision; auto: bf16-mixed on GPUs and processors that have bf16 arithmetic, else 32-true."""
+    if name != "auto":
+        return name
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    return "bf16-mixed" if _cpu_has_bf16() else "32-true"
+
+
+def _cpu_has_bf16() -> bool:
+    """Matrix units or vector instructions for bf16; without them the conversions cost more than they save."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def _accelerator(cfg: DictConfig) -> str:
+    if cfg.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(f"trainer.accelerator={cfg.accelerator}: there is no GPU that torch can use; trainer=cpu")
+    return cfg.accelerator
+
+
+def _world(trainer: DictConfig) -> int:
+    return trainer.devices * trainer.num_nodes
+
+
+def _batches(value: float | None) -> int | float | None:
+    """Above 1 a number of batches, up to 1 a share, as Lightning tells them apart by type."""
+    return int(value) if value is not None and value > 1 else value
+
+
+def _validation(cfg: DictConfig, accumulate: int) -> dict[str, Any]:
+    every = cfg.val_check_interval
+    if every is None or every == 0:
+        return {}
+    if every > 1:  # Lightning counts micro-batches here
+        return {"val_check_interval": int(every) * accumulate, "check_val_every_n_epoch": None}
+    return {"val_check_interval": float(every)}
+
+
+class StopAfter(L.Callback):
+    """Ends a stage that drives its own updates after so many training steps (rollouts)."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.done = steps, 0
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:  # noqa: ARG002
+        self.done += 1
+        if self.done >= self.steps:
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.done = state_dict["done"]
+

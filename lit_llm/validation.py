@@ -1,0 +1,258 @@
+"""Checks a composed configuration before anything heavy is imported: every mistake at once, one line each.
+
+Each line names the key, its value and what would be right. What a ``_target_`` takes is read from its source.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lit_llm import config as schema
+from lit_llm.errors import UserError
+from lit_llm.signatures import Signature, signature
+
+ALLOWED = ("lit_llm.",)
+HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+# What a caller in this package passes at call time, by the root key of the partial.
+PASSED_AT_CALL = {
+    "stage": {"model", "tokenizer", "optimizer", "schedule"},
+    "data": {"tokenizer"},
+    "tokenizer": {"texts"},
+    "backbone": {"vocab_size"},
+    "logger": {"folder"},
+}
+
+
+def validate(cfg: DictConfig) -> None:
+    """Raises UserError with every finding, one a line, or returns when the configuration can be run."""
+    findings = list(_missing(cfg))
+    if findings:  # what is missing cannot be resolved: the rest is checked when it is there
+        raise UserError("\n".join(findings))
+    try:
+        values = schema.plain(cfg)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key or ''}: {str(error).splitlines()[0]}") from None
+    findings += [f for path, run in _runs(values) for f in _check_run(path, run)]
+    if "stages" in values:
+        findings += list(_check_pipeline(values))
+    if findings:
+        raise UserError("\n".join(dict.fromkeys(findings)))
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The hint after an unknown name."""
+    near = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"known here: {', '.join(sorted(known))}" if known else "nothing can be set here"
+
+
+def _missing(cfg: DictConfig) -> Iterator[str]:
+    for key in sorted(OmegaConf.missing_keys(cfg)):
+        yield f"{key}: no value; give it as {key}=VALUE"
+
+
+def _runs(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The configuration of a run, or of each run of a pipeline, with the prefix of its keys."""
+    if "stages" not in values:
+        yield "", values
+        return
+    for name, run in values["stages"].items():
+        yield f"stages.{name}.", run
+
+
+def _check_pipeline(values: Mapping[str, Any]) -> Iterator[str]:
+    yield from _check_keys("", values, schema.PipelineConfig)
+    steps = [*values["stages"], *(["rankings"] if values["rankings"] else [])]
+    for key, value in (("from", values["start_from"]), *(("skip", name) for name in values["skip"])):
+        if value is not None and value not in steps:
+            yield f"{key}={value}: no step of this name; {nearest(value, steps)}"
+    if values["init_from"] is not None and values["start_from"] is None:
+        yield f"init_from={values['init_from']}: say from which step on it is used: from=NAME"
+    allowed = (*ALLOWED, *values["allowed_targets"])
+    for key in ("rankings", "ledger", "report"):
+        if values[key] is not None:
+            yield from _check_node(key, values[key], key, allowed)
+    for path, value in schema.flat({"stages": values["stages"], "rankings": values["rankings"] or {}}):
+        if isinstance(value, str) and value.startswith("@") and value[1:].split("/")[0] not in steps:
+            yield f"{path}={value}: no step of this name; {nearest(value[1:], steps)}"
+
+
+def _check_run(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
+    allowed = (*ALLOWED, *values["allowed_targets"])
+    yield from _check_keys(prefix, values, schema.TrainConfig)
+    yield from _check_keys(f"{prefix}trainer.", values["trainer"], schema.TrainerConfig)
+    yield from _check_keys(f"{prefix}evaluation.", values["evaluation"], schema.EvaluationConfig)
+    for group in ("stage", "backbone", "tokenizer", "data", "optimizer", "schedule", "logger"):
+        node = values[group]
+        if isinstance(node, Mapping):
+            yield from _check_node(prefix + group, node, group, allowed)
+        elif node is not None:
+            yield f"{prefix}{group}={node}: no such {group}; groups are chosen by the name of a file in conf/{group}/"
+    for name, node in values["callbacks"].items():
+        if node is not None:
+            yield from _check_node(f"{prefix}callbacks.{name}", node, "callbacks", allowed)
+    yield from _check_trainer(prefix + "trainer.", values["trainer"])
+    if values["init_from"] and values["resume"]:
+        yield (
+            f"{prefix}init_from={values['init_from']} with resume={values['resume']}: init_from starts a new run from a "
+            "model, resume goes on with an unfinished one; give one of them"
+        )
+
+
+def _check_keys(path: str, values: Mapping[str, Any], schema_class: type) -> Iterator[str]:
+    """Hydra's + adds keys even to a structured root."""
+    known = list(schema_class.__dataclass_fields__)  # type: ignore[attr-defined]
+    for key in values:
+        if key not in known:
+            yield f"{path}{key}={values[key]}: unknown key; {nearest(str(key), known)}"
+
+
+def _check_node(path: str, node: Any, role: str, allowed: Sequence[str]) -> Iterator[str]:
+    """A group's content: its own target, and every target below it."""
+    if not isinstance(node, Mapping):
+        yield f"{path}={node}: must be a mapping with a _target_"
+        return
+    if "_target_" not in node:
+        yield f"{path}: has no _target_; write the dotted path of what to build"
+        return
+    yield from _check_target(path, node, role, allowed)
+
+
+def _check_below(path: str, value: Any, allowed: Sequence[str]) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            yield from _check_target(path, value, "", allowed)
+        else:
+            for key, item in value.items():
+                yield from _check_below(f"{path}.{key}", item, allowed)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _check_below(f"{path}[{index}]", item, allowed)
+
+
+def _check_target(path: str, node: Mapping[str, Any], role: str, allowed: Sequence[str]) -> Iterator[str]:
+    target = node["_target_"]
+    if not isinstance(target, str) or not target.startswith(tuple(allowed)) or ".." in target:
+        prefixes = ", ".join(allowed)
+        yield f"{path}._target_={target}: not under {prefixes} (add a prefix of your own to allowed_targets)"
+        return
+    try:
+        found = signature(target)
+    except UserError as error:
+        yield f"{path}._target_={error}"
+        return
+    later = PASSED_AT_CALL.get(role, set())
+    yield from _check_values(path, {k: v for k, v in node.items() if v is not None or k not in later}, found)
+    if not node.get("_partial_") or role in PASSED_AT_CALL:
+        given = set(node) | later
+        for parameter in found.parameters:
+            if parameter.required and parameter.name not in given and not node.get("_args_"):
+                yield f"{path}.{parameter.name}: no value; give it as {path}.{parameter.name}=VALUE"
+    for key, item in node.items():
+        if key not in HYDRA_KEYS:
+            yield from _check_below(f"{path}.{key}", item, allowed)
+
+
+def _check_values(path: str, node: Mapping[str, Any], found: Signature) -> Iterator[str]:
+    known = {parameter.name: parameter for parameter in found.parameters}
+    for key, value in node.items():
+        if key in HYDRA_KEYS:
+            continue
+        if key not in known:
+            if str(key).startswith("_") and str(key).endswith("_"):
+                yield f"{path}.{key}={value}: unknown key; {nearest(str(key), sorted(HYDRA_KEYS))}"
+            elif not found.open:
+                yield f"{path}.{key}={value}: unknown key; {nearest(str(key), list(known))}"
+            continue
+        annotation = known[key].annotation
+        if annotation and not _reference(value) and not fits(value, annotation):
+            yield f"{path}.{key}={value!r}: must be {annotation}"
+
+
+def _reference(value: Any) -> bool:
+    """Values that become something else before the call: another object, or a pipeline step's output."""
+    if isinstance(value, Mapping):
+        return "_target_" in value
+    return isinstance(value, str) and value.startswith(("@", "${oc.env:"))
+
+
+def _check_trainer(path: str, values: Mapping[str, Any]) -> Iterator[str]:
+    for key, choices in (("precision", schema.PRECISIONS), ("accelerator", schema.ACCELERATORS)):
+        if values[key] not in choices:
+            yield f"{path}{key}={values[key]}: must be one of {', '.join(choices)}"
+    for key in ("devices", "num_nodes", "max_steps", "max_epochs", "max_tokens", "global_batch_size", "num_threads"):
+        if values[key] is not None and values[key] < 1:
+            yield f"{path}{key}={values[key]}: must be 1 or more"
+    for key in ("gradient_clip_val", "val_check_interval", "limit_train_batches", "limit_val_batches"):
+        if values[key] is not None and values[key] < 0:
+            yield f"{path}{key}={values[key]}: must not be negative"
+    if not any(values[key] for key in ("max_steps", "max_epochs", "max_tokens", "max_time", "fast_dev_run")):
+        yield f"{path}max_steps: nothing ends the run; give max_steps, max_epochs, max_tokens or max_time"
+
+
+def fits(value: Any, annotation: str) -> bool:
+    """Whether a plain value can be what an annotation's source text says; what cannot be judged fits."""
+    try:
+        return _fits(value, ast.parse(annotation, mode="eval").body)
+    except SyntaxError:
+        return True
+
+
+_PLAIN: dict[str, tuple[type, ...]] = {
+    "str": (str,), "bool": (bool,), "int": (int,), "float": (int, float), "None": (type(None),),
+    "list": (list, tuple), "tuple": (list, tuple), "Sequence": (list, tuple), "Iterable": (list, tuple),
+    "set": (list, tuple), "frozenset": (list, tuple), "dict": (Mapping,), "Mapping": (Mapping,),
+    "Path": (str,), "PathLike": (str,),
+}  # fmt: skip
+
+
+def _fits(value: Any, node: ast.expr) -> bool:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return _fits(value, node.left) or _fits(value, node.right)
+    if isinstance(node, ast.Constant):
+        if isinstance(node.value, str):  # a quoted annotation
+            return fits(value, node.value)
+        return node.value is not None or value is None
+    if isinstance(node, ast.Subscript):
+        return _fits_generic(value, node)
+    name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", None)
+    kinds = _PLAIN.get(name or "")
+    if kinds is None:
+        return True  # a class of the program: what is built from it says more
+    return isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds)
+
+
+def _fits_generic(value: Any, node: ast.Subscript) -> bool:
+    name = ast.unparse(node.value).rsplit(".", 1)[-1]
+    inner = list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
+    if name == "Literal":
+        return any(isinstance(item, ast.Constant) and item.value == value for item in inner)
+    if name == "Optional":
+        return value is None or _fits(value, inner[0])
+    if name == "Union":
+        return any(_fits(value, item) for item in inner)
+    if name in ("Annotated", "Final"):
+        return _fits(value, inner[0])
+    if name in ("dict", "Mapping"):
+        return isinstance(value, Mapping) and all(_fits(item, inner[1]) for item in value.values())
+    if name in ("list", "Sequence", "Iterable", "set", "frozenset"):
+        return isinstance(value, (list, tuple)) and all(_fits(item, inner[0]) for item in value)
+    if name == "tuple":
+        return _fits_tuple(value, inner)
+    return True
+
+
+def _fits_tuple(value: Any, inner: list[ast.expr]) -> bool:
+    if not isinstance(value, (list, tuple)):
+        return False
+    if len(inner) == 2 and isinstance(inner[1], ast.Constant) and inner[1].value is ...:
+        return all(_fits(item, inner[0]) for item in value)
+    return len(value) == len(inner) and all(_fits(item, kind) for item, kind in zip(value, inner, strict=True))
+
