@@ -80,6 +80,24 @@ def _permutation(size: int, seed: int, source: int, number: int) -> NDArray[np.i
     return np.random.Generator(np.random.PCG64([seed, source, number])).permutation(size).astype(np.int64)
 
 
+class JoinedRows:
+    """Several data sets, one after the other, as one. All items must be of one kind: the first collates."""
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        self.parts = list(parts)
+        self._ends = np.cumsum([len(part) for part in self.parts])
+        self.collate = self.parts[0].collate
+        if hasattr(self.parts[0], "blank"):
+            self.blank = self.parts[0].blank
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Any:
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        return self.parts[part][index - int(self._ends[part]) + len(self.parts[part])]
+
+
 class ResumableLoader:
     """Batches of a data set, epoch after epoch, with the position in the checkpoint.
 

@@ -45,6 +45,11 @@ class TokenStore:
         """Tokens of each document, (documents,)."""
         return np.diff(self._bounds)
 
+    def lengths_of(self, first: int, stop: int) -> list[int]:
+        """Tokens of the documents ``first`` to ``stop``."""
+        lengths: list[int] = np.diff(self._bounds[first : stop + 1]).tolist()
+        return lengths
+
     def tokens(self, document: int, start: int, stop: int) -> NDArray[Any]:
         first = int(self._bounds[document])
         return np.asarray(self._tokens[first + start : first + stop])

@@ -1,0 +1,254 @@
+"""What all DataModules share: reading, one preparation, resumable loaders, counts and fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import lightning as L
+import numpy as np
+
+from lit_llm.data.filters import Record, content_key
+from lit_llm.data.formats import Kind
+from lit_llm.data.loading import Order, ResumableLoader, Rows, shuffled
+from lit_llm.data.reading import Records, read_records
+from lit_llm.data.sources import resolve
+from lit_llm.data.token_cache import content_hash
+from lit_llm.errors import UserError
+from lit_llm.records import Comparison, Heldout
+from lit_llm.text.tokenizer import Tokenizer
+
+Kinds = Literal["documents", "responses", "rankings", "prompts"]
+Path = str | Sequence[str] | Mapping[str, Any]
+"""What ``data.path`` may be: see ``sources.resolve``."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a DataModule makes of its files."""
+
+    train: Rows
+    order: Order
+    validation: Mapping[str, Rows]  # by source name, in the order of ``source_names``
+    heldout: tuple[Heldout, ...]
+    counts: Mapping[str, Any]
+    content: str  # hash of the records
+    train_tokens: int  # labels that an epoch trains
+    bytes_per_token: Mapping[str, float] = field(default_factory=dict)
+
+
+class DataModule(L.LightningDataModule, ABC):
+    """Reads, tokenizes and packs once, when something is first asked of it.
+
+    Args:
+        tokenizer: turns text into ids.
+        name: of the source, and the beginning of the held-out sets' names.
+        format: a format's name or a function's dotted path; None chooses by each row's keys (``formats.py``).
+        micro_batch_size: rows (prompts, where the batch holds prompts) per process and step.
+        num_workers: processes that prepare batches; they change nothing but speed.
+        seed: of the order of the rows.
+        on_error: ``stop`` at the first bad record, with its file and line; or ``skip`` it and count the reason.
+        max_error_rate: share of bad rows above which skipping ends in an error all the same.
+        validation_fraction, test_fraction: held out by content where the files do not say.
+        cache_dir: where tokens and the installed documentation are kept.
+        accept_changed_data: let a resumed run go on with other data than its checkpoint saw.
+    """
+
+    batch_type: ClassVar[type]
+    name: str
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        name: str,
+        format: str | None,
+        micro_batch_size: int,
+        num_workers: int,
+        seed: int,
+        on_error: Literal["stop", "skip"],
+        max_error_rate: float,
+        validation_fraction: float,
+        test_fraction: float,
+        cache_dir: str,
+        accept_changed_data: bool,
+    ) -> None:
+        super().__init__()
+        at_least("micro_batch_size", micro_batch_size, 1)
+        at_least("num_workers", num_workers, 0)
+        at_least("seed", seed, 0)
+        one_of("on_error", on_error, ("stop", "skip"))
+        self.tokenizer, self.name, self.format, self.cache_dir = tokenizer, name, format, cache_dir
+        self.micro_batch_size, self.num_workers, self.seed = micro_batch_size, num_workers, seed
+        self.on_error, self.max_error_rate = on_error, max_error_rate
+        self.validation_fraction, self.test_fraction = validation_fraction, test_fraction
+        self.accept_changed_data = accept_changed_data
+        self._prepared: Prepared | None = None
+        self._files: dict[str, None] = {}  # an ordered set
+
+    @abstractmethod
+    def _prepare(self) -> Prepared:
+        """Reads and packs. Raises UserError for what the user can mend."""
+
+    @abstractmethod
+    def _parameters(self) -> dict[str, Any]:
+        """What the rows depend on besides records, tokenizer and seed: part of the fingerprint."""
+
+    def _read(self, path: Path, kind: Kind) -> Records:
+        self._files |= dict.fromkeys(file for files in resolve(path, self.cache_dir).values() for file in files)
+        return read_records(
+            path,
+            kind,
+            format=self.format,
+            on_error=self.on_error,
+            max_error_rate=self.max_error_rate,
+            validation_fraction=self.validation_fraction,
+            test_fraction=self.test_fraction,
+            cache_dir=self.cache_dir,
+        )
+
+    @property
+    def prepared(self) -> Prepared:
+        if self._prepared is None:
+            self._prepared = self._prepare()
+        return self._prepared
+
+    # What Lightning calls
+
+    def prepare_data(self) -> None:
+        """On one process per machine, before all others: they find the tokens in the cache."""
+        self.setup()
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002
+        _ = self.prepared
+
+    def train_dataloader(self) -> ResumableLoader:
+        prepared = self.prepared
+        order = prepared.order
+        if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            order = _always_the_first_epoch(order)
+        loader = self._loader(prepared.train, order)
+        limit = 1.0 if self.trainer is None else self.trainer.limit_train_batches
+        # As Lightning reads the limit: a whole number counts batches, a fraction is a share of them.
+        loader.max_batches = limit if isinstance(limit, int) else None if limit == 1.0 else int(len(loader) * limit)
+        return loader
+
+    def val_dataloader(self) -> list[ResumableLoader]:
+        """One loader for each of ``source_names``. Its order is shuffled once, so that a limit takes a fair sample."""
+        validation = self.prepared.validation
+        if not any(len(rows) for rows in validation.values()):
+            return []
+        return [self._loader(rows, _always_the_first_epoch(shuffled(len(rows), 0))) for rows in validation.values()]
+
+    def _loader(self, rows: Rows, order: Order) -> ResumableLoader:
+        return ResumableLoader(
+            rows,
+            self.micro_batch_size,
+            order=order,
+            fingerprint=self.fingerprint(),
+            num_workers=self.num_workers,
+            accept_changed_data=self.accept_changed_data,
+        )
+
+    # What the other rooms ask
+
+    def heldout(self) -> list[Heldout]:
+        """The test sets as plain records, under names that stay the same from run to run."""
+        return list(self.prepared.heldout)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the records' contents, the tokenizer, the parameters and the seed: equal means equal batches."""
+        parameters = json.dumps({**self._parameters(), "seed": self.seed}, sort_keys=True)
+        return content_hash([type(self).__name__, self.prepared.content, self.tokenizer.fingerprint(), parameters])
+
+    def files(self) -> list[str]:
+        """Every file that was read, for the lineage; a data set of the hub under its ``hub:`` name."""
+        _ = self.prepared
+        return list(self._files)
+
+    def counts(self) -> dict[str, Any]:
+        """Records ``read`` = ``used`` + the sum of ``skipped`` (by reason); and what else happened to them."""
+        return dict(self.prepared.counts)
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """What the numbers in ``TokenBatch.source`` and of the validation loaders stand for."""
+        return tuple(self.prepared.validation)
+
+    @property
+    def train_tokens(self) -> int:
+        """Labels that are trained in one epoch."""
+        return self.prepared.train_tokens
+
+    @property
+    def bytes_per_token(self) -> dict[str, float]:
+        """For each validation source, UTF-8 bytes per trained label: nats per token / (this * ln 2) = bits per byte."""
+        return dict(self.prepared.bytes_per_token)
+
+
+def records_hash(records: Iterable[Record]) -> str:
+    """SHA-256 of what the records say, in their order."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(content_key(record))
+        if isinstance(record, Comparison):
+            digest.update(f"{record.weight!r}".encode())
+    return digest.hexdigest()
+
+
+def splits_hash(records: Records) -> str:
+    """SHA-256 of all splits, with their names."""
+    return content_hash(part for name in sorted(records.splits) for part in (name, records_hash(records[name])))
+
+
+def tests_of(records: Records, name: str, kind: Kinds) -> list[Heldout]:
+    """The test splits as held-out sets: ``test`` under the source's name, ``test_wordings`` as ``<name>_wordings``."""
+    tests = {split: items for split, items in records.splits.items() if split.startswith("test") and items}
+    return [Heldout(name + split.removeprefix("test"), kind, tuple(items)) for split, items in tests.items()]
+
+
+def merged_counts(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The sum of the counts of several sources."""
+    skipped: dict[str, int] = {}
+    for part in parts:
+        for reason, number in part["skipped"].items():
+            skipped[reason] = skipped.get(reason, 0) + number
+    return {"read": sum(p["read"] for p in parts), "used": sum(p["used"] for p in parts), "skipped": skipped}
+
+
+def moved(counts: Mapping[str, Any], reasons: Mapping[str, int]) -> dict[str, Any]:
+    """The counts after so many used records turned out to be unusable, by reason."""
+    skipped = dict(counts["skipped"])
+    for reason, number in reasons.items():
+        if number:
+            skipped[reason] = skipped.get(reason, 0) + number
+    return {**counts, "used": counts["used"] - sum(reasons.values()), "skipped": dict(sorted(skipped.items()))}
+
+
+def _always_the_first_epoch(order: Order) -> Order:
+    return lambda _: order(0)
+
+
+def label_bytes(tokenizer: Tokenizer, labels: np.ndarray[Any, Any]) -> int:
+    """UTF-8 bytes that the labels stand for; control tokens stand for none."""
+    control = set(tokenizer.control_tokens.values())
+    ids, times = np.unique(labels, return_counts=True)
+    return sum(
+        len(tokenizer.token_bytes(i)) * n for i, n in zip(ids.tolist(), times.tolist(), strict=True) if i not in control
+    )
+
+
+def at_least(key: str, value: float, least: float) -> None:
+    """Raises UserError for a number of the configuration that is too small."""
+    if value < least:
+        raise UserError(f"data.{key}={value}: must be at least {least}")
+
+
+def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raises UserError for a word of the configuration that is not among ``allowed``."""
+    if value not in allowed:
+        raise UserError(f"data.{key}={value}: must be one of {', '.join(allowed)}")

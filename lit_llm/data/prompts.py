@@ -1,0 +1,157 @@
+"""Prompts for a policy to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from lit_llm.data.data_module import (
+    DataModule,
+    Path,
+    Prepared,
+    at_least,
+    moved,
+    records_hash,
+    splits_hash,
+    tests_of,
+)
+from lit_llm.data.loading import shuffled
+from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
+from lit_llm.errors import UserError
+from lit_llm.records import Prompt, PromptBatch
+from lit_llm.text.tokenizer import Tokenizer
+
+
+class PromptRows:
+    """Prompts as a map-style data set of (tokens, number in ``Prompts.prompts``)."""
+
+    def __init__(self, store: TokenStore, kept: Sequence[int], first: int, pad_id: int) -> None:
+        self.store, self.kept, self.first, self.pad_id = store, kept, first, pad_id
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, row: int) -> tuple[Any, int]:
+        document = self.kept[row]
+        return self.store.tokens(document, 0, self.store.lengths_of(document, document + 1)[0]), self.first + row
+
+    def collate(self, items: Sequence[tuple[Any, int]]) -> PromptBatch:
+        """B prompts to a PromptBatch, right-padded to the longest."""
+        lengths = torch.tensor([len(ids) for ids, _ in items])
+        input_ids = torch.full((len(items), int(lengths.max())), self.pad_id)
+        for row, (ids, _) in enumerate(items):
+            input_ids[row, : len(ids)] = torch.from_numpy(ids.astype(np.int64))
+        return PromptBatch(input_ids, lengths, torch.tensor([index for _, index in items]))
+
+
+class Prompts(DataModule):
+    """Batches of prompts, each ending where the assistant begins to write.
+
+    Args:
+        path: prompts, or examples or comparisons whose answers are left out (``formats.py``).
+        max_prompt_length: longest prompt in tokens; a longer one is an error, or skipped and counted with
+            ``on_error=skip``.
+        micro_batch_size: prompts per process and step.
+
+    Other arguments: ``DataModule``.
+    """
+
+    batch_type = PromptBatch
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        path: Path = "installed/prompts",
+        max_prompt_length: int = 192,
+        micro_batch_size: int = 16,
+        num_workers: int = 0,
+        seed: int = 0,
+        format: str | None = None,
+        on_error: Literal["stop", "skip"] = "stop",
+        max_error_rate: float = 0.2,
+        validation_fraction: float = 0.05,
+        test_fraction: float = 0.05,
+        cache_dir: str = "outputs/cache",
+        name: str = "prompts",
+        accept_changed_data: bool = False,
+    ) -> None:
+        super().__init__(
+            tokenizer=tokenizer,
+            name=name,
+            format=format,
+            micro_batch_size=micro_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            on_error=on_error,
+            max_error_rate=max_error_rate,
+            validation_fraction=validation_fraction,
+            test_fraction=test_fraction,
+            cache_dir=cache_dir,
+            accept_changed_data=accept_changed_data,
+        )
+        at_least("max_prompt_length", max_prompt_length, 1)
+        self.path, self.max_prompt_length = path, max_prompt_length
+        self._prompts: list[Prompt] = []
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """The prompts by their number in ``PromptBatch.index``: those trained on, and then those of validation."""
+        _ = self.prepared
+        return self._prompts
+
+    def _parameters(self) -> dict[str, Any]:
+        return {"max_prompt_length": self.max_prompt_length}
+
+    def _prepare(self) -> Prepared:
+        records = self._read(self.path, "prompts")
+        self._prompts = []
+        train = self._rows(records["train"], "train")
+        validation = self._rows(records["validation"], "validation")
+        dropped = len(records["train"]) + len(records["validation"]) - len(self._prompts)
+        if len(train) == 0:
+            raise UserError(
+                f"data.path={self.path}: no prompt to train on (skipped: {dropped} longer than "
+                f"data.max_prompt_length={self.max_prompt_length} tokens)"
+            )
+        return Prepared(
+            train=train,
+            order=shuffled(len(train), self.seed),
+            validation={self.name: validation},
+            heldout=tuple(tests_of(records, self.name, "prompts")),
+            counts=moved(records.counts.as_dict(), {"prompt_too_long": dropped}),
+            content=splits_hash(records),
+            train_tokens=0,  # nothing is imitated: what is trained is what the policy answers
+        )
+
+    def _rows(self, prompts: list[Prompt], split: str) -> PromptRows:
+        store = self._tokenized(prompts, f"tokenize {self.name} {split}")
+        kept = np.flatnonzero(store.lengths <= self.max_prompt_length).tolist()
+        if self.on_error == "stop" and len(kept) < len(prompts):
+            worst = int(np.flatnonzero(store.lengths > self.max_prompt_length)[0])
+            raise UserError(
+                f"{prompts[worst].source}: the prompt has {store.lengths[worst]} tokens, more than "
+                f"data.max_prompt_length={self.max_prompt_length}; raise it, or set data.on_error=skip to count such "
+                "rows and go on"
+            )
+        rows = PromptRows(store, kept, len(self._prompts), self.tokenizer.pad_id)
+        self._prompts += [prompts[index] for index in kept]
+        return rows
+
+    def _tokenized(self, prompts: list[Prompt], description: str) -> TokenStore:
+        tokenizer = self.tokenizer
+
+        def encode(batch: Sequence[Prompt]) -> list[Encoded]:
+            return [(tokenizer.chat.encode_prompt(tokenizer, prompt.messages), None) for prompt in batch]
+
+        return cached_tokens(
+            prompts,
+            encode,
+            key=content_hash(["prompts", tokenizer.fingerprint(), records_hash(prompts)]),
+            cache_dir=self.cache_dir,
+            size_of=lambda prompt: sum(len(message.content) for message in prompt.messages),
+            description=description,
+        )

@@ -1,0 +1,239 @@
+"""Raw text for pretraining: documents end to end, each with its end token, split into rows of one length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any, Literal
+
+import numpy as np
+
+from lit_llm.data.data_module import (
+    DataModule,
+    Path,
+    Prepared,
+    at_least,
+    label_bytes,
+    merged_counts,
+    moved,
+    records_hash,
+    splits_hash,
+    tests_of,
+)
+from lit_llm.data.filters import without_overlap
+from lit_llm.data.loading import JoinedRows, mixed
+from lit_llm.data.packing import PackedRows, concatenate_and_split, trained_labels
+from lit_llm.data.reading import Records, read_records
+from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
+from lit_llm.errors import UserError
+from lit_llm.records import Document, TokenBatch
+from lit_llm.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """One of the corpora that are mixed. A source that is replayed is added to the rows of those that are not."""
+
+    name: str
+    path: Path
+    weight: float | None = None  # its share among the sources; None: as many rows as it has
+    replayed: bool = False
+
+
+class RawText(DataModule):
+    """Rows of raw text from files, folders, globs, or the documentation on this disk.
+
+    Args:
+        path: one corpus; or {path: weight}, where weights are shares of rows (2 and 1: two thirds and a third). An
+            epoch has as many rows as all sources together; a source with a big share repeats in it, one with a small
+            share is gone through in several epochs, and no row comes again before all of its source have.
+        max_length: positions a row, in tokens.
+
+    Other arguments: ``DataModule``.
+    """
+
+    batch_type = TokenBatch
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        path: Path = "installed/raw_text",
+        max_length: int = 256,
+        micro_batch_size: int = 8,
+        num_workers: int = 0,
+        seed: int = 0,
+        format: str | None = None,
+        on_error: Literal["stop", "skip"] = "stop",
+        max_error_rate: float = 0.2,
+        validation_fraction: float = 0.05,
+        test_fraction: float = 0.05,
+        cache_dir: str = "outputs/cache",
+        name: str = "general",
+        accept_changed_data: bool = False,
+    ) -> None:
+        super().__init__(
+            tokenizer=tokenizer,
+            name=name,
+            format=format,
+            micro_batch_size=micro_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            on_error=on_error,
+            max_error_rate=max_error_rate,
+            validation_fraction=validation_fraction,
+            test_fraction=test_fraction,
+            cache_dir=cache_dir,
+            accept_changed_data=accept_changed_data,
+        )
+        at_least("max_length", max_length, 2)
+        self.path, self.max_length = path, max_length
+
+    def sources(self) -> list[TextSource]:
+        """The corpora that are mixed, in the order of ``source_names``."""
+        return weighted_sources(self.path, self.name)
+
+    def texts(self) -> Iterator[str]:
+        """The training texts, for a tokenizer."""
+        for source in self.sources():
+            yield from (document.text for document in self._read(source.path, "texts")["train"])
+
+    @classmethod
+    def tokenizer_texts(
+        cls,
+        path: Path = "installed/raw_text",
+        *,
+        format: str | None = None,
+        on_error: Literal["stop", "skip"] = "stop",
+        max_error_rate: float = 0.2,
+        validation_fraction: float = 0.05,
+        test_fraction: float = 0.05,
+        cache_dir: str = "outputs/cache",
+    ) -> Iterator[str]:
+        """The training texts before there is a tokenizer: what is held out is held out of the vocabulary too."""
+        for source in weighted_sources(path, ""):
+            records = read_records(
+                source.path,
+                "texts",
+                format=format,
+                on_error=on_error,
+                max_error_rate=max_error_rate,
+                validation_fraction=validation_fraction,
+                test_fraction=test_fraction,
+                cache_dir=cache_dir,
+            )
+            yield from (document.text for document in records["train"])
+
+    def _parameters(self) -> dict[str, Any]:
+        mix = [[source.name, source.weight, source.replayed] for source in self.sources()]
+        return {"max_length": self.max_length, "mix": mix}
+
+    def _prepare(self) -> Prepared:
+        sources = self.sources()
+        reads = [self._read(source.path, "texts") for source in sources]
+        training, overlap = self._training_documents(sources, reads)
+        train = [
+            self._rows(index, source, documents, "train")
+            for index, (source, documents) in enumerate(zip(sources, training, strict=True))
+        ]
+        validation = {
+            source.name: self._rows(index, source, read["validation"], "validation")
+            for index, (source, read) in enumerate(zip(sources, reads, strict=True))
+        }
+        sizes = [len(rows) for rows in train]
+        per_epoch = self._rows_per_epoch(sources, sizes)
+        return Prepared(
+            train=JoinedRows(train),
+            order=mixed(sizes, per_epoch, self.seed),
+            validation=validation,
+            heldout=tuple(
+                test for s, read in zip(sources, reads, strict=True) for test in tests_of(read, s.name, "documents")
+            ),
+            counts=moved(merged_counts(*(read.counts.as_dict() for read in reads)), {"in_heldout": overlap}),
+            content=content_hash(splits_hash(read) for read in reads),
+            train_tokens=sum(
+                round(int(rows.plan.length.sum()) * quota / max(1, len(rows)))
+                for rows, quota in zip(train, per_epoch, strict=True)
+            ),
+            bytes_per_token={name: self._bytes_per_token(rows) for name, rows in validation.items() if len(rows)},
+        )
+
+    def _training_documents(
+        self, sources: Sequence[TextSource], reads: Sequence[Records]
+    ) -> tuple[list[list[Document]], int]:
+        """What each source trains on, without what another source holds out; and how many were left out for that."""
+        training = [read["train"] if self._trains_on(s) else [] for s, read in zip(sources, reads, strict=True)]
+        if len(sources) == 1:
+            return training, 0
+        heldout = [d for read in reads for split, items in read.splits.items() if split != "train" for d in items]
+        kept: list[tuple[list[Any], int]] = [without_overlap(documents, heldout) for documents in training]
+        return [documents for documents, _ in kept], sum(dropped for _, dropped in kept)
+
+    def _trains_on(self, source: TextSource) -> bool:  # noqa: ARG002
+        return True
+
+    def _rows(self, index: int, source: TextSource, documents: list[Document], split: str) -> PackedRows:
+        store = self._tokenized(documents, f"tokenize {source.name} {split}")
+        plan = concatenate_and_split(np.maximum(store.lengths - 1, 0), self.max_length)
+        tokens = int(plan.length.sum())
+        if split == "train" and self._trains_on(source) and tokens < self.max_length:
+            raise UserError(
+                f"data.path={source.path}: {tokens} tokens to train on are less than one row of "
+                f"data.max_length={self.max_length}; give more text or a smaller max_length"
+            )
+        return PackedRows(store, plan, pad_id=self.tokenizer.pad_id, source=index)
+
+    def _tokenized(self, documents: list[Document], description: str) -> TokenStore:
+        tokenizer = self.tokenizer
+        beginning = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+
+        def encode(batch: Sequence[Document]) -> list[Encoded]:
+            encoded = tokenizer.encode_batch([document.text for document in batch])
+            return [([*beginning, *ids, tokenizer.document_end_id], None) for ids in encoded]
+
+        return cached_tokens(
+            documents,
+            encode,
+            key=content_hash(["documents", tokenizer.fingerprint(), records_hash(documents)]),
+            cache_dir=self.cache_dir,
+            size_of=lambda document: len(document.text),
+            description=description,
+        )
+
+    def _bytes_per_token(self, rows: PackedRows) -> float:
+        labels = trained_labels(rows.documents, rows.plan)
+        return label_bytes(self.tokenizer, labels) / max(1, len(labels))
+
+    def _rows_per_epoch(self, sources: Sequence[TextSource], sizes: Sequence[int]) -> list[int]:
+        """Rows of each source in an epoch."""
+        weights = [size if s.weight is None else s.weight for s, size in zip(sources, sizes, strict=True)]
+        return apportioned(sum(sizes), weights)
+
+
+def apportioned(total: int, weights: Sequence[float]) -> list[int]:
+    """``total`` in whole numbers in proportion to the weights, by largest remainders: the sum is exact."""
+    exact = np.asarray(weights, dtype=np.float64) / sum(weights) * total
+    shares = np.floor(exact + 1e-9).astype(np.int64)
+    for index in np.argsort(-(exact - shares), kind="stable")[: total - int(shares.sum())]:
+        shares[index] += 1
+    return [int(share) for share in shares]
+
+
+def weighted_sources(path: Path, name: str) -> list[TextSource]:
+    """One source; or from {path: weight} one for each, named after its file or folder.
+
+    Raises UserError for weights that are none. {split: path} is one source.
+    """
+    if not isinstance(path, Mapping) or any(not isinstance(weight, int | float) for weight in path.values()):
+        return [TextSource(name, path)]
+    if not path:
+        raise UserError("data.path={}: the mapping is empty; give {path: weight}")
+    sources: list[TextSource] = []
+    for part, weight in path.items():
+        if isinstance(weight, bool) or not 0 < weight < float("inf"):
+            raise UserError(f"data.path: the weight of {part} is {weight}; give a number above 0, or leave it out")
+        stem = FilePath(part).name.split(".")[0].strip("*?") or FilePath(part).parent.name
+        taken = {source.name for source in sources}
+        sources.append(TextSource(stem if stem not in taken else str(part), part, float(weight)))
+    return sources

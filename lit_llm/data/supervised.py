@@ -1,0 +1,210 @@
+"""Conversations to learn answers from: what task pairs and instructions share.
+
+Only the assistant's turns are trained, each with its end token. Rows hold whole conversations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_llm.data.data_module import (
+    DataModule,
+    Path,
+    Prepared,
+    at_least,
+    label_bytes,
+    moved,
+    one_of,
+    records_hash,
+    splits_hash,
+    tests_of,
+)
+from lit_llm.data.loading import shuffled
+from lit_llm.data.packing import PackedRows, Plan, best_fit_decreasing, one_per_row, trained_labels
+from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
+from lit_llm.errors import UserError
+from lit_llm.records import Example, TokenBatch
+from lit_llm.text.tokenizer import Tokenizer
+
+
+class SupervisedData(DataModule):
+    """Rows of conversations, with labels on the assistant's turns.
+
+    Args:
+        path: conversations or pairs of source and target, see ``formats.py``.
+        max_length: positions a row, in tokens; what is longer is treated as ``overlong`` says.
+        packing: several conversations in a row; else a row for each, padded to the longest of its batch.
+        train_on_prompt: label all tokens, those of the user and of the template too.
+        train_last_only: label the last of the assistant's turns alone.
+        overlong: ``drop`` a conversation that does not fit, or ``truncate`` it from the left, which keeps the last
+            answer and its end token whole; one whose last answer alone does not fit is dropped. All are counted.
+
+    Other arguments: ``DataModule``.
+    """
+
+    batch_type = TokenBatch
+    default_path: ClassVar[str]
+    default_name: ClassVar[str]
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        path: Path | None = None,
+        max_length: int = 256,
+        micro_batch_size: int = 8,
+        packing: bool = True,
+        train_on_prompt: bool = False,
+        train_last_only: bool = False,
+        overlong: Literal["drop", "truncate"] = "drop",
+        num_workers: int = 0,
+        seed: int = 0,
+        format: str | None = None,
+        on_error: Literal["stop", "skip"] = "stop",
+        max_error_rate: float = 0.2,
+        validation_fraction: float = 0.05,
+        test_fraction: float = 0.05,
+        cache_dir: str = "outputs/cache",
+        name: str | None = None,
+        accept_changed_data: bool = False,
+    ) -> None:
+        super().__init__(
+            tokenizer=tokenizer,
+            name=name or self.default_name,
+            format=format,
+            micro_batch_size=micro_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            on_error=on_error,
+            max_error_rate=max_error_rate,
+            validation_fraction=validation_fraction,
+            test_fraction=test_fraction,
+            cache_dir=cache_dir,
+            accept_changed_data=accept_changed_data,
+        )
+        at_least("max_length", max_length, 2)
+        one_of("overlong", overlong, ("drop", "truncate"))
+        self.path, self.max_length, self.packing = path or self.default_path, max_length, packing
+        self.train_on_prompt, self.train_last_only, self.overlong = train_on_prompt, train_last_only, overlong
+
+    def _parameters(self) -> dict[str, Any]:
+        names = ("max_length", "packing", "train_on_prompt", "train_last_only", "overlong")
+        return {name: getattr(self, name) for name in names}
+
+    def _prepare(self) -> Prepared:
+        records = self._read(self.path, "examples")
+        train, fit = self._rows(records["train"], "train")
+        validation, validation_fit = self._rows(records["validation"], "validation")
+        if len(train) == 0:
+            why = ", ".join(f"{reason} {n}" for reason, n in fit.reasons.items() if n)
+            raise UserError(
+                f"data.path={self.path}: no conversation to train on (skipped: {why or 'none was read'}); "
+                f"raise data.max_length={self.max_length}, or set data.overlong=truncate"
+            )
+        reasons = {reason: fit.reasons[reason] + validation_fit.reasons[reason] for reason in fit.reasons}
+        counts = moved(records.counts.as_dict(), reasons)
+        labels = trained_labels(validation.documents, validation.plan)
+        return Prepared(
+            train=train,
+            order=shuffled(len(train), self.seed),
+            validation={self.name: validation},
+            heldout=tuple(tests_of(records, self.name, "responses")),
+            counts={**counts, "truncated": fit.truncated + validation_fit.truncated},
+            content=splits_hash(records),
+            train_tokens=len(trained_labels(train.documents, train.plan)),
+            bytes_per_token={self.name: label_bytes(self.tokenizer, labels) / len(labels)} if len(labels) else {},
+        )
+
+    def _rows(self, examples: list[Example], split: str) -> tuple[PackedRows, Fit]:
+        store = self._tokenized(examples, f"tokenize {self.name} {split}")
+        fit = fitted(store, self.max_length, truncate=self.overlong == "truncate")
+        if self.on_error == "stop" and fit.untrained.size:
+            raise UserError(
+                f"{examples[int(fit.untrained[0])].source}: no token of an answer to train on "
+                "(data.on_error=skip counts such rows and goes on)"
+            )
+        pack = best_fit_decreasing if self.packing else one_per_row
+        packed = pack(fit.positions, self.max_length)
+        plan = Plan(packed.document, fit.starts[packed.document], packed.length, packed.row_bounds, packed.capacity)
+        documents = WhollyTrained(store) if self.train_on_prompt else store
+        return PackedRows(documents, plan, pad_id=self.tokenizer.pad_id, trim=not self.packing), fit
+
+    def _tokenized(self, examples: list[Example], description: str) -> TokenStore:
+        parameters = [str(self.train_last_only), self.tokenizer.fingerprint()]
+        return cached_tokens(
+            examples,
+            lambda batch: [self._encoded(example) for example in batch],
+            key=content_hash(
+                ["examples", str(self.train_last_only), self.tokenizer.fingerprint(), records_hash(examples)]
+            ),
+            cache_dir=self.cache_dir,
+            size_of=lambda example: sum(len(message.content) for message in example.messages),
+            description=description,
+        )
+
+    def _encoded(self, example: Example) -> Encoded:
+        try:
+            ids, trained = self.tokenizer.chat.encode(self.tokenizer, example.messages)
+        except UserError as error:
+            raise UserError(f"{example.source}: {error}") from None
+        mask = np.asarray(trained, dtype=bool)
+        if not mask.any():
+            return ids, mask.tolist()
+        last = int(np.flatnonzero(mask)[-1])
+        if self.train_last_only:
+            mask[: last + 1 - _run_length(mask[: last + 1])] = False
+        # What a template writes after the last answer's end token is never sampled: it would only take up room.
+        return ids[: last + 1], mask[: last + 1].tolist()
+
+
+class WhollyTrained:
+    """Documents of which every token is a label."""
+
+    def __init__(self, store: TokenStore) -> None:
+        self.tokens = store.tokens
+
+    def trained(self, document: int, start: int, stop: int) -> NDArray[np.bool_]:  # noqa: ARG002
+        return np.ones(stop - start, dtype=bool)
+
+
+def _run_length(mask: NDArray[np.bool_]) -> int:
+    """Length of the run of True that a mask ends with."""
+    off = np.flatnonzero(~mask)
+    return len(mask) if off.size == 0 else len(mask) - 1 - int(off[-1])
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What of each document goes into a row. A document without a position is left out."""
+
+    positions: NDArray[np.int64]  # (documents,)
+    starts: NDArray[np.int64]  # (documents,): its first position that is kept
+    untrained: NDArray[np.int64]  # documents without a trained label
+    reasons: dict[str, int]
+    truncated: int
+
+
+def fitted(store: TokenStore, max_length: int, *, truncate: bool) -> Fit:
+    """Decides what of each conversation fits into ``max_length`` positions."""
+    positions = np.maximum(store.lengths - 1, 0)
+    starts = np.zeros_like(positions)
+    untrained, dropped, truncated = [], 0, 0
+    for document, length in enumerate(positions.tolist()):
+        mask = store.trained(document, 1, length + 1)  # of the labels of positions 0, 1, ...
+        answer = length - _run_length(mask)  # the position whose label begins the last answer
+        start = length - max_length
+        if not mask.any():
+            untrained.append(document)
+            positions[document] = 0
+        elif start > 0 and truncate and answer >= start:
+            starts[document], positions[document] = start, max_length
+            truncated += 1
+        elif start > 0:
+            positions[document] = 0
+            dropped += 1
+    reasons = {"no_trained_token": len(untrained), "too_long": dropped}
+    return Fit(positions, starts, np.array(untrained, dtype=np.int64), reasons, truncated)
