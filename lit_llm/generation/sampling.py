@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -129,9 +130,10 @@ def _as_tensors(prompts: Prompts, device: torch.device) -> tuple[Tensor, Tensor]
     if isinstance(prompts, tuple) and isinstance(prompts[0], Tensor):
         rows, lengths = prompts[0].to(device), prompts[1].to(device)
     else:
-        counts = [len(p) for p in prompts]
+        lists = cast(Sequence[Sequence[int]], prompts)
+        counts = [len(prompt) for prompt in lists]
         rows = torch.zeros(len(counts), max(counts, default=0), dtype=torch.int64)
-        for number, prompt in enumerate(prompts):
+        for number, prompt in enumerate(lists):
             rows[number, : len(prompt)] = torch.as_tensor(prompt, dtype=torch.int64)
         rows, lengths = rows.to(device), torch.tensor(counts, dtype=torch.int64, device=device)
     if len(lengths) and int(lengths.min()) < 1:

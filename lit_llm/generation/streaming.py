@@ -1,0 +1,66 @@
+"""One completion, token by token, and its text as soon as a reader can show it."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+
+from lit_llm.backbone.blocks import compute_dtype
+from lit_llm.backbone.cache import KVCache
+from lit_llm.backbone.heads import LanguageModel
+from lit_llm.errors import UserError
+from lit_llm.generation.choice import Choice
+from lit_llm.text.tokenizer import Tokenizer
+
+
+@torch.no_grad()
+def stream(
+    model: LanguageModel,
+    prompt: Sequence[int],
+    *,
+    max_new_tokens: int,
+    end_ids: Sequence[int],
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    generator: torch.Generator | None = None,
+) -> Iterator[int]:
+    """Yields the ids that follow ``prompt`` as they are chosen, without the end token; stops where the context ends.
+
+    The model should be in eval mode. Raises UserError for an empty prompt or one that fills the context.
+    """
+    choice, device = Choice(temperature, top_k, top_p), model.output_weight.device
+    room = model.config.max_positions - len(prompt)
+    if not prompt:
+        raise UserError("the prompt is empty: give at least one token to go on from")
+    if room < 1:
+        raise UserError(f"the prompt has {len(prompt)} tokens: the model's context holds {model.config.max_positions}")
+    limit = min(max_new_tokens, room)
+    if generator is None:
+        generator = torch.Generator().manual_seed(seed)
+    cache = KVCache(model.config, 1, len(prompt) + limit, compute_dtype(model.output_weight), device)
+    following = torch.tensor([list(prompt)], device=device)
+    for _ in range(limit):
+        logits = model.logits(model(following, cache=cache)[:, -1])
+        tokens, _ = choice.pick(logits, torch.rand(1, generator=generator).to(device))
+        token = int(tokens)
+        if token in end_ids:
+            return
+        yield token
+        following = tokens[:, None]
+
+
+def stream_text(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
+    """The text of ``ids`` piece by piece, each piece of whole characters: a character whose bytes are spread over
+    several tokens (Arabic, emoji) comes when it is complete. Control tokens are left out."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    control = set(tokenizer.control_tokens.values())
+    for token in ids:
+        text = "" if token in control else decoder.decode(tokenizer.token_bytes(token))
+        if text:
+            yield text
+    if rest := decoder.decode(b"", final=True):
+        yield rest
