@@ -102,11 +102,10 @@ def _extend(
     control = set(tokenizer.control_tokens.values())
     for value, place in zip(values.tolist(), places.tolist(), strict=True):
         row, token = divmod(place, logps.shape[1])
-        spelled = paths[row].spelled + tokenizer.token_bytes(token)
-        if token in control or not spelled:
-            continue
-        if _complete(paths[row].spelled) and not _goes_on(tokenizer.token_bytes(token)):
-            continue  # the token ends the word: counted already
+        piece = tokenizer.token_bytes(token)
+        spelled = paths[row].spelled + piece
+        if token in control or not piece or (_complete(paths[row].spelled) and not _goes_on(piece)):
+            continue  # it ends what was begun: counted already
         state = _state(spelled, must_space)
         if state == "open" and len(new) < beams:
             new.append(_Path(spelled, value))
