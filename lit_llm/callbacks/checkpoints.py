@@ -126,7 +126,7 @@ class Checkpoints(Checkpoint):
     def _save(self, trainer: L.Trainer) -> None:
         if trainer.global_step == self._saved_step or trainer.fast_dev_run:
             return
-        trainer.save_checkpoint(self.folder(trainer) / checkpoint_name(trainer.global_step))
+        trainer.save_checkpoint(self.folder(trainer) / checkpoint_name(trainer.global_step), weights_only=False)
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
         if trainer.is_global_zero:
             for old in sorted(self.folder(trainer).glob(PATTERN))[: -self.keep]:

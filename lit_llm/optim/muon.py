@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw as adamw_update
 
+from lit_llm.errors import UserError
 from lit_llm.optim.adamw import check_positive
 from lit_llm.optim.parameter_groups import parameter_groups
 
@@ -156,6 +157,8 @@ def muon_adamw(
     embeddings, heads, norms and biases, of which only an untied head decays."""
     check_positive(lr=lr, eps=eps, **({} if muon_lr is None else {"muon_lr": muon_lr}))
     hidden, decayed, undecayed = parameter_groups(module)
+    if not hidden + decayed + undecayed:
+        raise UserError("optimizer: the module has no trainable parameter")
     rest = {"muon": False, "lr": lr, "betas": (betas[0], betas[1]), "eps": eps}
     groups: list[dict[str, Any]] = [
         {**rest, "params": undecayed, "weight_decay": 0.0},
