@@ -1,0 +1,158 @@
+"""The page's tables as plain rows: sizes and times, held-out scores before and after, floors, counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite, sqrt
+from typing import Any, Literal
+
+from lit_llm.report.charts import number
+from lit_llm.report.reading import StageRun
+
+Verdict = Literal["better", "worse", "same", "neutral"]
+SIGNS: dict[Verdict, str] = {"better": "▲", "worse": "▼", "same": "=", "neutral": ""}
+
+LOWER_IS_BETTER = ("bits_per_byte", "perplexity", "nll", "loss", "brier", "ece", "verbatim", "clipped")
+NEITHER = ("length", "kl", "entropy", "tokens", "count")
+NOISE = 2.0  # standard errors: a smaller change is not called one
+
+
+@dataclass(frozen=True)
+class Score:
+    mean: float
+    se: float | None
+    n: int | None
+
+    @property
+    def text(self) -> str:
+        return number(self.mean) + (f" ± {number(self.se)}" if self.se is not None else "")
+
+
+@dataclass(frozen=True)
+class HeldoutRow:
+    stage: str
+    set: str
+    metric: str
+    before: Score | None
+    after: Score
+    change: str
+    verdict: Verdict
+    floors: str = ""
+
+    @property
+    def sign(self) -> str:
+        return SIGNS[self.verdict]
+
+
+@dataclass(frozen=True)
+class EffortRow:
+    stage: str
+    seconds: float
+    tokens: float
+    steps: float
+    parameters: float
+    share: float  # of all seconds, 0 to 1
+    reused: bool = False  # taken from the cache: the time is that of the run that made it
+
+
+def score(value: Any) -> Score | None:
+    """A score out of metrics.json: {"mean", "se", "n"} or a bare number; None for what is neither or not finite."""
+    if isinstance(value, Mapping):
+        mean, se, n = value.get("mean"), value.get("se"), value.get("n")
+    else:
+        mean, se, n = value, None, None
+    if isinstance(mean, bool) or not isinstance(mean, int | float) or not isfinite(mean):
+        return None
+    good = isinstance(se, int | float) and isfinite(se)
+    return Score(float(mean), float(se) if good else None, int(n) if isinstance(n, int | float) else None)  # type: ignore[arg-type]
+
+
+def direction(metric: str) -> int:
+    """1 if higher is better, -1 if lower is, 0 if neither."""
+    name = metric.rsplit("/", 1)[-1]
+    if any(word in name for word in LOWER_IS_BETTER):
+        return -1
+    return 0 if any(word in name for word in NEITHER) else 1
+
+
+def verdict(metric: str, before: Score | None, after: Score) -> Verdict:
+    """Whether a change is more than ``NOISE`` standard errors of a difference of independent means, which is more
+    careful than the ledger's paired tests."""
+    if before is None or direction(metric) == 0:
+        return "neutral"
+    noise = sqrt((before.se or 0.0) ** 2 + (after.se or 0.0) ** 2)
+    change = after.mean - before.mean
+    if abs(change) <= NOISE * noise or change == 0:
+        return "same"
+    return "better" if change * direction(metric) > 0 else "worse"
+
+
+def heldout_rows(stages: Sequence[StageRun]) -> Iterator[HeldoutRow]:
+    """Each stage's own held-out scores, beside those of the model it started from."""
+    for stage in stages:
+        before, floors = stage.metrics.get("before") or {}, stage.metrics.get("floors") or {}
+        for name, scores in (stage.metrics.get("heldout") or {}).items():
+            for metric, value in scores.items() if isinstance(scores, Mapping) else ():
+                after = score(value)
+                if after is not None:
+                    old = score((before.get(name) or {}).get(metric))
+                    change = signed(after.mean - old.mean) if old else ""
+                    said = ", ".join(_floors(floors.get(name) or {}, metric))
+                    yield HeldoutRow(stage.name, name, metric, old, after, change, verdict(metric, old, after), said)
+
+
+def _floors(floors: Mapping[str, Any], metric: str) -> Iterator[str]:
+    for name, scores in floors.items():
+        value = score(scores.get(metric)) if isinstance(scores, Mapping) and "mean" not in scores else score(scores)
+        if value is not None:
+            yield f"{name.replace('_', ' ')} {value.text}"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign, also when it is above zero."""
+    return ("+" if value > 0 else "") + number(value)
+
+
+def effort_rows(stages: Sequence[StageRun], summary: Mapping[str, Any]) -> list[EffortRow]:
+    """``summary``: pipeline.json, which knows what was reused and how long steps without metrics took."""
+    known = summary.get("stages") or {}
+    step = {stage.name: known.get(stage.name) or {} for stage in stages}
+    seconds = {s.name: _plain(s.metrics.get("seconds")) or _plain(step[s.name].get("seconds")) for s in stages}
+    total = sum(seconds.values()) or 1.0
+    rows = []
+    for stage in stages:
+        tokens, steps, size = (_plain(stage.metrics.get(key)) for key in ("tokens", "steps", "parameters"))
+        took, reused = seconds[stage.name], bool(step[stage.name].get("reused"))
+        rows.append(EffortRow(stage.name, took, tokens, steps, size, took / total, reused))
+    return rows
+
+
+def count_rows(stages: Sequence[StageRun]) -> Iterator[tuple[str, str, str]]:
+    """(stage, what, how many), nested counts flattened: "skipped: duplicate"."""
+    for stage in stages:
+        for key, value in _flat(stage.metrics.get("counts") or {}):
+            yield stage.name, key, f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _flat(counts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in counts.items():
+        name = f"{prefix}{str(key).replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}: ")
+        else:
+            yield name, value
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 45 s, 3 min 05 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _plain(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and isfinite(value) else 0.0

@@ -1,0 +1,145 @@
+"""A pipeline's folder as the pipeline leaves it, small: for the report's tests and to look at the page."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from lit_llm import lineage
+
+PARENTS = {
+    "pretraining": (),
+    "continued_pretraining": ("pretraining",),
+    "fine_tuning": ("continued_pretraining",),
+    "instruction_tuning": ("fine_tuning",),
+    "rankings": ("instruction_tuning",),
+    "reward_modeling": ("instruction_tuning", "rankings"),
+    "ppo": ("instruction_tuning", "reward_modeling"),
+    "dpo": ("instruction_tuning", "rankings"),
+}
+HOSTILE = "</dd><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+ARABIC = "تحسب هذه الدالة المتوسط الحسابي لعناصر القائمة ثم تعيد النتيجة."
+
+
+def value(mean: float, se: float, n: int = 200) -> dict[str, float]:
+    return {"mean": mean, "se": se, "n": n}
+
+
+def make_pipeline(folder: Path, steps: int = 120) -> Path:
+    """Writes every stage of ``PARENTS`` with metrics, curves and a lineage that holds, a ledger and answers."""
+    for order, (name, parents) in enumerate(PARENTS.items()):
+        stage = folder / name
+        (made := made_by(folder, name)).mkdir(parents=True)
+        (made / ("rankings.jsonl" if name == "rankings" else "model.safetensors")).write_bytes(name.encode() * 50)
+        if name != "rankings":
+            (stage / "metrics.json").write_text(json.dumps(metrics(name, order)))
+            curves(stage / "tensorboard", name, steps)
+        lineage.record(
+            made,
+            stage=name,
+            config={"seed": 0},
+            parents={role: made_by(folder, role) for role in parents},
+            data={"fingerprint": "f" * 64, "counts": {}, "files": []},
+            metrics={},
+            tokenizer={},
+            simulated=name == "rankings",
+        )
+    summary = {"seconds": 800, "stages": {"rankings": {"seconds": 21.5, "reused": True}}}
+    (folder / "pipeline.json").write_text(json.dumps(summary))
+    (folder / "ledger.json").write_text(json.dumps(ledger()))
+    (folder / "answers.json").write_text(json.dumps(answers()))
+    return folder
+
+
+def made_by(folder: Path, name: str) -> Path:
+    return folder / name / ("collected" if name == "rankings" else "model")
+
+
+def metrics(name: str, order: int) -> dict:
+    bits = 2.9 - 0.12 * order
+    heldout = {"general": {"bits_per_byte": value(bits, 0.011), "perplexity": value(31.2, 0.9)}}
+    before = {"general": {"bits_per_byte": value(bits + 0.12, 0.012), "perplexity": value(31.0, 0.9)}}
+    counts = {"read": 12345, "used": 12300, "skipped": {"duplicate": 40, "empty": 5}}
+    result = {"stage": name, "seconds": 40 + 31 * order, "tokens": 400_000 * (8 - order), "steps": 120}
+    result |= {"parameters": 3_412_992, "heldout": heldout, "before": before, "counts": counts}
+    if name == "fine_tuning":
+        heldout["task_pairs"] = {"rougeL": value(0.31, 0.01), "exact_match": value(0.08, 0.019)}
+        before["task_pairs"] = {"rougeL": value(0.09, 0.01), "exact_match": value(0.0, 0.0)}
+        result["floors"] = {"task_pairs": {"first_sentence": {"rougeL": value(0.24, 0.01)}}}
+    return result
+
+
+def curves(folder: Path, name: str, steps: int) -> None:
+    writer = SummaryWriter(str(folder))
+    for step in range(steps):
+        wave = 0.15 * math.sin(step * 1.7)
+        writer.add_scalar("train/loss", 2.5 + 5 * math.exp(-step / 25) + wave, step)
+        writer.add_scalar("train/bits_per_byte", 1.4 + 2 * math.exp(-step / 25) + wave / 3, step)
+        writer.add_scalar("train/lr", 3e-3 * min(step / 10, 1 - step / steps), step)
+        writer.add_scalar("train/tokens_per_second", 9000 + 300 * wave, step)
+        if step % 20 == 19:
+            writer.add_scalar("val/general/loss", 2.7 + 5 * math.exp(-step / 25), step)
+            writer.add_scalar("val/general/bits_per_byte", 1.5 + 2 * math.exp(-step / 25), step)
+        if name == "ppo":
+            writer.add_scalar("objective/kl", 0.06 * step + 0.2 * abs(wave), step)
+            writer.add_scalar("objective/scores", 2.2 * (1 - math.exp(-step / 40)) + wave, step)
+            writer.add_scalar("objective/rule", 1.4 * (1 - math.exp(-step / 40)) + wave, step)
+            writer.add_scalar("policy/entropy", 3 - step / 80, step)
+            writer.add_scalar("objective/eos_rate", 0.5 + step / (2 * steps), step)
+            writer.add_scalar("objective/response_length", 40 - step / 10, step)
+    writer.close()
+
+
+def ledger() -> dict:
+    entries = []
+    for stage, change, verdict, p in (
+        ("continued_pretraining", -0.31, "gained", 0.0001),
+        ("fine_tuning", 0.08, "lost", 0.004),
+        ("instruction_tuning", 0.002, "noise", 0.61),
+    ):
+        entries.append(
+            {"stage": stage, "set": "domain", "metric": "bits_per_byte", "before": value(2.1, 0.02)}
+            | {"after": value(2.1 + change, 0.02), "change": value(change, 0.004), "p": p, "verdict": verdict}
+        )
+    return {"entries": entries}
+
+
+def answers() -> dict:
+    prompts = ["What does the function `statistics.mean` do?", "ماذا تفعل الدالة mean؟", HOSTILE]
+    stages = [name for name in PARENTS if name not in ("rankings", "reward_modeling")]
+    texts = {
+        stage: [
+            f"It returns the arithmetic mean of data ({stage}).\n\nIf data is empty, StatisticsError is raised.",
+            ARABIC,
+            HOSTILE,
+        ]
+        for stage in stages
+    }
+    texts["pretraining"][0] = "mean mean the the the \ud800 \x00 \u202e reversed"
+    return {"prompts": prompts, "answers": texts}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A finished pipeline's folder. Tests that change it take ``pipeline`` instead."""
+    return make_pipeline(tmp_path_factory.mktemp("pipeline") / "run", steps=80)
+
+
+@pytest.fixture
+def pipeline(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture
+def arabic():
+    return ARABIC
+
+
+@pytest.fixture
+def hostile():
+    return HOSTILE
