@@ -1,8 +1,8 @@
 """Rewards for reinforcement learning: anything that scores completions of prompts.
 
 A reward is a callable ``reward(prompts, completions) -> scores``: ``prompts`` a sequence of conversations,
-``completions`` one text each, one finite number each. Where it also has ``score_tokens(input_ids, lengths) -> (B,)`` that
-is used, so that what was sampled is scored as sampled, without being decoded and tokenised again.
+``completions`` one text each, one finite number each. Where it also has ``score_tokens(input_ids, lengths) -> (B,)``
+that is used, so that what was sampled is scored as sampled, without being decoded and tokenised again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class LearnedReward(nn.Module):
     def score_tokens(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Scores (B,) of right-padded rows (B, T): prompt and completion with its end token, ``lengths`` (B,)."""
         scores = []
-        for ids, sizes in zip(input_ids.split(self.batch_size), lengths.split(self.batch_size), strict=True):
+        for ids, sizes in zip(
+            torch.split(input_ids, self.batch_size), torch.split(lengths, self.batch_size), strict=True
+        ):
             scores.append(self.model(ids[:, : int(sizes.max())], sizes).float())
         return torch.cat(scores)
 
