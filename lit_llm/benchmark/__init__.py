@@ -1,0 +1,1 @@
+"""Speed of the training step, here and in peers, side by side."""
