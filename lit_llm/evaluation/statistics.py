@@ -83,7 +83,8 @@ def paired_bootstrap(
 ) -> PairedTest:
     """after - before (means, or ratios over the shared ``denominators``), resampling items (or clusters) with both.
 
-    p = 2 min(P(d* <= 0), P(d* >= 0)), one added above and below, so it is never below 2 / (resamples + 1).
+    p = 2 min(P(d* <= 0), P(d* >= 0)), one added above and below; where no draw changes sign, so that the draws can say
+    no more than p < 2 / resamples, the normal tail of difference / se if that is smaller.
     """
     change = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     weight = np.ones_like(change) if denominators is None else np.asarray(denominators, dtype=np.float64)
@@ -96,6 +97,8 @@ def paired_bootstrap(
     low, high = np.quantile(draws, [0.025, 0.975])
     tail = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
     p = min(1.0, 2 * (tail + 1) / (resamples + 1))
+    if tail == 0 and estimate.se > 0:
+        p = min(p, math.erfc(abs(estimate.mean) / estimate.se / math.sqrt(2)))
     return PairedTest(estimate.mean, estimate.se, float(low), float(high), p, len(change))
 
 

@@ -1,0 +1,76 @@
+"""Held-out sets as files: one JSON object a line, so that a set can be read again long after its data is gone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+from lit_llm.errors import UserError
+from lit_llm.records import Comparison, Document, Example, Heldout, Message, Prompt, Role
+
+KINDS: dict[str, type] = {"documents": Document, "responses": Example, "rankings": Comparison, "prompts": Prompt}
+
+
+def write_heldout(folder: str | Path, heldout: Heldout) -> Path:
+    """Writes ``folder/<name>.jsonl``: on each line the kind and an item's fields."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"kind": heldout.kind, **asdict(item)}, ensure_ascii=False) for item in heldout.items]
+    path = folder / f"{heldout.name}.jsonl"
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def read_heldout(path: str | Path) -> Heldout:
+    """Reads one file; the set's name is the file's. Raises UserError naming file and line."""
+    path = Path(path)
+    kinds, items = [], []
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            value = json.loads(line)
+            kinds.append(value.pop("kind"))
+            items.append(_item(KINDS[kinds[-1]], value))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(
+                f"{path}:{number}: not an item of a held-out set; a run writes them, so copy the file again or run the "
+                "stage again"
+            ) from None
+    if not items:
+        raise UserError(f"{path}: the held-out set is empty")
+    if len(set(kinds)) > 1:
+        raise UserError(f"{path}: items of several kinds ({', '.join(sorted(set(kinds)))}); one file holds one kind")
+    return Heldout(path.stem, kinds[0], tuple(items))
+
+
+def read_all(folder: str | Path) -> list[Heldout]:
+    """The sets of a run's ``heldout`` folder that hold something, by name."""
+    return [read_heldout(path) for path in sorted(Path(folder).glob("*.jsonl")) if path.stat().st_size]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split("\n")[:-1]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; copy the file again") from None
+
+
+def _item(kind: type, value: Mapping[str, Any]) -> Any:
+    fields = dict(value)
+    for name in ("messages", "prompt"):
+        if name in fields:
+            fields[name] = tuple(_message(message) for message in fields[name])
+    for name in ("completions", "ranks"):
+        if name in fields:
+            fields[name] = tuple(fields[name])
+    return kind(**fields)
+
+
+def _message(value: Mapping[str, Any]) -> Message:
+    if value["role"] not in get_args(Role) or not isinstance(value["content"], str):
+        raise ValueError(value)
+    return Message(value["role"], value["content"])
