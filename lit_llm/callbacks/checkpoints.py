@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from lit_llm.callbacks.steps import step_ended
+from lit_llm.callbacks.steps import is_trial, step_ended
 from lit_llm.checkpointing import atomic
 from lit_llm.checkpointing.resume import CHECKPOINTS, PATTERN, checkpoint_name
 from lit_llm.checkpointing.signals import Interrupted, StopSignals
@@ -23,8 +23,8 @@ BEST = "best.ckpt"
 class Checkpoints(Checkpoint):
     """Writes ``checkpoints/step-*.ckpt`` in the run folder (the Trainer's ``default_root_dir``) at steps' ends only.
 
-    Lightning's ModelCheckpoint can save in the middle of an accumulation window, and removes the old file before it knows
-    that the new one is whole. SIGTERM and SIGINT stop the run at the next step's end with a checkpoint.
+    Lightning's ModelCheckpoint can save in the middle of an accumulation window, and removes the old file before
+    it knows that the new one is whole. SIGTERM and SIGINT stop the run at the next step's end with a checkpoint.
 
     Args:
         every_n_steps: optimizer steps between checkpoints; None: none on the way.
@@ -60,7 +60,7 @@ class Checkpoints(Checkpoint):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: ARG002
         """A folder that cannot be written to is found out before hours of compute, not after."""
-        if stage == "fit" and trainer.is_global_zero and not trainer.fast_dev_run:
+        if stage == "fit" and trainer.is_global_zero and not is_trial(trainer):
             with atomic.written_atomically(self.folder(trainer) / ".probe") as file:
                 file.write(b"writable")
             (self.folder(trainer) / ".probe").unlink()
@@ -80,7 +80,7 @@ class Checkpoints(Checkpoint):
             raise Interrupted(signum)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        if self.monitor is None or trainer.sanity_checking or trainer.fast_dev_run or not trainer.fit_loop.epoch_loop:
+        if self.monitor is None or trainer.sanity_checking or is_trial(trainer):
             return
         if self.monitor not in trainer.callback_metrics:
             known = ", ".join(sorted(trainer.callback_metrics))
@@ -124,7 +124,7 @@ class Checkpoints(Checkpoint):
         return int(both)
 
     def _save(self, trainer: L.Trainer) -> None:
-        if trainer.global_step == self._saved_step or trainer.fast_dev_run:
+        if trainer.global_step == self._saved_step or is_trial(trainer):
             return
         trainer.save_checkpoint(self.folder(trainer) / checkpoint_name(trainer.global_step), weights_only=False)
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
@@ -134,7 +134,7 @@ class Checkpoints(Checkpoint):
 
 
 def _is_last_step(trainer: L.Trainer) -> bool:
-    """Whether training ends here by steps or epochs. Saved now rather than afterwards, a longer run can go on from it."""
+    """Whether training ends here by steps or epochs. Saved now, not afterwards, a longer run can go on from it."""
     loop = trainer.fit_loop.epoch_loop
     if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
         return True

@@ -44,7 +44,9 @@ class Numerics(L.Callback):
         where = f"step {step} (epoch {trainer.current_epoch}, batch {trainer.fit_loop.epoch_loop.batch_idx})"
         found = f"loss {loss:g}, gradient norm {norm:g}"
         if self.policy == "stop":
-            raise UserError(f"{where}: {found}; stopped before the update, as callbacks.numerics.on_bad_update=stop says")
+            raise UserError(
+                f"{where}: {found}; stopped before the update, as callbacks.numerics.on_bad_update=stop says"
+            )
         if self._in_a_row >= self.max_in_a_row:
             raise UserError(f"{where}: {found}; {self._in_a_row} updates in a row dropped: try a smaller optimizer.lr")
         log.warning("%s: %s; update dropped (%d so far)", where, found, self.skipped)

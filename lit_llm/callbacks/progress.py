@@ -84,7 +84,7 @@ class Progress(ProgressBar):
     def _done(trainer: L.Trainer) -> int:
         if trainer.lightning_module.automatic_optimization:
             return trainer.global_step
-        return trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        return trainer.fit_loop.epoch_loop.batch_progress.total.ready
 
     def _close(self) -> None:
         if self._bar is not None:

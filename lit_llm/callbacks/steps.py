@@ -13,3 +13,8 @@ def step_ended(trainer: L.Trainer) -> bool:
 def is_logging_step(trainer: L.Trainer) -> bool:
     """Whether the step that just ended is one of every ``log_every_n_steps``."""
     return step_ended(trainer) and trainer._logger_connector.should_update_logs
+
+
+def is_trial(trainer: L.Trainer) -> bool:
+    """Whether this is a run of a few batches that keeps nothing (``fast_dev_run``)."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_llm.callbacks.peak import peak_flops
-from lit_llm.callbacks.steps import is_logging_step
+from lit_llm.callbacks.steps import is_logging_step, is_trial
 
 
 class Throughput(L.Callback):
@@ -41,19 +41,17 @@ class Throughput(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._pending, self._flops, self._seconds = 0, 0.0, 0.0
         self._started, self._world_size = time.perf_counter(), trainer.world_size
-        if self.mfu and self.peak is None and not trainer.fast_dev_run:
+        if self.mfu and self.peak is None and not is_trial(trainer):
             self.peak = peak_flops(pl_module.device, _matmul_dtype(trainer))
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+    def on_train_batch_start(self, *args: Any) -> None:  # noqa: ARG002
         self._started = time.perf_counter() if self._started == 0.0 else self._started
 
-    def on_train_batch_end(  # type: ignore[override]
-        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int  # noqa: ARG002
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:  # noqa: ARG002
         tokens = pl_module.tokens_in(batch)
         self._pending = self._pending + tokens
         config = getattr(pl_module.model, "config", None)
-        if self.peak and hasattr(config, "flops_per_token"):
+        if self.peak and config is not None and hasattr(config, "flops_per_token"):
             self._flops += batch.input_ids.numel() * config.flops_per_token(batch.input_ids.shape[-1])
         if not is_logging_step(trainer):
             return

@@ -11,7 +11,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,9 +40,12 @@ def written_atomically(path: Path) -> Iterator[IO[bytes]]:
         os.replace(temporary, path)  # noqa: PTH105
         _sync_folder(path.parent)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); what was there before is kept") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); what was there before is kept"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # gone by its renaming, or never made
+            temporary.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -92,7 +95,9 @@ def save(content: dict[str, Any], path: Path) -> None:
             torch.save(content, hashing)  # type: ignore[arg-type]
     except RuntimeError as error:  # torch reports a full disk so, with the real error as context
         if isinstance(error.__context__, OSError):
-            raise UserError(f"{path}: cannot be written ({error.__context__}); what was there before is kept") from error
+            raise UserError(
+                f"{path}: cannot be written ({error.__context__}); what was there before is kept"
+            ) from error
         raise
     entry = {
         "format": FORMAT,
@@ -127,7 +132,7 @@ def problem_with(path: Path) -> str | None:
 
 
 def load(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Reads a verified checkpoint. Never unpickles code. Raises UserError if it is damaged or has non-finite weights."""
+    """Reads a verified checkpoint; never unpickles code. Raises UserError if damaged or with non-finite weights."""
     if problem := problem_with(path):
         raise UserError(f"{path}: {problem}")
     try:

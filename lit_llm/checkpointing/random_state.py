@@ -61,4 +61,5 @@ class RandomState(L.Callback):
 
 
 def _validation_is_next(trainer: L.Trainer) -> bool:
-    return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+    fetcher = trainer.fit_loop._data_fetcher
+    return fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)

@@ -62,7 +62,8 @@ def matmul_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         good = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        good = device.type == "cpu" and bool(getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False))
+        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        good = device.type == "cpu" and bool(capabilities.get("avx512_bf16", False))
     return torch.bfloat16 if good else torch.float32
 
 
@@ -85,7 +86,7 @@ class MuonAdamW(torch.optim.Optimizer):
         self.coefficients, self.dtype = tuple(coefficients), dtype
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -96,8 +97,8 @@ class MuonAdamW(torch.optim.Optimizer):
                 (self._muon if group["muon"] else self._adamw)(group, parameters)
         return loss
 
-    def _muon(self, group: dict[str, Any], parameters: list[nn.Parameter]) -> None:
-        gradients = [parameter.grad for parameter in parameters]
+    def _muon(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         buffers = []
         for parameter in parameters:
             state = self.state[parameter]
@@ -117,7 +118,7 @@ class MuonAdamW(torch.optim.Optimizer):
             size = 0.2 * math.sqrt(max(shape[-2:]))
             torch._foreach_add_(stacked, list(updates.unbind()), alpha=-group["lr"] * size)
 
-    def _adamw(self, group: dict[str, Any], parameters: list[nn.Parameter]) -> None:
+    def _adamw(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         for parameter in parameters:
             state = self.state[parameter]
             if not state:
@@ -126,7 +127,7 @@ class MuonAdamW(torch.optim.Optimizer):
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
         states = [self.state[parameter] for parameter in parameters]
         adamw_update(
-            parameters,  # type: ignore[arg-type]
+            parameters,
             [parameter.grad for parameter in parameters],  # type: ignore[misc]
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],

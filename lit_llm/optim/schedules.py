@@ -59,7 +59,7 @@ def constant(
     start_lr_ratio: float = 0.0,
 ) -> LambdaLR:
     """The peak, after the warm-up."""
-    return _warmed(optimizer, total_steps, warmup_steps, warmup_ratio, 1.0, start_lr_ratio, lambda progress: 1.0)
+    return _warmed(optimizer, total_steps, warmup_steps, warmup_ratio, 1.0, start_lr_ratio, lambda _: 1.0)
 
 
 def wsd(

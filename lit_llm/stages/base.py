@@ -22,7 +22,7 @@ from lit_llm.backbone.huggingface import save_model
 from lit_llm.errors import UserError
 from lit_llm.stages.totals import Totals
 
-Plain = str | int | float | bool | None | list | tuple | dict
+PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
 
 
 class Stage(L.LightningModule):
@@ -57,10 +57,10 @@ class Stage(L.LightningModule):
         self._window = Totals()
         self._validation: list[Totals] = []
 
-    def remember(self, **values: Plain) -> None:
+    def remember(self, **values: Any) -> None:
         """Keeps plain values as hyper-parameters in the checkpoint. Live objects would break weights-only loading."""
         for key, value in values.items():
-            if not isinstance(value, Plain):
+            if not isinstance(value, PLAIN):
                 raise TypeError(f"{key} is a {type(value).__name__}: only plain values are kept as hyper-parameters")
         self.save_hyperparameters({**self.hparams, **values}, logger=False)
 
@@ -89,7 +89,7 @@ class Stage(L.LightningModule):
 
     # Optimisation
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self)
         schedule = self.make_schedule(optimizer, self.total_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -111,7 +111,8 @@ class Stage(L.LightningModule):
         both are undone, so that the gradient is that of one big batch, also for uneven counts and a short last window.
         """
         if gradient_clip_algorithm not in (None, "norm"):
-            raise UserError(f"trainer.gradient_clip_algorithm: {gradient_clip_algorithm}; only norm is supported")
+            value = getattr(gradient_clip_algorithm, "value", gradient_clip_algorithm)
+            raise UserError(f"trainer.gradient_clip_algorithm: {value}; only norm is supported")
         totals = self._window.reduced()
         count = totals["count"]
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / count if count else math.nan
@@ -132,8 +133,8 @@ class Stage(L.LightningModule):
         """
         parameters = [parameter for parameter in parameters if parameter.grad is not None]
         gradients = [parameter.grad for parameter in parameters]
-        norm = torch.nn.utils.get_total_norm(gradients)  # type: ignore[arg-type]
-        norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm) * scale
+        total = torch.nn.utils.get_total_norm(gradients)  # type: ignore[arg-type]
+        norm = float(total.full_tensor() if hasattr(total, "full_tensor") else total) * scale
         if not (math.isfinite(norm) and math.isfinite(loss)):
             for parameter in parameters:
                 parameter.grad = None
@@ -159,7 +160,7 @@ class Stage(L.LightningModule):
     # Logging
 
     def log_training(self, values: dict[str, float]) -> None:
-        """Keeps ``train/<name>`` in ``latest`` every step; Lightning's log costs 0.4 ms a key, so only every N steps."""
+        """Keeps ``train/<name>`` in ``latest`` every step. Lightning's log, 0.4 ms a key, gets it every N steps."""
         self.latest = {name if "/" in name else f"train/{name}": value for name, value in values.items()}
         if self.trainer._logger_connector.should_update_logs or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.log_dict(self.latest)
@@ -200,8 +201,8 @@ class Stage(L.LightningModule):
         """The network that goes into the model folder."""
         return self.model
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        state = super().state_dict(*args, **kwargs)
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        state: dict[str, Any] = super().state_dict(*args, **kwargs)
         prefix = kwargs.get("prefix", "")
         for key in [key for key in state if self._is_left_out(key.removeprefix(prefix))]:
             del state[key]

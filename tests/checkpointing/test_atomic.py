@@ -108,7 +108,7 @@ def test_no_checkpoint_yet_is_no_error_but_no_folder_is(tmp_path: Path) -> None:
 def test_full_disk_keeps_what_was_there(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     newer = checkpoint.with_name("step-000000010.ckpt")
 
-    def full(descriptor: int) -> None:
+    def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch, pytest.raises(UserError, match="No space left"):

@@ -18,7 +18,7 @@ class Crash(L.Callback):
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def on_train_batch_start(self, trainer: L.Trainer, *args: object) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, *args: object) -> None:  # noqa: ARG002
         if trainer.global_step == self.step:
             raise ZeroDivisionError
 

@@ -34,8 +34,12 @@ def test_bits_per_byte_counts_the_bytes_of_trained_tokens() -> None:
     ids = torch.tensor([[*tokenizer.encode("ein Fluß"), tokenizer.document_end_id]])
     labels = ids.clone()
     labels[0, 0] = IGNORE
-    batch = RandomRows(1).collate([0])._replace(
-        input_ids=ids, labels=labels, positions=torch.arange(ids.shape[1])[None], segments=torch.zeros_like(ids)
+    batch = (
+        RandomRows(1)
+        .collate([0])
+        ._replace(
+            input_ids=ids, labels=labels, positions=torch.arange(ids.shape[1])[None], segments=torch.zeros_like(ids)
+        )
     )
     total, count, metrics = stage.loss(batch)
     size = len("ein Fluß".encode()) - len(tokenizer.token_bytes(int(ids[0, 0])))  # the end token is no text

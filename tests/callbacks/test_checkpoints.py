@@ -1,0 +1,74 @@
+"""When checkpoints are written and which are kept."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from training_run import Data, run, tiny_stage, trainer_for
+
+from lit_llm.callbacks.checkpoints import Checkpoints
+from lit_llm.checkpointing import atomic
+from lit_llm.errors import UserError
+
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+
+def steps(folder: Path) -> list[int]:
+    return [int(path.stem[5:]) for path in sorted((folder / "checkpoints").glob("step-*.ckpt"))]
+
+
+@pytest.mark.parametrize(("every", "keep", "expected"), [(3, 2, [9, 12]), (5, 9, [5, 10, 12]), (None, 2, [12])])
+def test_the_newest_are_kept(tmp_path: Path, every: int | None, keep: int, expected: list[int]) -> None:
+    run(tmp_path, every_n_steps=every, keep=keep)
+    assert steps(tmp_path) == expected
+    assert all(atomic.problem_with(path) is None for path in (tmp_path / "checkpoints").glob("*.ckpt"))
+    assert {path.suffix for path in (tmp_path / "checkpoints").iterdir()} == {".ckpt", ".json"}
+
+
+def test_the_best_weights_are_those_of_the_least_loss(tmp_path: Path) -> None:
+    seen: list[tuple[float, torch.Tensor]] = []
+
+    class Watch(Checkpoints):
+        def on_validation_end(self, trainer, pl_module) -> None:  # type: ignore[no-untyped-def]
+            super().on_validation_end(trainer, pl_module)
+            seen.append((float(trainer.callback_metrics["val/loss"]), pl_module.model.output_weight.detach().clone()))
+
+    trainer = trainer_for(tmp_path, [Watch(monitor="val/loss")], max_steps=8, val_check_interval=2)
+    trainer.fit(tiny_stage(), datamodule=Data(24))
+    assert len(seen) == 4
+    best = atomic.load(tmp_path / "checkpoints" / "best.ckpt")
+    assert torch.equal(best["state_dict"]["model.lm_head.weight"], min(seen, key=lambda pair: pair[0])[1])
+    assert "optimizer_states" not in best
+
+
+def test_a_misspelt_monitor_is_named(tmp_path: Path) -> None:
+    trainer = trainer_for(tmp_path, [Checkpoints(monitor="val/los")], max_steps=2, val_check_interval=2)
+    with pytest.raises(UserError, match=r"monitor: val/los; nothing logs it; there are .*val/loss"):
+        trainer.fit(tiny_stage(), datamodule=Data())
+
+
+def test_a_folder_that_cannot_be_written_fails_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file in the way")
+    stage = tiny_stage()
+    before = stage.model.output_weight.detach().clone()
+    with pytest.raises(UserError, match="cannot be written"):
+        trainer_for(tmp_path, [Checkpoints()], max_steps=2).fit(stage, datamodule=Data())
+    assert torch.equal(stage.model.output_weight, before)
+
+
+def test_a_trial_run_leaves_nothing(tmp_path: Path) -> None:
+    trainer_for(tmp_path, [Checkpoints(1)], fast_dev_run=2).fit(tiny_stage(), datamodule=Data())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_by_the_clock(tmp_path: Path) -> None:
+    trainer = trainer_for(tmp_path, [Checkpoints(every_minutes=0, keep=9, at_end=False)], max_steps=3)
+    trainer.fit(tiny_stage(), datamodule=Data())
+    assert steps(tmp_path) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("values", [{"every_n_steps": 0}, {"keep": 0}])
+def test_bad_values_are_named(values: dict[str, int]) -> None:
+    with pytest.raises(UserError, match=f"callbacks.checkpoints.{next(iter(values))}"):
+        Checkpoints(**values)

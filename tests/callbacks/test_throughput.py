@@ -1,0 +1,67 @@
+"""Speed: what is counted, and against which peak."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from training_run import LENGTH, Data, tiny_stage, trainer_for
+
+from lit_llm.callbacks.peak import measured_matmul_flops, peak_flops
+from lit_llm.callbacks.throughput import Throughput
+
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+
+class Slow(L.Callback):
+    """Steps of 5 ms, and validation that takes much longer."""
+
+    def on_train_batch_start(self, *args: Any) -> None:  # noqa: ARG002
+        time.sleep(0.005)
+
+    def on_validation_batch_start(self, *args: Any) -> None:  # noqa: ARG002
+        time.sleep(0.3)
+
+
+def test_speed_leaves_validation_out(tmp_path: Path) -> None:
+    throughput = Throughput(peak_tflops=1e-3)
+    stage = tiny_stage()
+    trainer = trainer_for(
+        tmp_path,
+        [throughput, Slow()],
+        max_steps=6,
+        log_every_n_steps=6,
+        val_check_interval=3,
+        limit_val_batches=1,
+        accumulate_grad_batches=2,
+        enable_checkpointing=False,
+    )
+    trainer.fit(stage, datamodule=Data(24, 2))
+    tokens = 12 * 2 * LENGTH
+    assert throughput.tokens == trainer.callback_metrics["train/tokens"] == tokens
+    seconds = tokens / throughput.tokens_per_second
+    assert 12 * 0.005 < seconds < 0.3
+    flops = stage.model.config.flops_per_token(LENGTH)
+    assert trainer.callback_metrics["train/mfu"] == pytest.approx(tokens * flops / seconds / 1e9, rel=1e-4)
+
+
+def test_tokens_go_on_counting_after_a_resume() -> None:
+    first, second = Throughput(), Throughput()
+    first.tokens, first._pending = 100, torch.tensor(7)
+    second.load_state_dict(first.state_dict())
+    assert second.tokens == 107
+
+
+def test_the_peak_is_measured_on_a_cpu() -> None:
+    device = torch.device("cpu")
+    assert 1e8 < peak_flops(device, torch.float32) < 1e14
+    assert 1e8 < measured_matmul_flops(device, torch.bfloat16) < 1e14
+
+
+def test_the_peak_of_a_known_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, tera in {"NVIDIA H100 80GB HBM3": 989, "NVIDIA H100 PCIe": 756, "NVIDIA A100-SXM4-40GB": 312}.items():
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, name=name: name)
+        assert peak_flops(torch.device("cuda"), torch.bfloat16) == tera * 1e12
