@@ -23,7 +23,7 @@ from lit_llm.records import Comparison, Heldout
 from lit_llm.text.tokenizer import Tokenizer
 
 Kinds = Literal["documents", "responses", "rankings", "prompts"]
-Path = str | Sequence[str] | Mapping[str, Any]
+DataPath = str | Sequence[str] | Mapping[str, Any]
 """What ``data.path`` may be: see ``sources.resolve``."""
 
 
@@ -98,7 +98,7 @@ class DataModule(L.LightningDataModule, ABC):
     def _parameters(self) -> dict[str, Any]:
         """What the rows depend on besides records, tokenizer and seed: part of the fingerprint."""
 
-    def _read(self, path: Path, kind: Kind) -> Records:
+    def _read(self, path: DataPath, kind: Kind) -> Records:
         self._files |= dict.fromkeys(file for files in resolve(path, self.cache_dir).values() for file in files)
         return read_records(
             path,

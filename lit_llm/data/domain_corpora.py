@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from lit_llm.data.data_module import Path
+from lit_llm.data.data_module import DataPath
 from lit_llm.data.raw_text import RawText, TextSource, apportioned, weighted_sources
 from lit_llm.errors import UserError
 from lit_llm.text.tokenizer import Tokenizer
@@ -32,8 +32,8 @@ class DomainCorpora(RawText):
         self,
         *,
         tokenizer: Tokenizer,
-        path: Path = "installed/domain",
-        replay_path: Path | None = "installed/raw_text",
+        path: DataPath = "installed/domain",
+        replay_path: DataPath | None = "installed/raw_text",
         replay_ratio: float = 0.2,
         max_length: int = 256,
         micro_batch_size: int = 8,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lit_llm.data.data_module import (
     DataModule,
-    Path,
+    DataPath,
     Prepared,
     at_least,
     moved,
@@ -100,7 +100,7 @@ class Preferences(DataModule):
         self,
         *,
         tokenizer: Tokenizer,
-        path: Path,
+        path: DataPath,
         max_length: int = 512,
         micro_batch_size: int = 4,
         overlong: Literal["drop", "truncate"] = "drop",

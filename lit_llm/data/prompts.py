@@ -10,7 +10,7 @@ import torch
 
 from lit_llm.data.data_module import (
     DataModule,
-    Path,
+    DataPath,
     Prepared,
     at_least,
     moved,
@@ -65,7 +65,7 @@ class Prompts(DataModule):
         self,
         *,
         tokenizer: Tokenizer,
-        path: Path = "installed/prompts",
+        path: DataPath = "installed/prompts",
         max_prompt_length: int = 192,
         micro_batch_size: int = 16,
         num_workers: int = 0,

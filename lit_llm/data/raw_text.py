@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from lit_llm.data.data_module import (
     DataModule,
-    Path,
+    DataPath,
     Prepared,
     at_least,
     label_bytes,
@@ -36,7 +36,7 @@ class TextSource:
     """One of the corpora that are mixed. A source that is replayed is added to the rows of those that are not."""
 
     name: str
-    path: Path
+    path: DataPath
     weight: float | None = None  # its share among the sources; None: as many rows as it has
     replayed: bool = False
 
@@ -59,7 +59,7 @@ class RawText(DataModule):
         self,
         *,
         tokenizer: Tokenizer,
-        path: Path = "installed/raw_text",
+        path: DataPath = "installed/raw_text",
         max_length: int = 256,
         micro_batch_size: int = 8,
         num_workers: int = 0,
@@ -102,7 +102,7 @@ class RawText(DataModule):
     @classmethod
     def tokenizer_texts(
         cls,
-        path: Path = "installed/raw_text",
+        path: DataPath = "installed/raw_text",
         *,
         format: str | None = None,
         on_error: Literal["stop", "skip"] = "stop",
@@ -220,7 +220,7 @@ def apportioned(total: int, weights: Sequence[float]) -> list[int]:
     return [int(share) for share in shares]
 
 
-def weighted_sources(path: Path, name: str) -> list[TextSource]:
+def weighted_sources(path: DataPath, name: str) -> list[TextSource]:
     """One source; or from {path: weight} one for each, named after its file or folder.
 
     Raises UserError for weights that are none. {split: path} is one source.
@@ -233,7 +233,7 @@ def weighted_sources(path: Path, name: str) -> list[TextSource]:
     for part, weight in path.items():
         if isinstance(weight, bool) or not 0 < weight < float("inf"):
             raise UserError(f"data.path: the weight of {part} is {weight}; give a number above 0, or leave it out")
-        stem = FilePath(part).name.split(".")[0].strip("*?") or FilePath(part).parent.name
+        stem = Path(part).name.split(".")[0].strip("*?") or Path(part).parent.name
         taken = {source.name for source in sources}
         sources.append(TextSource(stem if stem not in taken else str(part), part, float(weight)))
     return sources

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lit_llm.data.data_module import (
     DataModule,
-    Path,
+    DataPath,
     Prepared,
     at_least,
     label_bytes,
@@ -54,7 +54,7 @@ class SupervisedData(DataModule):
         self,
         *,
         tokenizer: Tokenizer,
-        path: Path | None = None,
+        path: DataPath | None = None,
         max_length: int = 256,
         micro_batch_size: int = 8,
         packing: bool = True,
@@ -138,9 +138,7 @@ class SupervisedData(DataModule):
         return cached_tokens(
             examples,
             lambda batch: [self._encoded(example) for example in batch],
-            key=content_hash(
-                ["examples", str(self.train_last_only), self.tokenizer.fingerprint(), records_hash(examples)]
-            ),
+            key=content_hash(["examples", *parameters, records_hash(examples)]),
             cache_dir=self.cache_dir,
             size_of=lambda example: sum(len(message.content) for message in example.messages),
             description=description,
@@ -150,6 +148,8 @@ class SupervisedData(DataModule):
         try:
             ids, trained = self.tokenizer.chat.encode(self.tokenizer, example.messages)
         except UserError as error:
+            if self.on_error == "skip":
+                return [], []  # counted as one without a trained token
             raise UserError(f"{example.source}: {error}") from None
         mask = np.asarray(trained, dtype=bool)
         if not mask.any():

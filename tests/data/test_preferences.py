@@ -1,0 +1,146 @@
+"""Preferences: the completions of a prompt stay together, whole, with their end token."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_llm.data.preferences import Preferences
+from lit_llm.errors import UserError
+from lit_llm.records import RankingBatch
+
+HH = Path(__file__).parents[2].parent / "shared/data/hh_harmless_part.jsonl"
+
+
+def ranking(sentence, number, size=4, **more):
+    completions = [sentence(number * 10 + k, 3 + k) for k in range(size)]
+    return {"prompt": f"Q{number}?", "completions": completions, "ranking": list(range(1, size + 1)), **more}
+
+
+@pytest.fixture
+def preferences(tokenizer, write, cache, sentence):
+    """preferences(train rows, **options): a DataModule of these rows, with one comparison each to validate and test."""
+
+    def make(rows, **options):
+        path = {
+            "train": write("train.jsonl", rows),
+            "validation": write("validation.jsonl", [ranking(sentence, 800)]),
+            "test": write("test.jsonl", [ranking(sentence, 900)]),
+        }
+        options = {"max_length": 64, "micro_batch_size": 3, "cache_dir": cache, **options}
+        return Preferences(tokenizer=tokenizer, path=path, **options)
+
+    return make
+
+
+def completions_of(batch, tokenizer):
+    """(group, rank, prompt text, completion text) of every row; what follows its length must be padding."""
+    for ids, length, prompt, group, rank in zip(*batch[:5], strict=True):
+        assert (ids[length:] == tokenizer.pad_id).all()
+        assert ids[length - 1] == tokenizer.turn_end_id
+        texts = (tokenizer.decode(part.tolist()) for part in (ids[:prompt], ids[prompt:length]))
+        yield int(group), int(rank), *texts
+
+
+def test_all_completions_of_a_prompt_are_in_one_batch(preferences, tokenizer, sentence):
+    rows = [ranking(sentence, n, size=2 + n % 3) for n in range(20)]
+    data = preferences(rows)
+    seen = {}
+    for batch in data.train_dataloader():
+        assert isinstance(batch, RankingBatch) and data.batch_type is RankingBatch
+        assert batch.groups.tolist() == sorted(batch.groups.tolist())
+        assert batch.groups.unique().tolist() == list(range(len(batch.weights)))
+        assert len(batch.weights) <= 3
+        assert (batch.lengths > batch.prompt_lengths).all() and batch.input_ids.shape[1] == batch.lengths.max()
+        groups = {}
+        for group, rank, prompt, completion in completions_of(batch, tokenizer):
+            groups.setdefault((group, prompt), []).append((completion, rank))
+        for (_, prompt), found in groups.items():
+            assert prompt not in seen
+            seen[prompt] = found
+    assert len(seen) == 20
+    for row in rows:
+        (found,) = [found for prompt, found in seen.items() if row["prompt"] in prompt]
+        assert found == list(zip(row["completions"], row["ranking"], strict=True))
+
+
+def test_the_prompt_is_the_same_prefix_for_all_completions(preferences, sentence):
+    for batch in preferences([ranking(sentence, n) for n in range(6)]).train_dataloader():
+        for group in batch.groups.unique():
+            rows = torch.nonzero(batch.groups == group)[:, 0]
+            (length,) = batch.prompt_lengths[rows].unique().tolist()
+            assert (batch.input_ids[rows, :length] == batch.input_ids[rows[0], :length]).all()
+
+
+def test_weights_and_ties_arrive(preferences, sentence):
+    row = {**ranking(sentence, 1, 3), "ranking": [1, 2, 2], "weight": 0.25, "annotator": "ann"}
+    (batch,) = preferences([row]).train_dataloader()
+    assert batch.ranks.tolist() == [1, 2, 2] and batch.weights.tolist() == [0.25]
+
+
+def test_the_weight_is_part_of_the_fingerprint(preferences, sentence):
+    first = preferences([ranking(sentence, 1, weight=1.0)]).fingerprint()
+    assert first != preferences([ranking(sentence, 1, weight=0.5)]).fingerprint()
+    assert first == preferences([ranking(sentence, 1, weight=1.0)]).fingerprint()
+
+
+def test_a_completion_that_does_not_fit_drops_its_whole_comparison(preferences, sentence):
+    long = {"prompt": "Q?", "completions": ["Yes.", sentence(5, 90)], "ranking": [1, 2]}
+    data = preferences([ranking(sentence, 1), long])
+    assert len(data.prepared.train) == 1
+    assert data.counts() == {"read": 4, "used": 3, "skipped": {"too_long": 1}, "truncated": 0}
+
+
+def test_truncation_cuts_the_prompt_and_never_a_completion(preferences, tokenizer, sentence):
+    long = {"prompt": sentence(3, 90), "completions": ["Yes.", "No, never."], "ranking": [1, 2]}
+    hopeless = {"prompt": "Q?", "completions": ["Yes.", sentence(5, 90)], "ranking": [1, 2]}
+    data = preferences([long, hopeless], overlong="truncate")
+    (batch,) = data.train_dataloader()
+    assert batch.lengths.max() == 64
+    found = list(completions_of(batch, tokenizer))
+    assert [completion for *_, completion in found] == ["Yes.", "No, never."]
+    assert found[0][2] == found[1][2] and found[0][2].endswith("assistant\n")
+    assert data.counts() == {"read": 4, "used": 3, "skipped": {"too_long": 1}, "truncated": 1}
+
+
+def test_a_prompt_that_fills_the_context_is_an_error_with_its_line_or_is_counted(preferences, sentence):
+    rows = [ranking(sentence, 1), {**ranking(sentence, 2), "prompt": sentence(3, 90)}]
+    with pytest.raises(UserError, match=r"train.jsonl:2: the prompt has \d+ tokens and the context 64;"):
+        preferences(rows).setup()
+    assert preferences(rows, on_error="skip").counts()["skipped"] == {"prompt_too_long": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"completions": ["a", "a"], "ranking": [1, 2]}, "two completions are the same"),
+        ({"completions": ["a", ""], "ranking": [1, 2]}, "empty"),
+        ({"completions": ["a"], "ranking": [1]}, "a ranking needs 2 or more"),
+        ({"completions": ["a", "b"], "ranking": [1, 3]}, "outside 1 to 2"),
+    ],
+)
+def test_what_is_no_comparison_is_named_with_file_and_line(preferences, sentence, change, message):
+    with pytest.raises(UserError, match=rf"train.jsonl:2: .*{message}"):
+        preferences([ranking(sentence, 1), {"prompt": "Q?", **change}]).setup()
+
+
+def test_when_nothing_fits_it_says_why(preferences, sentence):
+    with pytest.raises(UserError, match=r"no comparison to train on \(skipped: too_long 1\)"):
+        preferences([{"prompt": "Q?", "completions": ["a", sentence(1, 90)], "ranking": [1, 2]}]).setup()
+
+
+def test_what_it_tells_the_other_rooms(preferences, sentence):
+    data = preferences([ranking(sentence, n) for n in range(5)])
+    (heldout,) = data.heldout()
+    assert (heldout.name, heldout.kind, len(heldout.items)) == ("rankings", "rankings", 1)
+    assert data.source_names == ("rankings",) and len(list(data.val_dataloader()[0])) == 1
+
+
+@pytest.mark.skipif(not HH.exists(), reason="the comparisons are not here")
+def test_real_human_comparisons(tokenizer, cache):
+    data = Preferences(tokenizer=tokenizer, path=str(HH), max_length=2048, cache_dir=cache, on_error="skip")
+    counts = data.counts()
+    assert counts["read"] == 1156 == counts["used"] + sum(counts["skipped"].values())
+    assert counts["used"] > 1000
+    batch = next(iter(data.train_dataloader()))
+    assert batch.ranks.tolist() == [1, 2] * 4

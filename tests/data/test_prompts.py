@@ -1,0 +1,56 @@
+"""Prompts: each ends where the assistant begins, and its text is found again by its number."""
+
+import pytest
+
+from lit_llm.data.prompts import Prompts
+from lit_llm.errors import UserError
+from lit_llm.records import PromptBatch
+
+
+@pytest.fixture
+def prompts(tokenizer, write, cache, sentence):
+    def make(rows, **options):
+        path = {
+            "train": write("train.jsonl", rows),
+            "validation": write("validation.jsonl", [{"prompt": f"And {sentence(n)}?"} for n in range(3)]),
+            "test": write("test.jsonl", [{"prompt": "Finally?"}]),
+        }
+        options = {"max_prompt_length": 60, "micro_batch_size": 4, "cache_dir": cache, **options}
+        return Prompts(tokenizer=tokenizer, path=path, **options)
+
+    return make
+
+
+def test_prompts_are_padded_on_the_right_and_found_by_their_number(prompts, tokenizer, sentence):
+    data = prompts([{"prompt": f"What of {sentence(n, 3 + n % 9)}"} for n in range(18)])
+    seen = []
+    for loader in (data.train_dataloader(), *data.val_dataloader()):
+        for batch in loader:
+            assert isinstance(batch, PromptBatch) and data.batch_type is PromptBatch
+            assert batch.input_ids.shape[1] == batch.lengths.max()
+            for ids, length, index in zip(*batch, strict=True):
+                wanted = tokenizer.chat.encode_prompt(tokenizer, data.prompts[int(index)].messages)
+                assert ids[:length].tolist() == wanted
+                assert (ids[length:] == tokenizer.pad_id).all()
+                seen.append(int(index))
+    assert sorted(seen) == list(range(21)) and len(data.prompts) == 21
+
+
+def test_a_prompt_that_is_too_long_is_an_error_with_its_line_or_is_counted(prompts, sentence):
+    rows = [{"prompt": "Short?"}, {"prompt": sentence(3, 90)}, {"prompt": "Short too?"}]
+    with pytest.raises(UserError, match=r"train.jsonl:2: the prompt has \d+ tokens, more than data.max_prompt"):
+        prompts(rows).setup()
+    data = prompts(rows, on_error="skip")
+    assert data.counts() == {"read": 7, "used": 6, "skipped": {"prompt_too_long": 1}}
+    assert [prompt.messages[0].content for prompt in data.prompts[:2]] == ["Short?", "Short too?"]
+    with pytest.raises(UserError, match="no prompt to train on"):
+        prompts([{"prompt": sentence(3, 90)}], on_error="skip").setup()
+
+
+def test_what_it_tells_the_other_rooms(prompts):
+    data = prompts([{"prompt": "One?"}, {"prompt": "Two?"}])
+    (heldout,) = data.heldout()
+    assert (heldout.name, heldout.kind) == ("prompts", "prompts")
+    assert heldout.items[0].messages[0].content == "Finally?"
+    assert data.source_names == ("prompts",)
+    assert data.fingerprint() != prompts([{"prompt": "One?"}, {"prompt": "Three?"}]).fingerprint()

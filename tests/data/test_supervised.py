@@ -1,0 +1,179 @@
+"""Task pairs and instructions: answers alone are trained, each with its end, and nothing goes missing uncounted."""
+
+import pytest
+import torch
+
+from lit_llm.data.instructions import Instructions
+from lit_llm.data.task_pairs import TaskPairs
+from lit_llm.errors import UserError
+from lit_llm.records import IGNORE, Message
+from lit_llm.text.chat import ChatTemplate
+from lit_llm.text.tokenizer import Tokenizer
+
+
+def pair(source, target):
+    return {"source": source, "target": target}
+
+
+def pairs(sentence, count=40, start=0):
+    return [pair(f"Say {sentence(n)}", sentence(n + 500, 4)) for n in range(start, start + count)]
+
+
+@pytest.fixture
+def task_pairs(tokenizer, write, cache):
+    """task_pairs(train rows, **options): a DataModule of these rows, with two pairs for validation."""
+
+    def make(rows, cls=TaskPairs, **options):
+        path = {
+            "train": write("train.jsonl", rows),
+            "validation": write("validation.jsonl", [pair("Which?", "That one."), pair("Why?", "So it is.")]),
+            "test": write("test.jsonl", [pair("What now?", "Nothing.")]),
+        }
+        options = {"max_length": 64, "micro_batch_size": 4, "cache_dir": cache, **options}
+        return cls(tokenizer=options.pop("tokenizer", tokenizer), path=path, **options)
+
+    return make
+
+
+def segments(loader):
+    """(input ids, labels) of every document of an epoch, padding left out."""
+    for batch in loader:
+        for ids, labels, positions, numbers in zip(*batch[:4], strict=True):
+            for number in numbers.unique():
+                here = numbers == number
+                assert positions[here].tolist() == list(range(int(here.sum())))
+                if (labels[here] != IGNORE).any():
+                    yield ids[here].tolist(), labels[here].tolist()
+
+
+def test_only_answers_are_trained_and_their_end_token_is(task_pairs, tokenizer, sentence):
+    rows = pairs(sentence)
+    data = task_pairs(rows)
+    found = {}
+    for ids, labels in segments(data.train_dataloader()):
+        answer = [label for label in labels if label != IGNORE]
+        assert answer[-1] == labels[-1] == tokenizer.turn_end_id
+        begin = labels.index(answer[0])
+        assert labels[begin:] == answer  # in one piece, to the end of the document
+        assert ids[begin + 1 :] == answer[:-1]  # shifted by one
+        prompt = tokenizer.decode(ids[: begin + 1])
+        found[prompt] = tokenizer.decode(answer)
+    assert len(found) == len(rows)
+    for row in rows:
+        assert any(row["source"] in prompt and answer == row["target"] for prompt, answer in found.items())
+
+
+def test_the_whole_conversation_is_trained_on_request(task_pairs, tokenizer, sentence):
+    rows = pairs(sentence, 10)
+    for ids, labels in segments(task_pairs(rows, train_on_prompt=True).train_dataloader()):
+        assert labels == [*ids[1:], tokenizer.turn_end_id]
+    answers = task_pairs(rows).train_tokens
+    assert task_pairs(rows, train_on_prompt=True).train_tokens > 2 * answers
+
+
+def test_every_turn_of_the_assistant_is_trained_or_the_last_alone(task_pairs, tokenizer):
+    messages = [("user", "One?"), ("assistant", "First."), ("user", "Two?"), ("assistant", "Second.")]
+    rows = [{"messages": [{"role": role, "content": text} for role, text in messages]}]
+    for last_only, wanted in ((False, ["First.", "Second."]), (True, ["Second."])):
+        data = task_pairs(rows, cls=Instructions, train_last_only=last_only)
+        ((_, labels),) = segments(data.train_dataloader())
+        ends = tokenizer.turn_end_id
+        text, answers = [], []
+        for label in labels:
+            if label == ends:
+                answers.append(tokenizer.decode(text))
+                text = []
+            elif label != IGNORE:
+                text.append(label)
+        assert answers == wanted and not text
+
+
+def test_packed_rows_are_full_and_unpacked_ones_are_trimmed(task_pairs, sentence):
+    rows = pairs(sentence)
+    packed, apart = task_pairs(rows, max_length=128), task_pairs(rows, max_length=128, packing=False)
+    assert len(packed.prepared.train) < len(apart.prepared.train) == len(rows)
+    assert {batch.input_ids.shape[1] for batch in packed.train_dataloader()} == {128}
+    assert max(batch.input_ids.shape[1] for batch in apart.train_dataloader()) < 128
+    assert sorted(segments(packed.train_dataloader())) == sorted(segments(apart.train_dataloader()))
+
+
+def test_what_is_too_long_is_dropped_and_counted(task_pairs, sentence):
+    rows = [*pairs(sentence, 10), pair("Say " + sentence(7, 90), "Much.")]
+    data = task_pairs(rows)
+    assert len(list(segments(data.train_dataloader()))) == 10
+    assert data.counts() == {"read": 14, "used": 13, "skipped": {"too_long": 1}, "truncated": 0}
+
+
+def test_truncation_takes_from_the_prompt_s_left_and_never_from_the_last_answer(task_pairs, tokenizer, sentence):
+    long = pair("Say " + sentence(7, 90), "Much.")
+    hopeless = pair("Say it.", sentence(9, 90))
+    data = task_pairs([*pairs(sentence, 10), long, hopeless], overlong="truncate")
+    assert data.counts() == {"read": 15, "used": 14, "skipped": {"too_long": 1}, "truncated": 1}
+    (cut,) = [(ids, labels) for ids, labels in segments(data.train_dataloader()) if len(ids) == 64]
+    ids, labels = cut
+    assert tokenizer.decode([label for label in labels if label != IGNORE]) == "Much."
+    assert labels[-1] == tokenizer.turn_end_id
+    whole, _ = tokenizer.chat.encode(tokenizer, [Message("user", long["source"]), Message("assistant", long["target"])])
+    end = len(whole) - whole[::-1].index(tokenizer.turn_end_id)
+    assert ids == whole[end - 65 : end - 1]
+
+
+def test_when_nothing_fits_it_says_why(task_pairs, sentence):
+    with pytest.raises(UserError, match=r"no conversation to train on \(skipped: too_long 1\); raise data.max_len"):
+        task_pairs([pair("Say", sentence(7, 90))]).setup()
+
+
+def test_a_conversation_without_a_trained_token_is_an_error_or_is_counted(task_pairs, tokenizer, sentence):
+    """A template that leaves the assistant's text out: the mask would be empty, and nothing be learnt."""
+    silent = "{% for m in messages %}{{ '<|im_start|>' + m['role'] }}{% endfor %}"
+    deaf = Tokenizer(tokenizer.engine, tokenizer.config, ChatTemplate(silent))
+    with pytest.raises(UserError, match=r"train.jsonl:1: chat template: "):
+        task_pairs(pairs(sentence, 10), tokenizer=deaf).setup()
+    with pytest.raises(UserError, match=r"no conversation to train on \(skipped: no_trained_token 10\)"):
+        task_pairs(pairs(sentence, 10), tokenizer=deaf, on_error="skip").setup()
+
+
+def test_control_tokens_in_a_user_s_text_stay_plain(task_pairs, tokenizer):
+    rows = [pair("Ignore <|im_end|> this", "No <|im_end|> end <|endoftext|> here")]
+    ((ids, labels),) = segments(task_pairs(rows, max_length=128).train_dataloader())
+    answer = [label for label in labels if label != IGNORE]
+    assert answer.count(tokenizer.turn_end_id) == 1 and tokenizer.document_end_id not in answer + ids
+    assert tokenizer.decode(answer) == rows[0]["target"]
+
+
+def test_what_it_tells_the_other_rooms(task_pairs, sentence):
+    data = task_pairs(pairs(sentence))
+    (heldout,) = data.heldout()
+    assert (heldout.name, heldout.kind) == ("task_pairs", "responses")
+    assert heldout.items[0].messages[-1].content == "Nothing."
+    assert data.source_names == ("task_pairs",)
+    labels = [label for _, found in segments(data.val_dataloader()[0]) for label in found if label != IGNORE]
+    text = sum(len(t.encode()) for t in ("That one.", "So it is."))
+    assert data.bytes_per_token["task_pairs"] == pytest.approx(text / len(labels))
+    every = [label for _, found in segments(data.train_dataloader()) for label in found if label != IGNORE]
+    assert data.train_tokens == len(every)
+
+
+def test_every_test_split_is_a_set_of_its_own(tokenizer, write, sentence, cache):
+    for split in ("train", "validation", "test_wordings", "test_functions"):
+        rows = [pair(f"{split} {n}?", sentence(n)) for n in range(5)]
+        path = write(f"own/{split}.jsonl", rows)
+    data = Instructions(tokenizer=tokenizer, path=str(path).rsplit("/", 1)[0], cache_dir=cache)
+    assert sorted(test.name for test in data.heldout()) == ["instructions_functions", "instructions_wordings"]
+
+
+def test_pairs_that_share_a_source_are_held_out_together(tokenizer, write, sentence, cache):
+    rows = [pair(f"Q{n // 3}: {sentence(n // 3)}", sentence(n)) for n in range(240)]
+    data = TaskPairs(tokenizer=tokenizer, path=write("all.jsonl", rows), cache_dir=cache)
+    held = {item.messages[0].content for test in data.heldout() for item in test.items}
+    assert held
+    trained = {tokenizer.decode(ids) for ids, _ in segments(data.train_dataloader())}
+    assert not any(source in text for source in held for text in trained)
+
+
+def test_the_order_of_the_rows_is_the_seed_s(task_pairs, sentence):
+    rows = pairs(sentence)
+    first, same, other = (
+        torch.cat([b.input_ids for b in task_pairs(rows, seed=s).train_dataloader()]) for s in (0, 0, 1)
+    )
+    assert torch.equal(first, same) and not torch.equal(first, other)
