@@ -26,7 +26,7 @@ from lit_llm.errors import UserError
 from lit_llm.validation import nearest, validate
 
 CONFIG = "lit_llm.conf"
-FINISHED_ANYWAY = 1e30  # the objective of a failed job: Hydra's optimizing sweepers stop at NaN or an exception
+INSIDE_THE_STAGE = ("loss", "reward")  # groups that fill a key of the stage
 
 
 def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] | None = None) -> None:
@@ -36,7 +36,7 @@ def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] 
     try:
         arguments = check(config_name, rewrite(config_name, arguments))
     except UserError as error:
-        _complain(error)
+        complain(error)
         raise SystemExit(2) from None
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of Hydra's own printing
     sys.argv[1:] = arguments
@@ -44,16 +44,17 @@ def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] 
     try:
         decorated()
     except UserError as error:
-        _complain(error)
+        complain(error)
         raise SystemExit(2) from None
     except (HydraException, OmegaConfBaseException) as error:
-        _complain(UserError(str(error).splitlines()[0]))
+        complain(UserError(str(error).splitlines()[0]))
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
 
-def _complain(error: UserError) -> None:
+def complain(error: UserError) -> None:
+    """One line on stderr for every finding."""
     for line in str(error).splitlines():
         print(f"error: {line}", file=sys.stderr)
 
@@ -65,7 +66,13 @@ def rewrite(config_name: str, arguments: list[str]) -> list[str]:
     """Our shorthands in Hydra's words. Options (``--multirun``, ``--cfg``) are left as they are."""
     if config_name == "pipeline":
         return [_pipeline_word(word) for word in arguments]
-    return _resumed(_usual_choices(arguments))
+    return _resumed(_usual_choices([_train_word(word) for word in arguments]))
+
+
+def _train_word(word: str) -> str:
+    """loss=NAME and reward=NAME choose what is inside the stage."""
+    key, equals, value = word.partition("=")
+    return f"{key}@stage.{key}={value}" if equals and key in INSIDE_THE_STAGE else word
 
 
 def _pipeline_word(word: str) -> str:
@@ -81,6 +88,8 @@ def _pipeline_word(word: str) -> str:
     parts = key.lstrip("+~").split(".")
     if len(parts) == 3 and parts[0] == "stages":
         known = schema.TrainConfig.__dataclass_fields__
+        if parts[2] in INSIDE_THE_STAGE:
+            return f"{prefix}{parts[2]}@stages.{parts[1]}.stage.{parts[2]}={value}"
         if parts[2] not in known:
             parts.insert(2, "stage")
         elif (_conf() / parts[2]).is_dir():  # a group of that stage: another option of it

@@ -62,6 +62,8 @@ class EvaluationConfig:
     batch_size: int = 16
     max_new_tokens: int = 64
     seed: int = 0
+    scorers: dict[str, Any] = field(default_factory=dict)  # what else judges the answers to held-out prompts, by name
+    objective: str | None = None  # what sweeps compare: "set/measure", "-set/measure" if more is better; null: val loss
 
 
 @dataclass

@@ -58,6 +58,10 @@ def launch(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     place = folder / FOLDER
     shutil.rmtree(place, ignore_errors=True)
     schema.save(cfg, place / "config.yaml")
+    if cfg.init_from is None and os.environ.get("NODE_RANK", "0") == "0":
+        from lit_llm.parts import load_run_tokenizer
+
+        load_run_tokenizer(cfg, folder / "tokenizer")  # once, here: the processes find it in the run folder
     code = _wait(subprocess.Popen(_torchrun(cfg, folder), env=_environment()))
     result = json.loads((place / "result.json").read_text()) if (place / "result.json").is_file() else {}
     if "metrics" in result:

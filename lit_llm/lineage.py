@@ -22,7 +22,8 @@ from lit_llm.config import digest, flat
 from lit_llm.errors import UserError
 
 NAME = "lineage.json"
-BESIDE = (NAME, "README.md")  # not among the hashed files: the card is written from the lineage
+# Not among the hashed files: the card, written from the lineage, and the state of the run around the files.
+BESIDE = (NAME, "README.md", "manifest.json", ".lock", "run.json", "metrics.json", "config.yaml")
 PACKAGES = ("torch", "lightning", "tokenizers", "safetensors", "hydra-core", "omegaconf", "numpy")
 
 
@@ -133,9 +134,15 @@ def parents_in(config: Mapping[str, Any]) -> dict[str, Path]:
         for text in value if isinstance(value, list) else [value]:
             if not isinstance(text, str) or not text or len(text) > 4096 or key == "resume":
                 continue
-            if key == "init_from" or (Path(text) / NAME).is_file():
-                found[key] = Path(text)
+            place = made_by(Path(text))
+            if key == "init_from" or place is not None:
+                found[key] = place or Path(text)
     return found
+
+
+def made_by(path: Path) -> Path | None:
+    """The folder with the lineage of what lies at ``path``: itself, or a folder or two above it."""
+    return next((place for place in (path, *list(path.parents)[:2]) if (place / NAME).is_file()), None)
 
 
 def _digest(lineage: Mapping[str, Any]) -> str:

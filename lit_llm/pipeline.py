@@ -130,7 +130,7 @@ def take(chain: Chain, name: str, number: int) -> None:
     if _replaced(chain, name):
         return
     config = _filled(chain, chain.steps[name])
-    ingredients = ingredients_of(chain, chain.steps[name], config)
+    ingredients = ingredients_of(chain, chain.steps[name])
     place = chain.cache.folder(name, schema.digest(ingredients))
     heading = f"[{number}/{len(chain.steps)}] {name}"
     started = time.monotonic()
@@ -184,16 +184,15 @@ def _collect(config: dict[str, Any], place: Path) -> None:
     collect(config, place / COLLECTED, place)
 
 
-def ingredients_of(chain: Chain, step: Step, config: dict[str, Any]) -> dict[str, Any]:
+def ingredients_of(chain: Chain, step: Step) -> dict[str, Any]:
     """All that a step's result depends on. Its hash is the step's key in the cache."""
     from lit_llm.ingredients import data_hashes, without_names
 
     parents = {name: chain.cache.output_hash(chain.folders[name]) for name in step.parents if name in chain.folders}
-    outside = {path: digest for path, digest in data_hashes(config).items()}
     return {
         "config": without_names(step.config),
         "parents": parents,
-        "files": outside,
+        "files": data_hashes(step.config),
         "code": code_hash(step.config),
         "packages": versions(),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,7 @@ def prepare(cfg: DictConfig, folder: RunFolder) -> None:
     from lit_llm.launch import is_first_process
 
     keep_freed_memory()
+    _quiet()
     if not is_first_process():
         return
     if folder.has_checkpoint and cfg.resume is None and not cfg.trainer.fast_dev_run:
@@ -73,6 +75,13 @@ def prepare(cfg: DictConfig, folder: RunFolder) -> None:
         )
     schema.save(cfg, folder.config)
     folder.mark("running", schema.identity(cfg))
+
+
+def _quiet() -> None:
+    """Lightning's lines about devices and products say nothing that this run does not say itself."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")  # Lightning with torch 2.13
 
 
 def fit(parts: Parts, trainer: L.Trainer, folder: RunFolder) -> dict[str, Any]:

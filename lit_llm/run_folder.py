@@ -35,7 +35,13 @@ class RunFolder:
 
     @property
     def has_checkpoint(self) -> bool:
-        return self.checkpoints.is_dir() and any(not path.name.startswith(".") for path in self.checkpoints.iterdir())
+        return any(self.checkpoints.glob("*.ckpt"))
+
+    @property
+    def best_checkpoint(self) -> Path | None:
+        """``best.ckpt`` where a run keeps one (callbacks.checkpoints.monitor), else the newest."""
+        best = self.checkpoints / "best.ckpt"
+        return best if best.is_file() else max(self.checkpoints.glob("step-*.ckpt"), default=None)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -54,6 +54,8 @@ class StageCache:
 
     def output_hash(self, folder: Path) -> str:
         """What the next stages' keys hold of this one: the weights, tokenizer and data it made (not its logs)."""
+        if not self.finished(folder):  # a model folder of the user's own
+            return digest(hash_folder(folder))
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         kept = {name: sha for name, sha in files.items() if _is_output(name)}
         return digest(kept)

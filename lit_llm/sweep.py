@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lit_llm import config as schema
+from lit_llm.command_line import complain
 from lit_llm.errors import UserError
 from lit_llm.run_folder import write_json
 from lit_llm.validation import validate
@@ -37,8 +38,7 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     if hydra.mode != RunMode.MULTIRUN:
-        validate(cfg)
-        return objective(job(cfg, folder))
+        return _alone(job, cfg, folder)
     identity = schema.identity(cfg)
     done = read(folder)
     if done.get("status") == "finished" and done.get("identity") == identity:
@@ -61,6 +61,16 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
         result["objective"] = FAILED
     write_json(folder / RESULT, result)
     return result["objective"]
+
+
+def _alone(job: Job, cfg: DictConfig, folder: Path) -> float:
+    """Outside a sweep: a user's mistake ends the command here, before Hydra writes an error of its own about it."""
+    try:
+        validate(cfg)
+        return objective(job(cfg, folder))
+    except UserError as error:
+        complain(error)
+        raise SystemExit(2) from None
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -115,7 +125,8 @@ def table(folder: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
     for row in rows:
         numbers = [f"{row['metrics'][key]:.4g}" if key in row.get("metrics", {}) else "" for key in measures]
         value = f"{row['objective']:.5g}" if row["status"] == "finished" else row["status"][:60]
-        lines.append([row["job"], value, *numbers, " ".join(row["overrides"])])
+        differing = [word for word in row["overrides"] if not all(word in other["overrides"] for other in rows)]
+        lines.append([row["job"], value, *numbers, " ".join(differing)])
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     for line in lines:
         yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

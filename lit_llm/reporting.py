@@ -1,0 +1,137 @@
+"""Report: what a finished run leaves behind, and what it says at its end."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.utils import get_class
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lit_llm import config as schema
+from lit_llm import lineage, model_card
+from lit_llm.examination import Scores, examine_result
+from lit_llm.launch import is_first_process
+from lit_llm.parts import Parts
+from lit_llm.run_folder import RunFolder, write_json
+
+log = logging.getLogger("lit_llm")
+
+
+def report(parts: Parts, trainer: L.Trainer, folder: RunFolder, before: Scores, seconds: float) -> dict[str, Any]:
+    """Write the model folder, the examination, metrics.json, lineage and card. Returns the metrics."""
+    metrics = training_metrics(parts, trainer) | {"train_seconds": seconds}
+    if trainer.fast_dev_run or not is_first_process():
+        return metrics | {"objective": objective(metrics, None)}
+    parts.stage.cpu().eval()
+    parts.stage.save(folder.model)
+    after = examine_result(parts, folder)
+    metrics |= {"heldout": after, "before": before, "seconds": seconds}
+    metrics["objective"] = objective(metrics, parts.cfg.evaluation.objective)
+    write_json(folder.metrics, metrics)
+    log_final(parts, trainer, metrics)
+    describe(parts, folder, metrics)
+    folder.mark("finished", schema.identity(parts.cfg))
+    say(parts, folder, metrics)
+    return metrics
+
+
+def training_metrics(parts: Parts, trainer: L.Trainer) -> dict[str, Any]:
+    """What training itself measured: its last values, steps and tokens, and how its data was read."""
+    last = {**trainer.callback_metrics, **parts.stage.latest}
+    values = {key: float(value) for key, value in sorted(last.items())}
+    return {
+        "stage": parts.stage.name,
+        "parameters": sum(p.numel() for p in parts.stage.model.parameters()),
+        "steps": trainer.global_step,
+        "tokens": int(values.get("train/tokens", 0)),
+        "counts": parts.data.counts() if hasattr(parts.data, "counts") else {},
+        "train": values,
+        "train_loss": values.get("train/loss"),
+        "val_loss": values.get("val/loss"),
+    }
+
+
+def objective(metrics: Mapping[str, Any], name: str | None) -> float | None:
+    """The one number that sweeps compare, less being better: a held-out measure, "-set/measure" where more is better."""
+    if name is None:
+        found = [metrics.get("val_loss"), metrics.get("train_loss")]
+        return next((value for value in found if value is not None), None)
+    sign, name = (-1.0, name[1:]) if name.startswith("-") else (1.0, name)
+    group, _, measure = name.rpartition("/")
+    found = (metrics.get("heldout") or {}).get(group, {}).get(measure)
+    return sign * found["mean"] if found else None
+
+
+def log_final(parts: Parts, trainer: L.Trainer, metrics: Mapping[str, Any]) -> None:
+    """Parameters and final metrics for TensorBoard's HPARAMS page, and the held-out scores as scalars."""
+    scores = dict(final_scores(metrics))
+    params = {key: value if isinstance(value, int | float | str | bool) else str(value)
+              for key, value in schema.flat(schema.plain(parts.cfg)) if "_target_" not in key}  # fmt: skip
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(params, {f"hp/{key}": value for key, value in scores.items()})
+        else:
+            logger.log_hyperparams(params)
+        logger.log_metrics({f"heldout/{key}": value for key, value in scores.items()}, step=trainer.global_step)
+        logger.save()
+        logger.finalize("success")
+
+
+def final_scores(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name in ("objective", "val_loss", "train_loss"):
+        if metrics.get(name) is not None and math.isfinite(metrics[name]):
+            yield name, float(metrics[name])
+    for group, scores in metrics["heldout"].items():
+        for measure, value in scores.items():
+            if value.get("mean") is not None and math.isfinite(value["mean"]):
+                yield f"{group}/{measure}", float(value["mean"])
+
+
+def describe(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> None:
+    """lineage.json and README.md of the model folder."""
+    config = schema.plain(parts.cfg)
+    config.pop("resume", None)
+    record = lineage.record(
+        folder.model,
+        stage=parts.stage.name,
+        config=config,
+        parents=lineage.parents_in(config),
+        data={"fingerprint": parts.data.fingerprint(), "counts": metrics["counts"], "files": data_files(parts)},
+        metrics={key: metrics[key] for key in ("parameters", "steps", "tokens", "seconds", "heldout", "before")},
+        tokenizer={"fingerprint": parts.tokenizer.fingerprint(), "tokens": parts.tokenizer.vocab_size},
+        simulated=bool(metrics["counts"].get("simulated")),
+    )
+    (folder.model / "README.md").write_text(model_card.render(record), encoding="utf-8")
+
+
+def data_files(parts: Parts) -> list[Path]:
+    """The files that the run's data was read from."""
+    from lit_llm.ingredients import files_of
+
+    return [file for path in files_of(schema.plain(parts.cfg)["data"]) for file in [Path(path)] if file.is_file()]
+
+
+def say(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> None:
+    """What came out, where it is, and what can be done with it."""
+    for group, scores in metrics["heldout"].items():
+        log.info("  held-out %s: %s", group, ", ".join(_shown(name, scores[name], metrics, group) for name in scores))
+    log.info("best checkpoint: %s", folder.best_checkpoint or "none was kept")
+    log.info("model: %s", folder.model)
+    chat = get_class(parts.cfg.stage._target_).__name__ not in ("Pretraining", "ContinuedPretraining", "RewardModeling")
+    script = "chat.py" if chat else "generate.py"
+    more = "" if chat else ' prompt="The function"'
+    if parts.stage.name != "reward_modeling":
+        log.info("next: python scripts/%s model=%s%s", script, folder.model, more)
+    log.info("curves: tensorboard --logdir %s", folder.path)
+
+
+def _shown(name: str, value: Mapping[str, Any], metrics: Mapping[str, Any], group: str) -> str:
+    before = (metrics.get("before") or {}).get(group, {}).get(name)
+    was = f" (was {before['mean']:.4g})" if before and before.get("mean") is not None else ""
+    error = f" ± {value['se']:.2g}" if value.get("se") is not None else ""
+    return f"{name} {value['mean']:.4g}{error}{was}"
