@@ -124,10 +124,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
     if mask.backend == "explicit":
         return _explicit(q, k, v, mask.bias)
     if mask.backend == "documents":
-        return _per_document(q, k, v, mask.bounds, mask.window)
+        out: Tensor = _per_document(q, k, v, mask.bounds, mask.window)
+        return out
     grouped = q.shape[1] != k.shape[1]
     if mask.backend == "flex":
-        return _flex_kernel()(q, k, v, block_mask=mask.blocks, enable_gqa=grouped)
+        out = _flex_kernel()(q, k, v, block_mask=mask.blocks, enable_gqa=grouped)
+        return out
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask.allowed, is_causal=mask.allowed is None, enable_gqa=grouped
     )
@@ -145,7 +147,7 @@ def _explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     return (weights @ v).view(batch, heads, length, width)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _per_document(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor | None, window: int | None) -> Tensor:
     if bounds is None:
         raise ValueError("the documents backend needs bounds")

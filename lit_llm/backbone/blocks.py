@@ -1,9 +1,10 @@
-"""The parts of a layer: RMSNorm, rotary position embedding, attention, SwiGLU. Parameter names are Hugging Face's."""
+"""The parts of a layer: rotary position embedding, attention, SwiGLU. Parameter names are Hugging Face's."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 from lit_llm.backbone.attention import AttentionMask, attend
 from lit_llm.backbone.cache import KVCache
 from lit_llm.backbone.config import BackboneConfig, RopeScaling
+from lit_llm.backbone.norm import RMSNorm
 
 
 class Rotation(NamedTuple):
     """Cosine and sine of every token's angles, computed once per forward: (B or 1, 1, T, head_dim)."""
 
     cos: Tensor
-    sin: Tensor
+    sin: Tensor  # negated in the first half, so that turning takes no negation
 
 
 class CacheSlots(NamedTuple):
@@ -27,30 +29,6 @@ class CacheSlots(NamedTuple):
     cache: KVCache
     slots: Tensor  # (B, T) int64
     extent: int
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that matrices multiply in: autocast's if it is on, else x's own."""
-    if torch.is_autocast_enabled(x.device.type):
-        return torch.get_autocast_dtype(x.device.type)
-    return x.dtype
-
-
-class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang and Sennrich 2019, equation 4).
-
-    The mean is taken in float32; the result is in the dtype of the matrices that follow.
-    """
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (wide * self.weight).to(compute_dtype(x))
 
 
 class Rotary(nn.Module):
@@ -62,16 +40,16 @@ class Rotary(nn.Module):
         # No buffer: a cast of the model to bfloat16 would ruin the frequencies.
         self.frequencies = rotary_frequencies(config)
 
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        super()._apply(fn, recurse)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.frequencies = rotary_frequencies(self.config).to(fn(torch.empty(0)).device)
         return self
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         """positions: (B or 1, T). Angles in float32, then ``dtype``."""
         angles = positions[:, None, :, None].float() * self.frequencies
-        angles = torch.cat([angles, angles], dim=-1)
-        return Rotation(angles.cos().to(dtype), angles.sin().to(dtype))
+        cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+        return Rotation(torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
 
 
 def rotary_frequencies(config: BackboneConfig) -> Tensor:
@@ -95,7 +73,7 @@ def _llama3(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Turn x (B, H, T, head_dim) by its tokens' angles."""
     first, second = x.chunk(2, dim=-1)
-    return x * rotation.cos + torch.cat([-second, first], dim=-1) * rotation.sin
+    return torch.addcmul(x * rotation.cos, torch.cat([second, first], dim=-1), rotation.sin)
 
 
 class Attention(nn.Module):
@@ -122,10 +100,11 @@ class Attention(nn.Module):
         if cached is not None:
             k, v = cached.cache.write(self.layer, cached.slots, k, v, cached.extent)
             k, v = k.to(q.dtype), v.to(q.dtype)
-        return self.o_proj(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+        out: Tensor = self.o_proj(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+        return out
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim))
+        return x.view(*x.shape[:-1], -1, self.head_dim)
 
 
 class MLP(nn.Module):
@@ -138,7 +117,8 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
 
 
 class Block(nn.Module):

@@ -33,7 +33,7 @@ class LanguageModel(nn.Module):
             self.lm_head.weight = self.backbone.embed_tokens.weight
 
     @property
-    def output_weight(self) -> nn.Parameter:
+    def output_weight(self) -> Tensor:
         """(V, D)"""
         return self.lm_head.weight
 
@@ -46,11 +46,13 @@ class LanguageModel(nn.Module):
         lengths: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, T, D); arguments as ``Transformer.forward``."""
-        return self.backbone(input_ids, positions, segments, cache, lengths)
+        hidden: Tensor = self.backbone(input_ids, positions, segments, cache, lengths)
+        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V)"""
-        return self.lm_head(hidden)
+        scores: Tensor = self.lm_head(hidden)
+        return scores
 
     def num_parameters(self) -> int:
         return count_parameters(self)

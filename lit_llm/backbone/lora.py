@@ -45,7 +45,8 @@ class LoRALinear(nn.Linear):
         out = F.linear(x, self.weight, self.bias)
         if not self.enabled:
             return out
-        return out + self.scale * self.lora_B(self.lora_A(self.lora_dropout(x)))
+        change: Tensor = self.lora_B(self.lora_A(self.lora_dropout(x)))
+        return out + self.scale * change
 
     def merged(self) -> nn.Linear:
         """The plain layer with the adapter added into its weight, in float32, then its own dtype."""
@@ -125,7 +126,7 @@ def lora_disabled(model: nn.Module) -> Iterator[None]:
 
 def lora_state_dict(model: LanguageModel | ScoreModel) -> dict[str, Tensor]:
     """What training changes, named as PEFT names it: the adapters, and a score model's head."""
-    tensors = {name: tensor for name, tensor in model.named_parameters() if ".lora_" in name}
+    tensors: dict[str, Tensor] = {name: tensor for name, tensor in model.named_parameters() if ".lora_" in name}
     if isinstance(model, ScoreModel):
         tensors["score.weight"] = model.score.weight
     return {PEFT_PREFIX + their_name(name): tensor.detach() for name, tensor in tensors.items()}
@@ -138,7 +139,7 @@ def save_adapter(folder: str | Path, model: LanguageModel | ScoreModel, base: st
         raise ValueError("the model has no adapters to save")
     any_layer = next(iter(layers.values()))
     score = isinstance(model, ScoreModel)
-    settings = {
+    settings: dict[str, object] = {
         "peft_type": "LORA",
         "task_type": "SEQ_CLS" if score else "CAUSAL_LM",
         "base_model_name_or_path": str(base),

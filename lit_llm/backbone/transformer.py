@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lit_llm.backbone.attention import AttentionMask, build_mask
-from lit_llm.backbone.blocks import Block, CacheSlots, RMSNorm, Rotary, Rotation, compute_dtype
+from lit_llm.backbone.blocks import Block, CacheSlots, Rotary, Rotation
 from lit_llm.backbone.cache import KVCache
 from lit_llm.backbone.config import BackboneConfig
+from lit_llm.backbone.norm import RMSNorm, compute_dtype
 
 
 class Transformer(nn.Module):
@@ -67,7 +68,8 @@ class Transformer(nn.Module):
             x = self._layer(layer, x, rotation, mask, cached)
         if cache is not None:
             cache.advance(input_ids.shape[1], lengths)
-        return self.norm(x)
+        hidden: Tensor = self.norm(x)
+        return hidden
 
     def _mask(
         self, input_ids: Tensor, dtype: torch.dtype, segments: Tensor | None, cached: CacheSlots | None
@@ -80,8 +82,10 @@ class Transformer(nn.Module):
         self, layer: nn.Module, x: Tensor, rotation: Rotation, mask: AttentionMask, cached: CacheSlots | None
     ) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled() and cached is None:
-            return checkpoint(layer, x, rotation, mask, cached, use_reentrant=False)
-        return layer(x, rotation, mask, cached)
+            x = checkpoint(layer, x, rotation, mask, cached, use_reentrant=False)
+        else:
+            x = layer(x, rotation, mask, cached)
+        return x
 
 
 def default_positions(input_ids: Tensor, segments: Tensor | None) -> Tensor:
