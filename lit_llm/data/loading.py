@@ -132,14 +132,17 @@ class ResumableLoader:
         self._epoch, self._rows_seen, self._under_way = 0, 0, False
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, the same for every process, whatever the position."""
-        batches = -(-self.rows_per_epoch // (self.batch_size * _world()[1]))
-        return batches if self.max_batches is None else min(batches, self.max_batches)
+        """Batches of all rows, the same for every process, whatever the position.
+
+        ``max_batches`` does not count: Lightning takes its limit, perhaps a fraction, of this number.
+        """
+        return -(-self.rows_per_epoch // (self.batch_size * _world()[1]))
 
     @property
     def _epoch_end(self) -> int:
         """Rows over all processes after which an epoch is over."""
-        return min(self.rows_per_epoch, len(self) * self.batch_size * _world()[1])
+        batches = len(self) if self.max_batches is None else self.max_batches
+        return min(self.rows_per_epoch, batches * self.batch_size * _world()[1])
 
     def __iter__(self) -> Iterator[Any]:
         if self._under_way:

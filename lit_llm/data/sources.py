@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def place(file: str, line: int) -> str:
     return f"{file}:{unit} {line}" if unit else f"{file}:{line}"
 
 
+@cache
 def extension(file: str) -> str:
     """The file's format, a compression left out: ``a.jsonl.gz`` is ``.jsonl``."""
     path = Path(file)

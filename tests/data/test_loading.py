@@ -109,7 +109,7 @@ def test_an_epoch_limited_to_some_batches_has_its_border_there():
     resumed = loader(10, 3, max_batches=2)
     resumed.load_state_dict(running.state_dict())
     assert epochs(resumed, 2) == whole[1:]
-    assert len(resumed) == 2
+    assert len(resumed) == 4  # Lightning takes its limit of this
 
 
 def test_iterating_anew_without_taking_a_batch_loses_nothing():
