@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_llm.backbone.blocks import compute_dtype
 from lit_llm.backbone.cache import KVCache
 from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.norm import compute_dtype
 from lit_llm.errors import UserError
 from lit_llm.generation.choice import Choice
 from lit_llm.records import Rollout
