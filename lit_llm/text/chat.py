@@ -79,26 +79,24 @@ class ChatTemplate:
     def encode(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
         """Ids of a conversation, and which of them are trained: each assistant's text and its end token.
 
-        Where a template writes no end token after the last answer, the document's end is appended, so that a model
-        always learns to stop.
+        Where a template writes no end token, the tokenizer's follows the last answer: a model always learns to stop.
         """
         ids: list[int] = []
         mask: list[bool] = []
-        habits = self.habits(tokenizer)
-        for piece, trained in self._pieces(tokenizer, messages, prompt=False):
-            found = habits.piece_ids(tokenizer, piece)
+        habits, marks = self.habits(tokenizer), self._marks(messages)
+        pieces = list(self._pieces(tokenizer, messages, marks, prompt=False))
+        ends = habits.end_token is None and bool(messages) and messages[-1].role == "assistant"
+        for piece, trained in pieces[:-1] if ends else pieces:
+            found = habits.piece_ids(tokenizer, piece, marks)
             ids += found
             mask += [trained] * len(found)
-        if messages and messages[-1].role == "assistant" and habits.end_token is None:
-            ids.append(tokenizer.document_end_id)
-            mask.append(True)
-        return ids, mask
+        return ([*ids, tokenizer.turn_end_id], [*mask, True]) if ends else (ids, mask)
 
     def encode_prompt(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
         """Ids up to where the assistant begins to write: an exact prefix of ``encode(messages + answer)``."""
-        habits = self.habits(tokenizer)
-        pieces = self._pieces(tokenizer, messages, prompt=True)
-        return [i for piece, _ in pieces for i in habits.piece_ids(tokenizer, piece)]
+        habits, marks = self.habits(tokenizer), self._marks(messages)
+        pieces = self._pieces(tokenizer, messages, marks, prompt=True)
+        return [i for piece, _ in pieces for i in habits.piece_ids(tokenizer, piece, marks)]
 
     def encode_completion(self, tokenizer: Tokenizer, text: str) -> list[int]:
         """Ids of one answer with its end token: what follows ``encode_prompt`` in ``encode``."""
@@ -124,10 +122,14 @@ class ChatTemplate:
             self._habits[tokenizer] = Habits.of(self, tokenizer)
         return self._habits[tokenizer]
 
-    def _pieces(self, tokenizer: Tokenizer, messages: Sequence[Message], prompt: bool) -> Iterator[tuple[str, bool]]:
-        """The rendered text in pieces that are encoded apart: (text, trained)."""
+    def _marks(self, messages: Sequence[Message]) -> Marks:
+        return Marks.unlike(self.source, *(m.content for m in messages))
+
+    def _pieces(
+        self, tokenizer: Tokenizer, messages: Sequence[Message], marks: Marks, prompt: bool
+    ) -> Iterator[tuple[str, bool]]:
+        """The rendered text in pieces that are encoded apart: (text, trained). The last one is what follows all."""
         habits = self.habits(tokenizer)
-        marks = Marks.unlike(self.source, *(m.content for m in messages))
         written = [Message(m.role, marks.wrap(m, habits)) for m in messages]
         text = self.render(written, prompt=prompt, bos=tokenizer.bos_token, eos=tokenizer.eos_token)
         if prompt:

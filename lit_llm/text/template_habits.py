@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lit_llm.text.chat import ChatTemplate
     from lit_llm.text.tokenizer import Tokenizer
 
-_BREAK = "\U000f0000"  # stands inside a control token that a user wrote, until the text is encoded
+_PRIVATE = range(0xF0000, 0x10FFFE)  # code points that mean nothing in any text
 _QUESTION, _ANSWER = "q7x", "a7y"
 
 
@@ -68,41 +68,45 @@ class Habits:
             inside=re.compile("(?=" + control.pattern + ")."),
         )
 
-    def piece_ids(self, tokenizer: Tokenizer, piece: str) -> list[int]:
-        """Ids of a piece: the template's control tokens by name, the rest as plain text."""
+    def piece_ids(self, tokenizer: Tokenizer, piece: str, marks: Marks) -> list[int]:
+        """Ids of a piece: the template's control tokens by name, the rest as plain text without the marks."""
         ids: list[int] = []
         for part in self.control.split(piece):
             if part in tokenizer.control_tokens:
                 ids.append(tokenizer.control_tokens[part])
             elif part:
-                ids += tokenizer.encode(part.replace(_BREAK, ""))
+                ids += tokenizer.encode(part.replace(marks.split, ""))
         return ids
 
 
 @dataclass(frozen=True)
 class Marks:
-    """Two characters that occur nowhere in a conversation: where an assistant's text begins and ends."""
+    """Three characters that occur nowhere in a conversation.
+
+    They stand where an assistant's text begins, where it ends, and inside the control tokens that users wrote.
+    """
 
     start: str
     end: str
+    split: str
 
     @classmethod
     def unlike(cls, *texts: str) -> Marks:
         """Private-use characters that none of the texts holds."""
-        used = {c for text in texts for c in text if c > _BREAK} if not all(t.isascii() for t in texts) else set()
-        free = (chr(c) for c in range(ord(_BREAK) + 1, 0x10FFFE) if chr(c) not in used)
-        return cls(next(free), next(free))
+        used = {c for text in texts if not text.isascii() for c in text if ord(c) >= _PRIVATE.start}
+        free = (chr(c) for c in _PRIVATE if chr(c) not in used)
+        return cls(next(free), next(free), next(free))
 
     def wrap(self, message: Message, habits: Habits) -> str:
         """A message's text as the template gets it: its control tokens broken, an assistant's limits marked."""
-        content = habits.inside.sub(lambda found: found.group() + _BREAK, message.content)
+        content = habits.inside.sub(lambda found: found.group() + self.split, message.content)
         if message.role == "assistant":
             return f"{self.start}{content.strip() if habits.trims else content}{self.end}"
         core = content.strip()  # blanks stay outside, where a template can trim them
         if not core:
             return content
         at = content.index(core)
-        return f"{content[:at]}{_BREAK}{core}{_BREAK}{content[at + len(core) :]}"
+        return f"{content[:at]}{self.split}{core}{self.split}{content[at + len(core) :]}"
 
     def strip(self, text: str) -> str:
         return text.replace(self.start, "").replace(self.end, "")

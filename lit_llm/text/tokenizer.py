@@ -142,14 +142,14 @@ class Tokenizer:
         """Ids of a plain text, without a beginning or an end token. Control tokens in it stay plain text."""
         try:
             return list(self.engine.encode(text, add_special_tokens=False).ids)
-        except UnicodeEncodeError as error:
-            raise UserError(f"text: character {error.start} is half of a surrogate pair; give valid Unicode") from None
+        except (TypeError, UnicodeEncodeError):  # the library's answer to what is no UTF-8
+            raise UserError(f"text: {_what_is_wrong(text)}") from None
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many texts, on all cores that the library may use."""
         try:
             return [list(e.ids) for e in self.engine.encode_batch_fast(list(texts), add_special_tokens=False)]
-        except UnicodeEncodeError:
+        except (TypeError, UnicodeEncodeError):
             return [self.encode(text) for text in texts]  # names the character
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
@@ -271,6 +271,13 @@ def train_bpe(
     )
     engine.train_from_iterator(_valid(texts), trainer)
     return Tokenizer(engine, {"eos_token": TURN_END, "pad_token": DOCUMENT_END, "bos_token": None})
+
+
+def _what_is_wrong(text: object) -> str:
+    if not isinstance(text, str):
+        return f"a {type(text).__name__}; a string is needed"
+    at = next((n for n, c in enumerate(text) if "\ud800" <= c <= "\udfff"), 0)
+    return f"character {at} is half of a surrogate pair; give valid Unicode"
 
 
 def _valid(texts: Iterable[str]) -> Iterator[str]:
