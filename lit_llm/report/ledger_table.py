@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lit_llm.report.charts import number
-from lit_llm.report.tables import SIGNS, Score, Verdict, direction, score, signed, verdict
+from lit_llm.report.tables import SIGNS, Score, Verdict, score
 
 WORDS = (
     "Every stage, examined on the held-out sets of every stage before it, item by item against the model it started "
-    "from. ▲ gained and ▼ lost are changes that a paired test does not take for noise; = is within the noise."
+    "from. ▲ gained and ▼ lost are changes beyond the noise floor that a paired test, adjusted for the number of tests "
+    "made, does not take for chance; = is the same within the noise. Where a number stands alone there was nothing to "
+    "compare it with."
 )
+VERDICTS: dict[str, Verdict] = {"gained": "better", "lost": "worse", "same": "same"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class LedgerTable:
 
 
 def ledger_table(ledger: Mapping[str, Any]) -> LedgerTable | None:
-    """None when there is no ledger. ``ledger``: {"entries": [{"stage", "set", "metric", "after", ...}]}."""
+    """None when there is no ledger. ``ledger``: as ``lit_llm.evaluation.ledger.Ledger.as_json`` gives it."""
     entries: Sequence[Mapping[str, Any]] = ledger.get("entries") or []
     stages = tuple(ledger.get("stages") or dict.fromkeys(str(entry["stage"]) for entry in entries))
     cells = {(entry["set"], entry["metric"], entry["stage"]): _cell(entry) for entry in entries}
@@ -56,28 +59,30 @@ def _cell(entry: Mapping[str, Any]) -> Cell | None:
     after, before, change = score(entry.get("after")), score(entry.get("before")), score(entry.get("change"))
     if after is None:
         return None
-    if change is None and before is not None:
-        change = Score(after.mean - before.mean, None, None)
-    p = entry.get("p")
-    certainty = [f"± {number(change.se)}"] if change is not None and change.se is not None else []
-    certainty += [p_value(p)] if isinstance(p, int | float) else []
-    hover = [f"after {after.text}", f"before {before.text}" if before else "", f"{after.n} items" if after.n else ""]
-    hover += [f"change {signed(change.mean)}" if change else "", *certainty, str(entry.get("test") or "")]
+    p = entry.get("p_adjusted") if entry.get("p_adjusted") is not None else entry.get("p")
+    certainty = [change.error] if change is not None and change.error else []
+    certainty += [p_value(p)] if change is not None and isinstance(p, int | float) else []
     return Cell(
         after.text,
-        signed(change.mean) if change else "",
+        change.signed if change else "",
         ", ".join(certainty),
-        "; ".join(text for text in hover if text),
-        _verdict(entry, before, after),
+        "; ".join(_hover(entry, after, before, change)),
+        VERDICTS.get(str(entry.get("verdict")), "neutral"),
     )
 
 
-def _verdict(entry: Mapping[str, Any], before: Score | None, after: Score) -> Verdict:
-    """The ledger's own word where it has one."""
-    said = {"gained": "better", "better": "better", "lost": "worse", "forgot": "worse", "worse": "worse"}
-    if entry.get("verdict") is not None:
-        return said.get(str(entry["verdict"]), "same")  # type: ignore[return-value]
-    return verdict(str(entry["metric"]), before, after) if direction(str(entry["metric"])) else "neutral"
+def _hover(entry: Mapping[str, Any], after: Score, before: Score | None, change: Score | None) -> Iterator[str]:
+    if before is None or change is None:
+        yield f"{after.text}, {after.n} items"
+        return
+    yield f"before {before.text}, after {after.text}, change {change.signed}"
+    yield f"{change.n} items, {entry.get('improved', 0)} better, {entry.get('worsened', 0)} worse"
+    if entry.get("test"):
+        yield f"{entry['test']}: {p_value(entry['p'])}"
+    if isinstance(entry.get("p_adjusted"), int | float):
+        yield f"{p_value(entry['p_adjusted'])} adjusted"
+    if isinstance(entry.get("noise_floor"), int | float):
+        yield f"noise floor {number(entry['noise_floor'])}"
 
 
 def p_value(p: float) -> str:

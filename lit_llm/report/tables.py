@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, sqrt
+from math import floor, isfinite, log10, sqrt
 from typing import Any, Literal
 
+from lit_llm.evaluation.scores import direction
 from lit_llm.report.charts import number
 from lit_llm.report.reading import StageRun
 
 Verdict = Literal["better", "worse", "same", "neutral"]
 SIGNS: dict[Verdict, str] = {"better": "▲", "worse": "▼", "same": "=", "neutral": ""}
 
-LOWER_IS_BETTER = ("bits_per_byte", "perplexity", "nll", "loss", "brier", "ece", "verbatim", "clipped")
-NEITHER = ("length", "kl", "entropy", "tokens", "count")
 NOISE = 2.0  # standard errors: a smaller change is not called one
 
 
@@ -25,8 +24,28 @@ class Score:
     n: int | None
 
     @property
+    def digits(self) -> int | None:
+        """Decimals that the standard error leaves meaningful: those of its own first two digits."""
+        return max(0, min(7, 1 - floor(log10(self.se)))) if self.se else None
+
+    @property
+    def rounded(self) -> str:
+        if self.digits is None:
+            return number(self.mean)
+        return f"{self.mean:.{self.digits}f}".replace("-", "\N{MINUS SIGN}")
+
+    @property
+    def error(self) -> str:
+        return "" if self.se is None else f"± {self.se:.{self.digits or 0}f}"
+
+    @property
     def text(self) -> str:
-        return number(self.mean) + (f" ± {number(self.se)}" if self.se is not None else "")
+        return f"{self.rounded} {self.error}".rstrip()
+
+    @property
+    def signed(self) -> str:
+        """As a difference: with its sign, also when it is above zero."""
+        return ("+" if self.mean > 0 else "") + self.rounded
 
 
 @dataclass(frozen=True)
@@ -68,24 +87,15 @@ def score(value: Any) -> Score | None:
     return Score(float(mean), float(se) if good else None, int(n) if isinstance(n, int | float) else None)  # type: ignore[arg-type]
 
 
-def direction(metric: str) -> int:
-    """1 if higher is better, -1 if lower is, 0 if neither."""
-    name = metric.rsplit("/", 1)[-1]
-    if any(word in name for word in LOWER_IS_BETTER):
-        return -1
-    return 0 if any(word in name for word in NEITHER) else 1
-
-
 def verdict(metric: str, before: Score | None, after: Score) -> Verdict:
     """Whether a change is more than ``NOISE`` standard errors of a difference of independent means, which is more
     careful than the ledger's paired tests."""
     if before is None or direction(metric) == 0:
         return "neutral"
-    noise = sqrt((before.se or 0.0) ** 2 + (after.se or 0.0) ** 2)
-    change = after.mean - before.mean
-    if abs(change) <= NOISE * noise or change == 0:
+    change = difference(before, after)
+    if abs(change.mean) <= NOISE * (change.se or 0.0):
         return "same"
-    return "better" if change * direction(metric) > 0 else "worse"
+    return "better" if change.mean * direction(metric) > 0 else "worse"
 
 
 def heldout_rows(stages: Sequence[StageRun]) -> Iterator[HeldoutRow]:
@@ -97,7 +107,7 @@ def heldout_rows(stages: Sequence[StageRun]) -> Iterator[HeldoutRow]:
                 after = score(value)
                 if after is not None:
                     old = score((before.get(name) or {}).get(metric))
-                    change = signed(after.mean - old.mean) if old else ""
+                    change = difference(old, after).signed if old else ""
                     said = ", ".join(_floors(floors.get(name) or {}, metric))
                     yield HeldoutRow(stage.name, name, metric, old, after, change, verdict(metric, old, after), said)
 
@@ -109,9 +119,11 @@ def _floors(floors: Mapping[str, Any], metric: str) -> Iterator[str]:
             yield f"{name.replace('_', ' ')} {value.text}"
 
 
-def signed(value: float) -> str:
-    """A difference with its sign, also when it is above zero."""
-    return ("+" if value > 0 else "") + number(value)
+def difference(before: Score, after: Score) -> Score:
+    """Of two means taken as independent."""
+    both = before.se is not None and after.se is not None
+    error = sqrt((before.se or 0.0) ** 2 + (after.se or 0.0) ** 2) if both else None
+    return Score(after.mean - before.mean, error, after.n)
 
 
 def effort_rows(stages: Sequence[StageRun], summary: Mapping[str, Any]) -> list[EffortRow]:

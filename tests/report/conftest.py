@@ -7,10 +7,13 @@ import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from lit_llm import lineage
+from lit_llm.evaluation.ledger import Ledger
+from lit_llm.evaluation.scores import Scores, measured
 
 PARENTS = {
     "pretraining": (),
@@ -96,17 +99,15 @@ def curves(folder: Path, name: str, steps: int) -> None:
 
 
 def ledger() -> dict:
-    entries = []
-    for stage, change, verdict, p in (
-        ("continued_pretraining", -0.31, "gained", 0.0001),
-        ("fine_tuning", 0.08, "lost", 0.004),
-        ("instruction_tuning", 0.002, "noise", 0.61),
-    ):
-        entries.append(
-            {"stage": stage, "set": "domain", "metric": "bits_per_byte", "before": value(2.1, 0.02)}
-            | {"after": value(2.1 + change, 0.02), "change": value(change, 0.004), "p": p, "verdict": verdict}
-        )
-    return {"entries": entries}
+    """Of the real Ledger, on made-up items: domain text is gained, then partly forgotten, then kept."""
+    rng = np.random.default_rng(0)
+    items, noise = rng.normal(2.1, 0.3, 200), lambda: rng.normal(0, 0.02, 200)
+    result, level = Ledger(), {"pretraining": 0.0, "continued_pretraining": -0.31, "fine_tuning": -0.23}
+    for stage, change in {**level, "instruction_tuning": -0.23}.items():
+        values = measured(range(200), items + change + noise())
+        scores = Scores("domain", "documents", {"bits_per_byte": values}, {n: str(n) for n in range(200)})
+        result.add(stage, next(iter(PARENTS[stage]), None), [scores])
+    return result.as_json()
 
 
 def answers() -> dict:

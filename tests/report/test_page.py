@@ -81,14 +81,18 @@ def test_simulated_annotators_are_named(page):
 
 
 def test_gains_and_losses_have_words_and_signs_besides_colour(page):
-    gained = re.search(r'<td class="num better" title="([^"]*)">(.*?)</td>', page, re.S)
-    assert gained and "p &lt; 0.001" in gained[1] and "▲ −0.31" in gained[2] and "± 0.004" in gained[2]
-    lost = re.search(r'<td class="num worse" title="([^"]*)">(.*?)</td>', page, re.S)
-    assert lost and "▼ +0.08" in lost[2] and "p = 0.004" in lost[2]
+    ledger = page[page.index('<section id="ledger"') : page.index('<section id="answers"')]
+    cells = re.findall(r'<td class="num (\w+)" title="([^"]*)">(.*?)</td>', ledger, re.S)
+    assert [verdict for verdict, _, _ in cells] == ["neutral", "better", "worse", "same"]
+    first, gained, lost, _ = cells
+    assert "▲ −0.308" in gained[2] and "p &lt; 0.001" in gained[2] and "± 0.00" in gained[2]
+    assert "▼ +0.079" in lost[2]
+    assert "paired bootstrap" in lost[1] and "noise floor" in lost[1] and "200 items, 0 better, 200 worse" in lost[1]
+    assert "p" not in re.sub("<[^>]*>", "", first[2])  # nothing to compare the first stage with
 
 
 def test_floors_counts_and_commands(page, finished):
-    assert "first sentence 0.24 ± 0.01" in page
+    assert "first sentence 0.240 ± 0.010" in page
     assert "skipped: duplicate" in page and "12,345" in page
     assert f"scripts/chat.py model={finished / 'ppo' / 'model'}" in page
 

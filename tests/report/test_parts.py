@@ -11,7 +11,7 @@ from lit_llm.report.charts import Line, line_chart, number, round_step, scale, s
 from lit_llm.report.curves import Curve, paired, read_curves, thin
 from lit_llm.report.figures import figures, reward_against_kl
 from lit_llm.report.ledger_table import ledger_table
-from lit_llm.report.tables import Score, direction, duration, score, verdict
+from lit_llm.report.tables import Score, duration, score, verdict
 
 
 def curve(tag, values):
@@ -113,13 +113,20 @@ def test_reward_against_kl_needs_both():
 
 
 def test_verdicts_follow_the_measure_and_the_noise():
-    assert direction("bits_per_byte") == -1 and direction("rougeL") == 1 and direction("length") == 0
     before = Score(2.0, 0.1, 50)
     assert verdict("bits_per_byte", before, Score(1.5, 0.1, 50)) == "better"
     assert verdict("bits_per_byte", before, Score(2.5, 0.1, 50)) == "worse"
     assert verdict("bits_per_byte", before, Score(2.2, 0.1, 50)) == "same"
     assert verdict("rougeL", before, Score(2.5, 0.1, 50)) == "better"
     assert verdict("length", before, Score(9.0, 0.1, 50)) == "neutral"
+
+
+@pytest.mark.parametrize(
+    ("mean", "se", "shown"),
+    [(1.79512, 0.02058, "1.795 ± 0.021"), (31.2, 12.3, "31 ± 12"), (-0.5, 0.0, "−0.5 ± 0"), (0.25, None, "0.25")],
+)
+def test_a_mean_has_the_digits_that_its_error_leaves(mean, se, shown):
+    assert Score(mean, se, 9).text == shown
 
 
 def test_scores_of_every_shape():
