@@ -1,0 +1,272 @@
+"""Simulated annotators, marked as such everywhere: a model's answers, ranked by a visible rule plus noise.
+
+They stand in for people until people rank answers; what comes out has the format of their rankings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.huggingface import load_language_model
+from lit_llm.data.filters import clean
+from lit_llm.data.reading import read_records
+from lit_llm.errors import UserError
+from lit_llm.evaluation.statistics import Estimate, mean
+from lit_llm.feedback.rule import reward, rule
+from lit_llm.generation.sampling import completions, generate
+from lit_llm.records import Prompt
+from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
+
+__all__ = ["ANNOTATORS", "Annotator", "Sampling", "collect", "rank_answers", "reward", "rule"]
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """Sees ``rule`` plus normal noise of deviation ``noise``; answers nearer than ``tie`` look equally good."""
+
+    name: str
+    noise: float
+    tie: float
+
+    def ranks(self, values: Sequence[float], generator: np.random.Generator) -> list[int]:
+        """Ranks of answers worth ``values``: 1 is best, equal ranks are ties, no rank is left out."""
+        seen = np.asarray(values) + generator.normal(0, self.noise, len(values))
+        ranks, current, last = [0] * len(values), 0, np.inf
+        for place in np.argsort(-seen, kind="stable").tolist():
+            if last - seen[place] >= self.tie or current == 0:
+                current, last = current + 1, seen[place]
+            ranks[place] = current
+        return ranks
+
+
+ANNOTATORS = (
+    Annotator("simulated-careful", 0.03, 0.02),
+    Annotator("simulated-usual", 0.08, 0.04),
+    Annotator("simulated-hurried", 0.18, 0.06),
+)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the answers were drawn; written on every row."""
+
+    temperature: float
+    max_new_tokens: int
+    seed: int
+
+
+def collect(
+    model: str | Path | LanguageModel,
+    prompts: str | Sequence[str] | Mapping[str, Any],
+    output: str | Path,
+    *,
+    tokenizer: Tokenizer | None = None,
+    k: int = 4,
+    temperature: float = 1.0,
+    max_new_tokens: int = 48,
+    max_prompts: Mapping[str, int] | int | None = None,
+    annotators: Sequence[Annotator] = ANNOTATORS,
+    annotators_per_prompt: int | None = None,
+    seed: int = 0,
+    batch_size: int = 128,
+    bf16: bool = False,
+    cache_dir: str | Path = "outputs/cache",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Samples up to ``k`` different answers to each prompt and has the annotators rank them.
+
+    Args:
+        model: a model folder, or a model with its ``tokenizer``.
+        prompts: as ``data.path`` of the Prompts data; their files say which split each belongs to.
+        output: gets ``train.jsonl``, ``validation.jsonl``, ``test.jsonl`` (rows of the ranking format, one for each
+            prompt and annotator, with ``"simulated": true``) and ``collection.json`` with what is returned.
+        max_prompts: of each split, or of all of them, chosen by the seed.
+        annotators_per_prompt: None: all of them; else so many, in turn.
+
+    Returns:
+        Counts, and how far the annotators agree with each other and with the rule, as shares of the pairs of answers
+        that neither side ties.
+
+    Raises:
+        UserError: no usable prompt, or no prompt with two different answers.
+    """
+    if k < 2:
+        raise UserError(f"rankings.k={k}: a ranking needs at least 2 answers")
+    loaded, tokenizer, digest = _load(model, tokenizer)
+    sampling = Sampling(temperature, max_new_tokens, seed)
+    splits = _chosen(read_records(prompts, "prompts", cache_dir=cache_dir).splits, max_prompts, seed)
+    rows, counts = dict[str, list[dict[str, Any]]](), {"prompts": 0, "too_long": 0, "too_few_answers": 0}
+    every = [(split, prompt) for split, members in splits.items() for prompt in members]
+    found = _answers(loaded, tokenizer, [prompt for _, prompt in every], k, sampling, batch_size, bf16, progress)
+    for number, ((split, prompt), answers) in enumerate(zip(every, found, strict=True)):
+        reason = "too_long" if answers is None else "too_few_answers" if len(answers) < 2 else "prompts"
+        counts[reason] += 1
+        if reason == "prompts":
+            chosen = _in_turn(annotators, annotators_per_prompt, number)
+            about = {"sampling": asdict(sampling), "model": digest, **prompt.tags}
+            rows.setdefault(split, []).extend(_rows(prompt, answers or [], chosen, (seed, number), about))
+    if not rows:
+        raise UserError(f"rankings: no prompt has two different answers among {len(every)}; raise rankings.temperature")
+    result = {**counts, "rows": {split: len(some) for split, some in rows.items()}, "simulated": True}
+    result |= {"annotators": [asdict(a) for a in annotators], "sampling": asdict(sampling), "model": digest}
+    result |= agreement([row for some in rows.values() for row in some])
+    _write(Path(output), rows, result)
+    return result
+
+
+def rank_answers(
+    prompt: Prompt, answers: Sequence[str], annotators: Sequence[Annotator], seed: Sequence[int]
+) -> Iterator[tuple[Annotator, list[int]]]:
+    """Each annotator with its ranks. Noise depends on the seed and the annotator's name alone."""
+    values = [rule(prompt.messages, answer) for answer in answers]
+    for annotator in annotators:
+        own = int.from_bytes(hashlib.sha256(annotator.name.encode()).digest()[:4], "big")
+        yield annotator, annotator.ranks(values, np.random.default_rng([*seed, own]))
+
+
+def agreement(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """``agreement``: between annotators of one prompt; ``with_rule``: of each with the rule. {"mean", "se", "n"}."""
+    between: list[tuple[float, str]] = []
+    by_prompt: dict[str, list[Mapping[str, Any]]] = {}
+    with_rule: dict[str, list[tuple[float, str]]] = {}
+    for row in rows:
+        key = json.dumps(row["prompt"])
+        by_prompt.setdefault(key, []).append(row)
+        worth = [-value for value in row["rule"]]
+        with_rule.setdefault(row["annotator"], []).extend((same, key) for same in _same_order(row["ranking"], worth))
+    for key, members in by_prompt.items():
+        for one, two in combinations(members, 2):
+            between += [(same, key) for same in _same_order(one["ranking"], two["ranking"])]
+    return {
+        "agreement": _plain(between),
+        "with_rule": {name: _plain(found) for name, found in sorted(with_rule.items())},
+    }
+
+
+def describe(result: Mapping[str, Any]) -> str:
+    """The collection in a few lines, for people."""
+    rows = ", ".join(f"{split} {count}" for split, count in result["rows"].items())
+    shares = ", ".join(f"{name.removeprefix('simulated-')} {_share(v)}" for name, v in result["with_rule"].items())
+    return (
+        f"simulated rankings of {result['prompts']} prompts ({rows} rows; left out: {result['too_few_answers']} with "
+        f"too few different answers, {result['too_long']} too long)\n"
+        f"pairs ordered alike: by two annotators {_share(result['agreement'])}; by annotator and rule: {shares}"
+    )
+
+
+def _answers(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    k: int,
+    sampling: Sampling,
+    batch_size: int,
+    bf16: bool,
+    progress: bool,
+) -> list[list[str] | None]:
+    """Up to k different answers to each prompt, none empty or with a NUL byte; None where there is no room for one."""
+    encoded = [tokenizer.chat.encode_prompt(tokenizer, prompt.messages) for prompt in prompts]
+    room = model.config.max_positions - sampling.max_new_tokens
+    fits = [i for i, ids in enumerate(encoded) if len(ids) <= room]
+    draws = k + max(1, k // 2)  # some come out the same
+    rollout = generate(
+        model,
+        [encoded[i] for i in fits],
+        max_new_tokens=sampling.max_new_tokens,
+        end_ids=tokenizer.end_ids,
+        temperature=sampling.temperature,
+        samples=draws,
+        seed=sampling.seed,
+        batch_size=batch_size,
+        dtype=torch.bfloat16 if bf16 else None,
+        progress="answers to rank" if progress else None,
+    )
+    texts = [clean(tokenizer.decode(ids)).strip() for ids in completions(rollout)]  # as the data will read them
+    answers: list[list[str] | None] = [None] * len(prompts)
+    for place, i in enumerate(fits):
+        own = dict.fromkeys(text for text in texts[place * draws : (place + 1) * draws] if text and "\0" not in text)
+        answers[i] = list(own)[:k]
+    return answers
+
+
+def _rows(
+    prompt: Prompt, answers: Sequence[str], annotators: Sequence[Annotator], seed: Sequence[int], about: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
+    worth = [round(rule(prompt.messages, answer), 4) for answer in answers]
+    for annotator, ranks in rank_answers(prompt, answers, annotators, seed):
+        row = {"prompt": messages, "completions": list(answers), "ranking": ranks, "annotator": annotator.name}
+        yield {**row, "simulated": True, "rule": worth, **about}
+
+
+def _chosen(splits: Mapping[str, list[Any]], most: Mapping[str, int] | int | None, seed: int) -> dict[str, list[Any]]:
+    """At most so many prompts of each split, in their order; further tests (test_<name>) join the test."""
+    joined: dict[str, list[Any]] = {}
+    for name, members in splits.items():
+        joined.setdefault("test" if name.startswith("test") else name, []).extend(members)
+    chosen = {}
+    for name, members in joined.items():
+        limit = most.get(name) if isinstance(most, Mapping) else most
+        if limit is not None and limit < len(members):
+            members = [members[i] for i in sorted(random.Random(seed).sample(range(len(members)), limit))]
+        chosen[name] = members
+    return chosen
+
+
+def _in_turn(annotators: Sequence[Annotator], count: int | None, number: int) -> list[Annotator]:
+    count = len(annotators) if count is None else min(count, len(annotators))
+    return [annotators[(number + i) % len(annotators)] for i in range(count)]
+
+
+def _load(model: str | Path | LanguageModel, tokenizer: Tokenizer | None) -> tuple[LanguageModel, Tokenizer, str]:
+    """The model in eval mode, its tokenizer, and the first 16 digits of its weights' SHA-256."""
+    digest = hashlib.sha256()
+    if isinstance(model, LanguageModel):
+        if tokenizer is None:
+            raise ValueError("a model that is no folder needs its tokenizer")
+        for name, parameter in model.named_parameters():
+            digest.update(name.encode() + parameter.detach().float().cpu().numpy().tobytes())
+        return model, tokenizer, digest.hexdigest()[:16]
+    loaded = load_language_model(model).eval()
+    for file in sorted(Path(model).glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return loaded, tokenizer or load_tokenizer(model), digest.hexdigest()[:16]
+
+
+def _same_order(one: Sequence[float], two: Sequence[float]) -> list[float]:
+    """1 or 0 for each pair that neither side ties."""
+    pairs = [(one[i] - one[j], two[i] - two[j]) for i, j in combinations(range(len(one)), 2)]
+    return [float(a * b > 0) for a, b in pairs if a and b]
+
+
+def _plain(found: Sequence[tuple[float, str]]) -> dict[str, Any]:
+    estimate = mean([same for same, _ in found], [key for _, key in found]) if found else Estimate(np.nan, np.nan, 0)
+    return {
+        "mean": None if np.isnan(estimate.mean) else estimate.mean,
+        "se": None if np.isnan(estimate.se) else estimate.se,
+        "n": estimate.n,
+    }
+
+
+def _share(value: Mapping[str, Any]) -> str:
+    error = "" if value["se"] is None else f" ± {value['se']:.1%}"
+    return "unknown" if value["mean"] is None else f"{value['mean']:.1%}{error}"
+
+
+def _write(output: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]], result: Mapping[str, Any]) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    for split, members in rows.items():
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in members)
+        (output / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    (output / "collection.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
