@@ -1,5 +1,7 @@
 """The DataModules inside Lightning: any of them goes on where it stopped, and only with the data it had."""
 
+from pathlib import Path
+
 import lightning as L
 import pytest
 import torch
@@ -14,7 +16,7 @@ from lit_llm.data.raw_text import RawText
 from lit_llm.data.task_pairs import TaskPairs
 from lit_llm.errors import UserError
 
-CONF = "conf/data"
+CONF = Path(__file__).parents[2] / "conf" / "data"
 MODULES = {
     "raw_text": RawText,
     "domain_corpora": DomainCorpora,
@@ -132,7 +134,7 @@ def test_overfitting_takes_the_same_batches_every_epoch(made, tmp_path):
 
 @pytest.mark.parametrize("name", list(MODULES))
 def test_the_configuration_has_every_argument_with_the_class_s_default(tokenizer, name):
-    cfg = OmegaConf.load(f"{CONF}/{name}.yaml")
+    cfg = OmegaConf.load(CONF / f"{name}.yaml")
     node = OmegaConf.create({"seed": 3, "data": cfg})
     if OmegaConf.is_missing(node.data, "path"):
         node.data.path = "some/file.jsonl"

@@ -1,15 +1,11 @@
 """Preferences: the completions of a prompt stay together, whole, with their end token."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from lit_llm.data.preferences import Preferences
 from lit_llm.errors import UserError
 from lit_llm.records import RankingBatch
-
-HH = Path(__file__).parents[2].parent / "shared/data/hh_harmless_part.jsonl"
 
 
 def ranking(sentence, number, size=4, **more):
@@ -134,13 +130,3 @@ def test_what_it_tells_the_other_rooms(preferences, sentence):
     (heldout,) = data.heldout()
     assert (heldout.name, heldout.kind, len(heldout.items)) == ("rankings", "rankings", 1)
     assert data.source_names == ("rankings",) and len(list(data.val_dataloader()[0])) == 1
-
-
-@pytest.mark.skipif(not HH.exists(), reason="the comparisons are not here")
-def test_real_human_comparisons(tokenizer, cache):
-    data = Preferences(tokenizer=tokenizer, path=str(HH), max_length=2048, cache_dir=cache, on_error="skip")
-    counts = data.counts()
-    assert counts["read"] == 1156 == counts["used"] + sum(counts["skipped"].values())
-    assert counts["used"] > 1000
-    batch = next(iter(data.train_dataloader()))
-    assert batch.ranks.tolist() == [1, 2] * 4

@@ -12,8 +12,6 @@ from lit_llm.data.raw_text import RawText, apportioned
 from lit_llm.errors import UserError
 from lit_llm.records import IGNORE, TokenBatch
 
-BOOK = Path(__file__).parents[2].parent / "shared/data/tinyshakespeare.txt"
-
 
 @pytest.fixture
 def documents(write, sentence):
@@ -139,11 +137,11 @@ def test_shares_are_exact_and_sum_up(total, weights):
         assert abs(share - total * weight / sum(weights)) < 1 + 1e-6
 
 
-@pytest.mark.skipif(not BOOK.exists(), reason="the book is not here")
-def test_one_book_is_split_without_overlap_and_opened_again_in_no_time(tokenizer, tmp_path):
-    data = RawText(tokenizer=tokenizer, path=str(BOOK), max_length=64, cache_dir=str(tmp_path))
+def test_one_book_is_split_without_overlap_and_opened_again_in_no_time(tokenizer, write, sentence, cache):
+    book = "".join(sentence(n) + "\n" * (1 + (n % 9 == 0)) for n in range(15_000))  # 1 MB in one file
+    path = write("book.txt", book)
+    data = RawText(tokenizer=tokenizer, path=path, max_length=64, cache_dir=cache)
     data.setup()
-    book = BOOK.read_text()
     heldout = [document.text for test in data.heldout() for document in test.items]
     training = list(data.texts())
     assert 0.01 < sum(map(len, heldout)) / len(book) < 0.15
@@ -151,5 +149,5 @@ def test_one_book_is_split_without_overlap_and_opened_again_in_no_time(tokenizer
     assert not set(heldout) & set(training)
     assert sum(map(len, training)) + sum(map(len, heldout)) < len(book) < 1.2 * sum(map(len, training))
     start = time.perf_counter()
-    RawText(tokenizer=tokenizer, path=str(BOOK), max_length=64, cache_dir=str(tmp_path)).setup()
+    RawText(tokenizer=tokenizer, path=path, max_length=64, cache_dir=cache).setup()
     assert time.perf_counter() - start < 0.5
