@@ -1,0 +1,102 @@
+"""Invariants: the dial's sizes are those of the models it builds; a shape that cannot be is refused with its key."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from lit_llm.backbone.config import BackboneConfig, RopeScaling, from_depth
+from lit_llm.backbone.heads import LanguageModel
+from lit_llm.errors import UserError
+
+FAMILIES = ("qwen3", "qwen2", "llama", "mistral")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameters_are_counted_as_built(family: Any, tied: bool) -> None:
+    config = from_depth(300, 2, family, tie_embeddings=tied, num_kv_heads=2)
+    assert config.num_parameters == LanguageModel(config).num_parameters()
+
+
+def test_the_dial() -> None:
+    """Depth 12 at GPT-2's vocabulary is 124M, as GPT-2 is; the head is shared below 1B parameters."""
+    small, gpt2, large = from_depth(4096, 4), from_depth(50257, 12), from_depth(32000, 28)
+    assert (small.hidden_size, small.num_heads, small.head_dim, small.intermediate_size) == (256, 8, 32, 704)
+    assert gpt2.num_parameters == pytest.approx(124e6, rel=0.01)
+    assert large.num_parameters > 1e9
+    assert (small.tie_embeddings, gpt2.tie_embeddings, large.tie_embeddings) == (True, True, False)
+    assert (gpt2.num_kv_heads, large.num_kv_heads) == (12, 7)
+
+
+def test_every_part_can_be_overridden() -> None:
+    config = from_depth(100, 3, hidden_size=48, num_heads=6, intermediate_size=50, num_kv_heads=3, tie_embeddings=False)
+    assert (config.num_layers, config.hidden_size, config.head_dim) == (3, 48, 8)
+    assert (config.intermediate_size, config.num_kv_heads, config.tie_embeddings) == (50, 3, False)
+
+
+def test_flops_per_token_are_those_of_the_products() -> None:
+    """Against torch's own count of a forward, times three; embedding and norms multiply no matrices."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = from_depth(512, 2, hidden_size=64, tie_embeddings=False)
+    model, length = LanguageModel(config), 32
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.logits(model(torch.zeros(1, length, dtype=torch.int64)))
+    counted = 3 * counter.get_total_flops() / length
+    assert config.flops_per_token(length) == pytest.approx(counted, rel=0.01)
+
+
+def test_families_settle_what_is_theirs() -> None:
+    assert [(from_depth(9, 1, f).qk_norm, from_depth(9, 1, f).attention_bias) for f in FAMILIES] == [
+        (True, False),
+        (False, True),
+        (False, False),
+        (False, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"family": "gpt2"}, "backbone.family='gpt2'.*qwen3, qwen2, llama, mistral"),
+        ({"num_kv_heads": 3}, "num_kv_heads=3 must divide backbone.num_heads=8"),
+        ({"head_dim": 7}, "head_dim=7 must be even"),
+        ({"hidden_size": 0}, "hidden_size=0 must be at least 1"),
+        ({"vocab_size": 0}, "vocab_size=0"),
+        ({"dropout": 1.0}, r"dropout=1\.0"),
+        ({"rope_theta": 0.0}, "rope_theta"),
+        ({"norm_eps": float("nan")}, "norm_eps=nan"),
+        ({"sliding_window": 0}, "sliding_window=0"),
+        ({"qk_norm": False}, "qk_norm=False.*use family llama"),
+        ({"family": "llama", "qk_norm": True}, "qk_norm=True.*use family qwen3"),
+        ({"family": "mistral", "qk_norm": None, "attention_bias": True}, "attention_bias=True"),
+        ({"family": "llama", "qk_norm": None, "sliding_window": 8}, "family llama has none"),
+    ],
+)
+def test_a_shape_that_cannot_be_is_refused(change: dict[str, Any], expected: str) -> None:
+    config: BackboneConfig = from_depth(100, 4)
+    with pytest.raises(UserError, match=expected):
+        dataclasses.replace(config, **change)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (("yarn", 2.0), "'yarn'.*llama3, linear"),
+        (("linear", 0.5), "factor=0.5"),
+        (("llama3", 2.0, 4.0, 1.0), "low_freq_factor=4.0"),
+    ],
+)
+def test_rope_scaling_is_checked(given: Any, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        RopeScaling(*given)
+
+
+def test_the_dial_is_checked() -> None:
+    for wrong in ({"depth": 0}, {"hidden_size": -1}, {"num_heads": 0}, {"head_dim": 0}):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            from_depth(100, **wrong)
