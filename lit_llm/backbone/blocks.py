@@ -14,7 +14,6 @@ from lit_llm.backbone.attention import AttentionMask, attend
 from lit_llm.backbone.cache import KVCache
 from lit_llm.backbone.config import BackboneConfig, RopeScaling
 from lit_llm.backbone.norm import RMSNorm
-from lit_llm.backbone.norm import compute_dtype as compute_dtype  # also found here
 
 
 class Rotation(NamedTuple):
