@@ -117,25 +117,35 @@ class Stage(L.LightningModule):
         count = totals["count"]
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / count if count else math.nan
         values = self.derived(totals)
-        norm = self.finish_gradients(self._trained(optimizer), scale, gradient_clip_val, values["loss"])
+        # A fused optimizer under fp16 takes the loss scale off the gradients itself, after this.
+        fused = getattr(optimizer, "_step_supports_amp_scaling", False) and self._loss_scaler is not None
+        loss_scale = self._loss_scaler.get_scale() if fused else 1.0
+        norm = self.finish_gradients(self._trained(optimizer), scale, gradient_clip_val, values["loss"], loss_scale)
         values |= {"grad_norm": norm, "lr": optimizer.param_groups[0]["lr"]}
         self.log_training(values)
 
     def finish_gradients(
-        self, parameters: Iterable[nn.Parameter], scale: float, max_norm: float | None, loss: float
+        self,
+        parameters: Iterable[nn.Parameter],
+        scale: float,
+        max_norm: float | None,
+        loss: float,
+        loss_scale: float = 1.0,
     ) -> float:
         """Multiplies the gradients by ``scale`` and clips their norm at ``max_norm``, in one pass over them.
 
         When the loss or the norm is not finite the gradients are dropped, so that ``optimizer.step()`` changes nothing,
         and callbacks that have ``on_bad_update(trainer, stage, loss, norm)`` are told.
 
-        Returns the norm before clipping (of the scaled gradients).
+        ``loss_scale`` is a factor that is still in the gradients and stays there. Returns the norm before clipping.
         """
         parameters = [parameter for parameter in parameters if parameter.grad is not None]
         gradients = [parameter.grad for parameter in parameters]
         total = torch.nn.utils.get_total_norm(gradients)  # type: ignore[arg-type]
-        norm = float(total.full_tensor() if hasattr(total, "full_tensor") else total) * scale
+        norm = float(total.full_tensor() if hasattr(total, "full_tensor") else total) * scale / loss_scale
         if not (math.isfinite(norm) and math.isfinite(loss)):
+            if self._loss_scaler is not None:
+                return norm  # fp16: an overflow is how the loss scale is found, and the scaler skips the step itself
             for parameter in parameters:
                 parameter.grad = None
             self._tell_bad_update(loss, norm)
@@ -147,11 +157,13 @@ class Stage(L.LightningModule):
         return norm
 
     def _tell_bad_update(self, loss: float, norm: float) -> None:
-        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
-            return  # fp16: an overflow is how the loss scale is found, and the scaler skips the step itself
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if hasattr(callback, "on_bad_update"):
                 callback.on_bad_update(self.trainer, self, loss, norm)
+
+    @property
+    def _loss_scaler(self) -> Any:
+        return getattr(self.trainer.precision_plugin, "scaler", None)
 
     @staticmethod
     def _trained(optimizer: Optimizer) -> list[nn.Parameter]:
