@@ -87,6 +87,17 @@ class TrainConfig:
 
 
 @dataclass
+class AnswersConfig:
+    """The same questions, answered by the model of every stage, side by side in the report."""
+
+    prompts: list[str] = field(default_factory=list)  # asked of every stage
+    heldout_prompts: int = 4  # and so many of the held-out prompts
+    max_new_tokens: int = 48
+    temperature: float = 0.0  # 0: greedy
+    seed: int = 0
+
+
+@dataclass
 class PipelineConfig:
     """A chain of runs. In a stage's values the text ``@name`` stands for what the step of that name made."""
 
@@ -95,8 +106,9 @@ class PipelineConfig:
     skip: list[str] = field(default_factory=list)  # steps to leave out, with what needs them
     start_from: str | None = None  # on the command line: from=NAME. Recompute from there on
     init_from: str | None = None  # with start_from: a model folder in place of the step before
-    ledger: Any = None
-    report: Any = None
+    ledger: bool = True  # examine every stage on every earlier stage's held-out sets
+    answers: AnswersConfig = field(default_factory=AnswersConfig)
+    report: bool = True
     cache_dir: str = "outputs/cache/stages"
     allowed_targets: list[str] = field(default_factory=list)
 

@@ -1,54 +1,131 @@
-"""The held-out examination of a run: its sets kept as files, taken by the parent before and by the model after."""
+"""The held-out examination of a run: its sets kept as files, taken by the parent before and by the model after.
+
+Every score is kept item by item, so that the pipeline's ledger need not examine anything twice.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 from torch import nn
 
 from lit_llm.backbone import huggingface
+from lit_llm.evaluation.heldout import evaluate, examinable
+from lit_llm.evaluation.scores import Scores
+from lit_llm.evaluation.sets import write_heldout
 from lit_llm.launch import is_first_process
 from lit_llm.parts import Parts
-from lit_llm.run_folder import RunFolder, write_json
+from lit_llm.records import Heldout
+from lit_llm.run_folder import RunFolder
 from lit_llm.text.tokenizer import load_tokenizer
+from lit_llm.trainer import precision
 
-Scores = dict[str, dict[str, dict[str, Any]]]  # {set: {measure: {"mean", "se", "n"}}}
+Metrics = dict[str, dict[str, Any]]  # {set: {measure: {"mean", "se", "n"}}}
+BEFORE, AFTER, TRAINED = "scores/before", "scores/after", "training_answers.json"
 
 
-def examine_parent(parts: Parts, folder: RunFolder) -> Scores:
+def examine_parent(parts: Parts, folder: RunFolder) -> Metrics:
     """The scores of ``init_from`` on this run's held-out sets; taken once, and read again by a resumed run."""
-    cfg, kept = parts.cfg, folder.path / "before.json"
+    cfg = parts.cfg
     if not (cfg.evaluation.enabled and cfg.evaluation.before and cfg.init_from) or cfg.trainer.fast_dev_run:
         return {}
     if not is_first_process():
         return {}
-    if kept.is_file():
-        return json.loads(kept.read_text(encoding="utf-8"))
-    model = huggingface.load_model(cfg.init_from, head="auto")
-    scores = examine(parts, model, load_tokenizer(cfg.init_from), "before")
-    write_json(kept, scores)
-    return scores
-
-
-def examine_result(parts: Parts, folder: RunFolder) -> Scores:
-    """The held-out scores of what the run made. The sets themselves are kept beside it."""
-    cfg = parts.cfg.evaluation
     keep_sets(parts, folder)
-    if not cfg.enabled:
-        return {}
-    return examine(parts, parts.stage.exported(), parts.tokenizer, "after")
+    device = device_of(cfg)
+    model = huggingface.load_model(cfg.init_from, head="auto", device=device)
+    tokenizer, exam = load_tokenizer(cfg.init_from), Exam(cfg, trained_answers(folder.path), device)
+    scores = exam.take_all(model, tokenizer, parts.data.heldout(), folder.path / BEFORE, "before")
+    return {one.name: one.as_metrics() for one in scores}
+
+
+def examine_result(parts: Parts, folder: RunFolder, device: torch.device) -> tuple[Metrics, Metrics]:
+    """The held-out scores of what the run made, and of what needs no model (the floors)."""
+    keep_sets(parts, folder)
+    if not parts.cfg.evaluation.enabled:
+        return {}, {}
+    model, exam = parts.stage.exported().to(device), Exam(parts.cfg, trained_answers(folder.path), device)
+    scores = exam.take_all(model, parts.tokenizer, parts.data.heldout(), folder.path / AFTER, "after")
+    return {one.name: one.as_metrics() for one in scores}, {one.name: one.floors_as_metrics() for one in scores}
 
 
 def keep_sets(parts: Parts, folder: RunFolder) -> None:
-    """``heldout/<name>.jsonl``: so that every later model can be examined on them."""
+    """``heldout/<name>.jsonl``, so that every other model can be examined on them; and what was trained to be said."""
+    if folder.heldout.is_dir():
+        return
     for heldout in parts.data.heldout():
-        folder.heldout.mkdir(exist_ok=True)
-        lines = [json.dumps({"kind": heldout.kind, **asdict(item)}, ensure_ascii=False) for item in heldout.items]
-        (folder.heldout / f"{heldout.name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_heldout(folder.heldout, heldout)
+    if hasattr(parts.data, "training_answers"):
+        text = json.dumps(sorted(set(parts.data.training_answers())), ensure_ascii=False)
+        (folder.path / TRAINED).write_text(text, encoding="utf-8")
 
 
-def examine(parts: Parts, model: nn.Module, tokenizer: Any, when: str) -> Scores:
-    """Every held-out set that ``model`` can take, with a progress bar each."""
-    return {}
+def trained_answers(folder: Path) -> list[str] | None:
+    path = folder / TRAINED
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+class Exam:
+    """How a run's held-out sets are taken: by its own configuration, whichever model takes them."""
+
+    def __init__(self, cfg: DictConfig, training_answers: list[str] | None, device: torch.device) -> None:
+        self.cfg, self.training_answers, self.device = cfg, training_answers, device
+        self._scorers: dict[str, Callable[..., Any]] | None = None
+
+    @property
+    def scorers(self) -> Mapping[str, Callable[..., Any]]:
+        """What judges answers to held-out prompts: the stage's own reward, and those of ``evaluation.scorers``."""
+        if self._scorers is None:
+            nodes = dict(self.cfg.evaluation.scorers)
+            if self.cfg.stage.get("reward") is not None:
+                nodes["reward"] = self.cfg.stage.reward
+            made = {name: instantiate(node, _convert_="all") for name, node in nodes.items()}
+            for scorer in made.values():
+                if isinstance(scorer, nn.Module):
+                    scorer.to(self.device)
+            self._scorers = made
+        return self._scorers
+
+    def take(self, model: nn.Module, tokenizer: Any, heldout: Heldout, name: str, seed: int | None = None) -> Scores:
+        """One set, by one model, with a progress bar called ``name``."""
+        settings = self.cfg.evaluation
+        return evaluate(
+            model,  # type: ignore[arg-type]
+            tokenizer,
+            heldout,
+            generate=settings.generate,
+            max_items=settings.max_items,
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=settings.batch_size,
+            seed=settings.seed if seed is None else seed,
+            bf16=precision(self.cfg.trainer.precision, self.cfg.trainer.accelerator).startswith("bf16"),
+            scorers=self.scorers if heldout.kind == "prompts" else None,
+            training_answers=self.training_answers if heldout.kind == "responses" else None,
+            progress=name if self.cfg.trainer.progress else None,
+        )
+
+    def take_all(
+        self, model: nn.Module, tokenizer: Any, sets: Iterable[Heldout], place: Path, name: str
+    ) -> list[Scores]:
+        """Every set that the model can take; scores that lie in ``place`` are read instead."""
+        found = []
+        for heldout in sets:
+            if not examinable(model, heldout):
+                continue
+            file = place / f"{heldout.name}.json"
+            if not file.is_file():
+                self.take(model, tokenizer, heldout, f"{heldout.name} {name}").save(file)
+            found.append(Scores.load(file))
+        return found
+
+
+def device_of(cfg: DictConfig) -> torch.device:
+    """Where a run's models are examined."""
+    usable = cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if usable else "cpu")

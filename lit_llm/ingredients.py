@@ -11,7 +11,7 @@ from lit_llm.lineage import hash_file
 
 # Keys that say where or how fast, not what: another value gives the same result.
 WITHOUT_EFFECT = ("resume", "cache_dir", "progress", "num_workers")
-PATH_KEYS = ("path", "replay_path")
+PATH_KEYS = ("path", "replay_path", "prompts")
 
 
 def without_names(config: Any) -> Any:
@@ -47,7 +47,7 @@ def data_hashes(config: Mapping[str, Any]) -> dict[str, str]:
     A folder of the user's own (``init_from`` or a reward) counts with all its files.
     """
     found = {}
-    data = config.get("data")
+    data = config.get("data", config)  # the rankings step reads its prompts itself
     if isinstance(data, Mapping):
         found["data"] = digest([hash_file(Path(file)) if Path(file).is_file() else file for file in files_of(data)])
     for key, value in flat(config):

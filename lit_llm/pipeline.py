@@ -74,7 +74,7 @@ def run_pipeline(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         take(chain, name, number)
         gc.collect()
     finish(chain, time.monotonic() - started)
-    return chain.metrics[list(chain.metrics)[-1]]
+    return chain.metrics[list(chain.metrics)[-1]] | {"seconds": time.monotonic() - started}
 
 
 # The plan
@@ -181,7 +181,7 @@ def _collect(config: dict[str, Any], place: Path) -> None:
     """The rankings step: asks (simulated) annotators about answers of the model, and writes what they said."""
     from lit_llm.collection import collect
 
-    collect(config, place / COLLECTED, place)
+    collect(config, place, place / COLLECTED)
 
 
 def ingredients_of(chain: Chain, step: Step) -> dict[str, Any]:
@@ -270,14 +270,22 @@ def finish(chain: Chain, seconds: float) -> None:
     """Ledger, answers, report, and what to do next."""
     from lit_llm.closing import close
 
+    logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells of every event file that ends
     summary = {
         "seconds": seconds,
         "stages": {name: {"seconds": chain.seconds.get(name), "reused": name in chain.reused} for name in chain.folders},
     }
     write_json(chain.folder / "pipeline.json", summary)
-    final = [name for name in chain.steps if name in chain.metrics]
-    close(schema.plain(chain.cfg), chain.folder, {name: chain.folders[name] for name in final})
+    runs = {name: chain.folders[name] for name in chain.steps if name in chain.metrics and name != RANKINGS}
+    parents = {name: _start(chain, name) for name in runs}
+    close(schema.plain(chain.cfg), chain.folder, runs, parents)
     log.info("\nThe pipeline took %s", duration(seconds))
+
+
+def _start(chain: Chain, name: str) -> str | None:
+    """The stage whose model a stage starts from."""
+    value = chain.steps[name].config.get("init_from")
+    return value[1:] if isinstance(value, str) and value.startswith("@") else None
 
 
 def read_metrics(place: Path) -> dict[str, Any]:

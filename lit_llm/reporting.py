@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_llm import config as schema
 from lit_llm import lineage, model_card
-from lit_llm.examination import Scores, examine_result
+from lit_llm.examination import Metrics, examine_result
 from lit_llm.launch import is_first_process
 from lit_llm.parts import Parts
 from lit_llm.run_folder import RunFolder, write_json
@@ -22,15 +23,16 @@ from lit_llm.run_folder import RunFolder, write_json
 log = logging.getLogger("lit_llm")
 
 
-def report(parts: Parts, trainer: L.Trainer, folder: RunFolder, before: Scores, seconds: float) -> dict[str, Any]:
+def report(parts: Parts, trainer: L.Trainer, folder: RunFolder, before: Metrics, started: float) -> dict[str, Any]:
     """Write the model folder, the examination, metrics.json, lineage and card. Returns the metrics."""
-    metrics = training_metrics(parts, trainer) | {"train_seconds": seconds}
+    metrics = training_metrics(parts, trainer) | {"train_seconds": time.monotonic() - started}
     if trainer.fast_dev_run or not is_first_process():
         return metrics | {"objective": objective(metrics, None)}
+    device = trainer.strategy.root_device
     parts.stage.cpu().eval()
     parts.stage.save(folder.model)
-    after = examine_result(parts, folder)
-    metrics |= {"heldout": after, "before": before, "seconds": seconds}
+    after, floors = examine_result(parts, folder, device)
+    metrics |= {"heldout": after, "floors": floors, "before": before, "seconds": time.monotonic() - started}
     metrics["objective"] = objective(metrics, parts.cfg.evaluation.objective)
     write_json(folder.metrics, metrics)
     log_final(parts, trainer, metrics)
@@ -62,7 +64,7 @@ def objective(metrics: Mapping[str, Any], name: str | None) -> float | None:
         found = [metrics.get("val_loss"), metrics.get("train_loss")]
         return next((value for value in found if value is not None), None)
     sign, name = (-1.0, name[1:]) if name.startswith("-") else (1.0, name)
-    group, _, measure = name.rpartition("/")
+    group, _, measure = name.partition("/")
     found = (metrics.get("heldout") or {}).get(group, {}).get(measure)
     return sign * found["mean"] if found else None
 
@@ -102,7 +104,7 @@ def describe(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> Non
         config=config,
         parents=lineage.parents_in(config),
         data={"fingerprint": parts.data.fingerprint(), "counts": metrics["counts"], "files": data_files(parts)},
-        metrics={key: metrics[key] for key in ("parameters", "steps", "tokens", "seconds", "heldout", "before")},
+        metrics={key: metrics[key] for key in ("parameters", "steps", "tokens", "seconds", "heldout", "floors", "before")},
         tokenizer={"fingerprint": parts.tokenizer.fingerprint(), "tokens": parts.tokenizer.vocab_size},
         simulated=bool(metrics["counts"].get("simulated")),
     )

@@ -57,7 +57,7 @@ def run(cfg: DictConfig, path: Path) -> dict[str, Any]:
         parts = load(cfg, folder.path)
         trainer = build(parts, folder.path)
         before = fit(parts, trainer, folder)
-        return report(parts, trainer, folder, before, time.monotonic() - started)
+        return report(parts, trainer, folder, before, started)
 
 
 def prepare(cfg: DictConfig, folder: RunFolder) -> None:

@@ -26,6 +26,7 @@ PASSED_AT_CALL = {
     "tokenizer": {"texts"},
     "backbone": {"vocab_size"},
     "logger": {"folder"},
+    "rankings": {"output"},
 }
 
 
@@ -76,9 +77,9 @@ def _check_pipeline(values: Mapping[str, Any]) -> Iterator[str]:
     if values["init_from"] is not None and values["start_from"] is None:
         yield f"init_from={values['init_from']}: say from which step on it is used: from=NAME"
     allowed = (*ALLOWED, *values["allowed_targets"])
-    for key in ("rankings", "ledger", "report"):
-        if values[key] is not None:
-            yield from _check_node(key, values[key], key, allowed)
+    yield from _check_keys("answers.", values["answers"], schema.AnswersConfig)
+    if values["rankings"] is not None:
+        yield from _check_node("rankings", values["rankings"], "rankings", allowed)
     for path, value in schema.flat({"stages": values["stages"], "rankings": values["rankings"] or {}}):
         if isinstance(value, str) and value.startswith("@") and value[1:].split("/")[0] not in steps:
             yield f"{path}={value}: no step of this name; {nearest(value[1:], steps)}"
@@ -98,6 +99,8 @@ def _check_run(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
     for name, node in values["callbacks"].items():
         if node is not None:
             yield from _check_node(f"{prefix}callbacks.{name}", node, "callbacks", allowed)
+    for name, node in values["evaluation"]["scorers"].items():
+        yield from _check_node(f"{prefix}evaluation.scorers.{name}", node, "scorers", allowed)
     yield from _check_trainer(prefix + "trainer.", values["trainer"])
     if values["init_from"] and values["resume"]:
         yield (

@@ -95,6 +95,15 @@ class SupervisedData(DataModule):
         names = ("max_length", "packing", "train_on_prompt", "train_last_only", "overlong")
         return {name: getattr(self, name) for name in names}
 
+    def training_answers(self) -> list[str]:
+        """What the assistant says in the training split: a held-out answer found among these is remembered, not meant."""
+        return [
+            message.content
+            for example in self._read(self.path, "examples")["train"]
+            for message in example.messages
+            if message.role == "assistant"
+        ]
+
     def _prepare(self) -> Prepared:
         records = self._read(self.path, "examples")
         train, fit = self._rows(records["train"], "train")

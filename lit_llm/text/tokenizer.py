@@ -219,7 +219,7 @@ class Tokenizer:
 
     def fingerprint(self) -> str:
         """SHA-256 of vocabulary, merges, rules and template: equal fingerprints give equal ids."""
-        ends = json.dumps([self.bos_token, self.eos_token, list(self._stop_ids)])
+        ends = json.dumps([self.bos_token, self.eos_token])  # further stop ids end generation; they change no encoding
         return hashlib.sha256("\0".join((self.engine.to_str(), self.chat.source, ends)).encode()).hexdigest()
 
 
