@@ -175,10 +175,11 @@ HOSTILE = {
     "format": "{{ '{:1000000000000}'.format(1) }}",
     "percent": "{{ '%1000000000000d' % 1 }}",
     "star": "{{ '%*d' % (1000000000, 1) }}",
-    "doubling": "{% set n = namespace(x='aaaaaaaa') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "doubling": "{% set n = namespace(x='aa') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
     "adding": "{% set n = namespace(x='aaaaaaaa') %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
     "nesting": "{% set n = namespace(x=[1]) %}{% for i in range(99) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
-    "replace": "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x.replace('a', 'aa') %}{% endfor %}",
+    "replace": "{% set n = namespace(x='a') %}{% for i in range(99) %}"
+    "{% set n.x = n.x.replace('a', 'aa') %}{% endfor %}",
     "join": "{{ range(99999) | join('a' * 10000 if false else messages[0].content * 99999) }}",
     "text": "{% for i in range(99999) %}" + "a" * 9999 + "{% endfor %}",
     "block": "{% set x %}{% for i in range(99999) %}" + "a" * 9999 + "{% endfor %}{% endset %}{{ x }}",
@@ -195,7 +196,8 @@ HOSTILE = {
     "zero": "{{ 1 // 0 }}",
     "mute": "",
     "drops": "{{ messages[0].content }}",
-    "header": "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}",
+    "header": "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<bot>{% endif %}",
 }
 
 
@@ -212,6 +214,7 @@ def test_a_hostile_template_is_bounded_and_one_line(base, name):
 def test_a_real_template_may_loop_and_use_the_usual_tools(base):
     source = (
         "{%- set ns = namespace(found=false) %}{%- for m in messages[::-1] %}"
+        ""
         "{%- if loop.first %}{% set ns.found = true %}{%- endif %}{%- endfor %}{%- macro turn(m) %}{{ '<|im_start|>' ~ m.role ~ '\n' ~ m.content ~ '<|im_end|>' }}"
         "{%- endmacro %}{%- for m in messages if m.role in ['user', 'assistant'] %}{{ turn(m) }}"
         "{%- if m.content is string and 'stop' in m.content %}{% break %}{% endif %}{%- endfor %}"

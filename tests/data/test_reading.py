@@ -1,0 +1,187 @@
+"""Every row is accounted for: read = used + skipped by reason, whatever the rows are."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from lit_llm.data.filters import content_key, group_key
+from lit_llm.data.reading import blocks, read_records
+from lit_llm.errors import UserError
+from lit_llm.records import Comparison, Document
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+KINDS = ("texts", "examples", "comparisons", "prompts")
+
+
+def lines(tmp_path, rows, name="data.jsonl"):
+    file = tmp_path / name
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return str(file)
+
+
+def accounted(records):
+    counts = records.counts
+    assert counts.read == counts.used + sum(counts.skipped.values())
+    return counts
+
+
+def test_stop_names_file_and_line_and_skip_counts(tmp_path):
+    rows = [{"text": f"t{n}"} for n in range(20)] + [{"txt": "a"}, {"text": "t3"}, {"text": " "}]
+    file = lines(tmp_path, rows)
+    with pytest.raises(UserError, match=r"data.jsonl:21: .*did you mean 'text'.*data.on_error=skip") as caught:
+        read_records(file, "texts")
+    assert "\n" not in str(caught.value)
+    got = read_records(file, "texts", on_error="skip")
+    assert accounted(got).as_dict() == {
+        "read": 23, "used": 20, "skipped": {"duplicate": 1, "empty_text": 1, "unknown_format": 1},
+    }  # fmt: skip
+    assert sum(map(len, got.splits.values())) == 20
+
+
+def test_too_many_bad_rows_and_none_at_all_are_errors(tmp_path):
+    file = lines(tmp_path, [{"text": "a"}, {"x": 1}])
+    with pytest.raises(
+        UserError, match=r"1 of 2 rows are bad, more than data.max_error_rate=0.2 .*unknown_format 1.*:2:"
+    ):
+        read_records(file, "texts", on_error="skip")
+    assert read_records(file, "texts", on_error="skip", max_error_rate=0.5).counts.used == 1
+    with pytest.raises(UserError, match="no usable row"):
+        read_records(lines(tmp_path, [{"x": 1}], "b.jsonl"), "texts", on_error="skip", max_error_rate=1.0)
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(UserError, match="no usable row"):
+        read_records(str(tmp_path / "empty.txt"), "texts")
+
+
+@pytest.mark.parametrize("options", [{"on_error": "ignore"}, {"validation_fraction": 1.0}, {"test_fraction": -0.1}])
+def test_wrong_options(tmp_path, options):
+    with pytest.raises(UserError, match=f"data.{next(iter(options))}"):
+        read_records(lines(tmp_path, [{"text": "a"}]), "texts", **options)
+
+
+def test_splits_are_stable_disjoint_and_keep_a_prompt_together(tmp_path):
+    rows = [
+        {"prompt": f"q{n % 300}", "completions": ["a", "b"], "ranking": [1, 2], "annotator": f"p{n // 300}"}
+        for n in range(600)
+    ]
+    file = lines(tmp_path, rows)
+    got = read_records(file, "comparisons", validation_fraction=0.1, test_fraction=0.1)
+    homes: dict[bytes, set[str]] = {}
+    for split, records in got.splits.items():
+        assert len(records) >= 20
+        for record in records:
+            homes.setdefault(group_key(record), set()).add(split)
+    assert len(homes) == 300 and all(len(h) == 1 for h in homes.values())
+    shuffled = lines(tmp_path, random.Random(0).sample(rows, len(rows)), "other.jsonl")
+    again = read_records(shuffled, "comparisons", validation_fraction=0.1, test_fraction=0.1)
+    for split in got.splits:
+        assert {content_key(r) for r in got[split]} == {content_key(r) for r in again[split]}
+
+
+def test_given_splits_stay_and_their_overlap_leaves_training(tmp_path):
+    lines(tmp_path, [{"text": "a"}, {"text": "b"}, {"text": "c"}], "train.jsonl")
+    lines(tmp_path, [{"text": "b"}], "validation.jsonl")
+    lines(tmp_path, [{"text": "z"}], "test_far.jsonl")
+    got = read_records(str(tmp_path), "texts")
+    texts = {split: [record.text for record in records] for split, records in got.splits.items()}
+    assert texts == {"train": ["a", "c"], "validation": ["b"], "test_far": ["z"]}
+    assert accounted(got).skipped == {"in_heldout": 1}
+
+
+def test_a_small_data_set_still_holds_something_out_and_one_row_trains(tmp_path):
+    three = read_records(lines(tmp_path, [{"source": s, "target": "t"} for s in "abc"]), "examples")
+    assert {k: len(v) for k, v in three.splits.items()} == {"train": 1, "validation": 1, "test": 1}
+    one = read_records(lines(tmp_path, [{"source": "a", "target": "t"}]), "examples")
+    assert {k: len(v) for k, v in one.splits.items()} == {"train": 1}
+
+
+def test_one_book_is_cut_at_blank_lines_so_that_a_part_is_held_out(tmp_path):
+    text = "\n\n".join(f"Paragraph {n} " + "words of it " * (n % 9 + 3) for n in range(900))
+    (tmp_path / "book.txt").write_text(text, encoding="utf-8")
+    got = read_records(str(tmp_path / "book.txt"), "texts")
+    assert accounted(got).used == 1
+    assert all(got[s] for s in ("train", "validation", "test"))
+    parts = list(blocks([Document(text)]))
+    assert "".join(p.text for p in parts) == text
+    assert all(p.text.endswith("\n\n") for p in parts[:-1])
+    assert "".join(p.text for p in blocks([Document("x" * 9_999)])) == "x" * 9_999
+
+
+def test_all_tied_rankings_are_counted_and_do_not_stop(tmp_path):
+    rows = [{"prompt": f"q{n}", "completions": ["a", "b"], "ranking": [1, 1 + n % 2]} for n in range(8)]
+    got = read_records(lines(tmp_path, rows), "comparisons")
+    assert accounted(got).skipped == {"all_tied": 4}
+
+
+def mangle(rng, line):
+    kind = rng.randrange(9)
+    data = bytearray(line)
+    if kind == 0:
+        data[rng.randrange(len(data))] = rng.randrange(256)
+    elif kind == 1:
+        del data[rng.randrange(len(data)) :]
+    elif kind == 2:
+        data[rng.randrange(len(data)) : 0] = bytes(rng.randrange(256) for _ in range(3))
+    elif kind == 3:
+        data = bytearray(
+            rng.choice([b"null", b"[]", b'"x"', b"1e999", b"{}", b"\x00", b"[" * 9999, b"9" * 5000, b"{" * 50])
+        )
+    elif kind == 4:
+        value = json.loads(line)
+        value[rng.choice(list(value))] = rng.choice(
+            [None, 1, 1.5, True, [], {}, [None], [[]], [{}], "\ud800", "\0", {"a": []}]
+        )
+        data = bytearray(json.dumps(value).encode())
+    elif kind == 5:
+        value = json.loads(line)
+        key = rng.choice(list(value))
+        value[key + "x"] = value.pop(key)
+        data = bytearray(json.dumps(value).encode())
+    elif kind == 6:
+        value = json.loads(line)
+        for key in value:
+            if isinstance(value[key], list):
+                value[key] = rng.sample(value[key] * 2, rng.randrange(len(value[key]) * 2))
+        data = bytearray(json.dumps(value).encode())
+    elif kind == 7:
+        data = data[: len(data) // 2] + data[: len(data) // 3]
+    return bytes(data).replace(b"\n", b" ")
+
+
+def test_ten_thousand_mangled_lines_never_give_a_bare_traceback(tmp_path):
+    seeds = [
+        {"text": "hello سلام"},
+        {"source": "a", "target": "b"},
+        {"instruction": "a", "input": "c", "output": "b"},
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+        {"prompt": "a", "chosen": "b", "rejected": "c", "weight": 1.0},
+        {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"},
+        {"prompt": "a", "completions": ["b", "c", "d"], "ranking": [1, 2, 2], "annotator": "p", "flags": ["x"]},
+        {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]},
+    ]
+    rng = random.Random(0)
+    rows = [mangle(rng, json.dumps(rng.choice(seeds)).encode()) for _ in range(10_000)]
+    (tmp_path / "fuzz.jsonl").write_bytes(b"\n".join(rows))
+    filled = sum(1 for r in rows if r.strip())
+    for kind in KINDS:
+        got = read_records(str(tmp_path / "fuzz.jsonl"), kind, on_error="skip", max_error_rate=1.0)
+        counts = accounted(got)
+        assert counts.read == filled and counts.used > 0 and counts.errors > 1000
+    for n, row in enumerate(rows[:1000]):  # each alone, stopping
+        file = tmp_path / "one.jsonl"
+        file.write_bytes(row)
+        try:
+            read_records(str(file), KINDS[n % 4])
+        except UserError as error:
+            assert "\n" not in str(error)
+
+
+@pytest.mark.skipif(not (SHARED / "hh_harmless_part.jsonl").exists(), reason="the shared HH file is not here")
+def test_hh_rlhf_by_the_strict_rules():
+    got = read_records(str(SHARED / "hh_harmless_part.jsonl"), "comparisons", on_error="skip")
+    assert accounted(got).as_dict() == {"read": 1156, "used": 1149, "skipped": {"empty_turn": 2, "role_order": 5}}
+    assert all(
+        isinstance(r, Comparison) and r.prompt[-1].role == "user" for split in got.splits.values() for r in split
+    )

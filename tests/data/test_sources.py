@@ -1,0 +1,163 @@
+"""What a user may name as data, and what is said when nothing usable is there."""
+
+import bz2
+import gzip
+import lzma
+import sys
+import types
+
+import pytest
+
+from lit_llm.data.sources import Row, read_rows, resolve
+from lit_llm.data.streams import RowError
+from lit_llm.errors import UserError
+
+
+def write(folder, name, content):
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(file)
+
+
+def test_a_file_a_folder_a_glob_and_a_list_give_the_same_rows(tmp_path):
+    one, two = write(tmp_path, "a.jsonl", '{"text": "x"}\n'), write(tmp_path, "b/c.jsonl", '{"text": "y"}\n')
+    assert resolve(one) == {"all": [one]}
+    for path in (str(tmp_path), str(tmp_path / "**" / "*.jsonl"), [one, two], [two, one]):
+        assert sorted(resolve(path)["all"]) == [one, two]
+    rows = list(read_rows([one, two]))
+    assert [(r.value["text"], r.where) for r in rows] == [("x", f"{one}:1"), ("y", f"{two}:1")]
+
+
+def test_splits_by_file_name_and_by_mapping(tmp_path):
+    for name in (
+        "train-00000.jsonl",
+        "train_b.jsonl",
+        "validation.jsonl",
+        "test.jsonl",
+        "test_wordings.jsonl",
+        "README.md",
+    ):
+        write(tmp_path, name, "{}")
+    splits = resolve(str(tmp_path))
+    assert {k: len(v) for k, v in splits.items()} == {"test": 1, "test_wordings": 1, "train": 2, "validation": 1}
+    file = write(tmp_path, "other.jsonl", "{}")
+    assert resolve({"train": file, "val": file}) == {"train": [file], "validation": [file]}
+
+
+def test_trainers_manual_is_no_training_split(tmp_path):
+    write(tmp_path, "trainers_manual.txt", "a")
+    write(tmp_path, "testimony.txt", "b")
+    assert list(resolve(str(tmp_path))) == ["all"]
+
+
+@pytest.mark.parametrize(("suffix", "opener"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])
+def test_compressed_files_are_read_and_damage_is_named(tmp_path, suffix, opener):
+    packed = opener(b'{"text": "\xd8\xb3\xd9\x84\xd8\xa7\xd9\x85"}\n' * 500)
+    file = write(tmp_path, f"a.jsonl.{suffix}", packed)
+    assert [r.value["text"] for r in read_rows([file])] == ["سلام"] * 500
+    write(tmp_path, f"a.jsonl.{suffix}", packed[: len(packed) - 9])
+    last = list(read_rows([file]))[-1]
+    assert isinstance(last, RowError) and last.reason == "damaged_file" and file in str(last)
+
+
+def test_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    file = str(tmp_path / "a.parquet")
+    parquet.write_table(pyarrow.table({"text": ["x", "سلام"]}), file)
+    assert [r.value for r in read_rows([file])] == [{"text": "x"}, {"text": "سلام"}]
+    assert "row 2" in list(read_rows([file]))[1].where
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 nonsense")
+    assert [r.reason for r in read_rows([file])] == ["damaged_file"]
+
+
+def test_json_lists_and_wrapped_lists(tmp_path):
+    for content in ('[{"text": "a"}, {"text": "b"}]', '{"data": [{"text": "a"}, {"text": "b"}]}'):
+        file = write(tmp_path, "a.json", content)
+        assert [r.value for r in read_rows([file])] == [{"text": "a"}, {"text": "b"}]
+    single = write(tmp_path, "b.json", '{"messages": [{"role": "user", "content": "a"}]}')
+    assert len(list(read_rows([single]))) == 1
+
+
+def test_a_text_file_is_one_row_and_a_byte_order_mark_is_no_text(tmp_path):
+    file = write(tmp_path, "a.txt", b"\xef\xbb\xbfhello\nyou")
+    assert list(read_rows([file])) == [Row("hello\nyou", file, 1)]
+    lines = write(tmp_path, "a.jsonl", b'\xef\xbb\xbf{"text": "a"}\r\n\r\n{"text": "b"}')
+    assert [(r.value["text"], r.line) for r in read_rows([lines])] == [("a", 1), ("b", 3)]
+
+
+BAD = {
+    "invalid_utf8": (b'{"text": "ok"}\n{"text": "\xff"}', ":2: byte 11"),
+    "malformed_json": (b'{"text": "ok"}\n{"text": ', ":2: column"),
+    "not_an_object": (b'{"text": "ok"}\n[1, 2]', ":2: a JSON list"),
+    "too_deep": (b'{"text": "ok"}\n' + b"[" * 100_000, ":2: nested too deep"),
+    "git_lfs_pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n", "git lfs pull"),
+}
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_what_cannot_be_read_comes_with_file_line_and_what_would_be_right(tmp_path, reason):
+    content, message = BAD[reason]
+    file = write(tmp_path, "a.jsonl", content)
+    bad = [r for r in read_rows([file]) if isinstance(r, RowError)]
+    assert [b.reason for b in bad] == [reason]
+    assert file in str(bad[0]) and message in str(bad[0]) and "\n" not in str(bad[0])
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.json", "a.parquet"])
+def test_a_git_lfs_pointer_is_named_in_every_format(tmp_path, name):
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    file = write(tmp_path, name, "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n")
+    assert [r.reason for r in read_rows([file])] == ["git_lfs_pointer"]
+
+
+def test_utf16_and_latin1_text_files(tmp_path):
+    assert "UTF-16" in str(next(iter(read_rows([write(tmp_path, "a.txt", "hello".encode("utf-16"))]))))
+    assert ":2: byte 4" in str(next(iter(read_rows([write(tmp_path, "b.txt", "ab\ncafé".encode("latin-1"))]))))
+
+
+def test_a_line_beyond_the_limit_is_skipped_without_holding_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("lit_llm.data.streams.MAX_LINE", 100)
+    file = write(tmp_path, "a.jsonl", b'{"text": "' + b"a" * 1000 + b'"}\n{"text": "b"}\n')
+    first, second = read_rows([file])
+    assert first.reason == "line_too_long" and ":1:" in str(first) and second.value == {"text": "b"}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda d: str(d / "missing.jsonl"), "no such file"),
+        (lambda d: str(d), "no files in it"),
+        (lambda d: str(d / "*.jsonl"), "no files in it"),
+        (lambda _: [], "the list is empty"),
+        (lambda _: "", "is empty"),
+        (lambda d: write(d, "a.csv", "x"), r"extension \.csv is unknown; accepted"),
+        (lambda d: write(d, "a.jsnol", "x"), r"did you mean \.jsonl"),
+        (lambda d: (write(d, "a.exe", "x"), str(d))[1], r"no file of a known format among \.exe"),
+        (lambda d: (write(d, "mydata.jsonl", "x"), str(d / "mydta.jsonl"))[1], "did you mean .*mydata.jsonl"),
+        (lambda _: "installed/raw_txt", "did you mean installed/raw_text"),
+    ],
+)
+def test_nothing_usable_is_one_line(tmp_path, make, message):
+    with pytest.raises(UserError, match=message) as caught:
+        resolve(make(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_hub_is_streamed_or_its_package_named(monkeypatch):
+    assert resolve("hub:owner/name") == {"all": ["hub:owner/name"]}
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match="pip install"):
+        list(read_rows(["hub:owner/name"]))
+    asked = []
+
+    def load_dataset(*args, **options):
+        asked.append((args, options))
+        return iter([{"text": "a"}])
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    assert [r.value for r in read_rows(["hub:owner/name:part#test"])] == [{"text": "a"}]
+    assert asked == [(("owner/name", "part"), {"split": "test", "streaming": True})]
