@@ -233,7 +233,6 @@ class PPO(Stage):
         totals, done = Totals(), 0
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
-        torch.clear_autocast_cache()  # weights cast while there were no gradients would be taken for constants
         for share in (share for epoch in plan for share in epoch):
             metrics = self._gradients(experience, share, check=done == 0)
             for network, optimizer in zip(("policy", "value"), optimizers, strict=True):
@@ -243,7 +242,6 @@ class PPO(Stage):
                 # Only one step of a rollout goes by way of Lightning, which counts them: its steps are rollouts.
                 (optimizer if done == 0 and network == "policy" else optimizer.optimizer).step()
                 optimizer.optimizer.zero_grad()
-            torch.clear_autocast_cache()  # else the weights before this update would be used by the next
             done += 1
             totals.add(metrics.pop("loss"), torch.tensor(1), metrics)
             if self.target_kl is not None and float(metrics["policy/approx_kl"]) > self.target_kl:

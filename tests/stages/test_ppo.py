@@ -25,7 +25,7 @@ class LikedShare:
     def score_tokens(self, input_ids, lengths):
         return torch.tensor([2 * (row[:n] == LIKED).float().mean() for row, n in zip(input_ids, lengths, strict=True)])
 
-    def __call__(self, *texts):
+    def __call__(self, *_):
         raise AssertionError("token scores were to be used")
 
 
@@ -71,6 +71,15 @@ def test_the_first_rollout_starts_at_kl_0_and_ratio_1_even_with_dropout_in_the_m
     assert logged["objective/rlhf_reward"].item() == pytest.approx(logged["objective/scores"].item())
     assert logged["policy/sampling_gap"].item() < 1e-4
     assert logged["policy/entropy"].item() == pytest.approx(math.log(VOCABULARY), abs=0.05)
+
+
+def test_under_autocast_every_update_sees_the_weights_that_the_one_before_made():
+    """Autocast may keep cast weights while its context lasts, and all updates of a rollout are in one."""
+    gaps = [
+        fit(ppo(epochs=epochs, minibatches=1), 1, precision="bf16-mixed").logged_metrics["policy/approx_kl"].item()
+        for epochs in (1, 2, 3)
+    ]
+    assert gaps[0] == 0 and gaps[1] > 1e-6 and gaps[2] > 1.5 * gaps[1]  # a mean over updates that move on
 
 
 def test_every_name_is_logged():
@@ -241,7 +250,7 @@ def test_validation_scores_the_same_answers_every_time():
         ({"end_ids": (VOCABULARY,)}, "end_ids"),
         ({"value_init": "best"}, "value_init: best"),
         ({"reward": 3}, "int cannot be called"),
-        ({"reward": lambda *texts: [0.0]}, "no tokenizer"),
+        ({"reward": lambda *_: [0.0]}, "no tokenizer"),
     ],
 )
 def test_what_makes_no_sense_is_refused_when_the_stage_is_made(options, message):
