@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from lit_llm.callbacks.steps import is_trial, step_ended
+from lit_llm.callbacks.steps import is_trial, step_ended, steps_done
 from lit_llm.checkpointing import atomic
 from lit_llm.checkpointing.resume import CHECKPOINTS, PATTERN, checkpoint_name
 from lit_llm.checkpointing.signals import Interrupted, StopSignals
@@ -27,7 +27,7 @@ class Checkpoints(Checkpoint):
     it knows that the new one is whole. SIGTERM and SIGINT stop the run at the next step's end with a checkpoint.
 
     Args:
-        every_n_steps: optimizer steps between checkpoints; None: none on the way.
+        every_n_steps: optimizer steps (rollouts of PPO) between checkpoints; None: none on the way.
         every_minutes: minutes between checkpoints, beside ``every_n_steps``; None: by steps alone.
         keep: how many of the newest to keep; with two or more a damaged one has another before it.
         at_end: also write one when training ends.
@@ -49,7 +49,7 @@ class Checkpoints(Checkpoint):
         self.every_n_steps, self.every_minutes, self.keep = every_n_steps, every_minutes, keep
         self.at_end, self.monitor = at_end, monitor
         self.best = math.inf
-        self._saved_step, self._counted_step, self._saved_time = -1, 0, time.monotonic()
+        self._saved_step, self._saved_time = -1, time.monotonic()
         self._signals = StopSignals()
 
     def state_dict(self) -> dict[str, Any]:
@@ -66,8 +66,7 @@ class Checkpoints(Checkpoint):
             (self.folder(trainer) / ".probe").unlink()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        self._saved_step = self._counted_step = trainer.global_step
-        self._saved_time = time.monotonic()
+        self._saved_step, self._saved_time = steps_done(trainer), time.monotonic()
         self._signals.listen()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:  # noqa: ARG002
@@ -104,10 +103,7 @@ class Checkpoints(Checkpoint):
     def _is_due(self, trainer: L.Trainer) -> bool:
         if self.at_end and _is_last_step(trainer):
             return True
-        # PPO's training step counts as several updates: a multiple of every_n_steps may be jumped over.
-        step, every = trainer.global_step, self.every_n_steps
-        if every is not None and step // every > self._counted_step // every:
-            self._counted_step = step
+        if self.every_n_steps is not None and steps_done(trainer) % self.every_n_steps == 0:
             return True
         if self.every_minutes is None:
             return False
@@ -124,10 +120,11 @@ class Checkpoints(Checkpoint):
         return int(both)
 
     def _save(self, trainer: L.Trainer) -> None:
-        if trainer.global_step == self._saved_step or is_trial(trainer):
+        step = steps_done(trainer)
+        if step == self._saved_step or is_trial(trainer):
             return
-        trainer.save_checkpoint(self.folder(trainer) / checkpoint_name(trainer.global_step), weights_only=False)
-        self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
+        trainer.save_checkpoint(self.folder(trainer) / checkpoint_name(step), weights_only=False)
+        self._saved_step, self._saved_time = step, time.monotonic()
         if trainer.is_global_zero:
             for old in sorted(self.folder(trainer).glob(PATTERN))[: -self.keep]:
                 trainer.strategy.remove_checkpoint(old)
@@ -136,6 +133,8 @@ class Checkpoints(Checkpoint):
 def _is_last_step(trainer: L.Trainer) -> bool:
     """Whether training ends here by steps or epochs. Saved now, not afterwards, a longer run can go on from it."""
     loop = trainer.fit_loop.epoch_loop
+    if trainer.should_stop and trainer.fit_loop._can_stop_early:
+        return True
     if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
         return True
     epochs = trainer.max_epochs

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from lit_llm.callbacks.steps import step_ended
+from lit_llm.callbacks.steps import step_ended, steps_done
+from lit_llm.errors import UserError
 
 SHOWN = {"train/loss": "loss", "val/loss": "val", "train/lr": "lr", "train/tokens_per_second": "tok/s"}
 
 
 class Progress(ProgressBar):
-    """Shows optimizer steps done, time left and the last numbers.
+    """Shows steps done, time left and the last numbers.
 
     Args:
         every_seconds: how often a line is printed when the output is no terminal.
@@ -38,15 +40,15 @@ class Progress(ProgressBar):
     def enable(self) -> None:
         self.enabled = True
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero or not self.enabled:
             return
-        steps = trainer.estimated_stepping_batches if pl_module.automatic_optimization else _epochs_batches(trainer)
-        self._total = int(steps) if steps != float("inf") else None
+        with suppress(UserError):  # ended by time alone: nobody knows how many there will be
+            self._total = pl_module.total_steps()
         self._name = str(getattr(pl_module, "name", "train"))
         self._last_shown = time.monotonic()
         if sys.stderr.isatty():
-            done = self._done(trainer)
+            done = steps_done(trainer)
             self._bar = tqdm(desc=self._name, total=self._total, initial=done, unit="step", dynamic_ncols=True)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:  # noqa: ARG002
@@ -73,26 +75,14 @@ class Progress(ProgressBar):
     def _show(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         values = {**trainer.callback_metrics, **getattr(pl_module, "latest", {})}
         text = ", ".join(f"{short} {float(values[key]):.4g}" for key, short in SHOWN.items() if key in values)
-        done = self._done(trainer)
+        done = steps_done(trainer)
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(done - self._bar.n)
         else:
             print(f"{self._name}: step {done}/{self._total or '?'}, {text}", file=sys.stderr, flush=True)
 
-    @staticmethod
-    def _done(trainer: L.Trainer) -> int:
-        if trainer.lightning_module.automatic_optimization:
-            return trainer.global_step
-        return trainer.fit_loop.epoch_loop.batch_progress.total.ready
-
     def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-
-def _epochs_batches(trainer: L.Trainer) -> float:
-    """Training steps of a stage that makes its own updates: one a batch."""
-    epochs = trainer.max_epochs if trainer.max_epochs is not None else -1
-    return epochs * trainer.num_training_batches if epochs > 0 else float("inf")

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lit_llm.callbacks.steps import step_ended
+from lit_llm.callbacks.steps import step_ended, steps_done
 from lit_llm.errors import UserError
 from lit_llm.generation.sampling import completions, generate
 from lit_llm.records import Message
@@ -21,7 +21,7 @@ class Samples(L.Callback):
 
     Args:
         prompts: what to go on from.
-        every_n_steps: optimizer steps between samples; None: only when training ends.
+        every_n_steps: optimizer steps (rollouts of PPO) between samples; None: only when training ends.
         chat: the prompts are a user's questions, answered through the chat template.
         max_new_tokens, temperature, seed: of the sampling.
     """
@@ -44,23 +44,24 @@ class Samples(L.Callback):
         self._last_step = -1
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:  # noqa: ARG002
-        if self.every_n_steps and step_ended(trainer) and trainer.global_step % self.every_n_steps == 0:
+        if self.every_n_steps and step_ended(trainer) and steps_done(trainer) % self.every_n_steps == 0:
             self._log(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._log(trainer, pl_module)
 
     def _log(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.global_step == self._last_step or not trainer.is_global_zero:
+        step = steps_done(trainer)
+        if step == self._last_step or not trainer.is_global_zero:
             return
-        self._last_step = trainer.global_step
+        self._last_step = step
         texts = self.texts(pl_module.model, pl_module.tokenizer)
         rows = "\n\n".join(
             f"**{_shown(prompt)}** {_shown(text)}" for prompt, text in zip(self.prompts, texts, strict=True)
         )
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("samples", rows, trainer.global_step)
+                logger.experiment.add_text("samples", rows, step)
 
     def texts(self, model: Any, tokenizer: Any) -> list[str]:
         """A completion of each prompt, special tokens left out."""

@@ -10,6 +10,13 @@ def step_ended(trainer: L.Trainer) -> bool:
     return not trainer.fit_loop._should_accumulate()
 
 
+def steps_done(trainer: L.Trainer) -> int:
+    """Optimizer steps so far; batches for a stage that makes its own updates (a rollout of PPO is one step)."""
+    if trainer.lightning_module.automatic_optimization:
+        return trainer.global_step
+    return trainer.fit_loop.epoch_loop.batch_progress.total.ready
+
+
 def is_logging_step(trainer: L.Trainer) -> bool:
     """Whether the step that just ended is one of every ``log_every_n_steps``."""
     return step_ended(trainer) and trainer._logger_connector.should_update_logs

@@ -1,15 +1,18 @@
 """When checkpoints are written and which are kept."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from training_run import Data, run, tiny_stage, trainer_for
+from training_run import Data, run, sgd, tiny_model, tiny_stage, trainer_for
 
 from lit_llm.callbacks.checkpoints import Checkpoints
 from lit_llm.checkpointing import atomic
 from lit_llm.errors import UserError
+from lit_llm.optim.schedules import constant
+from lit_llm.stages.pretraining import Pretraining
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
@@ -72,3 +75,22 @@ def test_by_the_clock(tmp_path: Path) -> None:
 def test_bad_values_are_named(values: dict[str, int]) -> None:
     with pytest.raises(UserError, match=f"callbacks.checkpoints.{next(iter(values))}"):
         Checkpoints(**values)
+
+
+class TwoUpdates(Pretraining):
+    """A stage that makes its own updates, several a batch, and says itself when it is done."""
+
+    automatic_optimization = False  # type: ignore[assignment]
+
+    def training_step(self, batch, batch_idx: int) -> None:  # type: ignore[no-untyped-def,override]
+        for _ in range(2):
+            self.manual_backward(self.loss(batch)[0])
+            self.optimizers().step()  # type: ignore[union-attr]
+        self.trainer.should_stop = batch_idx == 4
+
+
+def test_steps_are_batches_where_a_stage_updates_itself(tmp_path: Path) -> None:
+    stage = TwoUpdates(model=tiny_model(), optimizer=partial(sgd, lr=0.01), schedule=constant)
+    trainer = trainer_for(tmp_path, [Checkpoints(2, keep=9)], max_steps=-1, max_epochs=9, limit_val_batches=0)
+    trainer.fit(stage, datamodule=Data())
+    assert trainer.global_step == 10 and steps(tmp_path) == [2, 4, 5]

@@ -25,7 +25,7 @@ logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 def trained(folder: Path, micro: int, accumulate: int, clip: float | None, rows: int = 10) -> tuple[dict, float]:
     """Weights after an epoch in float64, and the last step's loss as logged."""
-    stage = tiny_stage(tiny_model().double())
+    stage = tiny_stage(tiny_model().double(), optimizer=partial(sgd, lr=0.1))
     trainer = trainer_for(
         folder,
         [],
@@ -46,9 +46,9 @@ def test_accumulation_is_one_big_batch(tmp_path: Path, micro: int, accumulate: i
     """With uneven counts of trained tokens, and a short last window (10 rows in windows of 4, 4, 2)."""
     whole, loss = trained(tmp_path, micro * accumulate, 1, clip)
     parts, same_loss = trained(tmp_path, micro, accumulate, clip)
-    assert loss == pytest.approx(same_loss, abs=1e-12)
+    assert loss == pytest.approx(same_loss, abs=1e-7)
     for name, weight in whole.items():
-        torch.testing.assert_close(parts[name], weight, rtol=0, atol=1e-12)
+        torch.testing.assert_close(parts[name], weight, rtol=0, atol=1e-7)
 
 
 def test_the_gradient_is_that_of_the_mean_over_tokens(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_a_stage_that_updates_itself(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_are_one_big_batch(tmp_path: Path) -> None:
     whole, _ = trained(tmp_path, 4, 1, None, rows=8)
-    stage = tiny_stage(tiny_model().double())
+    stage = tiny_stage(tiny_model().double(), optimizer=partial(sgd, lr=0.1))
     trainer = trainer_for(
         tmp_path,
         [],
@@ -254,7 +254,7 @@ def test_two_processes_are_one_big_batch(tmp_path: Path) -> None:
     )
     trainer.fit(stage, datamodule=Data(8, 1, shuffle=False))
     for name, weight in whole.items():
-        torch.testing.assert_close(stage.state_dict()[name], weight, rtol=0, atol=1e-12)
+        torch.testing.assert_close(stage.state_dict()[name], weight, rtol=0, atol=1e-7)
 
 
 def test_a_pretraining_stage_declares_its_batch() -> None:

@@ -46,8 +46,8 @@ def tiny_model(dropout: float = 0.0, seed: int = 0, vocab_size: int = VOCABULARY
     return LanguageModel(config)
 
 
-def sgd(module: nn.Module) -> torch.optim.SGD:
-    return torch.optim.SGD(module.parameters(), lr=1.0)
+def sgd(module: nn.Module, lr: float = 1.0) -> torch.optim.SGD:
+    return torch.optim.SGD(module.parameters(), lr=lr)
 
 
 def tiny_stage(model: LanguageModel | None = None, optimizer: Any = sgd, **values: Any) -> Pretraining:
