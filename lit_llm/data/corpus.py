@@ -297,13 +297,14 @@ def _prompts(entries: Sequence[Entry]) -> dict[str, list[dict[str, Any]]]:
     """Questions about what something does, drawn apart from the instructions; some end with a follow-up."""
     splits: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
     for split, members in _by_split(entries).items():
+        members = sorted(members, key=lambda e: questions.number(f"{e.qualified} prompt"))[: 5 * LARGEST_PROMPTS // 2]
         for at, entry in enumerate(members):
             for messages, wording in questions.conversations(entry, _distractors(members, at), 1, salt="prompts"):
                 if not wording.startswith(("does", "signature")):
                     continue  # what can be answered well or badly, rather than right or wrong
                 row = {"messages": messages[:-1], "function": f"{entry.module}.{entry.name}"}
                 splits[split].append(row)
-    splits["train"] = sorted(splits["train"], key=lambda r: questions.number(_said(r)))[:LARGEST_PROMPTS]
+    splits["train"] = splits["train"][:LARGEST_PROMPTS]
     return _limited(splits)
 
 

@@ -215,7 +215,8 @@ def test_a_real_template_may_loop_and_use_the_usual_tools(base):
     source = (
         "{%- set ns = namespace(found=false) %}{%- for m in messages[::-1] %}"
         ""
-        "{%- if loop.first %}{% set ns.found = true %}{%- endif %}{%- endfor %}{%- macro turn(m) %}{{ '<|im_start|>' ~ m.role ~ '\n' ~ m.content ~ '<|im_end|>' }}"
+        "{%- if loop.first %}{% set ns.found = true %}{%- endif %}{%- endfor %}"
+        "{%- macro turn(m) %}{{ '<|im_start|>' ~ m.role ~ '\n' ~ m.content ~ '<|im_end|>' }}"
         "{%- endmacro %}{%- for m in messages if m.role in ['user', 'assistant'] %}{{ turn(m) }}"
         "{%- if m.content is string and 'stop' in m.content %}{% break %}{% endif %}{%- endfor %}"
         "{%- if add_generation_prompt and ns.found %}{{ '<|im_start|>assistant\n' }}{% endif %}"
