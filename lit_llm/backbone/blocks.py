@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -72,8 +72,29 @@ def _llama3(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Turn x (B, H, T, head_dim) by its tokens' angles."""
+    if torch.compiler.is_compiling():
+        return _turn(x, rotation.cos, rotation.sin, 1)
+    out: Tensor = _Turn.apply(x, rotation.cos, rotation.sin)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
     first, second = x.chunk(2, dim=-1)
-    return torch.addcmul(x * rotation.cos, torch.cat([second, first], dim=-1), rotation.sin)
+    return torch.addcmul(x * cos, torch.cat([second, first], dim=-1), sin, value=direction)
+
+
+class _Turn(torch.autograd.Function):
+    """A rotation's gradient is the rotation back: half the passes of autograd's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turn(grads[0], cos, sin, -1), None, None
 
 
 class Attention(nn.Module):
