@@ -10,7 +10,6 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ from lit_llm.backbone.huggingface import load_language_model
 from lit_llm.data.filters import clean
 from lit_llm.data.reading import read_records
 from lit_llm.errors import UserError
-from lit_llm.evaluation.statistics import Estimate, mean
+from lit_llm.feedback.agreement import agreement
 from lit_llm.feedback.rule import reward, rule
 from lit_llm.generation.sampling import completions, generate
 from lit_llm.records import Prompt
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["ANNOTATORS", "Annotator", "Sampling", "collect", "rank_answers", "reward", "rule"]
+__all__ = ["ANNOTATORS", "Annotator", "Sampling", "collect", "describe", "rank_answers", "reward", "rule"]
 
 
 @dataclass(frozen=True)
@@ -135,25 +134,6 @@ def rank_answers(
         yield annotator, annotator.ranks(values, np.random.default_rng([*seed, own]))
 
 
-def agreement(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """``agreement``: between annotators of one prompt; ``with_rule``: of each with the rule. {"mean", "se", "n"}."""
-    between: list[tuple[float, str]] = []
-    by_prompt: dict[str, list[Mapping[str, Any]]] = {}
-    with_rule: dict[str, list[tuple[float, str]]] = {}
-    for row in rows:
-        key = json.dumps(row["prompt"])
-        by_prompt.setdefault(key, []).append(row)
-        worth = [-value for value in row["rule"]]
-        with_rule.setdefault(row["annotator"], []).extend((same, key) for same in _same_order(row["ranking"], worth))
-    for key, members in by_prompt.items():
-        for one, two in combinations(members, 2):
-            between += [(same, key) for same in _same_order(one["ranking"], two["ranking"])]
-    return {
-        "agreement": _plain(between),
-        "with_rule": {name: _plain(found) for name, found in sorted(with_rule.items())},
-    }
-
-
 def describe(result: Mapping[str, Any]) -> str:
     """The collection in a few lines, for people."""
     rows = ", ".join(f"{split} {count}" for split, count in result["rows"].items())
@@ -242,21 +222,6 @@ def _load(model: str | Path | LanguageModel, tokenizer: Tokenizer | None) -> tup
     for file in sorted(Path(model).glob("*.safetensors")):
         digest.update(file.read_bytes())
     return loaded, tokenizer or load_tokenizer(model), digest.hexdigest()[:16]
-
-
-def _same_order(one: Sequence[float], two: Sequence[float]) -> list[float]:
-    """1 or 0 for each pair that neither side ties."""
-    pairs = [(one[i] - one[j], two[i] - two[j]) for i, j in combinations(range(len(one)), 2)]
-    return [float(a * b > 0) for a, b in pairs if a and b]
-
-
-def _plain(found: Sequence[tuple[float, str]]) -> dict[str, Any]:
-    estimate = mean([same for same, _ in found], [key for _, key in found]) if found else Estimate(np.nan, np.nan, 0)
-    return {
-        "mean": None if np.isnan(estimate.mean) else estimate.mean,
-        "se": None if np.isnan(estimate.se) else estimate.se,
-        "n": estimate.n,
-    }
 
 
 def _share(value: Mapping[str, Any]) -> str:

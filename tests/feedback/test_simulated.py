@@ -9,7 +9,8 @@ from lit_llm.backbone.huggingface import save_model
 from lit_llm.data.reading import read_records
 from lit_llm.errors import UserError
 from lit_llm.evaluation.statistics import mean
-from lit_llm.feedback.simulated import ANNOTATORS, Annotator, agreement, collect, describe, rank_answers
+from lit_llm.feedback.agreement import agreement
+from lit_llm.feedback.simulated import ANNOTATORS, Annotator, collect, describe, rank_answers
 from lit_llm.records import Message, Prompt
 
 PROMPT = Prompt((Message("user", "What does numpy.cross do?"),))
