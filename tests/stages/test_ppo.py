@@ -15,6 +15,7 @@ from lit_llm.optim.schedules import linear
 from lit_llm.records import Message
 from lit_llm.stages.experience import Sequences, completion_logps, completion_values
 from lit_llm.stages.ppo import PPO
+from lit_llm.trainer import StopAfter
 
 from .toy import END, LIKED, VOCABULARY, loader, parts, prompt_batch, tiny_model, trainer
 
@@ -100,6 +101,13 @@ def test_steps_and_schedules_count_rollouts():
     assert run.logged_metrics["train/lr"].item() == pytest.approx(1e-3 / 4) and run.logged_metrics["train/updates"] == 6
     policy, value = run.optimizers
     assert policy.param_groups[0]["initial_lr"] == 1e-3 and value.param_groups[0]["initial_lr"] == pytest.approx(1e-2)
+
+
+def test_a_run_that_a_callback_ends_spans_its_schedule_over_those_rollouts():
+    stage = ppo()
+    run = trainer(max_steps=-1, max_epochs=-1, callbacks=[StopAfter(3)])
+    run.fit(stage, loader([prompt_batch(4, seed=i) for i in range(2)]))
+    assert (stage.total_steps(), run.global_step) == (3, 3)
 
 
 def test_micro_batches_change_memory_not_results():
