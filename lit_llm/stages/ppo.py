@@ -7,6 +7,7 @@ One training step is one rollout with all its updates, so steps, schedules and c
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -23,7 +24,6 @@ from lit_llm.records import Message, PromptBatch, Rollout
 from lit_llm.stages.base import Stage
 from lit_llm.stages.experience import Experience, Sequences, completion_logps, completion_values
 from lit_llm.stages.ppo_setup import answer_ends, check_options, fitting_reward, value_network
-from lit_llm.stages.totals import Totals
 
 START_TOLERANCE = 0.05
 """Nats a token by which equal networks may differ in bfloat16; a real difference (dropout, another model) is larger."""
@@ -226,27 +226,27 @@ class PPO(Stage):
             "policy/sampling_gap": policy.masked_mean((logps - sequences.dense(rollout.logps)).abs(), mask),
             "val/explained_variance": policy.explained_variance(values, experience.returns, mask),
         }
-        return experience, {**_numbers(named), "objective/kl_coef": coef}
+        return experience, {**self._numbers(named), "objective/kl_coef": coef}
 
     def _update(self, experience: Experience, plan: list[list[Tensor]]) -> dict[str, float]:
         """All updates from one rollout. Returns the mean of each metric over them."""
-        totals, done = Totals(), 0
+        totals, done = Counter[str](), 0
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
         for share in (share for epoch in plan for share in epoch):
-            metrics = self._gradients(experience, share, check=done == 0)
+            metrics = self._numbers(self._gradients(experience, share, check=done == 0))
             for network, optimizer in zip(("policy", "value"), optimizers, strict=True):
                 trained = self._trained(optimizer.optimizer)
-                norm = self.finish_gradients(trained, 1.0, self.max_grad_norm, float(metrics["loss"]))
-                metrics[f"{network}/grad_norm"] = torch.tensor(norm)
+                norm = self.finish_gradients(trained, 1.0, self.max_grad_norm, metrics["loss"])
+                metrics[f"{network}/grad_norm"] = norm
                 # Only one step of a rollout goes by way of Lightning, which counts them: its steps are rollouts.
                 (optimizer if done == 0 and network == "policy" else optimizer.optimizer).step()
                 optimizer.optimizer.zero_grad()
             done += 1
-            totals.add(metrics.pop("loss"), torch.tensor(1), metrics)
-            if self.target_kl is not None and float(metrics["policy/approx_kl"]) > self.target_kl:
+            totals.update(metrics)
+            if self.target_kl is not None and metrics["policy/approx_kl"] > self.target_kl:
                 break
-        values = self.derived(totals.reduced())
+        values = {name: total / done for name, total in totals.items()}
         values["lr"] = optimizers[0].optimizer.param_groups[0]["lr"]
         return {**values, "updates": float(done)}
 
@@ -279,6 +279,13 @@ class PPO(Stage):
     def _micro(self, share: Tensor) -> Iterator[Tensor]:
         yield from torch.split(share, self.micro_batch_size or len(share))
 
+    def _numbers(self, named: dict[str, Tensor]) -> dict[str, float]:
+        """Means over ranks, so that all decide alike (to stop early, to drop an update), in one wait for the device."""
+        stacked = torch.stack([value.detach().to(self.device, torch.float32) for value in named.values()])
+        if self.trainer.world_size > 1:
+            stacked = self.trainer.strategy.reduce(stacked, reduce_op="mean")
+        return dict(zip(named, stacked.tolist(), strict=True))
+
     def _adapt(self, kl: float, answers: int) -> None:
         if self.adaptive_kl_target is not None:
             horizon, answers = float(self.adaptive_kl_horizon), answers * self.trainer.world_size
@@ -303,11 +310,6 @@ class PPO(Stage):
             "eos_rate": rollout.finished.sum(),
         }
         self._validation[dataloader_idx].add(-scores.sum(), torch.tensor(len(scores)), metrics)
-
-
-def _numbers(named: dict[str, Tensor]) -> dict[str, float]:
-    """In one wait for the device."""
-    return dict(zip(named, torch.stack([value.double() for value in named.values()]).tolist(), strict=True))
 
 
 def _mixed(seed: int, number: int, rank: int) -> int:
