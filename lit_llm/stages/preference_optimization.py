@@ -67,17 +67,8 @@ class PreferenceOptimization(Stage):
         """Stays in evaluation mode: with dropout on, policy and reference would differ from the start."""
         return super().train(False)
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
-        """Checks the batch, and looks up the reference's log-probabilities, while it is still in the host's memory."""
-        if not isinstance(batch, RankingBatch):
-            return batch
-        check_rankings(batch, self.model.config.vocab_size, self.model.config.max_positions)
-        known = [self._reference_logps.get(key) for key in row_keys(batch)]
-        if batch.reference_logps is None and all(value is not None for value in known):
-            return batch._replace(reference_logps=torch.tensor(known, dtype=torch.float32))
-        return batch
-
     def loss(self, batch: RankingBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        check_rankings(batch, self.model.config.vocab_size, self.model.config.max_positions)
         labels = completion_labels(batch.input_ids, batch.prompt_lengths, batch.lengths)
         logps = _completion_logps(self.model, batch, labels)
         reference = self._reference(batch, labels, logps)
@@ -102,14 +93,16 @@ class PreferenceOptimization(Stage):
 
     @torch.no_grad()
     def _reference(self, batch: RankingBatch, labels: Tensor, logps: Tensor) -> Tensor:
-        """The reference's log-probabilities (N,), from the batch where they are known; zeros for losses without one."""
+        """The reference's log-probabilities (N,): given with the batch, known, or computed now; zeros without one."""
         if batch.reference_logps is not None:
             return batch.reference_logps
         if self.reference is None:
             return torch.zeros_like(logps)
-        reference = _completion_logps(self.reference, batch, labels)
-        self._reference_logps.update(zip(row_keys(batch), reference.tolist(), strict=True))
-        return reference
+        keys = row_keys(batch)
+        if not all(key in self._reference_logps for key in keys):
+            values = _completion_logps(self.reference, batch, labels).tolist()
+            self._reference_logps.update(zip(keys, values, strict=True))
+        return torch.tensor([self._reference_logps[key] for key in keys], device=logps.device)
 
     def _check_start(self, batch: RankingBatch, logps: Tensor, reference: Tensor) -> None:
         """Before the first update policy and reference are one: every margin must be 0."""

@@ -1,4 +1,4 @@
-"""What a batch of ranked completions must be, checked before it is trained on (and before it goes to the device)."""
+"""What a batch of ranked completions must be, checked before it is trained on."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from lit_llm.records import RankingBatch
 
 def check_rankings(batch: RankingBatch, vocab_size: int, max_positions: int) -> None:
     """Raises UserError naming the row (completion) or group (prompt) of the batch and what would be right."""
+    batch = RankingBatch(*(None if part is None else part.cpu() for part in batch))  # one wait, not one a check
     _check_tokens(batch, vocab_size, max_positions)
     _check_ranks(batch)
     _check_prompts(batch)

@@ -59,12 +59,8 @@ class RewardModeling(Stage):
         loss_name = getattr(loss.func if isinstance(loss, partial) else loss, "__name__", type(loss).__name__)
         self.remember(loss=loss_name, normalize_batches=normalize_batches)
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
-        if isinstance(batch, RankingBatch):
-            check_rankings(batch, self.model.config.vocab_size, self.model.config.max_positions)
-        return batch
-
     def loss(self, batch: RankingBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        check_rankings(batch, self.model.config.vocab_size, self.model.config.max_positions)
         scores = self.model(batch.input_ids, batch.lengths)
         total, count = self.ranking_loss(scores, batch.groups, batch.ranks, batch.weights)
         return total, count, _pair_sums(scores.detach(), batch)
@@ -84,6 +80,7 @@ class RewardModeling(Stage):
         self._validation_scores = {}
 
     def validation_step(self, batch: RankingBatch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
+        check_rankings(batch, self.model.config.vocab_size, self.model.config.max_positions)
         scores = self.model(batch.input_ids, batch.lengths)
         total, count = self.ranking_loss(scores, batch.groups, batch.ranks, batch.weights)
         self._validation[dataloader_idx].add(total, count, _pair_sums(scores, batch))
