@@ -1,4 +1,4 @@
-"""What ends a pipeline: the ledger over all stages, the same questions answered by each, the page, the next commands."""
+"""What ends a pipeline: the ledger over all stages, the same questions answered by each, the page, what to do next."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def close(config: Mapping[str, Any], folder: Path, runs: Mapping[str, Path], par
     talking = [name for name in runs if isinstance(models.model(name), LanguageModel)]
     final = "ppo" if "ppo" in talking else talking[-1]
     log.info("\nreport: %s", page or "not written (report=false)")
-    log.info("final model: %s", runs[final] / "model")
-    log.info("next: python scripts/chat.py model=%s", runs[final] / "model")
-    log.info("      python scripts/verify.py model=%s", runs[final] / "model")
+    log.info("final model: %s", folder / final / "model")
+    log.info("next: python scripts/chat.py model=%s", folder / final / "model")
+    log.info("      python scripts/verify.py model=%s", folder / final / "model")
     log.info("      tensorboard --logdir %s", folder)
 
 
@@ -79,14 +79,14 @@ def _sets(run: Path) -> list[Heldout]:
 
 
 def write_ledger(folder: Path, models: Models, parents: Parents) -> Path:
-    """Every stage on every earlier stage's sets. Scores that a run took are read, the others are kept for the next time."""
+    """Every stage on every earlier stage's sets. Scores that a run took itself are read."""
     known = {stage: parent if parent in models.runs else None for stage, parent in parents.items()}
     bar = tqdm(desc="ledger", unit="exam", dynamic_ncols=True, leave=False)
 
     def examine(stage: str, name: str) -> Scores | None:
         bar.update()
         bar.set_postfix_str(f"{stage} on {name}")
-        return scores_of(folder, models, known, stage, name)
+        return scores_of(models, known, stage, name)
 
     names = {stage: tuple(sets) for stage, sets in models.sets.items()}
     with bar:
@@ -95,7 +95,7 @@ def write_ledger(folder: Path, models: Models, parents: Parents) -> Path:
     return ledger.write(folder)
 
 
-def scores_of(folder: Path, models: Models, parents: Parents, stage: str, name: str) -> Scores | None:
+def scores_of(models: Models, parents: Parents, stage: str, name: str) -> Scores | None:
     """The scores of a stage's model on a set, from where they lie or taken now; None where it cannot take the set."""
     owner = models.owner(name)
     heldout, model = models.sets[owner][name], models.model(stage)

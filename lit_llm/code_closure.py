@@ -1,4 +1,4 @@
-"""The hash of the code that a stage runs: the modules it names and everything in lit_llm that they import."""
+"""The hashes of the code that a stage runs: the modules it names and everything in lit_llm that they import."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ ALWAYS = ("lit_llm.run", "lit_llm.config")
 LEFT_OUT = (
     "lit_llm.command_line", "lit_llm.validation", "lit_llm.signatures", "lit_llm.sweep", "lit_llm.launch",
     "lit_llm.callbacks.progress", "lit_llm.model_card", "lit_llm.pipeline", "lit_llm.arguments", "lit_llm.report",
+    "lit_llm.closing", "lit_llm.code_closure", "lit_llm.stage_cache",
 )  # fmt: skip
 
 
-def code_hash(config: Mapping[str, Any]) -> str:
-    """SHA-256 over the syntax trees of all modules that a run of ``config`` can reach (comments do not count)."""
-    found = hashlib.sha256()
-    for module in sorted(closure({*ALWAYS, *targets(config)})):
-        found.update(f"{module} {_hash(module)}\n".encode())
-    return found.hexdigest()
+def code_hashes(config: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of the syntax tree of every module that a run of ``config`` can reach (comments do not count)."""
+    return {module: _hash(module) for module in sorted(closure({*ALWAYS, *targets(config)}))}
 
 
 def targets(config: Any) -> Iterator[str]:
@@ -45,11 +43,15 @@ def closure(modules: Iterable[str]) -> set[str]:
     waiting = [module for module in modules if module.startswith("lit_llm")]
     while waiting:
         module = waiting.pop()
-        if module in found or module.startswith(LEFT_OUT) or module_file(module) is None:
+        if module in found or _left_out(module) or module_file(module) is None:
             continue
         found.add(module)
         waiting += [item for item in imports(module) if item not in found]
     return found
+
+
+def _left_out(module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in LEFT_OUT)
 
 
 @cache
@@ -75,7 +77,9 @@ def imports(module: str) -> tuple[str, ...]:
 def _hash(module: str) -> str:
     path = module_file(module)
     assert isinstance(path, Path)
-    return hashlib.sha256(ast.dump(_without_docstrings(ast.parse(path.read_text(encoding="utf-8")))).encode()).hexdigest()
+    return hashlib.sha256(
+        ast.dump(_without_docstrings(ast.parse(path.read_text(encoding="utf-8")))).encode()
+    ).hexdigest()
 
 
 def _without_docstrings(node: ast.Module) -> ast.Module:
@@ -83,6 +87,10 @@ def _without_docstrings(node: ast.Module) -> ast.Module:
         body = getattr(item, "body", None)
         if isinstance(item, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and body:
             first = body[0]
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 item.body = body[1:] or [ast.Pass()]
     return node

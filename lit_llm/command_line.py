@@ -30,9 +30,9 @@ INSIDE_THE_STAGE = ("loss", "reward")  # groups that fill a key of the stage
 
 
 def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] | None = None) -> None:
-    """Run ``job(cfg)`` under Hydra on the command line's overrides; exits with 2 on a user's mistake, 1 on a failure."""
+    """Run ``job(cfg)`` under Hydra on the command line's overrides; exits with 2 on a user's mistake."""
     schema.register()
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = _options_first(list(sys.argv[1:] if argv is None else argv))
     try:
         arguments = check(config_name, rewrite(config_name, arguments))
     except UserError as error:
@@ -51,6 +51,25 @@ def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] 
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+TAKES_VALUE = (
+    "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package", "-p",
+    "--info", "-i", "--experimental-rerun",
+)  # fmt: skip
+
+
+def _options_first(arguments: list[str]) -> list[str]:
+    """Hydra's parser loses overrides that come after an option: ``a=1 -m b=1,2``."""
+    options: list[str] = []
+    words: list[str] = []
+    rest = iter(arguments)
+    for word in rest:
+        if word.startswith("-"):
+            options += [word, next(rest, "")] if word in TAKES_VALUE else [word]
+        else:
+            words.append(word)
+    return [*options, *words]
 
 
 def complain(error: UserError) -> None:
@@ -183,11 +202,9 @@ def _override_words(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The overrides among the arguments, and the folders given by --config-dir."""
     words: list[str] = []
     folders: list[str] = []
-    takes_value = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package",
-                   "-p", "--info", "-i", "--experimental-rerun")  # fmt: skip
     rest = iter(arguments)
     for word in rest:
-        if word in takes_value:
+        if word in TAKES_VALUE:
             value = next(rest, "")
             folders += [value] if word in ("--config-dir", "-cd") else []
         elif word.startswith("--config-dir="):
@@ -204,7 +221,9 @@ def _parsed(words: list[str], findings: list[str]) -> Iterator[Override]:
         try:
             override = parser.parse_override(word)
         except HydraException as error:
-            findings.append(f"{word}: cannot be read ({str(error).splitlines()[0]}); write key=value, quote what is special")
+            findings.append(
+                f"{word}: cannot be read ({str(error).splitlines()[0]}); write key=value, quote what is special"
+            )
             continue
         if override.is_sweep_override():
             first = next(iter(override.sweep_string_iterator()), "")
@@ -245,7 +264,7 @@ def _culprit(error: Exception, overrides: list[Override]) -> Override | None:
         for item in overrides:
             if error.missing_cfg_file in (f"{item.get_key_element()}/{item.value()}", str(item.value())):
                 return item
-            if error.missing_cfg_file == f"{str(item.key_or_group)}/{item.value()}":
+            if error.missing_cfg_file == f"{item.key_or_group!s}/{item.value()}":
                 return item
     text = str(error)
     for item in overrides:
@@ -259,8 +278,8 @@ def _culprit(error: Exception, overrides: list[Override]) -> Override | None:
 def _explain(config_name: str, error: Exception, culprit: Override | None, overrides: list[Override]) -> str:
     first = str(error).splitlines()[0]
     if isinstance(error, MissingConfigException) and culprit is not None:
-        group = str(culprit.key_or_group)
-        return f"{group}={culprit.value()}: no such {group.split('/')[-1]}; {nearest(str(culprit.value()), error.options or [])}"
+        group, name = str(culprit.key_or_group), str(culprit.value())
+        return f"{group}={name}: no such {group.split('/')[-1]}; {nearest(name, error.options or [])}"
     if culprit is None:
         return first if not isinstance(error, OmegaConfBaseException) else _where(error)
     line, key = str(culprit.input_line), str(culprit.key_or_group)

@@ -30,7 +30,9 @@ def files_of(data: Mapping[str, Any]) -> list[str]:
         path = data.get(key)
         if path and not str(path).startswith("@"):  # another step's output counts as a parent
             for place in _places(path):
-                found += [file for files in resolve(place, data.get("cache_dir", "outputs/cache")).values() for file in files]
+                found += [
+                    file for files in resolve(place, data.get("cache_dir", "outputs/cache")).values() for file in files
+                ]
     return list(dict.fromkeys(found))
 
 
@@ -50,8 +52,14 @@ def data_hashes(config: Mapping[str, Any]) -> dict[str, str]:
     data = config.get("data", config)  # the rankings step reads its prompts itself
     if isinstance(data, Mapping):
         found["data"] = digest([hash_file(Path(file)) if Path(file).is_file() else file for file in files_of(data)])
-    for key, value in flat(config):
-        if isinstance(value, str) and not value.startswith("@") and "/" in value and not key.startswith("data.") and Path(value).is_dir():
+    for key, value in flat(without_names(config)):
+        if (
+            isinstance(value, str)
+            and not value.startswith("@")
+            and "/" in value
+            and not key.startswith("data.")
+            and Path(value).is_dir()
+        ):
             files = sorted(path for path in Path(value).rglob("*") if path.is_file() and path.suffix in FILES)
             found[key] = digest([[path.name, hash_file(path)] for path in files])
     return found

@@ -74,7 +74,7 @@ def launch(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
 
 def _torchrun(cfg: DictConfig, folder: Path) -> list[str]:
-    """The command of this node; several nodes each run the same command with NODE_RANK, MASTER_ADDR, MASTER_PORT set."""
+    """The command of this node. Several nodes each run the same, with NODE_RANK, MASTER_ADDR, MASTER_PORT set."""
     words = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={cfg.trainer.devices}"]
     if cfg.trainer.num_nodes == 1:
         words += ["--standalone", "--local-addr=127.0.0.1"]
@@ -82,7 +82,9 @@ def _torchrun(cfg: DictConfig, folder: Path) -> list[str]:
         names = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
         missing = [name for name in names if name not in os.environ]
         if missing:
-            raise UserError(f"trainer.num_nodes={cfg.trainer.num_nodes}: every node needs {', '.join(missing)} to be set")
+            raise UserError(
+                f"trainer.num_nodes={cfg.trainer.num_nodes}: every node needs {', '.join(missing)} to be set"
+            )
         rank, address, port = (os.environ[name] for name in names)
         words += [f"--nnodes={cfg.trainer.num_nodes}", f"--node-rank={rank}"]
         words += [f"--master-addr={address}", f"--master-port={port}"]

@@ -173,10 +173,10 @@ def _relative(path: Path, start: Path) -> str:
 
 
 def _verify(folder: Path, name: str, visited: dict[Path, None]) -> Iterator[str]:
-    place = folder.resolve()
-    if place in visited:
+    folder = folder.resolve()  # a pipeline's folder holds links: what is beside a folder is beside its real place
+    if folder in visited:
         return
-    visited[place] = None
+    visited[folder] = None
     lineage = read(folder)
     if lineage is None:
         return  # a model from elsewhere: its files were compared with the child's record of them
@@ -234,7 +234,7 @@ def _verify_data(folder: Path, name: str, item: Mapping[str, Any]) -> Iterator[s
 
 
 def _verify_parent(folder: Path, name: str, parent: Mapping[str, Any], visited: dict[Path, None]) -> Iterator[str]:
-    place, label = folder / parent["path"], f"{parent['stage'] or parent['role']}"
+    place, label = (folder / parent["path"]).resolve(), f"{parent['stage'] or parent['role']}"
     if not place.is_dir():
         yield f"{name}: its parent {parent['role']} is gone ({parent['path']})"
         return

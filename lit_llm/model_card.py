@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 SIMULATED = (
-    "> **Simulated preferences.** The rankings behind this model were made by simulated annotators (a visible rule plus "
-    "noise), not by people. It shows that the method works; it says nothing about what people prefer."
+    "> **Simulated preferences.** The rankings behind this model were made by simulated annotators (a visible rule "
+    "plus noise), not by people. It shows that the method works; it says nothing about what people prefer."
 )
 
 

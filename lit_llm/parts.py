@@ -1,4 +1,4 @@
-"""Load: tokenizer, model, data and stage of a run, and the checks between them that cost nothing before the first step."""
+"""Load: tokenizer, model, data and stage of a run, and what can be checked between them before the first step."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def load(cfg: DictConfig, folder: Path) -> Parts:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     check_batches(cfg)
     tokenizer = load_run_tokenizer(cfg, folder / "tokenizer")
-    L.seed_everything(cfg.seed, workers=True, verbose=False)  # the same weights whether the tokenizer was trained or read
+    L.seed_everything(
+        cfg.seed, workers=True, verbose=False
+    )  # the same weights whether the tokenizer was trained or read
     model = load_run_model(cfg, tokenizer)
     stage = instantiate(cfg.stage, _convert_="all")(
         model=model,
@@ -113,8 +115,8 @@ def _check_fit(cfg: DictConfig, model: Any, tokenizer: Tokenizer) -> None:
     if tokenizer.vocab_size > rows:
         where = f"init_from={cfg.init_from}" if cfg.init_from else f"backbone.vocab_size={rows}"
         raise UserError(
-            f"{where}: the embedding has {rows} rows, the tokenizer {tokenizer.vocab_size} tokens; a model needs a row for "
-            "each token: take the tokenizer of the model, or backbone.vocab_size=null"
+            f"{where}: the embedding has {rows} rows, the tokenizer {tokenizer.vocab_size} tokens; each token needs "
+            "a row: take the tokenizer of the model, or backbone.vocab_size=null"
         )
     longest, context = cfg.data.get("max_length"), model.config.max_positions
     if longest is not None and longest > context:

@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lit_llm import config as schema
-from lit_llm.code_closure import code_hash
+from lit_llm.code_closure import code_hashes
 from lit_llm.command_line import command
 from lit_llm.errors import UserError
 from lit_llm.lineage import versions
@@ -160,8 +160,7 @@ def _compute(
 
     if chain.cache.finished(place):
         chain.cache.remove(place)
-    going_on = (place / "run.json").is_file()
-    log.info("\n%s%s", heading, f": goes on in {place}" if going_on else "")
+    log.info("\n%s%s", heading, _why(chain, name, ingredients, place))
     started = time.monotonic()
     try:
         if name == RANKINGS:
@@ -175,6 +174,17 @@ def _compute(
         raise
     chain.cache.finish(place, ingredients)
     log.info("%s: done in %s", heading, duration(time.monotonic() - started))
+
+
+def _why(chain: Chain, name: str, ingredients: dict[str, Any], place: Path) -> str:
+    """Why a step is computed although the cache holds one of its name."""
+    if (place / "run.json").is_file():
+        return f": was interrupted, goes on in {place}"
+    known = chain.cache.newest(name)
+    changed = chain.cache.changed(known, ingredients) if known is not None else []
+    if not changed:
+        return ""
+    return f": computed anew, since these changed: {', '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}"
 
 
 def _collect(config: dict[str, Any], place: Path) -> None:
@@ -193,7 +203,7 @@ def ingredients_of(chain: Chain, step: Step) -> dict[str, Any]:
         "config": without_names(step.config),
         "parents": parents,
         "files": data_hashes(step.config),
-        "code": code_hash(step.config),
+        "code": code_hashes(step.config),
         "packages": versions(),
     }
 
@@ -258,9 +268,7 @@ def _replaced(chain: Chain, name: str) -> bool:
         log.info("%s: replaced by %s", name, folder)
         return True
     needed = {parent for step in chain.steps.values() if _recompute(chain, step.name) for parent in step.parents}
-    if name not in needed:
-        return True  # nothing that runs asks for it
-    return False
+    return name not in needed  # nothing that runs asks for it
 
 
 # The end
@@ -273,7 +281,9 @@ def finish(chain: Chain, seconds: float) -> None:
     logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells of every event file that ends
     summary = {
         "seconds": seconds,
-        "stages": {name: {"seconds": chain.seconds.get(name), "reused": name in chain.reused} for name in chain.folders},
+        "stages": {
+            name: {"seconds": chain.seconds.get(name), "reused": name in chain.reused} for name in chain.folders
+        },
     }
     write_json(chain.folder / "pipeline.json", summary)
     runs = {name: chain.folders[name] for name in chain.steps if name in chain.metrics and name != RANKINGS}

@@ -59,7 +59,7 @@ def training_metrics(parts: Parts, trainer: L.Trainer) -> dict[str, Any]:
 
 
 def objective(metrics: Mapping[str, Any], name: str | None) -> float | None:
-    """The one number that sweeps compare, less being better: a held-out measure, "-set/measure" where more is better."""
+    """The one number that sweeps compare, less being better: "set/measure", or "-set/measure" where more is."""
     if name is None:
         found = [metrics.get("val_loss"), metrics.get("train_loss")]
         return next((value for value in found if value is not None), None)
@@ -98,13 +98,16 @@ def describe(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> Non
     """lineage.json and README.md of the model folder."""
     config = schema.plain(parts.cfg)
     config.pop("resume", None)
+    kept = ("parameters", "steps", "tokens", "seconds", "heldout", "floors", "before")
     record = lineage.record(
         folder.model,
         stage=parts.stage.name,
         config=config,
         parents=lineage.parents_in(config),
         data={"fingerprint": parts.data.fingerprint(), "counts": metrics["counts"], "files": data_files(parts)},
-        metrics={key: metrics[key] for key in ("parameters", "steps", "tokens", "seconds", "heldout", "floors", "before")},
+        metrics={
+            key: metrics[key] for key in ("parameters", "steps", "tokens", "seconds", "heldout", "floors", "before")
+        },
         tokenizer={"fingerprint": parts.tokenizer.fingerprint(), "tokens": parts.tokenizer.vocab_size},
         simulated=bool(metrics["counts"].get("simulated")),
     )

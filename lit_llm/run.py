@@ -1,4 +1,4 @@
-"""One run of one stage: load, build, fit, report. ``scripts/train.py`` and every stage of a pipeline come through here."""
+"""One run of one stage: load, build, fit, report. ``scripts/train.py`` and every stage of a pipeline come here."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def job(cfg: DictConfig) -> float | None:
 
 
 def execute(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """Run ``cfg`` in ``folder``, in this process or, for several devices, in processes of its own. Returns the metrics."""
+    """Run ``cfg`` in ``folder``, in this process or, for several devices, in several. Returns the metrics."""
     from lit_llm.launch import inside_worker, launch
 
     if cfg.trainer.devices * cfg.trainer.num_nodes > 1 and not inside_worker():
@@ -71,17 +71,28 @@ def prepare(cfg: DictConfig, folder: RunFolder) -> None:
         return
     if folder.has_checkpoint and cfg.resume is None and not cfg.trainer.fast_dev_run:
         raise UserError(
-            f"{folder.path}: holds a run already; resume={folder.path} goes on with it, hydra.run.dir=FOLDER starts another"
+            f"{folder.path}: holds a run already; resume={folder.path} goes on with it, "
+            "hydra.run.dir=FOLDER starts another"
         )
     schema.save(cfg, folder.config)
     folder.mark("running", schema.identity(cfg))
+
+
+# Lightning's warnings about what is meant here: (what it says, why it is so).
+INTENDED = (
+    (r".*isinstance\(treespec, LeafSpec\).*", "Lightning 2.6 with torch 2.13"),
+    (r".*is smaller than the logging interval.*", "a short run logs its last step all the same"),
+    (r"Found \d+ module\(s\) in eval mode.*", "references, rewards and policies without dropout stay in it"),
+    (r"You have overridden `on_before_batch_transfer`.*", "stages check rankings before they are on the device"),
+)
 
 
 def _quiet() -> None:
     """Lightning's lines about devices and products say nothing that this run does not say itself."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")  # Lightning with torch 2.13
+    for message, _ in INTENDED:
+        warnings.filterwarnings("ignore", message=message)
 
 
 def fit(parts: Parts, trainer: L.Trainer, folder: RunFolder) -> dict[str, Any]:

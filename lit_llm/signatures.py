@@ -1,4 +1,4 @@
-"""Signatures of what ``_target_`` names, read from the source files, so that nothing heavy is imported to check a key."""
+"""Signatures of what ``_target_`` names, read from source files: nothing heavy is imported to check a key."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lit_llm.config import digest
+from lit_llm.config import digest, flat
 from lit_llm.errors import UserError
 from lit_llm.lineage import compare_files, hash_folder
 from lit_llm.run_folder import write_json
@@ -20,6 +20,7 @@ from lit_llm.run_folder import write_json
 MANIFEST = "manifest.json"
 # Files that a finished stage may gain or change without being another one.
 LEFT_OUT = (MANIFEST, ".lock")
+OUTPUTS = ("model", "adapter", "collected")
 
 
 class StageCache:
@@ -52,6 +53,20 @@ class StageCache:
             raise UserError(f"{drifted[0]}{more}: the cached stage was changed since it was made; {_remedy(folder)}")
         return manifest
 
+    def newest(self, stage: str) -> Path | None:
+        """The stage finished last, whatever went into it."""
+        found = [path for path in self.root.glob(f"{stage}-*") if self.finished(path)]
+        return max(found, key=lambda path: (path / MANIFEST).stat().st_mtime, default=None)
+
+    def changed(self, folder: Path, ingredients: Mapping[str, Any]) -> list[str]:
+        """What of the ingredients is unlike those of a finished stage, by name: optimizer.lr, code lit_llm.run, ..."""
+        before = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["ingredients"]
+        names = []
+        for part, value in ingredients.items():
+            old, new = dict(flat(before.get(part) or {})), dict(flat(value))
+            names += [f"{part} {key}" for key in {**old, **new} if old.get(key) != new.get(key)]
+        return names
+
     def output_hash(self, folder: Path) -> str:
         """What the next stages' keys hold of this one: the weights, tokenizer and data it made (not its logs)."""
         if not self.finished(folder):  # a model folder of the user's own
@@ -72,10 +87,9 @@ def _files(folder: Path) -> dict[str, str]:
 
 
 def _is_output(name: str) -> bool:
+    """What other steps read: the model (its lineage and card hold the time of making) or the collected rankings."""
     top = name.split("/")[0]
-    if top == "model":
-        return not name.endswith(("lineage.json", "README.md"))  # they hold the time of making
-    return top not in ("tensorboard", "checkpoints", "metrics.json", "run.json", "config.yaml", "lineage.json")
+    return top in OUTPUTS and not name.endswith(("lineage.json", "README.md"))
 
 
 def _remedy(folder: Path) -> str:

@@ -143,4 +143,3 @@ class StopAfter(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.done = state_dict["done"]
-

@@ -39,11 +39,17 @@ def validate(cfg: DictConfig) -> None:
         values = schema.plain(cfg)
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key or ''}: {str(error).splitlines()[0]}") from None
-    findings += [f for path, run in _runs(values) for f in _check_run(path, run)]
-    if "stages" in values:
-        findings += list(_check_pipeline(values))
+    findings = list(dict.fromkeys(findings_in(values)))
     if findings:
-        raise UserError("\n".join(dict.fromkeys(findings)))
+        raise UserError("\n".join(findings))
+
+
+def findings_in(values: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the plain form (``config.plain``) of a run's or a pipeline's configuration."""
+    for prefix, run in _runs(values):
+        yield from _check_run(prefix, run)
+    if "stages" in values:
+        yield from _check_pipeline(values)
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -104,8 +110,8 @@ def _check_run(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
     yield from _check_trainer(prefix + "trainer.", values["trainer"])
     if values["init_from"] and values["resume"]:
         yield (
-            f"{prefix}init_from={values['init_from']} with resume={values['resume']}: init_from starts a new run from a "
-            "model, resume goes on with an unfinished one; give one of them"
+            f"{prefix}init_from={values['init_from']} with resume={values['resume']}: init_from starts a new run from "
+            "a model, resume goes on with an unfinished one; give one of them"
         )
 
 
@@ -258,4 +264,3 @@ def _fits_tuple(value: Any, inner: list[ast.expr]) -> bool:
     if len(inner) == 2 and isinstance(inner[1], ast.Constant) and inner[1].value is ...:
         return all(_fits(item, inner[0]) for item in value)
     return len(value) == len(inner) and all(_fits(item, kind) for item, kind in zip(value, inner, strict=True))
-

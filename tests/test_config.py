@@ -1,0 +1,260 @@
+"""The configuration: every option composes, every mistake is one line that names the key, no secret is written."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import re
+import subprocess
+import sys
+from functools import reduce
+from operator import getitem
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lit_llm import config as schema
+from lit_llm import signatures
+from lit_llm.command_line import check, compose, rewrite
+from lit_llm.errors import UserError
+from lit_llm.validation import findings_in, fits, validate
+
+CONF = Path(__file__).parents[1] / "conf"
+STAGES = sorted(path.stem for path in (CONF / "stage").glob("*.yaml"))
+NEEDED = {
+    "dpo": ["init_from=m", "data.path=p"],
+    "reward_modeling": ["init_from=m", "data.path=p"],
+    "ppo": ["init_from=m", "stage.reward.folder=r"],
+}
+
+
+def options() -> list[str]:
+    groups = [path for path in CONF.iterdir() if path.is_dir() and not path.name.startswith("_")]
+    single = [group for group in groups if group.name not in ("experiment", "hydra", "loss", "reward")]
+    return sorted(f"{group.name}={path.stem}" for group in single for path in group.glob("*.yaml"))
+
+
+def stage_words(stage: str) -> list[str]:
+    return [f"stage={stage}", *NEEDED.get(stage, [])]
+
+
+@pytest.fixture(scope="module")
+def composed():
+    return {stage: compose("train", stage_words(stage)) for stage in STAGES}
+
+
+@pytest.fixture(scope="module")
+def chain():
+    return compose("pipeline", [])
+
+
+@pytest.mark.parametrize("option", options())
+def test_every_option_composes_and_its_keys_are_known(option):
+    group, _, name = option.partition("=")
+    words = stage_words(name) if group == "stage" else [option]
+    words += ["data.path=p"] if option == "data=preferences" else []
+    words += ["tokenizer.folder=f"] if option == "tokenizer=folder" else []
+    validate(compose("train", words))
+
+
+@pytest.mark.parametrize("loss", sorted(path.stem for path in (CONF / "loss").glob("*.yaml")))
+def test_every_loss_goes_into_its_stage(loss):
+    stage = "reward_modeling" if loss in ("bradley_terry", "plackett_luce") else "dpo"
+    cfg = compose("train", [*stage_words(stage), f"loss={loss}"])
+    validate(cfg)
+    assert cfg.stage.loss._target_.endswith(loss)
+
+
+@pytest.mark.parametrize("preset", ["default", "tiny"])
+def test_pipelines_compose(preset):
+    cfg = compose("pipeline", [f"experiment={preset}"])
+    validate(cfg)
+    assert cfg.stages.ppo.init_from == "@instruction_tuning"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_alone_brings_the_data_that_fits_it(composed, stage):
+    validate(composed[stage])
+    batches = {"reward_modeling": "Preferences", "dpo": "Preferences", "ppo": "Prompts"}
+    assert composed[stage].data._target_.endswith(batches.get(stage, ""))
+
+
+def misspelt(key: str) -> str:
+    """One letter changed, in the middle of the last part."""
+    place = len(key) - max(1, len(key.rpartition(".")[2]) // 2)
+    return key[:place] + ("x" if key[place] != "x" else "y") + key[place + 1 :]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_key_with_one_letter_changed_is_refused_by_name(composed, stage):
+    """As it would come from a misspelt experiment file: set in the composed configuration."""
+    plain = schema.plain(composed[stage])
+    keys = [key for key, _ in schema.flat(plain) if not free(key)]
+    assert len(keys) > 60
+    for key in keys:
+        *path, last = misspelt(key).split(".")
+        values = copy.deepcopy(plain)
+        reduce(getitem, path, values)[last] = 1
+        assert any(line.startswith(f"{misspelt(key)}=1: unknown key; did you mean") for line in findings_in(values)), (
+            key
+        )
+
+
+def free(key: str) -> bool:
+    """Names that the user gives: callbacks and scorers."""
+    return (key.count(".") == 1 and key.startswith("callbacks.")) or key.startswith("evaluation.scorers.")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["optimizer.lrr=1"], "optimizer.lrr=1: unknown key; did you mean optimizer.lr?"),
+        (["stage=pretrainin"], "stage=pretrainin: no such stage; did you mean pretraining?"),
+        (["stag=pretraining"], "stag=pretraining: unknown key; did you mean stage?"),
+        (["seed=abc"], "seed=abc: Value 'abc' of type 'str' could not be converted to Integer"),
+        (["optimizer.lr=abc"], "optimizer.lr='abc': must be float"),
+        (["+data.pth=x"], "data.pth=x: unknown key; did you mean path?"),
+        (["+sed=1"], "sed=1: unknown key; did you mean seed?"),
+        (["trainer.precision=bf17"], "trainer.precision=bf17: must be one of"),
+        (["stage=dpo", "init_from=m"], "data.path: no value; give it as data.path=VALUE"),
+        (["stage._target_=os.system"], "stage._target_=os.system: not under lit_llm."),
+        (["++stage._target_=lit_llm.stages.pretraining.Pretrainin"], "did you mean Pretraining?"),
+        (["init_from=m", "backbone.depth=3"], "backbone.depth=3: init_from=m brings its own backbone"),
+        (["init_from=m", "resume=auto"], "init_from=m with resume=auto"),
+        (["data.path=[a"], "data.path=[a: cannot be read"),
+        (["trainer.max_steps=0"], "trainer.max_steps=0: must be 1 or more"),
+    ],
+)
+def test_a_mistake_is_one_line(words, line):
+    schema.register()
+    with pytest.raises(UserError) as error:
+        check("train", rewrite("train", words))
+    assert any(line in found for found in str(error.value).splitlines())
+
+
+def test_all_mistakes_are_named_at_once():
+    schema.register()
+    with pytest.raises(UserError) as error:
+        check("train", ["optimzer.lr=3", "seed=x", "data.max_length=long", "+stage.zloss=1"])
+    assert [line.split("=")[0] for line in str(error.value).splitlines()] == [
+        "optimzer.lr", "seed", "stage.zloss", "data.max_length",
+    ]  # fmt: skip
+
+
+def test_pipeline_shorthands_and_their_mistakes():
+    words = ["from=ppo", "stages.ppo.kl_coef=0.1", "stages.dpo.loss=ipo", "stages.pretraining.backbone=1m"]
+    cfg = compose("pipeline", words)
+    assert cfg.start_from == "ppo" and cfg.stages.ppo.stage.kl_coef == 0.1
+    assert cfg.stages.dpo.stage.loss._target_.endswith("ipo") and cfg.stages.pretraining.backbone.hidden_size == 128
+    with pytest.raises(UserError) as error:
+        check("pipeline", rewrite("pipeline", ["stages.ppo.kl_cof=1", "from=pppo"]))
+    assert "stages.ppo.stage.kl_coef?" in str(error.value) and "from=pppo: no step" in str(error.value)
+
+
+def test_a_mistake_is_answered_without_importing_torch():
+    program = "import sys\nfrom lit_llm.run import main\ntry:\n main()\nfinally:\n print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "sed=1"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2 and done.stdout.strip() == "False"
+    assert done.stderr.strip() == "error: sed=1: unknown key; did you mean seed?"
+
+
+def test_values_from_the_environment_are_never_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hunter2")
+    cfg = compose("train", ["data.path=${oc.env:HF_TOKEN}", "init_from=prefix-${data.path}"])
+    assert cfg.init_from == "prefix-hunter2"
+    schema.save(cfg, tmp_path / "config.yaml")
+    text = (tmp_path / "config.yaml").read_text()
+    assert "hunter2" not in text and "hunter2" not in str(schema.plain(cfg))
+    again = schema.load(tmp_path / "config.yaml")
+    assert again.init_from == "prefix-hunter2"  # read again from the environment, when it is used
+    assert schema.identity(again) == schema.identity(cfg)
+
+
+def test_saved_configurations_come_back_the_same(tmp_path, composed, chain):
+    for name, cfg in {**composed, "pipeline": chain}.items():
+        schema.save(cfg, tmp_path / name)
+        assert schema.plain(schema.load(tmp_path / name)) == schema.plain(cfg)
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "right"),
+    [
+        (3, "int", True), (True, "int", False), ("3", "int", False), (3, "float", True), (None, "str | None", True),
+        (None, "str", False), ([1, 2], "list[int]", True), ([1, "a"], "list[int]", False),
+        ("x", "Literal['x', 'y']", True), ("z", "Literal['x', 'y']", False),
+        ([0.9, 0.95], "tuple[float, float]", True), ([1], "tuple[float, float]", False),
+        ({"a": 1}, "Mapping[str, float]", True), ({"a": "b"}, "dict[str, float]", False), (5, "Tokenizer", True),
+        ("p", "str | Path", True), ([], "Sequence[str]", True), ("ab", "Sequence[str]", False),
+        (1.0, "Optional[int]", False),
+    ],
+)  # fmt: skip
+def test_values_are_compared_with_annotations(value, annotation, right):
+    assert fits(value, annotation) is right
+
+
+def test_signatures_are_read_through_bases_aliases_and_dataclasses(tmp_path, monkeypatch):
+    (tmp_path / "given.py").write_text(
+        "from dataclasses import dataclass\nfrom typing import Literal\nMode = Literal['a', 'b']\n"
+        "class Base:\n    def __init__(self, mode: Mode, *, size: int = 3): ...\n"
+        "class Child(Base): ...\n@dataclass\nclass Plain:\n    name: str\n    count: int = 0\n"
+        "def takes(x, **rest): ...\nraise SystemExit('imported')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    child = signatures.signature("given.Child").parameters
+    assert [(p.name, p.annotation, p.required) for p in child] == [
+        ("mode", "Literal['a', 'b']", True), ("size", "int", False),
+    ]  # fmt: skip
+    assert [p.name for p in signatures.signature("given.Plain").parameters] == ["name", "count"]
+    assert signatures.signature("given.takes").open
+
+
+# No key is read by nobody
+
+
+def test_every_parameter_of_what_is_configured_is_read(composed, chain):
+    """Each parameter of each ``_target_`` occurs in its function's body, or is handed to the base class."""
+    unread = []
+    for cfg in [*composed.values(), chain]:
+        for target in targets(schema.plain(cfg)):
+            unread += [f"{target}: {name}" for name in unread_parameters(target)]
+    assert not unread
+
+
+def targets(value) -> set[str]:
+    if isinstance(value, dict):
+        own = {value["_target_"]} if "_target_" in value else set()
+        return own.union(*(targets(item) for item in value.values()))
+    return set().union(*(targets(item) for item in value)) if isinstance(value, list) else set()
+
+
+def unread_parameters(target: str) -> list[str]:
+    module, _, name = target.rpartition(".")
+    node = next((item for item in signatures.tree(module).body if getattr(item, "name", None) == name), None)
+    if isinstance(node, ast.ClassDef):
+        node = next((item for item in node.body if getattr(item, "name", None) == "__init__"), None)
+    if node is None:
+        return []  # inherited: the base class's own test
+    read = {item.id for statement in node.body for item in ast.walk(statement) if isinstance(item, ast.Name)}
+    names = [item.arg for item in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]]
+    return [item for item in names if item not in read and item != "self"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [schema.TrainerConfig, schema.EvaluationConfig, schema.TrainConfig, schema.PipelineConfig, schema.AnswersConfig],
+)
+def test_every_key_of_the_root_is_read(kind):
+    room = Path(schema.__file__).parent
+    sources = "".join(p.read_text() for p in room.glob("*.py") if p.name not in ("config.py", "validation.py"))
+    sources += "".join(path.read_text() for path in CONF.rglob("*.yaml") if "trainer/" not in str(path))
+    reads = set(re.findall(r"\.(\w+)|\[\"(\w+)\"\]|get\(\"(\w+)\"", sources))
+    known = {name for found in reads for name in found if name} | {"allowed_targets"}
+    assert not [name for name in kind.__dataclass_fields__ if name not in known]
+
+
+def test_trainer_presets_declare_every_key_so_that_none_needs_a_plus():
+    declared = set(yaml.safe_load((CONF / "trainer/default.yaml").read_text()))
+    assert declared == set(schema.TrainerConfig.__dataclass_fields__)
