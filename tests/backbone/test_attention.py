@@ -96,16 +96,23 @@ def test_gradients_agree() -> None:
             assert torch.allclose(mine, other, atol=1e-5), backend
 
 
-def test_the_backend_follows_device_and_length() -> None:
-    short, long = attention.EXPLICIT_UP_TO, attention.EXPLICIT_UP_TO + 1
+def test_the_backend_follows_device_dtype_and_length() -> None:
+    short, long = attention.SHORT_ROW, attention.SHORT_ROW + 1
+    half, full = torch.bfloat16, torch.float32
     plain = {"packed": False, "windowed": False, "cached": False}
-    assert choose_backend(CPU, short, **plain) == "explicit"
-    assert choose_backend(CPU, long, **plain) == "sdpa"
-    assert choose_backend(CPU, long, **(plain | {"packed": True})) == "documents"
-    assert choose_backend(CPU, long, **(plain | {"windowed": True})) == "sdpa"
-    assert choose_backend(CUDA, short, **plain) == "sdpa"
-    assert choose_backend(CUDA, short, **(plain | {"packed": True})) == "flex"
-    assert choose_backend(CUDA, 1, **(plain | {"cached": True})) == "sdpa"
+    packed, windowed, cached = plain | {"packed": True}, plain | {"windowed": True}, plain | {"cached": True}
+    assert [choose_backend(CPU, half, n, **plain) for n in (short, long)] == ["explicit", "sdpa"]
+    assert [choose_backend(CPU, full, n, **plain) for n in (short, long)] == ["sdpa", "sdpa"]
+    assert [choose_backend(CPU, half, n, **packed) for n in (short, long)] == ["explicit", "documents"]
+    assert [choose_backend(CPU, full, n, **packed) for n in (short, long)] == ["sdpa", "documents"]
+    assert choose_backend(CPU, half, long, **windowed) == "sdpa"
+    assert [choose_backend(CPU, dtype, 1, **cached) for dtype in (half, full)] == ["explicit", "sdpa"]
+    assert [choose_backend(CUDA, half, short, **kind) for kind in (plain, packed, windowed, cached)] == [
+        "sdpa",
+        "flex",
+        "flex",
+        "sdpa",
+    ]
 
 
 def test_the_rule_of_flex_is_the_same_rule() -> None:

@@ -30,12 +30,12 @@ def windowed(model: LanguageModel, window: int | None) -> LanguageModel:
 
 
 @pytest.mark.parametrize("window", [None, 4])
-@pytest.mark.parametrize("explicit_up_to", [512, 4])
+@pytest.mark.parametrize("short_row", [512, 4])
 @torch.no_grad()
 def test_packed_rows_are_their_documents_apart(
-    model: LanguageModel, window: int | None, explicit_up_to: int, monkeypatch: pytest.MonkeyPatch
+    model: LanguageModel, window: int | None, short_row: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "EXPLICIT_UP_TO", explicit_up_to)  # 4: the backends for long rows
+    monkeypatch.setattr(attention, "SHORT_ROW", short_row)  # 4: the backends for long rows
     model = windowed(model, window)
     lengths = [[3, 9, 1, 7], [20]]
     tokens = random_tokens(2, 20)
