@@ -40,7 +40,7 @@ install: $(BIN)/.installed
 # The stamps live in .venv and follow pyproject.toml: a second call installs nothing, a new dependency is installed.
 $(BIN)/.installed: pyproject.toml | $(BIN)/python
 	@echo "Installing into .venv: some minutes the first time, nothing the next."
-	$(BIN)/python -m pip install --quiet $(TORCH_OPTIONS) "$(TORCH_RANGE)"
+	$(BIN)/python -m pip install --quiet --no-deps $(TORCH_OPTIONS) "$(TORCH_RANGE)"
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 

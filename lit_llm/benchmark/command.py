@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ class Benchmark:
     seconds: Annotated[float, "of each contestant in each round"] = 1.0
     threads: Annotated[int | None, "torch's threads; none: its own choice"] = None
     allocator: Annotated[bool, "keep freed memory (mallopt), for everybody, as training here does"] = True
+    clock: Annotated[Literal["wall", "cpu"], "cpu: the process's own time, for a busy machine, with threads=1"] = "wall"
     device: Annotated[str, "auto, cpu or cuda"] = "auto"
     json: Annotated[Path | None, "also write the results here"] = None
 
@@ -53,6 +55,11 @@ class Benchmark:
             raise UserError(f"hidden_size={self.hidden_size}: must be a multiple of 2 x heads={self.heads}")
         if self.device not in ("auto", "cpu") and not self.device.startswith("cuda"):
             raise UserError(f"device={self.device}: must be auto, cpu or cuda")
+
+        if self.clock == "cpu" and (self.threads != 1 or self.device.startswith("cuda")):
+            raise UserError(
+                "clock=cpu: counts what threads waste on waiting and nothing of a GPU; give threads=1 device=cpu"
+            )
 
     @property
     def shape(self) -> Shape:
@@ -81,13 +88,14 @@ def measure(benchmark: Benchmark) -> list[Result]:
 def _steps(benchmark: Benchmark, device: torch.device) -> Iterator[tuple[str, TrainingStep]]:
     torch._dynamo.config.cache_size_limit = 64  # everybody's layers are the same few functions to the compiler
     batch = random_batch(benchmark.shape, device)
+    clock = time.process_time if benchmark.clock == "cpu" else time.perf_counter
     makers = list(find(benchmark.peers, benchmark.nanogpt))
     for compiled in {"no": (False,), "yes": (True,), "both": (False, True)}[benchmark.compile]:
         for precision in benchmark.precision:
             for name, make in makers:
                 torch.manual_seed(0)
                 label = f"{name} {precision}{' compiled' if compiled else ''}"
-                yield label, TrainingStep(make(benchmark.shape), batch, precision, compiled)
+                yield label, TrainingStep(make(benchmark.shape), batch, precision, compiled, clock)
 
 
 def conditions(benchmark: Benchmark, tuned: bool) -> Iterator[str]:
@@ -104,8 +112,8 @@ def conditions(benchmark: Benchmark, tuned: bool) -> Iterator[str]:
         yield f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg()) if hasattr(os, "getloadavg") else "unknown"
     yield (
-        f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, load {load}, "
-        f"torch {torch.__version__}, allocator {'tuned for everybody' if tuned else 'as it is'}"
+        f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {benchmark.clock} clock, "
+        f"load {load}, torch {torch.__version__}, allocator {'tuned for everybody' if tuned else 'as it is'}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,8 +16,16 @@ PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 class TrainingStep:
     """A contestant in one precision, compiled or not, ready to be timed."""
 
-    def __init__(self, contestant: Contestant, batch: tuple[Tensor, Tensor], precision: str, compiled: bool) -> None:
+    def __init__(
+        self,
+        contestant: Contestant,
+        batch: tuple[Tensor, Tensor],
+        precision: str,
+        compiled: bool,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self.batch = batch
+        self.clock = clock
         self.device = batch[0].device
         self.mixed = precision == "bf16-mixed"
         self.contestant = contestant.to(self.device, torch.bfloat16 if precision == "bf16-true" else torch.float32)
@@ -39,13 +48,13 @@ class TrainingStep:
         return loss.detach()
 
     def timed(self, steps: int) -> float:
-        """Tokens a second over ``steps`` steps, wall clock."""
+        """Tokens a second over ``steps`` steps, by ``clock``."""
         self._wait()
-        started = time.perf_counter()
+        started = self.clock()
         for _ in range(steps):
             self()
         self._wait()
-        return steps * self.tokens / (time.perf_counter() - started)
+        return steps * self.tokens / (self.clock() - started)
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

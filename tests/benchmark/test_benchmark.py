@@ -104,6 +104,7 @@ def test_who_takes_part(tmp_path):
         (["precision=fp8"], "precision=fp8"),
         (["rounds=0"], "rounds=0: must be above 0"),
         (["device=tpu"], "device=tpu"),
+        (["clock=cpu"], "give threads=1 device=cpu"),
         (["bach=8"], "did you mean batch="),
     ],
 )
@@ -118,7 +119,7 @@ def test_the_command_from_end_to_end(tmp_path, capsys, monkeypatch):
     words = "hidden_size=32 layers=1 heads=2 length=8 batch=1 rounds=2 seconds=0.001 compile=no peers= device=cpu"
     command.run(parse(Benchmark, [*words.split(), f"json={tmp_path / 'x.json'}"]))
     said = capsys.readouterr().out
-    assert "0.0M parameters" in said and "threads, load" in said and "allocator tuned for everybody" in said
+    assert "0.0M parameters" in said and "threads, wall clock, load" in said and "allocator tuned for everybody" in said
     written = json.loads((tmp_path / "x.json").read_text())
     assert {name: len(rounds) for name, rounds in written["tokens_per_second"].items()} == {
         "here bf16-mixed": 2,
