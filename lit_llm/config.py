@@ -109,6 +109,7 @@ class PipelineConfig:
     ledger: bool = True  # examine every stage on every earlier stage's held-out sets
     answers: AnswersConfig = field(default_factory=AnswersConfig)
     report: bool = True
+    objective: str | None = None  # the stage whose objective sweeps compare; null: the last one
     cache_dir: str = "outputs/cache/stages"
     allowed_targets: list[str] = field(default_factory=list)
 
@@ -181,11 +182,13 @@ def _keep_env(name: str, *default: Any) -> str:
 def _resolvers() -> dict[str, Any]:
     from omegaconf.basecontainer import BaseContainer
 
-    return BaseContainer._resolvers  # type: ignore[attr-defined]
+    return BaseContainer._resolvers
 
 
-def _to_plain(config: Any) -> Any:
-    return OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+def _to_plain(config: Any) -> dict[str, Any]:
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 def restored(values: Mapping[str, Any]) -> DictConfig:

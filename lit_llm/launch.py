@@ -65,7 +65,7 @@ def launch(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     code = _wait(subprocess.Popen(_torchrun(cfg, folder), env=_environment()))
     result = json.loads((place / "result.json").read_text()) if (place / "result.json").is_file() else {}
     if "metrics" in result:
-        return result["metrics"]
+        return dict(result["metrics"])
     if "user_error" in result:
         raise UserError(result["user_error"])
     if "exit" in result:

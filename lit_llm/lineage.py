@@ -84,7 +84,8 @@ def read(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        lineage: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return lineage
     except ValueError as error:
         raise UserError(f"{path}: not readable as JSON ({error}); it was changed after it was written") from None
 

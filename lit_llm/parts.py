@@ -14,6 +14,7 @@ from torch import nn
 
 from lit_llm.backbone import huggingface
 from lit_llm.backbone.heads import LanguageModel
+from lit_llm.data.data_module import DataModule
 from lit_llm.errors import UserError
 from lit_llm.stages.base import Stage
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
@@ -26,7 +27,7 @@ class Parts:
     cfg: DictConfig
     tokenizer: Tokenizer
     model: nn.Module  # as loaded: what the stage starts from
-    data: L.LightningDataModule
+    data: DataModule
     stage: Stage
     callbacks: list[L.Callback]
 
@@ -74,10 +75,9 @@ def load_run_tokenizer(cfg: DictConfig, folder: Path) -> Tokenizer:
     if (folder / "tokenizer.json").is_file():
         return load_tokenizer(folder)
     made = instantiate(cfg.tokenizer, _convert_="all")
-    if not isinstance(made, Tokenizer):
-        made = made(texts=_training_texts(cfg))
-        made.save(folder)
-    return made
+    tokenizer: Tokenizer = made if isinstance(made, Tokenizer) else made(texts=_training_texts(cfg))
+    tokenizer.save(folder)
+    return tokenizer
 
 
 def _training_texts(cfg: DictConfig) -> Any:
@@ -101,8 +101,10 @@ def _accepted(function: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 def load_run_model(cfg: DictConfig, tokenizer: Tokenizer) -> nn.Module:
     """The folder's model, or a fresh one; a vocabulary unlike the embedding's rows is refused here."""
     if cfg.init_from is not None:
-        head = get_class(cfg.stage._target_).head
-        model: nn.Module = huggingface.load_model(cfg.init_from, head=head, dropout=cfg.backbone.get("dropout") or 0.0)
+        head = getattr(get_class(cfg.stage._target_), "head", "language")
+        model: nn.Module = huggingface.load_model(  # type: ignore[arg-type]
+            cfg.init_from, head=head, dropout=cfg.backbone.get("dropout") or 0.0
+        )
     else:
         own = {} if cfg.backbone.get("vocab_size") else {"vocab_size": tokenizer.vocab_size}
         model = LanguageModel(instantiate(cfg.backbone, _convert_="all")(**own))

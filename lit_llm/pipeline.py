@@ -65,7 +65,7 @@ def job(cfg: DictConfig) -> float | None:
 
 
 def run_pipeline(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """Run or reuse every step, then write ledger and report. Returns the last stage's metrics."""
+    """Run or reuse every step, then write ledger and report. Returns the metrics of the stage that sweeps compare."""
     chain = plan(cfg, folder)
     folder.mkdir(parents=True, exist_ok=True)
     schema.save(cfg, folder / "config.yaml")
@@ -74,7 +74,8 @@ def run_pipeline(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         take(chain, name, number)
         gc.collect()
     finish(chain, time.monotonic() - started)
-    return chain.metrics[list(chain.metrics)[-1]] | {"seconds": time.monotonic() - started}
+    compared = cfg.objective if cfg.objective in chain.metrics else list(chain.metrics)[-1]
+    return chain.metrics[compared] | {"seconds": time.monotonic() - started}
 
 
 # The plan
@@ -302,7 +303,7 @@ def read_metrics(place: Path) -> dict[str, Any]:
     import json
 
     path = place / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def _show(link: Path, place: Path) -> None:

@@ -26,7 +26,7 @@ log = logging.getLogger("lit_llm")
 def report(parts: Parts, trainer: L.Trainer, folder: RunFolder, before: Metrics, started: float) -> dict[str, Any]:
     """Write the model folder, the examination, metrics.json, lineage and card. Returns the metrics."""
     metrics = training_metrics(parts, trainer) | {"train_seconds": time.monotonic() - started}
-    if trainer.fast_dev_run or not is_first_process():
+    if parts.cfg.trainer.fast_dev_run or not is_first_process():
         return metrics | {"objective": objective(metrics, None)}
     device = trainer.strategy.root_device
     parts.stage.cpu().eval()
@@ -44,14 +44,14 @@ def report(parts: Parts, trainer: L.Trainer, folder: RunFolder, before: Metrics,
 
 def training_metrics(parts: Parts, trainer: L.Trainer) -> dict[str, Any]:
     """What training itself measured: its last values, steps and tokens, and how its data was read."""
-    last = {**trainer.callback_metrics, **parts.stage.latest}
+    last: dict[str, Any] = {**trainer.callback_metrics, **parts.stage.latest}
     values = {key: float(value) for key, value in sorted(last.items())}
     return {
         "stage": parts.stage.name,
         "parameters": sum(p.numel() for p in parts.stage.model.parameters()),
         "steps": trainer.global_step,
         "tokens": int(values.get("train/tokens", 0)),
-        "counts": parts.data.counts() if hasattr(parts.data, "counts") else {},
+        "counts": parts.data.counts(),
         "train": values,
         "train_loss": values.get("train/loss"),
         "val_loss": values.get("val/loss"),
@@ -105,9 +105,7 @@ def describe(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> Non
         config=config,
         parents=lineage.parents_in(config),
         data={"fingerprint": parts.data.fingerprint(), "counts": metrics["counts"], "files": data_files(parts)},
-        metrics={
-            key: metrics[key] for key in ("parameters", "steps", "tokens", "seconds", "heldout", "floors", "before")
-        },
+        metrics={key: metrics[key] for key in kept},
         tokenizer={"fingerprint": parts.tokenizer.fingerprint(), "tokens": parts.tokenizer.vocab_size},
         simulated=bool(metrics["counts"].get("simulated")),
     )

@@ -26,9 +26,10 @@ class RunFolder:
     def state(self) -> dict[str, Any]:
         """``{"identity": sha256 of the configuration, "status": running | finished}``; empty before the first run."""
         try:
-            return json.loads(self.state_file.read_text(encoding="utf-8"))
+            state: dict[str, Any] = json.loads(self.state_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
+        return state
 
     def mark(self, status: str, identity: str) -> None:
         write_json(self.state_file, {"status": status, "identity": identity})

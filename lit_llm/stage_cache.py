@@ -44,7 +44,7 @@ class StageCache:
     def check(self, folder: Path) -> dict[str, Any]:
         """The manifest of a finished stage whose every byte is as it was made. Raises UserError naming what drifted."""
         try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             drifted = list(compare_files(str(folder), manifest["files"], _files(folder)))
         except (ValueError, KeyError) as error:
             raise UserError(f"{folder / MANIFEST}: damaged ({error}); {_remedy(folder)}") from None

@@ -43,8 +43,8 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
     done = read(folder)
     if done.get("status") == "finished" and done.get("identity") == identity:
         log.info("%s: finished before, not run again", folder)
-        return done["objective"]
-    result = {"identity": identity, "overrides": list(hydra.overrides.task)}
+        return float(done["objective"])
+    result: dict[str, Any] = {"identity": identity, "overrides": list(hydra.overrides.task)}
     try:
         validate(cfg)
         metrics = job(cfg, folder)
@@ -60,7 +60,7 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
         result |= {"status": f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
         result["objective"] = FAILED
     write_json(folder / RESULT, result)
-    return result["objective"]
+    return float(result["objective"])
 
 
 def _alone(job: Job, cfg: DictConfig, folder: Path) -> float:
@@ -75,9 +75,10 @@ def _alone(job: Job, cfg: DictConfig, folder: Path) -> float:
 
 def read(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return result
 
 
 def objective(metrics: Mapping[str, Any]) -> float:

@@ -62,10 +62,10 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
 
 def accumulation(cfg: DictConfig) -> int:
     """Micro-batches a step, from rows a step; rows that cannot be shared out evenly are refused."""
-    rows = cfg.trainer.global_batch_size
+    rows: int | None = cfg.trainer.global_batch_size
     if rows is None:
         return 1
-    micro, world = cfg.data.micro_batch_size, _world(cfg.trainer)
+    micro, world = int(cfg.data.micro_batch_size), _world(cfg.trainer)
     if rows % (micro * world):
         raise UserError(
             f"trainer.global_batch_size={rows}: must be a multiple of data.micro_batch_size={micro} x {world} devices"
@@ -106,11 +106,11 @@ def _cpu_has_bf16() -> bool:
 def _accelerator(cfg: DictConfig) -> str:
     if cfg.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.accelerator={cfg.accelerator}: there is no GPU that torch can use; trainer=cpu")
-    return cfg.accelerator
+    return str(cfg.accelerator)
 
 
 def _world(trainer: DictConfig) -> int:
-    return trainer.devices * trainer.num_nodes
+    return int(trainer.devices * trainer.num_nodes)
 
 
 def _batches(value: float | None) -> int | float | None:

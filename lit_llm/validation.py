@@ -77,7 +77,11 @@ def _runs(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _check_pipeline(values: Mapping[str, Any]) -> Iterator[str]:
     yield from _check_keys("", values, schema.PipelineConfig)
     steps = [*values["stages"], *(["rankings"] if values["rankings"] else [])]
-    for key, value in (("from", values["start_from"]), *(("skip", name) for name in values["skip"])):
+    for key, value in (
+        ("from", values["start_from"]),
+        ("objective", values["objective"]),
+        *(("skip", name) for name in values["skip"]),
+    ):
         if value is not None and value not in steps:
             yield f"{key}={value}: no step of this name; {nearest(value, steps)}"
     if values["init_from"] is not None and values["start_from"] is None:

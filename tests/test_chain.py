@@ -1,0 +1,100 @@
+"""The whole chain on next to nothing, once: everything that it must leave behind is there and verifies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lit_llm import lineage, pipeline
+from lit_llm.backbone.huggingface import load_model
+from lit_llm.command_line import compose
+from lit_llm.records import Message
+from lit_llm.text.tokenizer import load_tokenizer
+from tests.chain_data import chain_overrides, write_data
+
+STAGES = (
+    "pretraining", "continued_pretraining", "fine_tuning", "instruction_tuning", "reward_modeling", "ppo", "dpo",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    root = tmp_path_factory.mktemp("chain")
+    write_data(root / "data")
+    return chain_overrides(root / "data", root / "cache")
+
+
+@pytest.fixture(scope="module")
+def folder(words, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipeline") / "one"
+    pipeline.run_pipeline(compose("pipeline", words), folder)
+    return folder
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_leaves_a_run_folder(folder, stage):
+    for name in ("model/config.json", "model/model.safetensors", "model/tokenizer.json", "model/lineage.json",
+                 "model/README.md", "metrics.json", "config.yaml", "tensorboard", "checkpoints"):  # fmt: skip
+        assert (folder / stage / name).exists(), name
+    metrics = json.loads((folder / stage / "metrics.json").read_text())
+    assert metrics["heldout"] and metrics["steps"] > 0 and metrics["counts"]["read"] > 0
+
+
+def test_the_model_is_compared_with_the_one_before(folder):
+    metrics = json.loads((folder / "continued_pretraining/metrics.json").read_text())
+    before, after = metrics["before"]["domain"]["bits_per_byte"], metrics["heldout"]["domain"]["bits_per_byte"]
+    assert before["n"] == after["n"] and before["mean"] != after["mean"]
+
+
+def test_every_byte_verifies_to_the_corpus(folder):
+    folders, differences = lineage.verify(folder / "ppo/model")
+    assert differences == [] and len(folders) == 7
+    record = lineage.read(folder / "ppo/model")
+    assert {parent["role"] for parent in record["parents"]} == {"init_from", "stage.reward.folder"}
+    assert [Path(item["path"]).name for item in lineage.read(folder / "pretraining/model")["data"]["files"]] == [
+        "test.jsonl", "train.jsonl", "validation.jsonl",
+    ]  # fmt: skip
+
+
+def test_simulated_rankings_are_marked_wherever_they_went(folder):
+    assert "simulated" in (folder / "rankings/collected/train.jsonl").read_text()
+    for stage in STAGES:
+        marked = "**Simulated preferences.**" in (folder / stage / "model/README.md").read_text()
+        assert marked == (stage in ("reward_modeling", "ppo", "dpo"))
+
+
+def test_ledger_answers_and_report_are_there(folder):
+    ledger = json.loads((folder / "ledger.json").read_text())
+    seen = {(entry["stage"], entry["set"]) for entry in ledger["entries"]}
+    assert {("ppo", "general"), ("ppo", "prompts"), ("instruction_tuning", "prompts"), ("dpo", "rankings")} <= seen
+    answers = json.loads((folder / "answers.json").read_text())
+    assert set(answers["answers"]) == set(STAGES) - {"reward_modeling"}
+    assert len(answers["answers"]["ppo"]) == len(answers["prompts"]) == 3
+    assert "hashes verified" in (folder / "report.html").read_text()
+
+
+def test_the_final_model_answers(folder):
+    from lit_llm.generation.sampling import respond
+
+    model, tokenizer = load_model(folder / "ppo/model"), load_tokenizer(folder / "ppo/model")
+    texts = respond(model, tokenizer, [(Message("user", "What does open_file do?"),)], max_new_tokens=4)
+    assert len(texts) == 1
+
+
+def test_a_second_pipeline_reuses_all_of_it(folder, words, tmp_path):
+    pipeline.run_pipeline(compose("pipeline", words), tmp_path / "two")
+    summary = json.loads((tmp_path / "two/pipeline.json").read_text())["stages"]
+    assert all(step["reused"] for step in summary.values()) and len(summary) == 8
+    assert (tmp_path / "two/ppo").resolve() == (folder / "ppo").resolve()
+
+
+def test_tensorboard_has_curves_and_hyperparameters_with_metrics(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "instruction_tuning/tensorboard"))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    assert "val/loss" in tags and "hp/objective" in tags
+    assert any(tag.startswith("heldout/instructions/") for tag in tags)

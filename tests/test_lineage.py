@@ -1,0 +1,154 @@
+"""Lineage: one changed byte anywhere along the chain is found and named; the card says what the lineage says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lit_llm import lineage, model_card
+from lit_llm.config import save
+from lit_llm.errors import UserError
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "verify.py"
+
+
+def make(run: Path, parents: dict[str, Path], data: list[Path], simulated: bool = False) -> Path:
+    """A run's folder as a run leaves it."""
+    model = run / "model"
+    model.mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(run.name.encode() * 100)
+    (model / "config.json").write_text("{}")
+    config = {"seed": 1, "stage": {"lr": 0.1}}
+    save(config, run / "config.yaml")
+    scores = {"general": {"bits_per_byte": {"mean": 1.5, "se": 0.1, "n": 20}}}
+    record = lineage.record(
+        model,
+        stage=run.name,
+        config=config,
+        parents=parents,
+        data={"fingerprint": "f" * 64, "counts": {"read": 3, "used": 3}, "files": data},
+        metrics={"parameters": 1000, "steps": 5, "tokens": 640, "seconds": 1.0, "heldout": scores, "before": {}},
+        tokenizer={"fingerprint": "t"},
+        simulated=simulated,
+    )
+    (model / "README.md").write_text(model_card.render(record))
+    return model
+
+
+@pytest.fixture
+def chain(tmp_path):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("once upon a time")
+    first = make(tmp_path / "pretraining", {}, [corpus])
+    reward = make(tmp_path / "reward", {"init_from": first}, [], simulated=True)
+    return make(tmp_path / "ppo", {"init_from": first, "stage.reward.folder": reward}, [])
+
+
+def test_an_unchanged_chain_verifies_to_the_corpus(chain):
+    folders, differences = lineage.verify(chain)
+    assert differences == []
+    assert [Path(folder).parent.name for folder in folders] == ["ppo", "pretraining", "reward"]
+
+
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [
+        ("corpus.txt", "pretraining: data file ../../corpus.txt differs"),
+        ("pretraining/model/model.safetensors", "pretraining/model.safetensors: its bytes differ"),
+        ("reward/model/config.json", "reward/config.json: its bytes differ"),
+        ("ppo/model/README.md", "model/README.md: is not the card"),
+    ],
+)
+def test_one_changed_byte_is_named(chain, tmp_path, file, named):
+    path = tmp_path / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    _, differences = lineage.verify(chain)
+    assert len(differences) == 1 and differences[0].startswith(named)
+
+
+def test_files_gone_and_added_are_named(chain, tmp_path):
+    (chain / "config.json").unlink()
+    (chain / "adapter.bin").write_text("x")
+    (tmp_path / "corpus.txt").unlink()
+    assert set(lineage.verify(chain)[1]) == {
+        "model/config.json: is gone",
+        "model/adapter.bin: was added",
+        "pretraining: data file ../../corpus.txt is gone",
+    }
+
+
+def test_a_changed_configuration_is_told_field_by_field(chain):
+    path = chain.parent / "config.yaml"
+    path.write_text(path.read_text().replace("0.1", "0.2"))
+    assert lineage.verify(chain)[1] == ["model: config.yaml stage.lr is 0.2, recorded 0.1"]
+
+
+def test_an_edited_lineage_shows_here_and_at_the_child(chain, tmp_path):
+    path = tmp_path / "pretraining/model/lineage.json"
+    content = json.loads(path.read_text())
+    content["metrics"]["steps"] = 10_000
+    path.write_text(json.dumps(content))
+    differences = lineage.verify(chain)[1]
+    assert any(line.startswith("pretraining/lineage.json: its digest") for line in differences)
+    assert any(line.startswith("pretraining/README.md") for line in differences)
+
+
+def test_a_parent_made_again_is_another_parent(chain, tmp_path):
+    shutil.rmtree(tmp_path / "reward")
+    make(tmp_path / "reward", {}, [], simulated=True)
+    differences = lineage.verify(chain)[1]
+    assert len(differences) == 1 and "parent stage.reward.folder is another one" in differences[0]
+
+
+@pytest.mark.usefixtures("chain")
+def test_a_whole_tree_can_be_moved(tmp_path):
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for name in ("corpus.txt", "pretraining", "reward", "ppo"):
+        (tmp_path / name).rename(moved / name)
+    assert lineage.verify(moved / "ppo/model")[1] == []
+
+
+def test_a_model_from_elsewhere_is_compared_with_what_was_recorded_of_it(tmp_path):
+    foreign = tmp_path / "downloaded"
+    foreign.mkdir()
+    (foreign / "model.safetensors").write_bytes(b"weights")
+    model = make(tmp_path / "fine_tuning", {"init_from": foreign}, [])
+    assert lineage.verify(model)[1] == []
+    (foreign / "model.safetensors").write_bytes(b"weightz")
+    assert any("model.safetensors: its bytes differ" in line for line in lineage.verify(model)[1])
+    with pytest.raises(UserError, match="only folders made by this program"):
+        lineage.verify(foreign)
+
+
+def test_simulated_preferences_are_inherited_and_marked_on_the_card(chain, tmp_path):
+    assert lineage.read(chain)["simulated_preferences"] is True
+    card = (chain / "README.md").read_text()
+    assert "**Simulated preferences.**" in card and "- simulated-preferences" in card
+    assert "| general | bits_per_byte |  | 1.5 ± 0.1 | 20 |" in card
+    assert "Simulated" not in (tmp_path / "pretraining/model/README.md").read_text()
+
+
+def test_parents_are_the_folders_that_the_configuration_names(chain, tmp_path):
+    (tmp_path / "ppo/collected").mkdir()
+    config = {"init_from": str(chain), "data": {"path": str(tmp_path / "corpus.txt")}, "resume": str(chain)}
+    assert lineage.parents_in(config) == {"init_from": chain}
+    assert lineage.parents_in({"stage": {"reward": {"folder": str(chain)}}}) == {"stage.reward.folder": chain}
+
+
+def test_the_script_exits_with_1_on_a_difference(chain):
+    def run() -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, str(SCRIPT), f"model={chain}"]
+        return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+
+    assert run().returncode == 0
+    (chain / "config.json").write_text("{ }")
+    done = run()
+    assert done.returncode == 1 and "differs: model/config.json: its bytes differ" in done.stdout
