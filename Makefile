@@ -12,11 +12,10 @@ ARGS ?=
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11 python; do \
   if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then command -v $$name; break; fi; done)
 
-# Where no NVIDIA driver is found, torch's own index offers a build without 5 GB of CUDA packages. pip prefers it
-# where the index answers and goes on without it where it does not. TORCH_INDEX= switches this off.
-TORCH_INDEX ?= $(shell [ "$$(uname -s)" != Linux ] || command -v nvidia-smi >/dev/null 2>&1 || \
-  echo https://download.pytorch.org/whl/cpu)
-TORCH_OPTIONS = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --retries 1)
+# On Linux pip may offer torch with 5 GB of CUDA packages. For the CPU build alone, name an index that holds it:
+# make run TORCH_INDEX=URL (torch's own install page shows it). Only torch is looked for there.
+TORCH_INDEX ?=
+TORCH_OPTIONS = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 TORCH_RANGE = $$($(BIN)/python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
   print(next(name for name in project['dependencies'] if name.startswith('torch>')))")
 
