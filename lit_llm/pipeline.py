@@ -72,7 +72,6 @@ def run_pipeline(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     started = time.monotonic()
     for number, name in enumerate(chain.steps, 1):
         take(chain, name, number)
-        gc.collect()
     finish(chain, time.monotonic() - started)
     compared = cfg.objective if cfg.objective in chain.metrics else list(chain.metrics)[-1]
     return chain.metrics[compared] | {"seconds": time.monotonic() - started}
@@ -173,6 +172,7 @@ def _compute(
     except Exception:
         log.error("%s: failed, the chain stops here (its folder: %s)", heading, place)
         raise
+    gc.collect()  # Trainers and modules refer to each other: the next stage needs their memory
     chain.cache.finish(place, ingredients)
     log.info("%s: done in %s", heading, duration(time.monotonic() - started))
 

@@ -143,10 +143,10 @@ def test_all_mistakes_are_named_at_once():
 
 
 def test_pipeline_shorthands_and_their_mistakes():
-    words = ["from=ppo", "stages.ppo.kl_coef=0.1", "stages.dpo.loss=ipo", "stages.pretraining.backbone=1m"]
+    words = ["from=ppo", "stages.ppo.kl_coef=0.1", "stages.dpo.loss=ipo", "stages.dpo.schedule=linear"]
     cfg = compose("pipeline", words)
     assert cfg.start_from == "ppo" and cfg.stages.ppo.stage.kl_coef == 0.1
-    assert cfg.stages.dpo.stage.loss._target_.endswith("ipo") and cfg.stages.pretraining.backbone.hidden_size == 128
+    assert cfg.stages.dpo.stage.loss._target_.endswith("ipo") and cfg.stages.dpo.schedule._target_.endswith("linear")
     with pytest.raises(UserError) as error:
         check("pipeline", rewrite("pipeline", ["stages.ppo.kl_cof=1", "from=pppo"]))
     assert "stages.ppo.stage.kl_coef?" in str(error.value) and "from=pppo: no step" in str(error.value)

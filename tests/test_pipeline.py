@@ -1,4 +1,4 @@
-"""The chain's logic on stages that only pretend: order, keys, reuse, drift, from=, failures (the real one: test_chain)."""
+"""The chain's logic on stages that only pretend: order, keys, reuse, drift, from= (the real one: test_chain)."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def ran(monkeypatch):
         (output / "train.jsonl").write_text("{}\n")
         write_json(folder / "metrics.json", {"stage": "rankings"})
 
+    monkeypatch.setattr("lit_llm.pipeline.gc.collect", lambda: 0)
     monkeypatch.setattr("lit_llm.run.execute", execute)
     monkeypatch.setattr("lit_llm.collection.collect", collect)
     monkeypatch.setattr("lit_llm.closing.close", lambda *_: None)

@@ -1,0 +1,258 @@
+"""A run: what it leaves, what it refuses before the first step, going on after SIGKILL, sweeps, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+from lit_llm import config as schema
+from lit_llm import trainer
+from lit_llm.command_line import compose
+from lit_llm.errors import UserError
+from lit_llm.launch import launch
+from lit_llm.run import run
+from lit_llm.run_folder import RunFolder, unfinished
+from lit_llm.sweep import Leaderboard, objective, table
+from tests.chain_data import write_data
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    "backbone.depth=2", "backbone.hidden_size=32", "backbone.max_positions=64", "tokenizer.vocab_size=300",
+    "data.max_length=32", "data.micro_batch_size=2", "trainer.max_steps=6", "trainer.checkpoint_every_n_steps=2",
+    "trainer.limit_val_batches=1", "trainer.accelerator=cpu", "trainer.precision=32-true", "callbacks=none",
+    "evaluation.max_items=4", "evaluation.max_new_tokens=4", "trainer.log_every_n_steps=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def words(data):
+    return [*SMALL, f"data.path={data}/raw_text", f"data.cache_dir={data}/cache"]
+
+
+@pytest.fixture(scope="module")
+def done(words, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "pretraining"
+    metrics = run(compose("train", [*words, "trainer.val_check_interval=3"]), folder)
+    return folder, metrics
+
+
+def command(words: list[str], script: str = "train.py") -> list[str]:
+    return [sys.executable, str(ROOT / "scripts" / script), *words]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model/model.safetensors")
+
+
+def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+# What it leaves
+
+
+def test_a_run_leaves_its_folder(done):
+    folder, metrics = done
+    kept = json.loads((folder / "metrics.json").read_text())
+    assert kept["steps"] == 6 and kept["val_loss"] == metrics["val_loss"] == metrics["objective"]
+    assert {"bits_per_byte", "perplexity"} <= kept["heldout"]["general"].keys()
+    assert RunFolder(folder).state["status"] == "finished"
+    assert sorted(path.name for path in (folder / "checkpoints").glob("*.ckpt")) == [
+        "step-000000004.ckpt", "step-000000006.ckpt",
+    ]  # fmt: skip
+    assert schema.load(folder / "config.yaml").optimizer.lr == compose("train", []).optimizer.lr
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(done, words):
+    with pytest.raises(UserError, match="holds a run already; resume="):
+        run(compose("train", words), done[0])
+
+
+def test_the_next_stage_starts_from_the_model_and_takes_the_examination_before(done, data, tmp_path):
+    own = [word for word in SMALL if word.startswith(("trainer", "evaluation", "data.micro", "callbacks"))]
+    words = [*own, "stage=instruction_tuning", f"init_from={done[0]}/model", f"data.path={data}/instructions"]
+    words += [f"data.cache_dir={data}/cache", "data.max_length=64", "trainer.val_check_interval=null"]
+    cfg = compose("train", [*words, "optimizer.lr=1e-2"])
+    metrics = run(cfg, tmp_path / "run")
+    assert metrics["before"]["instructions"]["nll"]["n"] == metrics["heldout"]["instructions"]["nll"]["n"] == 4
+    assert set(metrics["floors"]["instructions"]) == {"copy_first_sentence", "most_frequent_target"}
+    assert "verbatim" in metrics["heldout"]["instructions"]
+
+
+# Refused before the first step
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["backbone.vocab_size=100"], "the embedding has 100 rows, the tokenizer 300 tokens"),
+        (["data.max_length=128"], "data.max_length=128: the model's context is 64"),
+        (["trainer.global_batch_size=5"], "must be a multiple of data.micro_batch_size=2 x 1 devices"),
+        (["trainer.accelerator=gpu"], "there is no GPU"),
+        (["data=prompts", "tokenizer=bpe"], "data=Prompts gives PromptBatch, stage=Pretraining takes TokenBatch"),
+        (["optimizer.lr=-1"], "optimizer.lr"),
+        (["data.path=/nowhere"], "/nowhere: no such file or folder"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(words, tmp_path, more, message):
+    if message.startswith("there is no GPU") and torch.cuda.is_available():
+        pytest.skip("there is one")
+    kept = [w for w in words if not (more[0].startswith("data=") and "max_length" in w)]
+    with pytest.raises(UserError, match=message):
+        run(compose("train", [*kept, *more]), tmp_path)
+    assert not (tmp_path / "checkpoints").exists() or not list((tmp_path / "checkpoints").glob("*.ckpt"))
+
+
+# The Trainer's numbers
+
+
+def numbers(**given) -> OmegaConf:
+    data = {"micro_batch_size": 4, "max_length": 64}
+    cfg = OmegaConf.create({"trainer": OmegaConf.structured(schema.TrainerConfig), "data": data})
+    cfg.trainer.update(given)
+    return cfg
+
+
+def test_rows_a_step_become_accumulation():
+    assert trainer.accumulation(numbers(global_batch_size=32)) == 8
+    assert trainer.accumulation(numbers(global_batch_size=32, devices=2, num_nodes=2)) == 2
+    assert trainer.accumulation(numbers()) == 1
+
+
+def test_tokens_become_steps_and_the_lesser_limit_counts():
+    assert trainer.optimizer_steps(numbers(max_tokens=1000), accumulate=2) == 2
+    assert trainer.optimizer_steps(numbers(max_tokens=100_000, max_steps=7), accumulate=2) == 7
+    assert trainer.optimizer_steps(numbers(max_epochs=1), accumulate=1) == -1
+
+
+def test_a_processor_with_bf16_uses_it(monkeypatch):
+    monkeypatch.setattr(trainer.Path, "read_text", lambda *_, **__: "flags: avx2 amx_bf16")
+    assert trainer.precision("auto", "cpu") == "bf16-mixed"
+    monkeypatch.setattr(trainer.Path, "read_text", lambda *_, **__: "flags: avx2")
+    assert trainer.precision("auto", "cpu") == "32-true" and trainer.precision("16-mixed") == "16-mixed"
+
+
+# Going on
+
+
+def test_after_sigkill_the_run_goes_on_to_bitwise_the_same_weights(words, tmp_path):
+    """With dropout and accumulation; the killed run is found by its configuration (resume=auto)."""
+    words = [*words, "backbone.dropout=0.1", "trainer.global_batch_size=4", "trainer.max_steps=14"]
+    words += ["evaluation.enabled=false", "trainer.limit_val_batches=0"]
+    run(compose("train", words), tmp_path / "whole")
+    killed = tmp_path / "killed"
+    slow = [*words, "resume=auto", f"hydra.run.dir={killed}", "callbacks.checkpoints.every_n_steps=1"]
+    process = subprocess.Popen(command(slow), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: any(killed.glob("checkpoints/step-*.ckpt.json")), process)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (killed / "model").exists() and RunFolder(killed).state["status"] == "running"
+    assert unfinished(tmp_path, RunFolder(killed).state["identity"]) == killed
+    run(compose("train", [*words, "resume=auto", "callbacks.checkpoints.every_n_steps=1"]), killed)
+    assert equal(weights(killed), weights(tmp_path / "whole"))
+
+
+def wait_for(condition, process, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run ended too early"
+        assert time.monotonic() < end, "nothing was saved"
+        time.sleep(0.01)
+
+
+def test_sigterm_saves_and_exits_with_143(words, tmp_path):
+    folder = tmp_path / "run"
+    more = ["trainer.max_steps=100000", "trainer.checkpoint_every_n_steps=1", "evaluation.enabled=false"]
+    process = subprocess.Popen(command([*words, *more, f"hydra.run.dir={folder}"]), stderr=subprocess.PIPE)
+    wait_for(lambda: any(folder.glob("checkpoints/step-*.ckpt.json")), process)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143 and b"Traceback" not in errors
+    assert list(folder.glob("checkpoints/step-*.ckpt")) and not (folder / "model").exists()
+
+
+# Sweeps
+
+
+def test_a_sweep_survives_a_failed_job_and_ends_with_a_leaderboard(words, tmp_path):
+    sweep = tmp_path / "sweep"
+    more = ["-m", "optimizer.lr=1e-3,-1,3e-3", f"hydra.sweep.dir={sweep}", "trainer.max_steps=1"]
+    more += ["evaluation.enabled=false"]
+    done = subprocess.run(command([*words, *more]), capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    jobs = json.loads((sweep / "leaderboard.json").read_text())["jobs"]
+    assert [job["status"] for job in jobs[:2]] == ["finished", "finished"]
+    assert jobs[2]["job"] == "1" and "optimizer.lr" in jobs[2]["status"] and jobs[2]["objective"] == 1e30
+    assert "3 jobs, 1 failed, best first" in done.stdout
+    assert (sweep / "0/tensorboard").is_dir() and (sweep / "0/config.yaml").is_file()
+
+
+def test_the_leaderboard_shows_what_differs(tmp_path, capsys):
+    rows = [
+        {"job": "0", "objective": 2.0, "status": "finished", "overrides": ["a=1", "b=1"], "metrics": {"g/bpb": 1.5}},
+        {"job": "1", "objective": 1e30, "status": "failed: ValueError: no", "overrides": ["a=1", "b=2"]},
+    ]
+    lines = list(table(tmp_path, rows))
+    assert lines[2].split() == ["0", "2", "1.5", "b=1"] and "a=1" not in "".join(lines)
+    Leaderboard().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    assert capsys.readouterr().out == "" and not (tmp_path / "leaderboard.json").exists()
+
+
+def test_the_objective_of_a_run():
+    assert objective({"objective": -1.0}) == -1.0 and objective({"train_loss": 2.0}) == 2.0 and objective({}) == 1e30
+
+
+# Several processes
+
+
+def test_two_processes_share_one_run_folder(words, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    more = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.max_steps=2", "trainer.global_batch_size=8"]
+    cfg = compose("train", [*words, *more])
+    metrics = launch(cfg, tmp_path / "run")
+    assert metrics["steps"] == 2 and metrics["heldout"]["general"]["bits_per_byte"]["n"] == 4
+    assert len(list(tmp_path.iterdir())) == 1 and (tmp_path / "run/model/model.safetensors").is_file()
+
+
+def test_a_mistake_in_a_process_is_one_line_here(words, tmp_path):
+    cfg = compose("train", [*words, "trainer=ddp", "trainer.accelerator=cpu", "data.max_length=128"])
+    with pytest.raises(UserError, match=r"data\.max_length=128: the model's context is 64"):
+        launch(cfg, tmp_path / "run")
+
+
+# Overlays
+
+
+@pytest.mark.parametrize("debug", ["fast_dev_run", "limit", "overfit", "profiler"])
+def test_debug_overlays_run(words, tmp_path, debug):
+    kept = [word for word in words if not word.startswith(("trainer.max_steps", "trainer.checkpoint"))]
+    metrics = run(compose("train", [*kept, f"debug={debug}"]), tmp_path)
+    assert (tmp_path / "model").exists() == (debug != "fast_dev_run")
+    assert metrics["steps"] == {"fast_dev_run": 2, "limit": 5, "profiler": 20}.get(debug, metrics["steps"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="flock")
+def test_a_second_run_in_the_folder_is_refused(words, tmp_path):
+    from lit_llm.checkpointing.resume import RunLock
+
+    with RunLock(tmp_path), pytest.raises(UserError, match="in use by"):
+        run(compose("train", words), tmp_path)
