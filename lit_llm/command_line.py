@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm import config as schema
 from lit_llm.errors import UserError
+from lit_llm.run_folder import unfinished
 from lit_llm.validation import nearest, validate
 
 CONFIG = "lit_llm.conf"
@@ -34,7 +35,7 @@ def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] 
     schema.register()
     arguments = _options_first(list(sys.argv[1:] if argv is None else argv))
     try:
-        arguments = check(config_name, rewrite(config_name, arguments))
+        arguments = going_on(config_name, check(config_name, rewrite(config_name, arguments)))
     except UserError as error:
         complain(error)
         raise SystemExit(2) from None
@@ -143,6 +144,22 @@ def _resumed(arguments: list[str]) -> list[str]:
 
 def _conf() -> Path:
     return Path(__import__(CONFIG, fromlist=["conf"]).__path__[0])
+
+
+def going_on(config_name: str, arguments: list[str]) -> list[str]:
+    """resume=auto without a folder: the newest unfinished run of this very configuration, else a new run."""
+    if "resume=auto" not in arguments or config_name != "train":
+        return arguments
+    if any(word.startswith(("hydra.run.dir=", "-m", "--multirun", "--cfg")) for word in arguments):
+        return arguments
+    words, folders = _override_words(arguments)
+    with _initialized():
+        cfg = hydra.compose(config_name, [*_search_path(words, folders), *words], return_hydra_config=True)
+    runs = Path("outputs") / cfg.hydra.runtime.choices.stage
+    plain = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    found = unfinished(runs, schema.identity(plain))
+    print(f"resume=auto: {f'going on with {found}' if found else f'no unfinished run of this configuration in {runs}'}")
+    return [*arguments, f"hydra.run.dir={found}"] if found else arguments
 
 
 # Checking the overrides

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from lit_llm import config as schema
 from lit_llm.command_line import complain
 from lit_llm.errors import UserError
-from lit_llm.run_folder import write_json
+from lit_llm.run_folder import RunFolder, write_json
 from lit_llm.validation import validate
 
 log = logging.getLogger("lit_llm")
@@ -44,6 +44,8 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
     if done.get("status") == "finished" and done.get("identity") == identity:
         log.info("%s: finished before, not run again", folder)
         return float(done["objective"])
+    if "resume" in cfg and RunFolder(folder).state.get("identity") == identity:
+        cfg.resume = "auto"  # a sweep begun before in this folder: the job goes on
     result: dict[str, Any] = {"identity": identity, "overrides": list(hydra.overrides.task)}
     try:
         validate(cfg)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from lit_llm import config as schema
 from lit_llm import trainer
-from lit_llm.command_line import compose
+from lit_llm.command_line import compose, going_on
 from lit_llm.errors import UserError
 from lit_llm.launch import launch
 from lit_llm.run import run
@@ -169,6 +169,18 @@ def test_after_sigkill_the_run_goes_on_to_bitwise_the_same_weights(words, tmp_pa
     assert unfinished(tmp_path, RunFolder(killed).state["identity"]) == killed
     run(compose("train", [*words, "resume=auto", "callbacks.checkpoints.every_n_steps=1"]), killed)
     assert equal(weights(killed), weights(tmp_path / "whole"))
+
+
+def test_resume_auto_finds_the_unfinished_run_of_this_very_configuration(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["stage=pretraining", "experiment=pretraining", "seed=3", "resume=auto"]
+    for name, status, seed in (("a", "running", 3), ("b", "finished", 3), ("c", "running", 4)):
+        folder = tmp_path / "outputs/pretraining" / name
+        folder.mkdir(parents=True)
+        RunFolder(folder).mark(status, schema.identity(compose("train", [*words[:2], f"seed={seed}"])))
+    schema.register()
+    assert going_on("train", words)[-1] == "hydra.run.dir=outputs/pretraining/a"
+    assert going_on("train", [*words[:2], "resume=auto"]) == [*words[:2], "resume=auto"]
 
 
 def wait_for(condition, process, seconds: float = 120) -> None:
