@@ -9,24 +9,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm import config as schema
 from lit_llm.errors import UserError
+from lit_llm.overrides import CONFIG, TAKES_VALUE, composed, composing, conf_folder, override_words, parsed, search_path
 from lit_llm.run_folder import unfinished
-from lit_llm.validation import nearest, validate
+from lit_llm.validation import validate
 
-CONFIG = "lit_llm.conf"
 INSIDE_THE_STAGE = ("loss", "reward")  # groups that fill a key of the stage
 
 
@@ -52,12 +48,6 @@ def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] 
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-
-
-TAKES_VALUE = (
-    "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package", "-p",
-    "--info", "-i", "--experimental-rerun",
-)  # fmt: skip
 
 
 def _options_first(arguments: list[str]) -> list[str]:
@@ -102,7 +92,7 @@ def _pipeline_word(word: str) -> str:
         return word
     if key == "from":
         return f"start_from={value}"
-    if key == "experiment" and "/" not in value and (_conf() / f"experiment/pipeline/{value}.yaml").is_file():
+    if key == "experiment" and "/" not in value and (conf_folder() / f"experiment/pipeline/{value}.yaml").is_file():
         return f"experiment=pipeline/{value}"
     prefix = key[: len(key) - len(key.lstrip("+~"))]
     parts = key.lstrip("+~").split(".")
@@ -112,7 +102,7 @@ def _pipeline_word(word: str) -> str:
             return f"{prefix}{parts[2]}@stages.{parts[1]}.stage.{parts[2]}={value}"
         if parts[2] not in known:
             parts.insert(2, "stage")
-        elif (_conf() / parts[2]).is_dir():  # a group of that stage: another option of it
+        elif (conf_folder() / parts[2]).is_dir():  # a group of that stage: another option of it
             return f"{prefix}{parts[2]}@{'.'.join(parts)}={value}"
     return f"{prefix}{'.'.join(parts)}={value}"
 
@@ -121,7 +111,7 @@ def _usual_choices(arguments: list[str]) -> list[str]:
     """stage=NAME alone also takes experiment/NAME.yaml: the data, optimizer and schedule that are usual for it."""
     given = dict(word.partition("=")[::2] for word in arguments if "=" in word and not word.startswith("-"))
     name = given.get("stage")
-    if name and "experiment" not in given and (_conf() / f"experiment/{name}.yaml").is_file():
+    if name and "experiment" not in given and (conf_folder() / f"experiment/{name}.yaml").is_file():
         return [*arguments, f"experiment={name}"]
     return arguments
 
@@ -142,38 +132,34 @@ def _resumed(arguments: list[str]) -> list[str]:
     return [*kept, *arguments, *where]
 
 
-def _conf() -> Path:
-    return Path(__import__(CONFIG, fromlist=["conf"]).__path__[0])
-
-
 def going_on(config_name: str, arguments: list[str]) -> list[str]:
     """resume=auto without a folder: the newest unfinished run of this very configuration, else a new run."""
     if "resume=auto" not in arguments or config_name != "train":
         return arguments
     if any(word.startswith(("hydra.run.dir=", "-m", "--multirun", "--cfg")) for word in arguments):
         return arguments
-    words, folders = _override_words(arguments)
-    with _initialized():
-        cfg = hydra.compose(config_name, [*_search_path(words, folders), *words], return_hydra_config=True)
+    words, folders = override_words(arguments)
+    with composing():
+        cfg = hydra.compose(config_name, [*search_path(words, folders), *words], return_hydra_config=True)
     runs = Path("outputs") / cfg.hydra.runtime.choices.stage
-    plain = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     found = unfinished(runs, schema.identity(plain))
     print(f"resume=auto: {f'going on with {found}' if found else f'no unfinished run of this configuration in {runs}'}")
     return [*arguments, f"hydra.run.dir={found}"] if found else arguments
 
 
-# Checking the overrides
+# Checking
 
 
 def check(config_name: str, arguments: list[str]) -> list[str]:
     """Composes what the overrides say and validates it. Raises UserError with all findings; returns the arguments."""
     if any(word in ("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc") for word in arguments):
         return arguments
-    words, folders = _override_words(arguments)
+    words, folders = override_words(arguments)
     findings: list[str] = []
-    with _initialized():
-        overrides = list(_parsed([*_search_path(words, folders), *words], findings))
-        cfg = _composed(config_name, overrides, findings)
+    with composing():
+        overrides = list(parsed([*search_path(words, folders), *words], findings))
+        cfg = composed(config_name, overrides, findings)
         findings += list(_without_effect(config_name, words))
         if cfg is not None and not _only_shows(arguments):
             try:
@@ -188,65 +174,12 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
 def compose(config_name: str, overrides: list[str]) -> DictConfig:
     """The configuration that the command line would give, for tests and for other commands."""
     schema.register()
-    with _initialized():
+    with composing():
         return hydra.compose(config_name, rewrite(config_name, overrides))
 
 
 def _only_shows(arguments: list[str]) -> bool:
     return any(word.startswith(("--cfg", "-c", "--info")) for word in arguments)
-
-
-@contextmanager
-def _initialized() -> Iterator[None]:
-    """Hydra set up to compose from our configuration package, and cleared again for Hydra's own main."""
-    GlobalHydra.instance().clear()
-    hydra.initialize_config_module(CONFIG, version_base="1.3")
-    try:
-        yield
-    finally:
-        GlobalHydra.instance().clear()
-
-
-def _search_path(words: list[str], folders: list[str]) -> list[str]:
-    """--config-dir for a composition outside Hydra's main, where only hydra.searchpath is known."""
-    if not folders or any(word.startswith("hydra.searchpath=") for word in words):
-        return []
-    places = ",".join(f"file://{Path(folder).resolve()}" for folder in folders)
-    return [f"hydra.searchpath=[{places}]"]
-
-
-def _override_words(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The overrides among the arguments, and the folders given by --config-dir."""
-    words: list[str] = []
-    folders: list[str] = []
-    rest = iter(arguments)
-    for word in rest:
-        if word in TAKES_VALUE:
-            value = next(rest, "")
-            folders += [value] if word in ("--config-dir", "-cd") else []
-        elif word.startswith("--config-dir="):
-            folders.append(word.partition("=")[2])
-        elif not word.startswith("-"):
-            words.append(word)
-    return words, folders
-
-
-def _parsed(words: list[str], findings: list[str]) -> Iterator[Override]:
-    """The overrides, a sweep's by each of its first values; what cannot be read becomes a finding."""
-    parser = OverridesParser.create()
-    for word in words:
-        try:
-            override = parser.parse_override(word)
-        except HydraException as error:
-            findings.append(
-                f"{word}: cannot be read ({str(error).splitlines()[0]}); write key=value, quote what is special"
-            )
-            continue
-        if override.is_sweep_override():
-            first = next(iter(override.sweep_string_iterator()), "")
-            override = parser.parse_override(f"{word.partition('=')[0]}={first}")
-        if not override.is_hydra_override() or word.startswith("hydra.searchpath="):
-            yield override
 
 
 def _without_effect(config_name: str, words: list[str]) -> Iterator[str]:
@@ -258,72 +191,3 @@ def _without_effect(config_name: str, words: list[str]) -> Iterator[str]:
     for key, value in given:
         if key.split(".")[0] in ("backbone", "tokenizer") and key != "backbone.dropout":
             yield f"{key}={value}: init_from={folder} brings its own {key.split('.')[0]}; leave one of the two out"
-
-
-def _composed(config_name: str, overrides: list[Override], findings: list[str]) -> DictConfig | None:
-    """Compose, setting aside one wrong override after the other, so that all of them are named at once."""
-    remaining = list(overrides)
-    for _ in range(len(overrides) + 1):
-        try:
-            return hydra.compose(config_name, [str(item.input_line) for item in remaining])
-        except (HydraException, OmegaConfBaseException) as error:
-            culprit = _culprit(error, remaining)
-            findings.append(_explain(config_name, error, culprit, remaining))
-            if culprit is None:
-                return None
-            remaining.remove(culprit)
-    return None
-
-
-def _culprit(error: Exception, overrides: list[Override]) -> Override | None:
-    """The override that an exception of Hydra's speaks of."""
-    if isinstance(error, MissingConfigException):
-        for item in overrides:
-            if error.missing_cfg_file in (f"{item.get_key_element()}/{item.value()}", str(item.value())):
-                return item
-            if error.missing_cfg_file == f"{item.key_or_group!s}/{item.value()}":
-                return item
-    text = str(error)
-    for item in overrides:
-        line = str(item.input_line)
-        key = str(item.get_key_element()).lstrip("+~")
-        if f"override {line}" in text or f"'{key}'" in text or f"override '{key}" in text:
-            return item
-    return None
-
-
-def _explain(config_name: str, error: Exception, culprit: Override | None, overrides: list[Override]) -> str:
-    first = str(error).splitlines()[0]
-    if isinstance(error, MissingConfigException) and culprit is not None:
-        group, name = str(culprit.key_or_group), str(culprit.value())
-        return f"{group}={name}: no such {group.split('/')[-1]}; {nearest(name, error.options or [])}"
-    if culprit is None:
-        return first if not isinstance(error, OmegaConfBaseException) else _where(error)
-    line, key = str(culprit.input_line), str(culprit.key_or_group)
-    cause = error.__cause__
-    if isinstance(error, ConfigCompositionException) and first.startswith("Could not override"):
-        known = _known_keys(config_name, [item for item in overrides if item is not culprit])
-        return f"{line}: unknown key; {nearest(key, known)}" if known else f"{line}: unknown key"
-    if isinstance(cause, OmegaConfBaseException):
-        return f"{line}: {str(cause).splitlines()[0]}"
-    return f"{line}: {first}"
-
-
-def _where(error: OmegaConfBaseException) -> str:
-    return f"{error.full_key or ''}: {str(error).splitlines()[0]}"
-
-
-def _known_keys(config_name: str, overrides: list[Override]) -> list[str]:
-    """All keys that could be meant: those of the composition without the values given, and the groups."""
-    places = [str(item.input_line) for item in overrides if item.is_hydra_override()]
-    choices = [str(item.input_line) for item in overrides if (_conf() / str(item.key_or_group)).is_dir()]
-    try:
-        cfg = hydra.compose(config_name, [*places, *choices])
-    except (HydraException, OmegaConfBaseException):
-        cfg = hydra.compose(config_name, places)
-    plain = OmegaConf.to_container(cfg, resolve=False)
-    assert isinstance(plain, dict)
-    keys = {key for key, _ in schema.flat(plain)}  # type: ignore[arg-type]
-    parents = {key.rsplit(".", depth)[0] for key in keys for depth in range(1, key.count(".") + 1)}
-    groups = {path.name for path in _conf().iterdir() if path.is_dir() and not path.name.startswith("_")}
-    return sorted(key for key in keys | parents | groups if "_target_" not in key and "_partial_" not in key)

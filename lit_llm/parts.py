@@ -101,10 +101,9 @@ def _accepted(function: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 def load_run_model(cfg: DictConfig, tokenizer: Tokenizer) -> nn.Module:
     """The folder's model, or a fresh one; a vocabulary unlike the embedding's rows is refused here."""
     if cfg.init_from is not None:
-        head = getattr(get_class(cfg.stage._target_), "head", "language")
-        model: nn.Module = huggingface.load_model(  # type: ignore[arg-type]
-            cfg.init_from, head=head, dropout=cfg.backbone.get("dropout") or 0.0
-        )
+        head: Any = getattr(get_class(cfg.stage._target_), "head", "language")
+        dropout = cfg.backbone.get("dropout") or 0.0
+        model: nn.Module = huggingface.load_model(cfg.init_from, head=head, dropout=dropout)
     else:
         own = {} if cfg.backbone.get("vocab_size") else {"vocab_size": tokenizer.vocab_size}
         model = LanguageModel(instantiate(cfg.backbone, _convert_="all")(**own))

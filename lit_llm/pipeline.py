@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lit_llm import config as schema
 from lit_llm.code_closure import code_hashes
@@ -22,20 +22,12 @@ from lit_llm.errors import UserError
 from lit_llm.lineage import versions
 from lit_llm.run_folder import write_json
 from lit_llm.stage_cache import StageCache
+from lit_llm.steps import Step, descendants, ordered, references, without
 
 log = logging.getLogger("lit_llm")
 
 RANKINGS = "rankings"
 COLLECTED = "collected"  # the folder, in the rankings step's, that @rankings stands for
-
-
-@dataclass
-class Step:
-    """One step of a chain: its plain configuration, in which ``@name`` is still to be replaced."""
-
-    name: str
-    config: dict[str, Any]
-    parents: tuple[str, ...] = ()
 
 
 @dataclass
@@ -88,38 +80,7 @@ def plan(cfg: DictConfig, folder: Path) -> Chain:
         steps[RANKINGS] = Step(RANKINGS, values["rankings"])
     for step in steps.values():
         step.parents = tuple(dict.fromkeys(references(step.config)))
-    steps = _without(steps, values["skip"])
-    return Chain(cfg, folder, StageCache(values["cache_dir"]), _ordered(steps))
-
-
-def references(config: Any) -> list[str]:
-    """The names after ``@`` in a configuration, in their order."""
-    if isinstance(config, Mapping):
-        return [name for value in config.values() for name in references(value)]
-    if isinstance(config, list):
-        return [name for value in config for name in references(value)]
-    return [config[1:].split("/")[0]] if isinstance(config, str) and config.startswith("@") else []
-
-
-def _without(steps: dict[str, Step], skip: list[str]) -> dict[str, Step]:
-    """The steps less those to skip and those that need them."""
-    gone = set(skip)
-    while True:
-        more = {name for name, step in steps.items() if name not in gone and gone & set(step.parents)}
-        if not more:
-            return {name: step for name, step in steps.items() if name not in gone}
-        gone |= more
-
-
-def _ordered(steps: dict[str, Step]) -> dict[str, Step]:
-    ordered: dict[str, Step] = {}
-    while len(ordered) < len(steps):
-        ready = [name for name, step in steps.items() if name not in ordered and set(step.parents) <= set(ordered)]
-        if not ready:
-            rest = ", ".join(name for name in steps if name not in ordered)
-            raise UserError(f"stages: {rest} wait for each other, or for a step that is not there (@name)")
-        ordered[ready[0]] = steps[ready[0]]
-    return ordered
+    return Chain(cfg, folder, StageCache(values["cache_dir"]), ordered(without(steps, values["skip"])))
 
 
 # One step
@@ -222,7 +183,8 @@ def _filled(chain: Chain, step: Step) -> dict[str, Any]:
             return str(output(chain, name) / rest) if rest else str(output(chain, name))
         return value
 
-    return fill(step.config)
+    filled: dict[str, Any] = fill(step.config)
+    return filled
 
 
 def output(chain: Chain, name: str) -> Path:
@@ -240,20 +202,12 @@ def output(chain: Chain, name: str) -> Path:
 
 def _before_start(chain: Chain, name: str) -> bool:
     start = chain.cfg.start_from
-    return start is not None and name != start and name not in _descendants(chain, start)
+    return start is not None and name != start and name not in descendants(chain.steps, start)
 
 
 def _recompute(chain: Chain, name: str) -> bool:
     start = chain.cfg.start_from
-    return start is not None and (name == start or name in _descendants(chain, start))
-
-
-def _descendants(chain: Chain, start: str) -> set[str]:
-    found: set[str] = set()
-    for name, step in chain.steps.items():
-        if {start, *found} & set(step.parents):
-            found.add(name)
-    return found
+    return start is not None and (name == start or name in descendants(chain.steps, start))
 
 
 def _replaced(chain: Chain, name: str) -> bool:
@@ -318,11 +272,3 @@ def _show(link: Path, place: Path) -> None:
 def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def stage_config(cfg: DictConfig, name: str) -> DictConfig:
-    """The run configuration of one stage of a pipeline, ``@`` names left in it."""
-    stage = OmegaConf.select(cfg, f"stages.{name}")
-    if stage is None:
-        raise UserError(f"stages.{name}: no such stage")
-    return schema.restored(schema.plain(cfg)["stages"][name])

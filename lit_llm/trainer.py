@@ -45,7 +45,7 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
         detect_anomaly=cfg.detect_anomaly,
         deterministic=cfg.deterministic,
         overfit_batches=_batches(cfg.overfit_batches) or 0.0,
-        fast_dev_run=cfg.fast_dev_run,  # type: ignore[arg-type]
+        fast_dev_run=cfg.fast_dev_run,
         profiler=cfg.profiler,
         num_sanity_val_steps=cfg.sanity_steps,
         default_root_dir=folder,

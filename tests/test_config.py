@@ -16,9 +16,10 @@ import yaml
 
 from lit_llm import config as schema
 from lit_llm import signatures
+from lit_llm.annotations import fits
 from lit_llm.command_line import check, compose, rewrite
 from lit_llm.errors import UserError
-from lit_llm.validation import findings_in, fits, validate
+from lit_llm.validation import findings_in, validate
 
 CONF = Path(__file__).parents[1] / "conf"
 STAGES = sorted(path.stem for path in (CONF / "stage").glob("*.yaml"))
