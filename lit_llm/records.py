@@ -66,7 +66,7 @@ class Comparison:
 
 
 class TokenBatch(NamedTuple):
-    """Packed or padded rows for next-token prediction. Labels are shifted and masked here, once; nobody shifts again."""
+    """Packed or padded rows for next-token prediction. Labels are shifted and masked here, once, for everybody."""
 
     input_ids: Tensor  # (B, T) int64
     labels: Tensor  # (B, T) int64: the token that position t predicts (t + 1 of the same document), or IGNORE
@@ -92,7 +92,7 @@ class PromptBatch(NamedTuple):
 
     input_ids: Tensor  # (B, T) int64
     lengths: Tensor  # (B,) int64
-    index: Tensor  # (B,) int64: the prompt's number in the data set, to find its text again
+    indices: Tensor  # (B,) int64: the prompt's number in the data set, to find its text again
 
 
 class Rollout(NamedTuple):

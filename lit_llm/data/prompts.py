@@ -99,7 +99,7 @@ class Prompts(DataModule):
 
     @property
     def prompts(self) -> list[Prompt]:
-        """The prompts by their number in ``PromptBatch.index``: those trained on, and then those of validation."""
+        """The prompts by their number in ``PromptBatch.indices``: those trained on, and then those of validation."""
         _ = self.prepared
         return self._prompts
 

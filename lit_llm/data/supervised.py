@@ -96,7 +96,7 @@ class SupervisedData(DataModule):
         return {name: getattr(self, name) for name in names}
 
     def training_answers(self) -> list[str]:
-        """What the assistant says in the training split: a held-out answer found among these is remembered, not meant."""
+        """What the assistant says in the training split: an answer found among these is remembered, not meant."""
         return [
             message.content
             for example in self._read(self.path, "examples")["train"]

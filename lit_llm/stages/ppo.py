@@ -190,7 +190,7 @@ class PPO(Stage):
         prompts = getattr(self.trainer.datamodule, "prompts", None)  # type: ignore[attr-defined]
         if prompts is None:
             raise UserError("reward: reads texts, but the data has no `prompts` to find them in; use data=prompts")
-        return [prompts[index].messages for index in batch.index.tolist()]
+        return [prompts[index].messages for index in batch.indices.tolist()]
 
     @torch.no_grad()
     def _experience(
