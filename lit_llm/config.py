@@ -59,7 +59,7 @@ class EvaluationConfig:
     before: bool = True  # the model that the run starts from takes it too
     generate: bool = True  # task metrics of generated answers, not of likelihoods alone
     max_items: int | None = 200  # of every held-out set; null: all
-    batch_size: int = 16
+    batch_size: int = 64  # answers generated at once
     max_new_tokens: int = 64
     seed: int = 0
     scorers: dict[str, Any] = field(default_factory=dict)  # what else judges the answers to held-out prompts, by name
