@@ -37,8 +37,8 @@ PARENTS = {
 }
 """What a stage starts from when its lineage does not say."""
 
-MADE = ("model", "collected")
-"""Where in a stage's folder its product lies."""
+MADE = ("model", ".")
+"""Where in a stage's folder its lineage lies: in its model, or, where it made none (rankings), beside what it made."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class StageRun:
 
     @property
     def made(self) -> Path:
-        """The folder that the stage made and its lineage lies in: its model, or the rankings it collected."""
+        """The folder that holds the stage's lineage: its model, or its own where it made rankings."""
         return next((self.folder / name for name in MADE if (self.folder / name).is_dir()), self.folder)
 
 

@@ -37,7 +37,7 @@ def make_pipeline(folder: Path, steps: int = 120) -> Path:
     """Writes every stage of ``PARENTS`` with metrics, curves and a lineage that holds, a ledger and answers."""
     for order, (name, parents) in enumerate(PARENTS.items()):
         stage = folder / name
-        (made := made_by(folder, name)).mkdir(parents=True)
+        (made := made_by(folder, name)).mkdir(parents=True, exist_ok=True)
         (made / ("rankings.jsonl" if name == "rankings" else "model.safetensors")).write_bytes(name.encode() * 50)
         if name != "rankings":
             (stage / "metrics.json").write_text(json.dumps(metrics(name, order)))
@@ -60,7 +60,7 @@ def make_pipeline(folder: Path, steps: int = 120) -> Path:
 
 
 def made_by(folder: Path, name: str) -> Path:
-    return folder / name / ("collected" if name == "rankings" else "model")
+    return folder / name / ("" if name == "rankings" else "model")
 
 
 def metrics(name: str, order: int) -> dict:
