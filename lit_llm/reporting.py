@@ -121,8 +121,13 @@ def data_files(parts: Parts) -> list[Path]:
 
 def say(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> None:
     """What came out, where it is, and what can be done with it."""
+    log.info("  data: %s", _counted(metrics["counts"]))
     for group, scores in metrics["heldout"].items():
         log.info("  held-out %s: %s", group, ", ".join(_shown(name, scores[name], metrics, group) for name in scores))
+    for group, floors in metrics["floors"].items():
+        for floor, scores in floors.items():
+            shown = ", ".join(_shown(name, scores[name], {}, group) for name in scores)
+            log.info("  floor of %s, %s: %s", group, floor, shown)
     log.info("best checkpoint: %s", folder.best_checkpoint or "none was kept")
     log.info("model: %s", folder.model)
     chat = get_class(parts.cfg.stage._target_).__name__ not in ("Pretraining", "ContinuedPretraining", "RewardModeling")
@@ -131,6 +136,11 @@ def say(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> None:
     if parts.stage.name != "reward_modeling":
         log.info("next: python scripts/%s model=%s%s", script, folder.model, more)
     log.info("curves: tensorboard --logdir %s", folder.path)
+
+
+def _counted(counts: Mapping[str, Any]) -> str:
+    skipped = ", ".join(f"{reason} {count:,}" for reason, count in counts["skipped"].items() if count)
+    return f"read {counts['read']:,}, used {counts['used']:,}, skipped {skipped or 'none'}"
 
 
 def _shown(name: str, value: Mapping[str, Any], metrics: Mapping[str, Any], group: str) -> str:
