@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from lit_llm.records import Message
 
-WEIGHTS = {"on_topic": 0.30, "length": 0.25, "ending": 0.15, "beginning": 0.10, "prose": 0.20}
-SHORT, GOOD_FROM, GOOD_TO, LONG = 2, 12, 28, 60  # words
+WEIGHTS = {"on_topic": 0.30, "length": 0.15, "ending": 0.15, "beginning": 0.20, "prose": 0.20}
+SHORT, GOOD_FROM, GOOD_TO, LONG = 2, 8, 20, 50  # words; "longer is better" must not be all there is to learn
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _NAME = re.compile(r"[^\W\d]\w*(?:\.\w+)+|[^\W\d]\w*(?=\()|[^\W\d]\w*_\w+|\b[^\W\d_]+[a-z][A-Z]\w*")
@@ -33,7 +33,7 @@ class Marks(NamedTuple):
     """The parts of the rule, each 0 to 1."""
 
     on_topic: float  # names what was asked about
-    length: float  # 12 to 28 words are full marks
+    length: float  # 8 to 20 words are full marks
     ending: float  # ends as a sentence
     beginning: float  # begins as a sentence
     prose: float  # plain words, not code or layout

@@ -39,7 +39,7 @@ def test_a_better_answer_scores_better():
         "returns product of some vectors",
         "it returns the product of two vectors",
         "It returns the product of two vectors.",
-        FAIR,
+        "It returns the cross product.",
         GOOD,
     ]
     scores = [rule(QUESTION, text) for text in steps]
