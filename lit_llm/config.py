@@ -34,16 +34,17 @@ class TrainerConfig:
     max_time: str | None = None  # DD:HH:MM:SS
     global_batch_size: int | None = None  # rows a step over all devices; null: micro_batch_size on every device
     gradient_clip_val: float | None = 1.0  # global norm
-    val_check_interval: float | None = None  # above 1: steps; up to 1: share of an epoch; null: once an epoch
-    limit_train_batches: float | None = None  # above 1: batches; up to 1: share
-    limit_val_batches: float | None = None
+    # Whole numbers count (1 is one batch), decimals are shares (1.0 is all).
+    val_check_interval: int | float | None = None  # steps, or a share of an epoch; null: once an epoch
+    limit_train_batches: int | float | None = None
+    limit_val_batches: int | float | None = None
     log_every_n_steps: int = 10
     checkpoint_every_n_steps: int | None = None  # null: only at the end
     compile: bool = False  # net.compile() in place: worth its minutes for long runs only
     num_threads: int | None = None  # torch's threads; null: torch's own choice
     detect_anomaly: bool = False
     deterministic: bool = False
-    overfit_batches: float = 0.0
+    overfit_batches: int | float = 0
     fast_dev_run: int = 0  # batches; no checkpoints, no model folder
     profiler: str | None = None  # simple, advanced, pytorch
     gradient_checkpointing: bool = False  # recompute activations: less memory, a third more compute

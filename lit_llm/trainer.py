@@ -44,7 +44,7 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
         log_every_n_steps=cfg.log_every_n_steps,
         detect_anomaly=cfg.detect_anomaly,
         deterministic=cfg.deterministic,
-        overfit_batches=_batches(cfg.overfit_batches) or 0.0,
+        overfit_batches=_batches(cfg.overfit_batches) or 0,
         fast_dev_run=cfg.fast_dev_run,
         profiler=cfg.profiler,
         num_sanity_val_steps=cfg.sanity_steps,
@@ -113,16 +113,16 @@ def _world(trainer: DictConfig) -> int:
     return int(trainer.devices * trainer.num_nodes)
 
 
-def _batches(value: float | None) -> int | float | None:
-    """Above 1 a number of batches, up to 1 a share, as Lightning tells them apart by type."""
-    return int(value) if value is not None and value > 1 else value
+def _batches(value: int | float | None) -> int | float | None:
+    """Lightning tells a number of batches from a share by type, as the configuration does; 0.0 and 50.0 are counts."""
+    return int(value) if value is not None and (value > 1 or value == 0) else value
 
 
 def _validation(cfg: DictConfig, accumulate: int) -> dict[str, Any]:
     every = cfg.val_check_interval
     if every is None or every == 0:
         return {}
-    if every > 1:  # Lightning counts micro-batches here
+    if isinstance(every, int) or every > 1:  # Lightning counts micro-batches here
         return {"val_check_interval": int(every) * accumulate, "check_val_every_n_epoch": None}
     return {"val_check_interval": float(every)}
 

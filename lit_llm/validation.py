@@ -15,6 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from lit_llm import config as schema
 from lit_llm.annotations import fits
 from lit_llm.errors import UserError
+from lit_llm.run_folder import RunFolder
+from lit_llm.same_run import change_from
 from lit_llm.signatures import Signature, signature
 
 ALLOWED = ("lit_llm.",)
@@ -112,11 +114,10 @@ def _check_run(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
     for name, node in values["evaluation"]["scorers"].items():
         yield from _check_node(f"{prefix}evaluation.scorers.{name}", node, "scorers", allowed)
     yield from _check_trainer(prefix + "trainer.", values["trainer"])
-    if values["init_from"] and values["resume"]:
-        yield (
-            f"{prefix}init_from={values['init_from']} with resume={values['resume']}: init_from starts a new run from "
-            "a model, resume goes on with an unfinished one; give one of them"
-        )
+    if values["resume"] not in (None, "auto"):
+        changed = change_from(values, RunFolder(values["resume"]))
+        if changed is not None:
+            yield changed
 
 
 def _check_keys(path: str, values: Mapping[str, Any], schema_class: type) -> Iterator[str]:
@@ -203,8 +204,11 @@ def _check_trainer(path: str, values: Mapping[str, Any]) -> Iterator[str]:
     for key in ("devices", "num_nodes", "max_steps", "max_epochs", "max_tokens", "global_batch_size", "num_threads"):
         if values[key] is not None and values[key] < 1:
             yield f"{path}{key}={values[key]}: must be 1 or more"
-    for key in ("gradient_clip_val", "val_check_interval", "limit_train_batches", "limit_val_batches"):
+    shares = ("val_check_interval", "limit_train_batches", "limit_val_batches", "overfit_batches")
+    for key in ("gradient_clip_val", *shares):
         if values[key] is not None and values[key] < 0:
             yield f"{path}{key}={values[key]}: must not be negative"
+        elif key in shares and values[key] is not None and values[key] > 1 and values[key] % 1:
+            yield f"{path}{key}={values[key]}: must be a whole number, or a share from 0.0 to 1.0"
     if not any(values[key] for key in ("max_steps", "max_epochs", "max_tokens", "max_time", "fast_dev_run")):
         yield f"{path}max_steps: nothing ends the run; give max_steps, max_epochs, max_tokens or max_time"

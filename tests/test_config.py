@@ -122,9 +122,9 @@ def free(key: str) -> bool:
         (["stage._target_=os.system"], "stage._target_=os.system: not under lit_llm."),
         (["++stage._target_=lit_llm.stages.pretraining.Pretrainin"], "did you mean Pretraining?"),
         (["init_from=m", "backbone.depth=3"], "backbone.depth=3: init_from=m brings its own backbone"),
-        (["init_from=m", "resume=auto"], "init_from=m with resume=auto"),
         (["data.path=[a"], "data.path=[a: cannot be read"),
         (["trainer.max_steps=0"], "trainer.max_steps=0: must be 1 or more"),
+        (["trainer.limit_val_batches=1.5"], "trainer.limit_val_batches=1.5: must be a whole number, or a share"),
     ],
 )
 def test_a_mistake_is_one_line(words, line):

@@ -149,6 +149,18 @@ def test_a_processor_with_bf16_uses_it(monkeypatch):
     assert trainer.precision("auto", "cpu") == "32-true" and trainer.precision("16-mixed") == "16-mixed"
 
 
+@pytest.mark.parametrize(
+    ("given", "lightning", "interval"),
+    [(1, 1, 2), (1.0, 1.0, 1.0), (0.5, 0.5, 0.5), (3, 3, 6), (0, 0, None)],
+)
+def test_whole_numbers_count_batches_and_decimals_are_shares(given, lightning, interval):
+    cfg = numbers(overfit_batches=given, val_check_interval=given).trainer
+    found = trainer._batches(cfg.overfit_batches)
+    assert found == lightning and type(found) is type(lightning)
+    every = trainer._validation(cfg, accumulate=2).get("val_check_interval")
+    assert every == interval and type(every) is type(interval)
+
+
 # Going on
 
 
@@ -257,9 +269,19 @@ def test_a_mistake_in_a_process_is_one_line_here(words, tmp_path):
 @pytest.mark.parametrize("debug", ["fast_dev_run", "limit", "overfit", "profiler"])
 def test_debug_overlays_run(words, tmp_path, debug):
     kept = [word for word in words if not word.startswith(("trainer.max_steps", "trainer.checkpoint"))]
+    kept += ["trainer.max_steps=60", "optimizer.lr=0.01"] if debug == "overfit" else []
     metrics = run(compose("train", [*kept, f"debug={debug}"]), tmp_path)
     assert (tmp_path / "model").exists() == (debug != "fast_dev_run")
-    assert metrics["steps"] == {"fast_dev_run": 2, "limit": 5, "profiler": 20}.get(debug, metrics["steps"])
+    assert metrics["steps"] == {"fast_dev_run": 2, "limit": 5, "profiler": 20, "overfit": 60}[debug]
+    assert debug != "overfit" or metrics["train_loss"] < 1.0  # it starts at ln 300 = 5.7
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_so_many_batches_are_the_whole_epoch_when_overfitting(words, tmp_path, batches):
+    kept = [word for word in words if not word.startswith("trainer.max_steps")]
+    more = [f"trainer.overfit_batches={batches}", "trainer.max_steps=null", "trainer.max_epochs=3"]
+    more += ["evaluation.enabled=false"]
+    assert run(compose("train", [*kept, *more]), tmp_path)["steps"] == 3 * batches
 
 
 @pytest.mark.skipif(os.name != "posix", reason="flock")
