@@ -6,23 +6,27 @@ Every score is kept item by item, so that the pipeline's ledger need not examine
 from __future__ import annotations
 
 import json
+import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 from torch import nn
 
 from lit_llm.backbone import huggingface
+from lit_llm.backbone.heads import LanguageModel
 from lit_llm.evaluation.heldout import evaluate, examinable
 from lit_llm.evaluation.scores import Scores
 from lit_llm.evaluation.sets import write_heldout
 from lit_llm.launch import is_first_process
 from lit_llm.parts import Parts
 from lit_llm.records import Heldout
-from lit_llm.run_folder import RunFolder
+from lit_llm.run_folder import RunFolder, write_json
+from lit_llm.stages.preference_optimization import PreferenceOptimization
 from lit_llm.text.tokenizer import load_tokenizer
 from lit_llm.trainer import precision
 
@@ -51,30 +55,50 @@ def examine_result(parts: Parts, folder: RunFolder, device: torch.device) -> tup
     if not parts.cfg.evaluation.enabled:
         return {}, {}
     model, exam = parts.stage.exported().to(device), Exam(parts.cfg, trained_answers(folder.path), device)
-    scores = exam.take_all(model, parts.tokenizer, parts.data.heldout(), folder.path / AFTER, "after")
+    sets, reference = parts.data.heldout(), parent_of(parts.cfg, device)
+    scores = exam.take_all(model, parts.tokenizer, sets, folder.path / AFTER, "after", reference)
     return {one.name: one.as_metrics() for one in scores}, {one.name: one.floors_as_metrics() for one in scores}
 
 
 def keep_sets(parts: Parts, folder: RunFolder) -> None:
-    """``heldout/<name>.jsonl``, so that every other model can be examined on them; and what was trained to be said."""
+    """``heldout/<name>.jsonl``, so that every other model can be examined on them; and what was trained to be said.
+
+    The folder gets its name when all is in it: a run that was killed meanwhile writes it again.
+    """
     if folder.heldout.is_dir():
         return
+    unfinished = folder.path / ".heldout"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
     for heldout in parts.data.heldout():
-        write_heldout(folder.heldout, heldout)
+        write_heldout(unfinished, heldout)
     if hasattr(parts.data, "training_answers"):
-        text = json.dumps(sorted(set(parts.data.training_answers())), ensure_ascii=False)
-        (folder.path / TRAINED).write_text(text, encoding="utf-8")
+        write_json(folder.path / TRAINED, Counter(parts.data.training_answers()))
+    unfinished.rename(folder.heldout)
 
 
-def trained_answers(folder: Path) -> list[str] | None:
+def trained_answers(folder: Path) -> Mapping[str, int] | None:
+    """What the run was trained to say, and how often; None where the run kept none."""
     path = folder / TRAINED
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return Counter(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def learns_reward(cfg: DictConfig) -> bool:
+    """Whether the model that a run makes stands for a reward, by its log-probabilities beside its parent's."""
+    return issubclass(get_class(cfg.stage._target_), PreferenceOptimization)
+
+
+def parent_of(cfg: DictConfig, device: torch.device) -> LanguageModel | None:
+    """The model that a learned reward is relative to; None where the run learns none or its parent is gone."""
+    if not learns_reward(cfg) or not cfg.init_from or not Path(cfg.init_from).is_dir():
+        return None
+    return huggingface.load_language_model(cfg.init_from, device=device).eval()
 
 
 class Exam:
     """How a run's held-out sets are taken: by its own configuration, whichever model takes them."""
 
-    def __init__(self, cfg: DictConfig, training_answers: list[str] | None, device: torch.device) -> None:
+    def __init__(self, cfg: DictConfig, training_answers: Mapping[str, int] | None, device: torch.device) -> None:
         self.cfg, self.training_answers, self.device = cfg, training_answers, device
         self._scorers: dict[str, Callable[..., Any]] | None = None
 
@@ -92,7 +116,15 @@ class Exam:
             self._scorers = made
         return self._scorers
 
-    def take(self, model: nn.Module, tokenizer: Any, heldout: Heldout, name: str, seed: int | None = None) -> Scores:
+    def take(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        heldout: Heldout,
+        name: str,
+        seed: int | None = None,
+        reference: LanguageModel | None = None,
+    ) -> Scores:
         """One set, by one model, with a progress bar called ``name``."""
         settings = self.cfg.evaluation
         return evaluate(
@@ -107,11 +139,18 @@ class Exam:
             bf16=precision(self.cfg.trainer.precision, self.cfg.trainer.accelerator).startswith("bf16"),
             scorers=self.scorers if heldout.kind == "prompts" else None,
             training_answers=self.training_answers if heldout.kind == "responses" else None,
+            reference=reference,
             progress=name if self.cfg.trainer.progress else None,
         )
 
     def take_all(
-        self, model: nn.Module, tokenizer: Any, sets: Iterable[Heldout], place: Path, name: str
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        sets: Iterable[Heldout],
+        place: Path,
+        name: str,
+        reference: LanguageModel | None = None,
     ) -> list[Scores]:
         """Every set that the model can take; scores that lie in ``place`` are read instead."""
         found = []
@@ -120,7 +159,7 @@ class Exam:
                 continue
             file = place / f"{heldout.name}.json"
             if not file.is_file():
-                self.take(model, tokenizer, heldout, f"{heldout.name} {name}").save(file)
+                self.take(model, tokenizer, heldout, f"{heldout.name} {name}", reference=reference).save(file)
             found.append(Scores.load(file))
         return found
 

@@ -17,7 +17,7 @@ from lit_llm.errors import UserError
 from lit_llm.evaluation.heldout import examinable
 from lit_llm.evaluation.scores import Scores
 from lit_llm.evaluation.sets import read_all
-from lit_llm.examination import Exam, device_of, trained_answers
+from lit_llm.examination import Exam, device_of, parent_of, trained_answers
 from lit_llm.records import Heldout
 from lit_llm.run_folder import RunFolder
 from lit_llm.text.tokenizer import load_tokenizer
@@ -58,7 +58,12 @@ def reexamine(arguments: Evaluate) -> list[Scores]:
     device = device_of(cfg)
     model = huggingface.load_model(place, head="auto", device=device)
     exam, tokenizer = Exam(cfg, trained_answers(folder.path), device), load_tokenizer(place)
-    taken = [exam.take(model, tokenizer, heldout, heldout.name) for heldout in sets if examinable(model, heldout)]
+    reference = None if arguments.model else parent_of(cfg, device)
+    taken = [
+        exam.take(model, tokenizer, heldout, heldout.name, reference=reference)
+        for heldout in sets
+        if examinable(model, heldout)
+    ]
     if not taken:
         raise UserError(f"{place}: this model can take none of {', '.join(heldout.name for heldout in sets)}")
     return taken

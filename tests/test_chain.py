@@ -68,6 +68,9 @@ def test_simulated_rankings_are_marked_wherever_they_went(folder):
 def test_ledger_answers_and_report_are_there(folder):
     ledger = json.loads((folder / "ledger.json").read_text())
     seen = {(entry["stage"], entry["set"]) for entry in ledger["entries"]}
+    learned = {entry["stage"] for entry in ledger["entries"] if entry["metric"] == "implicit_accuracy"}
+    assert learned == {"dpo"}
+    assert "implicit_accuracy" in json.loads((folder / "dpo/metrics.json").read_text())["heldout"]["rankings"]
     assert {("ppo", "general"), ("ppo", "prompts"), ("instruction_tuning", "prompts"), ("dpo", "rankings")} <= seen
     answers = json.loads((folder / "answers.json").read_text())
     assert set(answers["answers"]) == set(STAGES) - {"reward_modeling"}

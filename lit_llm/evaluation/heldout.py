@@ -44,6 +44,7 @@ def evaluate(
     bf16: bool = False,
     scorers: Mapping[str, Scorer] | None = None,
     training_answers: Collection[str] | None = None,
+    reference: LanguageModel | None = None,
     floors: bool = True,
     progress: str | None = None,
 ) -> Scores:
@@ -52,15 +53,17 @@ def evaluate(
     documents: bits_per_byte (ratio over documents), perplexity. responses: nll per token and bits_per_byte of what the
     assistant says; with ``generate`` also rouge1, rouge2, rougeL, chrf, sentence_bleu, bleu, exact_match, ended, length
     of a generated last turn, verbatim if there are ``training_answers``. rankings: share of strict pairs that a reward
-    model orders as the annotator did (accuracy; by a language model's mean log-probability: likelihood_accuracy), nll,
-    brier, ece. prompts: sampled answers with ended, length and a score/NAME by each of ``scorers``.
+    model orders as the annotator did (accuracy; by a language model's mean log-probability: likelihood_accuracy, by the
+    reward that it stands for beside a ``reference``: implicit_accuracy), nll, brier, ece. prompts: sampled answers with
+    ended, length and a score/NAME by each of ``scorers``.
 
     Args:
         max_items: at most so many items, the same ones for every model and seed.
         temperature: of the answers; None: 0 (greedy) for responses, 0.7 for prompts.
         batch_size, batch_tokens: answers generated at once; tokens scored at once.
         bf16: compute in bfloat16.
-        training_answers: what the model was trained to say; also gives the most frequent target.
+        training_answers: what the model was trained to say, or how often each; also gives the most frequent target.
+        reference: what the language model was before it learned from preferences, for rankings.
         floors: measure what needs no model too.
         progress: a progress bar's name for the generation.
 
@@ -71,7 +74,7 @@ def evaluate(
     ask = answers.Asking(max_new_tokens, temperature, seed, batch_size, torch.bfloat16 if bf16 else None, progress)
     with _as_examined(model, bf16):
         if heldout.kind == "rankings":
-            return rankings.on_rankings(model, tokenizer, heldout, numbers, batch_tokens, floors)
+            return rankings.on_rankings(model, tokenizer, heldout, numbers, batch_tokens, reference, floors)
         if not isinstance(model, LanguageModel):
             raise UserError(f"{heldout.name}: a set of {heldout.kind} needs a language model, this is a reward model")
         if heldout.kind == "documents":

@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_llm.backbone.heads import LanguageModel, ScoreModel
@@ -86,10 +88,16 @@ def reward_scores(model: ScoreModel, rows: Sequence[list[int]], batch_tokens: in
 
 
 def completion_scores(
-    model: LanguageModel | ScoreModel, tokenizer: Tokenizer, comparisons: Sequence[Comparison], batch_tokens: int
-) -> list[list[float] | None]:
-    """What the model makes of each comparison's completions: a reward model's score, a language model's mean
-    log-probability per token. Each text is read once, however many annotators ranked it. None: beyond the context."""
+    model: LanguageModel | ScoreModel,
+    tokenizer: Tokenizer,
+    comparisons: Sequence[Comparison],
+    batch_tokens: int,
+    reference: LanguageModel | None = None,
+) -> list[NDArray[np.float64] | None]:
+    """What the model makes of each comparison's K completions, (K, 1): a reward model's score, a language model's mean
+    log-probability per token; (K, 2) with a ``reference``, beside which it is a reward too: log p - log p_reference
+    (Rafailov et al. 2023, eq. 5, less its factor beta). Each text is read once, however many annotators ranked it.
+    None: beyond the context."""
     context, place = model.config.max_positions, dict[tuple[object, str], int]()
     encoded: list[tuple[list[int], list[int]]] = []
     for comparison in comparisons:
@@ -99,16 +107,19 @@ def completion_scores(
                 place[comparison.prompt, text] = len(encoded)
                 encoded.append((prompt, tokenizer.chat.encode_completion(tokenizer, text)))
     fits = [i for i, (prompt, completion) in enumerate(encoded) if len(prompt) + len(completion) <= context]
-    values = [math.nan] * len(encoded)
     if isinstance(model, ScoreModel):
-        found = reward_scores(model, [encoded[i][0] + encoded[i][1] for i in fits], batch_tokens)
+        columns = [reward_scores(model, [encoded[i][0] + encoded[i][1] for i in fits], batch_tokens)]
     else:
         rows = [completion_row(*encoded[i]) for i in fits]
-        found = [-x.nats / x.tokens for x in likelihoods(model, tokenizer, rows, batch_tokens)]
-    for i, value in zip(fits, found, strict=True):
-        values[i] = value
-    lists = [[values[place[c.prompt, text]] for text in c.completions] for c in comparisons]
-    return [None if any(math.isnan(v) for v in one) else one for one in lists]
+        sums = likelihoods(model, tokenizer, rows, batch_tokens)
+        columns = [[-x.nats / x.tokens for x in sums]]
+        if reference is not None:
+            theirs = likelihoods(reference, tokenizer, rows, batch_tokens)
+            columns.append([y.nats - x.nats for x, y in zip(sums, theirs, strict=True)])
+    values = np.full((len(encoded), len(columns)), math.nan)
+    values[fits] = np.transpose(columns)
+    lists = [values[[place[c.prompt, text] for text in c.completions]] for c in comparisons]
+    return [None if np.isnan(one).any() else one for one in lists]
 
 
 def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:

@@ -43,8 +43,9 @@ class Scores:
     """A model on a held-out set.
 
     ``items`` holds the measures that are means (or ratios) over items; ``whole`` those of the set as a whole (BLEU,
-    perplexity, calibration). ``floors`` are the same measures of what needs no model. ``clusters`` names, for each
-    item, what it is not independent of (its function, its prompt).
+    perplexity, calibration). ``floors`` are the same measures of what needs no model, ``above_floors`` the model's
+    less a floor's, item by item. ``clusters`` names, for each item, what it is not independent of (its function, its
+    prompt).
     """
 
     name: str
@@ -54,6 +55,7 @@ class Scores:
     whole: dict[str, Estimate] = field(default_factory=dict)
     floors: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     answers: tuple[Answer, ...] = ()
+    above_floors: dict[str, dict[str, Estimate]] = field(default_factory=dict)
 
     @property
     def summary(self) -> dict[str, Estimate]:
@@ -67,21 +69,29 @@ class Scores:
         return ratio(found.values, found.weights, [self.clusters[int(n)] for n in found.numbers])
 
     def with_floors(self, floors: Mapping[str, Mapping[str, Measured]]) -> Scores:
-        """The same scores and these floors, summed up with the same clusters."""
-        found = {
-            floor: {name: self._ratio(value) for name, value in values.items()} for floor, values in floors.items()
-        }
-        return dataclasses.replace(self, floors=self.floors | found)
+        """The same scores and these floors of the same items, summed up with the same clusters."""
+        found, above = {}, {}
+        for floor, values in floors.items():
+            found[floor] = {name: self._ratio(value) for name, value in values.items()}
+            pairs = {name: (self.items[name], value) for name, value in values.items() if name in self.items}
+            gaps = {name: ours._replace(values=ours.values - theirs.values) for name, (ours, theirs) in pairs.items()}
+            above[floor] = {name: self._ratio(gap) for name, gap in gaps.items()}
+        return dataclasses.replace(self, floors=self.floors | found, above_floors=self.above_floors | above)
 
     def as_metrics(self) -> dict[str, dict[str, Any]]:
         """For metrics.json: {measure: {"mean", "se", "n"}}, se null where one item cannot tell."""
         return {name: as_plain(value) for name, value in self.summary.items()}
 
     def floors_as_metrics(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """{floor: {measure: {"mean", "se", "n"}}}"""
-        return {
+        """{floor: {measure: {"mean", "se", "n", "above": {"mean", "se", "n"}}}}: the floor's value, and how much more
+        the model has on the same items, where it is a mean over items."""
+        found = {
             floor: {name: as_plain(value) for name, value in values.items()} for floor, values in self.floors.items()
         }
+        for floor, values in self.above_floors.items():
+            for name, value in values.items():
+                found[floor][name]["above"] = as_plain(value)
+        return found
 
     def save(self, path: str | Path) -> None:
         """Writes one JSON file; numbers keep 7 digits."""
@@ -110,6 +120,10 @@ class Scores:
                 {name: _estimate(value) for name, value in content["whole"].items()},
                 {f: {name: _estimate(v) for name, v in values.items()} for f, values in content["floors"].items()},
                 tuple(Answer(*answer) for answer in content["answers"]),
+                {
+                    f: {name: _estimate(v["above"]) for name, v in values.items() if "above" in v}
+                    for f, values in content["floors"].items()
+                },
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not the scores of an examination ({error!r}); evaluate again") from None

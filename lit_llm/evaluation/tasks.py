@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,8 +107,11 @@ def copy_first_sentence(source: str) -> str:
     return found.group(1).strip() if found else ""
 
 
-def most_frequent(targets: Iterable[str]) -> str:
-    """The floor that never reads the source: the commonest target (of equally common ones the first seen)."""
+def most_frequent(targets: Iterable[str] | Mapping[str, int]) -> str:
+    """The floor that never reads the source: the commonest target (of equally common ones the first seen).
+
+    ``targets``: as they come, or how often each comes.
+    """
     counts = Counter(targets)
     return counts.most_common(1)[0][0] if counts else ""
 

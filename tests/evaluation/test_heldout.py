@@ -169,6 +169,19 @@ def test_rankings_by_a_reward_model(reward_model, tokenizer):
     assert scores.estimate("accuracy").n == 1  # two annotators of one prompt are one cluster
     # shorter wins: 14, 3 and 7 characters; right in (1, 0), (1, 2) of five
     assert scores.floors["shorter_wins"]["accuracy"].mean == pytest.approx(2 / 5)
+    assert scores.floors["longer_wins"]["accuracy"].mean == pytest.approx(3 / 5)
+
+
+def test_the_model_is_compared_with_its_floors_on_the_same_items(reward_model, tokenizer):
+    pairs = [((Message("user", f"cat {n}"),), ("a" * (n + 1), "bb bb")) for n in range(8)]
+    sets = Heldout("rankings", "rankings", tuple(Comparison(p, texts, (1, 2), "ann") for p, texts in pairs))
+    scores = evaluate(reward_model, tokenizer, sets)
+    shorter = np.array([1.0] * 4 + [0.5] + [0.0] * 3)  # 1 to 8 characters against five
+    for floor, wins in {"shorter_wins": shorter, "longer_wins": 1 - shorter}.items():
+        gaps = scores.items["accuracy"].values - wins
+        above = scores.floors_as_metrics()[floor]["accuracy"]["above"]
+        assert above["mean"] == pytest.approx(gaps.mean()) and above["n"] == 8
+        assert above["se"] == pytest.approx(gaps.std(ddof=1) / math.sqrt(8))
 
 
 def test_rankings_by_a_language_model(model, tokenizer):
@@ -180,6 +193,26 @@ def test_rankings_by_a_language_model(model, tokenizer):
         means.append(-nats(model, prompt + completion, len(prompt)) / len(completion))
     right = sum(means[w] > means[x] for w, x in [(0, 1), (0, 2)])
     assert scores.items["likelihood_accuracy"].values[0] == right
+    assert "implicit_accuracy" not in scores.items
+
+
+def test_rankings_by_the_reward_that_a_language_model_stands_for(model, tokenizer):
+    """log p - log p_reference, over all of a completion: near what was learned, however unlikely the text is."""
+    reference = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    scores = evaluate(model, tokenizer, RANKINGS, reference=reference)
+    prompt, gains = tokenizer.chat.encode_prompt(tokenizer, PROMPT), []
+    for text in RANKINGS.items[0].completions:
+        ids = prompt + tokenizer.chat.encode_completion(tokenizer, text)
+        gains.append(nats(reference, ids, len(prompt)) - nats(model, ids, len(prompt)))
+    right = [sum(gains[w] > gains[x] for w, x in some) for some in ([(0, 1), (0, 2)], [(1, 0), (1, 2), (0, 2)])]
+    assert scores.items["implicit_accuracy"].values.tolist() == right
+    assert scores.summary["implicit_accuracy"].n == 1  # clustered by prompt
+    assert {"likelihood_accuracy", "implicit_accuracy"} <= set(scores.floors["longer_wins"])
+    itself = evaluate(model, tokenizer, RANKINGS, reference=model).summary
+    assert itself["implicit_accuracy"].mean == 0.5 and itself["likelihood_accuracy"].mean != 0.5
 
 
 def test_the_same_items_whatever_the_model(model, tokenizer):
@@ -205,6 +238,9 @@ def test_scores_survive_a_file(model, tokenizer, tmp_path):
     for name, value in scores.summary.items():
         assert again.summary[name].mean == pytest.approx(value.mean, rel=1e-6) and again.summary[name].n == value.n
     assert again.floors_as_metrics().keys() == scores.floors_as_metrics().keys()
+    assert (
+        again.above_floors["copy_first_sentence"].keys() == scores.items.keys() & scores.floors["copy_first_sentence"]
+    )
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(UserError, match=r"bad\.json"):
         Scores.load(tmp_path / "bad.json")
