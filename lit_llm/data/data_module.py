@@ -23,8 +23,8 @@ from lit_llm.records import Comparison, Heldout
 from lit_llm.text.tokenizer import Tokenizer
 
 Kinds = Literal["documents", "responses", "rankings", "prompts"]
-DataPath = str | Sequence[str] | Mapping[str, Any]
-"""What ``data.path`` may be: see ``sources.resolve``."""
+DataPath = str | int | Sequence[str | int] | Mapping[str, Any]
+"""What ``data.path`` may be: see ``sources.resolve``. A number is the name of a file or folder."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,9 @@ def merged_counts(*parts: Mapping[str, Any]) -> dict[str, Any]:
     for part in parts:
         for reason, number in part["skipped"].items():
             skipped[reason] = skipped.get(reason, 0) + number
-    return {"read": sum(p["read"] for p in parts), "used": sum(p["used"] for p in parts), "skipped": skipped}
+    total = {"read": sum(p["read"] for p in parts), "used": sum(p["used"] for p in parts), "skipped": skipped}
+    ignored = sum(p.get("ignored_files", 0) for p in parts)
+    return total | ({"ignored_files": ignored} if ignored else {})
 
 
 def moved(counts: Mapping[str, Any], reasons: Mapping[str, int]) -> dict[str, Any]:

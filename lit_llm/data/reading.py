@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,11 +11,13 @@ from typing import Any, Literal
 
 from lit_llm.data.filters import Record, content_key, group_key, share, without_overlap
 from lit_llm.data.formats import Kind, Parse, find_format, parse_row
-from lit_llm.data.sources import UNDIVIDED, Row, read_rows, resolve
+from lit_llm.data.sources import Row, read_rows, resolve
+from lit_llm.data.splits import UNDIVIDED
 from lit_llm.data.streams import RowError
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Document
 
+log = logging.getLogger(__name__)
 HARMLESS = ("duplicate", "in_heldout", "empty_text", "all_tied", "left_out")
 """Reasons that are no error: they never stop a run and do not count against ``max_error_rate``."""
 BLOCKS = 200  # a corpus of fewer texts is cut into about so many, so that a part can be held out
@@ -23,14 +26,16 @@ BLOCK_CHARACTERS = 400, 20_000
 
 @dataclass
 class Counts:
-    """read = used + sum(skipped.values()), always."""
+    """read = used + sum(skipped.values()), always. Rows of ignored files are not read."""
 
     read: int = 0
     used: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
+    ignored_files: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        return {"read": self.read, "used": self.used, "skipped": dict(sorted(self.skipped.items()))}
+        found = {"read": self.read, "used": self.used, "skipped": dict(sorted(self.skipped.items()))}
+        return found | ({"ignored_files": self.ignored_files} if self.ignored_files else {})
 
     @property
     def errors(self) -> int:
@@ -53,7 +58,7 @@ class Records:
 
 
 def read_records(
-    path: str | Sequence[str] | Mapping[str, Any],
+    path: str | int | Sequence[str | int] | Mapping[str, Any],
     kind: Kind,
     *,
     format: str | None = None,
@@ -84,9 +89,14 @@ def read_records(
             f"data.validation_fraction={validation_fraction}, data.test_fraction={test_fraction}: "
             "each from 0 and together below 1"
         )
-    files = resolve(path, cache_dir)
+    ignored: list[str] = []
+    files = resolve(path, cache_dir, ignored)
     parse = find_format(format, kind)
-    counts = Counts()
+    counts = Counts(ignored_files=len(set(ignored)))
+    if ignored:
+        names = sorted({Path(file).name for file in ignored})
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        log.warning("data.path=%s: files that are not read: %s%s", path, ", ".join(names[:8]), more)
     splits: dict[str, list[Record]] = {}
     examples: list[str] = []
     for name, members in files.items():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import glob
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from lit_llm.data.splits import UNDIVIDED, divided, of_split, split_name
 from lit_llm.data.streams import COMPRESSED, RowError, open_lines, read_bytes, undecodable
 from lit_llm.data.suggestions import nearest
 from lit_llm.errors import UserError
@@ -23,15 +23,6 @@ from lit_llm.errors import UserError
 TEXTS = (".txt", ".text", ".md", ".markdown", ".rst")
 LINES = (".jsonl", ".ndjson")
 FORMATS = (*TEXTS, *LINES, ".json", ".parquet")
-UNDIVIDED = "all"
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-}
-_SPLITS |= {"dev": "validation", "eval": "validation", "test": "test"}
 _UNITS = {".json": "item", ".parquet": "row"}
 _LFS = "version https://git-lfs.github.com/spec/"
 
@@ -63,7 +54,9 @@ def extension(file: str) -> str:
 
 
 def resolve(
-    path: str | Sequence[str] | Mapping[str, Any], cache_dir: str | Path = "outputs/cache"
+    path: str | int | Sequence[str | int] | Mapping[str, Any],
+    cache_dir: str | Path = "outputs/cache",
+    ignored: list[str] | None = None,
 ) -> dict[str, list[str]]:
     """The files of each split.
 
@@ -71,18 +64,22 @@ def resolve(
         path: a file, a folder (read to its depths), a glob, ``installed/<part>`` for the documentation on this disk,
             ``hub:<id>`` for a data set of the Hugging Face hub, a list of these, or {split: one of these}.
         cache_dir: where the installed documentation is kept.
+        ignored: files that are there and not read (an unknown extension, no split beside splits) are added here.
 
     Returns:
         {split: files}, with the names ``train``, ``validation``, ``test`` and ``test_<name>``; or {"all": files} where
-        the files do not say which split they are. Files are sorted, so that the order is the same everywhere.
+        names of files and folders do not tell both what is for training and what is held out. Files are sorted, so
+        that the order is the same everywhere.
 
     Raises:
-        UserError: nothing is there, or no file has a known extension.
+        UserError: nothing is there, no file has a known extension, or a key of a mapping is no split's name.
     """
+    ignored = [] if ignored is None else ignored
     if isinstance(path, Mapping):
-        return {_split_name(k): _flat(resolve(v, cache_dir), f"data.path.{k}") for k, v in path.items()}
-    if not isinstance(path, str | Path):
-        parts = [resolve(p, cache_dir) for p in path]
+        meant = {key: split_name(key) for key in path}
+        return {name: _of_split(path[key], name, f"data.path.{key}", cache_dir, ignored) for key, name in meant.items()}
+    if not isinstance(path, str | int | Path):  # a folder named 2024 is read as a number
+        parts = [resolve(p, cache_dir, ignored) for p in path]
         if not parts:
             raise UserError("data.path=[]: the list is empty; give a file, a folder or a glob")
         names = list(dict.fromkeys(chain.from_iterable(parts)))
@@ -98,29 +95,32 @@ def resolve(
     if text.split("/")[0] == "installed" and not Path(text).exists():
         from lit_llm.data import corpus
 
-        return _divided(corpus.part_files(text.partition("/")[2], cache_dir))
-    return _local(text)
+        return divided(corpus.part_files(text.partition("/")[2], cache_dir), ignored)
+    return _local(text, ignored)
 
 
-def _flat(splits: dict[str, list[str]], key: str) -> list[str]:
-    if not (files := [f for files in splits.values() for f in files]):
+def _of_split(path: Any, name: str, key: str, cache_dir: str | Path, ignored: list[str]) -> list[str]:
+    """The files of {name: path}: of a place that has splits, that split alone."""
+    places: list[str] = [str(path)] if isinstance(path, str | Path) else list(path)
+    files: list[str] = []
+    for place_ in places:
+        splits = resolve(place_, cache_dir, ignored)
+        if not (found := of_split(splits, name)):
+            raise UserError(f"{key}={place_}: it has the splits {', '.join(splits)}, none of them for {name}")
+        files += found
+    if not files:
         raise UserError(f"{key}: no files")
-    return files
+    return list(dict.fromkeys(files))
 
 
-def _split_name(name: str) -> str:
-    name = str(name).lower()
-    return _SPLITS.get(name, name)
-
-
-def _local(text: str) -> dict[str, list[str]]:
-    path = Path(text).expanduser()
+def _local(text: str, ignored: list[str]) -> dict[str, list[str]]:
+    path, root = Path(text).expanduser(), None
     if path.is_file():
         known_extension(str(path))
         return {UNDIVIDED: [str(path)]}
     if path.is_dir():
         files = sorted(str(p) for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
-        what = f"folder {text}"
+        what, root = f"folder {text}", path
     else:
         found = glob.glob(str(path), recursive=True)  # noqa: PTH207  (absolute patterns, which Path.glob refuses)
         files = sorted(f for f in found if Path(f).is_file())
@@ -135,7 +135,8 @@ def _local(text: str) -> dict[str, list[str]]:
         raise UserError(
             f"{what}: no file of a known format among {suffixes}; accepted: {', '.join(FORMATS)}, also compressed"
         )
-    return _divided(known)
+    ignored += [f for f in files if extension(f) not in FORMATS]
+    return divided(known, ignored, root)
 
 
 def _hidden(path: Path) -> bool:
@@ -146,19 +147,6 @@ def _near(path: Path) -> str:
     names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     found = nearest(path.name, names)
     return f"; did you mean {path.parent / found}?" if found else ""
-
-
-def _divided(files: Sequence[str]) -> dict[str, list[str]]:
-    """Splits by file name where at least a training file says what it is; other files are then left alone."""
-    splits: dict[str, list[str]] = {}
-    for file in files:
-        stem = Path(file).name.lower().split(".")[0]
-        found = re.match(r"(train|training|validation|valid|val|dev|eval|test)(?:_([a-z]+))?(?![a-z])", stem)
-        if found:
-            name = _SPLITS[found[1]]
-            name = f"{name}_{found[2]}" if name == "test" and found[2] else name
-            splits.setdefault(name, []).append(file)
-    return splits if "train" in splits else {UNDIVIDED: list(files)}
 
 
 def known_extension(file: str) -> str:

@@ -5,6 +5,7 @@ import gzip
 import lzma
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,12 @@ def test_a_file_a_folder_a_glob_and_a_list_give_the_same_rows(tmp_path):
     assert [(r.value["text"], r.where) for r in rows] == [("x", f"{one}:1"), ("y", f"{two}:1")]
 
 
+def test_a_folder_named_by_a_number(tmp_path, monkeypatch):
+    write(tmp_path, "2024/a.txt", "a")
+    monkeypatch.chdir(tmp_path)
+    assert resolve(2024) == resolve([2024]) == resolve("2024") == {"all": ["2024/a.txt"]}
+
+
 def test_splits_by_file_name_and_by_mapping(tmp_path):
     for name in (
         "train-00000.jsonl",
@@ -41,8 +48,50 @@ def test_splits_by_file_name_and_by_mapping(tmp_path):
         write(tmp_path, name, "{}")
     splits = resolve(str(tmp_path))
     assert {k: len(v) for k, v in splits.items()} == {"test": 1, "test_wordings": 1, "train": 2, "validation": 1}
+    ignored = []
+    assert resolve(str(tmp_path), ignored=ignored) == splits
+    assert [Path(file).name for file in ignored] == ["README.md"]
     file = write(tmp_path, "other.jsonl", "{}")
     assert resolve({"train": file, "val": file}) == {"train": [file], "validation": [file]}
+
+
+def test_a_file_called_training_makes_no_other_file_vanish(tmp_path):
+    for name in ("api.md", "install.md", "training.md", "usage.md", "data.csv", "LICENSE"):
+        write(tmp_path, name, "a")
+    ignored = []
+    assert [Path(f).stem for f in resolve(str(tmp_path), ignored=ignored)["all"]] == [
+        "api", "install", "training", "usage",
+    ]  # fmt: skip
+    assert [Path(f).name for f in ignored] == ["LICENSE", "data.csv"]
+
+
+def test_folders_called_train_and_test_are_splits(tmp_path):
+    for name in ("train/0000.jsonl", "train/test_0001.jsonl", "test/0000.jsonl", "val/a/0000.jsonl"):
+        write(tmp_path / "hf", name, "{}")
+    for path in (str(tmp_path / "hf"), str(tmp_path / "hf" / "**" / "*.jsonl")):
+        splits = resolve(path)
+        assert {name: len(files) for name, files in splits.items()} == {"train": 2, "test": 1, "validation": 1}
+    write(tmp_path, "test/train.jsonl", "{}")  # the folder's own name says nothing that its files do not
+    write(tmp_path, "test/test.jsonl", "{}")
+    assert set(resolve(str(tmp_path / "test"))) == {"train", "test"}
+
+
+def test_a_folder_with_splits_gives_the_one_that_is_asked_for(tmp_path):
+    train, far = write(tmp_path, "a/train.jsonl", "{}"), write(tmp_path, "a/test_far.jsonl", "{}")
+    other = write(tmp_path, "b.jsonl", "{}")
+    assert resolve({"train": str(tmp_path / "a"), "test": other}) == {"train": [train], "test": [other]}
+    assert resolve({"train": [other, str(tmp_path / "a")], "test": str(tmp_path / "a")}) == {
+        "train": [other, train], "test": [far],
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"data.path.val=.*it has the splits test_far, train, none of them for valid"):
+        resolve({"train": other, "val": str(tmp_path / "a")})
+
+
+def test_a_split_that_is_misspelt_is_named(tmp_path):
+    file = write(tmp_path, "a.jsonl", "{}")
+    with pytest.raises(UserError, match=r"data.path.tset: no such split; .*did you mean test\?"):
+        resolve({"train": file, "tset": file})
+    assert set(resolve({"train": file, "test_far": file})) == {"train", "test_far"}
 
 
 def test_trainers_manual_is_no_training_split(tmp_path):
