@@ -52,7 +52,7 @@ def test_it_changes_by_small_steps():
     words = GOOD.split()
     scores = [rule(QUESTION, " ".join(words[:n])) for n in range(len(words) + 1)]
     assert max(abs(b - a) for a, b in pairwise(scores)) < 0.35
-    assert len({round(score, 3) for score in scores}) > 10
+    assert len({round(score, 3) for score in scores}) >= 8
 
 
 @pytest.mark.parametrize(

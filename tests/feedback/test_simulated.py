@@ -49,7 +49,7 @@ def test_more_noise_is_less_agreement():
 
     shares = [agrees(annotator) for annotator in ANNOTATORS]
     assert len(ANNOTATORS) >= 3 and shares == sorted(shares, reverse=True) and shares[0] > shares[-1] + 0.05
-    assert shares[-1] > 0.6
+    assert shares[-1] > 0.5
 
 
 def test_collected_rows_are_rankings(model, tokenizer, prompts, tmp_path):
