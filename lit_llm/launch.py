@@ -58,10 +58,8 @@ def launch(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     place = folder / FOLDER
     shutil.rmtree(place, ignore_errors=True)
     schema.save(cfg, place / "config.yaml")
-    if cfg.init_from is None and os.environ.get("NODE_RANK", "0") == "0":
-        from lit_llm.parts import load_run_tokenizer
-
-        load_run_tokenizer(cfg, folder / "tokenizer")  # once, here: the processes find it in the run folder
+    if os.environ.get("NODE_RANK", "0") == "0":
+        _prepare(cfg, folder)
     code = _wait(subprocess.Popen(_torchrun(cfg, folder), env=_environment()))
     result = json.loads((place / "result.json").read_text()) if (place / "result.json").is_file() else {}
     if "metrics" in result:
@@ -71,6 +69,18 @@ def launch(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if "exit" in result:
         raise SystemExit(result["exit"])
     raise RuntimeError(f"{folder}: its processes ended with status {code}; the reason is printed above")
+
+
+def _prepare(cfg: DictConfig, folder: Path) -> None:
+    """What is done once, before there are several processes: they find it in the run folder."""
+    from lit_llm.parts import load_run_tokenizer
+    from lit_llm.run import prepare
+    from lit_llm.run_folder import RunFolder
+
+    with one_process_at(folder):
+        prepare(cfg, RunFolder(folder))  # first: the folder of another run is refused before anything is put into it
+        if cfg.init_from is None:
+            load_run_tokenizer(cfg, folder / "tokenizer")
 
 
 def _torchrun(cfg: DictConfig, folder: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,11 @@ def load_run_tokenizer(cfg: DictConfig, folder: Path) -> Tokenizer:
         return load_tokenizer(folder)
     made = instantiate(cfg.tokenizer, _convert_="all")
     tokenizer: Tokenizer = made if isinstance(made, Tokenizer) else made(texts=_training_texts(cfg))
-    tokenizer.save(folder)
+    unfinished = folder.with_name(f".{folder.name}-unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    tokenizer.save(unfinished)
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.replace(folder)  # whole or absent, whenever the process is killed
     return tokenizer
 
 

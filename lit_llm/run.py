@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 
 from lit_llm import config as schema
 from lit_llm.command_line import command
-from lit_llm.errors import UserError
 from lit_llm.run_folder import RunFolder
+from lit_llm.same_run import refuse_another
 
 if TYPE_CHECKING:  # torch and Lightning are imported only when the configuration has been found good
     import lightning as L
@@ -69,11 +69,7 @@ def prepare(cfg: DictConfig, folder: RunFolder) -> None:
     _quiet()
     if not is_first_process():
         return
-    if folder.has_checkpoint and cfg.resume is None and not cfg.trainer.fast_dev_run:
-        raise UserError(
-            f"{folder.path}: holds a run already; resume={folder.path} goes on with it, "
-            "hydra.run.dir=FOLDER starts another"
-        )
+    refuse_another(cfg, folder)
     schema.save(cfg, folder.config)
     folder.mark("running", schema.identity(cfg))
 

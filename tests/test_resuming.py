@@ -1,0 +1,131 @@
+"""A run goes on in its own folder with its own configuration, and with no other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lit_llm import config as schema
+from lit_llm.command_line import check, compose, rewrite
+from lit_llm.errors import UserError
+from lit_llm.run import prepare, run
+from lit_llm.run_folder import RunFolder
+from tests.chain_data import write_data
+
+TRAIN = Path(__file__).parents[1] / "scripts/train.py"
+SMALL = [
+    "data.micro_batch_size=2", "trainer.max_steps=2", "trainer.checkpoint_every_n_steps=1", "trainer=cpu",
+    "trainer.limit_val_batches=1", "trainer.precision=32-true", "callbacks=none",
+    "evaluation.max_items=4", "evaluation.generate=false", "trainer.progress=false",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scratch(data):
+    """The overrides of a small run from scratch."""
+    words = ["backbone.depth=2", "backbone.hidden_size=32", "backbone.max_positions=64", "tokenizer.vocab_size=300"]
+    return [*SMALL, *words, "data.max_length=32", f"data.path={data}/raw_text", f"data.cache_dir={data}/cache"]
+
+
+@pytest.fixture(scope="module")
+def parent(scratch, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parent")
+    run(compose("train", scratch), folder)
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def tuned(data, parent, tmp_path_factory):
+    """A finished fine-tuning run by the command line, and its overrides."""
+    folder = tmp_path_factory.mktemp("outputs") / "fine_tuning/run"
+    words = ["stage=fine_tuning", f"init_from={parent}", f"data.path={data}/task_pairs", "data.max_length=64"]
+    words = [*SMALL, *words, f"data.cache_dir={data}/cache"]
+    train([*words, f"hydra.run.dir={folder}"])
+    return folder, words
+
+
+def train(words: list[str], folder: Path | None = None) -> str:
+    command = [sys.executable, str(TRAIN), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def steps(folder: Path) -> int:
+    return int(json.loads((folder / "metrics.json").read_text())["steps"])
+
+
+# Runs that start from a model
+
+
+def test_a_run_from_a_model_is_resumed_by_its_folder_and_the_scores_are_those_of_the_new_weights(tuned):
+    folder, _ = tuned
+    old = (folder / "scores/after/task_pairs.json").read_text()
+    before = (folder / "scores/before/task_pairs.json").stat().st_mtime_ns
+    said = train([f"resume={folder}", "trainer.max_steps=4"])
+    assert "resumed from" in said and steps(folder) == 4
+    assert schema.load(folder / "config.yaml").init_from is not None
+    assert (folder / "scores/after/task_pairs.json").read_text() != old
+    assert (folder / "scores/before/task_pairs.json").stat().st_mtime_ns == before  # the same model, not asked again
+
+
+def test_a_run_from_a_model_is_found_by_its_configuration(tuned, tmp_path):
+    _, words = tuned
+    folder = tmp_path / "outputs/fine_tuning/run"
+    run(compose("train", words), folder)
+    RunFolder(folder).mark("running", RunFolder(folder).state["identity"])
+    said = train([*words, "resume=auto"], tmp_path)
+    assert "going on with outputs/fine_tuning/run" in said and "resumed from" in said
+
+
+def test_a_resumed_run_keeps_its_parent(tuned, tmp_path):
+    folder, words = tuned
+    with pytest.raises(UserError, match=r"^init_from=.*: the run in .* has init_from=.*leave it out") as caught:
+        check("train", rewrite("train", [f"resume={folder}", f"init_from={tmp_path}"]))
+    assert len(str(caught.value).splitlines()) == 1
+    other = [word for word in words if not word.startswith("init_from")]
+    with pytest.raises(UserError, match="a resumed run keeps"):
+        prepare(compose("train", [*other, f"init_from={tmp_path}", "resume=auto"]), RunFolder(folder))
+    check("train", rewrite("train", [f"resume={folder}"]))
+
+
+# A folder that holds another run
+
+
+def test_a_folder_of_another_unfinished_run_is_refused(scratch, tmp_path):
+    run(compose("train", [*scratch, "debug=fast_dev_run"]), tmp_path)
+    other = [word for word in scratch if "vocab_size" not in word]
+    for more in ([], ["debug=fast_dev_run"]):
+        with pytest.raises(UserError, match="holds a run of another configuration"):
+            run(compose("train", [*other, *more, "tokenizer.vocab_size=280"]), tmp_path)
+    with pytest.raises(UserError, match=r"^tokenizer.vocab_size=280: .* has tokenizer.vocab_size=300"):
+        run(compose("train", [*other, "tokenizer.vocab_size=280", "resume=auto"]), tmp_path)
+    assert schema.load(tmp_path / "config.yaml").tokenizer.vocab_size == 300
+    run(compose("train", [*scratch, "debug=fast_dev_run"]), tmp_path)  # the same one may begin again
+
+
+def test_a_tokenizer_is_whole_or_absent(scratch, tmp_path, monkeypatch):
+    from lit_llm import parts
+    from lit_llm.text.tokenizer import Tokenizer
+
+    def killed(self, folder):
+        folder.mkdir(parents=True)
+        (folder / "tokenizer.json").write_text("{")
+        raise KeyboardInterrupt
+
+    cfg = compose("train", scratch)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Tokenizer, "save", killed)
+        parts.load_run_tokenizer(cfg, tmp_path / "tokenizer")
+    assert parts.load_run_tokenizer(cfg, tmp_path / "tokenizer").vocab_size == 300
