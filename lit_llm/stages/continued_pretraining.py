@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -22,8 +23,8 @@ class ContinuedPretraining(LanguageStage):
     """Pretraining of a trained model on other text.
 
     Args:
-        new_tokens: words of the domain that become single tokens. Tokenizer and model are changed in place, before any
-            data is tokenized; a new row is the mean of the old ones.
+        new_tokens: words of the domain that become single tokens, as they are written in it ("tensor", no space).
+            Tokenizer and model are changed in place, before any data is tokenized.
         z_loss: as in ``LanguageStage``.
     """
 
@@ -42,8 +43,16 @@ class ContinuedPretraining(LanguageStage):
         if new_tokens:
             if tokenizer is None or not all(new_tokens):
                 raise UserError(f"stage.new_tokens: {list(new_tokens)}; needs a tokenizer, and no token may be empty")
-            tokenizer.add_tokens(list(new_tokens))
-            rows = model.config.vocab_size  # type: ignore[union-attr]
-            grow_vocabulary(model, max(rows, tokenizer.vocab_size))  # type: ignore[arg-type]
+            add_words(model, tokenizer, new_tokens)
         super().__init__(model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer, z_loss=z_loss)
         self.remember(new_tokens=list(new_tokens))
+
+
+@torch.no_grad()
+def add_words(model: Any, tokenizer: Any, words: Sequence[str]) -> None:
+    """New tokens; each new one's row is the mean of the old ones' (Hewitt 2021), also where a row lay spare."""
+    old = min(tokenizer.vocab_size, model.config.vocab_size)
+    new = [i for i in tokenizer.add_tokens(list(words)) if i >= old]
+    grow_vocabulary(model, max(model.config.vocab_size, tokenizer.vocab_size, *(i + 1 for i in new)))
+    for weight in {id(w): w for w in (model.backbone.embed_tokens.weight, model.output_weight)}.values():
+        weight[new] = weight[:old].float().mean(dim=0).to(weight.dtype)

@@ -193,16 +193,50 @@ class Tokenizer:
         return {i: t.content for i, t in self.engine.get_added_tokens_decoder().items()}
 
     def add_tokens(self, tokens: Sequence[str]) -> list[int]:
-        """Add whole words (of a domain, say) to the vocabulary and return their ids; known ones keep theirs."""
+        """Add whole words (of a domain, say) and return all ids that stand for them; known ones keep theirs.
+
+        A word that the pre-tokenizer leaves in one piece gets two ids, with and without the space before it; they are
+        taken for that piece alone, never inside a longer word. Any other ("<tensor>") gets one id, without the space.
+        """
         if bad := [t for t in tokens if not t.strip()]:
             raise UserError(f"new_tokens: {bad[0]!r} is blank; give words")
         if bad := [t for t in tokens if t in self.control_tokens]:
             raise UserError(f"new_tokens: {bad[0]!r} is a control token already; give words")
-        self.engine.add_tokens([AddedToken(t, special=False, normalized=False) for t in tokens])
+        pieces = {t: self._whole_pieces(t) for t in tokens}
+        self._add_to_vocabulary([piece for found in pieces.values() for piece in found])
+        others = [t for t, found in pieces.items() if not found]
+        self.engine.add_tokens([AddedToken(t, special=False, normalized=False, single_word=True) for t in others])
         for stale in ("_added", "_bytes"):
             self.__dict__.pop(stale, None)
         vocabulary = self.engine.get_vocab(with_added_tokens=True)
-        return [vocabulary[t] for t in tokens]
+        return list(dict.fromkeys(vocabulary[piece] for t in tokens for piece in pieces[t] or (t,)))
+
+    def _whole_pieces(self, word: str) -> tuple[str, ...]:
+        """The word without and with a space before it, as the model's vocabulary spells them; () where it is cut."""
+        engine = self.engine
+        if not isinstance(engine.model, models.BPE) or engine.pre_tokenizer is None or not self._byte_level:
+            return ()
+        found = []
+        for text in (word, f" {word}"):
+            text = engine.normalizer.normalize_str(text) if engine.normalizer is not None else text
+            found.append([piece for piece, _ in engine.pre_tokenizer.pre_tokenize_str(text)])
+        return () if any(len(one) != 1 for one in found) else (found[0][0], found[1][0])
+
+    def _add_to_vocabulary(self, pieces: Sequence[str]) -> None:
+        """New entries of the BPE vocabulary without merges: a whole piece is looked up before any merge is made.
+
+        Added tokens join the vocabulary too, since the library counts their ids on from it when it reads the file.
+        """
+        state = json.loads(self.engine.to_str())
+        vocabulary = state["model"]["vocab"]
+        known = vocabulary | {token["content"]: token["id"] for token in state["added_tokens"]}
+        if not (new := [piece for piece in dict.fromkeys(pieces) if piece not in known]):
+            return
+        start = max(known.values()) + 1
+        state["model"]["vocab"] = known | {piece: start + n for n, piece in enumerate(new)}
+        state["model"]["ignore_merges"] = True
+        self.engine = Engine.from_str(json.dumps(state))
+        self.engine.encode_special_tokens = True
 
     # ---- the folder ------------------------------------------------------------------------------------------------
 

@@ -84,26 +84,81 @@ def test_training_is_deterministic(tokenizer):
     assert train_bpe(TEXTS, 700, show_progress=False).fingerprint() == tokenizer.fingerprint()
 
 
+DOMAIN = " the tensor was a tensor of tensors tensorboard"
+
+
+@pytest.fixture(scope="module")
+def grown():
+    tokenizer = train_bpe(TEXTS, 700, show_progress=False)
+    tokenizer.add_tokens(["tensor", "عضلة", "myocardial", "<grad>"])
+    return tokenizer
+
+
 def test_added_words_are_single_ids_and_round_trip(tmp_path):
     tokenizer = train_bpe(TEXTS, 400, show_progress=False)
     before = tokenizer.vocab_size
-    ids = tokenizer.add_tokens(["myocardial", "عضلة", "é"])
-    assert tokenizer.vocab_size == before + len({i for i in ids if i >= before})
+    ids = tokenizer.add_tokens(["myocardial", "عضلة", "é", "<grad>"])
+    assert {i for i in ids if i >= before} == set(range(before, tokenizer.vocab_size)) and len(ids) == 7
     tokenizer.save(tmp_path)
     for one in (tokenizer, load_tokenizer(tmp_path)):
-        assert ids[0] in one.encode("a myocardial event")
-        assert one.decode(one.encode("myocardial عضلة é")) == "myocardial عضلة é"
-        assert one.add_tokens(["عضلة"]) == [ids[1]]
+        assert one.encode("myocardial myocardial, عضلة") == [*ids[:2], *tokenizer.encode(","), ids[3]]
+        assert ids[6] in one.encode("a <grad>.")
+        assert one.decode(one.encode("myocardial عضلة é <grad>")) == "myocardial عضلة é <grad>"
+        assert one.add_tokens(["عضلة"]) == ids[2:4]
+        assert one.vocab_size == tokenizer.vocab_size and one.fingerprint() == tokenizer.fingerprint()
 
 
-def test_transformers_reads_the_folder_with_the_same_ids(tokenizer, tmp_path):
-    transformers = pytest.importorskip("transformers")
+def test_added_words_shorten_their_text_and_leave_longer_words_alone(tokenizer, grown):
+    assert len(grown.encode(DOMAIN)) == len(tokenizer.encode(DOMAIN)) - 2 * (len(tokenizer.encode(" tensor")) - 1)
+    for text in (" tensors tensorboard", "a_tensors", "عضلةال والعضلة", "x<grad>y", TEXTS[0], TEXTS[1], TEXTS[2]):
+        assert grown.encode(text) == tokenizer.encode(text)
+    assert [grown.token_bytes(i) for i in grown.encode("(tensor) tensor, tensor.")] == [
+        *(grown.token_bytes(i) for i in grown.encode("(tensor)")), b" tensor", b",", b" tensor", b".",
+    ]  # fmt: skip
+    assert len(grown.encode("عضلة عضلة، عضلة")) == 3 + len(tokenizer.encode("،"))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.one_of(ANY_TEXT, st.sampled_from(["tensor", " tensor", "عضلة", " عضلة", "<grad>", " ", ".", *SPECIALS]))
+    ).map("".join)
+)
+def test_with_added_words_any_text_round_trips_and_control_tokens_stay_plain(grown, text):
+    ids = grown.encode(text)
+    assert b"".join(grown.token_bytes(i) for i in ids) == text.encode()
+    assert not set(grown.control_tokens.values()) & set(ids)
+    assert pickle.loads(pickle.dumps(grown)).encode(text) == ids
+
+
+def test_words_join_a_vocabulary_whose_control_tokens_lie_behind_it(tokenizer, tmp_path):
+    """As in Qwen's files: the ids of what is added later begin after the control tokens, also when read again."""
+    state = json.loads(tokenizer.engine.to_str())
+    vocabulary = {token: n for n, token in enumerate(t for t in state["model"]["vocab"] if t not in SPECIALS)}
+    state["model"]["vocab"] = vocabulary
+    for n, token in enumerate(state["added_tokens"]):
+        token["id"] = len(vocabulary) + n
+    tokenizer.save(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state), encoding="utf-8")
+    one = load_tokenizer(tmp_path)
+    control, rows = dict(one.control_tokens), one.vocab_size
+    assert one.add_tokens(["tensor"]) == [rows, rows + 1]
+    one.save(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert again.control_tokens == one.control_tokens == control
+    assert again.encode(DOMAIN) == one.encode(DOMAIN) and rows + 1 in again.encode(DOMAIN)
+    assert not set(control.values()) & set(again.encode("".join(SPECIALS)))
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "grown"])
+def test_transformers_reads_the_folder_with_the_same_ids(request, name, tmp_path):
+    transformers, tokenizer = pytest.importorskip("transformers"), request.getfixturevalue(name)
     tokenizer.save(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}))
     theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
     assert len(theirs) == tokenizer.vocab_size
     assert theirs.eos_token_id == tokenizer.turn_end_id
-    for text in [*TEXTS, "e\u0301 🤗\n\n  x", " lead", "12345 don't"]:
+    for text in [*TEXTS, "e\u0301 🤗\n\n  x", " lead", "12345 don't", DOMAIN]:
         assert theirs.encode(text) == tokenizer.encode(text)
         assert theirs.decode(tokenizer.encode(text)) == text
 
