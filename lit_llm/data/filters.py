@@ -43,12 +43,13 @@ def content_key(record: Record) -> bytes:
 
 
 def group_key(record: Record) -> bytes:
-    """What must not be split: a document, or all that shares a prompt (its last answer left out)."""
+    """What must not be split: a document, or all that shares a prompt (its last answer and who ranked left out)."""
     if isinstance(record, Document):
         return _digest(record.text)
     if isinstance(record, Comparison):
         return _digest(*_flat(record.prompt))
-    messages = record.messages[:-1] if record.messages[-1].role == "assistant" else record.messages
+    asked = record.messages[:-1] if record.messages[-1].role == "assistant" else record.messages
+    messages = asked or record.messages  # an answer to nothing stands for itself
     return _digest(*_flat(messages))
 
 
@@ -68,7 +69,10 @@ def deduplicate(records: Iterable[Record]) -> tuple[list[Record], int]:
 
 
 def without_overlap(train: Sequence[Record], heldout: Iterable[Record]) -> tuple[list[Record], int]:
-    """Training records whose content no held-out record has, and how many were dropped."""
-    known = {content_key(record) for record in heldout}
-    kept = [record for record in train if content_key(record) not in known]
+    """Training records of which no held-out record has the text or the prompt, and how many were dropped.
+
+    The prompt decides and not the whole record: another answer to a held-out question gives the question away too.
+    """
+    known = {group_key(record) for record in heldout}
+    kept = [record for record in train if group_key(record) not in known]
     return kept, len(train) - len(kept)

@@ -26,6 +26,7 @@ from lit_llm.data.data_module import (
     tests_of,
 )
 from lit_llm.data.loading import shuffled
+from lit_llm.data.reading import Records
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, RankingBatch
@@ -90,7 +91,8 @@ class Preferences(DataModule):
             its prompt is cut from the left (``truncate``), for all of its completions alike. A completion is never
             cut: its end token is part of what is judged. All are counted.
 
-    A prompt that alone fills ``max_length`` is an error, or skipped and counted with ``on_error=skip``.
+    A prompt that alone fills ``max_length`` is an error, or skipped and counted with ``on_error=skip``. The same holds
+    for the test split, where nothing is truncated.
     Other arguments: ``DataModule``.
     """
 
@@ -141,6 +143,7 @@ class Preferences(DataModule):
         reasons = {"prompt_too_long": 0, "too_long": 0, "truncated": 0}
         train = self._rows(records["train"], "train", reasons)
         validation = self._rows(records["validation"], "validation", reasons)
+        records = self._tests_that_fit(records, reasons)
         truncated = reasons.pop("truncated")
         if len(train) == 0:
             why = ", ".join(f"{reason} {n}" for reason, n in reasons.items() if n)
@@ -153,13 +156,36 @@ class Preferences(DataModule):
             order=shuffled(len(train), self.seed),
             validation={self.name: validation},
             heldout=tuple(tests_of(records, self.name, "rankings")),
-            counts={**moved(records.counts.as_dict(), reasons), "truncated": truncated},
+            counts={**moved(records.counts.as_dict(), reasons), "truncated": truncated} | _simulated(records),
             content=splits_hash(records),
             train_tokens=sum(len(c) for index in range(len(train)) for c in train[index].completions),
         )
 
+    def _tests_that_fit(self, records: Records, reasons: dict[str, int]) -> Records:
+        """The records less the tests that fit as little as what is trained; those are counted in ``reasons``.
+
+        A test keeps its whole prompt, so what would have to be truncated is left out of it.
+        """
+        splits = dict(records.splits)
+        for name, comparisons in records.splits.items():
+            if name.startswith("test"):
+                _, _, kept, cuts = self._fitted(comparisons, name, reasons)
+                splits[name] = [comparisons[index] for index, cut in zip(kept, cuts, strict=True) if not cut]
+                cut = sum(cut > 0 for cut in cuts)
+                reasons["truncated"] -= cut
+                reasons["too_long"] += cut
+        return Records(splits, records.counts)
+
     def _rows(self, comparisons: list[Comparison], split: str, reasons: dict[str, int]) -> RankingRows:
         """The comparisons that fit; what does not is counted in ``reasons``."""
+        store, firsts, kept, cuts = self._fitted(comparisons, split, reasons)
+        chosen = [(comparisons[i].ranks, comparisons[i].weight) for i in kept]
+        return RankingRows(store, chosen, [firsts[i] for i in kept], cuts, self.tokenizer.pad_id)
+
+    def _fitted(
+        self, comparisons: list[Comparison], split: str, reasons: dict[str, int]
+    ) -> tuple[TokenStore, list[int], list[int], list[int]]:
+        """Tokens, where each comparison begins in them, the numbers of those that fit, and what each is cut by."""
         store = self._tokenized(comparisons, f"tokenize {self.name} {split}")
         firsts = [0, *accumulate(1 + len(c.completions) for c in comparisons)]
         kept: list[int] = []
@@ -177,8 +203,7 @@ class Preferences(DataModule):
                 reasons["truncated"] += cut > 0
                 kept.append(index)
                 cuts.append(cut)
-        chosen = [(comparisons[i].ranks, comparisons[i].weight) for i in kept]
-        return RankingRows(store, chosen, [firsts[i] for i in kept], cuts, self.tokenizer.pad_id)
+        return store, firsts, kept, cuts
 
     def _stop_at(self, comparison: Comparison, what: str) -> None:
         if self.on_error == "stop":
@@ -211,3 +236,9 @@ class Preferences(DataModule):
             size_of=lambda part: len(part[1] or "") + 100,
             description=description,
         )
+
+
+def _simulated(records: Records) -> dict[str, int]:
+    """How many rankings say of themselves that no person made them."""
+    number = sum(comparison.simulated for split in records.splits.values() for comparison in split)
+    return {"simulated": number} if number else {}

@@ -19,6 +19,7 @@ from lit_llm.data.data_module import (
     tests_of,
 )
 from lit_llm.data.loading import shuffled
+from lit_llm.data.reading import Records
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import UserError
 from lit_llm.records import Prompt, PromptBatch
@@ -112,6 +113,8 @@ class Prompts(DataModule):
         train = self._rows(records["train"], "train")
         validation = self._rows(records["validation"], "validation")
         dropped = len(records["train"]) + len(records["validation"]) - len(self._prompts)
+        records, too_long = self._tests_that_fit(records)
+        dropped += too_long
         if len(train) == 0:
             raise UserError(
                 f"data.path={self.path}: no prompt to train on (skipped: {dropped} longer than "
@@ -127,7 +130,23 @@ class Prompts(DataModule):
             train_tokens=0,  # nothing is imitated: what is trained is what the policy answers
         )
 
+    def _tests_that_fit(self, records: Records) -> tuple[Records, int]:
+        """The records less the test prompts that are too long, and how many those are."""
+        splits = dict(records.splits)
+        for name, prompts in records.splits.items():
+            if name.startswith("test"):
+                splits[name] = [prompts[index] for index in self._that_fit(prompts, name)[1]]
+        dropped = sum(len(records[name]) - len(prompts) for name, prompts in splits.items())
+        return Records(splits, records.counts), dropped
+
     def _rows(self, prompts: list[Prompt], split: str) -> PromptRows:
+        store, kept = self._that_fit(prompts, split)
+        rows = PromptRows(store, kept, len(self._prompts), self.tokenizer.pad_id)
+        self._prompts += [prompts[index] for index in kept]
+        return rows
+
+    def _that_fit(self, prompts: list[Prompt], split: str) -> tuple[TokenStore, list[int]]:
+        """Their tokens, and the numbers of those that are not too long."""
         store = self._tokenized(prompts, f"tokenize {self.name} {split}")
         kept = np.flatnonzero(store.lengths <= self.max_prompt_length).tolist()
         if self.on_error == "stop" and len(kept) < len(prompts):
@@ -137,9 +156,7 @@ class Prompts(DataModule):
                 f"data.max_prompt_length={self.max_prompt_length}; raise it, or set data.on_error=skip to count such "
                 "rows and go on"
             )
-        rows = PromptRows(store, kept, len(self._prompts), self.tokenizer.pad_id)
-        self._prompts += [prompts[index] for index in kept]
-        return rows
+        return store, kept
 
     def _tokenized(self, prompts: list[Prompt], description: str) -> TokenStore:
         tokenizer = self.tokenizer

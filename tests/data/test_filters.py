@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_llm.data.filters import clean, content_key, deduplicate, group_key, share, without_overlap
-from lit_llm.records import Comparison, Document, Example, Message
+from lit_llm.records import Comparison, Document, Example, Message, Prompt
 
 
 def test_cleaning():
@@ -25,6 +25,23 @@ def test_duplicates_and_overlap_ignore_the_place_alone():
     assert deduplicate([a, again, b]) == ([a, b], 1)
     assert without_overlap([a, b], [again]) == ([b], 1)
     assert content_key(Document("ab")) != content_key(Document("a b"))
+
+
+def test_the_same_prompt_with_another_answer_or_annotator_is_overlap():
+    def asked(question, *answer):
+        return (Message("user", question), *(Message("assistant", a) for a in answer))
+
+    def compared(question, who):
+        return Comparison(asked(question), ("a", "b"), (1, 2), annotator=who)
+
+    examples = [Example(asked("q", "one")), Example(asked("p", "one"))]
+    assert without_overlap(examples, [Example(asked("q", "two"))]) == (examples[1:], 1)
+    comparisons = [compared("q", "ann"), compared("p", "ann")]
+    assert without_overlap(comparisons, [compared("q", "bob")]) == (comparisons[1:], 1)
+    prompts = [Prompt(asked("q")), Prompt(asked("p"))]
+    assert without_overlap(prompts, [Prompt(asked("q"), "elsewhere")]) == (prompts[1:], 1)
+    alone = [Example((Message("assistant", n),)) for n in "ab"]
+    assert without_overlap(alone, alone[:1]) == (alone[1:], 1)
 
 
 def test_keys_tell_apart_where_texts_meet():

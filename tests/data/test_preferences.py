@@ -17,11 +17,11 @@ def ranking(sentence, number, size=4, **more):
 def preferences(tokenizer, write, cache, sentence):
     """preferences(train rows, **options): a DataModule of these rows, with one comparison each to validate and test."""
 
-    def make(rows, **options):
+    def make(rows, tests=(), **options):
         path = {
             "train": write("train.jsonl", rows),
             "validation": write("validation.jsonl", [ranking(sentence, 800)]),
-            "test": write("test.jsonl", [ranking(sentence, 900)]),
+            "test": write("test.jsonl", [ranking(sentence, 900), *tests]),
         }
         options = {"max_length": 64, "micro_batch_size": 3, "cache_dir": cache, **options}
         return Preferences(tokenizer=tokenizer, path=path, **options)
@@ -104,6 +104,23 @@ def test_a_prompt_that_fills_the_context_is_an_error_with_its_line_or_is_counted
     with pytest.raises(UserError, match=r"train.jsonl:2: the prompt has \d+ tokens and the context 64;"):
         preferences(rows).setup()
     assert preferences(rows, on_error="skip").counts()["skipped"] == {"prompt_too_long": 1}
+
+
+def test_held_out_comparisons_are_measured_like_those_that_are_trained(preferences, sentence):
+    filled = {**ranking(sentence, 2), "prompt": sentence(3, 90)}
+    long = {"prompt": "Q?", "completions": ["Yes.", sentence(5, 90)], "ranking": [1, 2]}
+    with pytest.raises(UserError, match=r"test.jsonl:2: the prompt has \d+ tokens and the context 64;"):
+        preferences([ranking(sentence, 1)], [filled]).setup()
+    for overlong, reasons in (("drop", {"prompt_too_long": 1, "too_long": 1}), ("truncate", {"too_long": 2})):
+        data = preferences([ranking(sentence, 1)], [filled, long], on_error="skip", overlong=overlong)
+        assert data.counts() == {"read": 5, "used": 3, "skipped": reasons, "truncated": 0}
+        assert len(data.heldout()[0].items) == 1
+
+
+def test_simulated_rankings_are_counted_as_such(preferences, sentence):
+    rows = [ranking(sentence, n, simulated=n < 2) for n in range(3)]
+    assert preferences(rows).counts()["simulated"] == 2
+    assert "simulated" not in preferences(rows[2:]).counts()
 
 
 @pytest.mark.parametrize(

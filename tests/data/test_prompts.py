@@ -9,11 +9,11 @@ from lit_llm.records import PromptBatch
 
 @pytest.fixture
 def prompts(tokenizer, write, cache, sentence):
-    def make(rows, **options):
+    def make(rows, tests=(), **options):
         path = {
             "train": write("train.jsonl", rows),
             "validation": write("validation.jsonl", [{"prompt": f"And {sentence(n)}?"} for n in range(3)]),
-            "test": write("test.jsonl", [{"prompt": "Finally?"}]),
+            "test": write("test.jsonl", [{"prompt": "Finally?"}, *tests]),
         }
         options = {"max_prompt_length": 60, "micro_batch_size": 4, "cache_dir": cache, **options}
         return Prompts(tokenizer=tokenizer, path=path, **options)
@@ -45,6 +45,15 @@ def test_a_prompt_that_is_too_long_is_an_error_with_its_line_or_is_counted(promp
     assert [prompt.messages[0].content for prompt in data.prompts[:2]] == ["Short?", "Short too?"]
     with pytest.raises(UserError, match="no prompt to train on"):
         prompts([{"prompt": sentence(3, 90)}], on_error="skip").setup()
+
+
+def test_held_out_prompts_are_measured_like_those_that_are_trained(prompts, sentence):
+    rows, tests = [{"prompt": "Short?"}], [{"prompt": sentence(3, 90)}]
+    with pytest.raises(UserError, match=r"test.jsonl:2: the prompt has \d+ tokens, more than data.max_prompt"):
+        prompts(rows, tests).setup()
+    data = prompts(rows, tests, on_error="skip")
+    assert data.counts() == {"read": 6, "used": 5, "skipped": {"prompt_too_long": 1}}
+    assert [len(heldout.items) for heldout in data.heldout()] == [1]
 
 
 def test_what_it_tells_the_other_rooms(prompts):
