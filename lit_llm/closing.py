@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from tqdm import tqdm
 from lit_llm import config as schema
 from lit_llm.backbone import huggingface
 from lit_llm.backbone.heads import LanguageModel
+from lit_llm.errors import UserError
 from lit_llm.evaluation.heldout import examinable
 from lit_llm.evaluation.ledger import Ledger, examine_chain
 from lit_llm.evaluation.scores import Scores
@@ -26,6 +27,7 @@ from lit_llm.text.tokenizer import load_tokenizer
 log = logging.getLogger("lit_llm")
 
 Parents = Mapping[str, str | None]
+Conversation = tuple[Message, ...]
 
 
 def close(config: Mapping[str, Any], folder: Path, runs: Mapping[str, Path], parents: Parents) -> None:
@@ -125,23 +127,37 @@ def add_repeats(ledger: Ledger, models: Models) -> None:
 
 def write_answers(folder: Path, models: Models, settings: Mapping[str, Any]) -> None:
     """answers.json: the same prompts, answered by every stage that talks."""
-    prompts = [(Message("user", text),) for text in settings["prompts"]]
+    prompts: list[Conversation] = [(Message("user", text),) for text in settings["prompts"]]
     for sets in models.sets.values():
         for heldout in sets.values():
             if heldout.kind == "prompts":
                 prompts += [item.messages for item in heldout.items[: settings["heldout_prompts"]]]
+    talking = [stage for stage in models.runs if isinstance(models.model(stage), LanguageModel)]
+    prompts = answerable(models, talking, prompts)
     answers = {}
-    for stage in models.runs:
-        model = models.model(stage)
-        if isinstance(model, LanguageModel) and prompts:
-            log.info("answers of %s", stage)
+    for stage in talking if prompts else []:
+        log.info("answers of %s", stage)
+        try:
             answers[stage] = respond(
-                model,
+                models.model(stage),
                 models.tokenizer(stage),
                 prompts,
                 max_new_tokens=settings["max_new_tokens"],
                 temperature=settings["temperature"],
                 seed=settings["seed"],
             )
+        except UserError as error:  # the chain is done: its report is not lost to one model's answers
+            log.warning("no answers of %s: %s", stage, error)
     shown = [[{"role": message.role, "content": message.content} for message in prompt] for prompt in prompts]
     write_json(folder / "answers.json", {"prompts": shown, "answers": answers})
+
+
+def answerable(models: Models, stages: Sequence[str], prompts: Sequence[Conversation]) -> list[Conversation]:
+    """The prompts that leave room for an answer in every stage's context."""
+    kept = list(prompts)
+    for stage in stages:
+        tokenizer, context = models.tokenizer(stage), models.model(stage).config.max_positions
+        kept = [one for one in kept if len(tokenizer.chat.encode_prompt(tokenizer, one)) < context]
+    if left := len(prompts) - len(kept):
+        log.warning("answers: %d of %d prompts fill a model's context and are left out", left, len(prompts))
+    return kept
