@@ -44,10 +44,17 @@ def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] 
         complain(error)
         raise SystemExit(2) from None
     except (HydraException, OmegaConfBaseException) as error:
-        complain(UserError(str(error).splitlines()[0]))
+        complain(_own(error) or UserError(str(error).splitlines()[0]))
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _own(error: BaseException | None) -> UserError | None:
+    """The message that was meant for the user, where Hydra has wrapped it while it called a ``_target_``."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _options_first(arguments: list[str]) -> list[str]:
