@@ -7,6 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -82,6 +83,7 @@ class DataModule(L.LightningDataModule, ABC):
         at_least("num_workers", num_workers, 0)
         at_least("seed", seed, 0)
         one_of("on_error", on_error, ("stop", "skip"))
+        plain_name("name", name)
         self.tokenizer, self.name, self.format, self.cache_dir = tokenizer, name, format, cache_dir
         self.micro_batch_size, self.num_workers, self.seed = micro_batch_size, num_workers, seed
         self.on_error, self.max_error_rate = on_error, max_error_rate
@@ -248,6 +250,12 @@ def at_least(key: str, value: float, least: float) -> None:
     """Raises UserError for a number of the configuration that is too small."""
     if value < least:
         raise UserError(f"data.{key}={value}: must be at least {least}")
+
+
+def plain_name(key: str, value: str) -> None:
+    """Raises UserError for a name that cannot be a file's: held-out sets are written under it."""
+    if not value.strip() or {"/", "\\", "\0"} & set(value) or value.startswith("."):
+        raise UserError(f"data.{key}={value}: a name is needed, without / and not a path; such as {Path(value).name!r}")
 
 
 def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from lit_llm.data.data_module import DataPath
+from lit_llm.data.data_module import DataPath, plain_name
 from lit_llm.data.raw_text import RawText, TextSource, apportioned, weighted_sources
 from lit_llm.errors import UserError
 from lit_llm.text.tokenizer import Tokenizer
@@ -67,6 +67,7 @@ class DomainCorpora(RawText):
         )
         if not 0 <= replay_ratio < 1:
             raise UserError(f"data.replay_ratio={replay_ratio}: a share of the rows, from 0 to below 1")
+        plain_name("replay_name", replay_name)
         if replay_path is None and replay_ratio:
             raise UserError(f"data.replay_ratio={replay_ratio}: set data.replay_path, or a ratio of 0")
         self.replay_path, self.replay_ratio, self.replay_name = replay_path, replay_ratio, replay_name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -230,10 +231,12 @@ def weighted_sources(path: DataPath, name: str) -> list[TextSource]:
     if not path:
         raise UserError("data.path={}: the mapping is empty; give {path: weight}")
     sources: list[TextSource] = []
-    for part, weight in path.items():
+    for place, weight in path.items():
+        part = str(place)
         if isinstance(weight, bool) or not 0 < weight < float("inf"):
             raise UserError(f"data.path: the weight of {part} is {weight}; give a number above 0, or leave it out")
-        stem = Path(part).name.split(".")[0].strip("*?") or Path(part).parent.name
+        stem = Path(part).name.split(".")[0].strip("*?") or Path(part).parent.name or "corpus"
         taken = {source.name for source in sources}
-        sources.append(TextSource(stem if stem not in taken else str(part), part, float(weight)))
+        names = chain([stem], (f"{stem}_{number}" for number in count(2)))  # a name is a file's name too: no path
+        sources.append(TextSource(next(name for name in names if name not in taken), part, float(weight)))
     return sources

@@ -15,7 +15,9 @@ KINDS: dict[str, type] = {"documents": Document, "responses": Example, "rankings
 
 
 def write_heldout(folder: str | Path, heldout: Heldout) -> Path:
-    """Writes ``folder/<name>.jsonl``: on each line the kind and an item's fields."""
+    """Writes ``folder/<name>.jsonl``: on each line the kind and an item's fields. A name that is a path is refused."""
+    if not heldout.name or {"/", "\\"} & set(heldout.name):
+        raise UserError(f"held-out set {heldout.name!r}: its name would be a path; set data.name to a plain name")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"kind": heldout.kind, **asdict(item)}, ensure_ascii=False) for item in heldout.items]

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_llm.data.raw_text import RawText, apportioned
+from lit_llm.data.raw_text import RawText, apportioned, weighted_sources
 from lit_llm.errors import UserError
 from lit_llm.records import IGNORE, TokenBatch
 
@@ -113,6 +113,10 @@ def test_weights_of_none_are_refused(tokenizer):
         RawText(tokenizer=tokenizer, path={"a": 0}).setup()
 
 
+def test_a_weighted_folder_may_be_named_by_a_number():
+    assert [(s.name, s.path, s.weight) for s in weighted_sources({2024: 2}, "x")] == [("2024", "2024", 2.0)]
+
+
 def test_weighted_sources_have_their_share_of_the_rows(tokenizer, write, sentence, cache):
     paths = [
         write(f"{name}/all.jsonl", [{"text": sentence(n, 60)} for n in range(start, start + 80)])
@@ -151,3 +155,11 @@ def test_one_book_is_split_without_overlap_and_opened_again_in_no_time(tokenizer
     start = time.perf_counter()
     RawText(tokenizer=tokenizer, path=path, max_length=64, cache_dir=cache).setup()
     assert time.perf_counter() - start < 0.5
+
+
+def test_two_corpora_of_one_name_are_told_apart_without_a_path(tokenizer, cache):
+    paths = {f"{folder}/corpus.jsonl": 1 for folder in "abc"}
+    assert [source.name for source in weighted_sources(paths, "general")] == ["corpus", "corpus_2", "corpus_3"]
+    for name in ("../general", "/tmp/general", ""):
+        with pytest.raises(UserError, match=f"data.name={name}: a name is needed"):
+            RawText(tokenizer=tokenizer, path="a.txt", name=name, cache_dir=cache)

@@ -20,6 +20,13 @@ def test_round_trip(heldout, tmp_path):
     assert read_heldout(write_heldout(tmp_path, heldout)) == heldout
 
 
+@pytest.mark.parametrize("name", ["/etc/general", "../general", "a\\b", ""])
+def test_no_set_is_written_outside_its_folder(name, tmp_path):
+    with pytest.raises(UserError, match="a plain name"):
+        write_heldout(tmp_path / "heldout", Heldout(name, "documents", (Document("a"),)))
+    assert not list(tmp_path.rglob("*"))
+
+
 def test_a_folder_of_sets(tmp_path):
     for heldout in [*SETS, Heldout("nothing", "prompts", ())]:
         write_heldout(tmp_path, heldout)
