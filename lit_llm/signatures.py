@@ -66,10 +66,10 @@ def module_file(module: str) -> Path | None:
     """The Python file of a module, found beside its top package: nothing is imported."""
     top, *rest = module.split(".")
     spec = _top_level(top)
-    if spec is None or not spec.origin:
+    if spec is None:
         return None
     if not rest:
-        return Path(spec.origin) if spec.origin.endswith(".py") else None
+        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
     for place in spec.submodule_search_locations or ():
         base = Path(place).joinpath(*rest)
         for path in (base.with_suffix(".py"), base / "__init__.py"):
@@ -173,11 +173,15 @@ def _function_signature(module: str, node: ast.FunctionDef | ast.AsyncFunctionDe
 
 
 def _annotation(module: str, node: ast.expr) -> str:
-    """An annotation's text, in which names that the module gives to types (``Mode = Literal[...]``) are spelt out."""
+    """An annotation's text, in which names given to types (``Mode = Literal[...]``), here or where they are imported
+    from, are spelt out."""
     if isinstance(node, ast.Name):
         for item in tree(module).body:
             if isinstance(item, ast.Assign) and any(getattr(t, "id", None) == node.id for t in item.targets):
-                return ast.unparse(item.value)
+                return _annotation(module, item.value)
+        elsewhere, _, name = (_imported_from(module, node.id) or "").rpartition(".")
+        if elsewhere.split(".")[0] == module.split(".")[0] and module_file(elsewhere) is not None:
+            return _annotation(elsewhere, ast.Name(name))
     if isinstance(node, ast.BinOp):
         return f"{_annotation(module, node.left)} | {_annotation(module, node.right)}"
     return ast.unparse(node)

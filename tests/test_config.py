@@ -123,6 +123,8 @@ def free(key: str) -> bool:
         (["++stage._target_=lit_llm.stages.pretraining.Pretrainin"], "did you mean Pretraining?"),
         (["init_from=m", "backbone.depth=3"], "backbone.depth=3: init_from=m brings its own backbone"),
         (["data.path=[a"], "data.path=[a: cannot be read"),
+        (["data.path=null"], "data.path=None: must be str | int | Sequence"),
+        (["data.path=1.10"], "data.path=1.1: must be str | int | Sequence"),
         (["trainer.max_steps=0"], "trainer.max_steps=0: must be 1 or more"),
         (["trainer.limit_val_batches=1.5"], "trainer.limit_val_batches=1.5: must be a whole number, or a share"),
     ],
@@ -210,6 +212,12 @@ def test_signatures_are_read_through_bases_aliases_and_dataclasses(tmp_path, mon
     ]  # fmt: skip
     assert [p.name for p in signatures.signature("given.Plain").parameters] == ["name", "count"]
     assert signatures.signature("given.takes").open
+
+
+def test_the_name_of_a_type_is_spelt_out_where_it_is_imported():
+    found = {p.name: p.annotation for p in signatures.signature("lit_llm.data.domain_corpora.DomainCorpora").parameters}
+    assert found["path"] == "str | int | Sequence[str | int] | Mapping[str, Any]"
+    assert found["replay_path"] == f"{found['path']} | None"
 
 
 # No key is read by nobody
