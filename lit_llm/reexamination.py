@@ -58,6 +58,7 @@ def reexamine(arguments: Evaluate) -> list[Scores]:
     device = device_of(cfg)
     model = huggingface.load_model(place, head="auto", device=device)
     exam, tokenizer = Exam(cfg, trained_answers(folder.path), device), load_tokenizer(place)
+    huggingface.check_vocabulary(model.config, tokenizer.vocab_size, place)
     reference = None if arguments.model else parent_of(cfg, device)
     taken = [
         exam.take(model, tokenizer, heldout, heldout.name, reference=reference)

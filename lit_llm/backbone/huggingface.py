@@ -102,11 +102,12 @@ def save_model(
     write_tensors(folder / "model.safetensors", tensors)
 
 
-def check_vocabulary(config: BackboneConfig, tokenizer_size: int) -> None:
+def check_vocabulary(config: BackboneConfig, tokenizer_size: int, folder: str | Path | None = None) -> None:
     """Raise UserError if the tokenizer has tokens that the embedding has no row for. (Spare rows are common.)"""
     if tokenizer_size > config.vocab_size:
+        where = "" if folder is None else f"{folder}: "
         raise UserError(
-            f"the tokenizer has {tokenizer_size} tokens, the model's embedding {config.vocab_size} rows: "
+            f"{where}the tokenizer has {tokenizer_size} tokens, the model's embedding {config.vocab_size} rows: "
             "use the tokenizer of the model's folder, or grow the vocabulary"
         )
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import torch
 
 from lit_llm.backbone.heads import LanguageModel
-from lit_llm.backbone.huggingface import load_language_model
+from lit_llm.backbone.huggingface import check_vocabulary, load_language_model
 from lit_llm.errors import UserError
 from lit_llm.generation.streaming import stream, stream_text
 from lit_llm.generation.words import Word, next_words
@@ -43,8 +43,9 @@ def run(arguments: Generate) -> None:
     if arguments.next_words is not None:
         print(table(next_words(model, tokenizer, text, arguments.next_words)))
         return
-    if arguments.samples < 1:
-        raise UserError(f"samples={arguments.samples}: must be at least 1")
+    for name in ("samples", "max_new_tokens"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"{name}={getattr(arguments, name)}: must be at least 1")
     prompt = ([] if tokenizer.bos_id is None else [tokenizer.bos_id]) + tokenizer.encode(text)
     for number in range(arguments.samples):
         ids = stream(
@@ -75,7 +76,9 @@ def load(folder: Path, device: Device = "auto") -> tuple[LanguageModel, Tokenize
     """A folder's language model in eval mode, and its tokenizer."""
     if not folder.is_dir():
         raise UserError(f"model={folder}: no such folder; give a model folder, such as outputs/<stage>/<time>/model")
-    return load_language_model(folder, device=choose_device(device)).eval(), load_tokenizer(folder)
+    model, tokenizer = load_language_model(folder, device=choose_device(device)).eval(), load_tokenizer(folder)
+    check_vocabulary(model.config, tokenizer.vocab_size, folder)
+    return model, tokenizer
 
 
 def choose_device(wanted: Device) -> str:

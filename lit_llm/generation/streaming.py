@@ -30,10 +30,13 @@ def stream(
 ) -> Iterator[int]:
     """Yields the ids that follow ``prompt`` as they are chosen, without the end token; stops where the context ends.
 
-    The model should be in eval mode. Raises UserError for an empty prompt or one that fills the context.
+    The model should be in eval mode. Raises UserError for an empty prompt or one that fills the context, and
+    for ``max_new_tokens`` below 1.
     """
     choice, device = Choice(temperature, top_k, top_p), model.output_weight.device
     room = model.config.max_positions - len(prompt)
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens={max_new_tokens}: must be at least 1")
     if not prompt:
         raise UserError("the prompt is empty: give at least one token to go on from")
     if room < 1:

@@ -106,7 +106,7 @@ class PPO(Stage):
         self.reward = fitting_reward(reward, model, tokenizer)
         self.value = value_network(model, self.reward, value_init)
         self.reference = copy.deepcopy(model).requires_grad_(False)
-        self.register_buffer("adapted_kl_coef", torch.tensor(kl_coef, dtype=torch.float64))
+        self.register_buffer("adapted_kl_coef", torch.tensor(kl_coef, dtype=torch.float32))
         self._tokens = 0
         self.train()
         self.remember(**options)

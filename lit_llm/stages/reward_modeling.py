@@ -28,8 +28,7 @@ class RewardModeling(Stage):
     """Trains a ``ScoreModel`` on ranked completions, with one forward pass for each completion.
 
     Args:
-        model: a language model (the instruction-tuned one), whose transformer is copied and given a score head; or a
-            reward model to train on.
+        model: a language model (the instruction-tuned one), whose transformer is copied and given a score head.
         loss: of ``scores (N,), groups (N,), ranks (N,), weights (P,)``, one of ``objectives.ranking`` or one's own.
         normalize_batches: after training, scores are shifted and scaled to mean 0 and deviation 1 over the completions
             of this many training batches; 0 leaves them as they are.
@@ -43,18 +42,18 @@ class RewardModeling(Stage):
     def __init__(
         self,
         *,
-        model: nn.Module,
+        model: LanguageModel,
         optimizer: Callable[[nn.Module], Optimizer],
         schedule: Callable[[Optimizer, int], LRScheduler],
         tokenizer: Any = None,
         loss: RankingLoss = bradley_terry,
         normalize_batches: int = 16,
     ) -> None:
-        model = ScoreModel.from_language_model(model) if isinstance(model, LanguageModel) else model
-        super().__init__(model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
+        scored = ScoreModel.from_language_model(model)
+        super().__init__(model=scored, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
         self.ranking_loss = loss
         self.normalize_batches = normalize_batches
-        self._set_normalization(0.0, 1.0)  # trained on the bare score, whatever it was before
+        self._normalized = False
         self._validation_scores: dict[int, list[tuple[Tensor, ...]]] = {}
         loss_name = getattr(loss.func if isinstance(loss, partial) else loss, "__name__", type(loss).__name__)
         self.remember(loss=loss_name, normalize_batches=normalize_batches)
@@ -90,7 +89,7 @@ class RewardModeling(Stage):
         self._validation_scores.setdefault(dataloader_idx, []).append(tuple(x.float().cpu() for x in kept))
 
     def on_validation_epoch_end(self) -> None:
-        """Adds ``val/<source>/`` ece, length_correlation, shorter_wins (the floor), reward_min, reward_max."""
+        """Adds ``val/<source>/`` ece, length_correlation, shorter_wins and longer_wins (floors), reward_min, _max."""
         for index, name in enumerate(self.validation_names()):
             columns = self._gathered(self._validation_scores.get(index, []))
             if columns:
@@ -109,6 +108,18 @@ class RewardModeling(Stage):
     # Normalisation
 
     def on_train_end(self) -> None:
+        self._normalize()
+
+    def on_fit_end(self) -> None:
+        """A run that had trained to its end already, resumed, comes here without the end of training."""
+        if not self._normalized:
+            self.to(self.trainer.strategy.root_device)
+            self._normalize()
+            self.cpu()
+
+    def _normalize(self) -> None:
+        self._normalized = True
+        self._set_normalization(0.0, 1.0)  # of the bare score
         scores = [self._scores_of(batch) for batch in self._training_batches()]
         if scores and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             gathered = torch.cat(self._gathered([(torch.cat(scores).cpu(),)]))
@@ -159,10 +170,12 @@ def ranking_summary(
     both = np.concatenate([margins, -margins])
     probabilities = 1 / (1 + np.exp(-both.astype(np.float64)))
     varied = len(scores) > 1 and scores.std() > 0 and sizes.std() > 0
+    shorter = float(((size_gaps < 0) + 0.5 * (size_gaps == 0)).mean()) if len(size_gaps) else 0.5
     return {
         "ece": expected_calibration_error(probabilities, np.repeat([1.0, 0.0], len(margins))),
         "length_correlation": float(np.corrcoef(scores, sizes)[0, 1]) if varied else 0.0,
-        "shorter_wins": float(((size_gaps < 0) + 0.5 * (size_gaps == 0)).mean()) if len(size_gaps) else 0.5,
+        "shorter_wins": shorter,
+        "longer_wins": 1 - shorter,
         "reward_min": float(scores.min()),
         "reward_max": float(scores.max()),
     }

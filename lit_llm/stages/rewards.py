@@ -32,6 +32,7 @@ class LearnedReward(nn.Module):
             raise UserError(f"reward.folder: {folder} holds no reward model; train one with stage=reward_modeling")
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = load_tokenizer(folder)
+        huggingface.check_vocabulary(model.config, self.tokenizer.vocab_size, folder)
         self.folder = folder
         self.batch_size = batch_size
 

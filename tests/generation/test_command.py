@@ -7,9 +7,10 @@ import pytest
 
 from lit_llm.backbone.huggingface import save_model
 from lit_llm.errors import UserError
-from lit_llm.generation.command import Generate, choose_device, run
+from lit_llm.generation.command import Generate, choose_device, load, run
 from lit_llm.generation.streaming import stream, stream_text
 from lit_llm.generation.words import next_words
+from lit_llm.text.tokenizer import train_bpe
 
 
 @pytest.fixture
@@ -48,11 +49,22 @@ def test_the_prompt_may_come_from_standard_input(folder, capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("قطة")
 
 
-def test_mistakes(folder, tmp_path):
+def test_a_tokenizer_of_another_model_is_refused(folder):
+    tokenizer = train_bpe(["The cat sat on the mat"] * 4, vocab_size=262)
+    tokenizer.add_tokens([f"<token {n}>" for n in range(200)])
+    tokenizer.save(folder)
+    with pytest.raises(UserError, match=f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens"):
+        load(folder, "cpu")
+
+
+def test_mistakes(folder, tmp_path, capsys):
     with pytest.raises(UserError, match="no such folder"):
         run(Generate(tmp_path / "nothing", "x"))
     with pytest.raises(UserError, match="samples=0"):
         run(Generate(folder, "x", samples=0, device="cpu"))
+    with pytest.raises(UserError, match="max_new_tokens=0"):
+        run(Generate(folder, "x", max_new_tokens=0, device="cpu"))
+    assert capsys.readouterr().out == ""
     assert choose_device("cpu") == "cpu"
     import torch
 

@@ -39,8 +39,25 @@ def test_scores_are_normalised_once_on_the_training_completions():
     with torch.no_grad():
         scores = torch.cat([stage.model.eval()(b.input_ids, b.lengths) for b in batches])
     assert scores.mean().item() == pytest.approx(0, abs=1e-5) and scores.std().item() == pytest.approx(1, rel=1e-4)
-    again = RewardModeling(model=stage.model, **parts())
-    assert again.model.reward_mean.item() == 0 and again.model.reward_std.item() == 1
+
+
+def test_a_finished_run_that_is_resumed_has_its_normalisation(tmp_path):
+    """Killed between its last checkpoint and its end: no step is left to make, so training does not end again."""
+
+    def fitted(checkpoint=None):
+        stage = RewardModeling(model=tiny_model(), normalize_batches=3, **parts())
+        run = trainer(max_epochs=1)
+        run.fit(stage, loader([rankings(8, seed=i) for i in range(3)]), ckpt_path=checkpoint, weights_only=True)
+        return stage, run
+
+    whole, run = fitted()
+    mean, std = whole.model.reward_mean.item(), whole.model.reward_std.item()
+    whole._set_normalization(0.0, 1.0)  # as in a checkpoint written at the last step
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    again, _ = fitted(tmp_path / "last.ckpt")
+    assert (mean, std) != (0.0, 1.0)
+    assert again.model.reward_mean.item() == pytest.approx(mean, abs=1e-6)
+    assert again.model.reward_std.item() == pytest.approx(std, rel=1e-5)
 
 
 def test_each_completion_is_run_once_not_once_a_pair():
@@ -85,7 +102,7 @@ def test_logged_names_and_the_floor():
     run.fit(stage, loader([rankings(8)]), loader([rankings(20, seed=7)]))
     training = {"loss", "accuracy", "margin", "nll", "brier", "reward", "reward_std", "grad_norm", "lr"}
     assert training <= {name.removeprefix("train/") for name in run.logged_metrics if name.startswith("train/")}
-    extra = {"ece", "length_correlation", "shorter_wins", "reward_min", "reward_max"}
+    extra = {"ece", "length_correlation", "shorter_wins", "longer_wins", "reward_min", "reward_max"}
     found = {name.split("/", 2)[2] for name in run.logged_metrics if name.startswith("val/set0/")}
     assert training - {"grad_norm", "lr"} | extra <= found
 
@@ -93,7 +110,7 @@ def test_logged_names_and_the_floor():
 def test_the_summary_by_hand():
     scores, sizes = np.array([2.0, 1.0, -1.0]), np.array([3.0, 2.0, 1.0])
     values = ranking_summary(scores, sizes, np.array([1.0, 3.0, -2.0]), np.array([-1.0, 0.0, 4.0]))
-    assert values["shorter_wins"] == pytest.approx(1.5 / 3)
+    assert values["shorter_wins"] == values["longer_wins"] == pytest.approx(1.5 / 3)
     assert values["length_correlation"] == pytest.approx(np.corrcoef(scores, sizes)[0, 1])
     assert (values["reward_min"], values["reward_max"]) == (-1.0, 2.0)
     sure_and_right = ranking_summary(scores, sizes, np.full(5, 40.0), np.ones(5))

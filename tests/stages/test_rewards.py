@@ -1,5 +1,7 @@
 """A reward model read back from its folder scores texts and tokens alike, and refuses policies it does not fit."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -67,6 +69,16 @@ def test_another_tokenizer_of_the_same_size_is_refused(saved):
     assert other.fingerprint() != tokenizer.fingerprint()
     with pytest.raises(UserError, match=r"reward\.folder"):
         PPO(model=language, reward=LearnedReward(str(folder)), tokenizer=other, **parts())
+
+
+def test_a_tokenizer_of_another_model_is_refused(saved, tmp_path):
+    folder, _, _, _ = saved
+    shutil.copytree(folder, tmp_path / "model")
+    tokenizer = train_bpe(TEXTS * 20, vocab_size=280)
+    tokenizer.add_tokens([f"<token {n}>" for n in range(100)])
+    tokenizer.save(tmp_path / "model")
+    with pytest.raises(UserError, match="model's embedding 300 rows"):
+        LearnedReward(str(tmp_path / "model"))
 
 
 def test_a_folder_of_a_language_model_or_none_is_refused(saved, tmp_path):
