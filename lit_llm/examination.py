@@ -22,6 +22,7 @@ from lit_llm.backbone.heads import LanguageModel
 from lit_llm.evaluation.heldout import evaluate, examinable
 from lit_llm.evaluation.scores import Scores
 from lit_llm.evaluation.sets import write_heldout
+from lit_llm.exam_key import key_of, settings_hash, weights_hash
 from lit_llm.launch import is_first_process
 from lit_llm.parts import Parts
 from lit_llm.records import Heldout
@@ -152,14 +153,19 @@ class Exam:
         name: str,
         reference: LanguageModel | None = None,
     ) -> list[Scores]:
-        """Every set that the model can take; scores that lie in ``place`` are read instead."""
+        """Every set that the model can take; scores of the same weights, set and settings in ``place`` are read."""
         found = []
+        same = (weights_hash(model), weights_hash(reference), tokenizer.fingerprint())
+        same = (*same, settings_hash(self.cfg, self.training_answers))
         for heldout in sets:
             if not examinable(model, heldout):
                 continue
-            file = place / f"{heldout.name}.json"
-            if not file.is_file():
+            file, key = place / f"{heldout.name}.json", key_of(heldout, *same)
+            mark = file.with_suffix(".key")
+            if not (file.is_file() and mark.is_file() and mark.read_text(encoding="utf-8") == key):
+                mark.unlink(missing_ok=True)
                 self.take(model, tokenizer, heldout, f"{heldout.name} {name}", reference=reference).save(file)
+                mark.write_text(key, encoding="utf-8")  # last: a score cut off by a kill has none
             found.append(Scores.load(file))
         return found
 

@@ -119,7 +119,7 @@ def test_a_tokenizer_is_whole_or_absent(scratch, tmp_path, monkeypatch):
     from lit_llm import parts
     from lit_llm.text.tokenizer import Tokenizer
 
-    def killed(self, folder):
+    def killed(_, folder):
         folder.mkdir(parents=True)
         (folder / "tokenizer.json").write_text("{")
         raise KeyboardInterrupt
