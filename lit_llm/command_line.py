@@ -87,9 +87,18 @@ def rewrite(config_name: str, arguments: list[str]) -> list[str]:
 
 
 def _train_word(word: str) -> str:
-    """loss=NAME and reward=NAME choose what is inside the stage."""
+    """loss=NAME and reward=NAME choose what is inside the stage, format=NAME what is inside its data."""
     key, equals, value = word.partition("=")
-    return f"{key}@stage.{key}={value}" if equals and key in INSIDE_THE_STAGE else word
+    return _inside("", key, value) or word if equals else word
+
+
+def _inside(run: str, key: str, value: str) -> str | None:
+    """The override for a group that fills a key of another group, of the run whose keys begin with ``run``."""
+    if key in INSIDE_THE_STAGE:
+        return f"{key}@{run}stage.{key}={value}"
+    if key == "format":  # a function's dotted path is no file of the group
+        return f"{run}data.format={value}" if "." in value or value == "null" else f"+format@{run}data={value}"
+    return None
 
 
 def _pipeline_word(word: str) -> str:
@@ -105,8 +114,9 @@ def _pipeline_word(word: str) -> str:
     parts = key.lstrip("+~").split(".")
     if len(parts) == 3 and parts[0] == "stages":
         known = schema.TrainConfig.__dataclass_fields__
-        if parts[2] in INSIDE_THE_STAGE:
-            return f"{prefix}{parts[2]}@stages.{parts[1]}.stage.{parts[2]}={value}"
+        inside = _inside(f"stages.{parts[1]}.", parts[2], value)
+        if inside is not None:
+            return inside if inside.startswith("+") else prefix + inside
         if parts[2] not in known:
             parts.insert(2, "stage")
         elif (conf_folder() / parts[2]).is_dir():  # a group of that stage: another option of it

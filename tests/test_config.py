@@ -18,6 +18,7 @@ from lit_llm import config as schema
 from lit_llm import signatures
 from lit_llm.annotations import fits
 from lit_llm.command_line import check, compose, rewrite
+from lit_llm.data.formats import FORMATS
 from lit_llm.errors import UserError
 from lit_llm.validation import findings_in, validate
 
@@ -65,6 +66,22 @@ def test_every_loss_goes_into_its_stage(loss):
     cfg = compose("train", [*stage_words(stage), f"loss={loss}"])
     validate(cfg)
     assert cfg.stage.loss._target_.endswith(loss)
+
+
+def test_every_format_of_the_data_can_be_chosen_by_name():
+    names = {path.stem for path in (CONF / "format").glob("*.yaml")}
+    assert names == {"auto", *(found.name for found in FORMATS)}
+    for name in names:
+        path = CONF / f"format/{name}.yaml"
+        assert yaml.safe_load(path.read_text()) == {"format": None if name == "auto" else name}
+
+
+def test_a_format_goes_into_the_data():
+    assert compose("train", ["stage=instruction_tuning", "format=alpaca"]).data.format == "alpaca"
+    assert compose("train", ["format=my_package.function"]).data.format == "my_package.function"
+    chain = compose("pipeline", ["stages.fine_tuning.format=source_target", "stages.dpo.format=null"])
+    assert chain.stages.fine_tuning.data.format == "source_target" and chain.stages.dpo.data.format is None
+    assert chain.stages.instruction_tuning.data.format is None
 
 
 @pytest.mark.parametrize("preset", ["default", "tiny"])
@@ -123,6 +140,7 @@ def free(key: str) -> bool:
         (["++stage._target_=lit_llm.stages.pretraining.Pretrainin"], "did you mean Pretraining?"),
         (["init_from=m", "backbone.depth=3"], "backbone.depth=3: init_from=m brings its own backbone"),
         (["data.path=[a"], "data.path=[a: cannot be read"),
+        (["format=alpca"], "format=alpca: no such format; did you mean alpaca?"),
         (["data.path=null"], "data.path=None: must be str | int | Sequence"),
         (["data.path=1.10"], "data.path=1.1: must be str | int | Sequence"),
         (["trainer.max_steps=0"], "trainer.max_steps=0: must be 1 or more"),
