@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from lit_llm.backbone.heads import LanguageModel
-from lit_llm.backbone.huggingface import load_language_model
+from lit_llm.backbone.huggingface import check_vocabulary, load_language_model
 from lit_llm.data.filters import clean
 from lit_llm.data.reading import read_records
 from lit_llm.errors import UserError
 from lit_llm.feedback.agreement import agreement
 from lit_llm.feedback.rule import reward, rule
+from lit_llm.generation.command import Device, choose_device
 from lit_llm.generation.sampling import completions, generate
 from lit_llm.records import Prompt
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
@@ -80,6 +81,7 @@ def collect(
     seed: int = 0,
     batch_size: int = 128,
     bf16: bool = False,
+    device: Device = "auto",
     cache_dir: str | Path = "outputs/cache",
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -91,6 +93,7 @@ def collect(
         output: gets ``train.jsonl``, ``validation.jsonl``, ``test.jsonl`` (rows of the ranking format, one for each
             prompt and annotator, with ``"simulated": true``) and ``collection.json`` with what is returned.
         max_prompts: of each split, or of all of them, chosen by the seed.
+        device: where a model folder answers; auto: on a GPU where there is one.
         annotators_per_prompt: None: all of them; else so many, in turn.
 
     Returns:
@@ -102,7 +105,7 @@ def collect(
     """
     if k < 2:
         raise UserError(f"rankings.k={k}: a ranking needs at least 2 answers")
-    loaded, tokenizer, digest = _load(model, tokenizer)
+    loaded, tokenizer, digest = _load(model, tokenizer, choose_device(device))
     sampling = Sampling(temperature, max_new_tokens, seed)
     splits = _chosen(read_records(prompts, "prompts", cache_dir=cache_dir).splits, max_prompts, seed)
     rows, counts = dict[str, list[dict[str, Any]]](), {"prompts": 0, "too_long": 0, "too_few_answers": 0}
@@ -209,7 +212,9 @@ def _in_turn(annotators: Sequence[Annotator], count: int | None, number: int) ->
     return [annotators[(number + i) % len(annotators)] for i in range(count)]
 
 
-def _load(model: str | Path | LanguageModel, tokenizer: Tokenizer | None) -> tuple[LanguageModel, Tokenizer, str]:
+def _load(
+    model: str | Path | LanguageModel, tokenizer: Tokenizer | None, device: str
+) -> tuple[LanguageModel, Tokenizer, str]:
     """The model in eval mode, its tokenizer, and the first 16 digits of its weights' SHA-256."""
     digest = hashlib.sha256()
     if isinstance(model, LanguageModel):
@@ -218,10 +223,11 @@ def _load(model: str | Path | LanguageModel, tokenizer: Tokenizer | None) -> tup
         for name, parameter in model.named_parameters():
             digest.update(name.encode() + parameter.detach().float().cpu().numpy().tobytes())
         return model, tokenizer, digest.hexdigest()[:16]
-    loaded = load_language_model(model).eval()
+    loaded, tokenizer = load_language_model(model, device=device).eval(), tokenizer or load_tokenizer(model)
+    check_vocabulary(loaded.config, tokenizer.vocab_size, model)
     for file in sorted(Path(model).glob("*.safetensors")):
         digest.update(file.read_bytes())
-    return loaded, tokenizer or load_tokenizer(model), digest.hexdigest()[:16]
+    return loaded, tokenizer, digest.hexdigest()[:16]
 
 
 def _share(value: Mapping[str, Any]) -> str:

@@ -110,3 +110,15 @@ def test_mistakes(model, tokenizer, prompts, tmp_path):
     with pytest.raises(UserError, match="two different answers"):
         collect(model, str(prompts), tmp_path / "o", tokenizer=tokenizer, **options(temperature=0.0))
     assert not (tmp_path / "o").exists()
+
+
+def test_a_folder_s_model_answers_on_the_gpu_where_there_is_one(model, tokenizer, prompts, tmp_path, monkeypatch):
+    save_model(tmp_path / "model", model, tokenizer)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    asked = []
+    monkeypatch.setattr(
+        "lit_llm.feedback.simulated.load_language_model", lambda _, device: asked.append(device) or model
+    )
+    collect(str(tmp_path / "model"), str(prompts), tmp_path / "out", **options())
+    collect(str(tmp_path / "model"), str(prompts), tmp_path / "out", **options(device="cpu"))
+    assert asked == ["cuda", "cpu"]
