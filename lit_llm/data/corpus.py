@@ -3,7 +3,8 @@
 A folder of JSONL files, made once per set of versions:
 
     raw_text/     domain/       {"text", "source"}: one documented member each; the domain is torch alone
-    task_pairs/                 {"source", "target", "task"}: a description, or a signature, and its summary line
+    task_pairs/                 {"source", "target", "task", "function"}: a description, or a signature, and its
+                                summary line
     instructions/               {"messages", "wording", "function"}; also test_wordings and test_functions
     prompts/                    {"messages", "function"}: questions without an answer
     stats.json                  rows, bytes, what was dropped, overlap of train and held-out (0)
@@ -18,7 +19,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import re
 import shutil
 import sys
 import sysconfig
@@ -29,7 +29,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lit_llm.data import docstrings, extraction, prose, questions
+from lit_llm.data import corpus_overlap, docstrings, extraction, prose, questions
+from lit_llm.data.corpus_overlap import plain, said
 from lit_llm.data.extraction import Entry, Job
 from lit_llm.data.filters import share
 from lit_llm.data.suggestions import nearest
@@ -54,7 +55,7 @@ _SKIPPED = {
     "test", "tests", "testing", "_vendor", "vendor", "benchmarks", "site-packages", "dist-packages", "idlelib",
     "lib2to3", "turtledemo", "ensurepip", "__pycache__", "_inductor", "_dynamo", "_export", "third_party",
 }  # fmt: skip
-_SOURCES = (docstrings, extraction, prose, questions)
+_SOURCES = (corpus_overlap, docstrings, extraction, prose, questions)
 
 
 def part_files(part: str, cache_dir: str | Path = "outputs/cache") -> list[str]:
@@ -81,7 +82,7 @@ def build(cache_dir: str | Path = "outputs/cache", *, workers: int | None = None
     with tqdm(
         total=len(jobs), desc="Reading the installed documentation", unit="file", disable=not show_progress
     ) as bar:
-        entries = extraction.extract(jobs, workers or len(os.sched_getaffinity(0)), bar.update)
+        entries = extraction.extract(jobs, workers or _cores(), bar.update)
     staging = folder.with_name(f"{folder.name}.{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
     stats = write(entries, staging)
@@ -95,6 +96,7 @@ def build(cache_dir: str | Path = "outputs/cache", *, workers: int | None = None
 
 
 def _cores() -> int:
+    """Those this process may use; all of them where the system (macOS, Windows) does not say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -156,10 +158,6 @@ def split_of(entry: Entry) -> str:
     return "test" if at < HELD_OUT else "validation" if at < 2 * HELD_OUT else "train"
 
 
-def _plain(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.lower()))
-
-
 def write(entries: Sequence[Entry], folder: Path) -> dict[str, Any]:
     """All parts as JSONL. Returns what ``stats.json`` holds."""
     order = {"test": 0, "validation": 1, "train": 2}
@@ -170,13 +168,12 @@ def write(entries: Sequence[Entry], folder: Path) -> dict[str, Any]:
     parts = {"raw_text": _raw_text(general, seen), "domain": _raw_text(domain, seen)}
     asked = _askable(general)
     parts |= {"task_pairs": _task_pairs(asked), "instructions": _instructions(asked), "prompts": _prompts(asked)}
-    stats: dict[str, Any] = {"members": len(entries), "functions": len(asked), "parts": {}, "overlap": {}}
+    corpus_overlap.drop(parts)
+    stats: dict[str, Any] = {"members": len(entries), "functions": len(asked), "parts": {}}
     for part, splits in parts.items():
-        _drop_overlap(splits)
         (folder / part).mkdir(parents=True)
         stats["parts"][part] = {split: _write(folder / part / f"{split}.jsonl", rows) for split, rows in splits.items()}
-        stats["overlap"][part] = _overlap(splits)
-    return stats
+    return stats | {"overlap": corpus_overlap.count(folder, parts)}
 
 
 def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -185,38 +182,13 @@ def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {"rows": len(rows), "bytes": len(text.encode())}
 
 
-def _said(row: Mapping[str, Any]) -> str:
-    """What must not be on both sides: a text, a source, a conversation."""
-    if "messages" in row:
-        return _plain(" ".join(m["content"] for m in row["messages"]))
-    return _plain(row.get("text") or f"{row['source']} {row['target']}")
-
-
-def _drop_overlap(splits: dict[str, list[dict[str, Any]]]) -> None:
-    """Exact duplicates (case and punctuation ignored) go, the held-out row stays."""
-    seen: set[str] = set()
-    for split in sorted(splits, key=lambda s: s == "train"):
-        kept = []
-        for row in splits[split]:
-            if (said := _said(row)) not in seen:
-                seen.add(said)
-                kept.append(row)
-        splits[split] = kept
-
-
-def _overlap(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, int]:
-    """Held-out rows that training has too, counted afresh on what is written."""
-    train = {_said(row) for row in splits["train"]}
-    return {name: sum(_said(row) in train for row in rows) for name, rows in splits.items() if name != "train"}
-
-
 def _raw_text(entries: Iterable[Entry], seen: set[str]) -> dict[str, list[dict[str, Any]]]:
     """A document per member, under its name. A paragraph that was said before is left out."""
     splits: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
     for entry in entries:
         fresh = []
         for paragraph in entry.paragraphs:
-            key = _plain(paragraph)
+            key = plain(paragraph)
             if len(key) >= 40:
                 if key in seen:
                     continue
@@ -232,12 +204,17 @@ def _raw_text(entries: Iterable[Entry], seen: set[str]) -> dict[str, list[dict[s
     return splits
 
 
+def _function(entry: Entry) -> str:
+    """The tag of rows that are about the same thing."""
+    return f"{entry.module}.{entry.name}"
+
+
 def _askable(entries: Iterable[Entry]) -> list[Entry]:
     """Functions, classes and methods whose summary is an English sentence that no other has."""
     seen: set[str] = set()
     found = []
     for entry in entries:
-        key = _plain(entry.summary)
+        key = plain(entry.summary)
         named = entry.kind in ("function", "class", "method") and not {"", "_"} & {entry.short[:1], entry.qualified[:1]}
         if not named or key in seen or not prose.is_sentence(entry.summary) or not questions.action_or_thing(entry):
             continue
@@ -249,13 +226,13 @@ def _askable(entries: Iterable[Entry]) -> list[Entry]:
 def _task_pairs(entries: Sequence[Entry]) -> dict[str, list[dict[str, Any]]]:
     splits: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
     for entry in entries:
-        target = questions.finished(entry.summary)
+        target, about = questions.finished(entry.summary), {"function": _function(entry)}
         body = _cut(" ".join(p for p in entry.body if not p.startswith((">>>", "where "))), 600)
         if len(body) >= 60:
-            splits[split_of(entry)].append({"source": body, "target": target, "task": "summarize"})
+            splits[split_of(entry)].append({"source": body, "target": target, "task": "summarize", **about})
         if entry.arguments:
             signature = f"{entry.qualified}({', '.join(entry.arguments)})"
-            splits[split_of(entry)].append({"source": signature, "target": target, "task": "describe"})
+            splits[split_of(entry)].append({"source": signature, "target": target, "task": "describe", **about})
     return _limited(splits)
 
 
@@ -284,7 +261,7 @@ def _asked(entries: Sequence[Entry], count: int, *, heldout: bool = False) -> It
     for at, entry in enumerate(entries):
         others = _distractors(entries, at)
         for messages, wording in questions.conversations(entry, others, count, heldout=heldout):
-            yield {"messages": messages, "wording": wording, "function": f"{entry.module}.{entry.name}"}
+            yield {"messages": messages, "wording": wording, "function": _function(entry)}
 
 
 def _distractors(entries: Sequence[Entry], at: int) -> list[Entry]:
@@ -302,7 +279,7 @@ def _prompts(entries: Sequence[Entry]) -> dict[str, list[dict[str, Any]]]:
             for messages, wording in questions.conversations(entry, _distractors(members, at), 1, salt="prompts"):
                 if not wording.startswith(("does", "signature")):
                     continue  # what can be answered well or badly, rather than right or wrong
-                row = {"messages": messages[:-1], "function": f"{entry.module}.{entry.name}"}
+                row = {"messages": messages[:-1], "function": _function(entry)}
                 splits[split].append(row)
     splits["train"] = splits["train"][:LARGEST_PROMPTS]
     return _limited(splits)
@@ -318,6 +295,6 @@ def _by_split(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
 def _limited(splits: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
     """Held-out parts of at most ``LARGEST_TEST`` rows, chosen by hash: a test is generated token by token."""
     return {
-        name: rows if name == "train" else sorted(rows, key=lambda r: questions.number(_said(r)))[:LARGEST_TEST]
+        name: rows if name == "train" else sorted(rows, key=lambda r: questions.number(said(r)))[:LARGEST_TEST]
         for name, rows in splits.items()
     }

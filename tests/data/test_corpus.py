@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lit_llm.data import corpus, extraction, questions
+from lit_llm.data import corpus, corpus_overlap, extraction, questions
 from lit_llm.data.docstrings import members
 from lit_llm.data.extraction import Entry
 from lit_llm.data.prose import first_sentence, is_sentence, parse, plain, readable
@@ -193,6 +193,68 @@ def test_parts_are_disjoint_by_module_and_by_content(made):
     assert {r["function"] for r in rows(folder, "instructions/test_wordings")} <= {
         f"{e.module}.{e.name}" for e in entries if corpus.split_of(e) == "train"
     }
+
+
+def asked(function, question, answer):
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": turns, "function": function}
+
+
+def shared_parts():
+    """A trained row for each way to give a held-out row away, and one that gives nothing away."""
+    text = "mod\n\nReturn a name.\n\nA paragraph that is long enough to be told apart from all others."
+    empty = {"train": [], "validation": [], "test": []}
+    return {
+        "raw_text": {**empty, "train": [{"text": text, "source": "mod"}]},
+        "task_pairs": {
+            "train": [{"source": "f(x)", "target": "Give.", "function": "m.f"}],
+            "validation": [{"source": "g(x)", "target": "Return a name", "function": "m.g"}],
+            "test": [],
+        },
+        "instructions": {
+            "train": [asked("m.h", "What of h?", "H."), asked("m.k", "And k?", "K."), asked("m.z", "What of z?", "Z.")],
+            "test_functions": [asked("m.h", "Tell of h!", "Ha.")],
+            "test_wordings": [asked("m.z", "Of z?", "Z."), asked("m.k", "and K?", "Kay.")],
+        },
+    }
+
+
+def write_parts(parts, folder):
+    for part, splits in parts.items():
+        (folder / part).mkdir(parents=True)
+        for split, found in splits.items():
+            (folder / part / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+
+
+def test_what_gives_a_held_out_row_away_is_counted_on_the_files_and_dropped(tmp_path):
+    parts = shared_parts()
+    write_parts(parts, tmp_path / "before")
+    assert corpus_overlap.count(tmp_path / "before", parts) == {
+        "raw_text": {"test": 0, "validation": 0},
+        "task_pairs": {"test": 0, "validation": 1},  # its target is a paragraph of the raw text
+        "instructions": {"test_functions": 1, "test_wordings": 1},  # a function; a question
+    }
+    corpus_overlap.drop(parts)
+    write_parts(parts, tmp_path / "after")
+    found = corpus_overlap.count(tmp_path / "after", parts)
+    assert [n for part in found.values() for n in part.values()] == [0] * 6
+    assert "Return a name" not in parts["raw_text"]["train"][0]["text"]
+    assert [row["function"] for row in parts["instructions"]["train"]] == ["m.z"]
+    assert len(parts["task_pairs"]["train"]) == 1
+
+
+def test_pairs_of_one_function_say_so(made):
+    _, folder, _ = made
+    pairs = rows(folder, "task_pairs/train")
+    assert len({row["function"] for row in pairs}) < len(pairs) and all(row["function"] for row in pairs)
+
+
+def test_it_is_built_where_the_system_does_not_say_which_cores_are_free(tmp_path, monkeypatch):
+    (tmp_path / "m.py").write_text('def f(a):\n    """Return the value of the given list."""\n')
+    monkeypatch.setattr(corpus, "_jobs", lambda: [(str(tmp_path / "m.py"), "pkg.m")])
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    assert (corpus.build(tmp_path / "cache", show_progress=False) / "stats.json").is_file()
 
 
 def test_held_out_wordings_are_never_trained_and_answers_are_short(made):
