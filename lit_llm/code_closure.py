@@ -1,14 +1,21 @@
-"""The hashes of the code that a stage runs: the modules it names and everything in lit_llm that they import."""
+"""The hashes of the code that a stage runs: the modules it names, and what these import of lit_llm and the user's own.
+
+Of what is installed (torch, Lightning ...) only the named file counts: the versions of packages say the rest.
+"""
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import re
+import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lit_llm.config import texts
+from lit_llm.errors import UserError
 from lit_llm.signatures import module_file, modules_of, tree
 
 ALWAYS = ("lit_llm.run", "lit_llm.config")
@@ -27,28 +34,45 @@ def code_hashes(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def targets(config: Any) -> Iterator[str]:
-    """The modules of every ``_target_`` and every dotted path to lit_llm in a plain configuration."""
-    if isinstance(config, Mapping):
-        for value in config.values():
-            yield from targets(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from targets(value)
-    elif isinstance(config, str) and config.startswith("lit_llm."):
-        yield modules_of(config)
+    """The modules of every ``_target_`` and every other dotted path to code in a plain configuration."""
+    for _, text in texts(config):
+        if _DOTTED.fullmatch(text):
+            try:
+                yield modules_of(text)
+            except UserError:  # a file's name, or other text with a dot
+                continue
+
+
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
 def closure(modules: Iterable[str]) -> set[str]:
-    """The modules and all that they import from lit_llm, inside functions too."""
+    """The modules and all that they import from lit_llm and from code that is not installed, inside functions too."""
     found: set[str] = set()
-    waiting = [module for module in modules if module.startswith("lit_llm")]
+    waiting = list(modules)
     while waiting:
         module = waiting.pop()
         if module in found or _left_out(module) or module_file(module) is None:
             continue
         found.add(module)
-        waiting += [item for item in imports(module) if item not in found]
+        if _own(module):
+            waiting += [item for item in imports(module) if item not in found and _own(item)]
     return found
+
+
+@cache
+def _own(module: str) -> bool:
+    """Whether a module is of lit_llm or a file of the user's: not of Python's library, not of an installed package."""
+    if module == "lit_llm" or module.startswith("lit_llm."):
+        return True
+    path = module_file(module)
+    return path is not None and not any(path.resolve().is_relative_to(place) for place in _installed())
+
+
+@cache
+def _installed() -> tuple[Path, ...]:
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    return tuple(Path(place).resolve() for name in names if (place := sysconfig.get_path(name)))
 
 
 def _left_out(module: str) -> bool:
@@ -57,7 +81,7 @@ def _left_out(module: str) -> bool:
 
 @cache
 def imports(module: str) -> tuple[str, ...]:
-    """The lit_llm modules that a module names in its imports, relative ones too."""
+    """The modules with a Python file that a module names in its imports, relative ones too."""
     path = module_file(module)
     assert path is not None
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
@@ -70,17 +94,18 @@ def imports(module: str) -> tuple[str, ...]:
             if node.level:
                 parents = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*parents, *([node.module] if node.module else [])])
-            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    return tuple(sorted(name for name in found if name.startswith("lit_llm") and module_file(name) is not None))
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names if alias.name != "*")}
+    return tuple(sorted(name for name in found if module_file(name) is not None))
 
 
 @cache
 def _hash(module: str) -> str:
     path = module_file(module)
     assert isinstance(path, Path)
-    return hashlib.sha256(
-        ast.dump(_without_docstrings(ast.parse(path.read_text(encoding="utf-8")))).encode()
-    ).hexdigest()
+    source = path.read_bytes()
+    if _own(module):
+        source = ast.dump(_without_docstrings(ast.parse(source))).encode()
+    return hashlib.sha256(source).hexdigest()
 
 
 def _without_docstrings(node: ast.Module) -> ast.Module:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,20 +150,50 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
+def texts(config: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of a configuration with its key: values, items of lists, and the paths of {path: weight}."""
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            if isinstance(value, int | float) and isinstance(name, str):
+                yield key, name
+            yield from texts(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(config, list | tuple):
+        for value in config:
+            yield from texts(value, key)
+    elif isinstance(config, str):
+        yield key, config
+
+
+def environment(config: Any) -> dict[str, str]:
+    """SHA-256 of what every environment variable that a plain configuration names holds now, salted by its name."""
+    names = {name.strip() for _, text in texts(config) for name in _ENVIRONMENT.findall(text)}
+    held = {name: os.environ[name] for name in sorted(names) if name in os.environ}
+    return {name: hashlib.sha256(f"{name}\0{value}".encode()).hexdigest() for name, value in held.items()}
+
+
+_ENVIRONMENT = re.compile(r"\$\{oc\.env:([^,}]+)")
+
+
 def digest(value: Any) -> str:
     """SHA-256 of a plain value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def identity(config: Any) -> str:
-    """What makes two runs the same run: every value but ``resume``."""
-    return digest({key: value for key, value in plain(config).items() if key != "resume"})
+    """What makes two runs the same run: every value but ``resume``, and what the environment gives for them."""
+    values = {key: value for key, value in plain(config).items() if key != "resume"}
+    return digest([values, environment(values)])
 
 
 def save(config: Any, path: Path) -> None:
     """Write the resolved configuration, without secrets, as YAML that can be loaded and run again."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(_escaped(plain(config)))), encoding="utf-8")
+    path.write_text(written(config), encoding="utf-8")
+
+
+def written(config: Any) -> str:
+    """The text that :func:`save` writes."""
+    return OmegaConf.to_yaml(OmegaConf.create(_escaped(plain(config))))
 
 
 def load(path: Path) -> DictConfig:

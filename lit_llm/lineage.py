@@ -24,7 +24,9 @@ from lit_llm.errors import UserError
 NAME = "lineage.json"
 # Not among the hashed files: the card, written from the lineage, and the state of the run around the files.
 BESIDE = (NAME, "README.md", "manifest.json", ".lock", "run.json", "metrics.json", "config.yaml")
-PACKAGES = ("torch", "lightning", "tokenizers", "safetensors", "hydra-core", "omegaconf", "numpy")
+PACKAGES = (
+    "torch", "lightning", "torchmetrics", "tokenizers", "safetensors", "jinja2", "hydra-core", "omegaconf", "numpy",
+)  # fmt: skip
 
 
 def hash_file(path: Path) -> str:

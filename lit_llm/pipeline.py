@@ -22,7 +22,7 @@ from lit_llm.errors import UserError
 from lit_llm.lineage import versions
 from lit_llm.run_folder import write_json
 from lit_llm.stage_cache import StageCache
-from lit_llm.steps import Step, descendants, ordered, references, without
+from lit_llm.steps import Step, ancestors, begins_from, descendants, ordered, references, without
 
 log = logging.getLogger("lit_llm")
 
@@ -38,6 +38,9 @@ class Chain:
     folder: Path
     cache: StageCache
     steps: dict[str, Step]
+    again: set[str] = field(default_factory=set)  # from=NAME: that step and all that needs it
+    before: set[str] = field(default_factory=set)  # what those need
+    replaced: str | None = None  # the step that init_from=FOLDER stands in for
     folders: dict[str, Path] = field(default_factory=dict)  # of the steps that are done
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -80,7 +83,25 @@ def plan(cfg: DictConfig, folder: Path) -> Chain:
         steps[RANKINGS] = Step(RANKINGS, values["rankings"])
     for step in steps.values():
         step.parents = tuple(dict.fromkeys(references(step.config)))
-    return Chain(cfg, folder, StageCache(values["cache_dir"]), ordered(without(steps, values["skip"])))
+    chain = Chain(cfg, folder, StageCache(values["cache_dir"]), ordered(without(steps, values["skip"])))
+    if cfg.start_from is not None:
+        _start_at(chain, cfg.start_from)
+    return chain
+
+
+def _start_at(chain: Chain, start: str) -> None:
+    """What from=NAME computes once more and what it needs; with init_from=FOLDER, which step FOLDER stands in for."""
+    if start not in chain.steps:
+        raise UserError(f"from={start}: is not among the steps {', '.join(chain.steps)}")
+    chain.again = {start} | descendants(chain.steps, start)
+    if chain.cfg.init_from is not None:
+        chain.replaced = begins_from(chain.steps[start])
+        if chain.replaced is None:
+            raise UserError(f"init_from={chain.cfg.init_from}: {start} starts from no other step's model; leave it out")
+        folder = Path(chain.cfg.init_from).expanduser()
+        if not (folder / "config.json").is_file():
+            raise UserError(f"init_from={folder}: no model folder (it has no config.json)")
+    chain.before = ancestors(chain.steps, chain.again, stop=chain.replaced)
 
 
 # One step
@@ -88,21 +109,22 @@ def plan(cfg: DictConfig, folder: Path) -> Chain:
 
 def take(chain: Chain, name: str, number: int) -> None:
     """Reuse the step from the cache, or run it; then show it in the pipeline's folder."""
-    if _replaced(chain, name):
+    if chain.replaced is not None and _left_out(chain, name):
         return
     config = _filled(chain, chain.steps[name])
     ingredients = ingredients_of(chain, chain.steps[name])
-    place = chain.cache.folder(name, schema.digest(ingredients))
+    place = chain.cache.folder(name, schema.digest(ingredients), anew=name in chain.again)
     heading = f"[{number}/{len(chain.steps)}] {name}"
     started = time.monotonic()
-    if chain.cache.finished(place) and not _recompute(chain, name):
+    if chain.cache.finished(place):
         chain.cache.check(place)
         log.info("%s: unchanged, reused from %s", heading, place)
         chain.reused.append(name)
-    elif not _recompute(chain, name) and _before_start(chain, name):
+    elif name in chain.before and not _follows_replaced(chain, name):
+        rest = ", or give init_from=FOLDER" if chain.replaced is None else ""
         raise UserError(
             f"from={chain.cfg.start_from}: {name} comes before it and is not in the cache as configured; run the "
-            "pipeline without from= first, or give init_from=FOLDER"
+            f"pipeline without from= first{rest}"
         )
     else:
         _compute(chain, name, config, ingredients, place, heading)
@@ -119,8 +141,6 @@ def _compute(
 ) -> None:
     from lit_llm.run import execute
 
-    if chain.cache.finished(place):
-        chain.cache.remove(place)
     log.info("\n%s%s", heading, _why(chain, name, ingredients, place))
     started = time.monotonic()
     try:
@@ -163,6 +183,7 @@ def ingredients_of(chain: Chain, step: Step) -> dict[str, Any]:
     parents = {name: chain.cache.output_hash(chain.folders[name]) for name in step.parents if name in chain.folders}
     return {
         "config": without_names(step.config),
+        "environment": schema.environment(without_names(step.config)),
         "parents": parents,
         "files": data_hashes(step.config),
         "code": code_hashes(step.config),
@@ -175,7 +196,7 @@ def _filled(chain: Chain, step: Step) -> dict[str, Any]:
 
     def fill(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {key: fill(item) for key, item in value.items()}
+            return {fill(key): fill(item) for key, item in value.items()}
         if isinstance(value, list):
             return [fill(item) for item in value]
         if isinstance(value, str) and value.startswith("@"):
@@ -190,7 +211,7 @@ def _filled(chain: Chain, step: Step) -> dict[str, Any]:
 def output(chain: Chain, name: str) -> Path:
     """What ``@name`` stands for: a stage's model folder, or the folder of collected rankings."""
     if name == "init_from":
-        return Path(chain.cfg.init_from)
+        return Path(chain.cfg.init_from).expanduser()
     folder = chain.folders[name]
     if (folder / "config.json").is_file():  # a model of the user's own in place of the step
         return folder
@@ -200,30 +221,18 @@ def output(chain: Chain, name: str) -> Path:
 # from=NAME
 
 
-def _before_start(chain: Chain, name: str) -> bool:
-    start = chain.cfg.start_from
-    return start is not None and name != start and name not in descendants(chain.steps, start)
-
-
-def _recompute(chain: Chain, name: str) -> bool:
-    start = chain.cfg.start_from
-    return start is not None and (name == start or name in descendants(chain.steps, start))
-
-
-def _replaced(chain: Chain, name: str) -> bool:
-    """With init_from=FOLDER and from=NAME, FOLDER stands in for the step that NAME starts from."""
-    if chain.cfg.init_from is None or not _before_start(chain, name):
-        return False
-    chosen = chain.steps[chain.cfg.start_from].config.get("init_from")
-    if chosen == f"@{name}":
-        folder = Path(chain.cfg.init_from)
-        if not (folder / "config.json").is_file():
-            raise UserError(f"init_from={folder}: no model folder (it has no config.json)")
-        chain.folders[name] = folder
-        log.info("%s: replaced by %s", name, folder)
+def _left_out(chain: Chain, name: str) -> bool:
+    """Whether a step is not run with init_from=FOLDER: FOLDER stands in for it, or nothing that runs asks for it."""
+    if name == chain.replaced:
+        chain.folders[name] = Path(chain.cfg.init_from).expanduser()
+        log.info("%s: replaced by %s", name, chain.folders[name])
         return True
-    needed = {parent for step in chain.steps.values() if _recompute(chain, step.name) for parent in step.parents}
-    return name not in needed  # nothing that runs asks for it
+    return name not in chain.again | chain.before
+
+
+def _follows_replaced(chain: Chain, name: str) -> bool:
+    """Whether a step before the start is made from init_from=FOLDER (a reward model for PPO): it has to be computed."""
+    return chain.replaced is not None and name in descendants(chain.steps, chain.replaced)
 
 
 # The end
@@ -242,15 +251,9 @@ def finish(chain: Chain, seconds: float) -> None:
     }
     write_json(chain.folder / "pipeline.json", summary)
     runs = {name: chain.folders[name] for name in chain.steps if name in chain.metrics and name != RANKINGS}
-    parents = {name: _start(chain, name) for name in runs}
+    parents = {name: begins_from(chain.steps[name]) for name in runs}
     close(schema.plain(chain.cfg), chain.folder, runs, parents)
     log.info("\nThe pipeline took %s", duration(seconds))
-
-
-def _start(chain: Chain, name: str) -> str | None:
-    """The stage whose model a stage starts from."""
-    value = chain.steps[name].config.get("init_from")
-    return value[1:] if isinstance(value, str) and value.startswith("@") else None
 
 
 def read_metrics(place: Path) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """Finished stages of pipelines, kept under the hash of what went in and verified byte by byte when used again.
 
 A stage runs inside its folder ``<stage>-<key>``; the manifest, written last, says that it is finished. A folder without
-one is an interrupted run, which goes on where it stopped.
+one is an interrupted run, which goes on where it stopped. A stage that is computed once more gets the folder
+``<stage>-<key>.2``, then ``.3``: models and reports made from the older one still find it.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,20 @@ class StageCache:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
 
-    def folder(self, stage: str, key: str) -> Path:
-        return self.root / f"{stage}-{key[:16]}"
+    def folder(self, stage: str, key: str, anew: bool = False) -> Path:
+        """The finished folder computed last, else the one to compute in. ``anew``: never a finished one."""
+        known = self._numbered(stage, key)
+        finished = [number for number, path in known.items() if self.finished(path)]
+        if finished and not anew:
+            return known[max(finished)]
+        last = max(known, default=1)
+        number = last if last not in finished else last + 1
+        return self.root / (f"{stage}-{key[:16]}" + (f".{number}" if number > 1 else ""))
+
+    def _numbered(self, stage: str, key: str) -> dict[int, Path]:
+        first = f"{stage}-{key[:16]}"
+        found = {int(path.suffix[1:]): path for path in self.root.glob(f"{first}.*") if path.suffix[1:].isdecimal()}
+        return ({1: self.root / first} if (self.root / first).is_dir() else {}) | found
 
     def finished(self, folder: Path) -> bool:
         return (folder / MANIFEST).is_file()
@@ -74,12 +86,6 @@ class StageCache:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         kept = {name: sha for name, sha in files.items() if _is_output(name)}
         return digest(kept)
-
-    def remove(self, folder: Path) -> None:
-        """Make room for the stage to be computed again."""
-        if folder.is_dir():
-            (folder / MANIFEST).unlink(missing_ok=True)  # first: half a folder must not look finished
-            shutil.rmtree(folder)
 
 
 def _files(folder: Path) -> dict[str, str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lit_llm.config import texts
 from lit_llm.errors import UserError
 
 
@@ -20,11 +20,7 @@ class Step:
 
 def references(config: Any) -> list[str]:
     """The names after ``@`` in a configuration, in their order."""
-    if isinstance(config, Mapping):
-        return [name for value in config.values() for name in references(value)]
-    if isinstance(config, list):
-        return [name for value in config for name in references(value)]
-    return [config[1:].split("/")[0]] if isinstance(config, str) and config.startswith("@") else []
+    return [text[1:].split("/")[0] for _, text in texts(config) if text.startswith("@")]
 
 
 def without(steps: dict[str, Step], skip: list[str]) -> dict[str, Step]:
@@ -56,3 +52,21 @@ def descendants(steps: dict[str, Step], start: str) -> set[str]:
         if {start, *found} & set(step.parents):
             found.add(name)
     return found
+
+
+def ancestors(steps: dict[str, Step], names: set[str], stop: str | None = None) -> set[str]:
+    """All that the steps ``names`` need; what only ``stop`` needs is left out."""
+    found: set[str] = set()
+    waiting = [parent for name in names for parent in steps[name].parents]
+    while waiting:
+        name = waiting.pop()
+        if name in steps and name not in found:
+            found.add(name)
+            waiting += steps[name].parents if name != stop else ()
+    return found - names
+
+
+def begins_from(step: Step) -> str | None:
+    """The step whose model a step begins from: it is trained further, or (rankings) its answers are ranked."""
+    value = step.config.get("init_from", step.config.get("model"))
+    return value[1:].split("/")[0] if isinstance(value, str) and value.startswith("@") else None

@@ -12,8 +12,10 @@ import yaml
 from omegaconf import OmegaConf
 
 from lit_llm import code_closure, pipeline
+from lit_llm import config as schema
 from lit_llm.command_line import compose, rewrite
 from lit_llm.errors import UserError
+from lit_llm.ingredients import data_hashes
 from lit_llm.run_folder import write_json
 from lit_llm.stage_cache import StageCache
 
@@ -135,6 +137,32 @@ def test_from_recomputes_from_there_on(run):
     assert run("from=instruction_tuning", name="two") == ALL[3:]
 
 
+def test_from_leaves_what_other_pipelines_show(run, ran, tmp_path):
+    run()
+    first = (tmp_path / "one/fine_tuning").resolve()
+    run("from=fine_tuning", name="two")
+    second = (tmp_path / "two/fine_tuning").resolve()
+    assert first.is_dir() and second.name == f"{first.name}.2"
+    assert run(name="three") == []
+    assert (tmp_path / "three/fine_tuning").resolve() == second
+    run("from=fine_tuning", name="four")
+    assert (tmp_path / "four/fine_tuning").resolve().name == f"{first.name}.3"
+    assert (tmp_path / "one/ppo/model/config.json").is_file() and len(ran) == 6
+
+
+def test_an_interrupted_recomputation_goes_on_in_its_folder(tmp_path):
+    cache = StageCache(tmp_path)
+    first = cache.folder("ppo", "k")
+    first.mkdir()
+    assert cache.folder("ppo", "k") == cache.folder("ppo", "k", anew=True) == first
+    cache.finish(first, {})
+    second = cache.folder("ppo", "k", anew=True)
+    second.mkdir()
+    assert cache.folder("ppo", "k", anew=True) == second and cache.folder("ppo", "k") == first
+    cache.finish(second, {})
+    assert cache.folder("ppo", "k") == second
+
+
 def test_from_demands_the_earlier_steps(run):
     with pytest.raises(UserError, match="from=ppo: pretraining comes before it and is not in the cache"):
         run("from=ppo")
@@ -147,6 +175,37 @@ def test_from_with_a_model_of_ones_own(run, tmp_path):
     assert run("from=instruction_tuning", f"init_from={own}") == ALL[3:]
     with pytest.raises(UserError, match="no model folder"):
         run("from=instruction_tuning", f"init_from={tmp_path}/nothing", name="two")
+
+
+@pytest.mark.parametrize(
+    ("start", "computed"),
+    [
+        ("continued_pretraining", ALL[1:]),
+        ("fine_tuning", ALL[2:]),
+        ("instruction_tuning", ALL[3:]),
+        ("rankings", ["rankings", "reward_modeling", "ppo", "dpo"]),
+        ("reward_modeling", ["rankings", "reward_modeling", "ppo"]),
+        ("ppo", ["rankings", "reward_modeling", "ppo"]),
+        ("dpo", ["rankings", "dpo"]),
+    ],
+)
+def test_every_step_can_start_from_a_model_of_ones_own(run, tmp_path, monkeypatch, start, computed):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert run(f"from={start}", "init_from=own") == computed
+
+
+def test_the_first_step_starts_from_nothing_that_a_model_could_replace(run, tmp_path):
+    with pytest.raises(UserError, match="pretraining starts from no other step's model"):
+        run("from=pretraining", f"init_from={tmp_path}")
+
+
+def test_what_does_not_come_before_the_start_is_not_demanded(run):
+    run("skip=[dpo]")
+    assert run("from=ppo", name="two") == ["ppo", "dpo"]
+    with pytest.raises(UserError, match="from=ppo: is not among the steps"):
+        run("from=ppo", "skip=[ppo]", name="three")
 
 
 def test_skipping_a_step_skips_what_needs_it(run):
@@ -245,5 +304,79 @@ def test_outputs_are_the_model_without_the_time_of_its_making(tmp_path):
 
 
 def test_references_are_found_at_any_depth():
-    config = {"a": "@x", "b": [{"c": "@y/collected"}, "mail@z"], "d": 1}
-    assert pipeline.references(OmegaConf.to_container(OmegaConf.create(config))) == ["x", "y"]
+    config = {"a": "@x", "b": [{"c": "@y/collected"}, "mail@z"], "d": 1, "path": {"@w": 0.5, "file": 2}}
+    assert pipeline.references(OmegaConf.to_container(OmegaConf.create(config))) == ["x", "y", "w"]
+
+
+def test_rankings_and_files_of_ones_own_are_mixed_in_a_list(run, tmp_path):
+    more = tmp_path / "more.jsonl"
+    more.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    word = f"stages.reward_modeling.data.path=['@rankings', '{more}']"
+    assert run(word) == ALL
+    path = OmegaConf.load(tmp_path / "one/config.yaml").stages.reward_modeling.data.path
+    assert list(path) == ["@rankings", str(more)]
+    more.write_text('{"prompt": "a", "chosen": "b", "rejected": "d"}\n')
+    assert run(word, name="two") == ["reward_modeling"]
+
+
+# What else goes into the key
+
+
+def test_the_code_of_the_users_own_modules_counts_with_what_they_import(tmp_path, monkeypatch):
+    (tmp_path / "own_rewards.py").write_text("import own_words\nimport json\n")
+    (tmp_path / "own_words.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = {"reward": {"_target_": "own_rewards.Score"}, "other": "torch.optim.AdamW", "file": "data.jsonl"}
+    found = code_closure.code_hashes(config)
+    assert {"own_rewards", "own_words", "torch.optim"} <= set(found)
+    assert not {"json", "torch.optim.adamw", "data"} & set(found)
+
+
+def test_what_the_environment_holds_counts_and_is_not_told(monkeypatch):
+    config = {"lr": "${oc.env:RATE_OF_TEST}", "other": "${oc.env:NOT_SET_OF_TEST,1}"}
+    monkeypatch.setenv("RATE_OF_TEST", "secret")
+    first, identity = schema.environment(config), schema.identity(config)
+    assert list(first) == ["RATE_OF_TEST"] and "secret" not in str(first)
+    monkeypatch.setenv("RATE_OF_TEST", "public")
+    assert schema.environment(config) != first and schema.identity(config) != identity
+
+
+def test_the_environment_is_in_the_key(run, monkeypatch):
+    monkeypatch.setenv("RATE_OF_TEST", "0.25")
+    run("stages.ppo.optimizer.lr=${oc.env:RATE_OF_TEST}")
+    assert run("stages.ppo.optimizer.lr=${oc.env:RATE_OF_TEST}", name="two") == []
+    monkeypatch.setenv("RATE_OF_TEST", "0.5")
+    assert run("stages.ppo.optimizer.lr=${oc.env:RATE_OF_TEST}", name="three") == ["ppo"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "file"),
+    [
+        ("init_from", "base", "base/model.safetensors"),
+        ("stage.reward.folder", "~/base", "base/sub/config.json"),
+        ("stage.template", "./one.jinja", "one.jinja"),
+        ("tokenizer.file", "one.json", "one.json"),
+    ],
+)
+def test_whatever_a_value_names_on_this_disk_counts(tmp_path, monkeypatch, key, value, file):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "base/sub").mkdir(parents=True)
+    config = {"data": {"path": []}, **OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={value}"]))}
+    hashes = []
+    for text in ("a", "b"):
+        (tmp_path / file).write_text(text)
+        hashes.append(data_hashes(config))
+    assert hashes[0] != hashes[1]
+
+
+def test_names_and_splits_of_data_count_and_its_place_does_not(tmp_path):
+    def hashed(folder: Path, name: str) -> dict[str, str]:
+        folder.mkdir()
+        (folder / "train.jsonl").write_text('{"text": "a"}\n')
+        (folder / name).write_text('{"text": "b"}\n')
+        return data_hashes({"data": {"path": str(folder)}})
+
+    first = hashed(tmp_path / "one", "validation.jsonl")
+    assert hashed(tmp_path / "two", "validation.jsonl") == first
+    assert hashed(tmp_path / "three", "test.jsonl") != first
