@@ -84,7 +84,6 @@ class RankingBatch(NamedTuple):
     groups: Tensor  # (N,) int64: which prompt, 0 .. P-1, ascending
     ranks: Tensor  # (N,) int64: 1 is best; equal is a tie
     weights: Tensor  # (P,) float32: the annotator's weight
-    reference_logps: Tensor | None = None  # (N,) float32: cached log-probability under the reference model
 
 
 class PromptBatch(NamedTuple):

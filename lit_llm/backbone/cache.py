@@ -100,7 +100,3 @@ class KVCache:
         chosen._rows = torch.arange(len(chosen.lengths), device=rows.device)[:, None]
         chosen._filled = self._filled
         return chosen
-
-    def expand(self, copies: int) -> KVCache:
-        """Every row ``copies`` times, side by side: one prefill, several completions of each prompt."""
-        return self.select(torch.arange(self.batch, device=self.lengths.device).repeat_interleave(copies))

@@ -6,12 +6,11 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import lightning as L
-import numpy as np
 
 from lit_llm.data.filters import Record, content_key
 from lit_llm.data.formats import Kind
@@ -39,7 +38,6 @@ class Prepared:
     counts: Mapping[str, Any]
     content: str  # hash of the records
     train_tokens: int  # labels that an epoch trains
-    bytes_per_token: Mapping[str, float] = field(default_factory=dict)
 
 
 class DataModule(L.LightningDataModule, ABC):
@@ -186,11 +184,6 @@ class DataModule(L.LightningDataModule, ABC):
         """Labels that are trained in one epoch."""
         return self.prepared.train_tokens
 
-    @property
-    def bytes_per_token(self) -> dict[str, float]:
-        """For each validation source, UTF-8 bytes per trained label: nats per token / (this * ln 2) = bits per byte."""
-        return dict(self.prepared.bytes_per_token)
-
 
 def records_hash(records: Iterable[Record]) -> str:
     """SHA-256 of what the records say, in their order."""
@@ -235,15 +228,6 @@ def moved(counts: Mapping[str, Any], reasons: Mapping[str, int]) -> dict[str, An
 
 def _always_the_first_epoch(order: Order) -> Order:
     return lambda _: order(0)
-
-
-def label_bytes(tokenizer: Tokenizer, labels: np.ndarray[Any, Any]) -> int:
-    """UTF-8 bytes that the labels stand for; control tokens stand for none."""
-    control = set(tokenizer.control_tokens.values())
-    ids, times = np.unique(labels, return_counts=True)
-    return sum(
-        len(tokenizer.token_bytes(i)) * n for i, n in zip(ids.tolist(), times.tolist(), strict=True) if i not in control
-    )
 
 
 def at_least(key: str, value: float, least: float) -> None:

@@ -15,7 +15,6 @@ from lit_llm.data.data_module import (
     DataPath,
     Prepared,
     at_least,
-    label_bytes,
     merged_counts,
     moved,
     records_hash,
@@ -24,7 +23,7 @@ from lit_llm.data.data_module import (
 )
 from lit_llm.data.filters import without_overlap
 from lit_llm.data.loading import JoinedRows, mixed
-from lit_llm.data.packing import PackedRows, concatenate_and_split, trained_labels
+from lit_llm.data.packing import PackedRows, concatenate_and_split
 from lit_llm.data.reading import Records, read_records
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import UserError
@@ -95,11 +94,6 @@ class RawText(DataModule):
         """The corpora that are mixed, in the order of ``source_names``."""
         return weighted_sources(self.path, self.name)
 
-    def texts(self) -> Iterator[str]:
-        """The training texts, for a tokenizer."""
-        for source in self.sources():
-            yield from (document.text for document in self._read(source.path, "texts")["train"])
-
     @classmethod
     def tokenizer_texts(
         cls,
@@ -157,7 +151,6 @@ class RawText(DataModule):
                 round(int(rows.plan.length.sum()) * quota / max(1, len(rows)))
                 for rows, quota in zip(train, per_epoch, strict=True)
             ),
-            bytes_per_token={name: self._bytes_per_token(rows) for name, rows in validation.items() if len(rows)},
         )
 
     def _training_documents(
@@ -201,10 +194,6 @@ class RawText(DataModule):
             size_of=lambda document: len(document.text),
             description=description,
         )
-
-    def _bytes_per_token(self, rows: PackedRows) -> float:
-        labels = trained_labels(rows.documents, rows.plan)
-        return label_bytes(self.tokenizer, labels) / max(1, len(labels))
 
     def _rows_per_epoch(self, sources: Sequence[TextSource], sizes: Sequence[int]) -> list[int]:
         """Rows of each source in an epoch."""

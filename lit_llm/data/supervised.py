@@ -16,7 +16,6 @@ from lit_llm.data.data_module import (
     DataPath,
     Prepared,
     at_least,
-    label_bytes,
     moved,
     one_of,
     records_hash,
@@ -116,7 +115,6 @@ class SupervisedData(DataModule):
             )
         reasons = {reason: fit.reasons[reason] + validation_fit.reasons[reason] for reason in fit.reasons}
         counts = moved(records.counts.as_dict(), reasons)
-        labels = trained_labels(validation.documents, validation.plan)
         return Prepared(
             train=train,
             order=shuffled(len(train), self.seed),
@@ -125,7 +123,6 @@ class SupervisedData(DataModule):
             counts={**counts, "truncated": fit.truncated + validation_fit.truncated},
             content=splits_hash(records),
             train_tokens=len(trained_labels(train.documents, train.plan)),
-            bytes_per_token={self.name: label_bytes(self.tokenizer, labels) / len(labels)} if len(labels) else {},
         )
 
     def _rows(self, examples: list[Example], split: str) -> tuple[PackedRows, Fit]:

@@ -93,9 +93,7 @@ class PreferenceOptimization(Stage):
 
     @torch.no_grad()
     def _reference(self, batch: RankingBatch, labels: Tensor, logps: Tensor) -> Tensor:
-        """The reference's log-probabilities (N,): given with the batch, known, or computed now; zeros without one."""
-        if batch.reference_logps is not None:
-            return batch.reference_logps
+        """The reference's log-probabilities (N,): known, or computed now; zeros without one."""
         if self.reference is None:
             return torch.zeros_like(logps)
         keys = row_keys(batch)
@@ -115,7 +113,7 @@ class PreferenceOptimization(Stage):
         if not gap < MARGIN_TOLERANCE:
             raise UserError(
                 f"DPO's start: policy and reference differ by {gap:.3g} nats a token before the first update, and "
-                "should not at all; cached reference log-probabilities of another model or data?"
+                "should not at all; was one of them changed since the stage was made?"
             )
 
 

@@ -14,7 +14,7 @@ from lit_llm.records import RankingBatch
 def check_rankings(batch: RankingBatch, vocab_size: int, max_positions: int) -> None:
     """Raises UserError naming the row (completion) or group (prompt) of the batch and what would be right."""
     # Moved once, so that the checks do not each wait for the device.
-    batch = RankingBatch(*(part if part is None else part.cpu() for part in batch))  # type: ignore[arg-type]
+    batch = RankingBatch(*(part if part is None else part.cpu() for part in batch))
     _check_tokens(batch, vocab_size, max_positions)
     _check_ranks(batch)
     _check_prompts(batch)
@@ -47,10 +47,6 @@ def _check_ranks(batch: RankingBatch) -> None:
     if bad is not None:
         raise UserError(
             f"rankings: prompt {bad} of the batch has weight {float(batch.weights[bad])}; must be 0 or more"
-        )
-    if batch.reference_logps is not None and not bool(batch.reference_logps.isfinite().all()):
-        raise UserError(
-            "rankings: reference log-probabilities are not finite; remove their cache and compute them again"
         )
 
 

@@ -102,7 +102,7 @@ def test_one_prefill_serves_several_completions(model: LanguageModel) -> None:
     prompts, follow = random_tokens(2, 6), random_tokens(6, 4)
     cache = KVCache(model.config, 2, 12)
     model(prompts, cache=cache)
-    hidden = decode(model, cache.expand(3), follow)
+    hidden = decode(model, cache.select(torch.tensor([0, 0, 0, 1, 1, 1])), follow)
     expected = model(torch.cat([prompts.repeat_interleave(3, dim=0), follow], dim=1))[:, 6:]
     assert torch.allclose(hidden, expected, atol=1e-5)
     reordered = cache.select(torch.tensor([1, 0, 1]))

@@ -61,7 +61,6 @@ def test_both_sources_are_validated_and_held_out_whatever_is_replayed(tokenizer,
     assert [test.name for test in data.heldout()] == ["domain", "general"]
     first, second = data.val_dataloader()
     assert set(sources_of(first)) == {0} and set(sources_of(second)) == {1}
-    assert set(data.bytes_per_token) == {"domain", "general"}
     assert data.counts()["read"] == 36 + 96
 
 

@@ -110,12 +110,13 @@ def test_tokens_outside_the_completion_and_its_prompt_change_nothing():
         assert torch.equal(a, b)
 
 
-def test_reference_log_probabilities_of_another_model_are_refused():
+def test_a_reference_that_is_another_model_is_refused():
     stage = PreferenceOptimization(model=tiny_model(), **parts())
-    batch = rankings(4)
-    stale = batch._replace(reference_logps=torch.full((12,), -40.0))
+    stage.reference.load_state_dict(tiny_model(seed=1).state_dict())
+    with torch.no_grad():
+        stage.reference.lm_head.weight.mul_(30)
     with pytest.raises(UserError, match="before the first update"):
-        trainer(max_epochs=1).fit(stage, loader([stale]))
+        trainer(max_epochs=1).fit(stage, loader([rankings(4)]))
 
 
 @pytest.mark.parametrize("loss", [partial(dpo, beta=0), partial(robust_dpo, label_smoothing=0.5)])
