@@ -44,8 +44,8 @@ def _places(path: Any) -> list[Any]:
     if isinstance(path, Mapping):
         if all(isinstance(weight, int | float) for weight in path.values()):
             return [place for place in path if not str(place).startswith("@")]
-        kept = {split: found for split, place in path.items() if (found := _places(place))}
-        return [kept] if kept else []
+        splits = {split: found for split, place in path.items() if (found := _places(place))}
+        return [splits] if splits else []
     if isinstance(path, list | tuple):
         kept = [found for item in path for found in _places(item)]
         return [kept] if kept else []

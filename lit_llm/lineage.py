@@ -2,7 +2,8 @@
 
 ``lineage.json`` in a model folder (and in a folder of collected rankings) holds the SHA-256 of every file beside it, of
 every data file that was read, of the folders it was made from, and the resolved configuration. Its ``digest`` covers
-all of that, the parents' digests included, so that one byte changed anywhere shows at every model made from it.
+all of that, the parents' digests included, so that one byte changed anywhere shows at every model made from it. How
+long it took and on which machine is not of what was made: only the ``seal``, over the whole file, covers these.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lit_llm.config import digest, flat
+from lit_llm.config import digest, flat, texts
 from lit_llm.errors import UserError
 
 NAME = "lineage.json"
@@ -27,6 +29,8 @@ BESIDE = (NAME, "README.md", "manifest.json", ".lock", "run.json", "metrics.json
 PACKAGES = (
     "torch", "lightning", "torchmetrics", "tokenizers", "safetensors", "jinja2", "hydra-core", "omegaconf", "numpy",
 )  # fmt: skip
+# Metrics that tell of the making and not of what was made: the same run again has others.
+TIMINGS = ("seconds", "train_seconds", "hardware")
 
 
 def hash_file(path: Path) -> str:
@@ -75,8 +79,10 @@ def record(
         "packages": versions(),
         "metrics": dict(metrics),
     }
+    lineage = json.loads(_text(lineage))  # as it is read again
     lineage["digest"] = _digest(lineage)
-    (folder / NAME).write_text(json.dumps(lineage, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    lineage["seal"] = _seal(lineage)
+    (folder / NAME).write_text(_text(lineage), encoding="utf-8")
     return lineage
 
 
@@ -86,18 +92,20 @@ def read(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        lineage: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return lineage
+        lineage = json.loads(path.read_bytes().decode())
     except ValueError as error:
         raise UserError(f"{path}: not readable as JSON ({error}); it was changed after it was written") from None
+    if not isinstance(lineage, dict):
+        raise UserError(f"{path}: holds no object; it was changed after it was written")
+    return lineage
 
 
 def verify(folder: Path) -> tuple[list[str], list[str]]:
     """Hash every byte along the chain again. Returns (folders verified, differences); no difference: all as made.
 
-    Raises UserError when the folder has no lineage.
+    What is damaged so that it cannot be read is a difference too. Raises UserError when the folder has no lineage.
     """
-    if read(folder) is None:
+    if not (folder / NAME).is_file():
         raise UserError(f"{folder / NAME}: not there; only folders made by this program can be verified")
     visited: dict[Path, None] = {}
     differences = list(_verify(folder, folder.name, visited))
@@ -105,18 +113,24 @@ def verify(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def commit() -> dict[str, Any]:
-    """The commit of the source and whether it was changed since; empty outside a repository."""
+    """The commit of the source and whether it was changed since, where it lies in a repository; its digest always."""
     where = Path(__file__).parent
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=where, capture_output=True, text=True, timeout=20, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
+    code = {"digest": _code_digest(where)}
     try:
-        head = git("rev-parse", "HEAD")
-        return {"commit": head, "changed": bool(git("status", "--porcelain", "--", "."))} if head else {}
+        # An environment inside somebody's repository: that repository's commit says nothing of this code.
+        head = git("rev-parse", "HEAD") if git("ls-files", "--error-unmatch", Path(__file__).name) else ""
+        return {"commit": head, "changed": bool(git("status", "--porcelain", "--", ".")), **code} if head else code
     except (OSError, subprocess.TimeoutExpired):
-        return {}
+        return code
+
+
+def _code_digest(package: Path) -> str:
+    return digest({path.relative_to(package).as_posix(): hash_file(path) for path in package.rglob("*.py")})
 
 
 def versions() -> dict[str, str]:
@@ -132,15 +146,22 @@ def versions() -> dict[str, str]:
 
 def parents_in(config: Mapping[str, Any]) -> dict[str, Path]:
     """Folders with a lineage (and ``init_from`` in any case) that a configuration names, by their keys."""
-    found = {}
-    for key, value in flat(config):
-        for text in value if isinstance(value, list) else [value]:
-            if not isinstance(text, str) or not text or len(text) > 4096 or key == "resume":
-                continue
-            place = made_by(Path(text))
-            if key == "init_from" or place is not None:
-                found[key] = place or Path(text)
+    found: dict[str, Path] = {}
+    for key, text in texts(config):
+        if not text or len(text) > 4096 or "\0" in text or key == "resume":
+            continue
+        place = made_by(Path(text).expanduser()) if _exists(text) else None
+        if (key == "init_from" or place is not None) and place not in found.values():
+            known = sum(1 for name in found if name.split("[")[0] == key)
+            found[f"{key}[{known}]" if known else key] = place or Path(text).expanduser()
     return found
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).expanduser().exists()
+    except (OSError, RuntimeError):  # a name too long for a file, or nobody's home
+        return False
 
 
 def made_by(path: Path) -> Path | None:
@@ -149,7 +170,19 @@ def made_by(path: Path) -> Path | None:
 
 
 def _digest(lineage: Mapping[str, Any]) -> str:
-    return digest({key: value for key, value in lineage.items() if key not in ("digest", "created")})
+    """Of what was made and from what."""
+    kept = {key: value for key, value in lineage.items() if key not in ("digest", "seal", "created")}
+    metrics = {key: value for key, value in lineage["metrics"].items() if key not in TIMINGS}
+    return digest({**kept, "metrics": metrics})
+
+
+def _seal(lineage: Mapping[str, Any]) -> str:
+    """Of everything in the file."""
+    return digest({key: value for key, value in lineage.items() if key != "seal"})
+
+
+def _text(lineage: Mapping[str, Any]) -> str:
+    return json.dumps(lineage, indent=1, ensure_ascii=False, default=str) + "\n"
 
 
 def _parent(folder: Path, role: str, place: Path) -> dict[str, Any]:
@@ -180,18 +213,45 @@ def _verify(folder: Path, name: str, visited: dict[Path, None]) -> Iterator[str]
     if folder in visited:
         return
     visited[folder] = None
-    lineage = read(folder)
+    try:
+        lineage = read(folder)
+    except UserError as error:
+        yield f"{name}/{NAME}: {error}"
+        return
     if lineage is None:
         return  # a model from elsewhere: its files were compared with the child's record of them
-    if lineage.get("digest") != _digest(lineage):
+    known: dict[str, Any] = lineage
+    recorded = f"{name}/{NAME}"
+    yield from _guarded(recorded, lambda: _verify_itself(folder, name, known))
+    yield from _guarded(recorded, lambda: compare_files(name, known["files"], hash_folder(folder)))
+    yield from _guarded(f"{name}/README.md", lambda: _verify_card(folder, name, known))
+    yield from _guarded(f"{name}: config.yaml", lambda: _verify_config(folder, name, known))
+    yield from _guarded(recorded, lambda: _verify_all_data(folder, name, known))
+    yield from _guarded(recorded, lambda: _verify_parents(folder, name, known, visited))
+
+
+def _guarded(file: str, check: Callable[[], Iterator[str]]) -> Iterator[str]:
+    """The differences of a check; damage that it cannot read past is one more, and the walk goes on."""
+    try:
+        yield from check()
+    except Exception as error:  # a flipped bit can break any of the formats in any way
+        yield f"{file}: damaged, cannot be followed ({type(error).__name__}: {' '.join(str(error).split())})"
+
+
+def _verify_itself(folder: Path, name: str, lineage: Mapping[str, Any]) -> Iterator[str]:
+    same = (folder / NAME).read_bytes() == _text(lineage).encode()
+    if not same or lineage["digest"] != _digest(lineage) or lineage["seal"] != _seal(lineage):
         yield f"{name}/{NAME}: its digest is not that of its content: it was edited after it was written"
-    yield from compare_files(name, lineage["files"], hash_folder(folder))
-    yield from _verify_card(folder, name, lineage)
-    yield from _verify_config(folder, name, lineage)
+
+
+def _verify_all_data(folder: Path, name: str, lineage: Mapping[str, Any]) -> Iterator[str]:
     for item in lineage["data"]["files"]:
         yield from _verify_data(folder, name, item)
+
+
+def _verify_parents(folder: Path, name: str, lineage: Mapping[str, Any], visited: dict[Path, None]) -> Iterator[str]:
     for parent in lineage["parents"]:
-        yield from _verify_parent(folder, name, parent, visited)
+        yield from _guarded(f"{name}/{NAME}", partial(_verify_parent, folder, name, parent, visited))
 
 
 def compare_files(name: str, recorded: Mapping[str, str], found: Mapping[str, str]) -> Iterator[str]:
@@ -209,7 +269,7 @@ def _verify_card(folder: Path, name: str, lineage: Mapping[str, Any]) -> Iterato
     from lit_llm.model_card import render
 
     card = folder / "README.md"
-    if card.is_file() and card.read_text(encoding="utf-8") != render(lineage):
+    if card.is_file() and card.read_bytes() != render(lineage).encode():
         yield f"{name}/README.md: is not the card that its lineage gives"
 
 
@@ -217,15 +277,18 @@ def _verify_config(folder: Path, name: str, lineage: Mapping[str, Any]) -> Itera
     """The run's config.yaml against the lineage, field by field."""
     from omegaconf import OmegaConf
 
-    from lit_llm.config import plain
+    from lit_llm.config import plain, written
 
-    path = folder.parent / "config.yaml"
-    if not path.is_file() or folder.name != "model":
+    path = (folder.parent if folder.name == "model" else folder) / "config.yaml"
+    if not path.is_file():
         return
-    recorded, found = dict(flat(lineage["config"])), dict(flat(plain(OmegaConf.load(path))))
+    loaded = OmegaConf.load(path)
+    recorded, found = dict(flat(lineage["config"])), dict(flat(plain(loaded)))
     for key in sorted({*recorded, *found} - {"resume"}):
         if recorded.get(key) != found.get(key):
             yield f"{name}: config.yaml {key} is {found.get(key)!r}, recorded {recorded.get(key)!r}"
+    if path.read_bytes() != written(loaded).encode():
+        yield f"{name}: config.yaml is not written as it was: it was edited"
 
 
 def _verify_data(folder: Path, name: str, item: Mapping[str, Any]) -> Iterator[str]:
@@ -241,7 +304,11 @@ def _verify_parent(folder: Path, name: str, parent: Mapping[str, Any], visited: 
     if not place.is_dir():
         yield f"{name}: its parent {parent['role']} is gone ({parent['path']})"
         return
-    now = read(place) or {}
+    try:
+        now = read(place) or {}
+    except UserError:  # told where its own lineage is verified
+        yield from _verify(place, label, visited)
+        return
     if now.get("digest") != parent["digest"]:
         old, new = {"files": parent["files"]}, {"files": now.get("files") or hash_folder(place)}
         changed = [key for key in {**old["files"], **new["files"]} if old["files"].get(key) != new["files"].get(key)]

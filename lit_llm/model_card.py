@@ -84,8 +84,9 @@ def _parents(lineage: Mapping[str, Any]) -> Iterator[str]:
 
 def _code(lineage: Mapping[str, Any]) -> Iterator[str]:
     code = lineage["code"]
-    if code:
+    if code.get("commit"):
         yield f"- commit `{code['commit']}`{' with local changes' if code['changed'] else ''}"
+    yield f"- code, SHA-256 `{code['digest'][:12]}`"
     yield f"- {', '.join(f'{name} {version}' for name, version in lineage['packages'].items())}"
     yield f"- seed {lineage['config'].get('seed')}; the whole configuration is in lineage.json"
 

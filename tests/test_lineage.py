@@ -73,6 +73,57 @@ def test_one_changed_byte_is_named(chain, tmp_path, file, named):
     assert len(differences) == 1 and differences[0].startswith(named)
 
 
+@pytest.mark.parametrize("file", ["model/README.md", "model/lineage.json", "config.yaml"])
+@pytest.mark.parametrize("run", ["ppo", "reward"])
+def test_a_flipped_bit_anywhere_in_a_text_is_a_difference_and_the_walk_goes_on(chain, tmp_path, run, file):
+    weights = tmp_path / "pretraining/model/model.safetensors"
+    weights.write_bytes(b"other")
+    path = tmp_path / run / file
+    good = path.read_bytes()
+    for position in range(0, len(good), max(1, len(good) // 40)):
+        for bit in (0, 2, 5, 7):
+            content = bytearray(good)
+            content[position] ^= 1 << bit
+            path.write_bytes(content)
+            differences = lineage.verify(chain)[1]
+            named = [line for line in differences if Path(file).name in line or "parent" in line]
+            assert named, (position, bit, differences)
+            if file != "model/lineage.json":  # which says where the walk goes on
+                assert any(line.startswith("pretraining/model.safetensors") for line in differences)
+    path.write_bytes(good)
+    assert len(lineage.verify(chain)[1]) == 1
+
+
+def test_the_time_it_took_is_not_of_what_was_made(tmp_path):
+    made = {"stage": "ppo", "config": {}, "parents": {}, "data": {}, "tokenizer": {}}
+    digests = []
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        metrics = {"steps": 5, "seconds": number, "hardware": {"threads": number}}
+        digests.append(lineage.record(tmp_path / str(number), metrics=metrics, **made)["digest"])
+    assert digests[0] == digests[1]
+
+
+def test_the_commit_of_somebody_elses_repository_is_not_taken(tmp_path, monkeypatch):
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    package = tmp_path / ".venv/lit_llm"
+    package.mkdir(parents=True)
+    (package / "lineage.py").write_text("x = 1")
+    git("init")
+    git("commit", "--allow-empty", "-m", "one")
+    monkeypatch.setattr(lineage, "__file__", str(package / "lineage.py"))
+    assert set(lineage.commit()) == {"digest"}
+    before = lineage.commit()["digest"]
+    (package / "lineage.py").write_text("x = 2")
+    assert lineage.commit()["digest"] != before
+    git("add", ".")
+    git("commit", "-m", "two")
+    assert len(lineage.commit()["commit"]) == 40
+
+
 def test_files_gone_and_added_are_named(chain, tmp_path):
     (chain / "config.json").unlink()
     (chain / "adapter.bin").write_text("x")
@@ -141,6 +192,10 @@ def test_parents_are_the_folders_that_the_configuration_names(chain, tmp_path):
     config = {"init_from": str(chain), "data": {"path": str(tmp_path / "corpus.txt")}, "resume": str(chain)}
     assert lineage.parents_in(config) == {"init_from": chain}
     assert lineage.parents_in({"stage": {"reward": {"folder": str(chain)}}}) == {"stage.reward.folder": chain}
+    weighted = {"data": {"path": {str(chain): 0.5, str(tmp_path / "reward/model"): 2}}}
+    both = {"data.path": chain, "data.path[1]": tmp_path / "reward/model"}
+    assert lineage.parents_in(weighted) == both
+    assert lineage.parents_in({"data": {"path": list(weighted["data"]["path"])}}) == both
 
 
 def test_the_script_exits_with_1_on_a_difference(chain):
