@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,8 @@ from lit_llm.records import Comparison, Document
 log = logging.getLogger(__name__)
 HARMLESS = ("duplicate", "in_heldout", "empty_text", "all_tied", "left_out")
 """Reasons that are no error: they never stop a run and do not count against ``max_error_rate``."""
-BLOCKS = 200  # a corpus of fewer texts is cut into about so many, so that a part can be held out
+FEW_TEXTS = 20  # fewer than these are cut into blocks, so that a part can be held out
+BLOCKS = 200  # about so many in all
 BLOCK_CHARACTERS = 400, 20_000
 
 
@@ -77,7 +79,8 @@ def read_records(
         on_error: stop at the first bad row with one line, or skip it and count it by reason.
         max_error_rate: share of bad rows above which skipping ends in an error all the same.
         validation_fraction, test_fraction: held out by content hash where the files do not say; rows with the same
-            prompt stay together.
+            prompt stay together, and a text stays whole unless there are fewer than ``FEW_TEXTS`` (20): then about
+            200 blocks are made of them, and some of those are held out.
 
     Raises:
         UserError: a bad row (``on_error="stop"``), too many of them, or no usable row at all.
@@ -175,8 +178,8 @@ def _held_out(
     wanted = {} if "validation" in named else {"validation": validation}
     wanted |= {} if has_test else {"test": test}
     wanted = {name: fraction for name, fraction in wanted.items() if fraction > 0}
-    if kind == "texts" and wanted:
-        train = [*blocks(train)]
+    if kind == "texts" and wanted and len(train) < FEW_TEXTS:
+        return _carve_blocks(train, wanted) | named
     return {"train": train} | named if not wanted else _carve(train, wanted) | named
 
 
@@ -206,22 +209,41 @@ def _carve(records: list[Record], wanted: Mapping[str, float]) -> dict[str, list
     return {name: members for name, members in split.items() if members}
 
 
-def blocks(records: Sequence[Record]) -> Iterator[Document]:
-    """A corpus of few long texts (one book, say) in blocks that end at blank lines, lines or blanks, where possible."""
-    documents = [r for r in records if isinstance(r, Document)]
-    if len(documents) >= BLOCKS:
-        yield from documents
-        return
+def _carve_blocks(texts: Sequence[Record], wanted: Mapping[str, float]) -> dict[str, list[Record]]:
+    """Holds out blocks of few texts; what is trained is as whole as that leaves it.
+
+    A text ends where its end token is, so neighbouring blocks that are trained are one text again.
+    """
+    cut = blocks([text for text in texts if isinstance(text, Document)])
+    split = _carve([block for parts in cut for block in parts], wanted)
+    trained = {id(block) for block in split["train"]}
+    runs = [list(run) for parts in cut for kept, run in groupby(parts, lambda block: id(block) in trained) if kept]
+    return split | {"train": [_joined(run) for run in runs]}
+
+
+def _joined(parts: Sequence[Document]) -> Document:
+    return replace(parts[0], text="".join(part.text for part in parts))
+
+
+def blocks(documents: Sequence[Document]) -> list[list[Document]]:
+    """Few long texts (one book, say) in blocks that end at blank lines, lines or blanks, where possible.
+
+    Returns:
+        For each text its blocks, about ``BLOCKS`` over all texts.
+    """
     total = sum(len(d.text) for d in documents)
     size = min(max(total // BLOCKS, BLOCK_CHARACTERS[0]), BLOCK_CHARACTERS[1])
-    for document in documents:
-        begin = 0
-        while begin < len(document.text):
-            end = _block_end(document.text, begin, size)
-            part = document.text[begin:end]
-            if part.strip():
-                yield Document(part, document.source)
-            begin = end
+    return [list(_blocks(document, size)) for document in documents]
+
+
+def _blocks(document: Document, size: int) -> Iterator[Document]:
+    begin = 0
+    while begin < len(document.text):
+        end = _block_end(document.text, begin, size)
+        part = document.text[begin:end]
+        if part.strip():
+            yield replace(document, text=part)
+        begin = end
 
 
 def _block_end(text: str, begin: int, size: int) -> int:

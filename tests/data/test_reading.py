@@ -111,10 +111,23 @@ def test_one_book_is_cut_at_blank_lines_so_that_a_part_is_held_out(tmp_path):
     got = read_records(str(tmp_path / "book.txt"), "texts")
     assert accounted(got).used == 1
     assert all(got[s] for s in ("train", "validation", "test"))
-    parts = list(blocks([Document(text)]))
+    (parts,) = blocks([Document(text)])
     assert "".join(p.text for p in parts) == text
     assert all(p.text.endswith("\n\n") for p in parts[:-1])
-    assert "".join(p.text for p in blocks([Document("x" * 9_999)])) == "x" * 9_999
+    assert "".join(p.text for p in blocks([Document("x" * 9_999)])[0]) == "x" * 9_999
+    # What is trained is whole but where a part was taken out: an end token stands nowhere else.
+    gaps = len(got["validation"]) + len(got["test"])
+    assert len(got["train"]) <= gaps + 1 and all(piece.text in text for piece in got["train"])
+    assert sum(len(d.text) for records in got.splits.values() for d in records) == len(text)
+
+
+def test_texts_are_held_out_whole_as_soon_as_there_are_twenty(tmp_path):
+    texts = [f"Text {n}.\n\n" + "\n\n".join(f"Line {n} {k} " + "of words " * 60 for k in range(9)) for n in range(20)]
+    got = read_records(lines(tmp_path, [{"text": text} for text in texts]), "texts")
+    assert sorted(d.text for records in got.splits.values() for d in records) == sorted(texts)
+    assert all(got[split] for split in ("train", "validation", "test"))
+    fewer = read_records(lines(tmp_path, [{"text": text} for text in texts[:19]], "b.jsonl"), "texts")
+    assert any(d.text not in texts for d in fewer["validation"])
 
 
 def test_all_tied_rankings_are_counted_and_do_not_stop(tmp_path):
