@@ -22,6 +22,7 @@ class Document:
 
     text: str
     source: str = ""  # where it came from, "file:line", for messages to people
+    tags: dict[str, str] = field(default_factory=dict, hash=False)  # kept from the data: source (its module), ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,10 @@ _USED_BY = {
 
 
 def text(value: Mapping[str, Any], where: str) -> Document:
-    """``text``."""
-    return Document(text_of(value["text"], "text", where, empty=True), where)
+    """``text``, and perhaps ``source``: what it is a part of, as a module or a book."""
+    found = text_of(value["text"], "text", where, empty=True)
+    of = value.get("source")
+    return Document(found, where, {"source": of} if isinstance(of, str) and 0 < len(of) <= 200 else {})
 
 
 def messages(value: Mapping[str, Any], where: str) -> Example:

@@ -19,6 +19,7 @@ from lit_llm.records import Heldout
 
 BINARY = ("exact_match", "ended", "verbatim")
 LOWER_IS_BETTER = ("bits_per_byte", "perplexity", "nll", "brier", "ece", "verbatim")
+FEWEST_SOURCES = 20
 NEITHER = ("length",)
 
 
@@ -130,15 +131,28 @@ class Scores:
 
 
 def clusters_of(heldout: Heldout, numbers: Sequence[int]) -> dict[int, str]:
-    """What each item is not independent of: its function, its prompt; others stand alone."""
+    """What each item is not independent of: its function, its prompt, its module; others stand alone.
+
+    A document's ``source`` may also be one of few corpora, which as clusters tell nothing: it needs to have
+    ``FEWEST_SOURCES`` values.
+    """
     found = {}
+    of_sources = _sources_are_many(heldout)
     for n in numbers:
         item = heldout.items[n]
         if heldout.kind == "rankings":
             found[n] = "\n".join(message.content for message in item.prompt)
         else:
-            found[n] = getattr(item, "tags", {}).get("function") or str(n)
+            found[n] = item.tags.get("function") or (of_sources and item.tags.get("source")) or str(n)
     return found
+
+
+def _sources_are_many(heldout: Heldout) -> bool:
+    """Whether documents say of what they are a part, and are parts of enough for an error from those."""
+    if heldout.kind != "documents":
+        return False
+    sources = {item.tags.get("source") for item in heldout.items} - {None}
+    return len(sources) >= FEWEST_SOURCES
 
 
 def measured(numbers: Any, values: Any, weights: Any = None) -> Measured:
