@@ -14,7 +14,7 @@ from lit_llm.records import RankingBatch
 def check_rankings(batch: RankingBatch, vocab_size: int, max_positions: int) -> None:
     """Raises UserError naming the row (completion) or group (prompt) of the batch and what would be right."""
     # Moved once, so that the checks do not each wait for the device.
-    batch = RankingBatch(*(part if part is None else part.cpu() for part in batch))
+    batch = RankingBatch(*(part.cpu() for part in batch))
     _check_tokens(batch, vocab_size, max_positions)
     _check_ranks(batch)
     _check_prompts(batch)

@@ -30,7 +30,8 @@ class SupervisedStage(LanguageStage):
         lora_targets: names of the linear layers that get one.
         neftune_noise_alpha: strength of uniform noise on the embeddings while training (Jain et al., arXiv:2310.05914,
             algorithm 1); 0: none.
-        base_model: name or folder of the model that an adapter belongs to, for its adapter_config.json.
+        base_model: name or folder of the model that an adapter belongs to, for its adapter_config.json; None: a run
+            gives the folder that it started from.
         z_loss: as in ``LanguageStage``.
     """
 
