@@ -114,9 +114,11 @@ def heldout_rows(stages: Sequence[StageRun]) -> Iterator[HeldoutRow]:
 
 def _floors(floors: Mapping[str, Any], metric: str) -> Iterator[str]:
     for name, scores in floors.items():
-        value = score(scores.get(metric)) if isinstance(scores, Mapping) and "mean" not in scores else score(scores)
+        found = scores.get(metric) if isinstance(scores, Mapping) and "mean" not in scores else scores
+        value, above = score(found), score(found.get("above")) if isinstance(found, Mapping) else None
         if value is not None:
-            yield f"{name.replace('_', ' ')} {value.text}"
+            beside = f" (the model {above.signed} {above.error}".rstrip() + ")" if above else ""
+            yield f"{name.replace('_', ' ')} {value.text}{beside}"
 
 
 def difference(before: Score, after: Score) -> Score:

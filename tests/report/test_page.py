@@ -92,7 +92,7 @@ def test_gains_and_losses_have_words_and_signs_besides_colour(page):
 
 
 def test_floors_counts_and_commands(page, finished):
-    assert "first sentence 0.240 ± 0.010" in page
+    assert "first sentence 0.240 ± 0.010 (the model +0.070 ± 0.020)" in page
     assert "skipped: duplicate" in page and "12,345" in page
     assert f"scripts/chat.py model={finished / 'ppo' / 'model'}" in page
 
