@@ -9,6 +9,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from lit_llm.launch import is_first_process
 from lit_llm.parts import Parts
 from lit_llm.records import Heldout
 from lit_llm.run_folder import RunFolder, write_json
+from lit_llm.secrets import hiding
 from lit_llm.stages.preference_optimization import PreferenceOptimization
 from lit_llm.text.tokenizer import load_tokenizer
 from lit_llm.trainer import precision
@@ -71,8 +73,10 @@ def keep_sets(parts: Parts, folder: RunFolder) -> None:
     unfinished = folder.path / ".heldout"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
+    shown = hiding(parts.cfg)
     for heldout in parts.data.heldout():
-        write_heldout(unfinished, heldout)
+        items = tuple(replace(item, source=shown(item.source)) for item in heldout.items)
+        write_heldout(unfinished, heldout._replace(items=items))
     if hasattr(parts.data, "training_answers"):
         write_json(folder.path / TRAINED, Counter(parts.data.training_answers()))
     unfinished.rename(folder.heldout)

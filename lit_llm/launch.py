@@ -125,14 +125,17 @@ def worker(folder: Path) -> None:
     """What every process of the run does: read the configuration, run, and the first one writes the result."""
     from lit_llm.run import run
     from lit_llm.run_folder import write_json
+    from lit_llm.secrets import hide
 
     level = logging.INFO if is_first_process() else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
     result: dict[str, Any] = {}
+    cfg = schema.load(folder / FOLDER / "config.yaml")
+    shown = hide(cfg)
     try:
-        result = {"metrics": run(schema.load(folder / FOLDER / "config.yaml"), folder)}
+        result = {"metrics": run(cfg, folder)}
     except UserError as error:
-        result = {"user_error": str(error)}
+        result = {"user_error": shown(str(error))}
         raise SystemExit(2) from None
     except SystemExit as stop:
         result = {"exit": stop.code}

@@ -117,5 +117,6 @@ def announce(parts: Parts, folder: RunFolder, checkpoint: Path | None) -> None:
     changed = " with local changes" if code.get("changed") else ""
     log.info("%s: %s parameters, %s trained; seed %d; commit %s%s", parts.stage.name, f"{total:,}", f"{trained:,}",
              parts.cfg.seed, code.get("commit", "unknown")[:12], changed)  # fmt: skip
-    origin = f"from {parts.cfg.init_from}" if parts.cfg.init_from else "from scratch"
+    init_from = schema.plain(parts.cfg)["init_from"]  # as it was given: without secrets
+    origin = f"from {init_from}" if init_from else "from scratch"
     log.info("%s, into %s", f"resumed from {checkpoint}" if checkpoint else origin, folder.path)

@@ -20,6 +20,7 @@ from lit_llm import config as schema
 from lit_llm.command_line import complain
 from lit_llm.errors import UserError
 from lit_llm.run_folder import RunFolder, write_json
+from lit_llm.secrets import hide
 from lit_llm.validation import validate
 
 log = logging.getLogger("lit_llm")
@@ -39,7 +40,7 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
     folder = Path(hydra.runtime.output_dir)
     if hydra.mode != RunMode.MULTIRUN:
         return _alone(job, cfg, folder)
-    identity = schema.identity(cfg)
+    identity, shown = schema.identity(cfg), hide(cfg)
     done = read(folder)
     if done.get("status") == "finished" and done.get("identity") == identity:
         log.info("%s: finished before, not run again", folder)
@@ -56,10 +57,11 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
         result["metrics"] = dict(summary(metrics))
     except UserError as error:
         log.error("%s", error)
-        result |= {"status": f"failed: {error}", "objective": FAILED}
+        result |= {"status": f"failed: {shown(str(error))}", "objective": FAILED}
     except Exception as error:
         log.error("%s", traceback.format_exc())
-        result |= {"status": f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+        first = next(iter(shown(str(error)).splitlines()), "")
+        result |= {"status": f"failed: {type(error).__name__}: {first}"}
         result["objective"] = FAILED
     write_json(folder / RESULT, result)
     return float(result["objective"])
@@ -67,11 +69,12 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
 
 def _alone(job: Job, cfg: DictConfig, folder: Path) -> float:
     """Outside a sweep: a user's mistake ends the command here, before Hydra writes an error of its own about it."""
+    shown = hide(cfg)
     try:
         validate(cfg)
         return objective(job(cfg, folder))
     except UserError as error:
-        complain(error)
+        complain(UserError(shown(str(error))))
         raise SystemExit(2) from None
 
 

@@ -5,6 +5,8 @@ Each line names the key, its value and what would be right. What a ``_target_`` 
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -41,7 +43,7 @@ def validate(cfg: DictConfig) -> None:
         values = schema.plain(cfg)
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key or ''}: {str(error).splitlines()[0]}") from None
-    findings = list(dict.fromkeys(findings_in(values)))
+    findings = list(dict.fromkeys((*_not_set(values), *findings_in(values))))
     if findings:
         raise UserError("\n".join(findings))
 
@@ -65,6 +67,14 @@ def nearest(name: str, known: Sequence[str]) -> str:
 def _missing(cfg: DictConfig) -> Iterator[str]:
     for key in sorted(OmegaConf.missing_keys(cfg)):
         yield f"{key}: no value; give it as {key}=VALUE"
+
+
+def _not_set(values: Mapping[str, Any]) -> Iterator[str]:
+    """What the environment is to tell and does not. A mark with a default has a comma after the name."""
+    for key, text in schema.texts(values):
+        for name in re.findall(r"\$\{oc\.env:([^,}]+)\}", text):
+            if name not in os.environ:
+                yield f"{key}={text}: the environment variable {name} is not set; export {name}=VALUE"
 
 
 def _runs(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -210,5 +220,8 @@ def _check_trainer(path: str, values: Mapping[str, Any]) -> Iterator[str]:
             yield f"{path}{key}={values[key]}: must not be negative"
         elif key in shares and values[key] is not None and values[key] > 1 and values[key] % 1:
             yield f"{path}{key}={values[key]}: must be a whole number, or a share from 0.0 to 1.0"
-    if not any(values[key] for key in ("max_steps", "max_epochs", "max_tokens", "max_time", "fast_dev_run")):
-        yield f"{path}max_steps: nothing ends the run; give max_steps, max_epochs, max_tokens or max_time"
+    if values["max_time"] and not any(values[k] for k in ("max_steps", "max_epochs", "max_tokens", "fast_dev_run")):
+        yield (
+            f"{path}max_time={values['max_time']}: the schedule needs a length too; give max_steps, max_epochs or "
+            "max_tokens beside it"
+        )

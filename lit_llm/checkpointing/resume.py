@@ -29,7 +29,7 @@ def checkpoint_name(step: int) -> str:
 def find_checkpoint(run_folder: str | Path) -> Path | None:
     """The newest checkpoint of a run that verifies; each newer one that does not is named in a warning.
 
-    None if the run was stopped before its first one. Raises UserError if there are some and all are bad: a run never
+    None if the run was stopped before its first one was finished. Raises UserError if there are some and all are bad: a run never
     starts afresh silently.
     """
     folder = Path(run_folder) / CHECKPOINTS
@@ -47,6 +47,10 @@ def find_checkpoint(run_folder: str | Path) -> Path | None:
             log.warning("not resumed from: %s", problem)
         log.info("resuming from %s", path)
         return path
+    if newest_first and not any(atomic.manifest_path(path).is_file() for path in newest_first):
+        for path in newest_first:  # the first checkpoint of all, cut off before its manifest: nothing was ever finished
+            log.warning("%s: was not finished; the run starts anew", path)
+        return None
     if problems:
         raise UserError(f"{folder}: no checkpoint can be resumed from: " + "; ".join(problems))
     return None

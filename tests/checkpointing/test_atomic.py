@@ -83,6 +83,14 @@ DAMAGES = {
 }
 
 
+def test_a_first_checkpoint_cut_off_before_its_manifest_blocks_nothing(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage_no_manifest(checkpoint)
+    assert find_checkpoint(checkpoint.parents[1]) is None
+    assert f"{checkpoint}: was not finished; the run starts anew" in caplog.text
+
+
 @pytest.mark.parametrize(("damage", "message"), DAMAGES.items(), ids=lambda value: getattr(value, "__name__", None))
 def test_damage_is_named_and_the_one_before_is_used(
     checkpoint: Path, damage: object, message: str, caplog: pytest.LogCaptureFixture
