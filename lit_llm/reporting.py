@@ -147,4 +147,6 @@ def _shown(name: str, value: Mapping[str, Any], metrics: Mapping[str, Any], grou
     before = (metrics.get("before") or {}).get(group, {}).get(name)
     was = f" (was {before['mean']:.4g})" if before and before.get("mean") is not None else ""
     error = f" ± {value['se']:.2g}" if value.get("se") is not None else ""
-    return f"{name} {value['mean']:.4g}{error}{was}"
+    above = value.get("above") or {}
+    beside = f" (the model {above['mean']:+.3g} ± {above['se'] or 0:.2g})" if above.get("mean") is not None else ""
+    return f"{name} {value['mean']:.4g}{error}{was}{beside}"
