@@ -82,8 +82,8 @@ def complain(error: UserError) -> None:
 def rewrite(config_name: str, arguments: list[str]) -> list[str]:
     """Our shorthands in Hydra's words. Options (``--multirun``, ``--cfg``) are left as they are."""
     if config_name == "pipeline":
-        return [_pipeline_word(word) for word in arguments]
-    return _resumed(_usual_choices([_train_word(word) for word in arguments]))
+        return _own_limits([_pipeline_word(word) for word in arguments])
+    return _own_limits(_resumed(_usual_choices([_train_word(word) for word in arguments])))
 
 
 def _train_word(word: str) -> str:
@@ -122,6 +122,19 @@ def _pipeline_word(word: str) -> str:
         elif (conf_folder() / parts[2]).is_dir():  # a group of that stage: another option of it
             return f"{prefix}{parts[2]}@{'.'.join(parts)}={value}"
     return f"{prefix}{'.'.join(parts)}={value}"
+
+
+def _own_limits(arguments: list[str]) -> list[str]:
+    """A limit on the command line stands in place of the usual ones; of several given whichever comes first ends."""
+    given = {word.partition("=")[0].lstrip("+"): word.partition("=")[2] for word in arguments if "=" in word}
+    if given.get("debug", "null") != "null":  # the overlays bring limits of their own
+        return arguments
+    limits, chosen = ("max_steps", "max_epochs", "max_tokens"), dict.fromkeys(k.rpartition(".")[0] for k in given)
+    more = []
+    for trainer in (one for one in chosen if one.rpartition(".")[2] == "trainer"):
+        if any(given.get(f"{trainer}.{name}", "null") != "null" for name in limits):
+            more += [f"{trainer}.{name}=null" for name in limits if f"{trainer}.{name}" not in given]
+    return [*arguments, *more]
 
 
 def _usual_choices(arguments: list[str]) -> list[str]:

@@ -16,16 +16,21 @@ from lit_llm.checkpointing.random_state import RandomState
 from lit_llm.errors import UserError
 from lit_llm.parts import Parts
 
+DEFAULT_STEPS = 500  # of a run that is given no limit
+
 
 def build(parts: Parts, folder: Path) -> L.Trainer:
     """The Trainer of a run in ``folder``. PPO drives its own updates: its accumulation and clipping are its own."""
     cfg, own = parts.cfg.trainer, not parts.stage.automatic_optimization
+    if own:
+        refuse_unread(cfg)
     accumulate = 1 if own else accumulation(parts.cfg)
+    steps = step_limit(cfg)
     callbacks = list(parts.callbacks)
     if not any(isinstance(callback, RandomState) for callback in callbacks):
         callbacks.append(RandomState())
-    if own and cfg.max_steps is not None:
-        callbacks.append(StopAfter(cfg.max_steps))
+    if own and steps is not None:
+        callbacks.append(StopAfter(steps))
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
     return L.Trainer(
@@ -35,7 +40,7 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
         strategy="ddp" if cfg.strategy == "auto" and _world(cfg) > 1 else cfg.strategy,
         precision=precision(cfg.precision, cfg.accelerator),  # type: ignore[arg-type]
         max_steps=-1 if own else optimizer_steps(parts.cfg, accumulate),
-        max_epochs=-1 if own and cfg.max_steps is not None else cfg.max_epochs,
+        max_epochs=-1 if own and steps is not None and cfg.max_epochs is None else cfg.max_epochs,
         max_time=cfg.max_time,
         accumulate_grad_batches=accumulate,
         gradient_clip_val=None if own else cfg.gradient_clip_val,
@@ -73,9 +78,29 @@ def accumulation(cfg: DictConfig) -> int:
     return rows // (micro * world)
 
 
+def refuse_unread(trainer: DictConfig) -> None:
+    """What a stage that drives its own updates would not read."""
+    instead = {
+        "max_tokens": (None, "max_steps counts rollouts; give that"),
+        "global_batch_size": (None, "a rollout is data.micro_batch_size prompts on every device; give that"),
+        "gradient_clip_val": (1.0, "this stage clips its own gradients; give stage.max_grad_norm"),
+    }
+    for key, (unset, what) in instead.items():
+        if trainer[key] != unset:
+            raise UserError(f"trainer.{key}={trainer[key]}: {what}")
+
+
+def step_limit(trainer: DictConfig) -> int | None:
+    """``max_steps``, or ``DEFAULT_STEPS`` where nothing at all would end the run; None: another limit does."""
+    if trainer.max_steps is None and not any(trainer[k] for k in ("max_epochs", "max_tokens", "fast_dev_run")):
+        return DEFAULT_STEPS
+    steps: int | None = trainer.max_steps
+    return steps
+
+
 def optimizer_steps(cfg: DictConfig, accumulate: int) -> int:
-    """``max_steps`` or what ``max_tokens`` comes to, whichever is less; -1: epochs or time end the run."""
-    limits = [cfg.trainer.max_steps] if cfg.trainer.max_steps is not None else []
+    """``step_limit`` or what ``max_tokens`` comes to, whichever is less; -1: epochs or time end the run."""
+    limits = [steps] if (steps := step_limit(cfg.trainer)) is not None else []
     if cfg.trainer.max_tokens is not None:
         length = cfg.data.get("max_length")
         if length is None:

@@ -5,8 +5,6 @@ Each line names the key, its value and what would be right. What a ``_target_`` 
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -43,7 +41,7 @@ def validate(cfg: DictConfig) -> None:
         values = schema.plain(cfg)
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key or ''}: {str(error).splitlines()[0]}") from None
-    findings = list(dict.fromkeys((*_not_set(values), *findings_in(values))))
+    findings = list(dict.fromkeys(findings_in(values)))
     if findings:
         raise UserError("\n".join(findings))
 
@@ -67,14 +65,6 @@ def nearest(name: str, known: Sequence[str]) -> str:
 def _missing(cfg: DictConfig) -> Iterator[str]:
     for key in sorted(OmegaConf.missing_keys(cfg)):
         yield f"{key}: no value; give it as {key}=VALUE"
-
-
-def _not_set(values: Mapping[str, Any]) -> Iterator[str]:
-    """What the environment is to tell and does not. A mark with a default has a comma after the name."""
-    for key, text in schema.texts(values):
-        for name in re.findall(r"\$\{oc\.env:([^,}]+)\}", text):
-            if name not in os.environ:
-                yield f"{key}={text}: the environment variable {name} is not set; export {name}=VALUE"
 
 
 def _runs(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -144,6 +144,7 @@ def free(key: str) -> bool:
         (["data.path=null"], "data.path=None: must be str | int | Sequence"),
         (["data.path=1.10"], "data.path=1.1: must be str | int | Sequence"),
         (["trainer.max_steps=0"], "trainer.max_steps=0: must be 1 or more"),
+        (["trainer.max_time=00:01:00:00"], "trainer.max_time=00:01:00:00: the schedule needs a length too"),
         (["trainer.limit_val_batches=1.5"], "trainer.limit_val_batches=1.5: must be a whole number, or a share"),
     ],
 )
@@ -152,6 +153,23 @@ def test_a_mistake_is_one_line(words, line):
     with pytest.raises(UserError) as error:
         check("train", rewrite("train", words))
     assert any(line in found for found in str(error.value).splitlines())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("limit", ["max_steps", "max_epochs", "max_tokens"])
+def test_a_limit_of_ones_own_is_not_capped_by_the_usual_one(stage, limit):
+    def limits(*words):
+        trainer = compose("train", [*stage_words(stage), *words]).trainer
+        return {key: trainer[key] for key in ("max_steps", "max_epochs", "max_tokens") if trainer[key] is not None}
+
+    assert limits(f"trainer.{limit}=900") == {limit: 900}
+    assert limits(f"trainer.{limit}=900", "trainer.max_steps=7") == {limit: 900} | {"max_steps": 7}
+    assert limits(f"trainer.{limit}=900", "debug=limit")["max_steps"] == (900 if limit == "max_steps" else 5)
+
+
+def test_nor_in_a_pipeline():
+    stages = compose("pipeline", ["stages.pretraining.trainer.max_epochs=2"]).stages
+    assert stages.pretraining.trainer.max_steps is None and stages.fine_tuning.trainer.max_steps == 90
 
 
 def test_all_mistakes_are_named_at_once():

@@ -140,6 +140,16 @@ def test_tokens_become_steps_and_the_lesser_limit_counts():
     assert trainer.optimizer_steps(numbers(max_tokens=1000), accumulate=2) == 2
     assert trainer.optimizer_steps(numbers(max_tokens=100_000, max_steps=7), accumulate=2) == 7
     assert trainer.optimizer_steps(numbers(max_epochs=1), accumulate=1) == -1
+    assert trainer.optimizer_steps(numbers(max_tokens=10_000_000), accumulate=1) > trainer.DEFAULT_STEPS
+    assert trainer.optimizer_steps(numbers(), accumulate=1) == trainer.DEFAULT_STEPS
+    assert trainer.optimizer_steps(numbers(fast_dev_run=2), accumulate=1) == -1
+
+
+@pytest.mark.parametrize(("key", "value"), [("max_tokens", 9), ("global_batch_size", 8), ("gradient_clip_val", 0.5)])
+def test_what_a_stage_with_its_own_updates_would_not_read_is_refused(key, value):
+    trainer.refuse_unread(numbers().trainer)
+    with pytest.raises(UserError, match=rf"trainer\.{key}={value}: .*give"):
+        trainer.refuse_unread(numbers(**{key: value}).trainer)
 
 
 def test_a_processor_with_bf16_uses_it(monkeypatch):
