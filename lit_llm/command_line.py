@@ -7,6 +7,7 @@ Hydra runs, all that is wrong is collected, and the nearest right name is given.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -141,6 +142,12 @@ def _usual_choices(arguments: list[str]) -> list[str]:
     """stage=NAME alone also takes experiment/NAME.yaml: the data, optimizer and schedule that are usual for it."""
     given = dict(word.partition("=")[::2] for word in arguments if "=" in word and not word.startswith("-"))
     name = given.get("stage")
+    several = name and ("," in name or "(" in name)
+    if name and several and "experiment" not in given:  # a sweep: every job takes what is usual for its own stage
+        for one in name.split(",") if "(" not in name else []:
+            if not (conf_folder() / f"experiment/{one}.yaml").is_file():
+                raise UserError(f"stage={name}: no experiment/{one}.yaml says what is usual for it; sweep experiment=")
+        return [f"experiment={name}" if word == f"stage={name}" else word for word in arguments]
     if name and "experiment" not in given and (conf_folder() / f"experiment/{name}.yaml").is_file():
         return [*arguments, f"experiment={name}"]
     return arguments
@@ -190,7 +197,7 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
     with composing():
         overrides = list(parsed([*search_path(words, folders), *words], findings))
         cfg = composed(config_name, overrides, findings)
-        findings += list(_without_effect(config_name, words))
+        findings += list(_without_effect(cfg, words)) if cfg is not None else []
         if cfg is not None and not _only_shows(arguments):
             try:
                 validate(cfg)
@@ -212,12 +219,16 @@ def _only_shows(arguments: list[str]) -> bool:
     return any(word.startswith(("--cfg", "-c", "--info")) for word in arguments)
 
 
-def _without_effect(config_name: str, words: list[str]) -> Iterator[str]:
+def _without_effect(cfg: DictConfig, words: list[str]) -> Iterator[str]:
     """A model's folder brings its backbone and tokenizer: what is said about them besides would be read by nobody."""
-    given = [word.lstrip("+").partition("=")[::2] for word in words]
-    folder = dict(given).get("init_from")
-    if config_name != "train" or folder in (None, "", "null"):
-        return
-    for key, value in given:
-        if key.split(".")[0] in ("backbone", "tokenizer") and key != "backbone.dropout":
-            yield f"{key}={value}: init_from={folder} brings its own {key.split('.')[0]}; leave one of the two out"
+    for word in words:
+        key, _, value = word.lstrip("+~").partition("=")
+        found = re.fullmatch(r"(stages\.[^.]+\.)?(backbone|tokenizer)(\..+)?", key.partition("@")[2] or key)
+        if found is None or (found[2], found[3]) == ("backbone", ".dropout"):
+            continue
+        plain: Any = OmegaConf.to_container(cfg, resolve=False)
+        for part in (found[1] or "").split(".")[:-1]:
+            plain = plain.get(part) or {}
+        folder = plain.get("init_from")
+        if folder:
+            yield f"{key}={value}: init_from={folder} brings its own {found[2]}; leave one of the two out"

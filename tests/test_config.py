@@ -200,6 +200,24 @@ def test_a_mistake_is_answered_without_importing_torch():
     assert done.stderr.strip() == "error: sed=1: unknown key; did you mean seed?"
 
 
+@pytest.mark.parametrize("word", ["stages.ppo.backbone.depth=9", "stages.ppo.backbone=3m", "stages.dpo.tokenizer=bpe"])
+def test_what_a_stage_from_a_model_never_reads_is_refused(word):
+    schema.register()
+    with pytest.raises(UserError, match=r"init_from=@instruction_tuning brings its own (backbone|tokenizer)"):
+        check("pipeline", rewrite("pipeline", [word]))
+    free = ["stages.pretraining.backbone.depth=3", "stages.ppo.backbone.dropout=0.1"]
+    check("pipeline", rewrite("pipeline", free))
+
+
+def test_every_job_of_a_sweep_of_stages_takes_what_is_usual_for_its_own():
+    words = ["-m", "stage=fine_tuning,dpo", "seed=1"]
+    assert rewrite("train", words)[:3] == ["-m", "experiment=fine_tuning,dpo", "seed=1"]
+    assert rewrite("train", ["-m", "stage=choice(dpo,ppo)"])[1] == "experiment=choice(dpo,ppo)"
+    with pytest.raises(UserError, match=r"stage=dpo,mine: no experiment/mine\.yaml"):
+        rewrite("train", ["-m", "stage=dpo,mine"])
+    assert rewrite("train", ["-m", "stage=fine_tuning,dpo", "experiment=dpo"])[1] == "stage=fine_tuning,dpo"
+
+
 def test_values_from_the_environment_are_never_written(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hunter2")
     cfg = compose("train", ["data.path=${oc.env:HF_TOKEN}", "init_from=prefix-${data.path}"])

@@ -228,11 +228,12 @@ def test_sigterm_saves_and_exits_with_143(words, tmp_path):
 
 
 def test_a_sweep_survives_a_failed_job_and_ends_with_a_leaderboard(words, tmp_path):
-    sweep = tmp_path / "sweep"
-    more = ["-m", "optimizer.lr=1e-3,-1,3e-3", f"hydra.sweep.dir={sweep}", "trainer.max_steps=1"]
+    more = ["-m", "optimizer.lr=1e-3,-1,3e-3", "trainer.max_steps=1"]
     more += ["evaluation.enabled=false"]
-    done = subprocess.run(command([*words, *more]), capture_output=True, text=True, timeout=200, check=False)
+    line = command([*words, *more])
+    done = subprocess.run(line, capture_output=True, text=True, timeout=200, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    (sweep,) = (tmp_path / "outputs/multirun").iterdir()
     jobs = json.loads((sweep / "leaderboard.json").read_text())["jobs"]
     assert [job["status"] for job in jobs[:2]] == ["finished", "finished"]
     assert jobs[2]["job"] == "1" and "optimizer.lr" in jobs[2]["status"] and jobs[2]["objective"] == 1e30
