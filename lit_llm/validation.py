@@ -5,6 +5,8 @@ Each line names the key, its value and what would be right. What a ``_target_`` 
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -34,13 +36,13 @@ PASSED_AT_CALL = {
 
 def validate(cfg: DictConfig) -> None:
     """Raises UserError with every finding, one a line, or returns when the configuration can be run."""
-    findings = list(_missing(cfg))
-    if findings:  # what is missing cannot be resolved: the rest is checked when it is there
-        raise UserError("\n".join(findings))
     try:
         values = schema.plain(cfg)
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key or ''}: {str(error).splitlines()[0]}") from None
+    findings = list(_not_set(values)) or list(_missing(cfg))
+    if findings:  # what is missing cannot be resolved: the rest is checked when it is there
+        raise UserError("\n".join(findings))
     findings = list(dict.fromkeys(findings_in(values)))
     if findings:
         raise UserError("\n".join(findings))
@@ -65,6 +67,14 @@ def nearest(name: str, known: Sequence[str]) -> str:
 def _missing(cfg: DictConfig) -> Iterator[str]:
     for key in sorted(OmegaConf.missing_keys(cfg)):
         yield f"{key}: no value; give it as {key}=VALUE"
+
+
+def _not_set(values: Mapping[str, Any]) -> Iterator[str]:
+    """What the environment is to tell and does not. A mark with a default has a comma after the name."""
+    for key, text in schema.texts(values):
+        for name in re.findall(r"\$\{oc\.env:([^,}]+)\}", text):
+            if name not in os.environ:
+                yield f"{key}={text}: the environment variable {name} is not set; export {name}=VALUE"
 
 
 def _runs(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

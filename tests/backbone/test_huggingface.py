@@ -12,6 +12,7 @@ import torch
 from lit_llm.backbone.config import RopeScaling, from_depth
 from lit_llm.backbone.heads import LanguageModel, ScoreModel
 from lit_llm.backbone.huggingface import load_config, load_language_model, load_model, load_score_model, save_model
+from lit_llm.generation.sampling import generate
 
 transformers = pytest.importorskip("transformers")
 
@@ -32,8 +33,10 @@ FOLDERS = {
         {"head_dim": 8, "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 0},
     ),
     "qwen2": ("Qwen2", {}),
+    "qwen2 without GQA": ("Qwen2", {"num_key_value_heads": 4}),
     "qwen2 window off": ("Qwen2", {"sliding_window": 5, "use_sliding_window": False}),
     "llama": ("Llama", {}),
+    "llama without GQA": ("Llama", {"num_key_value_heads": 4}),
     "llama biased": ("Llama", {"attention_bias": True}),
     "llama3 scaling": ("Llama", {"rope_parameters": LLAMA3, "head_dim": 16}),
     "linear scaling": ("Llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
@@ -43,6 +46,7 @@ FOLDERS = {
         {"num_attention_heads": 3, "num_key_value_heads": 1, "hidden_size": 36, "tie_word_embeddings": True},
     ),
     "mistral": ("Mistral", {"sliding_window": None}),
+    "mistral without GQA": ("Mistral", {"sliding_window": None, "num_key_value_heads": 4}),
     "mistral windowed": ("Mistral", {"sliding_window": 6}),
 }
 
@@ -78,14 +82,15 @@ def test_transformers_reads_what_is_written_here(
         assert torch.allclose(ours.logits(ours(tokens)), again(tokens).logits, atol=1e-4)
 
 
-def test_greedy_text_is_the_same(model: LanguageModel, tokens: torch.Tensor, tmp_path: Path) -> None:
-    save_model(tmp_path, model)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
-    expected = theirs.generate(tokens[:1, :5], max_new_tokens=20, do_sample=False, pad_token_id=0)
-    ids = tokens[:1, :5]
-    for _ in range(20):
-        ids = torch.cat([ids, model.logits(model(ids))[:, -1:].argmax(-1)], dim=1)
-    assert ids.tolist() == expected.tolist()
+@pytest.mark.parametrize("kv_heads", [2, 4])
+@pytest.mark.parametrize("stem", ["Qwen3", "Qwen2", "Llama", "Mistral"])
+def test_greedy_text_is_the_same(theirs_saved: Any, tokens: torch.Tensor, stem: str, kv_heads: int) -> None:
+    folder, theirs = theirs_saved(stem, num_key_value_heads=kv_heads)
+    ours, prompt = load_language_model(folder), tokens[:1, :5]
+    options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    expected = theirs.generate(prompt, **options)
+    found = generate(ours, prompt.tolist(), max_new_tokens=12, end_ids=(), temperature=0)
+    assert found.input_ids.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("stem", ["Qwen3", "Qwen2", "Llama", "Mistral"])
