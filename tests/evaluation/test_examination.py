@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
 
 from lit_llm.evaluation.heldout import evaluate
 from lit_llm.evaluation.sets import read_all, write_heldout
@@ -17,7 +18,8 @@ SETS = [
 
 
 def parts(answers=()):
-    return SimpleNamespace(data=SimpleNamespace(heldout=lambda: SETS, training_answers=lambda: list(answers)))
+    data = SimpleNamespace(heldout=lambda: SETS, training_answers=lambda: list(answers))
+    return SimpleNamespace(cfg=OmegaConf.create(), data=data)
 
 
 def test_the_most_frequent_target_is_the_commonest_trained_answer(tmp_path, model, tokenizer):
