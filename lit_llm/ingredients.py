@@ -9,6 +9,7 @@ from typing import Any
 
 from lit_llm.config import digest, texts
 from lit_llm.lineage import hash_file
+from lit_llm.secrets import real
 
 # Keys that say where or how fast, not what: another value gives the same result.
 WITHOUT_EFFECT = ("resume", "cache_dir", "progress", "num_workers")
@@ -49,7 +50,8 @@ def _places(path: Any) -> list[Any]:
     if isinstance(path, list | tuple):
         kept = [found for item in path for found in _places(item)]
         return [kept] if kept else []
-    return [path] if path and not str(path).startswith("@") else []
+    told = str(real(Path(path))) if "${oc.env:" in str(path) else path
+    return [told] if path and not str(path).startswith("@") else []
 
 
 def data_hashes(config: Mapping[str, Any]) -> dict[str, str]:
@@ -87,7 +89,7 @@ def _existing(key: str, text: str) -> Path | None:
     if not ("/" in text or text.startswith("~") or key.split(".")[-1].split("_")[-1] in _LAST):
         return None
     try:
-        place = Path(text).expanduser()
+        place = real(Path(text).expanduser())
         return place if place.exists() else None
     except (OSError, RuntimeError):  # a name too long for a file, or nobody's home
         return None

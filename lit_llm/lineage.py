@@ -1,4 +1,4 @@
-"""Where a model comes from: hashes that chain from the corpus to the folder, and their check, offline.
+"""Where a model comes from: hashes that chain from the corpus to the folder (verification.py checks them, offline).
 
 ``lineage.json`` in a model folder (and in a folder of collected rankings) holds the SHA-256 of every file beside it, of
 every data file that was read, of the folders it was made from, and the resolved configuration. Its ``digest`` covers
@@ -13,15 +13,15 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lit_llm.config import digest, flat, texts
+from lit_llm.config import digest, texts
 from lit_llm.errors import UserError
+from lit_llm.secrets import real
 
 NAME = "lineage.json"
 # Not among the hashed files: the card, written from the lineage, and the state of the run around the files.
@@ -79,10 +79,10 @@ def record(
         "packages": versions(),
         "metrics": dict(metrics),
     }
-    lineage = json.loads(_text(lineage))  # as it is read again
-    lineage["digest"] = _digest(lineage)
-    lineage["seal"] = _seal(lineage)
-    (folder / NAME).write_text(_text(lineage), encoding="utf-8")
+    lineage = json.loads(text_of(lineage))  # as it is read again
+    lineage["digest"] = content_digest(lineage)
+    lineage["seal"] = seal(lineage)
+    (folder / NAME).write_text(text_of(lineage), encoding="utf-8")
     return lineage
 
 
@@ -98,18 +98,6 @@ def read(folder: Path) -> dict[str, Any] | None:
     if not isinstance(lineage, dict):
         raise UserError(f"{path}: holds no object; it was changed after it was written")
     return lineage
-
-
-def verify(folder: Path) -> tuple[list[str], list[str]]:
-    """Hash every byte along the chain again. Returns (folders verified, differences); no difference: all as made.
-
-    What is damaged so that it cannot be read is a difference too. Raises UserError when the folder has no lineage.
-    """
-    if not (folder / NAME).is_file():
-        raise UserError(f"{folder / NAME}: not there; only folders made by this program can be verified")
-    visited: dict[Path, None] = {}
-    differences = list(_verify(folder, folder.name, visited))
-    return [str(place) for place in visited], differences
 
 
 def commit() -> dict[str, Any]:
@@ -159,161 +147,60 @@ def parents_in(config: Mapping[str, Any]) -> dict[str, Path]:
 
 def _exists(text: str) -> bool:
     try:
-        return Path(text).expanduser().exists()
+        return real(Path(text).expanduser()).exists()
     except (OSError, RuntimeError):  # a name too long for a file, or nobody's home
         return False
 
 
 def made_by(path: Path) -> Path | None:
     """The folder with the lineage of what lies at ``path``: itself, or a folder or two above it."""
-    return next((place for place in (path, *list(path.parents)[:2]) if (place / NAME).is_file()), None)
+    return next((place for place in (path, *list(path.parents)[:2]) if (real(place) / NAME).is_file()), None)
 
 
-def _digest(lineage: Mapping[str, Any]) -> str:
+def content_digest(lineage: Mapping[str, Any]) -> str:
     """Of what was made and from what."""
     kept = {key: value for key, value in lineage.items() if key not in ("digest", "seal", "created")}
     metrics = {key: value for key, value in lineage["metrics"].items() if key not in TIMINGS}
     return digest({**kept, "metrics": metrics})
 
 
-def _seal(lineage: Mapping[str, Any]) -> str:
+def seal(lineage: Mapping[str, Any]) -> str:
     """Of everything in the file."""
     return digest({key: value for key, value in lineage.items() if key != "seal"})
 
 
-def _text(lineage: Mapping[str, Any]) -> str:
+def text_of(lineage: Mapping[str, Any]) -> str:
     return json.dumps(lineage, indent=1, ensure_ascii=False, default=str) + "\n"
 
 
 def _parent(folder: Path, role: str, place: Path) -> dict[str, Any]:
-    known = read(place) or {}
+    known = read(real(place)) or {}
     return {
         "role": role,
         "path": _relative(place, folder),
         "stage": known.get("stage"),
         "digest": known.get("digest"),
         "simulated_preferences": bool(known.get("simulated_preferences")),
-        "files": known.get("files") or hash_folder(place),
+        "files": known.get("files") or hash_folder(real(place)),
     }
 
 
 def _data_file(folder: Path, path: Path) -> dict[str, Any]:
-    return {"path": _relative(path, folder), "bytes": path.stat().st_size, "sha256": hash_file(path)}
+    there = real(path)
+    return {"path": _relative(path, folder), "bytes": there.stat().st_size, "sha256": hash_file(there)}
 
 
 def _relative(path: Path, start: Path) -> str:
+    """From ``start``; a place that the environment tells stays as the configuration says it."""
+    if real(path) != path:
+        return path.as_posix()
     try:
         return Path(os.path.relpath(path.resolve(), start.resolve())).as_posix()
     except ValueError:  # another drive
         return path.resolve().as_posix()
 
 
-def _verify(folder: Path, name: str, visited: dict[Path, None]) -> Iterator[str]:
-    folder = folder.resolve()  # a pipeline's folder holds links: what is beside a folder is beside its real place
-    if folder in visited:
-        return
-    visited[folder] = None
-    try:
-        lineage = read(folder)
-    except UserError as error:
-        yield f"{name}/{NAME}: {error}"
-        return
-    if lineage is None:
-        return  # a model from elsewhere: its files were compared with the child's record of them
-    known: dict[str, Any] = lineage
-    recorded = f"{name}/{NAME}"
-    yield from _guarded(recorded, lambda: _verify_itself(folder, name, known))
-    yield from _guarded(recorded, lambda: compare_files(name, known["files"], hash_folder(folder)))
-    yield from _guarded(f"{name}/README.md", lambda: _verify_card(folder, name, known))
-    yield from _guarded(f"{name}: config.yaml", lambda: _verify_config(folder, name, known))
-    yield from _guarded(recorded, lambda: _verify_all_data(folder, name, known))
-    yield from _guarded(recorded, lambda: _verify_parents(folder, name, known, visited))
-
-
-def _guarded(file: str, check: Callable[[], Iterator[str]]) -> Iterator[str]:
-    """The differences of a check; damage that it cannot read past is one more, and the walk goes on."""
-    try:
-        yield from check()
-    except Exception as error:  # a flipped bit can break any of the formats in any way
-        yield f"{file}: damaged, cannot be followed ({type(error).__name__}: {' '.join(str(error).split())})"
-
-
-def _verify_itself(folder: Path, name: str, lineage: Mapping[str, Any]) -> Iterator[str]:
-    same = (folder / NAME).read_bytes() == _text(lineage).encode()
-    if not same or lineage["digest"] != _digest(lineage) or lineage["seal"] != _seal(lineage):
-        yield f"{name}/{NAME}: its digest is not that of its content: it was edited after it was written"
-
-
-def _verify_all_data(folder: Path, name: str, lineage: Mapping[str, Any]) -> Iterator[str]:
-    for item in lineage["data"]["files"]:
-        yield from _verify_data(folder, name, item)
-
-
-def _verify_parents(folder: Path, name: str, lineage: Mapping[str, Any], visited: dict[Path, None]) -> Iterator[str]:
-    for parent in lineage["parents"]:
-        yield from _guarded(f"{name}/{NAME}", partial(_verify_parent, folder, name, parent, visited))
-
-
-def compare_files(name: str, recorded: Mapping[str, str], found: Mapping[str, str]) -> Iterator[str]:
-    """Differences between recorded and found hashes, one a file."""
-    for file in sorted({*recorded, *found}):
-        if file not in found:
-            yield f"{name}/{file}: is gone"
-        elif file not in recorded:
-            yield f"{name}/{file}: was added"
-        elif recorded[file] != found[file]:
-            yield f"{name}/{file}: its bytes differ (sha256 {found[file][:12]}, recorded {recorded[file][:12]})"
-
-
-def _verify_card(folder: Path, name: str, lineage: Mapping[str, Any]) -> Iterator[str]:
-    from lit_llm.model_card import render
-
-    card = folder / "README.md"
-    if card.is_file() and card.read_bytes() != render(lineage).encode():
-        yield f"{name}/README.md: is not the card that its lineage gives"
-
-
-def _verify_config(folder: Path, name: str, lineage: Mapping[str, Any]) -> Iterator[str]:
-    """The run's config.yaml against the lineage, field by field."""
-    from omegaconf import OmegaConf
-
-    from lit_llm.config import plain, written
-
-    path = (folder.parent if folder.name == "model" else folder) / "config.yaml"
-    if not path.is_file():
-        return
-    loaded = OmegaConf.load(path)
-    recorded, found = dict(flat(lineage["config"])), dict(flat(plain(loaded)))
-    for key in sorted({*recorded, *found} - {"resume"}):
-        if recorded.get(key) != found.get(key):
-            yield f"{name}: config.yaml {key} is {found.get(key)!r}, recorded {recorded.get(key)!r}"
-    if path.read_bytes() != written(loaded).encode():
-        yield f"{name}: config.yaml is not written as it was: it was edited"
-
-
-def _verify_data(folder: Path, name: str, item: Mapping[str, Any]) -> Iterator[str]:
-    path = folder / item["path"]
-    if not path.is_file():
-        yield f"{name}: data file {item['path']} is gone"
-    elif hash_file(path) != item["sha256"]:
-        yield f"{name}: data file {item['path']} differs ({path.stat().st_size} bytes, recorded {item['bytes']})"
-
-
-def _verify_parent(folder: Path, name: str, parent: Mapping[str, Any], visited: dict[Path, None]) -> Iterator[str]:
-    place, label = (folder / parent["path"]).resolve(), f"{parent['stage'] or parent['role']}"
-    if not place.is_dir():
-        yield f"{name}: its parent {parent['role']} is gone ({parent['path']})"
-        return
-    try:
-        now = read(place) or {}
-    except UserError:  # told where its own lineage is verified
-        yield from _verify(place, label, visited)
-        return
-    if now.get("digest") != parent["digest"]:
-        old, new = {"files": parent["files"]}, {"files": now.get("files") or hash_folder(place)}
-        changed = [key for key in {**old["files"], **new["files"]} if old["files"].get(key) != new["files"].get(key)]
-        what = f"other bytes in {', '.join(sorted(changed))}" if changed else "the same files, made otherwise"
-        yield f"{name}: its parent {parent['role']} is another one than it was made from: {what} ({parent['path']})"
-    if not now:
-        yield from compare_files(label, parent["files"], hash_folder(place))
-    yield from _verify(place, label, visited)
+def _place(folder: Path, text: str) -> Path:
+    """Where a recorded path lies now."""
+    told = real(Path(text))
+    return told if told != Path(text) else folder / text

@@ -184,11 +184,20 @@ def ingredients_of(chain: Chain, step: Step) -> dict[str, Any]:
     return {
         "config": without_names(step.config),
         "environment": schema.environment(without_names(step.config)),
+        "resolved": {"precision": _precision(step.config)},
         "parents": parents,
         "files": data_hashes(step.config),
         "code": code_hashes(step.config),
         "packages": versions(),
     }
+
+
+def _precision(config: Mapping[str, Any]) -> str | None:
+    """The precision that a stage computes in on this machine; what auto stands for differs between machines."""
+    from lit_llm.trainer import precision
+
+    settings = config.get("trainer")
+    return precision(settings["precision"], settings["accelerator"]) if settings else None
 
 
 def _filled(chain: Chain, step: Step) -> dict[str, Any]:

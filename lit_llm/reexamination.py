@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lit_llm import config as schema
+from lit_llm import lineage
+from lit_llm.arguments import run_command
 from lit_llm.backbone import huggingface
 from lit_llm.errors import UserError
 from lit_llm.evaluation.heldout import examinable
@@ -35,6 +37,11 @@ class Evaluate:
     seed: Annotated[int | None, "of the sampling; none: as the run did"] = None
     answers: Annotated[int, "show so many generated answers of each set"] = 0
     output: Annotated[Path | None, "a folder to write every item's scores to, as JSON"] = None
+
+
+def main() -> None:
+    """The command line (lit-llm-evaluate)."""
+    run_command(Evaluate, run)
 
 
 def run(arguments: Evaluate) -> None:
@@ -93,11 +100,21 @@ def _settings(folder: RunFolder, arguments: Evaluate) -> DictConfig:
     if not folder.config.is_file():
         raise UserError(f"run={folder.path}: no config.yaml there; give a run's folder, such as outputs/<stage>/<time>")
     cfg = schema.load(folder.config)
+    _find_parents(cfg, folder)
     for name in ("generate", "seed", "max_items"):
         value = getattr(arguments, name)
         if value is not None:
             cfg.evaluation[name] = None if name == "max_items" and value == 0 else value
     return cfg
+
+
+def _find_parents(cfg: DictConfig, folder: RunFolder) -> None:
+    """Folders named as seen from where the run was started are looked up in its lineage when they are not here."""
+    for parent in (lineage.read(folder.model) or {}).get("parents", ()):
+        named = OmegaConf.select(cfg, parent["role"])
+        place = (folder.model.resolve() / parent["path"]).resolve()
+        if isinstance(named, str) and not Path(named).expanduser().exists() and place.is_dir():
+            OmegaConf.update(cfg, parent["role"], str(place))
 
 
 def _sets(folder: RunFolder, wanted: Sequence[str]) -> list[Heldout]:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
+import platform
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from hydra.utils import get_class
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_llm import config as schema
 from lit_llm import lineage, model_card
+from lit_llm.errors import UserError
 from lit_llm.examination import Metrics, examine_result
 from lit_llm.launch import is_first_process
 from lit_llm.parts import Parts
 from lit_llm.run_folder import RunFolder, write_json
+from lit_llm.secrets import hiding
 
 log = logging.getLogger("lit_llm")
 
@@ -52,9 +56,23 @@ def training_metrics(parts: Parts, trainer: L.Trainer) -> dict[str, Any]:
         "steps": trainer.global_step,
         "tokens": int(values.get("train/tokens", 0)),
         "counts": parts.data.counts(),
+        "hardware": hardware(trainer),
         "train": values,
         "train_loss": values.get("train/loss"),
         "val_loss": values.get("val/loss"),
+    }
+
+
+def hardware(trainer: L.Trainer) -> dict[str, Any]:
+    """What every auto became: where and in which precision the run computed."""
+    device = trainer.strategy.root_device
+    cuda = device.type == "cuda"
+    return {
+        "precision": str(trainer.precision),
+        "accelerator": device.type,
+        "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
+        "devices": trainer.world_size,
+        "threads": torch.get_num_threads(),
     }
 
 
@@ -65,8 +83,12 @@ def objective(metrics: Mapping[str, Any], name: str | None) -> float | None:
         return next((value for value in found if value is not None), None)
     sign, name = (-1.0, name[1:]) if name.startswith("-") else (1.0, name)
     group, _, measure = name.partition("/")
-    found = (metrics.get("heldout") or {}).get(group, {}).get(measure)
-    return sign * found["mean"] if found else None
+    heldout = metrics.get("heldout") or {}
+    if measure not in heldout.get(group, {}):
+        known = ", ".join(f"{one}/{each}" for one, scores in heldout.items() for each in scores)
+        raise UserError(f"evaluation.objective={name}: not measured; this run measured {known or 'nothing held out'}")
+    mean = heldout[group][measure]["mean"]
+    return sign * mean if mean is not None else None
 
 
 def log_final(parts: Parts, trainer: L.Trainer, metrics: Mapping[str, Any]) -> None:
@@ -98,7 +120,7 @@ def describe(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> Non
     """lineage.json and README.md of the model folder."""
     config = schema.plain(parts.cfg)
     config.pop("resume", None)
-    kept = ("parameters", "steps", "tokens", "seconds", "heldout", "floors", "before")
+    kept = ("parameters", "steps", "tokens", "seconds", "hardware", "heldout", "floors", "before")
     record = lineage.record(
         folder.model,
         stage=parts.stage.name,
@@ -113,10 +135,9 @@ def describe(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> Non
 
 
 def data_files(parts: Parts) -> list[Path]:
-    """The files that the run's data was read from."""
-    from lit_llm.ingredients import files_of
-
-    return [file for path in files_of(schema.plain(parts.cfg)["data"]) for file in [Path(path)] if file.is_file()]
+    """The files that the run's data was read from; where the environment tells a place, as the configuration says."""
+    shown = hiding(parts.cfg)
+    return [Path(shown(file)) for file in parts.data.files() if Path(file).is_file()]
 
 
 def say(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> None:

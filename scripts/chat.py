@@ -1,7 +1,6 @@
 """Chat with a model in the terminal: python scripts/chat.py model=FOLDER (--help lists all)"""
 
-from lit_llm.arguments import run_command
-from lit_llm.generation.chat import ChatOptions, run
+from lit_llm.generation.chat import main
 
 if __name__ == "__main__":
-    run_command(ChatOptions, run)
+    main()

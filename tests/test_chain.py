@@ -12,6 +12,7 @@ from lit_llm.backbone.huggingface import load_model
 from lit_llm.command_line import compose
 from lit_llm.records import Message
 from lit_llm.text.tokenizer import load_tokenizer
+from lit_llm.verification import verify
 from tests.chain_data import chain_overrides, write_data
 
 STAGES = (
@@ -39,6 +40,7 @@ def test_every_stage_leaves_a_run_folder(folder, stage):
                  "model/README.md", "metrics.json", "config.yaml", "tensorboard", "checkpoints"):  # fmt: skip
         assert (folder / stage / name).exists(), name
     metrics = json.loads((folder / stage / "metrics.json").read_text())
+    assert metrics["hardware"]["precision"] in ("32-true", "bf16-mixed") and metrics["hardware"]["threads"] == 1
     assert metrics["heldout"] and metrics["steps"] > 0 and metrics["counts"]["read"] > 0
 
 
@@ -49,7 +51,7 @@ def test_the_model_is_compared_with_the_one_before(folder):
 
 
 def test_every_byte_verifies_to_the_corpus(folder):
-    folders, differences = lineage.verify(folder / "ppo/model")
+    folders, differences = verify(folder / "ppo/model")
     assert differences == [] and len(folders) == 7
     record = lineage.read(folder / "ppo/model")
     assert {parent["role"] for parent in record["parents"]} == {"init_from", "stage.reward.folder"}

@@ -13,6 +13,7 @@ import pytest
 from lit_llm import lineage, model_card
 from lit_llm.config import save
 from lit_llm.errors import UserError
+from lit_llm.verification import verify
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "verify.py"
 
@@ -50,7 +51,7 @@ def chain(tmp_path):
 
 
 def test_an_unchanged_chain_verifies_to_the_corpus(chain):
-    folders, differences = lineage.verify(chain)
+    folders, differences = verify(chain)
     assert differences == []
     assert [Path(folder).parent.name for folder in folders] == ["ppo", "pretraining", "reward"]
 
@@ -69,7 +70,7 @@ def test_one_changed_byte_is_named(chain, tmp_path, file, named):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    _, differences = lineage.verify(chain)
+    _, differences = verify(chain)
     assert len(differences) == 1 and differences[0].startswith(named)
 
 
@@ -85,13 +86,13 @@ def test_a_flipped_bit_anywhere_in_a_text_is_a_difference_and_the_walk_goes_on(c
             content = bytearray(good)
             content[position] ^= 1 << bit
             path.write_bytes(content)
-            differences = lineage.verify(chain)[1]
+            differences = verify(chain)[1]
             named = [line for line in differences if Path(file).name in line or "parent" in line]
             assert named, (position, bit, differences)
             if file != "model/lineage.json":  # which says where the walk goes on
                 assert any(line.startswith("pretraining/model.safetensors") for line in differences)
     path.write_bytes(good)
-    assert len(lineage.verify(chain)[1]) == 1
+    assert len(verify(chain)[1]) == 1
 
 
 def test_the_time_it_took_is_not_of_what_was_made(tmp_path):
@@ -128,7 +129,7 @@ def test_files_gone_and_added_are_named(chain, tmp_path):
     (chain / "config.json").unlink()
     (chain / "adapter.bin").write_text("x")
     (tmp_path / "corpus.txt").unlink()
-    assert set(lineage.verify(chain)[1]) == {
+    assert set(verify(chain)[1]) == {
         "model/config.json: is gone",
         "model/adapter.bin: was added",
         "pretraining: data file ../../corpus.txt is gone",
@@ -138,7 +139,7 @@ def test_files_gone_and_added_are_named(chain, tmp_path):
 def test_a_changed_configuration_is_told_field_by_field(chain):
     path = chain.parent / "config.yaml"
     path.write_text(path.read_text().replace("0.1", "0.2"))
-    assert lineage.verify(chain)[1] == ["model: config.yaml stage.lr is 0.2, recorded 0.1"]
+    assert verify(chain)[1] == ["model: config.yaml stage.lr is 0.2, recorded 0.1"]
 
 
 def test_an_edited_lineage_shows_here_and_at_the_child(chain, tmp_path):
@@ -146,7 +147,7 @@ def test_an_edited_lineage_shows_here_and_at_the_child(chain, tmp_path):
     content = json.loads(path.read_text())
     content["metrics"]["steps"] = 10_000
     path.write_text(json.dumps(content))
-    differences = lineage.verify(chain)[1]
+    differences = verify(chain)[1]
     assert any(line.startswith("pretraining/lineage.json: its digest") for line in differences)
     assert any(line.startswith("pretraining/README.md") for line in differences)
 
@@ -154,7 +155,7 @@ def test_an_edited_lineage_shows_here_and_at_the_child(chain, tmp_path):
 def test_a_parent_made_again_is_another_parent(chain, tmp_path):
     shutil.rmtree(tmp_path / "reward")
     make(tmp_path / "reward", {}, [], simulated=True)
-    differences = lineage.verify(chain)[1]
+    differences = verify(chain)[1]
     assert len(differences) == 1 and "parent stage.reward.folder is another one" in differences[0]
 
 
@@ -164,7 +165,7 @@ def test_a_whole_tree_can_be_moved(tmp_path):
     moved.mkdir()
     for name in ("corpus.txt", "pretraining", "reward", "ppo"):
         (tmp_path / name).rename(moved / name)
-    assert lineage.verify(moved / "ppo/model")[1] == []
+    assert verify(moved / "ppo/model")[1] == []
 
 
 def test_a_model_from_elsewhere_is_compared_with_what_was_recorded_of_it(tmp_path):
@@ -172,11 +173,11 @@ def test_a_model_from_elsewhere_is_compared_with_what_was_recorded_of_it(tmp_pat
     foreign.mkdir()
     (foreign / "model.safetensors").write_bytes(b"weights")
     model = make(tmp_path / "fine_tuning", {"init_from": foreign}, [])
-    assert lineage.verify(model)[1] == []
+    assert verify(model)[1] == []
     (foreign / "model.safetensors").write_bytes(b"weightz")
-    assert any("model.safetensors: its bytes differ" in line for line in lineage.verify(model)[1])
+    assert any("model.safetensors: its bytes differ" in line for line in verify(model)[1])
     with pytest.raises(UserError, match="only folders made by this program"):
-        lineage.verify(foreign)
+        verify(foreign)
 
 
 def test_simulated_preferences_are_inherited_and_marked_on_the_card(chain, tmp_path):

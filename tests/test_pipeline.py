@@ -349,6 +349,12 @@ def test_the_environment_is_in_the_key(run, monkeypatch):
     assert run("stages.ppo.optimizer.lr=${oc.env:RATE_OF_TEST}", name="three") == ["ppo"]
 
 
+def test_what_auto_became_is_in_the_key(run, monkeypatch):
+    run()
+    monkeypatch.setattr("lit_llm.trainer.precision", lambda *_: "other")
+    assert run("skip=[rankings]", name="two") == KEPT
+
+
 @pytest.mark.parametrize(
     ("key", "value", "file"),
     [
@@ -380,3 +386,13 @@ def test_names_and_splits_of_data_count_and_its_place_does_not(tmp_path):
     first = hashed(tmp_path / "one", "validation.jsonl")
     assert hashed(tmp_path / "two", "validation.jsonl") == first
     assert hashed(tmp_path / "three", "test.jsonl") != first
+
+
+def test_a_place_told_by_the_environment_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLACE_OF_TEST", str(tmp_path))
+    config = {"data": {"path": "${oc.env:PLACE_OF_TEST}/train.jsonl"}}
+    hashes = []
+    for text in ("a", "b"):
+        (tmp_path / "train.jsonl").write_text(text)
+        hashes.append(data_hashes(config))
+    assert hashes[0] != hashes[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from lit_llm import config as schema
+from lit_llm import lineage, reporting
 from lit_llm.command_line import check, compose, rewrite
 from lit_llm.errors import UserError
 from lit_llm.run import prepare, run
 from lit_llm.run_folder import RunFolder
+from lit_llm.verification import verify
 from tests.chain_data import write_data
 
 TRAIN = Path(__file__).parents[1] / "scripts/train.py"
@@ -129,3 +132,56 @@ def test_a_tokenizer_is_whole_or_absent(scratch, tmp_path, monkeypatch):
         patch.setattr(Tokenizer, "save", killed)
         parts.load_run_tokenizer(cfg, tmp_path / "tokenizer")
     assert parts.load_run_tokenizer(cfg, tmp_path / "tokenizer").vocab_size == 300
+
+
+# Secrets of the environment
+
+
+def files_with(folder: Path, secret: str) -> list[str]:
+    return [str(path) for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+
+
+def test_no_file_of_a_run_holds_a_value_from_the_environment(parent, data, tmp_path, monkeypatch):
+    """The model's and the data's places are told by the environment."""
+    place = tmp_path / "hunter2secret"
+    place.mkdir()
+    (place / "model").symlink_to(parent)
+    shutil.copytree(data / "task_pairs", place / "pairs")
+    monkeypatch.setenv("SECRETDIR", str(place))
+    words = [*SMALL, "stage=fine_tuning", "init_from=${oc.env:SECRETDIR}/model"]
+    words += ["data.path=${oc.env:SECRETDIR}/pairs"]
+    words += ["data.max_length=64", f"data.cache_dir={tmp_path}/cache", f"hydra.run.dir={tmp_path}/run"]
+    train(words)
+    assert "from ${oc.env:SECRETDIR}/model" in next((tmp_path / "run").glob("*.log")).read_text()
+    assert files_with(tmp_path / "run", "hunter2secret") == []
+    kept = lineage.read(tmp_path / "run/model")
+    assert {item["path"] for item in kept["data"]["files"]} >= {"${oc.env:SECRETDIR}/pairs/train.jsonl"}
+    assert [known["stage"] for known in kept["parents"]] == ["pretraining"]
+    assert verify(tmp_path / "run/model")[1] == []
+    (place / "pairs/train.jsonl").write_text("{}")
+    assert "pairs/train.jsonl differs" in verify(tmp_path / "run/model")[1][0]
+
+
+def test_no_file_of_a_failed_sweep_holds_a_value_from_the_environment(scratch, tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRETDIR", "/nowhere/hunter2secret")
+    words = [word for word in scratch if not word.startswith("data.path")]
+    train([*words, "-m", "data.path=${oc.env:SECRETDIR}/pairs", f"hydra.sweep.dir={tmp_path}"])
+    status = json.loads((tmp_path / "0/job.json").read_text())["status"]
+    assert status.startswith("failed: ${oc.env:SECRETDIR}/pairs: no such file or folder")
+    assert files_with(tmp_path, "hunter2secret") == []
+
+
+def test_a_variable_that_is_not_set_is_one_line(monkeypatch):
+    monkeypatch.delenv("NOT_THERE", raising=False)
+    words = ["data.path=${oc.env:NOT_THERE}/x", "init_from='${oc.env:NOT_THERE_EITHER,m}'"]
+    with pytest.raises(UserError) as caught:
+        check("train", rewrite("train", words))
+    line = "data.path=${oc.env:NOT_THERE}/x: the environment variable NOT_THERE is not set; export NOT_THERE=VALUE"
+    assert str(caught.value) == line
+
+
+def test_an_objective_that_is_not_measured_is_named_with_those_that_are():
+    metrics = {"val_loss": 2.0, "heldout": {"general": {"bits_per_byte": {"mean": 1.5}}}}
+    assert reporting.objective(metrics, "-general/bits_per_byte") == -1.5 and reporting.objective(metrics, None) == 2.0
+    with pytest.raises(UserError, match="objective=general/bpb: not measured; this run measured general/bits_per_byte"):
+        reporting.objective(metrics, "general/bpb")

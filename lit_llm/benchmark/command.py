@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import torch
 
 from lit_llm.allocator import keep_freed_memory
+from lit_llm.arguments import run_command
 from lit_llm.benchmark.contestants import Shape, find, random_batch
 from lit_llm.benchmark.race import Result, fastest, race
 from lit_llm.benchmark.step import PRECISIONS, TrainingStep
@@ -65,6 +66,11 @@ class Benchmark:
     def shape(self) -> Shape:
         sizes = (self.hidden_size, self.layers, self.heads, self.vocab_size, self.length, self.batch)
         return Shape(*sizes, qk_norm=self.qk_norm)
+
+
+def main() -> None:
+    """The command line (lit-llm-benchmark)."""
+    run_command(Benchmark, run)
 
 
 def run(benchmark: Benchmark) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+from lit_llm.arguments import run_command
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.generation.command import Device, load, utf8_output
@@ -96,6 +97,11 @@ class Chat:
                 raise UserError(f"this turn has {len(ids)} tokens: the model's context of {context} holds {room} of it")
             del kept[first : first + 2]
             self.dropped += 2
+
+
+def main() -> None:
+    """The command line (lit-llm-chat)."""
+    run_command(ChatOptions, run)
 
 
 def run(options: ChatOptions) -> None:

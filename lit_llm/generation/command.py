@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import torch
 
+from lit_llm.arguments import run_command
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.huggingface import check_vocabulary, load_language_model
 from lit_llm.errors import UserError
@@ -33,6 +34,11 @@ class Generate:
     top_p: Annotated[float | None, "choose among the likeliest tokens that reach this probability"] = None
     seed: Annotated[int, "of the sampling"] = 0
     device: Annotated[Device, "where to compute"] = "auto"
+
+
+def main() -> None:
+    """The command line (lit-llm-generate)."""
+    run_command(Generate, run)
 
 
 def run(arguments: Generate) -> None:

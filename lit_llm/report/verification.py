@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_llm import lineage
+from lit_llm import verification
 from lit_llm.report.chain import State
 from lit_llm.report.reading import PARENTS, StageRun
 
@@ -23,7 +23,7 @@ def verify_chain(stages: Sequence[StageRun]) -> dict[str, Check]:
     differences: list[str] = []
     for stage in _ends(stages):
         try:
-            folders, found = lineage.verify(stage.made)
+            folders, found = verification.verify(stage.made)
         except Exception as error:  # a damaged lineage is a difference, not a crash
             folders, found = [str(stage.made)], [f"{stage.made.name}: the lineage cannot be followed: {error!s}"]
         visited |= {Path(folder).resolve() for folder in folders}

@@ -1,16 +1,19 @@
 """Invariant: a run's examination, taken again from its folder alone, gives what the run gave."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from lit_llm import lineage
 from lit_llm.backbone.huggingface import save_model
 from lit_llm.errors import UserError
 from lit_llm.evaluation.heldout import evaluate
 from lit_llm.evaluation.scores import Scores
 from lit_llm.evaluation.sets import write_heldout
 from lit_llm.records import Document, Example, Heldout, Message
-from lit_llm.reexamination import Evaluate, reexamine, run
+from lit_llm.reexamination import Evaluate, _settings, reexamine, run
+from lit_llm.run_folder import RunFolder
 
 SETS = [
     Heldout("general", "documents", (Document("The cat sat on the mat."), Document("The dog sat on the log."))),
@@ -47,6 +50,21 @@ def test_the_runs_own_configuration_is_rebuilt(folder, model, tokenizer):
     assert found["task_pairs"].answers == expected.answers
     whole = {scores.name: scores for scores in reexamine(Evaluate(folder, max_items=0, generate=False))}
     assert whole["general"].estimate("bits_per_byte").n == 2 and not whole["task_pairs"].answers
+
+
+def test_folders_named_from_elsewhere_are_found_by_the_lineage(folder, tmp_path, model, tokenizer, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_model(tmp_path / "reward/model", model, tokenizer)
+    settings = CONFIG.replace("_partial_: true}", "_partial_: true, reward: {folder: reward/model}}")
+    (folder / "config.yaml").write_text(settings)
+    parts = {"config": {}, "data": {}, "metrics": {}, "tokenizer": {}}
+    lineage.record(folder / "model", stage="ppo", parents={"stage.reward.folder": Path("reward/model")}, **parts)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    cfg = _settings(RunFolder(folder), Evaluate(folder))
+    assert cfg.stage.reward.folder == str((tmp_path / "reward/model").resolve())
+    monkeypatch.chdir(tmp_path)
+    assert _settings(RunFolder(folder), Evaluate(folder)).stage.reward.folder == "reward/model"
 
 
 def test_the_table_says_what_differs_from_the_record(folder, capsys, tmp_path):
