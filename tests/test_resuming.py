@@ -16,7 +16,6 @@ from lit_llm.command_line import check, compose, rewrite
 from lit_llm.errors import UserError
 from lit_llm.run import prepare, run
 from lit_llm.run_folder import RunFolder
-from lit_llm.verification import verify
 from tests.chain_data import write_data
 
 TRAIN = Path(__file__).parents[1] / "scripts/train.py"
@@ -143,6 +142,8 @@ def files_with(folder: Path, secret: str) -> list[str]:
 
 def test_no_file_of_a_run_holds_a_value_from_the_environment(parent, data, tmp_path, monkeypatch):
     """The model's and the data's places are told by the environment."""
+    from lit_llm.verification import verify
+
     place = tmp_path / "hunter2secret"
     place.mkdir()
     (place / "model").symlink_to(parent)
