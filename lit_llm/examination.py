@@ -159,8 +159,8 @@ class Exam:
     ) -> list[Scores]:
         """Every set that the model can take; scores of the same weights, set and settings in ``place`` are read."""
         found = []
-        same = (weights_hash(model), weights_hash(reference), tokenizer.fingerprint())
-        same = (*same, settings_hash(self.cfg, self.training_answers))
+        settings = settings_hash(self.cfg, self.training_answers)
+        same = (weights_hash(model), weights_hash(reference), tokenizer.fingerprint(), settings)
         for heldout in sets:
             if not examinable(model, heldout):
                 continue

@@ -29,8 +29,8 @@ def checkpoint_name(step: int) -> str:
 def find_checkpoint(run_folder: str | Path) -> Path | None:
     """The newest checkpoint of a run that verifies; each newer one that does not is named in a warning.
 
-    None if the run was stopped before its first one was finished. Raises UserError if there are some and all are bad: a run never
-    starts afresh silently.
+    None if the run was stopped before its first one was finished. Raises UserError if there are some and all are bad:
+    a run never starts afresh silently.
     """
     folder = Path(run_folder) / CHECKPOINTS
     if not Path(run_folder).is_dir():
