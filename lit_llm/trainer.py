@@ -90,11 +90,11 @@ def refuse_unread(trainer: DictConfig) -> None:
             raise UserError(f"trainer.{key}={trainer[key]}: {what}")
 
 
-def step_limit(trainer: DictConfig) -> int | None:
+def step_limit(settings: DictConfig) -> int | None:
     """``max_steps``, or ``DEFAULT_STEPS`` where nothing at all would end the run; None: another limit does."""
-    if trainer.max_steps is None and not any(trainer[k] for k in ("max_epochs", "max_tokens", "fast_dev_run")):
+    if settings.max_steps is None and not any(settings[k] for k in ("max_epochs", "max_tokens", "fast_dev_run")):
         return DEFAULT_STEPS
-    steps: int | None = trainer.max_steps
+    steps: int | None = settings.max_steps
     return steps
 
 
