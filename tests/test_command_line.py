@@ -10,7 +10,7 @@ from lit_llm.errors import UserError
 
 def test_the_message_inside_hydras_is_found(tmp_path):
     with pytest.raises(InstantiationException) as caught:
-        instantiate({"_target_": "lit_llm.stages.rewards.LearnedReward", "folder": str(tmp_path / "nowhere")})
+        instantiate({"_target_": "lit_llm.rewards.learned.LearnedReward", "folder": str(tmp_path / "nowhere")})
     found = _own(caught.value)
     assert isinstance(found, UserError) and "nowhere" in str(found) and "\n" not in str(found)
     assert _own(ValueError("of somebody else")) is None

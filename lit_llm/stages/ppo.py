@@ -32,7 +32,7 @@ START_TOLERANCE = 0.05
 class PPO(Stage):
     """Args:
     model: the policy, an instruction-tuned language model; a frozen copy of it is the reference.
-    reward: see ``stages.rewards``.
+    reward: see ``rewards``.
     kl_coef: beta, the price of a nat away from the reference; 0 is allowed.
     clip_range, value_clip_range: eps of the ratio, and of values in units of the score.
     vf_coef: weight of the value loss.

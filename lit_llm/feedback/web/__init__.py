@@ -1,0 +1,1 @@
+"""The ranking app in the browser."""
