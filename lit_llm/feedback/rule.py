@@ -18,7 +18,7 @@ WEIGHTS = {"on_topic": 0.30, "length": 0.15, "ending": 0.15, "beginning": 0.20, 
 SHORT, GOOD_FROM, GOOD_TO, LONG = 2, 8, 20, 50  # words; "longer is better" must not be all there is to learn
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_NAME = re.compile(r"[^\W\d]\w*(?:\.\w+)+|[^\W\d]\w*(?=\()|[^\W\d]\w*_\w+|\b[^\W\d_]+[a-z][A-Z]\w*")
+CODE_NAME = re.compile(r"[^\W\d]\w*(?:\.\w+)+|[^\W\d]\w*(?=\()|[^\W\d]\w*_\w+|\b[^\W\d_]+[a-z][A-Z]\w*")
 _PIECE = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_A-Za-z]+")
 _PROSE = re.compile(r"[^\W_]|[ .,;'’()-]")
 _ENDS = (".", "!", "?", "؟", "。", "।", "…")
@@ -59,7 +59,7 @@ def marks(messages: Sequence[Message], completion: str) -> Marks:
     text = completion.strip()
     words = [word.lower() for word in _WORD.findall(text)]
     asked = {word.lower() for message in messages for word in _WORD.findall(message.content)}
-    asked |= {piece for message in messages for piece in _pieces(message.content)}
+    asked |= {piece for message in messages for piece in pieces_of(message.content)}
     return Marks(
         on_topic=_on_topic(messages, words),
         length=_length(len(words)),
@@ -74,8 +74,8 @@ def marks(messages: Sequence[Message], completion: str) -> Marks:
 
 def topic(messages: Sequence[Message]) -> list[str]:
     """The words that were asked about: the parts of names like ``os.path.join``, else the question's longer words."""
-    names = [name for message in messages if message.role == "user" for name in _NAME.findall(message.content)]
-    parts = [piece for name in names for piece in _pieces(".".join(name.split(".")[-2:]))]
+    names = [name for message in messages if message.role == "user" for name in CODE_NAME.findall(message.content)]
+    parts = [piece for name in names for piece in pieces_of(".".join(name.split(".")[-2:]))]
     if not parts:
         last = next((m.content for m in reversed(messages) if m.role == "user"), "")
         parts = [word.lower() for word in _WORD.findall(last)]
@@ -109,7 +109,8 @@ def _varied(words: Sequence[str]) -> float:
     return _ramp(distinct, 0.5, 0.9) * _ramp(len(set(words)) / len(words), 0.2, 0.6)
 
 
-def _pieces(text: str) -> list[str]:
+def pieces_of(text: str) -> list[str]:
+    """The words within the names of code, in small letters: ``readLine_fast`` is read, line, fast."""
     return [piece.lower() for piece in _PIECE.findall(text)]
 
 

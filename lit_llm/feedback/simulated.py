@@ -23,12 +23,26 @@ from lit_llm.data.reading import read_records
 from lit_llm.errors import UserError
 from lit_llm.feedback.agreement import agreement
 from lit_llm.feedback.rule import reward, rule
+from lit_llm.feedback.simulated_flags import flags_of, ratings_of
 from lit_llm.generation.command import Device, choose_device
 from lit_llm.generation.sampling import completions, generate
 from lit_llm.records import Prompt
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["ANNOTATORS", "Annotator", "Sampling", "collect", "describe", "rank_answers", "reward", "rule"]
+__all__ = [
+    "ANNOTATORS",
+    "Annotator",
+    "Sampling",
+    "collect",
+    "describe",
+    "judge_answers",
+    "rank_answers",
+    "reward",
+    "rule",
+]
+
+
+SCHEMA = 1  # of a ranking row
 
 
 @dataclass(frozen=True)
@@ -41,7 +55,15 @@ class Annotator:
 
     def ranks(self, values: Sequence[float], generator: np.random.Generator) -> list[int]:
         """Ranks of answers worth ``values``: 1 is best, equal ranks are ties, no rank is left out."""
-        seen = np.asarray(values) + generator.normal(0, self.noise, len(values))
+        return self.ranks_as_seen(self.seen(values, generator))
+
+    def seen(self, values: Sequence[float], generator: np.random.Generator) -> list[float]:
+        """What answers worth ``values`` look worth to this annotator now."""
+        return [float(value) for value in np.asarray(values) + generator.normal(0, self.noise, len(values))]
+
+    def ranks_as_seen(self, values: Sequence[float]) -> list[int]:
+        """Ranks by what the answers look worth, those nearer than ``tie`` to the best of their rank tied with it."""
+        seen = np.asarray(values)
         ranks, current, last = [0] * len(values), 0, np.inf
         for place in np.argsort(-seen, kind="stable").tolist():
             if last - seen[place] >= self.tie or current == 0:
@@ -123,6 +145,7 @@ def collect(
     result = {**counts, "rows": {split: len(some) for split, some in rows.items()}, "simulated": True}
     result |= {"annotators": [asdict(a) for a in annotators], "sampling": asdict(sampling), "model": digest}
     result |= agreement([row for some in rows.values() for row in some])
+    result["flagged"] = _flagged([row for some in rows.values() for row in some])
     _write(Path(output), rows, result)
     return result
 
@@ -131,10 +154,30 @@ def rank_answers(
     prompt: Prompt, answers: Sequence[str], annotators: Sequence[Annotator], seed: Sequence[int]
 ) -> Iterator[tuple[Annotator, list[int]]]:
     """Each annotator with its ranks. Noise depends on the seed and the annotator's name alone."""
+    for annotator, judged in judge_answers(prompt, answers, annotators, seed):
+        yield annotator, judged["ranking"]
+
+
+def judge_answers(
+    prompt: Prompt, answers: Sequence[str], annotators: Sequence[Annotator], seed: Sequence[int]
+) -> Iterator[tuple[Annotator, dict[str, Any]]]:
+    """Each annotator with what a row holds of its judgement: ranking, flags, ratings and all_bad (every one fails)."""
     values = [rule(prompt.messages, answer) for answer in answers]
     for annotator in annotators:
         own = int.from_bytes(hashlib.sha256(annotator.name.encode()).digest()[:4], "big")
-        yield annotator, annotator.ranks(values, np.random.default_rng([*seed, own]))
+        generator = np.random.default_rng([*seed, own])
+        seen = annotator.seen(values, generator)  # first: the ranks are the same with flags and without
+        flags = flags_of(prompt.messages, answers, seen, annotator.noise, generator)
+        failing = {flag["completion"] for flag in flags if flag["kind"] == "fails_task"}
+        yield (
+            annotator,
+            {
+                "ranking": annotator.ranks_as_seen(seen),
+                "all_bad": len(failing) == len(answers),
+                "flags": flags,
+                "ratings": ratings_of(seen, flags),
+            },
+        )
 
 
 def describe(result: Mapping[str, Any]) -> str:
@@ -144,8 +187,13 @@ def describe(result: Mapping[str, Any]) -> str:
     return (
         f"simulated rankings of {result['prompts']} prompts ({rows} rows; left out: {result['too_few_answers']} with "
         f"too few different answers, {result['too_long']} too long)\n"
-        f"pairs ordered alike: by two annotators {_share(result['agreement'])}; by annotator and rule: {shares}"
+        f"pairs ordered alike: by two annotators {_share(result['agreement'])}; by annotator and rule: {shares}\n"
+        f"answers flagged: {result['flagged']['share']:.1%} ({_counted(result['flagged']['kinds'])})"
     )
+
+
+def _counted(kinds: Mapping[str, int]) -> str:
+    return ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in kinds.items()) or "no flag"
 
 
 def _answers(
@@ -188,9 +236,10 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
     worth = [round(rule(prompt.messages, answer), 4) for answer in answers]
-    for annotator, ranks in rank_answers(prompt, answers, annotators, seed):
-        row = {"prompt": messages, "completions": list(answers), "ranking": ranks, "annotator": annotator.name}
-        yield {**row, "simulated": True, "rule": worth, **about}
+    for annotator, judged in judge_answers(prompt, answers, annotators, seed):
+        row = {"prompt": messages, "completions": list(answers), "annotator": annotator.name, **judged}
+        models = [about["model"]] * len(answers)
+        yield {**row, "simulated": True, "schema": SCHEMA, "models": models, "rule": worth, **about}
 
 
 def _chosen(splits: Mapping[str, list[Any]], most: Mapping[str, int] | int | None, seed: int) -> dict[str, list[Any]]:
@@ -228,6 +277,15 @@ def _load(
     for file in sorted(Path(model).glob("*.safetensors")):
         digest.update(file.read_bytes())
     return loaded, tokenizer, digest.hexdigest()[:16]
+
+
+def _flagged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The share of judged answers that have any flag, and how many flags of each kind there are."""
+    kinds: dict[str, int] = {}
+    for flag in (flag for row in rows for flag in row["flags"]):
+        kinds[flag["kind"]] = kinds.get(flag["kind"], 0) + 1
+    flagged = sum(len({flag["completion"] for flag in row["flags"]}) for row in rows)
+    return {"share": flagged / sum(len(row["completions"]) for row in rows), "kinds": dict(sorted(kinds.items()))}
 
 
 def _share(value: Mapping[str, Any]) -> str:
