@@ -132,8 +132,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The bounds of a share: right also near 0 and 1, where the normal interval leaves [0, 1]. n = 0 gives (0, 1)."""
+def wilson_interval(successes: float, n: float, z: float = 1.959964) -> tuple[float, float]:
+    """The bounds of a share: right also near 0 and 1, where the normal interval leaves [0, 1]. n = 0 gives (0, 1).
+
+    Neither need be whole: where items are not independent, n is the number of independent ones that would know as much.
+    """
     if n == 0:
         return 0.0, 1.0
     share, square = successes / n, z * z
