@@ -1,0 +1,151 @@
+"""Answers to prompts: sampled, scored by a reward, and read again by the policy and its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.lora import lora_disabled
+from lit_llm.errors import UserError
+from lit_llm.generation.sampling import generate
+from lit_llm.objectives.policy import masked_mean
+from lit_llm.records import Prompt, PromptBatch, Rollout
+from lit_llm.rewards.scoring import Answers, check_finite, score
+from lit_llm.stages.base import Stage
+from lit_llm.stages.experience import Sequences, completion_logps
+from lit_llm.stages.on_policy_checks import check_room
+
+START_TOLERANCE = 0.05
+"""Nats a token by which equal networks may differ in bfloat16; a real difference (dropout, another model) is larger."""
+
+
+class Scored(NamedTuple):
+    """The policy's and the reference's view of a rollout: (B, C), 0 outside the mask."""
+
+    logps: Tensor
+    reference: Tensor
+    entropy: Tensor
+
+
+class Answering(Stage):
+    """What a stage does with a policy before it learns anything. ``OnPolicy`` documents and sets the attributes."""
+
+    unverified_allowed: ClassVar[bool] = False  # whether a reward may say NaN: it could not verify the answer
+    model: LanguageModel
+    reference: LanguageModel | None  # None: the policy without its adapters
+    reward: Any
+    gold: Any
+    end_ids: tuple[int, ...]
+    temperature: float
+    max_new_tokens: int
+    micro_batch_size: int | None
+    seed: int
+
+    def randomness(self, number: int) -> torch.Generator:
+        """The random numbers of a rollout on this rank: from the seed and the rollout's number alone."""
+        return torch.Generator().manual_seed(_mixed(self.seed, number, self.global_rank))
+
+    def sample(self, batch: PromptBatch, generator: torch.Generator, samples: int = 1) -> Rollout:
+        """``samples`` answers to each prompt, side by side."""
+        check_room(int(batch.lengths.max()), self.max_new_tokens, self.model.config.max_positions)
+        kind = self.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        with torch.autocast(kind, enabled=False):  # a copy in the lower precision need not be cast at every token
+            return generate(
+                self.model,
+                (batch.input_ids, batch.lengths),
+                max_new_tokens=self.max_new_tokens,
+                end_ids=self.end_ids,
+                temperature=self.temperature,
+                samples=samples,
+                generator=generator,
+                batch_size=samples * len(batch.lengths),
+                dtype=dtype,
+            )
+
+    def answers(self, rollout: Rollout, batch: PromptBatch, samples: int = 1) -> Answers:
+        """The rollout as rewards read it."""
+
+        def prompts() -> list[Prompt]:
+            known = getattr(self.trainer.datamodule, "prompts", None)  # type: ignore[attr-defined]
+            if known is None:
+                raise UserError("reward: reads texts, but the data has no `prompts` to find them in; use data=prompts")
+            return [known[index] for index in batch.indices.tolist() for _ in range(samples)]
+
+        return Answers(rollout, prompts, lambda ids: self.tokenizer.decode(ids))
+
+    def scores(self, answers: Answers) -> Tensor:
+        """The reward's scores (B,), before penalties. Raises UserError where one is no finite number (or NaN, where
+        the stage allows that)."""
+        scores = score(self.reward, answers)
+        check_finite(scores.nan_to_num(posinf=torch.inf, neginf=-torch.inf) if self.unverified_allowed else scores)
+        return scores
+
+    @contextmanager
+    def as_reference(self) -> Iterator[LanguageModel]:
+        """The reference: the frozen copy, or the policy without its adapters while this lasts."""
+        if self.reference is not None:
+            yield self.reference
+            return
+        with lora_disabled(self.model):
+            yield self.model
+
+    @torch.no_grad()
+    def scored(self, sequences: Sequences, shares: Sequence[Tensor], first: bool) -> Scored:
+        """Log-probabilities by policy and reference, in the very batches of the first updates; checked on the first.
+
+        The log-probabilities kept from sampling came through a cache: their rounding must not pass for a change.
+        """
+        logps, reference, entropy = (torch.zeros(sequences.mask.shape, device=self.device) for _ in range(3))
+        for rows in (micro for share in shares for micro in self.micro(share)):
+            part = sequences.select(rows)
+            logps[rows], entropy[rows] = completion_logps(self.model, part, self.temperature, with_entropy=True)
+            with self.as_reference() as network:
+                reference[rows], _ = completion_logps(network, part, self.temperature)
+        if first:
+            check_equal("policy and reference differ", logps, reference, sequences.mask)
+        return Scored(logps, reference, entropy)
+
+    # Validation: the same answers' randomness every time
+
+    @torch.no_grad()
+    def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """``val/<source>/``: scores, gold, kl (nats an answer), response_length, eos_rate; the loss is minus the score.
+
+        An answer that could not be verified counts as the mean of those that could.
+        """
+        rollout = self.sample(batch, torch.Generator().manual_seed(_mixed(self.seed, batch_idx, -1)))
+        answers, sequences = self.answers(rollout, batch), Sequences.of(rollout)
+        logps, _ = completion_logps(self.model, sequences, self.temperature)
+        with self.as_reference() as network:
+            reference, _ = completion_logps(network, sequences, self.temperature)
+        total = len(rollout.lengths)
+        metrics = {
+            "scores": self.scores(answers).nanmean().nan_to_num() * total,
+            "kl": (logps - reference).sum(),
+            "response_length": sequences.mask.sum(),
+            "eos_rate": rollout.finished.sum(),
+        }
+        if self.gold is not None:
+            metrics["gold"] = score(self.gold, answers, "gold").nanmean().nan_to_num() * total
+        self._validation[dataloader_idx].add(-metrics["scores"], torch.tensor(total), metrics)
+
+    def micro(self, share: Tensor) -> Iterator[Tensor]:
+        yield from torch.split(share, self.micro_batch_size or len(share))
+
+
+def _mixed(seed: int, number: int, rank: int) -> int:
+    """A seed of its own for every rollout and rank."""
+    return (seed * 1_000_003 + number * 65_537 + rank + 1) % 2**63
+
+
+def check_equal(what: str, one: Tensor, two: Tensor, mask: Tensor) -> None:
+    """Raises UserError where (B, C) log-probabilities that must be one are not: dropout, another model."""
+    gap = float(masked_mean((one - two).abs(), mask))
+    if not gap < START_TOLERANCE:
+        raise UserError(f"the start: {what}: {gap:.3g} nats a token before any update, and should not at all")

@@ -1,0 +1,186 @@
+"""Learning from one's own answers: what PPO and GRPO share, from sampling to the optimizers' steps.
+
+One training step is one rollout with all its updates, so steps, schedules and checkpoints count rollouts.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.lora import TARGETS, apply_lora, merge_lora, save_adapter
+from lit_llm.errors import UserError
+from lit_llm.records import PromptBatch
+from lit_llm.rewards.scoring import fitting
+from lit_llm.stages.answering import Answering
+from lit_llm.stages.on_policy_checks import answer_ends, check_room, check_sampling
+
+
+class OnPolicy(Answering):
+    """A policy that answers prompts, is scored by a reward, and held near a frozen reference.
+
+    Args:
+        model: the policy, an instruction-tuned language model. The reference is a frozen copy of it; with adapters it
+            is the policy itself with them switched off, so that there is no second copy.
+        reward: a reward (``lit_llm/rewards``): what is maximised.
+        gold: another reward that only validation takes, to see the first one exploited; None: none.
+        epochs, minibatches: passes over a rollout, and updates in each.
+        micro_batch_size: rows of a forward pass; None: a whole minibatch. It changes memory, not results.
+        temperature: of sampling and of all scoring.
+        max_new_tokens: longest answer.
+        max_grad_norm: of each network's gradient; 0: no clipping.
+        target_kl: a rollout's updates end early when an update's approximate KL to the sampling policy is above it.
+        end_ids: what ends an answer; None: the tokenizer's.
+        lora_rank: rank of the policy's adapters (arXiv:2106.09685); 0 trains all weights.
+        lora_alpha, lora_targets: the adapters' scale times their rank, and the layers that get one.
+        base_model: name or folder of the model that an adapter belongs to; None: a run gives what it started from.
+        seed: of sampling and of the order of updates. They depend on it and on the rollout's number alone, so a
+            resumed run goes on exactly.
+    """
+
+    batch_type: ClassVar[type] = PromptBatch
+    left_out: ClassVar[tuple[str, ...]] = ("reference", "reward", "gold")
+
+    def __init__(
+        self,
+        *,
+        model: LanguageModel,
+        optimizer: Callable[[nn.Module], Optimizer],
+        schedule: Callable[[Optimizer, int], LRScheduler],
+        reward: Any,
+        tokenizer: Any = None,
+        gold: Any = None,
+        epochs: int = 1,
+        minibatches: int = 1,
+        micro_batch_size: int | None = None,
+        temperature: float = 1.0,
+        max_new_tokens: int = 64,
+        max_grad_norm: float = 1.0,
+        target_kl: float | None = None,
+        end_ids: tuple[int, ...] | None = None,
+        lora_rank: int = 0,
+        lora_alpha: float = 32.0,
+        lora_targets: Sequence[str] = TARGETS,
+        base_model: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
+        options = {name: value for name, value in locals().items() if isinstance(value, int | float | str)}
+        check_sampling(options)
+        self.automatic_optimization = False
+        self.epochs, self.minibatches, self.micro_batch_size = epochs, minibatches, micro_batch_size
+        self.temperature, self.max_new_tokens, self.max_grad_norm = temperature, max_new_tokens, max_grad_norm
+        self.target_kl, self.seed = target_kl, seed
+        self.lora_rank, self.base_model = lora_rank, base_model or ""
+        self.end_ids = answer_ends(end_ids, tokenizer, model.config.vocab_size)
+        self.reward = fitting(reward, model, tokenizer)
+        self.gold = None if gold is None else fitting(gold, model, tokenizer, "gold")
+        self.reference: LanguageModel | None = None
+        if lora_rank:
+            apply_lora(model, lora_rank, lora_alpha, 0.0, tuple(lora_targets))
+        else:
+            self.reference = copy.deepcopy(model).requires_grad_(False)
+        self._tokens = 0
+        self.train()
+        self.remember(**options, lora_targets=list(lora_targets))
+
+    # What a stage adds
+
+    def networks(self) -> dict[str, nn.Module]:
+        """What is trained, by the name it is logged under; each has an optimizer of its own."""
+        return {"policy": self.model}
+
+    def train(self, mode: bool = True) -> OnPolicy:  # noqa: ARG002
+        """Stays in evaluation mode: with dropout on, the ratio would not start at 1."""
+        return super().train(False)
+
+    # Optimisation, counted in rollouts
+
+    def configure_optimizers(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        made = [self.make_optimizer(network) for network in self.networks().values()]
+        return [{"optimizer": each, "lr_scheduler": self.make_schedule(each, self.total_steps())} for each in made]
+
+    def total_steps(self) -> int:
+        """Rollouts of the run. Where Lightning is not told, the callback that ends the run after them is asked."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if type(callback).__name__ == "StopAfter":
+                return int(callback.steps)
+        return super().total_steps()
+
+    def on_fit_start(self) -> None:
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            raise UserError("trainer.precision: 16-mixed; a policy's own updates need bf16-mixed or 32-true")
+        longest = getattr(self.trainer.datamodule, "longest_prompt", None)  # type: ignore[attr-defined]
+        if longest is not None:
+            check_room(int(longest), self.max_new_tokens, self.model.config.max_positions)
+
+    def tokens_in(self, batch: Any) -> int:  # noqa: ARG002
+        """Prompt and answer tokens of the rollout just learned from."""
+        return self._tokens
+
+    def learn(
+        self, plan: Sequence[Sequence[Tensor]], gradients: Callable[[Tensor, bool], dict[str, Tensor]]
+    ) -> dict[str, float]:
+        """All updates of a rollout: one for every share of rows in every epoch of ``plan``.
+
+        ``gradients(rows, first)`` adds up a minibatch's gradients and returns its metrics, among them ``loss`` and
+        ``policy/approx_kl``; ``first`` says that nothing was updated yet. Returns each metric's mean over the updates.
+        """
+        totals, done = Counter[str](), 0
+        optimizers = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        for share in (share for epoch in plan for share in epoch):
+            metrics = self.numbers(gradients(share, done == 0))
+            for network, optimizer in zip(self.networks(), optimizers, strict=True):
+                trained = self._trained(optimizer.optimizer)
+                norm = self.finish_gradients(trained, 1.0, self.max_grad_norm, metrics["loss"])
+                metrics[f"{network}/grad_norm"] = norm
+                # Only one step of a rollout goes by way of Lightning, which counts them: its steps are rollouts.
+                (optimizer if done == 0 and network == "policy" else optimizer.optimizer).step()
+                optimizer.optimizer.zero_grad()
+            done += 1
+            totals.update(metrics)
+            if self.target_kl is not None and metrics["policy/approx_kl"] > self.target_kl:
+                break
+        values = {name: total / done for name, total in totals.items()}
+        values["lr"] = optimizers[0].optimizer.param_groups[0]["lr"]
+        self._tick()
+        return {**values, "updates": float(done)}
+
+    def _tick(self) -> None:
+        schedulers = self.lr_schedulers()
+        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+            scheduler.step()  # type: ignore[union-attr]
+
+    def shares(self, rows: int, generator: torch.Generator) -> list[Tensor]:
+        """The rows of a rollout, shuffled and shared out over the updates of an epoch."""
+        order = torch.randperm(rows, generator=generator).to(self.device)
+        return list(torch.tensor_split(order, min(self.minibatches, rows)))
+
+    def numbers(self, named: dict[str, Tensor]) -> dict[str, float]:
+        """Means over ranks, so that all decide alike (to stop early, to drop an update), in one wait for the device."""
+        stacked = torch.stack([value.detach().to(self.device, torch.float32) for value in named.values()])
+        if self.trainer.world_size > 1:
+            stacked = self.trainer.strategy.reduce(stacked, reduce_op="mean")
+        return dict(zip(named, stacked.tolist(), strict=True))
+
+    # What is saved
+
+    def exported(self) -> LanguageModel:
+        """The policy, adapters merged into a copy."""
+        return merge_lora(copy.deepcopy(self.model)) if self.lora_rank else self.model  # type: ignore[return-value]
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the model folder, and beside it ``adapter/`` in PEFT's layout when there are adapters."""
+        super().save(folder)
+        if self.lora_rank:
+            save_adapter(Path(folder).parent / "adapter", self.model, self.base_model)
