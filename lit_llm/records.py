@@ -64,6 +64,21 @@ class Comparison:
     simulated: bool = False
     source: str = ""
     tags: dict[str, str] = field(default_factory=dict)
+    margin: float = 0.0  # by how much the better of each pair must be ahead, in the score's units (nats)
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A completion of a prompt that one annotator called good (``label``) or bad: what KTO and classifiers learn."""
+
+    prompt: tuple[Message, ...]
+    completion: str
+    label: bool
+    annotator: str = ""
+    weight: float = 1.0
+    simulated: bool = False
+    source: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 class TokenBatch(NamedTuple):
@@ -85,6 +100,20 @@ class RankingBatch(NamedTuple):
     groups: Tensor  # (N,) int64: which prompt, 0 .. P-1, ascending
     ranks: Tensor  # (N,) int64: 1 is best; equal is a tie
     weights: Tensor  # (P,) float32: the annotator's weight
+    margins: Tensor | None = None  # (P,) float32: ``Comparison.margin``; None: 0 for all
+    annotators: Tensor | None = None  # (P,) int64: index into ``Preferences.annotators``; None: not known
+
+
+class LabelledBatch(NamedTuple):
+    """N completions with a label each, right-padded. The last two fields are None where no other prompt is known."""
+
+    input_ids: Tensor  # (N, T) int64: prompt, completion with its end token, padding
+    lengths: Tensor  # (N,) int64: prompt and completion
+    prompt_lengths: Tensor  # (N,) int64: the prompt alone
+    labels: Tensor  # (N,) bool: good or bad
+    weights: Tensor  # (N,) float32: the annotator's weight
+    unrelated_ids: Tensor | None = None  # (N, T') int64: the same prompts with completions of other prompts
+    unrelated_lengths: Tensor | None = None  # (N,) int64: prompt and unrelated completion
 
 
 class PromptBatch(NamedTuple):
@@ -110,5 +139,5 @@ class Heldout(NamedTuple):
     """A held-out set as plain records, so that any model can be examined on it at any time."""
 
     name: str  # e.g. "general", "domain", "task_pairs", "instructions_wordings"
-    kind: Literal["documents", "responses", "rankings", "prompts"]
-    items: tuple[Any, ...]  # Document, Example, Comparison or Prompt
+    kind: Literal["documents", "responses", "rankings", "labels", "prompts"]
+    items: tuple[Any, ...]  # Document, Example, Comparison, Labelled or Prompt

@@ -55,7 +55,7 @@ def chain():
 def test_every_option_composes_and_its_keys_are_known(option):
     group, _, name = option.partition("=")
     words = stage_words(name) if group == "stage" else [option]
-    words += ["data.path=p"] if option == "data=preferences" else []
+    words += ["data.path=p"] if option in ("data=preferences", "data=labelled_answers") else []
     words += ["tokenizer.folder=f"] if option == "tokenizer=folder" else []
     validate(compose("train", words))
 

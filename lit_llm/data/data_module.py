@@ -15,14 +15,14 @@ import lightning as L
 from lit_llm.data.filters import Record, content_key
 from lit_llm.data.formats import Kind
 from lit_llm.data.loading import Order, ResumableLoader, Rows, shuffled
-from lit_llm.data.reading import Records, read_records
+from lit_llm.data.reading import Expand, Records, read_records
 from lit_llm.data.sources import resolve
 from lit_llm.data.token_cache import content_hash
 from lit_llm.errors import UserError
-from lit_llm.records import Comparison, Heldout
+from lit_llm.records import Comparison, Heldout, Labelled
 from lit_llm.text.tokenizer import Tokenizer
 
-Kinds = Literal["documents", "responses", "rankings", "prompts"]
+Kinds = Literal["documents", "responses", "rankings", "labels", "prompts"]
 DataPath = str | int | Sequence[str | int] | Mapping[str, Any]
 """What ``data.path`` may be: see ``sources.resolve``. A number is the name of a file or folder."""
 
@@ -98,7 +98,7 @@ class DataModule(L.LightningDataModule, ABC):
     def _parameters(self) -> dict[str, Any]:
         """What the rows depend on besides records, tokenizer and seed: part of the fingerprint."""
 
-    def _read(self, path: DataPath, kind: Kind) -> Records:
+    def _read(self, path: DataPath, kind: Kind, expand: Expand | None = None) -> Records:
         self._files |= dict.fromkeys(file for files in resolve(path, self.cache_dir).values() for file in files)
         return read_records(
             path,
@@ -109,6 +109,7 @@ class DataModule(L.LightningDataModule, ABC):
             validation_fraction=self.validation_fraction,
             test_fraction=self.test_fraction,
             cache_dir=self.cache_dir,
+            expand=expand,
         )
 
     @property
@@ -190,8 +191,10 @@ def records_hash(records: Iterable[Record]) -> str:
     digest = hashlib.sha256()
     for record in records:
         digest.update(content_key(record))
-        if isinstance(record, Comparison):
+        if isinstance(record, Comparison | Labelled):
             digest.update(f"{record.weight!r}".encode())
+        if isinstance(record, Comparison) and record.margin:
+            digest.update(f"margin {record.margin!r}".encode())
     return digest.hexdigest()
 
 

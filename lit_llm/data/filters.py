@@ -6,9 +6,9 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from lit_llm.records import Comparison, Document, Example, Message, Prompt
+from lit_llm.records import Comparison, Document, Example, Labelled, Message, Prompt
 
-Record = Document | Example | Comparison | Prompt
+Record = Document | Example | Comparison | Labelled | Prompt
 
 # C0 and C1 controls but tab and newline; the byte order mark; half surrogates never get here (formats.py).
 _CONTROL = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff]")
@@ -39,6 +39,8 @@ def content_key(record: Record) -> bytes:
     if isinstance(record, Comparison):
         ranks = (str(r) for r in record.ranks)
         return _digest(*_flat(record.prompt), "|", *record.completions, "|", *ranks, record.annotator)
+    if isinstance(record, Labelled):
+        return _digest(*_flat(record.prompt), "|", record.completion, "|", str(record.label), record.annotator)
     return _digest(*_flat(record.messages))
 
 
@@ -46,7 +48,7 @@ def group_key(record: Record) -> bytes:
     """What must not be split: a document, or all that shares a prompt (its last answer and who ranked left out)."""
     if isinstance(record, Document):
         return _digest(record.text)
-    if isinstance(record, Comparison):
+    if isinstance(record, Comparison | Labelled):
         return _digest(*_flat(record.prompt))
     asked = record.messages[:-1] if record.messages[-1].role == "assistant" else record.messages
     messages = asked or record.messages  # an answer to nothing stands for itself

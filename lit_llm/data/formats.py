@@ -1,7 +1,7 @@
 """A row to a record: one small function per format, chosen by the row's keys or by name.
 
 A further format is a function of your own, ``data.format=my_package.my_function``: it takes the row's dict and gives a
-Document, Example, Comparison or Prompt, or None to leave the row out.
+Document, Example, Comparison, Labelled or Prompt, or None to leave the row out.
 """
 
 from __future__ import annotations
@@ -14,20 +14,28 @@ from typing import Any, Literal
 from lit_llm.data import preference_formats as preferences
 from lit_llm.data.conversations import check_order, messages_of, prompt_of, text_of
 from lit_llm.data.filters import Record
+from lit_llm.data.label_formats import labelled
 from lit_llm.data.preference_formats import tags_of
 from lit_llm.data.sources import Row
 from lit_llm.data.streams import RowError
 from lit_llm.data.suggestions import nearest
 from lit_llm.errors import UserError
-from lit_llm.records import Comparison, Document, Example, Message, Prompt
+from lit_llm.records import Comparison, Document, Example, Labelled, Message, Prompt
 
-Kind = Literal["texts", "examples", "comparisons", "prompts"]
+Kind = Literal["texts", "examples", "comparisons", "labels", "prompts"]
 Parse = Callable[[Mapping[str, Any], str], Record]
-_RECORDS: dict[str, type] = {"texts": Document, "examples": Example, "comparisons": Comparison, "prompts": Prompt}
+_RECORDS: dict[str, type] = {
+    "texts": Document,
+    "examples": Example,
+    "comparisons": Comparison,
+    "labels": Labelled,
+    "prompts": Prompt,
+}
 _USED_BY = {
     "texts": "data=raw_text",
     "examples": "data=task_pairs or data=instructions",
     "comparisons": "data=preferences",
+    "labels": "data=labelled_answers",
     "prompts": "data=prompts",
 }
 
@@ -116,17 +124,8 @@ def prompt(value: Mapping[str, Any], where: str) -> Prompt:
 
 def prompt_of_comparison(value: Mapping[str, Any], where: str) -> Prompt:
     """``chosen``, ``rejected`` with an implicit prompt: the prompt alone."""
-    found = _chosen_and_rejected(value, where)
+    found = preferences.chosen_and_rejected(value, where)
     return Prompt(found.prompt, where, found.tags)
-
-
-def _chosen_and_rejected(value: Mapping[str, Any], where: str) -> Comparison:
-    """The two shapes have the same keys: a whole dialogue as text is HH's."""
-    sides = [value["chosen"], value["rejected"]]
-    explicit = value.get("prompt") is not None
-    if not explicit and all(isinstance(s, str) for s in sides) and any(s.lstrip().startswith("Human:") for s in sides):
-        return preferences.hh_transcript(value, where)
-    return preferences.preference_pair(value, where)
 
 
 @dataclass(frozen=True)
@@ -152,9 +151,10 @@ FORMATS = (
     Format(
         "ranking", "comparisons", tuple(("prompt", "completions", r) for r in ("ranking", "ranks")), preferences.ranking
     ),
-    Format("chosen_rejected", "comparisons", (("chosen", "rejected"),), _chosen_and_rejected),
+    Format("chosen_rejected", "comparisons", (("chosen", "rejected"),), preferences.chosen_and_rejected),
     Format("preference_pair", "comparisons", (("prompt", "chosen", "rejected"),), preferences.preference_pair),
     Format("hh_transcript", "comparisons", (("chosen", "rejected"),), preferences.hh_transcript),
+    Format("labelled", "labels", (("prompt", "completion", "label"),), labelled),
     Format("prompt", "prompts", tuple((k,) for k in _PROMPT_KEYS), prompt),
     Format("prompt_of_comparison", "prompts", (("chosen", "rejected"),), prompt_of_comparison),
 )
@@ -239,7 +239,7 @@ def _users_function(path: str, kind: Kind) -> Parse:
         if record is not None and not isinstance(record, _RECORDS[kind]):
             got, right = type(record).__name__, _RECORDS[kind].__name__
             raise RowError("format_failed", f"{where}: {path} gave a {got}; a {right} or None is needed")
-        if isinstance(record, Document | Example | Comparison | Prompt) and not record.source:
+        if isinstance(record, Document | Example | Comparison | Labelled | Prompt) and not record.source:
             record = replace(record, source=where)
         return record
 

@@ -48,6 +48,15 @@ def hh_transcript(value: Mapping[str, Any], where: str) -> Comparison:
     return _pair(sides[0], sides[1], value, where)
 
 
+def chosen_and_rejected(value: Mapping[str, Any], where: str) -> Comparison:
+    """The two shapes have the same keys: a whole dialogue as text is HH's."""
+    sides = [value["chosen"], value["rejected"]]
+    explicit = value.get("prompt") is not None
+    if not explicit and all(isinstance(s, str) for s in sides) and any(s.lstrip().startswith("Human:") for s in sides):
+        return hh_transcript(value, where)
+    return preference_pair(value, where)
+
+
 def _pair(
     chosen: tuple[tuple[Message, ...], str],
     rejected: tuple[tuple[Message, ...], str],
@@ -69,7 +78,7 @@ def ranking(value: Mapping[str, Any], where: str) -> Comparison:
     listed = value["completions"]
     if not isinstance(listed, Sequence) or isinstance(listed, str):
         raise RowError("wrong_type", f"{where}: 'completions' is a {type(listed).__name__}; a list of texts is needed")
-    texts = tuple(_completion(c, f"completions[{n}]", where) for n, c in enumerate(listed))
+    texts = tuple(completion_text(c, f"completions[{n}]", where) for n, c in enumerate(listed))
     if len(texts) < 2:
         raise RowError("not_a_ranking", f"{where}: {len(texts)} completions; a ranking needs 2 or more")
     if len(set(texts)) < len(texts):
@@ -78,7 +87,7 @@ def ranking(value: Mapping[str, Any], where: str) -> Comparison:
     return _comparison(prompt, texts, _ranks(value[key], key, len(texts), where), value, where)
 
 
-def _completion(value: Any, key: str, where: str) -> str:
+def completion_text(value: Any, key: str, where: str) -> str:
     """A completion as text, as one message, or as an object with ``text``."""
     if isinstance(value, Mapping):
         value = value.get("text", value.get("content"))
@@ -106,6 +115,25 @@ def _ranks(value: Any, key: str, count: int, where: str) -> tuple[int, ...]:
 def _comparison(
     prompt: tuple[Message, ...], texts: tuple[str, ...], ranks: tuple[int, ...], value: Mapping[str, Any], where: str
 ) -> Comparison:
+    who, weight, simulated = who_said(value, where)
+    read = ("prompt", "completions", "ranking", "ranks", "chosen", "rejected", "weight", "margin", "simulated")
+    tags = tags_of(value, read)
+    tags.pop("annotator", None)
+    if value.get("flags"):
+        tags["flags"] = json.dumps(value["flags"], ensure_ascii=False, sort_keys=True)
+    return Comparison(prompt, texts, ranks, who, weight, simulated, where, tags, _margin(value, where))
+
+
+def _margin(value: Mapping[str, Any], where: str) -> float:
+    """How much better the better one is, where annotators said so (Llama 2, arXiv:2307.09288, equation 2)."""
+    margin = 0.0 if value.get("margin") is None else value["margin"]
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not (math.isfinite(margin) and margin >= 0):
+        raise RowError("wrong_type", f"{where}: 'margin' is {str(margin)[:30]}; a number of 0 or more is needed")
+    return float(margin)
+
+
+def who_said(value: Mapping[str, Any], where: str) -> tuple[str, float, bool]:
+    """The row's annotator ("" where it names none), weight (1 where it has none), and whether no person said it."""
     weight = value.get("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not (math.isfinite(weight) and weight >= 0):
         raise RowError("wrong_type", f"{where}: 'weight' is {str(weight)[:30]}; a number of 0 or more is needed")
@@ -113,12 +141,7 @@ def _comparison(
     if not isinstance(simulated, bool):
         raise RowError("wrong_type", f"{where}: 'simulated' is {str(simulated)[:30]}; true or false is needed")
     annotator = value.get("annotator", value.get("annotator_id", ""))
-    tags = tags_of(value, ("prompt", "completions", "ranking", "ranks", "chosen", "rejected", "weight", "simulated"))
-    tags.pop("annotator", None)
-    if value.get("flags"):
-        tags["flags"] = json.dumps(value["flags"], ensure_ascii=False, sort_keys=True)
-    who = "" if annotator is None else str(annotator)
-    return Comparison(prompt, texts, ranks, who, float(weight), simulated, where, tags)
+    return "" if annotator is None else str(annotator), float(weight), simulated
 
 
 def tags_of(value: Mapping[str, Any], read: Sequence[str]) -> dict[str, str]:

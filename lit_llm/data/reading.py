@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +19,9 @@ from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Document
 
 log = logging.getLogger(__name__)
-HARMLESS = ("duplicate", "in_heldout", "empty_text", "all_tied", "left_out")
+Expand = Callable[[Row], Iterable[Row | RowError]]
+"""Makes several rows of one, each counted by itself: a ranking has a label for each of its completions."""
+HARMLESS = ("duplicate", "in_heldout", "empty_text", "all_tied", "left_out", "unlabelled")
 """Reasons that are no error: they never stop a run and do not count against ``max_error_rate``."""
 FEW_TEXTS = 20  # fewer than these are cut into blocks, so that a part can be held out
 BLOCKS = 200  # about so many in all
@@ -69,12 +71,14 @@ def read_records(
     validation_fraction: float = 0.05,
     test_fraction: float = 0.05,
     cache_dir: str | Path = "outputs/cache",
+    expand: Expand | None = None,
 ) -> Records:
     """Read, check, deduplicate and split.
 
     Args:
         path: see ``sources.resolve``.
-        kind: "texts" -> Document, "examples" -> Example, "comparisons" -> Comparison, "prompts" -> Prompt.
+        kind: "texts" -> Document, "examples" -> Example, "comparisons" -> Comparison, "labels" ->
+            Labelled, "prompts" -> Prompt.
         format: a name of ``formats.FORMATS`` or the dotted path of a function; None chooses by each row's keys.
         on_error: stop at the first bad row with one line, or skip it and count it by reason.
         max_error_rate: share of bad rows above which skipping ends in an error all the same.
@@ -104,13 +108,24 @@ def read_records(
     examples: list[str] = []
     for name, members in files.items():
         seen: set[bytes] = set()
-        splits[name] = list(_kept(members, kind, parse, on_error, counts, seen, examples))
+        splits[name] = list(_kept(_expanded(read_rows(members), expand), kind, parse, on_error, counts, seen, examples))
     _check(counts, path, max_error_rate, examples)
     return Records(_held_out(splits, kind, counts, validation_fraction, test_fraction), counts)
 
 
+def _expanded(rows: Iterable[Row | RowError], expand: Expand | None) -> Iterator[Row | RowError]:
+    for row in rows:
+        if expand is None or isinstance(row, RowError):
+            yield row
+            continue
+        try:
+            yield from expand(row)
+        except RowError as error:
+            yield error
+
+
 def _kept(
-    files: Sequence[str],
+    rows: Iterable[Row | RowError],
     kind: Kind,
     parse: Parse | None,
     on_error: str,
@@ -118,8 +133,8 @@ def _kept(
     seen: set[bytes],
     examples: list[str],
 ) -> Iterator[Record]:
-    """The usable records of some files; everything else is counted."""
-    for row in read_rows(files):
+    """The usable records of some rows; everything else is counted."""
+    for row in rows:
         counts.read += 1
         try:
             record = _record(row, kind, parse)

@@ -14,7 +14,7 @@ from torch import nn
 
 from lit_llm.backbone.heads import LanguageModel, ScoreModel
 from lit_llm.errors import UserError
-from lit_llm.evaluation import answers, likelihood, rankings
+from lit_llm.evaluation import answers, labels, likelihood, rankings
 from lit_llm.evaluation.scores import Scores, clusters_of, measured
 from lit_llm.evaluation.statistics import Estimate, ratio
 from lit_llm.records import Heldout, Message
@@ -55,7 +55,8 @@ def evaluate(
     of a generated last turn, verbatim if there are ``training_answers``. rankings: share of strict pairs that a reward
     model orders as the annotator did (accuracy; by a language model's mean log-probability: likelihood_accuracy, by the
     reward that it stands for beside a ``reference``: implicit_accuracy), nll, brier, ece. prompts: sampled answers with
-    ended, length and a score/NAME by each of ``scorers``.
+    ended, length and a score/NAME by each of ``scorers``. labels: the area under the curve of good against bad
+    (``labels.on_labels``).
 
     Args:
         max_items: at most so many items, the same ones for every model and seed.
@@ -63,7 +64,7 @@ def evaluate(
         batch_size, batch_tokens: answers generated at once; tokens scored at once.
         bf16: compute in bfloat16.
         training_answers: what the model was trained to say, or how often each; also gives the most frequent target.
-        reference: what the language model was before it learned from preferences, for rankings.
+        reference: what the language model was before it learned from preferences, for rankings and labels.
         floors: measure what needs no model too.
         progress: a progress bar's name for the generation.
 
@@ -77,6 +78,8 @@ def evaluate(
             return rankings.on_rankings(model, tokenizer, heldout, numbers, batch_tokens, reference, floors)
         if not isinstance(model, LanguageModel):
             raise UserError(f"{heldout.name}: a set of {heldout.kind} needs a language model, this is a reward model")
+        if heldout.kind == "labels":
+            return labels.on_labels(model, tokenizer, heldout, numbers, batch_tokens, reference)
         if heldout.kind == "documents":
             return _documents(model, tokenizer, heldout, numbers, items, max_document_tokens, batch_tokens)
         if heldout.kind == "prompts":

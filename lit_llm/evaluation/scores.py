@@ -140,7 +140,7 @@ def clusters_of(heldout: Heldout, numbers: Sequence[int]) -> dict[int, str]:
     of_sources = _sources_are_many(heldout)
     for n in numbers:
         item = heldout.items[n]
-        if heldout.kind == "rankings":
+        if heldout.kind in ("rankings", "labels"):
             found[n] = "\n".join(message.content for message in item.prompt)
         else:
             found[n] = item.tags.get("function") or (of_sources and item.tags.get("source")) or str(n)

@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lit_llm.errors import UserError
-from lit_llm.records import Comparison, Document, Example, Heldout, Message, Prompt, Role
+from lit_llm.records import Comparison, Document, Example, Heldout, Labelled, Message, Prompt, Role
 
-KINDS: dict[str, type] = {"documents": Document, "responses": Example, "rankings": Comparison, "prompts": Prompt}
+KINDS: dict[str, type] = {
+    "documents": Document,
+    "responses": Example,
+    "rankings": Comparison,
+    "labels": Labelled,
+    "prompts": Prompt,
+}
 
 
 def write_heldout(folder: str | Path, heldout: Heldout) -> Path:

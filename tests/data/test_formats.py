@@ -197,7 +197,7 @@ def test_a_format_by_name_needs_its_keys():
     assert parse({"chosen": HH + "a", "rejected": HH + "b"}, "comparisons", "hh_transcript").completions == ("a", "b")
     with pytest.raises(UserError, match="did you mean sharegpt"):
         find_format("shargpt", "examples")
-    assert {f.kind for f in FORMATS} == {"texts", "examples", "comparisons", "prompts"}
+    assert {f.kind for f in FORMATS} == {"texts", "examples", "comparisons", "labels", "prompts"}
 
 
 def test_a_users_function_by_its_dotted_path(monkeypatch, tmp_path):

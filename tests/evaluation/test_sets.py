@@ -4,13 +4,14 @@ import pytest
 
 from lit_llm.errors import UserError
 from lit_llm.evaluation.sets import read_all, read_heldout, write_heldout
-from lit_llm.records import Comparison, Document, Example, Heldout, Message, Prompt
+from lit_llm.records import Comparison, Document, Example, Heldout, Labelled, Message, Prompt
 
 TURNS = (Message("system", "be brief"), Message("user", "ما هذا؟\u2028line"), Message("assistant", "<|im_end|> قطة"))
 SETS = [
     Heldout("general", "documents", (Document('a "quoted"\n\x85text', "f:1", {"source": "m"}), Document("🙂"))),
     Heldout("instructions_wordings", "responses", (Example(TURNS, "g:2", {"wording": "w1"}),)),
     Heldout("rankings", "rankings", (Comparison(TURNS[:2], ("a", "b"), (1, 1), "ann", 0.5, True, "h:3", {"k": "v"}),)),
+    Heldout("labels", "labels", (Labelled(TURNS[:2], "ب", False, "ann", 0.5, True, "h:4", {"k": "v"}),)),
     Heldout("prompts", "prompts", (Prompt(TURNS[:2], "i:4", {"function": "f"}),)),
 ]
 

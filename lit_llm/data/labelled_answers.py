@@ -1,0 +1,259 @@
+"""Completions that people called good or bad, one by one: for KTO, and for classifiers of what was flagged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lit_llm.data.data_module import (
+    DataModule,
+    DataPath,
+    Prepared,
+    at_least,
+    moved,
+    one_of,
+    records_hash,
+    splits_hash,
+    tests_of,
+)
+from lit_llm.data.label_formats import SEVERITIES, LabelsOfRankings
+from lit_llm.data.loading import shuffled
+from lit_llm.data.reading import Records
+from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
+from lit_llm.errors import UserError
+from lit_llm.records import Labelled, LabelledBatch
+from lit_llm.text.tokenizer import Tokenizer
+
+
+class Judged(NamedTuple):
+    """One labelled completion in tokens."""
+
+    prompt: NDArray[Any]  # (prompt tokens,)
+    completion: NDArray[Any]  # (completion tokens,), with its end token
+    unrelated: NDArray[Any] | None  # (tokens,): a completion of another prompt, cut where the context ends
+    label: bool
+    weight: float
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Labelled completions as a map-style data set."""
+
+    store: TokenStore  # for each record its prompt and then its completion
+    kept: Sequence[int]  # the records that fit
+    unrelated: Sequence[int | None]  # for each of ``kept``, the record whose completion is of another prompt
+    labels: Sequence[bool]
+    weights: Sequence[float]
+    max_length: int
+    pad_id: int
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, index: int) -> Judged:
+        prompt, completion = (self._document(2 * self.kept[index] + k) for k in (0, 1))
+        other = self.unrelated[index]
+        unrelated = None if other is None else self._document(2 * other + 1)[: self.max_length - len(prompt)]
+        return Judged(prompt, completion, unrelated, self.labels[index], self.weights[index])
+
+    def _document(self, number: int) -> NDArray[Any]:
+        return self.store.tokens(number, 0, self.store.lengths_of(number, number + 1)[0])
+
+    def collate(self, items: Sequence[Judged]) -> LabelledBatch:
+        """N labelled completions to a LabelledBatch, right-padded to the longest."""
+        input_ids, lengths = _padded([np.concatenate([one.prompt, one.completion]) for one in items], self.pad_id)
+        mixed = [np.concatenate([one.prompt, one.unrelated]) for one in items if one.unrelated is not None]
+        unrelated_ids, unrelated_lengths = _padded(mixed, self.pad_id) if len(mixed) == len(items) else (None, None)
+        return LabelledBatch(
+            input_ids=input_ids,
+            lengths=lengths,
+            prompt_lengths=torch.tensor([len(one.prompt) for one in items]),
+            labels=torch.tensor([one.label for one in items]),
+            weights=torch.tensor([one.weight for one in items], dtype=torch.float32),
+            unrelated_ids=unrelated_ids,
+            unrelated_lengths=unrelated_lengths,
+        )
+
+
+def _padded(rows: Sequence[NDArray[Any]], pad_id: int) -> tuple[Tensor, Tensor]:
+    lengths = torch.tensor([len(ids) for ids in rows])
+    input_ids = torch.full((len(rows), int(lengths.max())), pad_id)
+    for row, ids in enumerate(rows):
+        input_ids[row, : len(ids)] = torch.from_numpy(ids.astype(np.int64))
+    return input_ids, lengths
+
+
+class LabelledAnswers(DataModule):
+    """Batches of completions with a label each.
+
+    Args:
+        path: rows of prompt, completion, label; or rankings and pairs, of which ``label`` makes labels
+            (``label_formats.py``).
+        label: what the label of a ranked completion is: ``desirable`` (best rank good; worst rank, or all bad, bad; the
+            rest left out) or ``flagged`` (people flagged it).
+        flag_kinds: for ``flagged``: the kinds of flag that count; None counts all.
+        min_severity: for ``flagged``: the least severity that counts, 1 to 3.
+        max_length: longest prompt and completion together, in tokens; what is longer is left out and counted.
+        micro_batch_size: completions per process and step.
+
+    A prompt that alone fills ``max_length`` is an error, or skipped and counted with ``on_error=skip``.
+    With each prompt comes a completion of another prompt, the same one in every epoch: what KTO measures its KL on.
+    Other arguments: ``DataModule``.
+    """
+
+    batch_type = LabelledBatch
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        path: DataPath,
+        label: Literal["desirable", "flagged"] = "desirable",
+        flag_kinds: Sequence[str] | None = None,
+        min_severity: int = 1,
+        max_length: int = 512,
+        micro_batch_size: int = 8,
+        num_workers: int = 0,
+        seed: int = 0,
+        format: str | None = None,
+        on_error: Literal["stop", "skip"] = "stop",
+        max_error_rate: float = 0.2,
+        validation_fraction: float = 0.05,
+        test_fraction: float = 0.05,
+        cache_dir: str = "outputs/cache",
+        name: str = "labels",
+        accept_changed_data: bool = False,
+    ) -> None:
+        super().__init__(
+            tokenizer=tokenizer,
+            name=name,
+            format=format,
+            micro_batch_size=micro_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            on_error=on_error,
+            max_error_rate=max_error_rate,
+            validation_fraction=validation_fraction,
+            test_fraction=test_fraction,
+            cache_dir=cache_dir,
+            accept_changed_data=accept_changed_data,
+        )
+        at_least("max_length", max_length, 2)
+        one_of("label", label, ("desirable", "flagged"))
+        if min_severity not in SEVERITIES:
+            raise UserError(f"data.min_severity={min_severity}: must be 1, 2 or 3")
+        if flag_kinds is not None and (isinstance(flag_kinds, str) or not flag_kinds):
+            raise UserError(f"data.flag_kinds={flag_kinds}: a list of kinds is needed, or null for all")
+        self.path, self.label, self.max_length = path, label, max_length
+        self.flag_kinds = None if flag_kinds is None else sorted(flag_kinds)
+        self.min_severity = min_severity
+
+    def _parameters(self) -> dict[str, Any]:
+        names = ("label", "flag_kinds", "min_severity", "max_length")
+        return {name: getattr(self, name) for name in names}
+
+    def _prepare(self) -> Prepared:
+        rule = LabelsOfRankings(self.label, self.flag_kinds, self.min_severity)
+        records = self._read(self.path, "labels", None if self.format and "." in self.format else rule)
+        reasons = {"prompt_too_long": 0, "too_long": 0}
+        train = self._rows(records["train"], "train", reasons)
+        validation = self._rows(records["validation"], "validation", reasons)
+        splits = dict(records.splits)
+        for name, tests in records.splits.items():
+            if name.startswith("test"):
+                splits[name] = [tests[index] for index in self._fitted(tests, name, reasons)[1]]
+        if len(set(train.labels)) < 2:
+            raise UserError(
+                f"data.path={self.path}: {_of_one_kind(train.labels)} to train on ({records.counts}; too long: "
+                f"{sum(reasons.values())}); good and bad ones are needed"
+            )
+        records = Records(splits, records.counts)
+        shown = {"good": sum(train.labels), "bad": len(train) - sum(train.labels)}
+        return Prepared(
+            train=train,
+            order=shuffled(len(train), self.seed),
+            validation={self.name: validation},
+            heldout=tuple(tests_of(records, self.name, "labels")),
+            counts={**moved(records.counts.as_dict(), reasons), **shown},
+            content=splits_hash(records),
+            train_tokens=sum(len(train[index].completion) for index in range(len(train))),
+        )
+
+    def _rows(self, records: list[Labelled], split: str, reasons: dict[str, int]) -> LabelledRows:
+        """The records that fit; what does not is counted in ``reasons``."""
+        store, kept = self._fitted(records, split, reasons)
+        return LabelledRows(
+            store,
+            kept,
+            unrelated([records[index].prompt for index in kept], kept, self.seed),
+            [records[index].label for index in kept],
+            [records[index].weight for index in kept],
+            self.max_length,
+            self.tokenizer.pad_id,
+        )
+
+    def _fitted(self, records: list[Labelled], split: str, reasons: dict[str, int]) -> tuple[TokenStore, list[int]]:
+        """Tokens, and the numbers of the records that fit."""
+        store = self._tokenized(records, f"tokenize {self.name} {split}")
+        kept: list[int] = []
+        for index, record in enumerate(records):
+            prompt, completion = store.lengths_of(2 * index, 2 * index + 2)
+            if prompt >= self.max_length:
+                if self.on_error == "stop":
+                    raise UserError(
+                        f"{record.source}: the prompt has {prompt} tokens and the context {self.max_length}; raise "
+                        "data.max_length, or set data.on_error=skip to count such rows and go on"
+                    )
+                reasons["prompt_too_long"] += 1
+            elif prompt + completion > self.max_length:
+                reasons["too_long"] += 1
+            else:
+                kept.append(index)
+        return store, kept
+
+    def _tokenized(self, records: list[Labelled], description: str) -> TokenStore:
+        """For each record its prompt and then its completion, as documents of their own."""
+        tokenizer, chat = self.tokenizer, self.tokenizer.chat
+
+        def encode(batch: Sequence[tuple[Labelled, bool]]) -> list[Encoded]:
+            return [
+                (
+                    chat.encode_completion(tokenizer, record.completion)
+                    if is_completion
+                    else chat.encode_prompt(tokenizer, record.prompt),
+                    None,
+                )
+                for record, is_completion in batch
+            ]
+
+        return cached_tokens(
+            [(record, part) for record in records for part in (False, True)],
+            encode,
+            key=content_hash(["labels", tokenizer.fingerprint(), records_hash(records)]),
+            cache_dir=self.cache_dir,
+            size_of=lambda part: len(part[0].completion) + 100,
+            description=description,
+        )
+
+
+def unrelated(prompts: Sequence[Any], numbers: Sequence[int], seed: int) -> list[int | None]:
+    """For each record the number of one with another prompt: the next such in a shuffled order. None: there is none."""
+    order = np.random.default_rng(seed).permutation(len(prompts)).tolist()
+    found: list[int | None] = [None] * len(prompts)
+    following: int | None = None  # walked backwards twice around, so that every place knows what comes after its run
+    for place in reversed(range(2 * len(order))):
+        here, after = order[place % len(order)], order[(place + 1) % len(order)]
+        if prompts[here] != prompts[after]:
+            following = after
+        found[here] = None if following is None else numbers[following]
+    return found
+
+
+def _of_one_kind(labels: Sequence[bool]) -> str:
+    return "nothing" if not labels else f"only {'good' if labels[0] else 'bad'} completions"
