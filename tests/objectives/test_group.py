@@ -121,7 +121,7 @@ def test_the_loss_is_the_sum_written_out_whatever_stands_outside_the_mask(how, s
 @given(seed=seeds)
 @pytest.mark.parametrize("how", group.AGGREGATIONS)
 def test_the_gradient_is_autograds_of_another_formula(how, seed):
-    """-A rho where the clip leaves a gradient, else nothing; rho * k3 multiplied out: q / p_old - rho log(q / p) - rho."""
+    """-A rho where the clip leaves a gradient; rho * k3 multiplied out is q / p_old - rho log(q / p) - rho."""
     mask, logps, old, reference, advantages = problem(seed)
     weights = group.token_weights(mask, how, max_length=9)
     one, two = logps.clone().requires_grad_(), logps.clone().requires_grad_()
