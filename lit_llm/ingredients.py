@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lit_llm.config import digest, texts
+from lit_llm.data.projects import is_project, place_of, rankings_hash
 from lit_llm.lineage import hash_file
-from lit_llm.secrets import real
+from lit_llm.secrets import real, real_text
 
 # Keys that say where or how fast, not what: another value gives the same result.
 WITHOUT_EFFECT = ("resume", "cache_dir", "progress", "num_workers")
@@ -26,8 +27,9 @@ def without_names(config: Any) -> Any:
 
 
 def files_of(data: Mapping[str, Any]) -> list[str]:
-    """The files that a data configuration reads."""
-    return list(dict.fromkeys(file for _, files in splits_of(data) for file in files))
+    """The files that a data configuration reads; a ranking project is one."""
+    files = [file for _, files in splits_of(data) for file in files]
+    return list(dict.fromkeys(place_of(file) if is_project(file) else file for file in files))
 
 
 def splits_of(data: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
@@ -50,7 +52,7 @@ def _places(path: Any) -> list[Any]:
     if isinstance(path, list | tuple):
         kept = [found for item in path for found in _places(item)]
         return [kept] if kept else []
-    told = str(real(Path(path))) if "${oc.env:" in str(path) else path
+    told = real_text(str(path)) if "${oc.env:" in str(path) else path
     return [told] if path and not str(path).startswith("@") else []
 
 
@@ -76,10 +78,12 @@ def data_hashes(config: Mapping[str, Any]) -> dict[str, str]:
 
 def _named_hashes(split: str, files: list[str]) -> list[list[str]]:
     """[split, name, SHA-256] of files; names are relative to the folder of all, so that a moved folder is the same."""
-    there = [Path(file) for file in files if Path(file).is_file()]
+    there = [Path(file) for file in files if Path(file).is_file() and not is_project(file)]
     base = os.path.commonpath([path.resolve().parent for path in there]) if there else ""
     known = [[split, path.resolve().relative_to(base).as_posix(), hash_file(path)] for path in there]
-    return known + [[split, file, ""] for file in files if not Path(file).is_file()]  # hub:<id>
+    known += [[split, "rankings", rankings_hash(file)[0]] for file in files if is_project(file)]
+    others = [file for file in files if not is_project(file) and not Path(file).is_file()]
+    return known + [[split, file, ""] for file in others]  # hub:<id>
 
 
 def _existing(key: str, text: str) -> Path | None:
@@ -100,7 +104,7 @@ _LAST = {name.split("_")[-1] for name in PLACES}
 
 def _place_hashes(place: Path) -> list[list[str]]:
     if place.is_file():
-        return [[place.suffix, hash_file(place)]]
+        return [[place.suffix, rankings_hash(str(place))[0] if is_project(str(place)) else hash_file(place)]]
     files = sorted(path for path in place.rglob("*") if path.is_file() and path.suffix in FILES)
     return [[path.relative_to(place).as_posix(), hash_file(path)] for path in files]
 

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from lit_llm.config import digest, texts
+from lit_llm.data.projects import is_file_of_project, is_project, rankings_hash, shown
 from lit_llm.errors import UserError
-from lit_llm.secrets import real
+from lit_llm.secrets import real, real_text
 
 NAME = "lineage.json"
 # Not among the hashed files: the card, written from the lineage, and the state of the run around the files.
@@ -61,7 +62,7 @@ def record(
     Args:
         config: resolved, and without secrets (``config.plain``).
         parents: folders that went in, by the key that named them: ``{"init_from": Path}``.
-        data: ``{"fingerprint": str, "counts": {...}, "files": [Path, ...]}``.
+        data: ``{"fingerprint": str, "counts": {...}, "files": [Path, ...]}``; a ranking project's URL is a text.
         simulated: whether its preferences come from simulated annotators; true also when a parent's do.
     """
     known = [_parent(folder, role, Path(place)) for role, place in parents.items()]
@@ -72,7 +73,7 @@ def record(
         "simulated_preferences": simulated or any(parent["simulated_preferences"] for parent in known),
         "files": hash_folder(folder),
         "parents": known,
-        "data": {**data, "files": [_data_file(folder, Path(path)) for path in data.get("files", ())]},
+        "data": {**data, "files": [_data_file(folder, str(path)) for path in data.get("files", ())]},
         "tokenizer": dict(tokenizer),
         "config": dict(config),
         "code": commit(),
@@ -185,9 +186,18 @@ def _parent(folder: Path, role: str, place: Path) -> dict[str, Any]:
     }
 
 
-def _data_file(folder: Path, path: Path) -> dict[str, Any]:
-    there = real(path)
-    return {"path": _relative(path, folder), "bytes": there.stat().st_size, "sha256": hash_file(there)}
+def _data_file(folder: Path, file: str) -> dict[str, Any]:
+    """A file by its bytes, a ranking project by its rankings: its file changes with every log-in."""
+    digest_, size = data_hash(real_text(file))
+    place = _relative(Path(file), folder) if is_file_of_project(file) or not is_project(file) else shown(file)
+    return {"path": place, "bytes": size, "sha256": digest_}
+
+
+def data_hash(file: str) -> tuple[str, int]:
+    """(SHA-256, bytes) of a data file, or of a ranking project's rankings as canonical JSON."""
+    if is_project(file):
+        return rankings_hash(file)
+    return hash_file(Path(file)), Path(file).stat().st_size
 
 
 def _relative(path: Path, start: Path) -> str:

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_llm import config as schema
 from lit_llm import lineage, model_card
+from lit_llm.data.projects import is_project, place_of
 from lit_llm.errors import UserError
 from lit_llm.examination import Metrics, examine_result
 from lit_llm.launch import is_first_process
@@ -134,10 +135,12 @@ def describe(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> Non
     (folder.model / "README.md").write_text(model_card.render(record), encoding="utf-8")
 
 
-def data_files(parts: Parts) -> list[Path]:
-    """The files that the run's data was read from; where the environment tells a place, as the configuration says."""
+def data_files(parts: Parts) -> list[str]:
+    """The files (and ranking projects) that the run's data was read from; where the environment tells a place, as the
+    configuration says."""
     shown = hiding(parts.cfg)
-    return [Path(shown(file)) for file in parts.data.files() if Path(file).is_file()]
+    files = dict.fromkeys(place_of(file) if is_project(file) else file for file in parts.data.files())
+    return [shown(file) for file in files if is_project(file) or Path(file).is_file()]
 
 
 def say(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> None:

@@ -57,7 +57,12 @@ def hide(config: Any) -> Callable[[str], str]:
 
 def real(path: Path) -> Path:
     """A path of a plain configuration as the environment tells it now; as it is where a variable is not set."""
-    return Path(MARK.sub(_value, str(path)))
+    return Path(real_text(str(path)))
+
+
+def real_text(text: str) -> str:
+    """``real`` of what need not be a path, as a database's URL."""
+    return MARK.sub(_value, text)
 
 
 def _value(mark: re.Match[str]) -> str:

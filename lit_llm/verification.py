@@ -10,8 +10,10 @@ from typing import Any
 
 from lit_llm.arguments import run_command
 from lit_llm.config import flat
+from lit_llm.data.projects import is_file_of_project, is_project
 from lit_llm.errors import UserError
-from lit_llm.lineage import NAME, _place, content_digest, hash_file, hash_folder, read, seal, text_of
+from lit_llm.lineage import NAME, _place, content_digest, data_hash, hash_folder, read, seal, text_of
+from lit_llm.secrets import real_text
 
 
 @dataclass
@@ -133,11 +135,15 @@ def _verify_config(folder: Path, name: str, lineage: Mapping[str, Any]) -> Itera
 
 
 def _verify_data(folder: Path, name: str, item: Mapping[str, Any]) -> Iterator[str]:
-    path = _place(folder, item["path"])
-    if not path.is_file():
-        yield f"{name}: data file {item['path']} is gone"
-    elif hash_file(path) != item["sha256"]:
-        yield f"{name}: data file {item['path']} differs ({path.stat().st_size} bytes, recorded {item['bytes']})"
+    place = real_text(item["path"])
+    if not is_project(place) or is_file_of_project(place):
+        place = str(_place(folder, item["path"]))
+        if not Path(place).is_file():
+            yield f"{name}: data file {item['path']} is gone"
+            return
+    found, size = data_hash(place)
+    if found != item["sha256"]:
+        yield f"{name}: data file {item['path']} differs ({size} bytes, recorded {item['bytes']})"
 
 
 def _verify_parent(folder: Path, name: str, parent: Mapping[str, Any], visited: dict[Path, None]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""From what the user names (file, folder, glob, list, hub id, installed documentation) to rows, one at a time.
+"""From what the user names (file, folder, glob, list, hub id, documentation, ranking project) to rows, one at a time.
 
 Nothing is judged here but whether a row can be read at all; what cannot is yielded as a ``RowError``, so that the
 reader of rows decides: stop with one line, or count and go on.
@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from lit_llm.data.projects import is_project, read_project, resolve_project
 from lit_llm.data.splits import UNDIVIDED, divided, of_split, split_name
 from lit_llm.data.streams import COMPRESSED, RowError, open_lines, read_bytes, undecodable
 from lit_llm.data.suggestions import nearest
@@ -33,11 +34,12 @@ class Row:
 
     value: dict[str, Any] | str
     file: str
-    line: int  # from 1: the line of a .jsonl, the item of a .json, the row of a .parquet
+    line: int  # from 1: the line of a .jsonl, the item of a .json, the row of a .parquet, the task of a project
+    named: str = ""  # how messages name it, where file and line do not say it
 
     @property
     def where(self) -> str:
-        return place(self.file, self.line)
+        return self.named or place(self.file, self.line)
 
 
 def place(file: str, line: int) -> str:
@@ -62,7 +64,8 @@ def resolve(
 
     Args:
         path: a file, a folder (read to its depths), a glob, ``installed/<part>`` for the documentation on this disk,
-            ``hub:<id>`` for a data set of the Hugging Face hub, a list of these, or {split: one of these}.
+            ``hub:<id>`` for a data set of the Hugging Face hub, a ranking project (``FILE.db`` or an SQLAlchemy URL:
+            its submitted rankings, with the splits stored in it), a list of these, or {split: one of these}.
         cache_dir: where the installed documentation is kept.
         ignored: files that are there and not read (an unknown extension, no split beside splits) are added here.
 
@@ -92,6 +95,8 @@ def resolve(
         raise UserError("data.path is empty; give a file, a folder, a glob, hub:<id> or installed/raw_text")
     if text.startswith("hub:"):
         return {UNDIVIDED: [text]}
+    if is_project(text):
+        return resolve_project(text)
     if text.split("/")[0] == "installed" and not Path(text).exists():
         from lit_llm.data import corpus
 
@@ -165,6 +170,8 @@ def read_rows(files: Sequence[str]) -> Iterator[Row | RowError]:
         try:
             if file.startswith("hub:"):
                 yield from _read_hub(file)
+            elif is_project(file):
+                yield from (Row(value, file, task, named) for value, named, task in read_project(file))
             else:
                 yield from _READERS[known_extension(file)](file)
         except RowError as bad:  # the file itself: damaged, a pointer, unreadable
