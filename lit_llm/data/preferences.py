@@ -5,15 +5,12 @@ The completions of a prompt stay together: a batch is counted in prompts, and ea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
+from lit_llm.data.comparison_choice import ComparisonChoice, annotators_of
 from lit_llm.data.data_module import (
     DataModule,
     DataPath,
@@ -26,58 +23,12 @@ from lit_llm.data.data_module import (
     tests_of,
 )
 from lit_llm.data.loading import shuffled
+from lit_llm.data.ranking_rows import Judged, RankingRows
 from lit_llm.data.reading import Records
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, RankingBatch
 from lit_llm.text.tokenizer import Tokenizer
-
-
-class Group(NamedTuple):
-    """One comparison in tokens."""
-
-    prompt: NDArray[Any]  # (prompt tokens,)
-    completions: tuple[NDArray[Any], ...]  # K of (completion tokens,), each with its end token
-    ranks: tuple[int, ...]  # (K,)
-    weight: float
-
-
-@dataclass(frozen=True)
-class RankingRows:
-    """Comparisons as a map-style data set; their completions make the rows of a RankingBatch."""
-
-    store: TokenStore  # for each comparison its prompt and then its completions
-    comparisons: Sequence[tuple[tuple[int, ...], float]]  # ranks and weight
-    first: Sequence[int]  # where a comparison's prompt is in the store
-    cut: Sequence[int]  # tokens taken away from the prompt's left
-    pad_id: int
-
-    def __len__(self) -> int:
-        return len(self.comparisons)
-
-    def __getitem__(self, index: int) -> Group:
-        (ranks, weight), at, cut = self.comparisons[index], self.first[index], self.cut[index]
-        lengths = self.store.lengths_of(at, at + len(ranks) + 1)
-        prompt = self.store.tokens(at, cut, lengths[0])
-        completions = tuple(self.store.tokens(at + k, 0, lengths[k]) for k in range(1, len(ranks) + 1))
-        return Group(prompt, completions, ranks, weight)
-
-    def collate(self, groups: Sequence[Group]) -> RankingBatch:
-        """P comparisons with N completions in all to a RankingBatch, right-padded to the longest."""
-        rows = [(p, np.concatenate([g.prompt, c])) for p, g in enumerate(groups) for c in g.completions]
-        lengths = torch.tensor([len(ids) for _, ids in rows])
-        input_ids = torch.full((len(rows), int(lengths.max())), self.pad_id)
-        for row, (_, ids) in enumerate(rows):
-            input_ids[row, : len(ids)] = torch.from_numpy(ids.astype(np.int64))
-        owners = torch.tensor([p for p, _ in rows])
-        return RankingBatch(
-            input_ids=input_ids,
-            lengths=lengths,
-            prompt_lengths=torch.tensor([len(g.prompt) for g in groups])[owners],
-            groups=owners,
-            ranks=torch.tensor([rank for g in groups for rank in g.ranks]),
-            weights=torch.tensor([g.weight for g in groups], dtype=torch.float32),
-        )
 
 
 class Preferences(DataModule):
@@ -90,6 +41,11 @@ class Preferences(DataModule):
         overlong: a comparison with a completion that does not fit behind its prompt is dropped whole (``drop``), or
             its prompt is cut from the left (``truncate``), for all of its completions alike. A completion is never
             cut: its end token is part of what is judged. All are counted.
+        annotator_weights: what each annotator's comparisons count, by name, times the weight of the row; 1 where a
+            name is not given. Those that count 0 are left out of training and validation.
+        half: train on the comparisons of the ``first`` or the ``second`` half of the prompts, as their hash falls.
+            A proxy reward and the gold reward that it is watched with learn from disjoint halves. Validation and
+            tests stay whole.
 
     A prompt that alone fills ``max_length`` is an error, or skipped and counted with ``on_error=skip``. The same holds
     for the test split, where nothing is truncated.
@@ -106,6 +62,8 @@ class Preferences(DataModule):
         max_length: int = 512,
         micro_batch_size: int = 4,
         overlong: Literal["drop", "truncate"] = "drop",
+        annotator_weights: Mapping[str, float] | None = None,
+        half: Literal["first", "second"] | None = None,
         num_workers: int = 0,
         seed: int = 0,
         format: str | None = None,
@@ -134,13 +92,33 @@ class Preferences(DataModule):
         at_least("max_length", max_length, 2)
         one_of("overlong", overlong, ("drop", "truncate"))
         self.path, self.max_length, self.overlong = path, max_length, overlong
+        self.choice = ComparisonChoice(half, dict(annotator_weights or {}))
+        self._annotators: tuple[str, ...] = ()
+        self._trained_by: Counter[str] = Counter()
 
     def _parameters(self) -> dict[str, Any]:
-        return {"max_length": self.max_length, "overlong": self.overlong}
+        return {"max_length": self.max_length, "overlong": self.overlong, **self.choice.parameters()}
+
+    @property
+    def annotators(self) -> tuple[str, ...]:
+        """Who ranked, in the order that ``RankingBatch.annotators`` counts; "" stands for rows that name nobody."""
+        _ = self.prepared
+        return self._annotators
+
+    @property
+    def training_comparisons_by(self) -> Mapping[str, int]:
+        """How many comparisons of an epoch are of each annotator."""
+        _ = self.prepared
+        return dict(self._trained_by)
+
+    def training_comparisons(self) -> list[Comparison]:
+        """What is trained, as records, read again: the reward model's exam trains its floor on the same."""
+        return self.choice.of(self._read(self.path, "comparisons"), {"other_half": 0, "no_weight": 0})["train"]
 
     def _prepare(self) -> Prepared:
-        records = self._read(self.path, "comparisons")
-        reasons = {"prompt_too_long": 0, "too_long": 0, "truncated": 0}
+        reasons = {"prompt_too_long": 0, "too_long": 0, "truncated": 0, "other_half": 0, "no_weight": 0}
+        records = self.choice.of(self._read(self.path, "comparisons"), reasons)
+        self._annotators = annotators_of(records)
         train = self._rows(records["train"], "train", reasons)
         validation = self._rows(records["validation"], "validation", reasons)
         records = self._tests_that_fit(records, reasons)
@@ -179,8 +157,14 @@ class Preferences(DataModule):
     def _rows(self, comparisons: list[Comparison], split: str, reasons: dict[str, int]) -> RankingRows:
         """The comparisons that fit; what does not is counted in ``reasons``."""
         store, firsts, kept, cuts = self._fitted(comparisons, split, reasons)
-        chosen = [(comparisons[i].ranks, comparisons[i].weight) for i in kept]
-        return RankingRows(store, chosen, [firsts[i] for i in kept], cuts, self.tokenizer.pad_id)
+        number = {who: index for index, who in enumerate(self._annotators)}
+        judged = [
+            Judged(one.ranks, self.choice.weight(one), one.margin, number[one.annotator])
+            for one in (comparisons[i] for i in kept)
+        ]
+        if split == "train":
+            self._trained_by = Counter(comparisons[i].annotator for i in kept)
+        return RankingRows(store, judged, [firsts[i] for i in kept], cuts, self.tokenizer.pad_id)
 
     def _fitted(
         self, comparisons: list[Comparison], split: str, reasons: dict[str, int]
