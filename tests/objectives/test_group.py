@@ -106,7 +106,7 @@ def test_the_loss_is_the_sum_written_out_whatever_stands_outside_the_mask(how, s
     weights = group.token_weights(mask, how, max_length=9)
     loss, metrics = group.grpo_loss(logps, old, advantages, weights, low, high, reference, beta)
     expected = loss_by_hand(mask, logps, old, reference, advantages, how, low, high, beta, 9)
-    assert loss.item() == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    assert loss.item() == pytest.approx(expected, rel=1e-6, abs=1e-6)  # the weights are float32
     rho = (logps - old).exp()
     clipped_low = mask & (rho < 1 - low) & (advantages[:, None] < 0)
     clipped_high = mask & (rho > 1 + high) & (advantages[:, None] > 0)
