@@ -16,6 +16,7 @@ from lit_llm.data.conversations import check_order, messages_of, prompt_of, text
 from lit_llm.data.filters import Record
 from lit_llm.data.label_formats import labelled
 from lit_llm.data.preference_formats import tags_of
+from lit_llm.data.problem_formats import ANSWERS, ASKED, problem
 from lit_llm.data.sources import Row
 from lit_llm.data.streams import RowError
 from lit_llm.data.suggestions import nearest
@@ -155,6 +156,7 @@ FORMATS = (
     Format("preference_pair", "comparisons", (("prompt", "chosen", "rejected"),), preferences.preference_pair),
     Format("hh_transcript", "comparisons", (("chosen", "rejected"),), preferences.hh_transcript),
     Format("labelled", "labels", (("prompt", "completion", "label"),), labelled),
+    Format("problem", "prompts", tuple((k, a) for k in ASKED for a in ANSWERS), problem),
     Format("prompt", "prompts", tuple((k,) for k in _PROMPT_KEYS), prompt),
     Format("prompt_of_comparison", "prompts", (("chosen", "rejected"),), prompt_of_comparison),
 )

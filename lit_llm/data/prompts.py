@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -52,7 +53,8 @@ class Prompts(DataModule):
     """Batches of prompts, each ending where the assistant begins to write.
 
     Args:
-        path: prompts, or examples or comparisons whose answers are left out (``formats.py``).
+        path: prompts, problems with their answers (which become tags, for rewards), or examples or comparisons whose
+            answers are left out (``formats.py``).
         max_prompt_length: longest prompt in tokens; a longer one is an error, or skipped and counted with
             ``on_error=skip``.
         micro_batch_size: prompts per process and step.
@@ -126,7 +128,7 @@ class Prompts(DataModule):
             validation={self.name: validation},
             heldout=tuple(tests_of(records, self.name, "prompts")),
             counts=moved(records.counts.as_dict(), {"prompt_too_long": dropped}),
-            content=splits_hash(records),
+            content=content_hash([splits_hash(records), _tags_hash(records)]),
             train_tokens=0,  # nothing is imitated: what is trained is what the policy answers
         )
 
@@ -172,3 +174,9 @@ class Prompts(DataModule):
             size_of=lambda prompt: sum(len(message.content) for message in prompt.messages),
             description=description,
         )
+
+
+def _tags_hash(records: Records) -> str:
+    """What rewards verify by counts too: another answer to the same problem is other data."""
+    tags = [[split, [prompt.tags for prompt in records[split]]] for split in sorted(records.splits)]
+    return content_hash([json.dumps(tags, sort_keys=True)])

@@ -98,9 +98,11 @@ def resolve(
     if is_project(text):
         return resolve_project(text)
     if text.split("/")[0] == "installed" and not Path(text).exists():
-        from lit_llm.data import corpus
+        from lit_llm.data import corpus, word_count
 
-        return divided(corpus.part_files(text.partition("/")[2], cache_dir), ignored)
+        part = text.partition("/")[2]
+        files = word_count.part_files(cache_dir) if part == "word_count" else corpus.part_files(part, cache_dir)
+        return divided(files, ignored)
     return _local(text, ignored)
 
 

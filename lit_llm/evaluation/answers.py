@@ -81,7 +81,9 @@ def on_prompts(
     ask: Asking,
     scorers: Mapping[str, Callable[..., Any]],
 ) -> Scores:
-    """Sampled answers, scored by ``scorers`` (a reward with ``score_tokens`` reads the ids that were sampled)."""
+    """Sampled answers, scored by ``scorers``: a reward with ``score_tokens`` reads the ids that were sampled, one with
+    ``row_fields`` also the prompts' tags. The mean of a verifier is its success rate; each part of a sum has its own.
+    """
     conversations = {n: tuple(heldout.items[n].messages) for n in numbers}
     given, lengths, rollout = _answers(model, tokenizer, conversations, ask, PROMPT_TEMPERATURE)
     kept = [answer.number for answer in given]
@@ -90,8 +92,11 @@ def on_prompts(
         if hasattr(scorer, "score_tokens"):
             values = scorer.score_tokens(rollout.input_ids, rollout.lengths)
         else:
-            values = scorer([conversations[n] for n in kept], [answer.text for answer in given])
-        items[f"score/{name}"] = measured(kept, _finite(name, values))
+            tags = {"rows": [heldout.items[n].tags for n in kept]} if getattr(scorer, "row_fields", False) else {}
+            values = scorer([conversations[n] for n in kept], [answer.text for answer in given], **tags)
+        parts = {f"{name}/{part}": found for part, found in getattr(scorer, "latest", {}).items()}
+        for each, found in {name: values, **parts}.items():
+            items[f"score/{each}"] = _verified(each, kept, found, hasattr(scorer, "score_tokens"))
     return Scores(heldout.name, heldout.kind, items, clusters_of(heldout, numbers), answers=tuple(given))
 
 
@@ -142,8 +147,12 @@ def _measures(numbers: Sequence[int], guesses: Sequence[str], references: Sequen
     return {name: measured(numbers, values[index]) for name, values in once.items()}
 
 
-def _finite(name: str, values: Any) -> Any:
+def _verified(name: str, numbers: Sequence[int], values: Any, always: bool) -> Measured:
+    """The scores less those that are NaN, which were not verified; ``always``: all must be."""
     found = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values, dtype=np.float64)
-    if not np.isfinite(found).all():
+    if np.isinf(found).any() or (always and np.isnan(found).any()):
         raise UserError(f"scorer {name}: gives a score that is not finite")
-    return found
+    known = ~np.isnan(found)
+    if len(found) and not known.any():
+        raise UserError(f"scorer {name}: could verify none of {len(found)} answers (NaN); do the prompts have its tag?")
+    return measured(np.asarray(numbers)[known], found[known])

@@ -88,7 +88,9 @@ def test_hh_dialogues_of_many_turns():
     "value",
     [
         {"prompt": "q"},
-        {"question": "q", "answer": "42"},
+        {"question": "q"},
+        {"question": "q", "answer": "an explanation " * 20},
+        {"question": "q", "answer": None},
         {"instruction": "q", "output": "b"},
         {"messages": chat(("user", "q"))},
         {"messages": chat(("user", "q"), ("assistant", "a"))},
@@ -101,12 +103,27 @@ def test_prompts_leave_answers_out(value):
     assert parse(value, "prompts") == Prompt((U("q"),), "data.jsonl:7")
 
 
+@pytest.mark.parametrize(
+    ("value", "tags"),
+    [
+        ({"question": "q", "answer": "48/2 = <<48/2=24>>24\n#### 1,072\n"}, {"answer": "1,072"}),
+        ({"prompt": "q", "answer": 42, "level": 3}, {"answer": "42", "level": "3"}),
+        ({"messages": chat(("user", "q")), "answer": "Paris"}, {"answer": "Paris"}),
+        ({"problem": "q", "solution": "so " * 90 + r"\boxed{\frac{1}{2}}"}, {"answer": r"\boxed{\frac{1}{2}}"}),
+    ],
+)
+def test_the_answer_to_a_problem_is_kept_as_a_tag(value, tags):
+    assert parse(value, "prompts") == Prompt((U("q"),), "data.jsonl:7", tags)
+
+
 def test_texts_from_rows_and_from_text_files():
     assert parse({"text": "a\r\nb\u200fc"}, "texts") == Document("a\nb\u200fc", "data.jsonl:7")
     assert parse_row(Row("a", "b.txt", 1), "texts") == Document("a", "b.txt:1")
 
 
 WRONG = [
+    ("prompts", {"question": "q", "answer": "work\n####"}, "empty_turn", "nothing behind its ####"),
+    ("prompts", {"question": "q", "answer": True}, "wrong_type", "'answer' is True"),
     ("examples", {"prompt": "a", "completions": "b"}, "unknown_format", "did you mean 'completion' for 'completions'"),
     ("texts", {"txt": "a"}, "unknown_format", "keys found: txt; accepted: text; did you mean 'text' for 'txt'"),
     ("texts", {"chosen": "a", "rejected": "b"}, "unknown_format", "this is for data=preferences"),

@@ -150,6 +150,23 @@ def test_a_score_that_is_no_number_is_an_error(model, tokenizer):
         evaluate(model, tokenizer, heldout, scorers={"bad": lambda *_: [math.nan]}, max_new_tokens=2)
 
 
+def test_a_verifier_reads_the_tags_and_what_it_could_not_verify_is_left_out(model, tokenizer):
+    items = [Prompt((Message("user", f"cat {n}"),), tags={"answer": "x"} if n % 2 else {}) for n in range(5)]
+
+    class Verifier:
+        row_fields = True
+
+        def __call__(self, _, completions, *, rows):
+            self.latest = {"length": [float(len(text)) for text in completions]}
+            return [1.0 if row.get("answer") == "x" else math.nan for row in rows]
+
+    found = evaluate(
+        model, tokenizer, Heldout("maths", "prompts", tuple(items)), scorers={"exact": Verifier()}, max_new_tokens=3
+    )
+    assert found.items["score/exact"].numbers.tolist() == [1, 3] and found.summary["score/exact"].mean == 1
+    assert found.items["score/exact/length"].values.tolist() == [len(answer.text) for answer in found.answers]
+
+
 def test_rankings_by_a_reward_model(reward_model, tokenizer):
     scores = evaluate(reward_model, tokenizer, RANKINGS)
     assert scores.items["accuracy"].numbers.tolist() == [0, 1]  # a tie and a text beyond the context are left out
