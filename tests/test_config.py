@@ -28,6 +28,7 @@ NEEDED = {
     "dpo": ["init_from=m", "data.path=p"],
     "reward_modeling": ["init_from=m", "data.path=p"],
     "ppo": ["init_from=m", "stage.reward.folder=r"],
+    "grpo": ["init_from=m"],
 }
 
 
@@ -94,7 +95,7 @@ def test_pipelines_compose(preset):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_alone_brings_the_data_that_fits_it(composed, stage):
     validate(composed[stage])
-    batches = {"reward_modeling": "Preferences", "dpo": "Preferences", "ppo": "Prompts"}
+    batches = {"reward_modeling": "Preferences", "dpo": "Preferences", "ppo": "Prompts", "grpo": "Prompts"}
     assert composed[stage].data._target_.endswith(batches.get(stage, ""))
 
 

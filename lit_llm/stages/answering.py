@@ -45,6 +45,7 @@ class Answering(Stage):
     max_new_tokens: int
     micro_batch_size: int | None
     seed: int
+    validation_samples: int = 1  # answers to each validation prompt
 
     def randomness(self, number: int) -> torch.Generator:
         """The random numbers of a rollout on this rank: from the seed and the rollout's number alone."""
@@ -119,14 +120,16 @@ class Answering(Stage):
 
         An answer that could not be verified counts as the mean of those that could.
         """
-        rollout = self.sample(batch, torch.Generator().manual_seed(_mixed(self.seed, batch_idx, -1)))
-        answers, sequences = self.answers(rollout, batch), Sequences.of(rollout)
+        generator = torch.Generator().manual_seed(_mixed(self.seed, batch_idx, -1))
+        rollout = self.sample(batch, generator, self.validation_samples)
+        answers, sequences = self.answers(rollout, batch, self.validation_samples), Sequences.of(rollout)
         logps, _ = completion_logps(self.model, sequences, self.temperature)
         with self.as_reference() as network:
             reference, _ = completion_logps(network, sequences, self.temperature)
-        total = len(rollout.lengths)
+        total, scores = len(rollout.lengths), self.scores(answers)
         metrics = {
-            "scores": self.scores(answers).nanmean().nan_to_num() * total,
+            **self.judged(scores),
+            "scores": scores.nanmean().nan_to_num() * total,
             "kl": (logps - reference).sum(),
             "response_length": sequences.mask.sum(),
             "eos_rate": rollout.finished.sum(),
@@ -134,6 +137,10 @@ class Answering(Stage):
         if self.gold is not None:
             metrics["gold"] = score(self.gold, answers, "gold").nanmean().nan_to_num() * total
         self._validation[dataloader_idx].add(-metrics["scores"], torch.tensor(total), metrics)
+
+    def judged(self, scores: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
+        """What else validation says of an answer's score (B,), summed over the answers."""
+        return {}
 
     def micro(self, share: Tensor) -> Iterator[Tensor]:
         yield from torch.split(share, self.micro_batch_size or len(share))

@@ -1,0 +1,237 @@
+"""GRPO: the policy answers each prompt several times, and answers that a reward likes better than their group's mean
+become likelier (DeepSeekMath, arXiv:2402.03300). There is no value network; the reward is often a program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.lora import TARGETS
+from lit_llm.evaluation.pass_at_k import doublings, pass_at_k
+from lit_llm.objectives import group
+from lit_llm.objectives.policy import masked_mean
+from lit_llm.records import PromptBatch, Rollout
+from lit_llm.rewards.verifiable import check_verifiable
+from lit_llm.stages.answering import check_equal
+from lit_llm.stages.experience import Sequences, completion_logps
+from lit_llm.stages.grpo_checks import check_minibatches, check_options
+from lit_llm.stages.on_policy import OnPolicy
+
+
+class GroupExperience(NamedTuple):
+    """What one rollout teaches; everything is fixed while the policy is updated."""
+
+    sequences: Sequences
+    logps: Tensor  # (B, C) under the policy that sampled, scored as in training
+    reference: Tensor  # (B, C)
+    advantages: Tensor  # (B,) one for all tokens of an answer
+    learned: Tensor  # (B, C) bool: the tokens that are learned from
+
+    def select(self, rows: Tensor) -> GroupExperience:
+        return GroupExperience(self.sequences.select(rows), *(matrix[rows] for matrix in self[1:]))
+
+
+class GRPO(OnPolicy):
+    """Args:
+    group_size: G, answers to each prompt. A rollout has data.micro_batch_size times G answers on every device.
+    scale: what an advantage is divided by: none, or the standard deviation of its group or of the batch.
+    eps_low, eps_high: how far below and above 1 the ratio may learn.
+    aggregation: token_mean (every token counts alike), sequence_mean (every answer), constant (as token_mean, but over
+        max_new_tokens for each answer, whatever its length).
+    kl_coef: beta, the price of a nat away from the reference; 0: none.
+    kl_in: where it is paid: loss (rho * k3 at every token) or reward (k1 of the whole answer, before the baseline).
+    mask_truncated: answers cut by max_new_tokens are not learned from (their reward still counts in the baseline).
+    success_at: reward from which an answer counts as right, for pass@k.
+    validation_samples: answers to each validation prompt.
+
+    Other arguments: ``OnPolicy``.
+    """
+
+    name: ClassVar[str] = "grpo"
+    unverified_allowed: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        model: LanguageModel,
+        optimizer: Callable[[nn.Module], Optimizer],
+        schedule: Callable[[Optimizer, int], LRScheduler],
+        reward: Any,
+        tokenizer: Any = None,
+        gold: Any = None,
+        group_size: int = 8,
+        scale: str = "none",
+        eps_low: float = 0.2,
+        eps_high: float = 0.28,
+        aggregation: str = "token_mean",
+        kl_coef: float = 0.0,
+        kl_in: str = "loss",
+        mask_truncated: bool = False,
+        success_at: float = 1.0,
+        validation_samples: int = 1,
+        epochs: int = 1,
+        minibatches: int = 1,
+        micro_batch_size: int | None = None,
+        temperature: float = 1.0,
+        max_new_tokens: int = 64,
+        max_grad_norm: float = 1.0,
+        target_kl: float | None = None,
+        end_ids: tuple[int, ...] | None = None,
+        lora_rank: int = 0,
+        lora_alpha: float = 32.0,
+        lora_targets: Sequence[str] = TARGETS,
+        base_model: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        options = {name: value for name, value in locals().items() if isinstance(value, int | float | str)}
+        check_options(options)
+        super().__init__(
+            model=model,
+            optimizer=optimizer,
+            schedule=schedule,
+            reward=reward,
+            tokenizer=tokenizer,
+            gold=gold,
+            epochs=epochs,
+            minibatches=minibatches,
+            micro_batch_size=micro_batch_size,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            max_grad_norm=max_grad_norm,
+            target_kl=target_kl,
+            end_ids=end_ids,
+            lora_rank=lora_rank,
+            lora_alpha=lora_alpha,
+            lora_targets=lora_targets,
+            base_model=base_model,
+            seed=seed,
+        )
+        self.group_size, self.scale, self.aggregation = group_size, scale, aggregation
+        self.eps_low, self.eps_high, self.kl_coef, self.kl_in = eps_low, eps_high, kl_coef, kl_in
+        self.mask_truncated, self.success_at, self.validation_samples = mask_truncated, success_at, validation_samples
+        self.remember(**options)
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        check_verifiable(self.reward, getattr(data, "prompts", ()))
+        prompts = getattr(data, "micro_batch_size", None)
+        if prompts is not None:
+            check_minibatches(prompts, self.group_size, self.minibatches)
+
+    # One rollout and what is learned from it
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:  # type: ignore[override]  # noqa: ARG002
+        number = self.global_step
+        generator = self.randomness(number)
+        rollout = self.sample(batch, generator, self.group_size)
+        scores = self.scores(self.answers(rollout, batch, self.group_size))
+        plan = [self.shares(len(scores), generator) for _ in range(self.epochs)]
+        experience, logged = self._experience(rollout, scores, plan[0], first=number == 0)
+        logged |= self.learn(plan, lambda share, first: self._gradients(experience, share, first))
+        self._tokens = int(rollout.lengths.sum())
+        self.log_training(logged)
+
+    @torch.no_grad()
+    def _experience(
+        self, rollout: Rollout, scores: Tensor, shares: list[Tensor], first: bool
+    ) -> tuple[GroupExperience, dict[str, float]]:
+        sequences = Sequences.of(rollout)
+        logps, reference, entropy = self.scored(sequences, shares, first)
+        kl = (logps - reference).sum(1)  # k1 of the whole answer; both are 0 outside the mask
+        rewards = scores - self.kl_coef * kl if self.kl_in == "reward" else scores
+        std = group.reward_std(self._of_all_processes(rewards)) if self.scale == "batch" else None
+        advantages = group.group_advantages(rewards, self.group_size, self.scale, std)
+        mask, finished = sequences.mask, rollout.finished
+        learned = mask & finished[:, None] if self.mask_truncated else mask
+        named = {
+            **self._of_rewards(scores, rewards),
+            "objective/kl": kl.mean(),
+            "objective/response_length": mask.sum(1).float().mean(),
+            "objective/eos_rate": finished.float().mean(),
+            "objective/truncated": 1 - finished.float().mean(),
+            "policy/entropy": masked_mean(entropy, mask),
+            "policy/sampling_gap": masked_mean((logps - sequences.dense(rollout.logps)).abs(), mask),
+        }
+        return GroupExperience(sequences, logps, reference, advantages, learned), self.numbers(named)
+
+    def _of_rewards(self, scores: Tensor, rewards: Tensor) -> dict[str, Tensor]:
+        """What is logged of a rollout's scores (B,), before the KL, and of the rewards that advantages are made of.
+
+        Means are over the answers that were verified; a part of a weighted sum has its own.
+        """
+        known = scores[~scores.isnan()]
+        zero = scores.new_zeros(())
+        named = {
+            "objective/scores": known.mean() if len(known) else zero,
+            "objective/scores_std": known.std(unbiased=False) if len(known) else zero,
+            "objective/unverified": scores.isnan().float().mean(),
+            "objective/zero_std_groups": group.equal_rewards(rewards, self.group_size).float().mean(),
+        }
+        for part, each in getattr(self.reward, "latest", {}).items():
+            named[f"objective/{part}"] = each.to(scores).nanmean().nan_to_num()
+        passed = self._passed(scores, self.group_size)
+        return {**named, **{f"objective/{name}": each.mean() for name, each in passed.items()}}
+
+    def _passed(self, scores: Tensor, samples: int) -> dict[str, Tensor]:
+        """pass@k of each prompt (P,) for k = 1, 2, 4, ...; an answer that was not verified is not right."""
+        right = (scores >= self.success_at).view(-1, samples).sum(1).cpu().numpy()
+        return {f"pass@{k}": scores.new_tensor(pass_at_k(right, samples, k)) for k in doublings(samples)}
+
+    # Validation: the share of right answers with its standard error over prompts
+
+    def judged(self, scores: Tensor) -> dict[str, Tensor]:
+        """``success`` (which is pass@1), its squares for the error, and pass@k, each times the answers of a prompt."""
+        samples = self.validation_samples
+        passed = self._passed(scores, samples)
+        success = passed.pop("pass@1")
+        sums = {"success": success, "success_squares": success.square(), **passed}
+        return {name: each.sum() * samples for name, each in sums.items()}
+
+    def derived(self, totals: dict[str, float]) -> dict[str, float]:
+        """Adds ``success_se``, the standard error of ``success`` over prompts."""
+        values = super().derived(totals)
+        spread = values.pop("success_squares") - values["success"] ** 2
+        prompts = totals["count"] / self.validation_samples
+        return {**values, "success_se": (max(spread, 0.0) / max(prompts - 1, 1)) ** 0.5}
+
+    def _gradients(self, experience: GroupExperience, share: Tensor, check: bool) -> dict[str, Tensor]:
+        """Adds up the gradients of one minibatch. Returns its metrics, detached."""
+        learned = experience.learned[share]
+        tokens = self._mean_of_processes(learned.sum().float())
+        weights = group.token_weights(learned, self.aggregation, self.max_new_tokens, tokens)
+        sums: dict[str, Tensor] = {}
+        for places in self.micro(torch.arange(len(share), device=share.device)):
+            part = experience.select(share[places])
+            logps, _ = completion_logps(self.model, part.sequences, self.temperature)
+            if check:
+                check_equal("the ratio of the first update is not 1", logps.detach(), part.logps, part.sequences.mask)
+            loss, metrics = group.grpo_loss(
+                logps,
+                part.logps,
+                part.advantages,
+                weights[places],
+                self.eps_low,
+                self.eps_high,
+                part.reference,
+                self.kl_coef if self.kl_in == "loss" else 0.0,
+            )
+            self.manual_backward(loss)
+            for name, value in {**metrics, "loss": loss.detach()}.items():
+                sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
+        counted = sums.pop("tokens").clamp_min(1)
+        return {name: value if name == "loss" else value / counted for name, value in sums.items()}
+
+    def _of_all_processes(self, values: Tensor) -> Tensor:
+        return self.all_gather(values).flatten() if self.trainer.world_size > 1 else values  # type: ignore[union-attr]
+
+    def _mean_of_processes(self, value: Tensor) -> Tensor:
+        several = self.trainer.world_size > 1
+        return self.trainer.strategy.reduce(value, reduce_op="mean") if several else value

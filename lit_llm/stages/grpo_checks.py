@@ -1,0 +1,37 @@
+"""What GRPO is given, checked before anything is sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lit_llm.errors import UserError
+from lit_llm.objectives.group import AGGREGATIONS, SCALES
+from lit_llm.stages.on_policy_checks import not_negative, positive
+
+KL_PLACES = ("loss", "reward")
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raises UserError naming the first value that makes no sense."""
+    if options["group_size"] < 2:
+        raise UserError(
+            f"stage.group_size: {options['group_size']}; must be 2 or more, to measure an answer by its group"
+        )
+    for name, allowed in (("scale", SCALES), ("aggregation", AGGREGATIONS), ("kl_in", KL_PLACES)):
+        if options[name] not in allowed:
+            raise UserError(f"stage.{name}: {options[name]}; must be one of {', '.join(allowed)}")
+    positive(options, "eps_low", "eps_high", "validation_samples")
+    not_negative(options, "kl_coef")
+    if options["eps_low"] >= 1:
+        raise UserError(f"stage.eps_low: {options['eps_low']}; must be below 1, as no ratio is below 0")
+
+
+def check_minibatches(prompts: int, group_size: int, minibatches: int) -> None:
+    """Raises UserError where a rollout cannot be shared out evenly over its updates."""
+    answers = prompts * group_size
+    if answers % minibatches:
+        raise UserError(
+            f"stage.minibatches: {minibatches}; must divide the rollout's {answers} answers (data.micro_batch_size="
+            f"{prompts} prompts x stage.group_size={group_size})"
+        )
