@@ -14,7 +14,7 @@ from lit_llm.records import RankingBatch
 def check_rankings(batch: RankingBatch, vocab_size: int, max_positions: int) -> None:
     """Raises UserError naming the row (completion) or group (prompt) of the batch and what would be right."""
     # Moved once, so that the checks do not each wait for the device.
-    batch = RankingBatch(*(part.cpu() for part in batch))
+    batch = RankingBatch(*(None if part is None else part.cpu() for part in batch))  # type: ignore[arg-type]
     _check_tokens(batch, vocab_size, max_positions)
     _check_ranks(batch)
     _check_prompts(batch)
@@ -43,11 +43,21 @@ def _check_ranks(batch: RankingBatch) -> None:
     if outside is not None:
         rank, size = int(batch.ranks[outside]), int(sizes[batch.groups[outside]])
         raise UserError(f"rankings: completion {outside} of the batch has rank {rank}; must be 1 to {size}")
-    bad = _first(~(batch.weights >= 0) | ~batch.weights.isfinite())
+    for name, values in (("weight", batch.weights), ("margin", batch.margins)):
+        _check_values(name, values, len(sizes))
+    if batch.annotators is not None and len(batch.annotators) != len(sizes):
+        raise UserError(f"rankings: {len(batch.annotators)} annotators for {len(sizes)} prompts of the batch; one each")
+
+
+def _check_values(name: str, values: Tensor | None, prompts: int) -> None:
+    """One finite number of 0 or more for each prompt, where they are given at all."""
+    if values is None:
+        return
+    if len(values) != prompts:
+        raise UserError(f"rankings: {len(values)} {name}s for {prompts} prompts of the batch; one each")
+    bad = _first(~(values >= 0) | ~values.isfinite())
     if bad is not None:
-        raise UserError(
-            f"rankings: prompt {bad} of the batch has weight {float(batch.weights[bad])}; must be 0 or more"
-        )
+        raise UserError(f"rankings: prompt {bad} of the batch has {name} {float(values[bad])}; must be 0 or more")
 
 
 def _check_prompts(batch: RankingBatch) -> None:

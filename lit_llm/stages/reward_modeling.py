@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from inspect import signature
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.heads import LanguageModel, ScoreModel
-from lit_llm.evaluation.statistics import expected_calibration_error
-from lit_llm.objectives.ranking import bradley_terry, strict_pairs
+from lit_llm.errors import UserError
+from lit_llm.evaluation.reward_exam import RewardExam
+from lit_llm.objectives.ranking import bradley_terry
 from lit_llm.records import RankingBatch
+from lit_llm.stages.adherence import Adherence, add_to, adherence_of, check_options
 from lit_llm.stages.base import Stage
 from lit_llm.stages.ranking_checks import check_rankings
+from lit_llm.stages.ranking_metrics import derived, judged_pairs, pair_sums, ranking_summary
 
-RankingLoss = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+RankingLoss = Callable[..., tuple[Tensor, Tensor]]
 
 
 class RewardModeling(Stage):
@@ -29,9 +32,16 @@ class RewardModeling(Stage):
 
     Args:
         model: a language model (the instruction-tuned one), whose transformer is copied and given a score head.
-        loss: of ``scores (N,), groups (N,), ranks (N,), weights (P,)``, one of ``objectives.ranking`` or one's own.
+        loss: of ``scores (N,), groups (N,), ranks (N,), weights (P,)``, one of ``objectives.ranking`` or one's own;
+            where the data has margins, also of ``margins=(P,)``.
         normalize_batches: after training, scores are shifted and scaled to mean 0 and deviation 1 over the completions
             of this many training batches; 0 leaves them as they are.
+        normalize_scale: scale them too (a gain); False: only shift them (a bias).
+        adherence: ``learned`` estimates for each annotator a factor on the scores in the likelihood of that
+            annotator's rankings (``adherence.py``); logged as ``adherence/<name>``.
+        adherence_shape, adherence_rate: of the factors' Gamma prior.
+        adherence_lr: learning rate of the factors' logarithms at the schedule's peak.
+        exam: what the finished model has to pass before PPO takes it for its reward; None: none is taken.
     """
 
     name: ClassVar[str] = "reward_modeling"
@@ -48,52 +58,91 @@ class RewardModeling(Stage):
         tokenizer: Any = None,
         loss: RankingLoss = bradley_terry,
         normalize_batches: int = 16,
+        normalize_scale: bool = True,
+        adherence: Literal["none", "learned"] = "none",
+        adherence_shape: float = 10.0,
+        adherence_rate: float = 10.0,
+        adherence_lr: float = 0.03,
+        exam: RewardExam | None = None,
     ) -> None:
+        check_options(adherence, adherence_shape, adherence_rate, adherence_lr)
+        if normalize_batches < 0:
+            raise UserError(f"stage.normalize_batches: {normalize_batches}; must be 0 or more")
         scored = ScoreModel.from_language_model(model)
         super().__init__(model=scored, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
-        self.ranking_loss = loss
-        self.normalize_batches = normalize_batches
+        self.ranking_loss, self.exam = loss, exam
+        self.normalize_batches, self.normalize_scale = normalize_batches, normalize_scale
+        self.adherence_kind, self.adherence_lr = adherence, adherence_lr
+        self.adherence_prior = adherence_shape, adherence_rate
+        self.adherence: Adherence | None = None
         self._normalized = False
-        self._validation_scores: dict[int, list[tuple[Tensor, ...]]] = {}
-        loss_name = getattr(loss.func if isinstance(loss, partial) else loss, "__name__", type(loss).__name__)
-        self.remember(loss=loss_name, normalize_batches=normalize_batches)
+        self._judged: dict[int, list[tuple[Tensor, ...]]] = {}
+        self.remember(loss=_name(loss), normalize_batches=normalize_batches, adherence=adherence)
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002
+        """The annotators are known once the data is: their factors are made here."""
+        if self.adherence_kind == "learned" and self.adherence is None:
+            self.adherence = adherence_of(self.trainer.datamodule, *self.adherence_prior)  # type: ignore[attr-defined]
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.model)
+        if self.adherence is not None:
+            add_to(optimizer, self.adherence, self.adherence_lr)
+        schedule = self.make_schedule(optimizer, self.total_steps())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def loss(self, batch: RankingBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         check_rankings(batch, self.model.config.vocab_size, self.model.config.max_positions)
         scores = self.model(batch.input_ids, batch.lengths)
-        total, count = self.ranking_loss(scores, batch.groups, batch.ranks, batch.weights)
-        return total, count, _pair_sums(scores.detach(), batch)
+        total, count = self._ranking_loss(scores, batch)
+        if self.adherence is not None and self.training:
+            assert batch.annotators is not None  # the data that named them
+            total = total + self.adherence.prior(batch.annotators)
+        return total, count, pair_sums(scores.detach(), batch)
+
+    def _ranking_loss(self, scores: Tensor, batch: RankingBatch) -> tuple[Tensor, Tensor]:
+        """The loss of the scores as each annotator adheres to them, with the margins where there are any."""
+        if self.adherence is not None and batch.annotators is not None:
+            scores = scores * self.adherence(batch.annotators)[batch.groups]
+        if batch.margins is None or not bool(batch.margins.any()):
+            return self.ranking_loss(scores, batch.groups, batch.ranks, batch.weights)
+        if "margins" not in signature(self.ranking_loss).parameters:
+            raise UserError(
+                f"loss: {_name(self.ranking_loss)} takes no margins and the data has some (field 'margin'); use "
+                "loss@stage.loss=bradley_terry, or leave the field out"
+            )
+        return self.ranking_loss(scores, batch.groups, batch.ranks, batch.weights, margins=batch.margins)
 
     def derived(self, totals: dict[str, float]) -> dict[str, float]:
         """Pair metrics over pairs, reward metrics over completions."""
-        pairs, completions = max(totals["pairs"], 1.0), max(totals["completions"], 1.0)
-        values = {name: totals[name] / pairs for name in ("accuracy", "margin", "nll", "brier")}
-        mean = totals["reward"] / completions
-        deviation = max(totals["reward_squared"] / completions - mean**2, 0.0) ** 0.5
-        return {"loss": totals["loss"] / max(totals["count"], 1e-9), **values, "reward": mean, "reward_std": deviation}
+        return derived(totals)
+
+    def log_training(self, values: dict[str, float]) -> None:
+        """With ``adherence/<annotator>`` where that is learned."""
+        known = {} if self.adherence is None else self.adherence.by_name()
+        super().log_training(values | {f"adherence/{name}": value for name, value in known.items()})
 
     # Validation: what needs all pairs at once
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
-        self._validation_scores = {}
+        self._judged = {}
 
     def validation_step(self, batch: RankingBatch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
         check_rankings(batch, self.model.config.vocab_size, self.model.config.max_positions)
         scores = self.model(batch.input_ids, batch.lengths)
-        total, count = self.ranking_loss(scores, batch.groups, batch.ranks, batch.weights)
-        self._validation[dataloader_idx].add(total, count, _pair_sums(scores, batch))
-        winners, losers = strict_pairs(batch.groups, batch.ranks)
-        sizes = (batch.lengths - batch.prompt_lengths).float()
-        kept = scores, sizes, scores[winners] - scores[losers], sizes[winners] - sizes[losers]
-        self._validation_scores.setdefault(dataloader_idx, []).append(tuple(x.float().cpu() for x in kept))
+        total, count = self._ranking_loss(scores, batch)
+        self._validation[dataloader_idx].add(total, count, pair_sums(scores, batch))
+        kept = scores.float().cpu(), *judged_pairs(scores, batch)
+        self._judged.setdefault(dataloader_idx, []).append(kept)
 
     def on_validation_epoch_end(self) -> None:
-        """Adds ``val/<source>/`` ece, length_correlation, shorter_wins and longer_wins (floors), reward_min, _max."""
+        """Adds ``val/<source>/`` shorter_wins and longer_wins (floors), reward_min and _max, and the accuracy on the
+        pairs that all annotators order alike (accuracy_agreed) and on those that they do not (accuracy_disputed)."""
         for index, name in enumerate(self.validation_names()):
-            columns = self._gathered(self._validation_scores.get(index, []))
+            columns = self._gathered(self._judged.get(index, []))
             if columns:
-                values = ranking_summary(*(np.asarray(column) for column in columns))
+                values = ranking_summary(*columns)
                 self.log_dict({f"val/{name}/{key}": value for key, value in values.items()})
         super().on_validation_epoch_end()
 
@@ -121,9 +170,16 @@ class RewardModeling(Stage):
         self._normalized = True
         self._set_normalization(0.0, 1.0)  # of the bare score
         scores = [self._scores_of(batch) for batch in self._training_batches()]
-        if scores and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            gathered = torch.cat(self._gathered([(torch.cat(scores).cpu(),)]))
-            self._set_normalization(float(gathered.mean()), max(float(gathered.std()), 1e-6))
+        if not scores or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        gathered = torch.cat(self._gathered([(torch.cat(scores).cpu(),)]))
+        mean, std = float(gathered.mean()), max(float(gathered.std()), 1e-6)
+        if not math.isfinite(mean + std):
+            raise UserError(
+                f"reward model: its scores have mean {mean} and deviation {std}; training did not stay finite, so "
+                "lower optimizer.lr"
+            )
+        self._set_normalization(mean, std if self.normalize_scale else 1.0)
 
     def _training_batches(self) -> Iterator[RankingBatch]:
         source = self.trainer.train_dataloader
@@ -146,36 +202,5 @@ class RewardModeling(Stage):
         self.model.reward_std.fill_(std)
 
 
-def _pair_sums(scores: Tensor, batch: RankingBatch) -> dict[str, Tensor]:
-    """Sums over strict pairs and over completions, detached."""
-    winners, losers = strict_pairs(batch.groups, batch.ranks)
-    margin = (scores[winners] - scores[losers]).float()
-    return {
-        "pairs": torch.tensor(len(margin)),
-        "accuracy": (margin > 0).sum() + 0.5 * (margin == 0).sum(),
-        "margin": margin.sum(),
-        "nll": -F.logsigmoid(margin).sum(),
-        "brier": torch.sigmoid(-margin).square().sum(),  # (p - 1)^2, p = sigmoid(margin)
-        "completions": torch.tensor(len(scores)),
-        "reward": scores.sum(),
-        "reward_squared": scores.square().sum(),
-    }
-
-
-def ranking_summary(
-    scores: np.ndarray, sizes: np.ndarray, margins: np.ndarray, size_gaps: np.ndarray
-) -> dict[str, float]:
-    """What cannot be summed batch by batch, for completions (N,), (N,) and strict pairs (M,), (M,) winner - loser."""
-    # Each pair is seen from both sides: from the winner's alone every outcome is 1, which calibrates nothing.
-    both = np.concatenate([margins, -margins])
-    probabilities = 1 / (1 + np.exp(-both.astype(np.float64)))
-    varied = len(scores) > 1 and scores.std() > 0 and sizes.std() > 0
-    shorter = float(((size_gaps < 0) + 0.5 * (size_gaps == 0)).mean()) if len(size_gaps) else 0.5
-    return {
-        "ece": expected_calibration_error(probabilities, np.repeat([1.0, 0.0], len(margins))),
-        "length_correlation": float(np.corrcoef(scores, sizes)[0, 1]) if varied else 0.0,
-        "shorter_wins": shorter,
-        "longer_wins": 1 - shorter,
-        "reward_min": float(scores.min()),
-        "reward_max": float(scores.max()),
-    }
+def _name(loss: RankingLoss) -> str:
+    return str(getattr(loss.func if isinstance(loss, partial) else loss, "__name__", type(loss).__name__))

@@ -8,8 +8,12 @@ import torch
 
 from lit_llm.backbone.heads import ScoreModel
 from lit_llm.errors import UserError
+from lit_llm.evaluation.statistics import expected_calibration_error
 from lit_llm.objectives.ranking import bradley_terry, plackett_luce, strict_pairs
-from lit_llm.stages.reward_modeling import RewardModeling, ranking_summary
+from lit_llm.records import RankingBatch
+from lit_llm.stages.ranking_metrics import derived, judged_pairs, pair_sums, ranking_summary
+from lit_llm.stages.reward_modeling import RewardModeling
+from lit_llm.stages.totals import Totals
 
 from .toy import LIKED, VOCABULARY, loader, parts, rankings, tiny_model, trainer
 
@@ -100,21 +104,57 @@ def test_logged_names_and_the_floor():
     stage = RewardModeling(model=tiny_model(), **parts())
     run = trainer(max_epochs=1)
     run.fit(stage, loader([rankings(8)]), loader([rankings(20, seed=7)]))
-    training = {"loss", "accuracy", "margin", "nll", "brier", "reward", "reward_std", "grad_norm", "lr"}
+    training = {"loss", "accuracy", "margin", "nll", "brier", "ece", "reward", "reward_std", "length_correlation"}
+    training |= {"grad_norm", "lr"}
     assert training <= {name.removeprefix("train/") for name in run.logged_metrics if name.startswith("train/")}
-    extra = {"ece", "length_correlation", "shorter_wins", "longer_wins", "reward_min", "reward_max"}
+    extra = {"shorter_wins", "longer_wins", "reward_min", "reward_max"}
     found = {name.split("/", 2)[2] for name in run.logged_metrics if name.startswith("val/set0/")}
     assert training - {"grad_norm", "lr"} | extra <= found
 
 
+def scored(scores, ranks, groups, lengths, annotators=None):
+    """A batch of one-token prompts whose completions have these lengths, and scores for it."""
+    n, width = len(scores), max(lengths) + 1
+    ids = torch.arange(n)[:, None].expand(n, width) % 7 + 6
+    ids = torch.cat([torch.full((n, 1), 6), ids[:, 1:]], 1)  # one prompt for all
+    batch = RankingBatch(
+        ids, torch.tensor(lengths) + 1, torch.ones(n, dtype=torch.int64), torch.tensor(groups), torch.tensor(ranks),
+        torch.ones(max(groups) + 1), None, None if annotators is None else torch.tensor(annotators),
+    )  # fmt: skip
+    return torch.tensor(scores), batch
+
+
+def test_the_sums_of_two_batches_give_the_measures_of_all_pairs_by_hand():
+    one = scored([2.0, 1.0, -1.0], [1, 2, 3], [0, 0, 0], [3, 2, 1])
+    two = scored([0.5, 0.9], [1, 2], [0, 0], [2, 4])
+    totals = Totals()
+    for scores, batch in (one, two):
+        totals.add(torch.tensor(1.0), torch.tensor(1), pair_sums(scores, batch))
+    values = derived(totals.reduced())
+    margins = np.array([1.0, 3.0, 2.0, -0.4])
+    p = 1 / (1 + np.exp(-margins))
+    assert values["accuracy"] == 0.75 and values["margin"] == pytest.approx(margins.mean(), rel=1e-6)
+    assert values["nll"] == pytest.approx(-np.log(p).mean(), rel=1e-6)
+    assert values["brier"] == pytest.approx(((1 - p) ** 2).mean(), rel=1e-5)
+    expected = expected_calibration_error([*p, *(1 - p)], [1, 1, 1, 1, 0, 0, 0, 0])
+    assert values["ece"] == pytest.approx(expected, rel=1e-5) and expected > 0.1
+    every, sizes = np.array([2.0, 1.0, -1.0, 0.5, 0.9]), np.array([3, 2, 1, 2, 4])
+    assert values["length_correlation"] == pytest.approx(np.corrcoef(every, sizes)[0, 1], rel=1e-5)
+    assert (values["reward"], values["reward_std"]) == pytest.approx((every.mean(), every.std()), rel=1e-5)
+
+
 def test_the_summary_by_hand():
-    scores, sizes = np.array([2.0, 1.0, -1.0]), np.array([3.0, 2.0, 1.0])
-    values = ranking_summary(scores, sizes, np.array([1.0, 3.0, -2.0]), np.array([-1.0, 0.0, 4.0]))
-    assert values["shorter_wins"] == values["longer_wins"] == pytest.approx(1.5 / 3)
-    assert values["length_correlation"] == pytest.approx(np.corrcoef(scores, sizes)[0, 1])
+    """The pair 0-1 is ordered alike by both annotators, the others not; the scores follow annotator 0."""
+    scores, batch = scored([2.0, 1.0, -1.0] * 2, [1, 2, 3, 1, 3, 2], [0, 0, 0, 1, 1, 1], [3, 1, 1] * 2, [0, 1])
+    ids = batch.input_ids.clone()
+    ids[3:] = ids[:3]
+    values = ranking_summary(scores, *judged_pairs(scores, batch._replace(input_ids=ids)))
+    # strict pairs, winner - loser in length: 2, 2, 0 and 2, 2, 0
+    assert (values["shorter_wins"], values["longer_wins"]) == pytest.approx((1 / 6, 5 / 6))
     assert (values["reward_min"], values["reward_max"]) == (-1.0, 2.0)
-    sure_and_right = ranking_summary(scores, sizes, np.full(5, 40.0), np.ones(5))
-    assert sure_and_right["ece"] == pytest.approx(0, abs=1e-9)
+    assert (values["accuracy_agreed"], values["accuracy_disputed"]) == (1.0, 0.5)
+    alone = ranking_summary(scores, *judged_pairs(scores, batch._replace(input_ids=ids, annotators=None)))
+    assert "accuracy_agreed" not in alone  # who ranked is not known, so nobody agrees with anybody
 
 
 def broken(**changes):
@@ -139,6 +179,11 @@ OTHER_PROMPT[1, 0] = 6 + (OTHER_PROMPT[0, 0] - 5) % (VOCABULARY - 6)
         (broken(input_ids=OTHER_PROMPT), "two prompts"),
         (broken(input_ids=GOOD.input_ids + VOCABULARY), f"vocabulary has {VOCABULARY}"),
         (broken(weights=torch.tensor([1.0, float("nan")])), "weight nan"),
+        (broken(weights=torch.tensor([1.0, -1.0])), "prompt 1 of the batch has weight -1.0; must be 0 or more"),
+        (broken(margins=torch.tensor([-0.5, 0.0])), "prompt 0 of the batch has margin -0.5; must be 0 or more"),
+        (broken(margins=torch.zeros(3)), "3 margins for 2 prompts"),
+        (broken(annotators=torch.zeros(1, dtype=torch.int64)), "1 annotators for 2 prompts"),
+        (broken(prompt_lengths=GOOD.prompt_lengths * 0), "the prompt of completion 0 of the batch has no token"),
         (broken(lengths=GOOD.lengths + 60), "reads up to 64"),
     ],
 )

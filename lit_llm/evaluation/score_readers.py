@@ -1,0 +1,114 @@
+"""Texts to scores for an exam, and which texts are short enough: of a reward model, and of any reward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lit_llm.backbone.heads import ScoreModel
+from lit_llm.errors import UserError
+from lit_llm.evaluation.attacks import REPEATS, Conversation
+from lit_llm.evaluation.likelihood import reward_scores
+from lit_llm.text.tokenizer import Tokenizer
+
+
+class Reader(Protocol):
+    """What an exam asks of a reward."""
+
+    def fits(self, prompt: Conversation, text: str) -> bool:
+        """Whether the reward can read both together."""
+
+    def scores(self, prompts: Sequence[Conversation], texts: Sequence[str]) -> NDArray[np.float64]:
+        """(n,) of prompts and completions that fit."""
+
+
+class Sizes:
+    """Which texts fit in ``longest`` tokens of a model, prompt and end token included."""
+
+    def __init__(self, tokenizer: Tokenizer, longest: int) -> None:
+        self.tokenizer, self.longest = tokenizer, longest
+        self._prompts: dict[Conversation, list[int]] = {}
+
+    def prompt(self, prompt: Conversation) -> list[int]:
+        """Ids of a prompt, which many answers share."""
+        key = tuple(prompt)
+        if key not in self._prompts:
+            self._prompts[key] = self.tokenizer.chat.encode_prompt(self.tokenizer, key)
+        return self._prompts[key]
+
+    def row(self, prompt: Conversation, text: str) -> list[int]:
+        """Ids of prompt and completion with its end token."""
+        return self.prompt(prompt) + self.tokenizer.chat.encode_completion(self.tokenizer, text)
+
+    def fits(self, prompt: Conversation, text: str) -> bool:
+        # A text of n characters can be one token; only one far too long is not worth its tokens.
+        return len(text) < 64 * self.longest and len(self.row(prompt, text)) <= self.longest
+
+
+class ModelReader(Sizes):
+    """A reward model; its scores are not normalised."""
+
+    def __init__(self, model: ScoreModel, tokenizer: Tokenizer, longest: int | None, batch_tokens: int = 8192) -> None:
+        context = model.config.max_positions
+        super().__init__(tokenizer, context if longest is None else min(context, longest))
+        self.model, self.batch_tokens = model, batch_tokens
+
+    def scores(self, prompts: Sequence[Conversation], texts: Sequence[str]) -> NDArray[np.float64]:
+        asked = [(tuple(prompt), text) for prompt, text in zip(prompts, texts, strict=True)]
+        once = list(dict.fromkeys(asked))  # each text is read once, however many annotators ranked it
+        found = reward_scores(self.model, [self.row(*one) for one in once], self.batch_tokens)
+        known = dict(zip(once, found, strict=True))
+        return np.array([known[one] for one in asked], dtype=np.float64)
+
+
+class RewardReader:
+    """Any reward. What it can read is known where a reward model is part of it; else texts are repeated a few times."""
+
+    def __init__(
+        self,
+        reward: Any,
+        longest: int | None,
+        prompts: Sequence[Conversation] = (),
+        rows: Sequence[Mapping[str, str]] | None = None,
+    ) -> None:
+        self.reward = reward
+        self.tags = dict(zip(map(tuple, prompts), rows or [{}] * len(prompts), strict=True))
+        read = [Sizes(tokenizer, min(context, longest or context)) for tokenizer, context in _contexts(reward)]
+        self._sizes = min(read, key=lambda size: size.longest, default=None)
+        self._longest_text = math.inf
+
+    def allow(self, texts: Sequence[str]) -> None:
+        """Where no context is known: nothing longer than the longest of these so many times."""
+        self._longest_text = (REPEATS + 1) * max((len(text) for text in texts), default=0) + 200
+
+    def fits(self, prompt: Conversation, text: str) -> bool:
+        return self._sizes.fits(prompt, text) if self._sizes is not None else len(text) <= self._longest_text
+
+    @torch.no_grad()
+    def scores(self, prompts: Sequence[Conversation], texts: Sequence[str]) -> NDArray[np.float64]:
+        if not texts:
+            return np.zeros(0)
+        more = {"rows": [self.tags.get(tuple(p), {}) for p in prompts]} if _reads_rows(self.reward) else {}
+        found = torch.as_tensor(self.reward(prompts, texts, **more), dtype=torch.float64).cpu().numpy()
+        if found.shape != (len(texts),):
+            raise UserError(f"reward: {found.shape} scores for {len(texts)} answers; one each is needed")
+        return np.asarray(found, dtype=np.float64)
+
+
+def _reads_rows(reward: Any) -> bool:
+    return bool(getattr(reward, "row_fields", False))
+
+
+def _contexts(reward: Any) -> list[tuple[Tokenizer, int]]:
+    """(tokenizer, context) of every reward model in a reward: itself, members of an ensemble, parts of a sum."""
+    config = getattr(getattr(reward, "model", None), "config", None)
+    found = [(reward.tokenizer, config.max_positions)] if config is not None and hasattr(reward, "tokenizer") else []
+    parts = getattr(reward, "parts", None)
+    inner = list(parts.values()) if isinstance(parts, Mapping) else []
+    inner += list(getattr(reward, "members", ()))
+    return found + [one for part in inner for one in _contexts(part)]
