@@ -22,6 +22,7 @@ from lit_llm.errors import UserError
 from lit_llm.examination import Metrics, examine_result
 from lit_llm.launch import is_first_process
 from lit_llm.parts import Parts
+from lit_llm.reward_examination import examine_reward
 from lit_llm.run_folder import RunFolder, write_json
 from lit_llm.secrets import hiding
 
@@ -37,6 +38,8 @@ def report(parts: Parts, trainer: L.Trainer, folder: RunFolder, before: Metrics,
     parts.stage.cpu().eval()
     parts.stage.save(folder.model)
     after, floors = examine_result(parts, folder, device)
+    exam = examine_reward(parts, folder, device)
+    metrics |= {} if exam is None else {"exam": exam}
     metrics |= {"heldout": after, "floors": floors, "before": before, "seconds": time.monotonic() - started}
     metrics["objective"] = objective(metrics, parts.cfg.evaluation.objective)
     write_json(folder.metrics, metrics)
