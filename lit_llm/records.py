@@ -139,5 +139,5 @@ class Heldout(NamedTuple):
     """A held-out set as plain records, so that any model can be examined on it at any time."""
 
     name: str  # e.g. "general", "domain", "task_pairs", "instructions_wordings"
-    kind: Literal["documents", "responses", "rankings", "labels", "prompts"]
+    kind: Literal["documents", "responses", "rankings", "labels", "flags", "prompts"]
     items: tuple[Any, ...]  # Document, Example, Comparison, Labelled or Prompt

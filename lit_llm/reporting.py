@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_llm import config as schema
 from lit_llm import lineage, model_card
+from lit_llm.backbone.heads import LanguageModel
 from lit_llm.data.projects import is_project, place_of
 from lit_llm.errors import UserError
 from lit_llm.examination import Metrics, examine_result
@@ -38,6 +39,7 @@ def report(parts: Parts, trainer: L.Trainer, folder: RunFolder, before: Metrics,
     parts.stage.cpu().eval()
     parts.stage.save(folder.model)
     after, floors = examine_result(parts, folder, device)
+    parts.stage.examined(folder.model, after)
     exam = examine_reward(parts, folder, device)
     metrics |= {} if exam is None else {"exam": exam}
     metrics |= {"heldout": after, "floors": floors, "before": before, "seconds": time.monotonic() - started}
@@ -157,10 +159,10 @@ def say(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> None:
             log.info("  floor of %s, %s: %s", group, floor, shown)
     log.info("best checkpoint: %s", folder.best_checkpoint or "none was kept")
     log.info("model: %s", folder.model)
-    chat = get_class(parts.cfg.stage._target_).__name__ not in ("Pretraining", "ContinuedPretraining", "RewardModeling")
+    chat = get_class(parts.cfg.stage._target_).__name__ not in ("Pretraining", "ContinuedPretraining")
     script = "chat.py" if chat else "generate.py"
     more = "" if chat else ' prompt="The function"'
-    if parts.stage.name != "reward_modeling":
+    if isinstance(parts.stage.exported(), LanguageModel):
         log.info("next: python scripts/%s model=%s%s", script, folder.model, more)
     log.info("curves: tensorboard --logdir %s", folder.path)
 

@@ -59,10 +59,13 @@ class LanguageModel(nn.Module):
 
 
 class ScoreModel(nn.Module):
-    """Transformer and one linear number per position: reward model (last token's score) or value function."""
+    """Transformer and one linear number per position: reward model (last token's score), value function, or, where
+    ``label`` names a class, a classifier whose score is the logit of that class."""
 
     reward_mean: Tensor
     reward_std: Tensor
+    label: str | None = None  # what a classifier tells; None: the score is a reward
+    threshold: float = 0.5  # the probability from which on a classifier says so
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()

@@ -155,6 +155,7 @@ def _assign(
     else:
         for key, name in NORMALISATION.items():
             setattr(model, name, torch.tensor(_normalisation(raw, path, key), device=device))
+        model.label, model.threshold = _classifier(raw, path)
     model.backbone.rotary.to(device)
 
 
@@ -164,6 +165,21 @@ def _normalisation(raw: dict[str, Any], path: Path, key: str) -> float:
     if not isinstance(value, int | float) or (key == "std" and not value > 0):
         raise UserError(f"{path}: reward_normalization={given!r} should be an object with mean and std, std above 0")
     return float(value)
+
+
+def _classifier(raw: dict[str, Any], path: Path) -> tuple[str | None, float]:
+    """The class that a classifier of one label tells and its threshold; (None, 0.5) for a reward model.
+
+    ``multi_label_classification`` is what transformers calls a sigmoid for each label, of which there is one here.
+    """
+    if raw.get("problem_type") != "multi_label_classification":
+        return None, 0.5
+    names, threshold = raw.get("id2label"), raw.get("decision_threshold", 0.5)
+    if not isinstance(names, dict) or not isinstance(names.get("0"), str) or not names["0"]:
+        raise UserError(f'{path}: id2label={names!r} should name what the classifier tells, as {{"0": "flagged"}}')
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        raise UserError(f"{path}: decision_threshold={threshold!r} should be a probability, 0 to 1")
+    return names["0"], float(threshold)
 
 
 def _token_ids(tokenizer: SavesTokenizer | None) -> dict[str, Any]:
@@ -184,4 +200,7 @@ def _config_json(model: LanguageModel | ScoreModel, token_ids: Mapping[str, Any]
         settings[key] = value[0] if isinstance(value, list | tuple) and value else value  # llama.cpp reads one number
     if isinstance(model, ScoreModel):
         settings["reward_normalization"] = {key: float(getattr(model, name)) for key, name in NORMALISATION.items()}
+        if model.label is not None:
+            settings |= {"problem_type": "multi_label_classification", "decision_threshold": model.threshold}
+            settings |= {"id2label": {"0": model.label}, "label2id": {model.label: 0}}
     return settings

@@ -22,7 +22,7 @@ from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Heldout, Labelled
 from lit_llm.text.tokenizer import Tokenizer
 
-Kinds = Literal["documents", "responses", "rankings", "labels", "prompts"]
+Kinds = Literal["documents", "responses", "rankings", "labels", "flags", "prompts"]
 DataPath = str | int | Sequence[str | int] | Mapping[str, Any]
 """What ``data.path`` may be: see ``sources.resolve``. A number is the name of a file or folder."""
 

@@ -179,7 +179,7 @@ class LabelledAnswers(DataModule):
             train=train,
             order=shuffled(len(train), self.seed),
             validation={self.name: validation},
-            heldout=tuple(tests_of(records, self.name, "labels")),
+            heldout=tuple(tests_of(records, self.name, "flags" if self.label == "flagged" else "labels")),
             counts={**moved(records.counts.as_dict(), reasons), **shown},
             content=splits_hash(records),
             train_tokens=sum(len(train[index].completion) for index in range(len(train))),

@@ -14,7 +14,7 @@ from torch import nn
 
 from lit_llm.backbone.heads import LanguageModel, ScoreModel
 from lit_llm.errors import UserError
-from lit_llm.evaluation import answers, labels, likelihood, rankings
+from lit_llm.evaluation import answers, flags, labels, likelihood, rankings
 from lit_llm.evaluation.scores import Scores, clusters_of, measured
 from lit_llm.evaluation.statistics import Estimate, ratio
 from lit_llm.records import Heldout, Message
@@ -24,8 +24,11 @@ Scorer = Callable[[Sequence[Sequence[Message]], Sequence[str]], Any]
 
 
 def examinable(model: nn.Module, heldout: Heldout) -> bool:
-    """Whether ``model`` can take this set: a reward model takes rankings only; nothing takes an empty set."""
-    return bool(heldout.items) and (heldout.kind == "rankings" or isinstance(model, LanguageModel))
+    """Whether ``model`` can take this set: a reward model takes rankings only, a flag classifier flags only, which no
+    other takes; nothing takes an empty set."""
+    if isinstance(model, ScoreModel):
+        return bool(heldout.items) and heldout.kind == ("rankings" if model.label is None else "flags")
+    return bool(heldout.items) and heldout.kind != "flags"
 
 
 def evaluate(
@@ -56,7 +59,7 @@ def evaluate(
     model orders as the annotator did (accuracy; by a language model's mean log-probability: likelihood_accuracy, by the
     reward that it stands for beside a ``reference``: implicit_accuracy), nll, brier, ece. prompts: sampled answers with
     ended, length and a score/NAME by each of ``scorers``. labels: the area under the curve of good against bad
-    (``labels.on_labels``).
+    (``labels.on_labels``). flags: what a classifier of flags gets right (``flags.on_flags``).
 
     Args:
         max_items: at most so many items, the same ones for every model and seed.
@@ -74,6 +77,10 @@ def evaluate(
     items = [heldout.items[n] for n in numbers]
     ask = answers.Asking(max_new_tokens, temperature, seed, batch_size, torch.bfloat16 if bf16 else None, progress)
     with _as_examined(model, bf16):
+        if heldout.kind == "flags" and isinstance(model, ScoreModel) and model.label is not None:
+            return flags.on_flags(model, tokenizer, heldout, numbers, batch_tokens, floors)
+        if heldout.kind == "flags":
+            raise UserError(f"{heldout.name}: a set of flags needs a flag classifier (stage=flag_classification)")
         if heldout.kind == "rankings":
             return rankings.on_rankings(model, tokenizer, heldout, numbers, batch_tokens, reference, floors)
         if not isinstance(model, LanguageModel):

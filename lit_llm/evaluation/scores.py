@@ -17,10 +17,10 @@ from lit_llm.errors import UserError
 from lit_llm.evaluation.statistics import Estimate, ratio
 from lit_llm.records import Heldout
 
-BINARY = ("exact_match", "ended", "verbatim")
-LOWER_IS_BETTER = ("bits_per_byte", "perplexity", "nll", "brier", "ece", "verbatim")
+BINARY = ("exact_match", "ended", "verbatim", "flagged")
+LOWER_IS_BETTER = ("bits_per_byte", "perplexity", "nll", "brier", "ece", "verbatim", "flagged", "flag_probability")
 FEWEST_SOURCES = 20
-NEITHER = ("length",)
+NEITHER = ("length", "base_rate")
 
 
 class Measured(NamedTuple):
@@ -140,7 +140,7 @@ def clusters_of(heldout: Heldout, numbers: Sequence[int]) -> dict[int, str]:
     of_sources = _sources_are_many(heldout)
     for n in numbers:
         item = heldout.items[n]
-        if heldout.kind in ("rankings", "labels"):
+        if heldout.kind in ("rankings", "labels", "flags"):
             found[n] = "\n".join(message.content for message in item.prompt)
         else:
             found[n] = item.tags.get("function") or (of_sources and item.tags.get("source")) or str(n)

@@ -16,6 +16,7 @@ KINDS: dict[str, type] = {
     "responses": Example,
     "rankings": Comparison,
     "labels": Labelled,
+    "flags": Labelled,  # the label is "people flagged it"
     "prompts": Prompt,
 }
 

@@ -1,4 +1,4 @@
-"""What simulated annotators flag and how they rate, by rules that anyone can read; marked as simulated like their ranks.
+"""What simulated annotators flag and how they rate, by rules that anyone can read; marked as simulated as their ranks.
 
 They know nothing of facts. An answer fails its task where it looks worth little by the visible rule, and it is taken
 for a hallucination where it brings up a function, class or attribute that the conversation does not name.

@@ -28,7 +28,7 @@ class LearnedReward(nn.Module):
         """``batch_size``: rows scored at once. Raises UserError when the folder holds no reward model."""
         super().__init__()
         model = huggingface.load_model(folder, head="score")
-        if not isinstance(model, ScoreModel):
+        if not isinstance(model, ScoreModel) or model.label is not None:  # a classifier of flags has a score too
             raise UserError(f"reward.folder: {folder} holds no reward model; train one with stage=reward_modeling")
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = load_tokenizer(folder)

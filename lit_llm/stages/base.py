@@ -8,7 +8,7 @@ A stage says which batch it takes and ``loss(batch) -> (sum, count, metrics)``. 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -208,6 +208,9 @@ class Stage(L.LightningModule):
     def save(self, folder: str | Path) -> None:
         """Writes the model folder in the Hugging Face layout, tokenizer included."""
         save_model(folder, self.exported(), self.tokenizer)
+
+    def examined(self, folder: Path, heldout: Mapping[str, Mapping[str, Any]]) -> None:
+        """What a model folder is to hold of its held-out scores, {set: {measure: {"mean", "se", "n"}}}: nothing."""
 
     def exported(self) -> Any:
         """The network that goes into the model folder."""

@@ -1,4 +1,4 @@
-"""Invariant: simulated flags follow a rule that anyone can read, as surely as the annotator looks, and shift no rank."""
+"""Invariant: simulated flags follow a rule that anyone can read, as surely as the annotator looks; no rank shifts."""
 
 import numpy as np
 import pytest

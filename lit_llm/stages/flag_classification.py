@@ -1,0 +1,220 @@
+"""Flag classification: the chance that people would flag an answer, learned from what they flagged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lit_llm.backbone.heads import LanguageModel, ScoreModel
+from lit_llm.errors import UserError
+from lit_llm.evaluation.classification import best_threshold, labels
+from lit_llm.evaluation.flags import estimates
+from lit_llm.records import LabelledBatch
+from lit_llm.stages.base import Stage
+
+LABEL, FILE = "flagged", "flags.json"
+
+
+class FlagClassification(Stage):
+    """Trains a ``ScoreModel`` whose score, at an answer's last token, is the logit of "people flag this".
+
+    Binary cross-entropy, w y log s(z) + (1 - y) log(1 - s(z)) (King and Zeng 2001, eq. 4: w weighs the flagged). After
+    training the threshold of the largest balanced accuracy on validation is kept with the model (Youden 1950): it does
+    not depend on how many answers are flagged, which is what reinforcement learning changes.
+
+    Args:
+        model: a language model (the instruction-tuned one), whose transformer is copied and given a head of one logit.
+        trained: "full", or "head": the transformer stays as it is.
+        positive_weight: w; None or 1 leaves the probabilities calibrated, "balanced" is the training data's unflagged
+            over flagged answers.
+    """
+
+    name: ClassVar[str] = "flag_classification"
+    batch_type: ClassVar[type] = LabelledBatch
+    head: ClassVar[str] = "language"
+    model: ScoreModel
+
+    def __init__(
+        self,
+        *,
+        model: LanguageModel,
+        optimizer: Callable[[nn.Module], Optimizer],
+        schedule: Callable[[Optimizer, int], LRScheduler],
+        tokenizer: Any = None,
+        trained: Literal["full", "head"] = "full",
+        positive_weight: float | Literal["balanced"] | None = None,
+    ) -> None:
+        if trained not in ("full", "head"):
+            raise UserError(f"stage.trained={trained}: must be full or head")
+        if positive_weight is not None and positive_weight != "balanced" and not _positive(positive_weight):
+            raise UserError(f"stage.positive_weight={positive_weight}: must be above 0, balanced or null")
+        scored = ScoreModel.from_language_model(model)
+        scored.label = LABEL
+        scored.backbone.requires_grad_(trained == "full")
+        super().__init__(model=scored, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
+        self.positive_weight = positive_weight
+        self.chosen: dict[str, Any] = {}  # the threshold and what it gives on validation
+        self._weight = 1.0 if positive_weight in (None, "balanced") else float(positive_weight)
+        self._seen: dict[int, list[tuple[Tensor, ...]]] = {}
+        self.remember(trained=trained, positive_weight=positive_weight)
+
+    def loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        check_labelled(batch, self.model.config.vocab_size, self.model.config.max_positions)
+        return self._sums(batch, self.model(batch.input_ids, batch.lengths))
+
+    def _sums(self, batch: LabelledBatch, logits: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Sums weighted by the annotators' weights, and their sum."""
+        positive, weights = batch.labels.float(), batch.weights.float()
+        losses = F.binary_cross_entropy_with_logits(
+            logits, positive, pos_weight=torch.tensor(self._weight, device=logits.device), reduction="none"
+        )
+        right = (logits.detach() >= 0) == batch.labels
+        metrics = {"right": (weights * right).sum(), "base_rate": (weights * positive).sum()}
+        return (weights * losses).sum(), weights.sum(), metrics
+
+    def derived(self, totals: dict[str, float]) -> dict[str, float]:
+        values = super().derived(totals)
+        return {("accuracy_at_half" if name == "right" else name): value for name, value in values.items()}
+
+    # Class weight
+
+    def on_fit_start(self) -> None:
+        if self.positive_weight == "balanced" and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            flagged = count = 0.0
+            for batch in self._batches("train"):
+                flagged, count = flagged + float(batch.labels.sum()), count + len(batch.labels)
+            flagged, count = (sum(column) for column in zip(*self._everywhere((flagged, count)), strict=True))
+            if not 0 < flagged < count:
+                raise UserError(f"stage.positive_weight=balanced: {flagged:.0f} of {count:.0f} answers are flagged")
+            self._weight = (count - flagged) / flagged
+
+    # Validation: what needs all answers at once
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self._seen = {}
+
+    def validation_step(self, batch: LabelledBatch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
+        check_labelled(batch, self.model.config.vocab_size, self.model.config.max_positions)
+        logits = self.model(batch.input_ids, batch.lengths)
+        self._validation[dataloader_idx].add(*self._sums(batch, logits))
+        self._seen.setdefault(dataloader_idx, []).append((logits.float().cpu(), batch.labels.cpu()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Adds ``val/<source>/`` threshold (the best one now) and all measures of ``evaluation.flags.estimates``."""
+        for index, name in enumerate(self.validation_names()):
+            if index in self._seen:
+                logits, positive = self._gathered(self._seen[index])
+                values = {f"val/{name}/{key}": value for key, value in measures(logits, positive).items()}
+                self.log_dict({key: value for key, value in values.items() if np.isfinite(value)})
+        super().on_validation_epoch_end()
+
+    # The threshold
+
+    def on_train_end(self) -> None:
+        self._choose_threshold()
+
+    def on_fit_end(self) -> None:
+        """A run that had trained to its end already, resumed, comes here without the end of training."""
+        if not self.chosen:
+            self.to(self.trainer.strategy.root_device)
+            self._choose_threshold()
+            self.cpu()
+
+    def _choose_threshold(self) -> None:
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        found = [(self._logits(batch), batch.labels.cpu()) for batch in self._batches("val")]
+        everyone = self._everywhere(found)
+        flat = [pair for pairs in everyone for pair in pairs]
+        if not flat:
+            self.chosen = {"threshold": self.model.threshold, "chosen_on": "nothing: there is no validation data"}
+            return
+        logits, positive = (torch.cat(column).double().numpy() for column in zip(*flat, strict=True))
+        values = measures(logits, positive)
+        self.model.threshold = values["threshold"]
+        self.chosen = {"threshold": values.pop("threshold"), "chosen_on": "validation, by balanced accuracy"}
+        self.chosen |= {"answers": len(logits)}
+        self.chosen |= {"validation": {k: v if np.isfinite(v) else None for k, v in values.items()}}
+
+    def _batches(self, which: str) -> Iterable[LabelledBatch]:
+        """All batches of the data, read afresh."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if which == "train":
+            yield from (data.train_dataloader() if data is not None else self.trainer.train_dataloader) or ()
+            return
+        loaders = data.val_dataloader() if data is not None else self.trainer.val_dataloaders
+        for loader in loaders if isinstance(loaders, list | tuple) else [loaders] if loaders is not None else []:
+            yield from loader
+
+    @torch.no_grad()
+    def _logits(self, batch: LabelledBatch) -> Tensor:
+        batch = self.trainer.strategy.batch_to_device(batch)
+        training, _ = self.model.training, self.model.eval()
+        with self.trainer.precision_plugin.forward_context():
+            logits: Tensor = self.model(batch.input_ids, batch.lengths).float().cpu()
+        self.model.train(training)
+        return logits
+
+    def _gathered(self, kept: list[tuple[Tensor, ...]]) -> list[np.ndarray]:
+        """Columns over all batches of all ranks."""
+        batches = [batch for rank in self._everywhere(kept) for batch in rank]
+        return [torch.cat(column).double().numpy() for column in zip(*batches, strict=True)]
+
+    def _everywhere(self, value: Any) -> list[Any]:
+        """The value of every rank."""
+        if self.trainer.world_size == 1:
+            return [value]
+        everyone: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(everyone, value)
+        return everyone
+
+    # What is saved
+
+    def save(self, folder: str | Path) -> None:
+        """The model folder, and ``flags.json``: the threshold, and what the model does on validation with it."""
+        super().save(folder)
+        write(Path(folder), {"label": LABEL, **self.chosen})
+
+    def examined(self, folder: Path, heldout: Mapping[str, Mapping[str, Any]]) -> None:
+        """Adds the held-out measures (sensitivity and specificity correct a rate: ``evaluation.prevalence``)."""
+        write(Path(folder), {"label": LABEL, **self.chosen, "heldout": {k: dict(v) for k, v in heldout.items()}})
+
+
+def measures(logits: np.ndarray, positive: np.ndarray) -> dict[str, float]:
+    """The best threshold on these answers, and every measure with it."""
+    threshold = best_threshold(labels(0.5 * (1 + np.tanh(0.5 * logits)), positive))
+    return {"threshold": threshold, **estimates(logits, positive, threshold)}
+
+
+def check_labelled(batch: LabelledBatch, vocab_size: int, max_positions: int) -> None:
+    """Raises UserError naming the row of the batch and what would be right."""
+    lengths, prompts = batch.lengths.cpu(), batch.prompt_lengths.cpu()
+    empty = ((lengths <= prompts) | (prompts < 1)).nonzero()
+    if len(empty):
+        raise UserError(f"labels: row {int(empty[0])} of the batch has no token in its prompt or in its answer")
+    largest, longest = int(batch.input_ids.max()), int(lengths.max())
+    if largest >= vocab_size or int(batch.input_ids.min()) < 0:
+        raise UserError(f"labels: token {largest}; the model's vocabulary has {vocab_size}")
+    if longest > max_positions:
+        raise UserError(f"labels: an answer ends at token {longest}; the model reads up to {max_positions}")
+    weights = batch.weights.cpu()
+    if not bool((weights.isfinite() & (weights >= 0)).all()):
+        raise UserError("labels: a weight is negative or not finite; must be 0 or more")
+
+
+def write(folder: Path, content: Mapping[str, Any]) -> None:
+    (folder / FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _positive(value: Any) -> bool:
+    return not isinstance(value, bool | str) and isinstance(value, int | float) and 0 < value < float("inf")

@@ -1,0 +1,107 @@
+"""The flag classifier: what it learns, the threshold that it keeps, what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lit_llm.backbone import huggingface
+from lit_llm.errors import UserError
+from lit_llm.evaluation.classification import best_threshold, labels
+from lit_llm.records import LabelledBatch
+from lit_llm.stages.flag_classification import FlagClassification
+
+from .toy import LIKED, VOCABULARY, loader, parts, rankings, tiny_model, trainer
+
+
+def answers(count: int, seed: int, noise: float = 0.0) -> LabelledBatch:
+    """Random answers, flagged where at least two tokens are LIKED; a share ``noise`` of the labels is turned."""
+    batch = rankings(count // 2, k=2, seed=seed)
+    inside = torch.arange(batch.input_ids.shape[1]) >= batch.prompt_lengths[:, None]
+    flagged = ((batch.input_ids == LIKED) & inside).sum(1) >= 2
+    turned = torch.rand(len(flagged), generator=torch.Generator().manual_seed(seed)) < noise
+    return LabelledBatch(
+        batch.input_ids, batch.lengths, batch.prompt_lengths, flagged ^ turned, torch.ones(len(flagged))
+    )
+
+
+def fitted(**options) -> FlagClassification:
+    stage = FlagClassification(model=tiny_model(), **options, **parts())
+    batches = [answers(32, seed, noise=0.1) for seed in range(30)]
+    trainer(max_epochs=1).fit(stage, loader(batches), loader([answers(200, 77, noise=0.1)]))
+    return stage
+
+
+def probabilities(stage: FlagClassification, batch: LabelledBatch) -> np.ndarray:
+    with torch.no_grad():
+        return torch.sigmoid(stage.model.eval()(batch.input_ids, batch.lengths)).double().numpy()
+
+
+def test_it_learns_what_is_flagged_and_keeps_the_best_threshold(tmp_path):
+    stage, unseen = fitted(), answers(300, 99)
+    right = (probabilities(stage, unseen) >= stage.model.threshold) == unseen.labels.numpy()
+    assert right.mean() > 0.85
+    validation = answers(200, 77, noise=0.1)
+    expected = best_threshold(labels(probabilities(stage, validation), validation.labels.numpy()))
+    assert stage.model.threshold == pytest.approx(expected, abs=1e-6) and stage.model.threshold != 0.5
+    stage.save(tmp_path)
+    kept = json.loads((tmp_path / "flags.json").read_text())
+    assert kept["threshold"] == stage.model.threshold and kept["validation"]["auroc"] > 0.8
+    again = huggingface.load_score_model(tmp_path)
+    assert (again.label, again.threshold) == ("flagged", stage.model.threshold)
+    stage.examined(tmp_path, {"flags": {"sensitivity": {"mean": 0.8, "se": 0.1, "n": 3}}})
+    kept = json.loads((tmp_path / "flags.json").read_text())
+    assert kept["heldout"]["flags"]["sensitivity"]["mean"] == 0.8 and kept["answers"] == 200
+
+
+def test_the_head_alone_leaves_the_transformer():
+    stage, before = (
+        FlagClassification(model=tiny_model(), trained="head", **parts()),
+        tiny_model().backbone.state_dict(),
+    )
+    head, batch = stage.model.score.weight.detach().clone(), answers(64, 0)
+    first = stage.loss(batch)[0].item()
+    trainer(max_epochs=1).fit(stage, loader([batch] * 30))
+    assert all(torch.equal(value, before[name]) for name, value in stage.model.backbone.state_dict().items())
+    assert not torch.equal(stage.model.score.weight, head) and stage.loss(batch)[0].item() < first
+
+
+@pytest.mark.parametrize(("weight", "used"), [(None, 1.0), (3.0, 3.0)])
+def test_the_loss_is_weighted_cross_entropy(weight, used):
+    stage = FlagClassification(model=tiny_model(), positive_weight=weight, **parts())
+    batch = answers(16, 0)._replace(weights=torch.linspace(0, 2, 16))
+    total, count, _ = stage.loss(batch)
+    z, y = stage.model(batch.input_ids, batch.lengths).double(), batch.labels.double()
+    expected = -(used * y * F.logsigmoid(z) + (1 - y) * F.logsigmoid(-z)) * batch.weights
+    assert total.item() == pytest.approx(expected.sum().item(), rel=1e-5) and count.item() == pytest.approx(16)
+
+
+def test_balanced_weights_are_the_training_data_s():
+    stage = fitted(positive_weight="balanced")
+    flagged = torch.cat([answers(32, seed, noise=0.1).labels for seed in range(30)]).float().mean().item()
+    assert stage._weight == pytest.approx((1 - flagged) / flagged)
+
+
+@pytest.mark.parametrize("options", [{"trained": "some"}, {"positive_weight": 0.0}, {"positive_weight": "even"}])
+def test_options_that_make_no_sense_are_refused(options):
+    with pytest.raises(UserError, match=f"stage.{next(iter(options))}="):
+        FlagClassification(model=tiny_model(), **options, **parts())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"lengths": torch.tensor([2, 2])}, "row 0 of the batch has no token"),
+        ({"input_ids": torch.full((2, 4), VOCABULARY)}, f"token {VOCABULARY}"),
+        ({"weights": torch.tensor([1.0, -1.0])}, "weight is negative"),
+    ],
+)
+def test_a_broken_batch_is_refused(change, said):
+    batch = LabelledBatch(
+        torch.full((2, 4), 6), torch.tensor([4, 4]), torch.tensor([2, 2]), torch.tensor([True, False]), torch.ones(2)
+    )
+    stage = FlagClassification(model=tiny_model(), **parts())
+    with pytest.raises(UserError, match=said):
+        stage.loss(batch._replace(**change))
