@@ -29,7 +29,7 @@ from lit_llm.parts import Parts
 from lit_llm.records import Heldout
 from lit_llm.run_folder import RunFolder, write_json
 from lit_llm.secrets import hiding
-from lit_llm.stages.preference_optimization import PreferenceOptimization
+from lit_llm.stages.reference import AgainstReference
 from lit_llm.text.tokenizer import load_tokenizer
 from lit_llm.trainer import precision
 
@@ -90,7 +90,7 @@ def trained_answers(folder: Path) -> Mapping[str, int] | None:
 
 def learns_reward(cfg: DictConfig) -> bool:
     """Whether the model that a run makes stands for a reward, by its log-probabilities beside its parent's."""
-    return issubclass(get_class(cfg.stage._target_), PreferenceOptimization)
+    return issubclass(get_class(cfg.stage._target_), AgainstReference)
 
 
 def parent_of(cfg: DictConfig, device: torch.device) -> LanguageModel | None:

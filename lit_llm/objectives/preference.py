@@ -1,15 +1,18 @@
-"""Losses that learn directly from pairs of completions: DPO and its family.
+"""Losses that learn directly from judged completions: DPO and its family on pairs, KTO on single ones.
 
-Every loss takes ``Pairs`` and returns ``PairLosses``: one loss a pair, unreduced, and the implicit rewards, detached.
-h = log pi - log pi_ref, summed over the completion. Losses marked ``reference_free`` never read the reference's values.
+Every loss of pairs takes ``Pairs`` and returns ``PairLosses``: one loss a pair, unreduced, and the implicit rewards,
+detached. h = log pi - log pi_ref, summed over the completion. Losses marked ``reference_free`` never read the
+reference's values.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -89,12 +92,12 @@ def ipo(pairs: Pairs, beta: float = 0.1) -> PairLosses:
 
 
 @_reference_free
-def orpo(pairs: Pairs, beta: float = 0.1) -> PairLosses:
-    """``NLL_chosen - beta log sigmoid(log-odds_c - log-odds_r)`` of mean log-probs (arXiv:2403.07691, equation 6)."""
-    _check(beta)
+def orpo(pairs: Pairs, lambda_: float = 0.1) -> PairLosses:
+    """``NLL_chosen - lambda log sigmoid(log-odds_c - log-odds_r)`` of mean log-probs (arXiv:2403.07691, equation 6)."""
+    _check(lambda_, name="lambda_")
     chosen, rejected = pairs.chosen / pairs.chosen_tokens, pairs.rejected / pairs.rejected_tokens
-    losses = -chosen - beta * F.logsigmoid(_log_odds(chosen) - _log_odds(rejected))
-    return _with_rewards(losses, beta * chosen, beta * rejected)
+    losses = -chosen - lambda_ * F.logsigmoid(_log_odds(chosen) - _log_odds(rejected))
+    return _with_rewards(losses, lambda_ * chosen, lambda_ * rejected)
 
 
 @_reference_free
@@ -103,6 +106,55 @@ def simpo(pairs: Pairs, beta: float = 2.0, gamma: float = 1.0) -> PairLosses:
     _check(beta)
     chosen, rejected = pairs.chosen / pairs.chosen_tokens, pairs.rejected / pairs.rejected_tokens
     return _with_rewards(-F.logsigmoid(beta * (chosen - rejected) - gamma), beta * chosen, beta * rejected)
+
+
+def kto(
+    log_ratios: Tensor,
+    labels: Tensor,
+    baseline: Tensor,
+    beta: float = 0.1,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """``w (1 - sigmoid(beta (h - z)))`` for a good completion, ``w (1 - sigmoid(beta (z - h)))`` for a bad one.
+
+    KTO, arXiv:2402.01306, equation 8, with each label's own weight w.
+
+    Args:
+        log_ratios: h (N,), policy against reference.
+        labels: (N,) bool, good or bad.
+        baseline: z (), ``kto_baseline``.
+
+    Returns:
+        The losses (N,), and the implicit rewards beta h (N,), detached.
+    """
+    check_kto(beta, desirable_weight, undesirable_weight)
+    signed = torch.where(labels, log_ratios - baseline, baseline - log_ratios)
+    weights = torch.where(labels, desirable_weight, undesirable_weight)
+    return weights * torch.sigmoid(-beta * signed), beta * log_ratios.detach()
+
+
+def kto_baseline(log_ratios: Tensor) -> Tensor:
+    """z = max(0, mean h) of prompts with completions of other prompts, detached: how far the policy is from the
+    reference (equation 7 there).
+
+    log_ratios: (M,). Over all ranks alike, so that every process compares with the same z.
+    """
+    total = torch.stack([log_ratios.detach().double().sum(), log_ratios.new_tensor(len(log_ratios)).double()])
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(total)
+    return (total[0] / total[1].clamp_min(1)).clamp_min(0).to(log_ratios.dtype)
+
+
+def check_kto(beta: float, desirable_weight: float, undesirable_weight: float) -> None:
+    """Raises UserError for options that cannot be."""
+    for name, value in {
+        "beta": beta,
+        "desirable_weight": desirable_weight,
+        "undesirable_weight": undesirable_weight,
+    }.items():
+        if not (0 < value < math.inf):
+            raise UserError(f"stage.{name}: {value}; must be above 0")
 
 
 def _log_odds(logp: Tensor) -> Tensor:
@@ -114,8 +166,8 @@ def _with_rewards(losses: Tensor, chosen: Tensor, rejected: Tensor) -> PairLosse
     return PairLosses(losses, chosen.detach(), rejected.detach())
 
 
-def _check(beta: float, label_smoothing: float = 0.0) -> None:
+def _check(beta: float, label_smoothing: float = 0.0, name: str = "beta") -> None:
     if not beta > 0:
-        raise UserError(f"loss.beta: {beta}; must be above 0")
+        raise UserError(f"loss.{name}: {beta}; must be above 0")
     if not 0 <= label_smoothing < 0.5:
         raise UserError(f"loss.label_smoothing: {label_smoothing}; must be at least 0 and below 0.5")

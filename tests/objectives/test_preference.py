@@ -1,12 +1,13 @@
-"""The DPO family against its formulas written out with math.log and math.exp."""
+"""The DPO family and KTO against their formulas written out with math.log and math.exp, and as TRL writes them."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from lit_llm.errors import UserError
-from lit_llm.objectives.preference import Pairs, dpo, hinge, ipo, orpo, robust_dpo, simpo
+from lit_llm.objectives.preference import Pairs, dpo, hinge, ipo, kto, kto_baseline, orpo, robust_dpo, simpo
 
 CHOSEN, REJECTED, REF_CHOSEN, REF_REJECTED, N_C, N_R = -12.0, -15.5, -13.1, -14.2, 7, 9
 H_C, H_R = CHOSEN - REF_CHOSEN, REJECTED - REF_REJECTED
@@ -88,11 +89,74 @@ def test_orpo_survives_a_certain_completion():
 @pytest.mark.parametrize("loss", FORMULAS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("beta", [0.0, -0.1, float("nan")])
 def test_beta_must_be_positive(loss, beta):
-    with pytest.raises(UserError, match="beta"):
-        loss(pairs(), beta=beta)
+    name = "lambda_" if loss is orpo else "beta"
+    with pytest.raises(UserError, match=f"loss.{name}"):
+        loss(pairs(), **{name: beta})
 
 
 @pytest.mark.parametrize("loss", [dpo, robust_dpo])
 def test_half_of_the_labels_flipped_says_nothing(loss):
     with pytest.raises(UserError, match=r"label_smoothing: 0\.5"):
         loss(pairs(), label_smoothing=0.5)
+
+
+def ls(x):
+    return -np.logaddexp(0, -x)
+
+
+# As the documentation and code of TRL 0.2x write them (DPOTrainer.dpo_loss, ORPOTrainer.odds_ratio_loss,
+# CPOTrainer.cpo_loss), on arrays of policy and reference log-probabilities; means where those take means.
+TRL = {
+    dpo: lambda c, r, rc, rr, *_: -ls(0.1 * ((c - r) - (rc - rr))),
+    robust_dpo: lambda c, r, rc, rr, *_: (
+        (-ls(0.1 * ((c - r) - (rc - rr))) * (1 - 0.1) + ls(-0.1 * ((c - r) - (rc - rr))) * 0.1) / (1 - 2 * 0.1)
+    ),
+    hinge: lambda c, r, rc, rr, *_: np.maximum(1 - 0.1 * ((c - r) - (rc - rr)), 0),
+    ipo: lambda c, r, rc, rr, nc, nr: ((c / nc - r / nr) - (rc / nc - rr / nr) - 1 / (2 * 0.1)) ** 2,
+    orpo: lambda c, r, _rc, _rr, nc, nr: (
+        -c / nc - 0.1 * ls((c / nc - r / nr) - (np.log1p(-np.exp(c / nc)) - np.log1p(-np.exp(r / nr))))
+    ),
+    simpo: lambda c, r, _rc, _rr, nc, nr: -ls(2.0 * ((c / nc - r / nr) - 1.0 / 2.0)),
+}
+
+
+@pytest.mark.parametrize("loss", TRL, ids=lambda f: f.__name__)
+def test_many_pairs_are_as_trl_computes_them(loss):
+    generator = np.random.default_rng(0)
+    logps = -generator.gamma(3, 8, (4, 64)) - 0.1
+    tokens = generator.integers(1, 20, (2, 64))
+    found = loss(Pairs(*(torch.from_numpy(x) for x in (*logps, *tokens))))
+    np.testing.assert_allclose(found.losses.numpy(), TRL[loss](*logps, *tokens), rtol=1e-9)
+    assert found.losses.dtype == torch.float64
+
+
+def test_kto_is_trl_s_formula_with_its_weights():
+    generator = np.random.default_rng(1)
+    h, labels, unrelated = generator.normal(0, 20, 40), generator.random(40) < 0.4, generator.normal(4, 9, 40)
+    z = kto_baseline(torch.from_numpy(unrelated))
+    assert z.item() == pytest.approx(max(0.0, unrelated.mean()), rel=1e-12) and z.item() > 0
+    found, rewards = kto(torch.from_numpy(h), torch.from_numpy(labels), z, 0.2, 1.5, 0.75)
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+    good, bad = 1.5 * (1 - sigmoid(0.2 * (h - z.item()))), 0.75 * (1 - sigmoid(0.2 * (z.item() - h)))
+    np.testing.assert_allclose(found.numpy(), np.where(labels, good, bad), rtol=1e-9)
+    np.testing.assert_allclose(rewards.numpy(), 0.2 * h)
+
+
+def test_kto_s_baseline_is_never_negative_and_carries_no_gradient():
+    drift = torch.tensor([-3.0, 1.0], requires_grad=True)
+    assert kto_baseline(drift).item() == 0 and not kto_baseline(drift + 5).requires_grad
+
+
+def test_kto_pushes_the_good_up_and_the_bad_down():
+    h = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    losses, _ = kto(h, torch.tensor([True, False]), torch.tensor(0.0))
+    assert losses.tolist() == [0.5, 0.5]
+    (gradient,) = torch.autograd.grad(losses.sum(), h)
+    assert gradient.tolist() == pytest.approx([-0.1 / 4, 0.1 / 4])
+
+
+@pytest.mark.parametrize("name", ["beta", "desirable_weight", "undesirable_weight"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_kto_s_options_must_be_positive(name, value):
+    with pytest.raises(UserError, match=rf"stage.{name}"):
+        kto(torch.zeros(1), torch.tensor([True]), torch.zeros(()), **{name: value})

@@ -28,7 +28,7 @@ def held_out_accuracy(stage: PreferenceOptimization, seed: int = 99) -> float:
     return (rewards[winners] > rewards[losers]).float().mean().item()
 
 
-@pytest.mark.parametrize("loss", [dpo, robust_dpo, hinge, partial(ipo, beta=1.0), partial(orpo, beta=1.0), simpo])
+@pytest.mark.parametrize("loss", [dpo, robust_dpo, hinge, partial(ipo, beta=1.0), partial(orpo, lambda_=1.0), simpo])
 def test_every_loss_learns_a_rule_on_held_out_prompts(loss):
     stage = PreferenceOptimization(model=tiny_model(), loss=loss, **parts(lr=2e-3))
     trainer(max_epochs=1).fit(stage, loader([rankings(12, seed=i) for i in range(25)]))

@@ -1,0 +1,187 @@
+"""Learning beside a frozen reference: what DPO's family and KTO share."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from tqdm import tqdm
+
+from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.lora import TARGETS, apply_lora, lora_disabled, merge_lora, save_adapter
+from lit_llm.errors import UserError
+from lit_llm.objectives.language import completion_labels, token_logps
+from lit_llm.stages import reference_store as store
+from lit_llm.stages.base import Stage
+from lit_llm.stages.reference_store import Completions, Origin
+
+log = logging.getLogger("lit_llm")
+
+MARGIN_TOLERANCE = 0.05
+"""How far policy and reference may differ at the start, in nats a completion's token: bfloat16's noise is below it."""
+
+
+class AgainstReference(Stage):
+    """A policy and its log-probabilities under the model that it was at the start.
+
+    The reference is a frozen copy of ``model`` as given, left out of checkpoints. With adapters it is the policy with
+    them switched off, and with ``reference_cache`` or ``reference_logps`` there is none in memory. A completion's
+    log-probability is computed once, and reused in later epochs.
+
+    Args:
+        model: a language model, the instruction-tuned one.
+        needs_reference: False: none is kept, and every log-probability under it reads as 0.
+        reference_cache: compute those of all training and validation data before the first step, and keep them in the
+            data's ``cache_dir`` under the hash of data and reference: a later run reads them.
+        reference_logps: a file that ``reference_cache`` wrote, which must be of this data and this model.
+        lora_rank: rank of the policy's adapters (arXiv:2106.09685); 0 trains all weights.
+        lora_alpha, lora_targets: the adapters' scale times their rank, and the layers that get one.
+        base_model: name or folder of the model that an adapter belongs to; None: a run gives what it started from.
+    """
+
+    left_out: ClassVar[tuple[str, ...]] = ("reference",)
+    model: LanguageModel
+
+    def __init__(
+        self,
+        *,
+        model: LanguageModel,
+        optimizer: Callable[[nn.Module], Optimizer],
+        schedule: Callable[[Optimizer, int], LRScheduler],
+        tokenizer: Any = None,
+        needs_reference: bool = True,
+        reference_cache: bool = False,
+        reference_logps: str | None = None,
+        lora_rank: int = 0,
+        lora_alpha: float = 32.0,
+        lora_targets: Sequence[str] = TARGETS,
+        base_model: str | None = None,
+    ) -> None:
+        super().__init__(model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
+        if lora_rank < 0:
+            raise UserError(f"stage.lora_rank: {lora_rank}; must be 0 or more")
+        if reference_logps and not needs_reference:
+            raise UserError(f"stage.reference_logps={reference_logps}: this loss needs no reference; leave it out")
+        self.needs_reference, self.reference_file = needs_reference, reference_logps
+        self.lora_rank, self.base_model = lora_rank, base_model or ""
+        stored = needs_reference and (reference_cache or reference_logps is not None)
+        self._reference_hash = store.weights_hash(model) if stored else ""  # before any adapter is added
+        self.reference: LanguageModel | None = None
+        if needs_reference and not stored and not lora_rank:
+            self.reference = copy.deepcopy(model).requires_grad_(False).eval()
+        if lora_rank:
+            apply_lora(model, lora_rank, lora_alpha, 0.0, tuple(lora_targets))
+        self._known: dict[bytes, float] = {}
+        self._checked = False
+        self.train()
+        self.remember(lora_rank=lora_rank, lora_alpha=lora_alpha, lora_targets=list(lora_targets))
+
+    def train(self, mode: bool = True) -> AgainstReference:  # noqa: ARG002
+        """Stays in evaluation mode: with dropout on, policy and reference would differ from the start."""
+        return super().train(False)
+
+    def completions_in(self, batch: Any) -> list[Completions]:
+        """All completions of a batch whose log-probability under the reference is asked for."""
+        raise NotImplementedError
+
+    # The reference
+
+    @torch.no_grad()
+    def under_reference(self, completions: Completions) -> Tensor:
+        """The reference's log-probabilities (N,) of completions, float32: known, or computed now; zeros without one."""
+        device = completions.lengths.device
+        if not self.needs_reference:
+            return torch.zeros(len(completions.lengths), device=device)
+        keys = completions.keys()
+        missing = [row for row, key in enumerate(keys) if key not in self._known]
+        if missing:
+            if self._reference_hash and self._checked:  # the policy has moved on: it is no reference any more
+                raise UserError("the stored log-probabilities of the reference lack a completion of this data")
+            values = self._by_reference(completions.rows(missing)).tolist()
+            self._known.update(zip((keys[row] for row in missing), values, strict=True))
+        return torch.tensor([self._known[key] for key in keys], device=device)
+
+    def _by_reference(self, completions: Completions) -> Tensor:
+        if self.reference is not None:
+            return completion_logps(self.reference, completions)
+        with lora_disabled(self.model) if self.lora_rank else nullcontext():
+            return completion_logps(self.model, completions)
+
+    def check_start(self, logps: Tensor, reference: Tensor, tokens: Tensor) -> None:
+        """Before the first update policy and reference are one: every margin must be 0. All (N,)."""
+        if self._checked or not self.needs_reference:
+            return
+        self._checked = True
+        if self.trainer.global_step > 0:
+            return
+        gap = ((logps.detach() - reference) / tokens).abs().max().item()
+        if not gap < MARGIN_TOLERANCE:
+            raise UserError(
+                f"the start of {self.name}: policy and reference differ by {gap:.3g} nats a token before the first "
+                "update, and should not at all; was one of them changed since the stage was made?"
+            )
+
+    # The whole data's log-probabilities, before the first step
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002
+        """The policy is still as it was given here, also when a checkpoint is about to be loaded into it."""
+        if not self._reference_hash or self._known:
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data is None or not hasattr(data, "prepared"):
+            raise UserError("stage.reference_cache: needs a data module that knows its fingerprint")
+        origin = Origin(data.fingerprint(), self._reference_hash, str(self.trainer.precision))
+        if self.reference_file is not None:
+            self._known = store.read(self.reference_file, origin)
+            return
+        path = origin.file_in(data.cache_dir)
+        if self.trainer.is_global_zero and not path.is_file():
+            self.to(self.trainer.strategy.root_device)
+            self._compute_all(data)
+            store.write(path, origin, self._known)
+        self.trainer.strategy.barrier()
+        self._known = store.read(path, origin)
+        log.info("reference log-probabilities: %s (%d completions)", path, len(self._known))
+
+    def _compute_all(self, data: Any) -> None:
+        sources = [data.prepared.train, *data.prepared.validation.values()]
+        with tqdm(total=sum(map(len, sources)), desc="reference", unit=" rows", leave=False, disable=None) as bar:
+            for rows in sources:
+                for size, batch in _batches(rows, data.micro_batch_size):
+                    moved = type(batch)(*(None if part is None else part.to(self.device) for part in batch))
+                    with self.trainer.precision_plugin.forward_context():
+                        for completions in self.completions_in(moved):
+                            self.under_reference(completions)
+                    bar.update(size)
+
+    # What is saved
+
+    def exported(self) -> LanguageModel:
+        """The policy, adapters merged into a copy."""
+        return merge_lora(copy.deepcopy(self.model)) if self.lora_rank else self.model  # type: ignore[return-value]
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the model folder, and beside it ``adapter/`` in PEFT's layout when there are adapters."""
+        super().save(folder)
+        if self.lora_rank:
+            save_adapter(Path(folder).parent / "adapter", self.model, self.base_model)
+
+
+def completion_logps(model: LanguageModel, completions: Completions) -> Tensor:
+    """Log-probability of each completion, summed over its tokens, the end token among them: (N,) float32."""
+    labels = completion_labels(*completions)
+    return token_logps(model(completions.input_ids), model.output_weight, labels).sum(1)
+
+
+def _batches(rows: Any, size: int) -> Iterator[tuple[int, Any]]:
+    for first in range(0, len(rows), size):
+        items = [rows[index] for index in range(first, min(first + size, len(rows)))]
+        yield len(items), rows.collate(items)

@@ -1,0 +1,174 @@
+"""The reference: its log-probabilities as a file, what that file must be of, and the policy's adapters switched off."""
+
+from types import SimpleNamespace
+
+import lightning as L
+import pytest
+import torch
+
+from lit_llm.backbone import huggingface
+from lit_llm.backbone.lora import adapted
+from lit_llm.errors import UserError
+from lit_llm.objectives.preference import orpo
+from lit_llm.records import LabelledBatch, RankingBatch
+from lit_llm.stages import reference as reference_module
+from lit_llm.stages.kto import KTO
+from lit_llm.stages.preference_optimization import PreferenceOptimization
+from lit_llm.stages.reference_store import Origin, read
+
+from .test_kto import labelled
+from .toy import loader, parts, rankings, tiny_model, trainer
+
+
+class Rows:
+    """Batches of one, which the toy's batches are cut into."""
+
+    def __init__(self, make, count):
+        self.make, self.count = make, count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return index
+
+    def collate(self, items):
+        return self.make(3, seed=items[0])
+
+
+class Data(L.LightningDataModule):
+    micro_batch_size = 1
+
+    def __init__(self, make, cache_dir, name="data"):
+        super().__init__()
+        self.cache_dir, self.name = cache_dir, name
+        self.prepared = SimpleNamespace(train=Rows(make, 4), validation={"v": Rows(make, 2)})
+
+    def fingerprint(self):
+        return self.name
+
+    def train_dataloader(self):
+        return loader([self.prepared.train.collate([index]) for index in range(4)])
+
+    def val_dataloader(self):
+        return loader([self.prepared.train.collate([index]) for index in range(2)])
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How many rows were run through the network to know their log-probabilities under the reference."""
+    found = []
+    run = reference_module.AgainstReference._by_reference
+    monkeypatch.setattr(
+        reference_module.AgainstReference,
+        "_by_reference",
+        lambda self, rows: (found.append(len(rows.lengths)), run(self, rows))[1],
+    )
+    return found
+
+
+def fit(stage, data):
+    run = trainer(max_epochs=2)
+    run.fit(stage, datamodule=data)
+    return {name: value.item() for name, value in run.logged_metrics.items()}
+
+
+@pytest.mark.parametrize(("stage", "make"), [(PreferenceOptimization, rankings), (KTO, labelled)])
+def test_a_second_run_reads_what_the_first_computed_and_learns_the_same(stage, make, tmp_path, counted):
+    plain = fit(stage(model=tiny_model(), **parts()), Data(make, tmp_path))
+    counted.clear()
+    first = stage(model=tiny_model(), reference_cache=True, **parts())
+    assert first.reference is None
+    logged = fit(first, Data(make, tmp_path))
+    assert counted, "the first run computes them"
+    counted.clear()
+    again = fit(stage(model=tiny_model(), reference_cache=True, **parts()), Data(make, tmp_path))
+    assert not counted and again == logged
+    assert logged == pytest.approx(plain, rel=1e-4, abs=1e-5)
+    assert len(list((tmp_path / "reference_logps").iterdir())) == 1
+
+
+def test_all_data_is_computed_before_the_first_step(tmp_path, counted):
+    stage = PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts())
+    seen = []
+    stage.on_train_start = lambda: seen.append(sum(counted))
+    fit(stage, Data(rankings, tmp_path))
+    # Four training batches and two of validation (the same as the first two), with 9 completions each.
+    assert seen == [36] and sum(counted) == 36
+
+
+def test_other_data_or_another_model_finds_no_cache_and_refuses_the_file(tmp_path, counted):
+    fit(PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts()), Data(rankings, tmp_path))
+    (file,) = (tmp_path / "reference_logps").iterdir()
+    for seed, name in ((1, "data"), (0, "other")):
+        counted.clear()
+        stage = PreferenceOptimization(model=tiny_model(seed=seed), reference_cache=True, **parts())
+        fit(stage, Data(rankings, tmp_path, name))
+        assert counted
+    other = PreferenceOptimization(model=tiny_model(seed=1), reference_logps=str(file), **parts())
+    with pytest.raises(UserError, match="another reference"):
+        fit(other, Data(rankings, tmp_path))
+    same = PreferenceOptimization(model=tiny_model(), reference_logps=str(file), **parts())
+    with pytest.raises(UserError, match="another data"):
+        fit(same, Data(rankings, tmp_path, "o"))
+    counted.clear()
+    fit(PreferenceOptimization(model=tiny_model(), reference_logps=str(file), **parts()), Data(rankings, tmp_path))
+    assert not counted
+
+
+def test_a_damaged_or_missing_file_is_named(tmp_path):
+    origin = Origin("d", "r", "p")
+    with pytest.raises(UserError, match="no such file"):
+        read(tmp_path / "none", origin)
+    (tmp_path / "bad").write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="bad: no log-probabilities"):
+        read(tmp_path / "bad", origin)
+
+
+def test_the_margin_is_checked_at_the_start_with_stored_values_too(tmp_path):
+    fit(PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts()), Data(rankings, tmp_path))
+    stage = PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts())
+    with torch.no_grad():
+        stage.model.lm_head.weight.mul_(30)  # after the reference's hash was taken
+    with pytest.raises(UserError, match="before the first update"):
+        fit(stage, Data(rankings, tmp_path))
+
+
+def test_a_loss_without_reference_has_no_use_for_a_file():
+    with pytest.raises(UserError, match="needs no reference"):
+        PreferenceOptimization(model=tiny_model(), loss=orpo, reference_logps="f", **parts())
+    assert PreferenceOptimization(model=tiny_model(), loss=orpo, reference_cache=True, **parts()).reference is None
+
+
+def test_without_a_data_module_there_is_nothing_to_store():
+    stage = PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts())
+    with pytest.raises(UserError, match="data module"):
+        trainer(max_epochs=1).fit(stage, loader([rankings(3)]))
+
+
+@pytest.mark.parametrize(("stage", "make"), [(PreferenceOptimization, rankings), (KTO, labelled)])
+def test_with_adapters_the_policy_without_them_is_the_reference(stage, make, tmp_path):
+    learner = stage(model=tiny_model(), lora_rank=4, base_model="base", **parts(lr=1e-2))
+    assert learner.reference is None
+    logged = fit(learner, Data(make, tmp_path))
+    assert logged["rewards/margins"] > 0
+    start = tiny_model()
+    for name, value in start.state_dict().items():
+        moved = name.rpartition(".")[0]
+        assert torch.equal(learner.model.get_submodule(moved).weight, value), name
+    assert adapted(learner.model) and not adapted(learner.exported())
+    learner.save(tmp_path / "run" / "model")
+    assert (tmp_path / "run" / "adapter" / "adapter_config.json").is_file()
+    (batch,) = [make(3, seed=7)]
+    assert isinstance(batch, RankingBatch | LabelledBatch)
+    loaded = huggingface.load_language_model(tmp_path / "run" / "model").eval()
+    ids = batch.input_ids
+    torch.testing.assert_close(loaded(ids), learner.model(ids), rtol=1e-4, atol=1e-4)
+
+
+def test_adapters_and_stored_values_go_together(tmp_path, counted):
+    fit(PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts()), Data(rankings, tmp_path))
+    counted.clear()
+    stage = PreferenceOptimization(model=tiny_model(), reference_cache=True, lora_rank=2, **parts())
+    fit(stage, Data(rankings, tmp_path))
+    assert not counted, "the base is the same, so the values are"
