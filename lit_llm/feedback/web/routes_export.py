@@ -1,0 +1,32 @@
+"""The admin's download: the rankings as JSONL, in the forms that training reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from lit_llm.feedback.web.access import Admin, Refused
+
+router = APIRouter()
+KINDS = ("rankings", "pairs", "labels")
+
+
+@router.get("/admin/export")
+def download(request: Request, account: Admin, kind: str = "rankings", adjudicated: bool = False) -> Response:  # noqa: ARG001
+    """``kind``: rankings, pairs or labels; ``adjudicated``: final rankings in place of those they settle."""
+    if kind not in KINDS:
+        raise Refused(404, "error.not_found")
+    from lit_llm.feedback import export
+
+    rows = export.rows_of(request.app.state.store, kind, adjudicated=adjudicated)
+    headers = {"Content-Disposition": f'attachment; filename="{kind}.jsonl"'}
+    return StreamingResponse(_lines(rows), media_type="application/x-ndjson", headers=headers)
+
+
+def _lines(rows: Iterator[dict[str, object]]) -> Iterator[bytes]:
+    for row in rows:
+        yield json.dumps(row).encode() + b"\n"

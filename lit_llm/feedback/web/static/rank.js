@@ -1,0 +1,121 @@
+// The ranking page: wires the keyboard, the board, the flags and the saving to a form that works without them.
+
+import { Board } from "./board.js";
+import { Flags } from "./passages.js";
+import { cards, moved, ranked, ranks, tied, write } from "./ranking.js";
+import { Saving } from "./saving.js";
+
+const words = JSON.parse(document.body.dataset.words);
+const form = document.getElementById("judgement");
+const live = document.getElementById("announce");
+const help = document.getElementById("help");
+
+document.documentElement.classList.add("scripted");
+
+function announce(text) {
+  live.textContent = "";
+  requestAnimationFrame(() => (live.textContent = text));
+}
+
+function describe(key) {
+  const now = ranks(form);
+  const card = document.getElementById(`card-${key}`).dataset.letter;
+  if (!now[key]) return words.unranked.replace("{card}", card);
+  const others = Object.keys(now).filter((other) => other !== key && now[other] === now[key]);
+  const letters = others.map((other) => document.getElementById(`card-${other}`).dataset.letter).join(", ");
+  const sentence = letters ? words.tied.replace("{others}", letters) : words.ranked;
+  return sentence.replace("{card}", card).replace("{rank}", now[key]);
+}
+
+function change(given, key) {
+  write(form, given);
+  board.draw();
+  announce(describe(key));
+  saving?.changed();
+}
+
+const board = new Board(form, document.getElementById("board"), words, change);
+const flags = new Flags(form, words, (sentence) => {
+  announce(sentence);
+  document.getElementById("status").textContent = sentence;
+  saving?.changed();
+});
+const saving = form.dataset.save ? new Saving(form, words, announce) : null;
+board.draw();
+
+form.addEventListener("input", (event) => {
+  if (event.target.closest(".rank")) {
+    board.draw();
+    announce(describe(event.target.closest(".card").dataset.key));
+  }
+  saving?.changed();
+});
+
+// Buttons that the server understands without script are answered here with it.
+form.addEventListener("submit", (event) => {
+  const [action, key] = (event.submitter?.name === "action" ? event.submitter.value : "").split(":");
+  if (action === "up" || action === "down") {
+    event.preventDefault();
+    change(moved(ranks(form), key, action === "up"), key);
+  } else if (action === "flag") {
+    event.preventDefault();
+    flags.add(document.getElementById(`card-${key}`));
+  } else if (saving && (action === "submit" || action === "save")) {
+    event.preventDefault();
+    // A flag whose fields are filled but not added yet must not get lost.
+    const open = cards(form).filter((card) => card.querySelector('[name^="flag_kind."]').value);
+    if (open.every((card) => flags.add(card))) saving.save(action === "submit");
+  } else saving?.leave(); // skip: a plain form
+});
+
+function move(card, step) {
+  const all = cards(form);
+  const next = all[(all.indexOf(card) + step + all.length) % all.length];
+  next.focus();
+  next.scrollIntoView({ block: "nearest" });
+}
+
+/** What a key does to the card (or letter) in focus; true when it did something. */
+function ranking(event, key, inCard) {
+  const now = ranks(form);
+  const last = Object.keys(now).length;
+  if (/^[1-9]$/.test(event.key) && Number(event.key) <= last) change(ranked(now, key, Number(event.key)), key);
+  else if (event.key === "0" || event.key === "Backspace" || event.key === "Delete") change(ranked(now, key, null), key);
+  else if (event.key === "=") change(tied(now, key), key);
+  else if ((event.altKey || !inCard) && event.key === "ArrowUp") change(moved(now, key, true), key);
+  else if ((event.altKey || !inCard) && event.key === "ArrowDown") change(moved(now, key, false), key);
+  else return false;
+  return true;
+}
+
+document.addEventListener("keydown", (event) => {
+  if (help?.open) return;
+  const target = event.target;
+  if ((event.ctrlKey || event.metaKey) && event.key === "Enter") {
+    event.preventDefault();
+    form.requestSubmit(document.getElementById("submit"));
+    return;
+  }
+  if (event.ctrlKey || event.metaKey || target.matches("input, select, textarea")) return;
+  if (event.key === "?" && help) {
+    event.preventDefault();
+    help.showModal();
+    return;
+  }
+  const card = target.classList.contains("card") ? target : null;
+  const key = card?.dataset.key ?? (target.classList.contains("chip") ? target.dataset.key : null);
+  const forward = document.documentElement.dir === "rtl" ? "ArrowLeft" : "ArrowRight";
+  if (key && ranking(event, key, Boolean(card))) event.preventDefault();
+  else if (card && !event.altKey && (event.key === "ArrowLeft" || event.key === "ArrowRight")) {
+    event.preventDefault();
+    move(card, event.key === forward ? 1 : -1);
+  } else if (card && event.key.toLowerCase() === "f" && !event.altKey) {
+    event.preventDefault();
+    flags.open(card);
+  }
+});
+
+document.getElementById("help-link")?.addEventListener("click", (event) => {
+  event.preventDefault();
+  help.showModal();
+});
