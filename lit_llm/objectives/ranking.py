@@ -36,9 +36,10 @@ def bradley_terry(
     ``centering`` keeps scores near zero without deciding any pair (arXiv:2312.09244, equation 2; 0.01 is usual).
     """
     winners, losers = strict_pairs(groups, ranks)
-    won, lost = scores[winners].float(), scores[losers].float()
+    scores = _wide(scores)
+    won, lost = scores[winners], scores[losers]
     prompts = groups[winners]
-    ahead = margin if margins is None else margin + margins[prompts].float()
+    ahead = margin if margins is None else margin + margins[prompts]
     each = -F.logsigmoid(won - lost - ahead) + centering * (won + lost).square()
     pairs = torch.zeros_like(weights).index_add_(0, prompts, torch.ones_like(each, dtype=weights.dtype))
     loss = (each * (weights / pairs.clamp_min(1))[prompts]).sum()
@@ -52,13 +53,18 @@ def plackett_luce(scores: Tensor, groups: Tensor, ranks: Tensor, weights: Tensor
     each other. With two items this is Bradley-Terry. A partial ranking is a ranking of those that were ranked, or has
     those that were not in one last tie.
     """
-    scores = scores.float()
+    scores = _wide(scores)
     below = (groups[:, None] == groups[None, :]) & (ranks[:, None] < ranks[None, :])  # j stands below i
     rivals = below | torch.eye(len(scores), dtype=torch.bool, device=scores.device)
     chosen_among = torch.where(rivals, scores[None, :], -torch.inf).logsumexp(dim=1)
     loss = ((chosen_among - scores) * weights[groups]).sum()
     counted = torch.zeros_like(weights).index_add_(0, groups, below.any(1).to(weights.dtype)) > 0
     return loss, (weights * counted).sum()
+
+
+def _wide(scores: Tensor) -> Tensor:
+    """At least float32: bfloat16 would round a difference of scores away."""
+    return scores if scores.dtype == torch.float64 else scores.float()
 
 
 def gamma_prior(log_values: Tensor, shape: float, rate: float) -> Tensor:

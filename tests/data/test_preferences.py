@@ -117,6 +117,56 @@ def test_held_out_comparisons_are_measured_like_those_that_are_trained(preferenc
         assert len(data.heldout()[0].items) == 1
 
 
+def test_margins_and_annotators_arrive(preferences, sentence):
+    rows = [ranking(sentence, n, 2, annotator=who, margin=n / 2) for n, who in enumerate(("zoe", "ann", "zoe"))]
+    data = preferences(rows)
+    (batch,) = data.train_dataloader()
+    assert data.annotators == ("", "ann", "zoe")  # those who validate and test are not named
+    assert sorted(zip(batch.margins.tolist(), batch.annotators.tolist(), strict=True)) == [(0.0, 2), (0.5, 1), (1.0, 2)]
+    assert data.training_comparisons_by == {"ann": 1, "zoe": 2}
+    without = preferences([{key: value for key, value in row.items() if key != "margin"} for row in rows])
+    assert without.fingerprint() != data.fingerprint()
+
+
+def test_annotators_count_what_their_weight_says_and_nothing_at_0(preferences, sentence):
+    rows = [ranking(sentence, n, 2, annotator="abc"[n % 3], weight=0.5) for n in range(6)]
+    plain = preferences(rows, micro_batch_size=9)
+    data = preferences(rows, micro_batch_size=9, annotator_weights={"a": 3, "b": 0})
+    (batch,) = data.train_dataloader()
+    found = sorted(zip(batch.annotators.tolist(), batch.weights.tolist(), strict=True))
+    assert data.annotators == ("", "a", "c") and found == [(1, 1.5), (1, 1.5), (2, 0.5), (2, 0.5)]
+    assert data.counts()["skipped"] == {"no_weight": 2} and data.fingerprint() != plain.fingerprint()
+    assert [one.annotator for one in data.training_comparisons()] == ["a", "c", "a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"annotator_weights": {"an": 1.0}},
+            "data.annotator_weights.an: nobody of this name ranked; did you mean ann?",
+        ),
+        ({"annotator_weights": {"x": 1.0}}, "data.annotator_weights.x: nobody of this name ranked; the data names ann"),
+        ({"annotator_weights": {"ann": -1.0}}, "data.annotator_weights.ann=-1.0: must be at least 0"),
+        ({"annotator_weights": {"ann": 0.0}}, r"no comparison to train on \(skipped: no_weight 1\)"),
+        ({"half": "third"}, "data.half=third: must be one of first, second"),
+    ],
+)
+def test_weights_and_halves_that_make_no_sense(preferences, sentence, options, message):
+    with pytest.raises(UserError, match=message):
+        preferences([ranking(sentence, 1, annotator="ann")], **options).setup()
+
+
+def test_the_halves_share_no_prompt_and_are_all_there_is(preferences, sentence):
+    rows = [ranking(sentence, n // 2, 2, annotator="ab"[n % 2]) for n in range(80)]
+    first, second = (preferences(rows, half=half) for half in ("first", "second"))
+    prompts = [{one.prompt for one in data.training_comparisons()} for data in (first, second)]
+    assert not prompts[0] & prompts[1] and len(prompts[0] | prompts[1]) == 40
+    assert min(len(some) for some in prompts) > 10  # 20 each, were the hash a coin that falls evenly
+    assert first.counts()["skipped"] == {"other_half": 2 * len(prompts[1])}
+    assert first.heldout() == second.heldout() and first.fingerprint() != second.fingerprint()
+
+
 def test_simulated_rankings_are_counted_as_such(preferences, sentence):
     rows = [ranking(sentence, n, simulated=n < 2) for n in range(3)]
     assert preferences(rows).counts()["simulated"] == 2
@@ -130,11 +180,25 @@ def test_simulated_rankings_are_counted_as_such(preferences, sentence):
         ({"completions": ["a", ""], "ranking": [1, 2]}, "empty"),
         ({"completions": ["a"], "ranking": [1]}, "a ranking needs 2 or more"),
         ({"completions": ["a", "b"], "ranking": [1, 3]}, "outside 1 to 2"),
+        ({"completions": ["a", "b"], "ranking": [0, 1]}, "0 is outside 1 to 2"),
+        ({"completions": ["a", "b"], "ranking": [2, 2]}, "nothing has rank 1"),
+        ({"completions": ["a", "b"], "ranking": [1]}, "1 ranks for 2 completions"),
+        ({"completions": ["a", "b"], "ranking": [1, 2], "margin": -1}, "'margin' is -1; a number of 0 or more"),
+        ({"completions": ["a", "b"], "ranking": [1, 2], "margin": "far"}, "'margin' is far; a number"),
+        ({"completions": ["a", "b"], "ranking": [1, 2], "weight": -1}, "'weight' is -1; a number of 0 or more"),
+        ({"chosen": "a", "rejected": "a"}, "'chosen' and 'rejected' are the same"),
+        ({"chosen": "a", "rejected": ""}, "empty"),
     ],
 )
 def test_what_is_no_comparison_is_named_with_file_and_line(preferences, sentence, change, message):
     with pytest.raises(UserError, match=rf"train.jsonl:2: .*{message}"):
         preferences([ranking(sentence, 1), {"prompt": "Q?", **change}]).setup()
+
+
+def test_two_prompts_in_a_pair_are_named_with_file_and_line(preferences, sentence):
+    sides = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: d"}
+    with pytest.raises(UserError, match=r"train.jsonl:2: 'chosen' and 'rejected' answer different prompts"):
+        preferences([ranking(sentence, 1), sides]).setup()
 
 
 def test_when_nothing_fits_it_says_why(preferences, sentence):

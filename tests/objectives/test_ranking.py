@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_llm.objectives.ranking import bradley_terry, plackett_luce, strict_pairs
+from lit_llm.objectives.ranking import bradley_terry, gamma_prior, plackett_luce, strict_pairs
 
 
 def tensors(prompts):
@@ -99,3 +99,34 @@ def test_only_differences_matter_and_the_gradient_raises_the_better(loss):
     )
     grad = torch.autograd.grad(loss(scores, groups, ranks, torch.ones(1))[0], scores)[0]
     assert grad[1] < 0 < grad[2] and abs(grad.sum()) < 1e-6
+
+
+@settings(max_examples=40, deadline=None)
+@given(prompts=ranked_prompts, margin=st.floats(0, 1), seed=st.integers(0, 99))
+def test_margins_of_the_comparisons_are_added_to_the_constant_one(prompts, margin, seed):
+    margins = torch.rand(len(prompts), generator=torch.Generator().manual_seed(seed)).double()
+    by_hand = [
+        bradley_terry_by_hand([items], [1.0], margin=margin + own)[0]
+        for items, own in zip(prompts, margins.tolist(), strict=True)
+    ]
+    scores, groups, ranks = tensors(prompts)
+    weights = torch.ones(len(prompts), dtype=torch.float64)
+    loss, _ = bradley_terry(scores.double(), groups, ranks, weights, margins, margin=margin)
+    assert loss.item() == pytest.approx(sum(by_hand), rel=1e-9, abs=1e-12)
+
+
+def test_a_partial_ranking_is_that_of_what_was_ranked():
+    """The unranked left out, or in one last tie: the items above them are chosen among fewer, or among all."""
+    scores = torch.tensor([1.0, 0.2, -0.5, 0.7], dtype=torch.float64)
+    top_two = plackett_luce(scores, torch.zeros(4, dtype=torch.int64), torch.tensor([1, 2, 3, 3]), torch.ones(1))[0]
+    e = scores.exp()
+    assert top_two.item() == pytest.approx(-math.log(e[0] / e.sum() * e[1] / e[1:].sum()), rel=1e-9)
+    of_three = plackett_luce(scores[:3], torch.zeros(3, dtype=torch.int64), torch.tensor([1, 2, 3]), torch.ones(1))[0]
+    assert of_three.item() == pytest.approx(-math.log(e[0] / e[:3].sum() * e[1] / e[1:3].sum()), rel=1e-9)
+
+
+def test_the_gamma_prior_is_the_density_up_to_a_constant():
+    values = torch.tensor([0.1, 0.9, 1.0, 2.5], dtype=torch.float64)
+    density = torch.distributions.Gamma(torch.tensor(10.0).double(), torch.tensor(7.0).double())
+    expected = density.log_prob(torch.ones(1).double()) - density.log_prob(values)
+    torch.testing.assert_close(gamma_prior(values.log(), 10.0, 7.0), expected)
