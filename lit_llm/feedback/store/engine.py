@@ -1,8 +1,9 @@
 """Opens a project's database: a file of SQLite, or any URL that SQLAlchemy knows.
 
 SQLite writes ahead (WAL) and to the disk before it answers (synchronous=FULL): what was acknowledged survives a
-kill and a power cut. A write begins with BEGIN IMMEDIATE: a transaction that first reads and then wants to write cannot be
-refused in the middle, it waits at its beginning. PostgreSQL gets row locks, taken by the statements themselves.
+kill and a power cut. A write begins with BEGIN IMMEDIATE: a transaction that first reads and then wants to write
+cannot be refused in the middle, it waits at its beginning. Elsewhere (PostgreSQL) writes are READ COMMITTED and take
+row locks: each statement then sees what was committed before it, which assignment.py builds on.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ class Store:
         self.place = place
         self.engine = engine
         self.now = clock
-        snapshot: dict[str, Any] = {} if engine.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
-        self._reader = engine.execution_options(**snapshot)
-        self._writer = engine.execution_options(writes=True)
+        if engine.dialect.name == "sqlite":
+            self._reader, self._writer = engine, engine.execution_options(writes=True)
+        else:
+            self._reader = engine.execution_options(isolation_level="REPEATABLE READ")
+            self._writer = engine.execution_options(isolation_level="READ COMMITTED")
 
     @contextmanager
     def read(self) -> Iterator[Session]:

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from lit_llm.feedback.store.assignment import OPEN, held, lease_end, lock_annotator, place_is_theirs
 from lit_llm.feedback.store.engine import Store
-from lit_llm.feedback.store.items import Item
-from lit_llm.feedback.store.judgement import Flag, Judgement
+from lit_llm.feedback.store.items import Item, load_item, messages_of, shown_candidates
+from lit_llm.feedback.store.judgement import LONGEST_COMMENT, SCALES, Flag, Judgement, checked
+from lit_llm.feedback.store.project_settings import ProjectSettings, settings_in
 from lit_llm.feedback.store.refusals import Invalid, LeaseLost, NotYours, Stale
+from lit_llm.feedback.store.storable import unstorable
+from lit_llm.feedback.store.tables import (
+    AnnotationRevisionRow,
+    AnnotationRow,
+    AssignmentRow,
+    CandidateFeedbackRow,
+    CandidateFlagRow,
+    CandidateRow,
+    TaskRow,
+)
 
 __all__ = [
     "Finished", "Flag", "Invalid", "Judgement", "LeaseLost", "NotYours", "Stale", "recent", "save", "skip", "undo",
@@ -34,12 +50,34 @@ def save(store: Store, annotator_id: int, assignment_id: int, version: int, judg
     submitting (1, 2, 2, 3). Submitting needs 2 ranked cards or ``all_bad``. A ranking under the time floor, by the
     page's clock or the store's, is kept and marked too_fast. Raises NotYours, Stale, LeaseLost, Invalid, in this order.
     """
-    raise NotImplementedError
+    with store.write() as session:
+        assignment, annotation = _writable(store, session, annotator_id, assignment_id, version)
+        if assignment.state == "submitted" and not submit:
+            raise Invalid("this ranking was submitted; take it back with undo to go on with it as a draft")
+        settings, now = settings_in(session), store.now()
+        shown = shown_candidates(session, assignment.task_id, assignment.shuffle_seed)
+        texts = {key: candidate.text for key, candidate in shown.items()}
+        kept = checked(judgement, texts, settings, submit)
+        write_judgement(session, annotation, kept, shown)
+        annotation.too_fast = submit and min(kept.seconds, now - assignment.opened_at) < settings.min_seconds
+        annotation.skip_reason = ""
+        _finish(assignment, "submitted" if submit else "draft", settings, now)
+        return write_revision(session, annotation, "submit" if submit else "draft", now)
 
 
 def skip(store: Store, annotator_id: int, assignment_id: int, version: int, reason: str) -> int:
     """Leaves the item to others, with a reason (not empty); returns the new version. Raises as ``save``."""
-    raise NotImplementedError
+    with store.write() as session:
+        assignment, annotation = _writable(store, session, annotator_id, assignment_id, version)
+        if assignment.state == "submitted":
+            raise Invalid("this ranking was submitted; take it back with undo to skip the item")
+        problem = unstorable(reason, LONGEST_COMMENT)
+        if problem is not None or not reason.strip():
+            raise Invalid(f"reason: {problem or 'is empty; say why the item is skipped'}")
+        annotation.skip_reason = reason.strip()
+        now = store.now()
+        _finish(assignment, "skipped", settings_in(session), now)
+        return write_revision(session, annotation, "skip", now)
 
 
 def undo(store: Store, annotator_id: int, assignment_id: int | None = None) -> Item | None:
@@ -48,9 +86,126 @@ def undo(store: Store, annotator_id: int, assignment_id: int | None = None) -> I
     Only the last ten finished items can be taken back; None when none is left. Raises LeaseLost when it was skipped
     and others have taken all its places meanwhile; NotYours for a named one that is not among the last ten.
     """
-    raise NotImplementedError
+    with store.write() as session:
+        lock_annotator(session, annotator_id)
+        last = session.scalars(_last_ten(annotator_id)).all()
+        chosen = [row.id for row in last if row.state not in OPEN and assignment_id in (None, row.id)]
+        if not chosen:
+            if assignment_id is not None:
+                raise NotYours
+            return None
+        assignment, task = held(session, annotator_id, chosen[0])
+        now = store.now()
+        if not place_is_theirs(session, assignment, task, now):
+            raise LeaseLost
+        annotation = session.get_one(AnnotationRow, assignment.id, populate_existing=True)
+        annotation.skip_reason, annotation.too_fast = "", False
+        _finish(assignment, "draft", settings_in(session), now)
+        write_revision(session, annotation, "undo", now)
+        return load_item(session, assignment)
 
 
 def recent(store: Store, annotator_id: int) -> list[Finished]:
     """The last ten items that the annotator finished, newest first."""
-    raise NotImplementedError
+    with store.read() as session:
+        found = session.scalars(_last_ten(annotator_id)).all()
+        versions = dict(
+            session.execute(
+                select(AnnotationRow.assignment_id, AnnotationRow.version).where(
+                    AnnotationRow.assignment_id.in_([row.id for row in found])
+                )
+            )
+            .tuples()
+            .all()
+        )
+        return [
+            Finished(
+                row.id,
+                row.state,
+                row.finished_at or 0.0,
+                messages_of(session, row.task_id)[-1].content,
+                versions[row.id],
+            )
+            for row in found
+        ]
+
+
+def write_judgement(
+    session: Session, annotation: AnnotationRow, judgement: Judgement, shown: dict[str, CandidateRow]
+) -> None:
+    """Puts a checked judgement in place of the one kept; the revision is written by ``write_revision``."""
+    annotation.ranks = {str(candidate.id): judgement.ranks.get(key) for key, candidate in shown.items()}
+    annotation.all_bad, annotation.comment = judgement.all_bad, judgement.comment
+    annotation.seconds = judgement.seconds
+    for table in (CandidateFeedbackRow, CandidateFlagRow):
+        session.execute(delete(table).where(table.assignment_id == annotation.assignment_id))
+    for key in sorted(set(judgement.ratings) | set(judgement.notes)):
+        scales = {scale: judgement.ratings.get(key, {}).get(scale) for scale in SCALES}
+        note = judgement.notes.get(key, "")
+        owner = {"assignment_id": annotation.assignment_id, "candidate_id": shown[key].id}
+        session.add(CandidateFeedbackRow(**owner, **scales, comment=note))
+    for flag in judgement.flags:
+        owner = {"assignment_id": annotation.assignment_id, "candidate_id": shown[flag.key].id}
+        found = {"kind": flag.kind, "severity": flag.severity, "start": flag.start, "end": flag.end}
+        session.add(CandidateFlagRow(**owner, **found))
+    session.flush()
+
+
+def write_revision(session: Session, annotation: AnnotationRow, action: str, now: float) -> int:
+    """Raises the version by 1 and adds to the revisions all that the annotation is now; returns the version."""
+    annotation.version += 1
+    annotation.updated_at = now
+    owner = {"assignment_id": annotation.assignment_id}
+    feedback = session.scalars(select(CandidateFeedbackRow).filter_by(**owner)).all()
+    flags = session.scalars(select(CandidateFlagRow).filter_by(**owner).order_by(CandidateFlagRow.id)).all()
+    whole: dict[str, Any] = {
+        "ranks": annotation.ranks,
+        "all_bad": annotation.all_bad,
+        "comment": annotation.comment,
+        "skip_reason": annotation.skip_reason,
+        "seconds": annotation.seconds,
+        "too_fast": annotation.too_fast,
+        "feedback": [_plain(row, "candidate_id", *SCALES, "comment") for row in feedback],
+        "flags": [_plain(row, "candidate_id", "kind", "severity", "start", "end") for row in flags],
+    }
+    session.add(AnnotationRevisionRow(**owner, version=annotation.version, action=action, judgement=whole, at=now))
+    session.flush()
+    return annotation.version
+
+
+def _writable(
+    store: Store, session: Session, annotator_id: int, assignment_id: int, version: int
+) -> tuple[AssignmentRow, AnnotationRow]:
+    """The assignment and its annotation, held; raises NotYours, Stale, LeaseLost."""
+    assignment, task = held(session, annotator_id, assignment_id)
+    annotation = session.get_one(AnnotationRow, assignment_id, populate_existing=True)
+    if annotation.version != version:
+        raise Stale(annotation.version)
+    if not place_is_theirs(session, assignment, task, store.now()):
+        raise LeaseLost
+    return assignment, annotation
+
+
+def _finish(assignment: AssignmentRow, state: str, settings: ProjectSettings, now: float) -> None:
+    """The assignment's new state: a draft has a fresh lease, what is finished needs none."""
+    assignment.state = state
+    if state == "draft":
+        assignment.lease_until = lease_end(settings, now)
+    else:
+        assignment.lease_until = assignment.finished_at = now
+
+
+def _last_ten(annotator_id: int) -> Any:
+    """The last ten finished, those among them that were taken back: ten undos in a row go no further than that."""
+    return (
+        select(AssignmentRow)
+        .join(TaskRow, TaskRow.id == AssignmentRow.task_id)
+        .where(AssignmentRow.annotator_id == annotator_id, TaskRow.kind != "adjudication")
+        .where(AssignmentRow.finished_at.is_not(None))
+        .order_by(AssignmentRow.finished_at.desc(), AssignmentRow.id.desc())
+        .limit(UNDO_LAST)
+    )
+
+
+def _plain(row: Any, *names: str) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in names}

@@ -103,6 +103,7 @@ class AnnotatorRow(Base):
     password_hash: Mapped[str] = mapped_column(String(200))
     role: Mapped[str] = mapped_column(String(20))
     language: Mapped[str] = mapped_column(String(20))
+    simulated: Mapped[bool] = mapped_column(default=False)  # a program that plays an annotator
     active: Mapped[bool] = mapped_column(default=True)
     session_version: Mapped[int] = mapped_column(default=1)
     created_at: Mapped[float]
