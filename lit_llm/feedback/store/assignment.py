@@ -140,7 +140,7 @@ def _new(session: Session, annotator_id: int, settings: ProjectSettings, now: fl
         task_id = _repeat(session, annotator_id, settings, had, now)
     if task_id is None:
         return _claim(session, annotator_id, settings, now) or _only_gold(session, annotator_id, settings, now)
-    return _assign(session, task_id, annotator_id, settings, now)
+    return _lease(session, task_id, annotator_id, settings, now)
 
 
 def _claim(session: Session, annotator_id: int, settings: ProjectSettings, now: float) -> AssignmentRow | None:
@@ -155,7 +155,7 @@ def _claim(session: Session, annotator_id: int, settings: ProjectSettings, now: 
                 attempt.rollback()
                 break
             if places_taken(session, task_id, now) < _lock(session, task_id).overlap:
-                assignment = _assign(session, task_id, annotator_id, settings, now)
+                assignment = _lease(session, task_id, annotator_id, settings, now)
                 attempt.commit()
                 return assignment
             attempt.rollback()  # somebody took it between the query and the lock; the next query sees that
@@ -167,7 +167,7 @@ def _only_gold(session: Session, annotator_id: int, settings: ProjectSettings, n
     if session.scalar(select(TaskRow.id).where(TaskRow.kind == "normal").limit(1)) is not None:
         return None
     task_id = session.scalar(_open_to(annotator_id, "gold").limit(1))
-    return None if task_id is None else _assign(session, task_id, annotator_id, settings, now)
+    return None if task_id is None else _lease(session, task_id, annotator_id, settings, now)
 
 
 def _open_to(annotator_id: int, kind: str) -> Select[int]:
@@ -209,13 +209,16 @@ def copy_candidates(session: Session, from_task: int, to_task: int) -> None:
     session.flush()
 
 
-def _assign(session: Session, task_id: int, annotator_id: int, settings: ProjectSettings, now: float) -> AssignmentRow:
+def assign(
+    session: Session, task_id: int, annotator_id: int, seed: str, lease_until: float, now: float
+) -> AssignmentRow:
+    """A new assignment with its empty annotation of version 0."""
     assignment = AssignmentRow(
         task_id=task_id,
         annotator_id=annotator_id,
         state="leased",
-        lease_until=lease_end(settings, now),
-        shuffle_seed=shuffle_seed(settings.seed, task_id, annotator_id),
+        lease_until=lease_until,
+        shuffle_seed=seed,
         opened_at=now,
     )
     session.add(assignment)
@@ -223,3 +226,8 @@ def _assign(session: Session, task_id: int, annotator_id: int, settings: Project
     session.add(AnnotationRow(assignment_id=assignment.id, version=0, updated_at=now))
     session.flush()
     return assignment
+
+
+def _lease(session: Session, task_id: int, annotator_id: int, settings: ProjectSettings, now: float) -> AssignmentRow:
+    seed = shuffle_seed(settings.seed, task_id, annotator_id)
+    return assign(session, task_id, annotator_id, seed, lease_end(settings, now), now)
