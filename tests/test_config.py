@@ -29,6 +29,7 @@ NEEDED = {
     "reward_modeling": ["init_from=m", "data.path=p"],
     "ppo": ["init_from=m", "stage.reward.folder=r"],
     "grpo": ["init_from=m"],
+    "kto": ["init_from=m", "data.path=p"],
 }
 
 
