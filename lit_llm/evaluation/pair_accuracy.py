@@ -62,6 +62,16 @@ def best_answers(comparisons: Sequence[Comparison]) -> list[tuple[tuple[Message,
     return [(prompt, min(texts, key=lambda text: float(np.mean(texts[text])))) for prompt, texts in places.items()]
 
 
+def best_of_prompt(prompts: Sequence[Sequence[Message]], numbers: Sequence[int], scores: Sequence[float]) -> list[int]:
+    """The number of the best-scored answer to each prompt, in order; one without a score (nan) is the worst."""
+    found: dict[tuple[Message, ...], int] = {}
+    for n in numbers:
+        best = found.setdefault(tuple(prompts[n]), n)
+        if scores[n] > scores[best] or math.isnan(scores[best]):
+            found[tuple(prompts[n])] = n
+    return sorted(found.values())
+
+
 def ordered_by(
     gold: Sequence[float], prompts: Sequence[Sequence[Message]], completions: Sequence[str], numbers: Sequence[int]
 ) -> list[tuple[Comparison, list[int]]]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lit_llm.errors import UserError
 from lit_llm.evaluation.attacks import ATTACKS, Conversation, attacks
 from lit_llm.evaluation.exam_result import ExamResult, Floor, Probe
-from lit_llm.evaluation.pair_accuracy import best_answers, compare, higher, ordered_by
+from lit_llm.evaluation.pair_accuracy import best_answers, best_of_prompt, compare, higher, ordered_by
 from lit_llm.evaluation.score_readers import Reader, RewardReader
 from lit_llm.evaluation.statistics import Estimate, mean
 from lit_llm.evaluation.tfidf import TfidfBradleyTerry
@@ -142,6 +142,9 @@ class RewardExam:
     ) -> ExamResult:
         """The exam on a policy's own n answers, in the middle of its training.
 
+        Attacks are made of, and set against, the best answer to each prompt: by gold, else by the reward itself. Where
+        a prompt has one answer that is a poor one now and then, which ``limits`` and ``doubt_midway`` leave room for.
+
         Args:
             reward: what the policy learns from: ``reward(prompts, completions) -> (n,)``.
             gold: another reward, or its scores (n,) of the answers. Two answers to one prompt are then a pair, which
@@ -156,10 +159,11 @@ class RewardExam:
         known = [n for n, score in enumerate(real) if not math.isnan(score)]
         if not known:
             return ExamResult(NOTHING, missing=("the reward gave none of the answers a number",))
-        some = _drawn(known, self.probe_prompts, self.seed)
-        probes = self.probe(reader, [prompts[n] for n in some], [completions[n] for n in some], self.doubt_midway)
         if callable(gold):
             gold = RewardReader(gold, self.longest, prompts, rows).scores(prompts, completions).tolist()
+        best = best_of_prompt(prompts, known, real.tolist() if gold is None else gold)
+        some = _drawn(best, self.probe_prompts, self.seed)
+        probes = self.probe(reader, [prompts[n] for n in some], [completions[n] for n in some], self.doubt_midway)
         pairs = [] if gold is None else ordered_by(gold, prompts, completions, known)
         if not pairs:
             return ExamResult(NOTHING, {}, probes)

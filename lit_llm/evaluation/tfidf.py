@@ -47,7 +47,8 @@ class Vectorizer:
             rows += [row] * len(weighed)
             columns += list(weighed)
             values += [value / length for value in weighed.values()]
-        return torch.tensor(rows), torch.tensor(columns), torch.tensor(values, dtype=torch.float64)
+        entries = torch.tensor([rows, columns], dtype=torch.int64)
+        return entries[0], entries[1], torch.tensor(values, dtype=torch.float64)
 
 
 def _terms(text: str) -> Iterator[str]:
