@@ -17,7 +17,7 @@ from lit_llm.evaluation.heldout import examinable
 from lit_llm.evaluation.ledger import Ledger, examine_chain
 from lit_llm.evaluation.scores import Scores
 from lit_llm.evaluation.sets import read_all
-from lit_llm.examination import AFTER, BEFORE, Exam, device_of, learns_reward, trained_answers
+from lit_llm.examination import AFTER, BEFORE, Exam, beside_parent, device_of, trained_answers
 from lit_llm.generation.sampling import respond
 from lit_llm.records import Heldout, Message
 from lit_llm.report.page import write_report
@@ -108,7 +108,7 @@ def scores_of(models: Models, parents: Parents, stage: str, name: str) -> Scores
     for file in lying:
         if file.is_file():
             return Scores.load(file)
-    parent = parents[stage] if learns_reward(models.exam(stage).cfg) else None
+    parent = parents[stage] if beside_parent(models.exam(stage).cfg, heldout.kind) else None
     reference = models.model(parent) if parent is not None else None
     return models.exam(owner).take(model, models.tokenizer(stage), heldout, f"{stage} on {name}", reference=reference)
 

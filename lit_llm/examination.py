@@ -29,6 +29,7 @@ from lit_llm.parts import Parts
 from lit_llm.records import Heldout
 from lit_llm.run_folder import RunFolder, write_json
 from lit_llm.secrets import hiding
+from lit_llm.stages.on_policy import OnPolicy
 from lit_llm.stages.reference import AgainstReference
 from lit_llm.text.tokenizer import load_tokenizer
 from lit_llm.trainer import precision
@@ -88,14 +89,16 @@ def trained_answers(folder: Path) -> Mapping[str, int] | None:
     return Counter(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
-def learns_reward(cfg: DictConfig) -> bool:
-    """Whether the model that a run makes stands for a reward, by its log-probabilities beside its parent's."""
-    return issubclass(get_class(cfg.stage._target_), AgainstReference)
+def beside_parent(cfg: DictConfig, kind: str) -> bool:
+    """Whether what a run makes is measured beside its parent on a kind of set: as the reward that its log-probabilities
+    stand for there, and on prompts by how far its answers have moved."""
+    stage = get_class(cfg.stage._target_)
+    return issubclass(stage, AgainstReference) or (kind == "prompts" and issubclass(stage, OnPolicy))
 
 
 def parent_of(cfg: DictConfig, device: torch.device) -> LanguageModel | None:
-    """The model that a learned reward is relative to; None where the run learns none or its parent is gone."""
-    if not learns_reward(cfg) or not cfg.init_from or not Path(cfg.init_from).is_dir():
+    """The model that an aligned one is measured beside; None for a run of another kind, or where the parent is gone."""
+    if not beside_parent(cfg, "prompts") or not cfg.init_from or not Path(cfg.init_from).is_dir():
         return None
     return huggingface.load_language_model(cfg.init_from, device=device).eval()
 
@@ -160,15 +163,17 @@ class Exam:
         """Every set that the model can take; scores of the same weights, set and settings in ``place`` are read."""
         found = []
         settings = settings_hash(self.cfg, self.training_answers)
-        same = (weights_hash(model), weights_hash(reference), tokenizer.fingerprint(), settings)
+        ours, theirs = weights_hash(model), weights_hash(reference)
         for heldout in sets:
             if not examinable(model, heldout):
                 continue
+            parent = reference if beside_parent(self.cfg, heldout.kind) else None
+            same = (ours, theirs if parent is not None else None, tokenizer.fingerprint(), settings)
             file, key = place / f"{heldout.name}.json", key_of(heldout, *same)
             mark = file.with_suffix(".key")
             if not (file.is_file() and mark.is_file() and mark.read_text(encoding="utf-8") == key):
                 mark.unlink(missing_ok=True)
-                self.take(model, tokenizer, heldout, f"{heldout.name} {name}", reference=reference).save(file)
+                self.take(model, tokenizer, heldout, f"{heldout.name} {name}", reference=parent).save(file)
                 mark.write_text(key, encoding="utf-8")  # last: a score cut off by a kill has none
             found.append(Scores.load(file))
         return found

@@ -19,7 +19,7 @@ from lit_llm.errors import UserError
 from lit_llm.evaluation.heldout import examinable
 from lit_llm.evaluation.scores import Scores
 from lit_llm.evaluation.sets import read_all
-from lit_llm.examination import Exam, device_of, parent_of, trained_answers
+from lit_llm.examination import Exam, beside_parent, device_of, parent_of, trained_answers
 from lit_llm.records import Heldout
 from lit_llm.run_folder import RunFolder
 from lit_llm.text.tokenizer import load_tokenizer
@@ -68,7 +68,13 @@ def reexamine(arguments: Evaluate) -> list[Scores]:
     huggingface.check_vocabulary(model.config, tokenizer.vocab_size, place)
     reference = None if arguments.model else parent_of(cfg, device)
     taken = [
-        exam.take(model, tokenizer, heldout, heldout.name, reference=reference)
+        exam.take(
+            model,
+            tokenizer,
+            heldout,
+            heldout.name,
+            reference=reference if beside_parent(cfg, heldout.kind) else None,
+        )
         for heldout in sets
         if examinable(model, heldout)
     ]

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation import tasks
 from lit_llm.evaluation.scores import Answer, Measured, Scores, clusters_of, measured
 from lit_llm.generation.sampling import completions, generate
-from lit_llm.records import Heldout, Message, Rollout
+from lit_llm.objectives.language import completion_labels, token_logps
+from lit_llm.records import Heldout, Message, Prompt, Rollout
 from lit_llm.text.tokenizer import Tokenizer
 
 PROMPT_TEMPERATURE = 0.7
@@ -80,24 +82,55 @@ def on_prompts(
     numbers: list[int],
     ask: Asking,
     scorers: Mapping[str, Callable[..., Any]],
+    reference: LanguageModel | None = None,
 ) -> Scores:
     """Sampled answers, scored by ``scorers``: a reward with ``score_tokens`` reads the ids that were sampled, one with
     ``row_fields`` also the prompts' tags. The mean of a verifier is its success rate; each part of a sum has its own.
+    kl/answer is how far the model is from a ``reference`` (``divergence``).
     """
     conversations = {n: tuple(heldout.items[n].messages) for n in numbers}
     given, lengths, rollout = _answers(model, tokenizer, conversations, ask, PROMPT_TEMPERATURE)
     kept = [answer.number for answer in given]
     items = _shape(given, lengths)
     for name, scorer in scorers.items():
-        if hasattr(scorer, "score_tokens"):
-            values = scorer.score_tokens(rollout.input_ids, rollout.lengths)
-        else:
-            tags = {"rows": [heldout.items[n].tags for n in kept]} if getattr(scorer, "row_fields", False) else {}
-            values = scorer([conversations[n] for n in kept], [answer.text for answer in given], **tags)
+        values = scored_by(scorer, rollout, [heldout.items[n] for n in kept], [answer.text for answer in given])
         parts = {f"{name}/{part}": found for part, found in getattr(scorer, "latest", {}).items()}
         for each, found in {name: values, **parts}.items():
             items[f"score/{each}"] = _verified(each, kept, found, hasattr(scorer, "score_tokens"))
+    temperature = PROMPT_TEMPERATURE if ask.temperature is None else ask.temperature
+    if reference is not None and temperature > 0:
+        items["kl/answer"] = measured(kept, divergence(model, reference, rollout, temperature, ask.batch_size))
     return Scores(heldout.name, heldout.kind, items, clusters_of(heldout, numbers), answers=tuple(given))
+
+
+def scored_by(scorer: Any, rollout: Rollout, prompts: Sequence[Prompt], texts: Sequence[str]) -> Any:
+    """A scorer's scores (B,) of a rollout's answers to prompts (B), read as it asks for them."""
+    if hasattr(scorer, "score_tokens"):
+        return scorer.score_tokens(rollout.input_ids, rollout.lengths)
+    tags = {"rows": [prompt.tags for prompt in prompts]} if getattr(scorer, "row_fields", False) else {}
+    return scorer([tuple(prompt.messages) for prompt in prompts], texts, **tags)
+
+
+@torch.no_grad()
+def divergence(
+    model: LanguageModel, reference: LanguageModel, rollout: Rollout, temperature: float, batch_size: int = 64
+) -> NDArray[np.float64]:
+    """log p - log p_reference of each sampled answer (B,), in nats: its mean estimates KL(model || reference).
+
+    Both at the temperature that was sampled at, over all tokens of the answer, its end token among them.
+    """
+    found = []
+    for ids, starts, ends in zip(
+        *(torch.split(part, batch_size) for part in (rollout.input_ids, rollout.prompt_lengths, rollout.lengths)),
+        strict=True,
+    ):
+        ids = ids[:, : int(ends.max())]
+        labels = completion_labels(ids, starts, ends)
+        sums = [
+            token_logps(net(ids), net.output_weight, labels, temperature).double().sum(1) for net in (model, reference)
+        ]
+        found.append(sums[0] - sums[1])
+    return torch.cat(found).cpu().numpy() if found else np.zeros(0)
 
 
 def _answers(

@@ -67,7 +67,8 @@ def evaluate(
         batch_size, batch_tokens: answers generated at once; tokens scored at once.
         bf16: compute in bfloat16.
         training_answers: what the model was trained to say, or how often each; also gives the most frequent target.
-        reference: what the language model was before it learned from preferences, for rankings and labels.
+        reference: what the language model was before it learned from preferences, for rankings, labels, and how far its
+            answers to prompts have moved (kl/answer).
         floors: measure what needs no model too.
         progress: a progress bar's name for the generation.
 
@@ -90,7 +91,7 @@ def evaluate(
         if heldout.kind == "documents":
             return _documents(model, tokenizer, heldout, numbers, items, max_document_tokens, batch_tokens)
         if heldout.kind == "prompts":
-            return answers.on_prompts(model, tokenizer, heldout, numbers, ask, scorers or {})
+            return answers.on_prompts(model, tokenizer, heldout, numbers, ask, scorers or {}, reference)
         found = _responses(model, tokenizer, heldout, numbers, items, batch_tokens)
         if not generate:
             return found

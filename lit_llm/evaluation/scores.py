@@ -20,7 +20,7 @@ from lit_llm.records import Heldout
 BINARY = ("exact_match", "ended", "verbatim", "flagged")
 LOWER_IS_BETTER = ("bits_per_byte", "perplexity", "nll", "brier", "ece", "verbatim", "flagged", "flag_probability")
 FEWEST_SOURCES = 20
-NEITHER = ("length", "length_correlation", "base_rate")
+NEITHER = ("length", "length_correlation", "base_rate", "answer")  # kl/answer: how far is no merit
 
 
 class Measured(NamedTuple):
