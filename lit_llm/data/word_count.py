@@ -17,9 +17,9 @@ from typing import Any
 
 from lit_llm.data import corpus, questions
 
-FEWEST, MOST = 3, 8
+FEWEST, MOST = 3, 6
 """Words that may be asked for: so few that a small model's usual answers (4 to 12 words) hit some of them."""
-WORDING = "Answer with exactly {words} words: {question}"
+WORDING = "{question} Answer with exactly {words} words."
 
 
 def part_files(cache_dir: str | Path = "outputs/cache") -> list[str]:

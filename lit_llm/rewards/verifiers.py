@@ -135,13 +135,15 @@ class WordCount:
         tag: of the prompt, with the number.
         pattern: where there is no such tag: finds the number in the user's last turn, as its first group. NaN where
             there is none either.
-        partial: give ``1 - |words - n| / n`` instead, not below 0, so that nearer is better.
+        partial: give ``1 - |words - n| / n`` instead, not below 0, so that nearer is better; ``latest`` then keeps the
+            score without it as ``exact``, of the answers scored last.
     """
 
     row_fields: ClassVar[bool] = True
 
     def __init__(self, tag: str = "words", pattern: str = r"(\d+) words?\b", partial: bool = False) -> None:
         self.tag, self.partial = tag, partial
+        self.latest: dict[str, list[float]] = {}
         try:
             self.pattern = re.compile(pattern)
         except re.error as error:
@@ -151,7 +153,12 @@ class WordCount:
 
     def __call__(self, prompts: Prompts, completions: Sequence[str], *, rows: Rows) -> list[float]:
         wanted = [self._wanted(prompt, row) for prompt, row in zip(prompts, rows, strict=True)]
-        return [self._score(len(text.split()), n) for text, n in zip(completions, wanted, strict=True)]
+        pairs = [(len(text.split()), n) for text, n in zip(completions, wanted, strict=True)]
+        exact = [float(words == n) if n else math.nan for words, n in pairs]
+        if not self.partial:
+            return exact
+        self.latest = {"exact": exact}
+        return [max(0.0, 1 - abs(words - n) / n) if n else math.nan for words, n in pairs]
 
     def _wanted(self, prompt: Sequence[Message], row: Mapping[str, str]) -> int:
         told = row.get(self.tag)
@@ -159,11 +166,6 @@ class WordCount:
             found = self.pattern.search(prompt[-1].content)
             told = found[1] if found else None
         return int(told) if told is not None and told.strip().isdecimal() and len(told) < 10 else 0
-
-    def _score(self, words: int, wanted: int) -> float:
-        if wanted < 1:
-            return math.nan
-        return max(0.0, 1 - abs(words - wanted) / wanted) if self.partial else float(words == wanted)
 
 
 class Format:

@@ -176,7 +176,7 @@ class GRPO(OnPolicy):
             "objective/zero_std_groups": group.equal_rewards(rewards, self.group_size).float().mean(),
         }
         for part, each in getattr(self.reward, "latest", {}).items():
-            named[f"objective/{part}"] = each.to(scores).nanmean().nan_to_num()
+            named[f"objective/{part}"] = torch.as_tensor(each).to(scores).nanmean().nan_to_num()
         passed = self._passed(scores, self.group_size)
         return {**named, **{f"objective/{name}": each.mean() for name, each in passed.items()}}
 
@@ -208,7 +208,7 @@ class GRPO(OnPolicy):
         tokens = self._mean_of_processes(learned.sum().float())
         weights = group.token_weights(learned, self.aggregation, self.max_new_tokens, tokens)
         sums: dict[str, Tensor] = {}
-        for places in self.micro(torch.arange(len(share), device=share.device)):
+        for places in self.micro(self._taught(experience.advantages[share])):
             part = experience.select(share[places])
             logps, _ = completion_logps(self.model, part.sequences, self.temperature)
             if check:
@@ -228,6 +228,15 @@ class GRPO(OnPolicy):
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
         counted = sums.pop("tokens").clamp_min(1)
         return {name: value if name == "loss" else value / counted for name, value in sums.items()}
+
+    def _taught(self, advantages: Tensor) -> Tensor:
+        """The places of a minibatch's answers that have a gradient: where there is no KL in the loss, those with an
+        advantage. Groups of equal rewards then cost nothing; metrics of the update are over what is left.
+        """
+        places = torch.arange(len(advantages), device=advantages.device)
+        dense = (self.kl_coef and self.kl_in == "loss") or self.trainer.world_size > 1  # ranks wait for each other
+        some = places[advantages != 0]
+        return places if dense or not len(some) else some
 
     def _of_all_processes(self, values: Tensor) -> Tensor:
         return self.all_gather(values).flatten() if self.trainer.world_size > 1 else values  # type: ignore[union-attr]

@@ -33,7 +33,7 @@ def test_each_row_asks_for_its_number_of_words(installed):
     records = read_records("installed/word_count", "prompts", cache_dir=installed)
     assert {name: len(found) for name, found in records.splits.items()} == {"train": 60, "validation": 60, "test": 60}
     for prompt in records["train"] + records["test"]:
-        told = re.fullmatch(r"Answer with exactly (\d) words: What is .*\?", prompt.messages[0].content)
+        told = re.fullmatch(r"What is .*\? Answer with exactly (\d) words\.", prompt.messages[0].content)
         assert told[1] == prompt.tags["words"] and "function_" in prompt.tags["function"]
     assert {int(p.tags["words"]) for p in records["train"]} == set(range(word_count.FEWEST, word_count.MOST + 1))
 

@@ -114,7 +114,9 @@ def test_words_are_counted_against_the_tag_or_the_prompt():
     rows = [{}, {"words": "2"}, {}, {}]
     scores = WordCount()(prompts, ["one two  three.", "one two", "one two three", "one"], rows=rows)
     assert scores[:3] == [1.0, 1.0, 0.0] and math.isnan(scores[3])
-    assert WordCount(partial=True)(prompts[2:3], ["one two three"], rows=[{}]) == [0.75]
+    near = WordCount(partial=True)
+    assert near(prompts[2:3] * 2, ["one two three", "a b c d"], rows=[{}] * 2) == [0.75, 1.0]
+    assert near.latest == {"exact": [0.0, 1.0]}
     assert WordCount(partial=True)(prompts[:1], ["one " * 9], rows=[{}]) == [0.0]
     assert math.isnan(WordCount()(ASKED, ["one"], rows=[{"words": "many"}])[0])
 

@@ -164,6 +164,25 @@ def test_micro_batches_change_memory_not_results():
     torch.testing.assert_close(trained(None), trained(3), rtol=1e-3, atol=1e-4)
 
 
+def test_answers_without_an_advantage_cost_no_update_and_do_not_change_it():
+    """A KL so cheap that it cannot be seen makes every answer take part: the update is the same."""
+
+    class OneGroup(LikedShare):
+        def score_tokens(self, _, lengths):
+            return torch.tensor([0.0, 1.0, 0.0, 1.0] + [0.5] * (len(lengths) - 4))
+
+    rows, moved = [], []
+    for kl_coef in (0.0, 1e-30):
+        plain = {"optimizer": lambda module: torch.optim.SGD(module.parameters(), lr=1.0), "max_grad_norm": 0.0}
+        stage = grpo(reward=OneGroup(), kl_coef=kl_coef, **plain)
+        start, micro = weights(stage), stage.micro
+        stage.micro = lambda share, micro=micro: (rows.append(len(share)), micro(share))[1]
+        fit(stage, 1)
+        moved.append(weights(stage) - start)
+    assert rows == [32, 4, 32, 32]  # each time to score, and to learn
+    torch.testing.assert_close(moved[0], moved[1], rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("place", ["loss", "reward"])
 def test_a_dear_kl_holds_the_policy_back_wherever_it_is_paid(place):
     kl = {}
