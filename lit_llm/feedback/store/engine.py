@@ -46,12 +46,12 @@ class Store:
         """A session that sees one state of the database throughout, and writes nothing."""
         with self._session(self._reader) as session:
             yield session
-            session.rollback()
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """One transaction: all of it is on the disk when the block ends, or none. Raises Unavailable."""
         with self._session(self._writer) as session:
+            session.connection()  # begins, and waits for other writers, before anything is read
             yield session
             session.commit()
 

@@ -109,15 +109,9 @@ def recent(store: Store, annotator_id: int) -> list[Finished]:
     """The last ten items that the annotator finished, newest first."""
     with store.read() as session:
         found = session.scalars(_last_ten(annotator_id)).all()
-        versions = dict(
-            session.execute(
-                select(AnnotationRow.assignment_id, AnnotationRow.version).where(
-                    AnnotationRow.assignment_id.in_([row.id for row in found])
-                )
-            )
-            .tuples()
-            .all()
-        )
+        wanted = select(AnnotationRow.assignment_id, AnnotationRow.version)
+        kept = session.execute(wanted.where(AnnotationRow.assignment_id.in_([row.id for row in found])))
+        versions = {number: version for number, version in kept}  # noqa: C416 - a row is no typed pair
         return [
             Finished(
                 row.id,

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from lit_llm.feedback.store.refusals import Throttled
 from lit_llm.feedback.store.tables import LoginAttemptRow as Attempt
+from lit_llm.feedback.store.tables import ProjectRow
 
 WINDOW = 900.0  # seconds
 FREE_FROM_ADDRESS_TO_NAME = 5
@@ -22,6 +23,7 @@ FREE_TO_NAME = 100
 def count(session: Session, key: str, address: str, now: float) -> None:
     """Counts an attempt, or raises Throttled with the seconds until one is taken."""
     address = _shortened(address)
+    session.execute(select(ProjectRow.id).with_for_update())  # attempts at once are counted one after the other
     session.execute(delete(Attempt).where(Attempt.at < now - WINDOW))
     named, placed = Attempt.name_key == key, Attempt.address == address
     wait = max(
