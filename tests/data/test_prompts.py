@@ -63,3 +63,10 @@ def test_what_it_tells_the_other_rooms(prompts):
     assert heldout.items[0].messages[0].content == "Finally?"
     assert data.source_names == ("prompts",)
     assert data.fingerprint() != prompts([{"prompt": "One?"}, {"prompt": "Three?"}]).fingerprint()
+
+
+def test_the_answer_to_a_problem_reaches_the_reward_and_counts_as_data(prompts):
+    data = prompts([{"question": "One?", "answer": "so\n#### 1"}, {"prompt": "Two?", "answer": 2}])
+    assert [prompt.tags for prompt in data.prompts[:2]] == [{"answer": "1"}, {"answer": "2"}]
+    other = prompts([{"question": "One?", "answer": "so\n#### 3"}, {"prompt": "Two?", "answer": 2}])
+    assert data.fingerprint() != other.fingerprint()
