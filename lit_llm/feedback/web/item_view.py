@@ -32,7 +32,7 @@ def form_values(
     judgement = entry.judgement
     return {
         "action": action, "version": version, "save_at": "", "can_save": False, "lease_until": None,
-        "lease_minutes": round(project.lease_minutes), "seconds": judgement.seconds, "opened": f"{time.time():.0f}",
+        "lease_minutes": round(project.lease_minutes), "seconds": judgement.seconds, "opened": f"{time.time():.1f}",
         "instructions": hostile_text.shown(project.instructions) if project.instructions else "",
         "turns": [turn(message) for message in messages],
         "cards": [card(place, one, entry, language) for place, one in enumerate(cards)],

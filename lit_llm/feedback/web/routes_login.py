@@ -17,6 +17,7 @@ from lit_llm.feedback.web.languages import languages
 from lit_llm.feedback.web.sessions import Session
 
 router = APIRouter()
+FIRST_PAGE = {"admin": "/admin", "adjudicator": "/admin/adjudicate"}
 Visitor = Annotated[Session, Depends(session)]
 
 
@@ -41,7 +42,8 @@ def log_in(request: Request, form: Form) -> Response:
         return response
     if account is None:
         return _login_page(request, 401, say("login.wrong"), name)
-    response = pages.go("/")
+    # Whoever comes to look after the project must not take an item from the annotators by logging in.
+    response = pages.go(FIRST_PAGE.get(account.role, "/"))
     here = session(request)
     new = here.logged_in(account.id, account.session_version, here.language or account.language)
     request.app.state.sessions.write(response, new)

@@ -1,0 +1,114 @@
+"""The admin's pages: roles, progress, agreement, adjudication, accounts, export."""
+
+import json
+import re
+
+import pytest
+from starlette.testclient import TestClient
+
+from lit_llm.feedback.store import accounts, assignment, judgements
+from lit_llm.feedback.store.adjudication import dispute
+from lit_llm.feedback.store.judgement import Judgement
+from lit_llm.feedback.store.progress import progress
+from lit_llm.feedback.store.projects import change_settings, set_priorities
+
+ADMIN_PAGES = ("/admin", "/admin/agreement", "/admin/annotators", "/admin/export?kind=rankings")
+
+
+@pytest.fixture
+def boss(client, admin, enter):  # noqa: ARG001
+    assert enter(client, "Root").status_code == 200
+    return client
+
+
+@pytest.fixture
+def disputed(store, ada):
+    """Ada and Bo rank the same item the opposite ways round."""
+    change_settings(store, overlap=2)
+    set_priorities(store, {1: 9.0})
+    bo = accounts.add_annotator(store, "Bo", "correct horse battery")
+    items = {}
+    for who, backwards in ((ada, False), (bo, True)):
+        item = assignment.next_item(store, who.id)
+        keys = [card.key for card in sorted(item.cards, key=lambda card: card.text, reverse=backwards)]
+        said = Judgement({key: place for place, key in enumerate(keys, 1)}, comment=f"{who.name} said so", seconds=30)
+        judgements.save(store, who.id, item.assignment_id, 0, said, True)
+        items[who.name] = item.task_id
+    assert items["Ada"] == items["Bo"]
+    return items["Ada"]
+
+
+def test_annotators_see_none_of_it(annotator, client):
+    for path in (*ADMIN_PAGES, "/admin/adjudicate"):
+        assert annotator.get(path).status_code == 403
+    client.cookies.clear()
+    assert client.get("/admin", follow_redirects=False).headers["location"] == "/login"
+
+
+def test_an_adjudicator_sees_the_disputes_only(client, store, enter):
+    accounts.add_annotator(store, "Judge", "correct horse battery", role="adjudicator")
+    enter(client, "Judge")
+    assert client.get("/admin/adjudicate").status_code == 200
+    assert [client.get(path).status_code for path in ADMIN_PAGES] == [403] * 4
+
+
+def test_an_admin_who_logs_in_takes_no_item(boss, store):  # noqa: ARG001
+    assert progress(store).open == 0
+
+
+def test_progress(boss, disputed):  # noqa: ARG001
+    page = boss.get("/admin").text
+    assert "2 of 10 rankings" in page and re.search(r"Ada.*?<td class=\"number\">1</td>", page, re.S)
+
+
+def test_agreement(boss, disputed):  # noqa: ARG001
+    page = boss.get("/admin/agreement").text
+    assert "2 rankings of 1 prompts by 2 annotators" in page
+    assert re.search(r"Pairs ordered alike</td><td class=\"number\"><bdi>0\.0%", page)
+    assert "Krippendorff" in page and "NaN" not in page and "nan" not in re.sub(r"<[^>]*>", "", page)
+
+
+def test_a_dispute_is_decided(boss, store, disputed, send):
+    listed = boss.get("/admin/adjudicate").text
+    assert f"/admin/adjudicate/{disputed}" in listed and "0%" in listed
+    page = boss.get(f"/admin/adjudicate/{disputed}").text
+    assert "Ada said so" in page and "Bo said so" in page and "SECRET" not in page
+    few = send(boss, f"/admin/adjudicate/{disputed}", action="submit", **{"rank.A": "1"})
+    assert few.status_code == 422
+    done = send(boss, f"/admin/adjudicate/{disputed}", action="submit", **{"rank.A": "1", "rank.B": "2", "rank.C": "2"})
+    assert done.headers["location"] == "/admin/adjudicate?done=1"
+    assert dict(dispute(store, disputed).final.ranks) == {"A": 1, "B": 2, "C": 2, "D": None}
+    assert f'/admin/adjudicate/{disputed}"' not in boss.get("/admin/adjudicate").text
+    assert f'/admin/adjudicate/{disputed}"' in boss.get("/admin/adjudicate?decided=1").text
+    assert boss.get("/admin/adjudicate/4711").status_code == 404
+
+
+def test_a_new_annotator_can_log_in_with_the_password_that_is_shown_once(boss, app, send, enter):
+    page = send(boss, "/admin/annotators", name="Zoë <b>", role="annotator", language="ar")
+    password = re.search(r'class="password" dir="ltr">([^<]+)<', page.text)[1]
+    assert page.status_code == 201 and "Zoë &lt;b&gt;" in page.text
+    assert password not in boss.get("/admin/annotators").text
+    other = TestClient(app, base_url="http://127.0.0.1")
+    assert 'lang="ar"' in enter(other, "Zoë <b>", password).text
+    twice = send(boss, "/admin/annotators", name="Zoë <b>", role="annotator", language="ar")
+    assert twice.status_code == 422 and "Zoë" in twice.text
+    assert send(boss, "/admin/annotators", name="X", role="king", language="en").status_code == 400
+
+
+def test_reset_and_deactivate(boss, app, ada, admin, send, enter):
+    page = send(boss, f"/admin/annotators/{ada.id}/password")
+    password = re.search(r'class="password" dir="ltr">([^<]+)<', page.text)[1]
+    other = TestClient(app, base_url="http://127.0.0.1")
+    assert enter(other, "Ada").status_code == 401 and enter(other, "Ada", password).status_code == 200
+    assert "can no longer log in" in send(boss, f"/admin/annotators/{ada.id}/deactivate").text
+    assert other.get("/api/next").status_code == 401
+    assert send(boss, f"/admin/annotators/{admin.id}/deactivate").status_code == 422  # the last admin
+    assert send(boss, "/admin/annotators/4711/password").status_code == 404
+
+
+def test_export(boss, disputed):  # noqa: ARG001
+    answer = boss.get("/admin/export?kind=rankings")
+    assert answer.headers["content-disposition"] == 'attachment; filename="rankings.jsonl"'
+    found = [json.loads(line) for line in answer.text.splitlines()]
+    assert len(found) == 2 and all(row["models"] for row in found)
+    assert boss.get("/admin/export?kind=secrets").status_code == 404

@@ -1,0 +1,248 @@
+"""In a real Chromium: ranking by keyboard and by drag, without script, in Arabic; hostile texts; two browsers."""
+
+import pytest
+
+from lit_llm.feedback.store import accounts
+from lit_llm.feedback.store.rankings import rows
+
+PASSWORD = "correct horse battery"
+HOSTILE = (
+    "<script>window.__pwned=1;alert(1)</script>",
+    "<img src=x onerror=alert(2)><svg/onload=alert(3)>",
+    "[x](javascript:alert(4)) <a href='javascript:window.__pwned=1'>link</a>",
+    "</textarea></div></template><script>alert(5)</script> {{ 7*7 }} {% raw %} ${7*7} <%= 7*7 %>",
+    "\u202egnp.exe\u202c \u200b\u2066 \x07 end\"onfocus=alert(6) autofocus='",
+    "<style>*{display:none}</style><base href=//evil.example><meta http-equiv=refresh content='0;url=//evil.example'>",
+)
+
+
+@pytest.fixture
+def browse(chromium, site, ada):  # noqa: ARG001 - the account must be there
+    """Opens a browser of its own and logs in; afterwards nothing may have run that is not ours."""
+    opened, wrong = [], []
+
+    def open_page(name="Ada", **options):
+        context = chromium.new_context(viewport={"width": 1280, "height": 900}, **options)
+        context.set_default_timeout(5000)
+        page = context.new_page()
+        page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on("console", lambda said: wrong.append(said.text) if "Content Security" in said.text else None)
+        page.on("request", lambda asked: None if asked.url.startswith(site) else wrong.append(f"fetched {asked.url}"))
+        opened.append((context, page))
+        page.goto(f"{site}/login")
+        page.fill("[name=name]", name)
+        page.fill("[name=password]", PASSWORD)
+        page.click("main form button")
+        page.wait_for_url("**/items/*")
+        return page
+
+    yield open_page
+    for context, page in opened:
+        if (
+            context is not None
+            and page.url.startswith("http")
+            and page.evaluate("typeof window.__pwned") != "undefined"
+        ):
+            wrong.append("a text ran as script")
+        context.close()
+    assert not wrong
+
+
+def ranking(store):
+    """{text: rank} of the only ranking."""
+    (row,) = rows(store, too_fast=True)
+    return dict(zip(row["completions"], row["ranking"], strict=True))
+
+
+def texts(page):
+    return page.locator(".answer").all_inner_texts()
+
+
+def said(page, text):
+    page.wait_for_function("text => document.getElementById('announce').textContent.includes(text)", arg=text)
+
+
+def test_by_keyboard_alone(browse, store):
+    page = browse()
+    a, b, c, d = texts(page)
+    for _ in range(40):  # Tab from the top of the page to the first card
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.classList.contains('card')"):
+            break
+    page.keyboard.press("2")
+    said(page, "Answer A: rank 2")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("1")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("=")
+    said(page, "Answer C: rank 2, tied with A")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Alt+ArrowDown")
+    said(page, "Answer D: rank 3")
+    page.keyboard.press("Alt+ArrowUp")
+    said(page, "Answer D: rank 2")
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_url("**/items/*?done=saved")
+    assert ranking(store) == {b: 1, d: 2, a: 3, c: 3}
+    assert page.get_by_text("Your ranking was saved").is_visible()
+
+
+def drag(page, source, target, height=0.5):
+    one, two = page.locator(source).bounding_box(), page.locator(target).bounding_box()
+    page.mouse.move(one["x"] + one["width"] / 2, one["y"] + one["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(two["x"] + two["width"] / 2, two["y"] + two["height"] * height, steps=4)
+    page.mouse.up()
+
+
+def test_by_drag(browse, store):
+    page = browse()
+    a, b, _, d = texts(page)
+    drag(page, ".chip[data-key=A]", ".slot[data-rank='1']")
+    drag(page, "#card-B .handle", ".slot[data-rank='2']")
+    drag(page, ".chip[data-key=C]", ".slot[data-rank='2']")  # onto B: a tie
+    drag(page, ".chip[data-key=D]", ".slot[data-rank='1']", 0.9)  # between 1 and 2
+    assert [page.locator(f"#card-{key} select").first.input_value() for key in "ABCD"] == ["1", "3", "3", "2"]
+    drag(page, ".chip[data-key=C]", ".slot.tray")
+    page.wait_for_selector("#status[data-state=saved]")  # the draft is kept without being asked
+    page.reload()
+    assert [page.locator(f"#card-{key} select").first.input_value() for key in "ABCD"] == ["1", "3", "", "2"]
+    page.click("#submit")
+    page.wait_for_url("**/items/*?done=saved")
+    assert ranking(store) == {a: 1, d: 2, b: 3}
+
+
+def test_without_script(browse, store):
+    page = browse(java_script_enabled=False)
+    a, b, *_ = texts(page)
+    assert not page.locator("#board").is_visible()
+    page.select_option("[name='rank.A']", "2")
+    page.select_option("[name='rank.B']", "1")
+    page.click("#flagging-A summary")
+    page.select_option("[name='flag_kind.A']", "privacy")
+    page.fill("[name='flag_quote.A']", "Answer")
+    page.click("#flagging-A button")
+    assert "Private data · clear · “Answer”" in page.inner_text("#card-A .flags")
+    page.click("#card-B button[value='down:B']")
+    assert page.input_value("[name='rank.B']") == "2"
+    page.click("#submit")
+    assert "Your ranking was saved" in page.inner_text("main")
+    assert ranking(store) == {a: 1, b: 2}
+    (row,) = rows(store, too_fast=True)
+    assert [(flag["kind"], flag["start"], flag["end"]) for flag in row["flags"]] == [("privacy", 0, 6)]
+    page.click("details.skip summary")
+    page.select_option("[name=skip_reason]", "expertise")
+    page.click("details.skip button")
+    assert "The item was skipped" in page.inner_text("main")
+    page.click("text=Undo the last one")
+    assert "Here it is again" in page.inner_text("main")
+
+
+def test_a_selected_passage_is_flagged_by_its_code_points(browse, store, with_items):
+    text = "👩‍🚀 one\u202e two <b>three</b> 🚀🚀 four"
+    with_items("Where?", [text, "another"])
+    page = browse()
+    card = page.locator(".card", has_text="three")
+    card.locator(".answer").evaluate(
+        """(text) => { const last = text.lastChild; const at = last.data.indexOf('three');
+        getSelection().setBaseAndExtent(last, at, last, last.data.indexOf('four') - 1); }"""
+    )
+    page.click("text=Flag this passage")
+    card.locator("[name^=flag_kind]").select_option("other")
+    card.get_by_role("button", name="Add this flag").click()
+    assert "“three</b> 🚀🚀”" in card.locator(".flags").inner_text()
+    page.keyboard.press("1")
+    page.check("[name=all_bad]")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_url("**/items/*?done=saved")
+    (row,) = rows(store, too_fast=True)
+    (flag,) = row["flags"]
+    assert text[flag["start"] : flag["end"]] == "three</b> 🚀🚀"
+
+
+def test_in_arabic(browse, store, tmp_path):
+    page = browse(color_scheme="dark")
+    page.click("button[name=language]")
+    page.wait_for_selector("html[lang=ar][dir=rtl]")
+    assert page.inner_text("#submit").startswith("إرسال")
+    first, board = page.locator("#card-A").bounding_box(), page.locator("#board").bounding_box()
+    assert board["x"] < first["x"]  # the board stands on the left
+    a, b, *_ = texts(page)
+    page.focus("#card-A")
+    page.keyboard.press("1")
+    page.keyboard.press("ArrowLeft")  # forwards, in this direction of reading
+    page.keyboard.press("2")
+    said(page, "الإجابة ب: الرتبة 2")
+    assert len(page.screenshot(path=tmp_path / "arabic.png")) > 20_000
+    page.keyboard.press("Control+Enter")
+    page.wait_for_url("**/items/*?done=saved")
+    assert ranking(store) == {a: 1, b: 2}
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_hostile_texts_run_nothing(browse, store, with_items):
+    with_items("\n".join(HOSTILE), list(HOSTILE))
+    accounts.add_annotator(store, "<img src=x onerror=alert(7)>", PASSWORD)
+    page = browse("<img src=x onerror=alert(7)>")
+    seen = texts(page)
+    assert sorted(seen) == sorted(
+        text.translate({n: f"U+{n:04X}" for n in map(ord, "\u202e\u202c\u200b\u2066\x07")}) for text in HOSTILE
+    )
+    page.fill("[name=comment]", HOSTILE[3])
+    page.click("#card-A .noting summary")
+    page.fill("[name='note.A']", HOSTILE[1])
+    page.focus("#card-A")
+    page.keyboard.press("1")
+    page.wait_for_selector("#status[data-state=saved]")
+    page.reload()
+    assert page.input_value("[name=comment]") == HOSTILE[3]
+    page.check("[name=all_bad]")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_url("**/items/*?done=saved")
+    page.goto(page.url.split("/items")[0] + "/recent")
+    assert page.locator("img, svg, main script, main style, a[href^=javascript]").count() == 0
+
+
+def test_two_browsers_on_one_item(browse, store):
+    one, two = browse(), browse()
+    assert one.url == two.url
+    a, b, *_ = texts(one)
+    for page, ranks, comment in ((two, "21", "the second"), (one, "12", "the first")):
+        for key, rank in zip("AB", ranks, strict=True):
+            page.focus(f"#card-{key}")
+            page.keyboard.press(rank)
+        page.fill("[name=comment]", comment)
+        if page is two:
+            page.route("**/api/items/*", lambda route: route.abort())  # its network is away for a while
+    one.keyboard.press("Control+Enter")
+    one.wait_for_url("**/items/*?done=saved")
+    two.unroute("**/api/items/*")
+    two.keyboard.press("Control+Enter")
+    two.wait_for_selector(".conflict")
+    assert "changed in another window" in two.inner_text(".conflict") and "the first" in two.inner_text(".conflict")
+    assert two.input_value("[name=comment]") == "the second" and ranking(store) == {a: 1, b: 2}
+    two.click("text=Save mine over it")
+    two.wait_for_url("**/items/*?done=saved")
+    assert ranking(store) == {a: 2, b: 1}
+
+
+def test_a_narrow_screen_has_nothing_beside_it(browse):
+    page = browse()
+    page.set_viewport_size({"width": 360, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.locator("#submit").bounding_box()["width"] > 200
+
+
+def test_a_password_changed_meanwhile_loses_nothing(browse, store, ada):
+    page = browse()
+    page.fill("[name=comment]", "typed before")
+    page.wait_for_selector("#status[data-state=saved]")
+    accounts.set_password(store, ada.id, PASSWORD)
+    page.fill("[name=comment]", "typed after")
+    page.keyboard.press("Control+Enter")
+    page.get_by_text("You were logged out").first.wait_for()
+    assert page.input_value("[name=comment]") == "typed after"
