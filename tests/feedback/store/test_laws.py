@@ -158,7 +158,7 @@ class Annotating(RuleBasedStateMachine):
         assert tasks == ["normal"] * ITEMS
 
 
-@pytest.mark.parametrize(("examples", "steps"), [(15, 30), pytest.param(60, 40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("examples", "steps"), [(8, 25), pytest.param(60, 40, marks=pytest.mark.slow)])
 def test_leases_overlap_and_versions(make, clock, new_place, examples, steps):
     parts = {"make": staticmethod(make), "clock": clock, "new_place": staticmethod(new_place)}
     machine = type("Machine", (Annotating,), parts)
