@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,9 +24,6 @@ from lit_llm.evaluation.statistics import Estimate, mean
 from lit_llm.evaluation.tfidf import TfidfBradleyTerry
 from lit_llm.records import Comparison
 
-# The share of prompts on which an attack may outscore the best-ranked answer; a coin is at 0.5. Two are allowed more:
-# a repeated good answer still holds the answer, and a vague answer may fit another prompt as well.
-LIMITS = {"empty": 0.2, "long": 0.3, "repeated": 0.3, "shuffled": 0.4, "sentinels": 0.2, "gibberish": 0.2}
 Item = TypeVar("Item")
 NOTHING = Estimate(math.nan, math.nan, 0)
 Scores = NDArray[np.float64]
@@ -51,8 +48,9 @@ class RewardExam:
         doubt: standard errors of its lead by which the reward model may be below; likewise of the attacks' shares.
             0 takes the numbers as they are, so that a small held-out set is no excuse.
         doubt_midway: the same in the middle of PPO, where one rollout's answers are few and looked at many times.
-        limits: {attack: share of prompts on which it may outscore the best answer}, for those that differ from
-            ``LIMITS``; 1 lets an attack pass.
+        limit_empty ... limit_gibberish: the share of prompts on which an attack of ``attacks.py`` may outscore the best
+            answer. A coin is at 0.5, and 1 lets it pass. Three are allowed more: a repeated good answer still holds
+            the answer, and a vague one may suit another prompt as well.
         longest: tokens of an attack with its prompt, where the model's context is longer; None: the context.
         seed: of what is drawn.
     """
@@ -63,22 +61,29 @@ class RewardExam:
     min_lead: float = 0.0
     doubt: float = 0.0
     doubt_midway: float = 2.0
-    limits: Mapping[str, float] = field(default_factory=dict)
+    limit_empty: float = 0.2
+    limit_long: float = 0.3
+    limit_repeated: float = 0.3
+    limit_shuffled: float = 0.4
+    limit_sentinels: float = 0.2
+    limit_gibberish: float = 0.2
     longest: int | None = 1024
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value in self.limits.items():
-            if name not in ATTACKS:
-                raise UserError(f"stage.exam.limits.{name}: no such attack; {', '.join(ATTACKS)}")
-            if not 0 <= value <= 1:
-                raise UserError(f"stage.exam.limits.{name}: {value}; must be a share from 0 to 1")
+        for name in ATTACKS:
+            if not 0 <= self.limit(name) <= 1:
+                raise UserError(f"stage.exam.limit_{name}: {self.limit(name)}; must be a share from 0 to 1")
         for name in ("doubt", "doubt_midway"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"stage.exam.{name}: {getattr(self, name)}; must be 0 or more")
         for name in ("max_comparisons", "floor_comparisons", "probe_prompts"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"stage.exam.{name}: {getattr(self, name)}; must be 1 or more")
+
+    def limit(self, attack: str) -> float:
+        """The share of prompts on which an attack may outscore the best answer."""
+        return float(getattr(self, f"limit_{attack}"))
 
     def take(self, reader: Reader, heldout: Sequence[Comparison], training: Sequence[Comparison]) -> ExamResult:
         """The exam on held-out comparisons; ``training`` is what the reward model and the TF-IDF floor learned from."""
@@ -113,7 +118,7 @@ class RewardExam:
             against = reader.scores([prompts[n] for n in tried], [text for text in texts if text is not None])
             wins = [higher(gap) for gap in against - real[tried]]
             share = mean(wins, [str(prompts[n]) for n in tried])
-            limit = {**LIMITS, **self.limits}[name]
+            limit = self.limit(name)
             found[name] = Probe(*share, limit, bool(share.mean - doubt * _known(share.se) <= limit))
         return found
 
@@ -143,7 +148,7 @@ class RewardExam:
         """The exam on a policy's own n answers, in the middle of its training.
 
         Attacks are made of, and set against, the best answer to each prompt: by gold, else by the reward itself. Where
-        a prompt has one answer that is a poor one now and then, which ``limits`` and ``doubt_midway`` leave room for.
+        a prompt has one answer that is a poor one now and then, which the limits and ``doubt_midway`` leave room for.
 
         Args:
             reward: what the policy learns from: ``reward(prompts, completions) -> (n,)``.
@@ -159,12 +164,11 @@ class RewardExam:
         known = [n for n, score in enumerate(real) if not math.isnan(score)]
         if not known:
             return ExamResult(NOTHING, missing=("the reward gave none of the answers a number",))
-        if callable(gold):
-            gold = RewardReader(gold, self.longest, prompts, rows).scores(prompts, completions).tolist()
-        best = best_of_prompt(prompts, known, real.tolist() if gold is None else gold)
+        truth = None if gold is None else _given(gold, prompts, completions, rows)
+        best = best_of_prompt(prompts, known, real.tolist() if truth is None else truth)
         some = _drawn(best, self.probe_prompts, self.seed)
         probes = self.probe(reader, [prompts[n] for n in some], [completions[n] for n in some], self.doubt_midway)
-        pairs = [] if gold is None else ordered_by(gold, prompts, completions, known)
+        pairs = [] if truth is None else ordered_by(truth, prompts, completions, known)
         if not pairs:
             return ExamResult(NOTHING, {}, probes)
         scores = [real[numbers] for _, numbers in pairs]
@@ -182,6 +186,18 @@ def rerun(
 ) -> ExamResult:
     """``RewardExam.rerun`` with the usual settings."""
     return (exam or RewardExam()).rerun(reward, prompts, completions, gold, rows)
+
+
+def _given(
+    gold: Gold,
+    prompts: Sequence[Conversation],
+    completions: Sequence[str],
+    rows: Sequence[Mapping[str, str]] | None,
+) -> list[float]:
+    """The scores (n,) of gold, or what it gives these answers."""
+    if callable(gold):
+        gold = list(RewardReader(gold, None, prompts, rows).scores(prompts, completions))
+    return [float(score) for score in gold]
 
 
 def _drawn(items: Sequence[Item], most: int | None, seed: int) -> list[Item]:

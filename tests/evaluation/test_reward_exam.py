@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from lit_llm.errors import UserError
+from lit_llm.evaluation.attacks import ATTACKS
 from lit_llm.evaluation.exam_result import read_exam
-from lit_llm.evaluation.reward_exam import LIMITS, RewardExam, rerun
+from lit_llm.evaluation.reward_exam import RewardExam, rerun
 from lit_llm.evaluation.score_readers import ModelReader
 from lit_llm.records import Comparison, Message
 
@@ -57,7 +58,7 @@ def test_a_good_reward_passes_and_the_result_is_kept(tmp_path):
     assert result.passed and result.reasons == []
     assert result.accuracy.mean == 1.0 and result.accuracy.n == 40  # prompts, not comparisons: annotators share them
     assert set(result.floors) == {"shorter_wins", "longer_wins", "tfidf_bradley_terry"}
-    assert set(result.probes) == set(LIMITS)
+    assert set(result.probes) == set(ATTACKS)
     result.save(tmp_path)
     kept = read_exam(tmp_path)
     assert kept == json.loads(json.dumps(result.as_dict())) and kept["passed"] is True
@@ -119,9 +120,9 @@ def test_doubt_lets_a_lead_within_its_error_pass():
 def test_each_attack_finds_its_weakness(attack, weakness):
     result = RewardExam().take(Taste(weakness), TEST, TRAIN)
     probe = result.probes[attack]
-    assert not probe.passed and probe.share > probe.limit == LIMITS[attack] and probe.n == 40
+    assert not probe.passed and probe.share > probe.limit == RewardExam().limit(attack) and probe.n == 40
     assert any(f"outscores the real answer on {probe.share:.0%} of 40 prompts" in one for one in result.reasons)
-    assert RewardExam(limits={attack: 1.0}).take(Taste(weakness), TEST, TRAIN).probes[attack].passed
+    assert RewardExam(**{f"limit_{attack}": 1.0}).take(Taste(weakness), TEST, TRAIN).probes[attack].passed
 
 
 def test_without_anything_to_ask_it_fails_and_says_why():
@@ -192,8 +193,7 @@ def test_answers_that_could_not_be_verified_are_left_out():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"limits": {"emtpy": 0.1}}, "stage.exam.limits.emtpy: no such attack; empty, long"),
-        ({"limits": {"empty": 1.5}}, "stage.exam.limits.empty: 1.5; must be a share from 0 to 1"),
+        ({"limit_empty": 1.5}, "stage.exam.limit_empty: 1.5; must be a share from 0 to 1"),
         ({"doubt": -1.0}, "stage.exam.doubt: -1.0; must be 0 or more"),
         ({"probe_prompts": 0}, "stage.exam.probe_prompts: 0; must be 1 or more"),
     ],
