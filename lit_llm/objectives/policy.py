@@ -53,18 +53,28 @@ def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> T
     return rewards.scatter_add(1, last, torch.where(mask.any(1), scores.to(rewards.dtype), 0.0).unsqueeze(1))
 
 
-def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95) -> tuple[Tensor, Tensor]:
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    gamma: float = 1.0,
+    lam: float = 0.95,
+    after: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (arXiv:1506.02438, equation 16): advantages (B, C), returns A + V; 0 outside.
 
-    ``delta_t = r_t + gamma V_(t+1) - V_t`` with V = 0 past the end; ``A_t = delta_t + gamma lam A_(t+1)``. The mask
-    is a prefix of each row.
+    ``delta_t = r_t + gamma V_(t+1) - V_t``; ``A_t = delta_t + gamma lam A_(t+1)``. Past the last token V is ``after``
+    (B,), the value of the state that an answer was cut in (partial-episode bootstrapping, arXiv:1712.00378, equation
+    6), or 0. The mask is a prefix of each row.
     """
     rewards, values = torch.where(mask, rewards, 0), torch.where(mask, values, 0)
     advantages = torch.zeros_like(values)
     following = torch.zeros_like(values[:, 0])
+    end = following if after is None else after.to(values.dtype)
+    last = mask & ~torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], 1)
     for t in range(values.shape[1] - 1, -1, -1):
         next_value = values[:, t + 1] if t + 1 < values.shape[1] else torch.zeros_like(following)
-        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        delta = rewards[:, t] + gamma * torch.where(last[:, t], end, next_value) - values[:, t]
         following = (delta + gamma * lam * following) * mask[:, t]
         advantages[:, t] = following
     return advantages, torch.where(mask, advantages + values, 0)

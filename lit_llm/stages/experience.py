@@ -60,10 +60,14 @@ def completion_logps(
     return logps, entropy
 
 
-def completion_values(model: ScoreModel, sequences: Sequences) -> Tensor:
-    """The value of the state before each completion token, in the unit of the normalised score: (B, C)."""
+def completion_values(model: ScoreModel, sequences: Sequences) -> tuple[Tensor, Tensor]:
+    """The value of the state before each completion token (B, C), and of the state after the last one (B,).
+
+    In the unit of the normalised score.
+    """
     values = (model.values(sequences.input_ids) - model.reward_mean) / model.reward_std
-    return values.gather(1, sequences.places())
+    after = values.gather(1, sequences.lengths[:, None] - 1).squeeze(1)
+    return values.gather(1, sequences.places()), after
 
 
 class Experience(NamedTuple):
@@ -86,10 +90,14 @@ class Experience(NamedTuple):
         kl_coef: float,
         gamma: float,
         lam: float,
+        after: Tensor | None = None,
     ) -> Experience:
-        """``scores`` (B,) fall on the last token; every token pays ``kl_coef`` times its k1 estimate of the KL."""
+        """``scores`` (B,) fall on the last token; every token pays ``kl_coef`` times its k1 estimate of the KL.
+
+        ``after`` (B,) is the value of what follows the last token; None: 0, the answer was over.
+        """
         rewards = token_rewards(scores, logps - reference, sequences.mask, kl_coef)
-        advantages, returns = gae(rewards, values, sequences.mask, gamma, lam)
+        advantages, returns = gae(rewards, values, sequences.mask, gamma, lam, after)
         return cls(sequences, logps, values, whiten(advantages, sequences.mask), returns)
 
     def select(self, rows: Tensor) -> Experience:

@@ -20,7 +20,9 @@ from lit_llm.records import PromptBatch, Rollout
 from lit_llm.stages.answering import check_equal
 from lit_llm.stages.experience import Experience, Sequences, completion_logps, completion_values
 from lit_llm.stages.on_policy import OnPolicy
-from lit_llm.stages.ppo_setup import check_options, value_network
+from lit_llm.stages.ppo_setup import Adapters, check_options, value_network
+from lit_llm.stages.pretraining_mix import PretrainingMix, next_token_loss, parts_of, trained_tokens
+from lit_llm.stages.reward_watch import RewardWatch
 
 
 class PPO(OnPolicy):
@@ -29,11 +31,18 @@ class PPO(OnPolicy):
     clip_range, value_clip_range: eps of the ratio, and of values in units of the score.
     vf_coef: weight of the value loss.
     gamma, lam: of GAE.
-    missing_eos_penalty: taken from the score of an answer cut by max_new_tokens.
+    missing_eos_penalty: taken from the score of an answer cut by max_new_tokens; None: 1, or 0 with
+        bootstrap_truncated.
+    bootstrap_truncated: an answer cut by max_new_tokens ends with the value of the state that it was cut in, in place
+        of its score: the episode goes on, only out of sight (arXiv:1712.00378).
     value_init: "reward": from the reward model where there is one; "zero": the policy's transformer and a zero head.
     value_lr_ratio: the value network's learning rate over the policy's.
     adaptive_kl_target: KL per answer in nats that kl_coef is steered to; None: it stays.
     adaptive_kl_horizon: answers over which it is steered.
+    ptx_coef: gamma of PPO-ptx (InstructGPT, equation 2: 27.8), the weight of the mean next-token loss on pretraining
+        text that the data gives (data.ptx_path), a batch of it with every update; 0: none.
+    exam_every_n_steps: rollouts between exams of a learned reward on the policy's own answers; None: none.
+    ignore_exam: a reward that fails its exam is learned from all the same.
 
     Other arguments: ``OnPolicy``.
     """
@@ -61,13 +70,17 @@ class PPO(OnPolicy):
         micro_batch_size: int | None = None,
         temperature: float = 1.0,
         max_new_tokens: int = 64,
-        missing_eos_penalty: float = 1.0,
+        missing_eos_penalty: float | None = None,
+        bootstrap_truncated: bool = False,
         max_grad_norm: float = 1.0,
         value_init: str = "reward",
         value_lr_ratio: float = 1.0,
         target_kl: float | None = None,
         adaptive_kl_target: float | None = None,
         adaptive_kl_horizon: int = 10_000,
+        ptx_coef: float = 0.0,
+        exam_every_n_steps: int | None = None,
+        ignore_exam: bool = False,
         end_ids: tuple[int, ...] | None = None,
         lora_rank: int = 0,
         lora_alpha: float = 32.0,
@@ -77,6 +90,10 @@ class PPO(OnPolicy):
     ) -> None:
         options = {name: value for name, value in locals().items() if isinstance(value, int | float | str)}
         check_options(options)
+        watch = RewardWatch(reward, gold, exam_every_n_steps, ignore_exam)
+        watch.gate()
+        adapters = Adapters(lora_rank, lora_alpha, tuple(lora_targets)) if lora_rank > 0 else None
+        value = value_network(model, reward, value_init, adapters)  # before the policy gets adapters
         super().__init__(
             model=model,
             optimizer=optimizer,
@@ -99,10 +116,14 @@ class PPO(OnPolicy):
             seed=seed,
         )
         self.clip_range, self.value_clip_range, self.vf_coef = clip_range, value_clip_range, vf_coef
-        self.gamma, self.lam, self.missing_eos_penalty = gamma, lam, missing_eos_penalty
-        self.value_lr_ratio = value_lr_ratio
+        self.gamma, self.lam, self.bootstrap_truncated = gamma, lam, bootstrap_truncated
+        penalty = missing_eos_penalty
+        self.missing_eos_penalty = float(not bootstrap_truncated) if penalty is None else penalty
+        self.value_lr_ratio, self.ptx_coef = value_lr_ratio, ptx_coef
         self.adaptive_kl_target, self.adaptive_kl_horizon = adaptive_kl_target, adaptive_kl_horizon
-        self.value = value_network(model, self.reward, value_init)
+        self.value, self.watch = value, watch
+        self.mix: PretrainingMix | None = None
+        self._mix_state: dict[str, Any] = {}
         self.register_buffer("adapted_kl_coef", torch.tensor(kl_coef, dtype=torch.float32))
         self.train()
         self.remember(**options)
@@ -117,19 +138,40 @@ class PPO(OnPolicy):
             group["lr"] *= self.value_lr_ratio
         return [{"optimizer": each, "lr_scheduler": self.make_schedule(each, self.total_steps())} for each in made]
 
+    # What is mixed in, and its place in a resumed run
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self.mix = PretrainingMix.of(self.trainer.datamodule, self.ptx_coef)  # type: ignore[attr-defined]
+        if self.mix is not None and self._mix_state:
+            self.mix.load_state_dict(self._mix_state)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.mix is not None:
+            checkpoint["pretraining_mix"] = self.mix.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._mix_state = checkpoint.get("pretraining_mix", {})
+
     # One rollout and what is learned from it
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:  # type: ignore[override]  # noqa: ARG002
         number = self.global_step
         generator = self.randomness(number)
         rollout = self.sample(batch, generator)
-        scores = self.scores(self.answers(rollout, batch))
+        answers = self.answers(rollout, batch)
+        scores = self.scores(answers)
+        parts = {f"objective/{name}": part.mean() for name, part in getattr(self.reward, "latest", {}).items()}
+        examined = self.watch.examine(self, answers, number)
+        if self.watch.failed:
+            return
         plan = [self.shares(len(scores), generator) for _ in range(self.epochs)]
         experience, logged = self._experience(rollout, scores, plan[0], first=number == 0)
+        logged |= self.numbers(parts) if parts else {}
         logged |= self.learn(plan, lambda share, first: self._gradients(experience, share, first))
         self._adapt(logged["objective/kl"], len(scores))
         self._tokens = int(rollout.lengths.sum())
-        self.log_training(logged)
+        self.log_training(logged | examined)
 
     @torch.no_grad()
     def _experience(
@@ -137,12 +179,14 @@ class PPO(OnPolicy):
     ) -> tuple[Experience, dict[str, float]]:
         sequences = Sequences.of(rollout)
         logps, reference, entropy = self.scored(sequences, shares, first)
-        values = torch.zeros_like(logps)
+        values, after = torch.zeros_like(logps), torch.zeros_like(scores)
         for rows in (micro for share in shares for micro in self.micro(share)):
-            values[rows] = completion_values(self.value, sequences.select(rows))
-        mask, coef = sequences.mask, float(self.adapted_kl_coef)
-        penalised = scores - self.missing_eos_penalty * (~rollout.finished)
-        experience = Experience.of(sequences, logps, reference, values, penalised, coef, self.gamma, self.lam)
+            values[rows], after[rows] = completion_values(self.value, sequences.select(rows))
+        mask, coef, cut = sequences.mask, float(self.adapted_kl_coef), ~rollout.finished
+        penalised = scores - self.missing_eos_penalty * cut
+        goes_on = cut & self.bootstrap_truncated  # its score would count twice: the value stands for it
+        paid, after = penalised - scores * goes_on, after * goes_on
+        experience = Experience.of(sequences, logps, reference, values, paid, coef, self.gamma, self.lam, after)
         kl = torch.where(mask, logps - reference, 0).sum(1)
         named = {
             "objective/kl": kl.mean(),
@@ -168,7 +212,7 @@ class PPO(OnPolicy):
             logps, _ = completion_logps(self.model, part.sequences, self.temperature)
             if check:
                 check_equal("the ratio of the first update is not 1", logps.detach(), part.logps, mask)
-            values = completion_values(self.value, part.sequences)
+            values, _ = completion_values(self.value, part.sequences)
             policy_loss, metrics = policy.ppo_policy_loss(logps, part.logps, part.advantages, mask, self.clip_range)
             value_loss, more = policy.ppo_value_loss(values, part.values, part.returns, mask, self.value_clip_range)
             loss = policy_loss + self.vf_coef * value_loss
@@ -177,7 +221,20 @@ class PPO(OnPolicy):
             metrics |= {**more, "loss/policy": policy_loss, "loss/value": value_loss, "loss": loss}
             for name, value in metrics.items():
                 sums[name] = sums.get(name, torch.zeros((), device=mask.device)) + weight * value.detach()
+        if self.mix is not None:
+            sums["loss/ptx"] = self._pretraining_gradients(self.mix)
+            sums["loss"] = sums["loss"] + self.ptx_coef * sums["loss/ptx"]
         return sums
+
+    def _pretraining_gradients(self, mix: PretrainingMix) -> Tensor:
+        """Adds ``ptx_coef`` times the gradient of a batch's next-token loss. Returns that loss in nats a token."""
+        batch = self.trainer.strategy.batch_to_device(mix.next(), self.device)
+        tokens, total = trained_tokens(batch), torch.zeros((), device=self.device)
+        for part in parts_of(batch, self.micro_batch_size):
+            loss = next_token_loss(self.model, part, tokens)
+            self.manual_backward(self.ptx_coef * loss)
+            total += loss.detach()
+        return total
 
     def _adapt(self, kl: float, answers: int) -> None:
         if self.adaptive_kl_target is not None:

@@ -188,7 +188,7 @@ def test_completions_are_scored_as_one_row_at_a_time_and_padding_does_not_matter
     rollout = generate(model, (batch.input_ids, batch.lengths), max_new_tokens=8, end_ids=(END,), temperature=0.7)
     sequences = Sequences.of(rollout)
     logps, entropy = completion_logps(model, sequences, 0.7, with_entropy=True)
-    values = completion_values(value, sequences)
+    values, after = completion_values(value, sequences)
     torch.testing.assert_close(logps, sequences.dense(rollout.logps), rtol=1e-4, atol=1e-5)
     for b in range(6):
         start, end = int(rollout.prompt_lengths[b]), int(rollout.lengths[b])

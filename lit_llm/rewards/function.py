@@ -1,0 +1,90 @@
+"""A reward that is a function of one's own, by its dotted path."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lit_llm.errors import UserError
+from lit_llm.records import Message
+
+
+class FunctionReward:
+    """Calls ``module.function(prompts, completions)``: conversations and texts in, one number each out.
+
+    A function with a parameter ``rows`` also gets what the data says of each prompt (its tags), such as the answer to a
+    problem. NaN says that an answer could not be verified.
+
+    Args:
+        function: the dotted path. A module in the folder that a command is started in is found too.
+        batch_size: answers given at once; None: all.
+    """
+
+    def __init__(self, function: str, batch_size: int | None = None) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise UserError(f"reward.batch_size: {batch_size}; must be 1 or more, or null")
+        self.path, self.batch_size = function, batch_size
+        self.function = find(function)
+        self.row_fields = _takes_rows(self.function)
+
+    def __call__(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        completions: Sequence[str],
+        rows: Sequence[Mapping[str, str]] | None = None,
+    ) -> list[float]:
+        """Scores (B,). Raises UserError where the function fails or does not give one number for each answer."""
+        scores: list[float] = []
+        size = self.batch_size or max(1, len(completions))
+        for start in range(0, len(completions), size):
+            part = slice(start, start + size)
+            extra = {"rows": list(rows or [{}] * len(completions))[part]} if self.row_fields else {}
+            scores += self._called(prompts[part], completions[part], extra)
+        return scores
+
+    def _called(
+        self, prompts: Sequence[Sequence[Message]], completions: Sequence[str], extra: dict[str, Any]
+    ) -> list[float]:
+        try:
+            given = self.function(prompts, completions, **extra)
+        except Exception as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise UserError(f"reward.function={self.path}: failed ({what})") from error
+        try:
+            scores = [float(score) for score in given]
+        except (TypeError, ValueError):
+            kind = type(given).__name__
+            raise UserError(f"reward.function={self.path}: gave a {kind}; a number for each answer is needed") from None
+        if len(scores) != len(completions):
+            raise UserError(f"reward.function={self.path}: gave {len(scores)} numbers for {len(completions)} answers")
+        return scores
+
+
+def find(path: str) -> Callable[..., Any]:
+    """The function at a dotted path. Raises UserError for none, or for what cannot take prompts and completions."""
+    module, _, name = path.rpartition(".")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"reward.function={path}: {' '.join(str(error).split())}; give module.function") from None
+    if not callable(function) or inspect.isclass(function):
+        what = "class" if inspect.isclass(function) else type(function).__name__
+        raise UserError(f"reward.function={path}: a {what}; give a function of (prompts, completions)")
+    try:
+        inspect.signature(function).bind([], [], **({"rows": []} if _takes_rows(function) else {}))
+    except TypeError:
+        raise UserError(
+            f"reward.function={path}: takes {inspect.signature(function)}; it is called with (prompts, completions)"
+        ) from None
+    except ValueError:  # a built-in function that tells no signature
+        pass
+    return function  # type: ignore[no-any-return]
+
+
+def _takes_rows(function: Callable[..., Any]) -> bool:
+    try:
+        return "rows" in inspect.signature(function).parameters or bool(getattr(function, "row_fields", False))
+    except ValueError:
+        return False

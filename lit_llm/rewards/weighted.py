@@ -1,0 +1,73 @@
+"""A reward made of several: their weighted sum, each part logged by its name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_llm.errors import UserError
+from lit_llm.records import Message
+from lit_llm.rewards.folders import folders_of
+
+RESERVED = ("kl", "kl_coef", "scores", "scores_std", "non_score_reward", "rlhf_reward", "response_length", "eos_rate")
+"""Names that a stage logs itself under ``objective/``."""
+
+
+class WeightedSum(nn.Module):
+    """``sum of weight * reward`` over the parts. A part that is NaN for an answer makes the sum NaN.
+
+    ``latest`` holds each part's own scores (B,), before its weight, of the answers scored last.
+
+    Args:
+        parts: {name: {"reward": a reward, "weight": its weight, 1 where it is left out}}.
+    """
+
+    def __init__(self, parts: dict[str, Any]) -> None:
+        super().__init__()
+        if not parts:
+            raise UserError("reward.parts: none; give {name: {reward: ..., weight: 1.0}}")
+        self.weights = {name: _weight(name, part) for name, part in parts.items()}
+        self.parts = {name: part["reward"] for name, part in parts.items()}
+        self.networks = nn.ModuleDict({n: part for n, part in self.parts.items() if isinstance(part, nn.Module)})
+        self.row_fields = any(getattr(part, "row_fields", False) for part in self.parts.values())
+        self.latest: dict[str, Tensor] = {}
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The reward models' folders among the parts."""
+        return folders_of(*self.parts.values())
+
+    def combine(self, scores: Mapping[str, Tensor]) -> Tensor:
+        """The sum (B,) of the parts' scores (B,) each; keeps them as ``latest``."""
+        self.latest = {name: each.detach() for name, each in scores.items()}
+        return torch.stack([self.weights[name] * each.float() for name, each in scores.items()]).sum(0)
+
+    def forward(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        completions: Sequence[str],
+        rows: Sequence[Mapping[str, str]] | None = None,
+    ) -> Tensor:
+        """Scores (B,) of texts."""
+        scores = {}
+        for name, part in self.parts.items():
+            extra = {"rows": rows or [{}] * len(completions)} if getattr(part, "row_fields", False) else {}
+            scores[name] = torch.as_tensor(part(prompts, completions, **extra), dtype=torch.float32)
+        devices = {each.device for each in scores.values()}
+        device = next((each for each in devices if each.type != "cpu"), torch.device("cpu"))
+        return self.combine({name: each.to(device) for name, each in scores.items()})
+
+
+def _weight(name: str, part: Any) -> float:
+    if name in RESERVED or "/" in name:
+        raise UserError(f"reward.parts.{name}: objective/{name} is logged already, or no name; take another name")
+    if not isinstance(part, Mapping) or "reward" not in part or set(part) - {"reward", "weight"}:
+        raise UserError(f"reward.parts.{name}: must be {{reward: ..., weight: 1.0}}")
+    weight = part.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+        raise UserError(f"reward.parts.{name}.weight: {weight}; must be a finite number")
+    return float(weight)

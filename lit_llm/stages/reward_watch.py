@@ -1,0 +1,92 @@
+"""Whether the reward deserves to be maximised: its exam before PPO and, on the policy's own answers, on the way."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from lit_llm.evaluation.exam_result import read_exam
+from lit_llm.evaluation.reward_exam import rerun
+from lit_llm.rewards.folders import folders_of
+from lit_llm.rewards.gate import ADVICE, ExamFailed, require_passed
+from lit_llm.rewards.scoring import Answers
+
+log = logging.getLogger(__name__)
+
+LAST_GOOD = "checkpoints/last_good.ckpt"
+
+
+class RewardWatch:
+    """The exams of a learned reward. A reward without reward models is a rule, which is not examined.
+
+    Args:
+        reward, gold: as of ``OnPolicy``.
+        every_n_steps: rollouts between exams on the policy's own answers; None: none on the way.
+        ignore: fail without consequence but a warning.
+    """
+
+    def __init__(self, reward: Any, gold: Any, every_n_steps: int | None, ignore: bool) -> None:
+        self.reward, self.gold, self.every_n_steps, self.ignore = reward, gold, every_n_steps, ignore
+        self.folders = folders_of(reward)
+        self.failed = False
+
+    def gate(self) -> None:
+        """Raises ExamFailed where a reward model failed the exam that it was given when it was trained."""
+        for folder in self.folders:
+            require_passed(folder, ignore=self.ignore)
+
+    def due(self, step: int) -> bool:
+        """Whether the answers of this rollout are an exam: every so often, and the first where there was none yet."""
+        if not self.folders:
+            return False
+        if step == 0:
+            return any(read_exam(folder) is None for folder in self.folders)
+        return self.every_n_steps is not None and step % self.every_n_steps == 0
+
+    def examine(self, stage: L.LightningModule, answers: Answers, step: int) -> dict[str, float]:
+        """Takes the exam on these answers where it is due. Returns what is logged of it.
+
+        The weights that a reward passed with are kept; when it fails, the run goes back to them and ends (``failed``).
+        Raises ExamFailed where it fails before anything was learned.
+        """
+        self.failed = False
+        if not self.due(step):
+            if step == 0 and self.every_n_steps is not None and self.folders:
+                keep(stage.trainer)
+            return {}
+        result = rerun(self.reward, answers.prompts, answers.texts, gold=self.gold, rows=answers.rows)
+        logged = {"exam/passed": float(result.passed)}
+        logged |= {f"exam/{name}": probe.share for name, probe in result.probes.items()}
+        passed = bool(stage.trainer.strategy.reduce_boolean_decision(result.passed, all=True))
+        reasons = "; ".join(result.reasons) or "on another process's answers"
+        if passed:
+            keep(stage.trainer)
+        elif self.ignore:
+            log.warning("rollout %d: the reward fails its exam (%s); stage.ignore_exam=true: going on", step, reasons)
+        elif step == 0:
+            raise ExamFailed(f"{', '.join(self.folders)}: the reward fails its exam on the policy's own answers: "
+                             f"{reasons}; {ADVICE}")  # fmt: skip
+        else:
+            self.failed = True
+            go_back(stage.trainer, stage, step, reasons)
+        return logged
+
+
+def keep(trainer: L.Trainer) -> None:
+    """Writes the weights of now as the last good ones. All ranks call it."""
+    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST_GOOD, weights_only=True)
+
+
+def go_back(trainer: L.Trainer, stage: L.LightningModule, step: int, reasons: str) -> None:
+    """Ends the run with the last good weights, and says so in one line."""
+    file = Path(trainer.default_root_dir) / LAST_GOOD
+    if file.is_file():
+        stage.load_state_dict(torch.load(file, map_location=stage.device, weights_only=True)["state_dict"])
+    kept = "the weights of the last exam that it passed are kept" if file.is_file() else "the weights are kept"
+    log.warning("PPO ends at rollout %d: the reward fails its exam (%s); %s; %s", step, reasons, kept, ADVICE)
+    trainer.should_stop = True
