@@ -1,0 +1,153 @@
+"""Watches a reward being optimised: proxy against gold over sqrt(KL), and a stop when they part.
+
+Gao, Schulman and Hilton 2023, arXiv:2210.10760.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lit_llm.callbacks.steps import is_trial, steps_done
+from lit_llm.errors import UserError
+
+log = logging.getLogger("lit_llm")
+
+FILE = "overoptimization.jsonl"
+READ = {"proxy": "scores", "gold": "gold", "kl": "kl", "length": "response_length", "eos_rate": "eos_rate"}
+SPREAD = "objective/scores_std"
+Row = dict[str, Any]
+
+
+class Overoptimization(L.Callback):
+    """After every validation of a policy: a line in ``overoptimization.jsonl`` of the run folder, curves in TensorBoard
+    over round(1000 sqrt(KL)), and warnings. It does nothing for stages that validate no ``scores`` and ``kl``.
+
+    Args:
+        patience: end the run when the gold reward fell so many times in a row while the proxy rose; None: never. It
+            takes a gold reward (``stage.gold``) to stop.
+        length_change: warn when answers are so many times longer or shorter than at the first validation.
+        eos_drop: warn when the share of answers that end falls by so much.
+        spread_change: warn when the spread (standard deviation) of the scores in training changes by this factor.
+    """
+
+    def __init__(
+        self,
+        patience: int | None = 2,
+        length_change: float = 1.5,
+        eos_drop: float = 0.2,
+        spread_change: float = 3.0,
+    ) -> None:
+        if patience is not None and patience < 1:
+            raise UserError(f"callbacks.overoptimization.patience: {patience}; must be 1 or more, or null")
+        for name, value in {"length_change": length_change, "spread_change": spread_change}.items():
+            if not value > 1:
+                raise UserError(f"callbacks.overoptimization.{name}: {value}; a factor, must be above 1")
+        if not 0 < eos_drop <= 1:
+            raise UserError(f"callbacks.overoptimization.eos_drop: {eos_drop}; a share, must be above 0 and at most 1")
+        self.patience, self.length_change = patience, length_change
+        self.eos_drop, self.spread_change = eos_drop, spread_change
+        self.rows: list[Row] = []
+        self._warned: set[str] = set()
+        self._writer: Any = None
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        if trainer.sanity_checking:
+            return
+        step = steps_done(trainer)
+        found = list(rows_of(trainer.callback_metrics, step))
+        self.rows = [row for row in self.rows if row["step"] < step] + found
+        for row in found:
+            self._warn(row)
+        if trainer.is_global_zero and found and not is_trial(trainer):
+            write_rows(Path(trainer.default_root_dir) / FILE, self.rows)
+            self._draw(trainer, found)
+        if any(self._overoptimized(row["source"]) for row in found):
+            log.warning(
+                "step %d: the gold reward fell %d times in a row while the proxy rose; the run ends here "
+                "(callbacks.overoptimization.patience=null goes on)",
+                *(step, self.patience),
+            )
+            trainer.should_stop = True
+
+    def _overoptimized(self, source: str) -> bool:
+        """Whether gold fell and proxy rose in each of the last ``patience`` steps between validations."""
+        mine = [row for row in self.rows if row["source"] == source and row.get("gold") is not None]
+        if self.patience is None or len(mine) <= self.patience:
+            return False
+        last = mine[-self.patience - 1 :]
+        return all(b["gold"] < a["gold"] and b["proxy"] > a["proxy"] for a, b in pairwise(last))
+
+    def _warn(self, row: Row) -> None:
+        """Once for each sign, against the first validation."""
+        first = next(one for one in self.rows if one["source"] == row["source"])
+        for name, factor in (("length", self.length_change), ("spread", self.spread_change)):
+            before, now = first.get(name), row.get(name)
+            if before and now is not None and not before / factor <= now <= before * factor:
+                what = {"length": "tokens an answer", "spread": "is the spread of the scores"}[name]
+                self._say(name, f"{now:.3g} {what}, {before:.3g} at first")
+        before, now = first.get("eos_rate"), row.get("eos_rate")
+        if before is not None and now is not None and before - now >= self.eos_drop:
+            self._say("eos_rate", f"{now:.0%} of the answers end, {before:.0%} at first")
+
+    def _say(self, name: str, what: str) -> None:
+        if name not in self._warned:
+            self._warned.add(name)
+            log.warning("is the reward being exploited? %s", what)
+
+    def _draw(self, trainer: L.Trainer, rows: list[Row]) -> None:
+        """Scalars of their own run, whose steps are thousandths of sqrt(KL)."""
+        logger = next((one for one in trainer.loggers if isinstance(one, TensorBoardLogger)), None)
+        if logger is None:
+            return
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(Path(logger.log_dir) / "overoptimization"))
+        for row in rows:
+            at = round(1000 * math.sqrt(max(0.0, row["kl"])))
+            for name in ("proxy", "gold"):
+                if row.get(name) is not None:
+                    self._writer.add_scalar(f"overoptimization/{row['source']}/{name}", row[name], at)
+        self._writer.flush()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: ARG002
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "warned": sorted(self._warned)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows, self._warned = list(state_dict["rows"]), set(state_dict["warned"])
+
+
+def rows_of(metrics: Mapping[str, Any], step: int) -> list[Row]:
+    """{"step", "source", "kl", "proxy", "gold" ...} for every source that was validated with scores and a KL."""
+    found = []
+    for name in metrics:
+        if name.startswith("val/") and name.endswith("/kl") and f"{name[:-2]}scores" in metrics:
+            values = {key: metrics[name[:-2] + tag] for key, tag in READ.items() if name[:-2] + tag in metrics}
+            if SPREAD in metrics:
+                values["spread"] = metrics[SPREAD]
+            finite = {key: float(value) for key, value in values.items() if math.isfinite(float(value))}
+            if {"kl", "proxy"} <= set(finite):
+                found.append({"step": step, "source": name[4:-3], **finite})
+    return found
+
+
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """One JSON object a line; the file is whole whenever it is read."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    unfinished.replace(path)
