@@ -152,7 +152,7 @@ class GRPO(OnPolicy):
         mask, finished = sequences.mask, rollout.finished
         learned = mask & finished[:, None] if self.mask_truncated else mask
         named = {
-            **self._of_rewards(scores, rewards),
+            **self._of_scores(scores),
             "objective/kl": kl.mean(),
             "objective/response_length": mask.sum(1).float().mean(),
             "objective/eos_rate": finished.float().mean(),
@@ -162,10 +162,9 @@ class GRPO(OnPolicy):
         }
         return GroupExperience(sequences, logps, reference, advantages, learned), self.numbers(named)
 
-    def _of_rewards(self, scores: Tensor, rewards: Tensor) -> dict[str, Tensor]:
-        """What is logged of a rollout's scores (B,), before the KL, and of the rewards that advantages are made of.
-
-        Means are over the answers that were verified; a part of a weighted sum has its own.
+    def _of_scores(self, scores: Tensor) -> dict[str, Tensor]:
+        """What is logged of a rollout's scores (B,), before the KL: means are over the answers that were verified, and
+        a part of a weighted sum has its own.
         """
         known = scores[~scores.isnan()]
         zero = scores.new_zeros(())
@@ -173,7 +172,7 @@ class GRPO(OnPolicy):
             "objective/scores": known.mean() if len(known) else zero,
             "objective/scores_std": known.std(unbiased=False) if len(known) else zero,
             "objective/unverified": scores.isnan().float().mean(),
-            "objective/zero_std_groups": group.equal_rewards(rewards, self.group_size).float().mean(),
+            "objective/zero_std_groups": group.equal_rewards(scores, self.group_size).float().mean(),
         }
         for part, each in getattr(self.reward, "latest", {}).items():
             named[f"objective/{part}"] = torch.as_tensor(each).to(scores).nanmean().nan_to_num()
@@ -184,23 +183,6 @@ class GRPO(OnPolicy):
         """pass@k of each prompt (P,) for k = 1, 2, 4, ...; an answer that was not verified is not right."""
         right = (scores >= self.success_at).view(-1, samples).sum(1).cpu().numpy()
         return {f"pass@{k}": scores.new_tensor(pass_at_k(right, samples, k)) for k in doublings(samples)}
-
-    # Validation: the share of right answers with its standard error over prompts
-
-    def judged(self, scores: Tensor) -> dict[str, Tensor]:
-        """``success`` (which is pass@1), its squares for the error, and pass@k, each times the answers of a prompt."""
-        samples = self.validation_samples
-        passed = self._passed(scores, samples)
-        success = passed.pop("pass@1")
-        sums = {"success": success, "success_squares": success.square(), **passed}
-        return {name: each.sum() * samples for name, each in sums.items()}
-
-    def derived(self, totals: dict[str, float]) -> dict[str, float]:
-        """Adds ``success_se``, the standard error of ``success`` over prompts."""
-        values = super().derived(totals)
-        spread = values.pop("success_squares") - values["success"] ** 2
-        prompts = totals["count"] / self.validation_samples
-        return {**values, "success_se": (max(spread, 0.0) / max(prompts - 1, 1)) ** 0.5}
 
     def _gradients(self, experience: GroupExperience, share: Tensor, check: bool) -> dict[str, Tensor]:
         """Adds up the gradients of one minibatch. Returns its metrics, detached."""
@@ -244,3 +226,20 @@ class GRPO(OnPolicy):
     def _mean_of_processes(self, value: Tensor) -> Tensor:
         several = self.trainer.world_size > 1
         return self.trainer.strategy.reduce(value, reduce_op="mean") if several else value
+
+    # Validation: the share of right answers with its standard error over prompts
+
+    def judged(self, scores: Tensor) -> dict[str, Tensor]:
+        """``success`` (which is pass@1), its squares for the error, and pass@k, each times the answers of a prompt."""
+        samples = self.validation_samples
+        passed = self._passed(scores, samples)
+        success = passed.pop("pass@1")
+        sums = {"success": success, "success_squares": success.square(), **passed}
+        return {name: each.sum() * samples for name, each in sums.items()}
+
+    def derived(self, totals: dict[str, float]) -> dict[str, float]:
+        """Adds ``success_se``, the standard error of ``success`` over prompts."""
+        values = super().derived(totals)
+        spread = values.pop("success_squares") - values["success"] ** 2
+        prompts = totals["count"] / self.validation_samples
+        return {**values, "success_se": (max(spread, 0.0) / max(prompts - 1, 1)) ** 0.5}
