@@ -9,10 +9,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from lit_llm.feedback.store.rankings import rows
 from lit_llm.feedback.web.access import Admin, Refused
 
 router = APIRouter()
-KINDS = ("rankings", "pairs", "labels")
+KINDS = ("rankings",)
 
 
 @router.get("/admin/export")
@@ -20,13 +21,11 @@ def download(request: Request, account: Admin, kind: str = "rankings", adjudicat
     """``kind``: rankings, pairs or labels; ``adjudicated``: final rankings in place of those they settle."""
     if kind not in KINDS:
         raise Refused(404, "error.not_found")
-    from lit_llm.feedback import export
-
-    rows = export.rows_of(request.app.state.store, kind, adjudicated=adjudicated)
+    found = rows(request.app.state.store, adjudicated=adjudicated)
     headers = {"Content-Disposition": f'attachment; filename="{kind}.jsonl"'}
-    return StreamingResponse(_lines(rows), media_type="application/x-ndjson", headers=headers)
+    return StreamingResponse(_lines(found), media_type="application/x-ndjson", headers=headers)
 
 
-def _lines(rows: Iterator[dict[str, object]]) -> Iterator[bytes]:
-    for row in rows:
+def _lines(found: Iterator[dict[str, object]]) -> Iterator[bytes]:
+    for row in found:
         yield json.dumps(row).encode() + b"\n"

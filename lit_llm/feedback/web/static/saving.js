@@ -158,10 +158,13 @@ export class Saving {
       this.left = true;
       location.reload();
     });
-    box.append(said, heading, ...saved.childNodes, keep, " ", take);
+    const choice = document.createElement("p");
+    choice.append(keep, " ", take);
+    box.append(said, heading, ...saved.childNodes, choice);
     this.form.before(box);
     box.scrollIntoView({ block: "center" });
-    keep.focus();
+    box.tabIndex = -1;
+    box.focus(); // not a button: whoever is typing must not choose by accident
     this.say(this.words.unsaved, "bad");
     this.announce(this.words.conflict);
   }
