@@ -1,4 +1,4 @@
-"""The rankings step of a pipeline: answers of a model, ranked by (simulated) annotators, with their lineage."""
+"""The rankings step of a pipeline: answers of a model, ranked by simulated annotators or people, with lineage."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from omegaconf import OmegaConf
 from lit_llm import config as schema
 from lit_llm import lineage
 from lit_llm.checkpointing.resume import RunLock
+from lit_llm.data.projects import shown
+from lit_llm.feedback.people import describe as describe_people
+from lit_llm.feedback.people import fingerprint
 from lit_llm.feedback.simulated import describe
 from lit_llm.ingredients import files_of
 from lit_llm.run_folder import write_json
+from lit_llm.secrets import real_text
 
 log = logging.getLogger("lit_llm")
 
@@ -27,7 +31,8 @@ def collect(config: Mapping[str, Any], folder: Path, output: Path) -> dict[str, 
     with RunLock(folder):
         schema.save(config, folder / "config.yaml")
         result = instantiate(OmegaConf.create(dict(config)), _convert_="all")(output=output)
-        log.info("%s", describe(result))
+        people = result.get("by_people", 0) > 0
+        log.info("%s", describe_people(result) if "by_people" in result else describe(result))
         metrics = {"stage": "rankings", "seconds": time.monotonic() - started, "tokens": 0, "counts": dict(result)}
         write_json(folder / "metrics.json", metrics)
         lineage.record(
@@ -35,9 +40,19 @@ def collect(config: Mapping[str, Any], folder: Path, output: Path) -> dict[str, 
             stage="rankings",
             config=config,
             parents=lineage.parents_in(config),
-            data={"counts": dict(result), "files": files_of({"path": config.get("prompts"), **config})},
+            data={"counts": dict(result), **_origin(config)},
             metrics={"seconds": metrics["seconds"]},
             tokenizer={},
             simulated=bool(result.get("simulated")),
+            people=people,
         )
     return metrics
+
+
+def _origin(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The files that were read; of a ranking project, which goes on changing, the hash of what was taken from it."""
+    path = str(config.get("path") or "")
+    known = fingerprint(real_text(path)) if path else None
+    if known is not None:
+        return {"fingerprint": known, "project": shown(path), "files": []}
+    return {"files": files_of({"path": config.get("prompts"), **config})}

@@ -20,7 +20,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm import config as schema
 from lit_llm.errors import UserError
-from lit_llm.overrides import CONFIG, TAKES_VALUE, composed, composing, conf_folder, override_words, parsed, search_path
+from lit_llm.overrides import (
+    CONFIG,
+    TAKES_VALUE,
+    composed,
+    composing,
+    conf_folder,
+    override_words,
+    parsed,
+    people_words,
+    search_path,
+)
 from lit_llm.run_folder import unfinished
 from lit_llm.validation import validate
 
@@ -30,6 +40,7 @@ INSIDE_THE_STAGE = ("loss", "reward")  # groups that fill a key of the stage
 def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] | None = None) -> None:
     """Run ``job(cfg)`` under Hydra on the command line's overrides; exits with 2 on a user's mistake."""
     schema.register()
+    sys.path.append(os.getcwd())  # modules of one's own: a reward, a format, a stage
     arguments = _options_first(list(sys.argv[1:] if argv is None else argv))
     try:
         arguments = going_on(config_name, check(config_name, rewrite(config_name, arguments)))
@@ -83,20 +94,26 @@ def complain(error: UserError) -> None:
 def rewrite(config_name: str, arguments: list[str]) -> list[str]:
     """Our shorthands in Hydra's words. Options (``--multirun``, ``--cfg``) are left as they are."""
     if config_name == "pipeline":
-        return _own_limits([_pipeline_word(word) for word in arguments])
+        words = [some for word in arguments for some in people_words(word) or [_pipeline_word(word)]]
+        return _own_limits(words)
     return _own_limits(_resumed(_usual_choices([_train_word(word) for word in arguments])))
 
 
 def _train_word(word: str) -> str:
-    """loss=NAME and reward=NAME choose what is inside the stage, format=NAME what is inside its data."""
+    """loss, reward, gold and part.NAME (of a weighted sum) choose what is inside the stage, format inside its data."""
     key, equals, value = word.partition("=")
     return _inside("", key, value) or word if equals else word
 
 
 def _inside(run: str, key: str, value: str) -> str | None:
     """The override for a group that fills a key of another group, of the run whose keys begin with ``run``."""
-    if key in INSIDE_THE_STAGE:
+    if key.removeprefix("stage/") in INSIDE_THE_STAGE:
+        key = key.removeprefix("stage/")
         return f"{key}@{run}stage.{key}={value}"
+    if key == "gold" and value != "null":
+        return f"+reward@{run}stage.gold={value}"
+    if key.startswith("part."):
+        return f"+reward@{run}stage.reward.parts.{key.removeprefix('part.')}.reward={value}"
     if key == "format":  # a function's dotted path is no file of the group
         return f"{run}data.format={value}" if "." in value or value == "null" else f"+format@{run}data={value}"
     return None
@@ -113,9 +130,9 @@ def _pipeline_word(word: str) -> str:
         return f"experiment=pipeline/{value}"
     prefix = key[: len(key) - len(key.lstrip("+~"))]
     parts = key.lstrip("+~").split(".")
-    if len(parts) == 3 and parts[0] == "stages":
+    if parts[0] == "stages" and (len(parts) == 3 or parts[2:3] == ["part"]):
         known = schema.TrainConfig.__dataclass_fields__
-        inside = _inside(f"stages.{parts[1]}.", parts[2], value)
+        inside = _inside(f"stages.{parts[1]}.", ".".join(parts[2:]), value)
         if inside is not None:
             return inside if inside.startswith("+") else prefix + inside
         if parts[2] not in known:

@@ -101,16 +101,47 @@ class AnswersConfig:
 
 
 @dataclass
+class PeopleConfig:
+    """People's rankings in place of the simulated ones (``rankings=FILE|ask`` and ``rankings.enough=N`` fill it)."""
+
+    rankings: str | None = None  # a ranking project (FILE.db or a URL), a file or folder of rankings; or ask
+    enough: int = 200  # rankings=ask goes on from so many on
+    overlap: int = 1  # people who rank each prompt
+    poll_seconds: float = 5.0  # between two looks into the project
+    folder: str = "outputs/rankings"  # where rankings=ask keeps its projects
+
+
+@dataclass
+class BestOfNConfig:
+    """The control of reinforcement learning: the best of n answers of one step's model by another step's reward."""
+
+    n: int = 0  # answers to each prompt; 0: not measured
+    prompts: int = 60  # held-out ones
+    model: str = "instruction_tuning"  # the step whose model answers
+    proxy: str = "reward_modeling"  # the step whose reward chooses
+    gold: Any = None  # the reward that judges the choice: {_target_: ...}; null: none
+    max_new_tokens: int = 64
+    temperature: float = 0.7
+    seed: int = 0
+    batch_size: int = 256
+
+
+@dataclass
 class PipelineConfig:
     """A chain of runs. In a stage's values the text ``@name`` stands for what the step of that name made."""
 
     stages: dict[str, TrainConfig] = field(default_factory=dict)
     rankings: Any = None  # the step that collects rankings between instruction tuning and the reward model
+    people: PeopleConfig = field(default_factory=PeopleConfig)
+    win_rate: str | None = (
+        None  # a project of blind comparisons of the pipeline's models: people's verdict in the report
+    )
     skip: list[str] = field(default_factory=list)  # steps to leave out, with what needs them
     start_from: str | None = None  # on the command line: from=NAME. Recompute from there on
     init_from: str | None = None  # with start_from: a model folder in place of the step before
     ledger: bool = True  # examine every stage on every earlier stage's held-out sets
     answers: AnswersConfig = field(default_factory=AnswersConfig)
+    best_of_n: BestOfNConfig = field(default_factory=BestOfNConfig)
     report: bool = True
     objective: str | None = None  # the stage whose objective sweeps compare; null: the last one
     cache_dir: str = "outputs/cache/stages"

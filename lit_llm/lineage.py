@@ -56,6 +56,7 @@ def record(
     metrics: Mapping[str, Any],
     tokenizer: Mapping[str, Any],
     simulated: bool = False,
+    people: bool = False,
 ) -> dict[str, Any]:
     """Write ``lineage.json`` of a finished folder and return what it holds.
 
@@ -64,6 +65,7 @@ def record(
         parents: folders that went in, by the key that named them: ``{"init_from": Path}``.
         data: ``{"fingerprint": str, "counts": {...}, "files": [Path, ...]}``; a ranking project's URL is a text.
         simulated: whether its preferences come from simulated annotators; true also when a parent's do.
+        people: whether people ranked; true also when a parent's rankings are people's.
     """
     known = [_parent(folder, role, Path(place)) for role, place in parents.items()]
     lineage: dict[str, Any] = {
@@ -71,6 +73,7 @@ def record(
         "stage": stage,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "simulated_preferences": simulated or any(parent["simulated_preferences"] for parent in known),
+        "people_preferences": people or any(parent["people_preferences"] for parent in known),
         "files": hash_folder(folder),
         "parents": known,
         "data": {**data, "files": [_data_file(folder, str(path)) for path in data.get("files", ())]},
@@ -182,6 +185,7 @@ def _parent(folder: Path, role: str, place: Path) -> dict[str, Any]:
         "stage": known.get("stage"),
         "digest": known.get("digest"),
         "simulated_preferences": bool(known.get("simulated_preferences")),
+        "people_preferences": bool(known.get("people_preferences")),
         "files": known.get("files") or hash_folder(real(place)),
     }
 

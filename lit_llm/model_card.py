@@ -11,11 +11,16 @@ SIMULATED = (
 )
 
 
+PEOPLE = "> **People's preferences.** People made rankings that this model learned from (simulated: {simulated})."
+
+
 def render(lineage: Mapping[str, Any]) -> str:
     """The card as Markdown, with the front matter that model hubs read."""
     parts = [*_front(lineage), "", f"# {_title(lineage['stage'])}", "", *_made(lineage)]
     if lineage["simulated_preferences"]:
         parts += ["", SIMULATED]
+    if lineage.get("people_preferences"):
+        parts += ["", PEOPLE.format(simulated="also, in part" if lineage["simulated_preferences"] else "false")]
     parts += ["", "## Data", "", *_data(lineage["data"])]
     parts += ["", "## Held-out results", "", *_results(lineage["metrics"])]
     parts += ["", "## Made from", "", *_parents(lineage)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,20 @@ def override_words(arguments: list[str]) -> tuple[list[str], list[str]]:
         elif not word.startswith("-"):
             words.append(word)
     return words, folders
+
+
+def people_words(word: str) -> list[str] | None:
+    """rankings=FILE, rankings=ask and rankings.enough=N in the configuration's words; None for any other word."""
+    key, equals, value = word.partition("=")
+    if equals and key in ("rankings.enough", "rankings.overlap"):
+        return [f"people.{key.partition('.')[2]}={value}"]
+    if not equals or key != "rankings" or value in ("null", "") or value.startswith("{"):
+        return None
+    if value == "simulated":
+        return ["people.rankings=null"]
+    plain = re.fullmatch(r"[\w/.:@%+\-]+", value) or value.startswith(("${", "'", '"'))
+    quoted = value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return [f"people.rankings={quoted}"]
 
 
 def parsed(words: list[str], findings: list[str]) -> Iterator[Override]:

@@ -18,11 +18,12 @@ from omegaconf import DictConfig
 from lit_llm import config as schema
 from lit_llm.code_closure import code_hashes
 from lit_llm.command_line import command
-from lit_llm.errors import UserError
+from lit_llm.errors import NothingToLearn, UserError
 from lit_llm.lineage import versions
+from lit_llm.people import ASK, asked, check, rankings_step
 from lit_llm.run_folder import write_json
 from lit_llm.stage_cache import StageCache
-from lit_llm.steps import Step, ancestors, begins_from, descendants, ordered, references, without
+from lit_llm.steps import Step, ancestors, begins_from, descendants, ordered, references, spared, without
 
 log = logging.getLogger("lit_llm")
 
@@ -45,6 +46,7 @@ class Chain:
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)  # steps that could not be made, and why
 
 
 def main() -> None:
@@ -68,6 +70,8 @@ def run_pipeline(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     for number, name in enumerate(chain.steps, 1):
         take(chain, name, number)
     finish(chain, time.monotonic() - started)
+    if cfg.objective in chain.left_out:  # another stage's number would be compared with it
+        return {"objective": None, "seconds": time.monotonic() - started}
     compared = cfg.objective if cfg.objective in chain.metrics else list(chain.metrics)[-1]
     return chain.metrics[compared] | {"seconds": time.monotonic() - started}
 
@@ -79,8 +83,10 @@ def plan(cfg: DictConfig, folder: Path) -> Chain:
     """The steps in an order in which every one comes after what it needs. Raises UserError when there is none."""
     values = schema.plain(cfg)
     steps = {name: Step(name, config) for name, config in values["stages"].items()}
-    if values["rankings"] is not None:
-        steps[RANKINGS] = Step(RANKINGS, values["rankings"])
+    check(values)
+    rankings = rankings_step(values)
+    if rankings is not None:
+        steps[RANKINGS] = Step(RANKINGS, rankings)
     for step in steps.values():
         step.parents = tuple(dict.fromkeys(references(step.config)))
     chain = Chain(cfg, folder, StageCache(values["cache_dir"]), ordered(without(steps, values["skip"])))
@@ -109,12 +115,14 @@ def _start_at(chain: Chain, start: str) -> None:
 
 def take(chain: Chain, name: str, number: int) -> None:
     """Reuse the step from the cache, or run it; then show it in the pipeline's folder."""
-    if chain.replaced is not None and _left_out(chain, name):
+    heading = f"[{number}/{len(chain.steps)}] {name}"
+    if (chain.replaced is not None and _left_out(chain, name)) or _lacks(chain, name, heading):
         return
+    if chain.steps[name].config.get("path") == ASK and name == RANKINGS:
+        _ask(chain, heading)
     config = _filled(chain, chain.steps[name])
     ingredients = ingredients_of(chain, chain.steps[name])
     place = chain.cache.folder(name, schema.digest(ingredients), anew=name in chain.again)
-    heading = f"[{number}/{len(chain.steps)}] {name}"
     started = time.monotonic()
     if chain.cache.finished(place):
         chain.cache.check(place)
@@ -126,8 +134,8 @@ def take(chain: Chain, name: str, number: int) -> None:
             f"from={chain.cfg.start_from}: {name} comes before it and is not in the cache as configured; run the "
             f"pipeline without from= first{rest}"
         )
-    else:
-        _compute(chain, name, config, ingredients, place, heading)
+    elif not _compute(chain, name, config, ingredients, place, heading):
+        return
     chain.folders[name] = place
     chain.seconds[name] = time.monotonic() - started
     metrics = read_metrics(place)
@@ -138,7 +146,8 @@ def take(chain: Chain, name: str, number: int) -> None:
 
 def _compute(
     chain: Chain, name: str, config: dict[str, Any], ingredients: dict[str, Any], place: Path, heading: str
-) -> None:
+) -> bool:
+    """Whether the step was made; a chain goes on without one that its own data or exam forbids."""
     from lit_llm.run import execute
 
     log.info("\n%s%s", heading, _why(chain, name, ingredients, place))
@@ -149,13 +158,17 @@ def _compute(
         else:
             execute(schema.restored({**config, "resume": "auto"}), place)
     except UserError as error:
-        raise UserError(f"{name}: {error}") from error
+        if not _forbidden(error):
+            raise UserError(f"{name}: {error}") from error
+        _leave_out(chain, name, str(error), heading)
+        return False
     except Exception:
         log.error("%s: failed, the chain stops here (its folder: %s)", heading, place)
         raise
     gc.collect()  # Trainers and modules refer to each other: the next stage needs their memory
     chain.cache.finish(place, ingredients)
     log.info("%s: done in %s", heading, duration(time.monotonic() - started))
+    return True
 
 
 def _why(chain: Chain, name: str, ingredients: dict[str, Any], place: Path) -> str:
@@ -167,6 +180,37 @@ def _why(chain: Chain, name: str, ingredients: dict[str, Any], place: Path) -> s
     if not changed:
         return ""
     return f": computed anew, since these changed: {', '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}"
+
+
+def _forbidden(error: UserError) -> bool:
+    """Whether an error says that a step cannot be made of what there is, which is a result and not a mistake."""
+    from lit_llm.rewards.gate import ExamFailed
+
+    return isinstance(error, ExamFailed | NothingToLearn)
+
+
+def _leave_out(chain: Chain, name: str, reason: str, heading: str) -> None:
+    chain.left_out[name] = reason
+    log.warning("%s: left out: %s", heading, reason)
+
+
+def _lacks(chain: Chain, name: str, heading: str) -> bool:
+    """Whether a step cannot be made since one that it needs was left out; scorers made by that one are done without."""
+    gone = set(chain.left_out)
+    chain.steps[name] = spared(chain.steps[name], gone)
+    needed = [parent for parent in chain.steps[name].parents if parent in gone]
+    if needed:
+        _leave_out(chain, name, f"it needs {' and '.join(needed)}, which was left out", heading)
+    return bool(needed)
+
+
+def _ask(chain: Chain, heading: str) -> None:
+    """rankings=ask: from here on the step reads what people have ranked in the project that was made for them."""
+    values, step = schema.plain(chain.cfg), chain.steps[RANKINGS]
+    sampled = _filled(chain, Step(RANKINGS, values["rankings"]))
+    parents = [chain.cache.output_hash(chain.folders[name]) for name in step.parents]
+    log.info("%s: people are asked", heading)
+    chain.steps[RANKINGS] = Step(RANKINGS, asked(values, sampled, step.config, schema.digest(parents)), step.parents)
 
 
 def _collect(config: dict[str, Any], place: Path) -> None:
@@ -257,6 +301,7 @@ def finish(chain: Chain, seconds: float) -> None:
         "stages": {
             name: {"seconds": chain.seconds.get(name), "reused": name in chain.reused} for name in chain.folders
         },
+        "left_out": chain.left_out,
     }
     write_json(chain.folder / "pipeline.json", summary)
     runs = {name: chain.folders[name] for name in chain.steps if name in chain.metrics and name != RANKINGS}

@@ -24,13 +24,25 @@ def references(config: Any) -> list[str]:
 
 
 def without(steps: dict[str, Step], skip: list[str]) -> dict[str, Step]:
-    """The steps less those to skip and those that need them."""
+    """The steps less those to skip and those that need them; what only judges answers is taken out of a step."""
     gone = set(skip)
     while True:
-        more = {name for name, step in steps.items() if name not in gone and gone & set(step.parents)}
+        kept = {name: spared(step, gone) for name, step in steps.items() if name not in gone}
+        more = {name for name, step in kept.items() if gone & set(step.parents)}
         if not more:
-            return {name: step for name, step in steps.items() if name not in gone}
+            return kept
         gone |= more
+
+
+def spared(step: Step, gone: set[str]) -> Step:
+    """The step without the scorers of its evaluation that a step of ``gone`` makes: it can be trained all the same."""
+    evaluation = step.config.get("evaluation") or {}
+    scorers = evaluation.get("scorers") or {}
+    kept = {name: node for name, node in scorers.items() if not gone & set(references(node))}
+    if len(kept) == len(scorers):
+        return step
+    config = {**step.config, "evaluation": {**evaluation, "scorers": kept}}
+    return Step(step.name, config, tuple(dict.fromkeys(references(config))))
 
 
 def ordered(steps: dict[str, Step]) -> dict[str, Step]:

@@ -88,7 +88,7 @@ def _runs(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _check_pipeline(values: Mapping[str, Any]) -> Iterator[str]:
     yield from _check_keys("", values, schema.PipelineConfig)
-    steps = [*values["stages"], *(["rankings"] if values["rankings"] else [])]
+    steps = [*values["stages"], *(["rankings"] if values["rankings"] or values["people"]["rankings"] else [])]
     for key, value in (
         ("from", values["start_from"]),
         ("objective", values["objective"]),
@@ -100,11 +100,37 @@ def _check_pipeline(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"init_from={values['init_from']}: say from which step on it is used: from=NAME"
     allowed = (*ALLOWED, *values["allowed_targets"])
     yield from _check_keys("answers.", values["answers"], schema.AnswersConfig)
+    yield from _check_best_of_n(values["best_of_n"], list(values["stages"]), allowed)
+    yield from _check_people(values["people"])
     if values["rankings"] is not None:
         yield from _check_node("rankings", values["rankings"], "rankings", allowed)
-    for path, value in schema.flat({"stages": values["stages"], "rankings": values["rankings"] or {}}):
+    named = {"stages": values["stages"], "rankings": values["rankings"] or {}, "best_of_n": values["best_of_n"]}
+    for path, value in schema.flat(named):
         if isinstance(value, str) and value.startswith("@") and value[1:].split("/")[0] not in steps:
             yield f"{path}={value}: no step of this name; {nearest(value[1:], steps)}"
+
+
+def _check_people(values: Mapping[str, Any]) -> Iterator[str]:
+    yield from _check_keys("people.", values, schema.PeopleConfig)
+    for key in ("enough", "overlap"):
+        if values[key] < 1:
+            yield f"people.{key}={values[key]}: must be 1 or more"
+    if values["poll_seconds"] <= 0:
+        yield f"people.poll_seconds={values['poll_seconds']}: must be above 0"
+
+
+def _check_best_of_n(values: Mapping[str, Any], stages: Sequence[str], allowed: Sequence[str]) -> Iterator[str]:
+    yield from _check_keys("best_of_n.", values, schema.BestOfNConfig)
+    if values["n"] < 0 or values["n"] == 1:
+        yield f"best_of_n.n={values['n']}: must be 2 or more answers to choose from, or 0"
+    for key in ("prompts", "max_new_tokens", "batch_size"):
+        if values[key] < 1:
+            yield f"best_of_n.{key}={values[key]}: must be 1 or more"
+    for key in ("model", "proxy"):
+        if values["n"] and values[key] not in stages:
+            yield f"best_of_n.{key}={values[key]}: no step of this name; {nearest(values[key], stages)}"
+    if values["gold"] is not None:
+        yield from _check_node("best_of_n.gold", values["gold"], "scorers", allowed)
 
 
 def _check_run(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:

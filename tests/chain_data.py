@@ -38,7 +38,7 @@ def chain_overrides(data: Path, cache: Path) -> list[str]:
     words = ["experiment=tiny", f"rankings.prompts={data}/prompts", f"cache_dir={cache}/stages"]
     words += [f"stages.{stage}.data.{word}" for stage, word in stages.items()]
     words += [f"stages.continued_pretraining.data.replay_path={data}/raw_text"]
-    names = [*stages, "reward_modeling", "dpo"]
+    names = [*stages, "flag_classification", "reward_modeling", "dpo"]
     words += [f"stages.{stage}.data.cache_dir={cache}" for stage in names]
     return [*words, f"rankings.cache_dir={cache}"]
 

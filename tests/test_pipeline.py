@@ -20,7 +20,7 @@ from lit_llm.run_folder import write_json
 from lit_llm.stage_cache import StageCache
 
 KEPT = ["pretraining", "continued_pretraining", "fine_tuning", "instruction_tuning"]
-ALL = [*KEPT, "rankings", "reward_modeling", "ppo", "dpo"]
+ALL = [*KEPT, "rankings", "flag_classification", "reward_modeling", "ppo", "dpo"]
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_from_leaves_what_other_pipelines_show(run, ran, tmp_path):
     assert (tmp_path / "three/fine_tuning").resolve() == second
     run("from=fine_tuning", name="four")
     assert (tmp_path / "four/fine_tuning").resolve().name == f"{first.name}.3"
-    assert (tmp_path / "one/ppo/model/config.json").is_file() and len(ran) == 6
+    assert (tmp_path / "one/ppo/model/config.json").is_file() and len(ran) == 7
 
 
 def test_an_interrupted_recomputation_goes_on_in_its_folder(tmp_path):
@@ -183,9 +183,10 @@ def test_from_with_a_model_of_ones_own(run, tmp_path):
         ("continued_pretraining", ALL[1:]),
         ("fine_tuning", ALL[2:]),
         ("instruction_tuning", ALL[3:]),
-        ("rankings", ["rankings", "reward_modeling", "ppo", "dpo"]),
-        ("reward_modeling", ["rankings", "reward_modeling", "ppo"]),
-        ("ppo", ["rankings", "reward_modeling", "ppo"]),
+        ("rankings", ["rankings", "flag_classification", "reward_modeling", "ppo", "dpo"]),
+        ("flag_classification", ["rankings", "flag_classification", "reward_modeling", "ppo"]),
+        ("reward_modeling", ["rankings", "flag_classification", "reward_modeling", "ppo"]),
+        ("ppo", ["rankings", "flag_classification", "reward_modeling", "ppo"]),
         ("dpo", ["rankings", "dpo"]),
     ],
 )

@@ -26,7 +26,7 @@ from lit_llm.data.label_formats import SEVERITIES, LabelsOfRankings
 from lit_llm.data.loading import shuffled
 from lit_llm.data.reading import Records
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
-from lit_llm.errors import UserError
+from lit_llm.errors import NothingToLearn, UserError
 from lit_llm.records import Labelled, LabelledBatch
 from lit_llm.text.tokenizer import Tokenizer
 
@@ -169,7 +169,7 @@ class LabelledAnswers(DataModule):
             if name.startswith("test"):
                 splits[name] = [tests[index] for index in self._fitted(tests, name, reasons)[1]]
         if len(set(train.labels)) < 2:
-            raise UserError(
+            raise NothingToLearn(
                 f"data.path={self.path}: {_of_one_kind(train.labels)} to train on ({records.counts}; too long: "
                 f"{sum(reasons.values())}); good and bad ones are needed"
             )

@@ -24,6 +24,7 @@ from lit_llm.report.reading import PipelineRun, StageRun, read_pipeline
 from lit_llm.report.tables import count_rows, duration, effort_rows, heldout_rows
 from lit_llm.report.verification import Check, parents, verify_chain
 
+TELLS_NUMBERS = ("reward_modeling", "flag_classification")  # models that do not talk
 SHOWN_ANSWERS = 6  # prompts; the rest can be unfolded
 
 
@@ -154,7 +155,7 @@ def _contents(sections: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def final_stage(run: PipelineRun) -> StageRun | None:
     """The chain's last model that talks: the aligned one, not the reward model."""
-    models = [stage for stage in run.stages if stage.made.name == "model" and stage.name != "reward_modeling"]
+    models = [stage for stage in run.stages if stage.made.name == "model" and stage.name not in TELLS_NUMBERS]
     return next((stage for stage in models if stage.name == "ppo"), models[-1] if models else None)
 
 

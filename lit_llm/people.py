@@ -1,0 +1,71 @@
+"""People in a pipeline: their rankings in place of the simulated ones, and their verdict on its models at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lit_llm.config import digest
+from lit_llm.errors import UserError
+from lit_llm.secrets import real_text
+
+ASK = "ask"
+TARGET = "lit_llm.feedback.people.collect"
+SAMPLED = ("model", "prompts", "k", "temperature", "max_new_tokens", "max_prompts", "seed")
+"""Keys of ``rankings`` that say which answers people are asked about: what they are, the project is the same."""
+
+
+def rankings_step(values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The configuration of the rankings step: ``rankings``, or with people.rankings what reads theirs."""
+    path, simulated = values["people"]["rankings"], values["rankings"]
+    if path is None:
+        return dict(simulated) if simulated is not None else None
+    if path != ASK:
+        return {"_target_": TARGET, "_partial_": True, "path": path}
+    if not simulated or "model" not in simulated:
+        raise UserError("rankings=ask: rankings.model, rankings.prompts and rankings.k say what to ask; keep rankings")
+    return {"_target_": TARGET, "_partial_": True, "path": ASK, "model": simulated["model"]}
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Raises UserError, before the first step, unless there are rankings where people's are said to be."""
+    path = values["people"]["rankings"]
+    if path not in (None, ASK):
+        from lit_llm.data.sources import resolve
+
+        try:
+            resolve(real_text(path))
+        except UserError as error:
+            raise UserError(f"rankings={path}: {str(error).removeprefix('data.path').lstrip(':= ')}") from None
+
+
+def asked(
+    values: Mapping[str, Any], sampled: Mapping[str, Any], step: Mapping[str, Any], parent_hash: str
+) -> dict[str, Any]:
+    """rankings=ask: makes the project where it is not there, waits for people, and returns the step that reads it.
+
+    Args:
+        sampled: ``rankings`` with the model's folder filled in.
+        step: of ``rankings_step``.
+        parent_hash: of the model whose answers are ranked. The project's name has it, the prompts' contents and how is
+            sampled, but no version of the code: people's work is not lost to one.
+    """
+    from lit_llm.feedback import people
+    from lit_llm.ingredients import data_hashes
+
+    settings = values["people"]
+    how: dict[str, Any] = {key: sampled.get(key) for key in SAMPLED if key not in ("model", "prompts")}
+    files = data_hashes({"prompts": sampled["prompts"]})
+    place = Path(settings["folder"]) / f"rankings-{digest([parent_hash, files, how])[:16]}.db"
+    people.ask(
+        place,
+        model=sampled["model"],
+        prompts=sampled["prompts"],
+        **how,
+        overlap=settings["overlap"],
+        batch_size=sampled.get("batch_size", 64),
+        device=sampled.get("device", "auto"),
+    )
+    people.wait(place, settings["enough"], settings["poll_seconds"])
+    return {**step, "path": str(place)}
