@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Literal
 
+from lit_llm.data.attacked import with_attacks
 from lit_llm.data.comparison_choice import ComparisonChoice, annotators_of
 from lit_llm.data.data_module import (
     DataModule,
@@ -27,7 +28,7 @@ from lit_llm.data.ranking_rows import Judged, RankingRows
 from lit_llm.data.reading import Records
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import UserError
-from lit_llm.records import Comparison, RankingBatch
+from lit_llm.records import Comparison, Message, RankingBatch
 from lit_llm.text.tokenizer import Tokenizer
 
 
@@ -46,6 +47,9 @@ class Preferences(DataModule):
         half: train on the comparisons of the ``first`` or the ``second`` half of the prompts, as their hash falls.
             A proxy reward and the gold reward that it is watched with learn from disjoint halves. Validation and
             tests stay whole.
+        attacks: share of the training prompts whose comparisons get one more answer, ranked last: the best one
+            repeated, text like control tokens, letters, nothing, another prompt's answer (``text/attacks.py``). A
+            reward model that was trained so has met, on other prompts, what its exam attacks it with.
 
     A prompt that alone fills ``max_length`` is an error, or skipped and counted with ``on_error=skip``. The same holds
     for the test split, where nothing is truncated.
@@ -64,6 +68,7 @@ class Preferences(DataModule):
         overlong: Literal["drop", "truncate"] = "drop",
         annotator_weights: Mapping[str, float] | None = None,
         half: Literal["first", "second"] | None = None,
+        attacks: float = 0.0,
         num_workers: int = 0,
         seed: int = 0,
         format: str | None = None,
@@ -93,11 +98,15 @@ class Preferences(DataModule):
         one_of("overlong", overlong, ("drop", "truncate"))
         self.path, self.max_length, self.overlong = path, max_length, overlong
         self.choice = ComparisonChoice(half, dict(annotator_weights or {}))
+        if not 0 <= attacks <= 1:
+            raise UserError(f"data.attacks={attacks}: a share of the training prompts, from 0 to 1")
+        self.attacks = attacks
         self._annotators: tuple[str, ...] = ()
         self._trained_by: Counter[str] = Counter()
 
     def _parameters(self) -> dict[str, Any]:
-        return {"max_length": self.max_length, "overlong": self.overlong, **self.choice.parameters()}
+        chosen = self.choice.parameters() | ({"attacks": self.attacks} if self.attacks else {})
+        return {"max_length": self.max_length, "overlong": self.overlong, **chosen}
 
     @property
     def annotators(self) -> tuple[str, ...]:
@@ -119,7 +128,8 @@ class Preferences(DataModule):
         reasons = {"prompt_too_long": 0, "too_long": 0, "truncated": 0, "other_half": 0, "no_weight": 0}
         records = self.choice.of(self._read(self.path, "comparisons"), reasons)
         self._annotators = annotators_of(records)
-        train = self._rows(records["train"], "train", reasons)
+        trained = with_attacks(records["train"], self.attacks, self._fits) if self.attacks else records["train"]
+        train = self._rows(trained, "train", reasons)
         validation = self._rows(records["validation"], "validation", reasons)
         records = self._tests_that_fit(records, reasons)
         truncated = reasons.pop("truncated")
@@ -138,6 +148,14 @@ class Preferences(DataModule):
             content=splits_hash(records),
             train_tokens=sum(len(c) for index in range(len(train)) for c in train[index].completions),
         )
+
+    def _fits(self, prompt: Sequence[Message], text: str) -> bool:
+        """Whether both fit in ``max_length`` tokens."""
+        chat, tokenizer = self.tokenizer.chat, self.tokenizer
+        if len(text) > 64 * self.max_length:
+            return False  # not worth its tokens
+        ids = chat.encode_prompt(tokenizer, prompt), chat.encode_completion(tokenizer, text)
+        return sum(map(len, ids)) <= self.max_length
 
     def _tests_that_fit(self, records: Records, reasons: dict[str, int]) -> Records:
         """The records less the tests that fit as little as what is trained; those are counted in ``reasons``.

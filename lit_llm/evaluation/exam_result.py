@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lit_llm.errors import UserError
-from lit_llm.evaluation.attacks import ATTACKS
 from lit_llm.evaluation.scores import as_plain
 from lit_llm.evaluation.statistics import Estimate
+from lit_llm.text.attacks import ATTACKS
 
 NAME = "exam.json"
 

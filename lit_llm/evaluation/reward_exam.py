@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_llm.errors import UserError
-from lit_llm.evaluation.attacks import ATTACKS, Conversation, attacks
 from lit_llm.evaluation.exam_result import ExamResult, Floor, Probe
 from lit_llm.evaluation.pair_accuracy import best_answers, best_of_prompt, compare, higher, ordered_by
 from lit_llm.evaluation.score_readers import Reader, RewardReader
 from lit_llm.evaluation.statistics import Estimate, mean
 from lit_llm.evaluation.tfidf import TfidfBradleyTerry
 from lit_llm.records import Comparison
+from lit_llm.text.attacks import ATTACKS, Conversation, attacks
 
 Item = TypeVar("Item")
 NOTHING = Estimate(math.nan, math.nan, 0)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from lit_llm.backbone.heads import ScoreModel
 from lit_llm.errors import UserError
-from lit_llm.evaluation.attacks import REPEATS, Conversation
 from lit_llm.evaluation.likelihood import reward_scores
+from lit_llm.text.attacks import REPEATS, Conversation
 from lit_llm.text.tokenizer import Tokenizer
 
 

@@ -149,6 +149,7 @@ def test_annotators_count_what_their_weight_says_and_nothing_at_0(preferences, s
         ({"annotator_weights": {"x": 1.0}}, "data.annotator_weights.x: nobody of this name ranked; the data names ann"),
         ({"annotator_weights": {"ann": -1.0}}, "data.annotator_weights.ann=-1.0: must be at least 0"),
         ({"annotator_weights": {"ann": 0.0}}, r"no comparison to train on \(skipped: no_weight 1\)"),
+        ({"attacks": 1.5}, "data.attacks=1.5: a share of the training prompts, from 0 to 1"),
         ({"half": "third"}, "data.half=third: must be one of first, second"),
     ],
 )
@@ -165,6 +166,21 @@ def test_the_halves_share_no_prompt_and_are_all_there_is(preferences, sentence):
     assert min(len(some) for some in prompts) > 10  # 20 each, were the hash a coin that falls evenly
     assert first.counts()["skipped"] == {"other_half": 2 * len(prompts[1])}
     assert first.heldout() == second.heldout() and first.fingerprint() != second.fingerprint()
+
+
+def test_attacks_are_ranked_below_all_others_in_training_alone(preferences, sentence):
+    rows = [ranking(sentence, n // 2, 3, annotator="ab"[n % 2]) for n in range(60)]
+    plain, data = preferences(rows, max_length=96), preferences(rows, max_length=96, attacks=0.5, micro_batch_size=60)
+    (batch,) = data.train_dataloader()
+    sizes = batch.groups.bincount()
+    assert set(sizes.tolist()) == {3, 4} and 10 < (sizes == 4).sum() < 50
+    for group in (sizes == 4).nonzero()[:, 0]:
+        assert batch.ranks[batch.groups == group].tolist() == [1, 2, 3, 4]
+    (batch,) = preferences(rows, max_length=96, attacks=1.0, micro_batch_size=60).train_dataloader()
+    assert (batch.lengths - batch.prompt_lengths).min() == 1  # an empty answer is its end token
+    assert (batch.lengths > 80).any()  # one repeated until all is full
+    assert data.heldout() == plain.heldout() and data.training_comparisons() == plain.training_comparisons()
+    assert data.fingerprint() != plain.fingerprint() and data.counts() == plain.counts()
 
 
 def test_simulated_rankings_are_counted_as_such(preferences, sentence):

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from lit_llm.errors import UserError
-from lit_llm.evaluation.attacks import ATTACKS
 from lit_llm.evaluation.exam_result import read_exam
 from lit_llm.evaluation.reward_exam import RewardExam, rerun
 from lit_llm.evaluation.score_readers import ModelReader
 from lit_llm.records import Comparison, Message
+from lit_llm.text.attacks import ATTACKS
 
 
 def prompt(n):

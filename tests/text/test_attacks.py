@@ -2,8 +2,8 @@
 
 import pytest
 
-from lit_llm.evaluation.attacks import ATTACKS, REPEATS, answers_of_others, attacks, first_sentence, repeated
 from lit_llm.records import Message
+from lit_llm.text.attacks import ATTACKS, REPEATS, answers_of_others, attacks, first_sentence, repeated
 
 PROMPTS = [(Message("user", f"q{n}"),) for n in range(4)]
 ANSWERS = ["It is a cat. It purrs.", "No.", "It is a dog! Yes", "سطر أول؟ سطر ثان"]
