@@ -101,11 +101,18 @@ def item_as_json(item: Item) -> dict[str, Any]:
 
 def _conflict(request: Request, annotator_id: int, assignment_id: int, current: int) -> Response:
     """409: the version that is kept, and what it says, as data and as the page shows it."""
-    content: dict[str, Any] = {"error": "changed elsewhere", "version": current, "saved": None, "saved_html": ""}
+    content: dict[str, Any] = {
+        "error": "changed elsewhere",
+        "version": current,
+        "state": "",
+        "saved": None,
+        "saved_html": "",
+    }
     try:
         item = assignment.open_item(request.app.state.store, annotator_id, assignment_id)
     except LeaseLost:
         return pages.as_json(content, 409, version=current)
+    content["state"] = item.state
     content["saved"] = judgement_json.write(item.draft) if item.draft else None
     content["saved_html"] = str(routes_items.saved_in_words(request, item))
     return pages.as_json(content, 409, version=current)

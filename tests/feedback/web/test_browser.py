@@ -1,9 +1,11 @@
 """In a real Chromium: ranking by keyboard and by drag, without script, in Arabic; hostile texts; two browsers."""
 
 import pytest
+from starlette.responses import Response
 
 from lit_llm.feedback.store import accounts
 from lit_llm.feedback.store.rankings import rows
+from lit_llm.feedback.web.sessions import Session
 
 PASSWORD = "correct horse battery"
 HOSTILE = (
@@ -17,8 +19,8 @@ HOSTILE = (
 
 
 @pytest.fixture
-def browse(chromium, site, ada):  # noqa: ARG001 - the account must be there
-    """Opens a browser of its own and logs in; afterwards nothing may have run that is not ours."""
+def browse(chromium, site, app, store, ada):  # noqa: ARG001 - the account must be there
+    """Opens a browser of its own, logged in; afterwards nothing may have run that is not ours."""
     opened, wrong = [], []
 
     def open_page(name="Ada", **options):
@@ -30,11 +32,12 @@ def browse(chromium, site, ada):  # noqa: ARG001 - the account must be there
         page.on("console", lambda said: wrong.append(said.text) if "Content Security" in said.text else None)
         page.on("request", lambda asked: None if asked.url.startswith(site) else wrong.append(f"fetched {asked.url}"))
         opened.append((context, page))
-        page.goto(f"{site}/login")
-        page.fill("[name=name]", name)
-        page.fill("[name=password]", PASSWORD)
-        page.click("main form button")
-        page.wait_for_url("**/items/*")
+        (who,) = [account for account in accounts.annotators(store) if account.name == name]
+        response = Response()
+        app.state.sessions.write(response, Session().logged_in(who.id, who.session_version, "en"))
+        key, _, value = response.headers["set-cookie"].partition(";")[0].partition("=")
+        context.add_cookies([{"name": key, "value": value, "url": site}])
+        page.goto(site)
         return page
 
     yield open_page
@@ -181,7 +184,9 @@ def test_in_arabic(browse, store, tmp_path):
     page.keyboard.press("Control+Enter")
     page.wait_for_url("**/items/*?done=saved")
     assert ranking(store) == {a: 1, b: 2}
+    page.set_viewport_size({"width": 360, "height": 700})  # a narrow screen has nothing beside it
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.locator("#submit").bounding_box()["width"] > 200
 
 
 def test_hostile_texts_run_nothing(browse, store, with_items):
@@ -230,13 +235,6 @@ def test_two_browsers_on_one_item(browse, store):
     assert ranking(store) == {a: 2, b: 1}
 
 
-def test_a_narrow_screen_has_nothing_beside_it(browse):
-    page = browse()
-    page.set_viewport_size({"width": 360, "height": 700})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    assert page.locator("#submit").bounding_box()["width"] > 200
-
-
 def test_a_password_changed_meanwhile_loses_nothing(browse, store, ada):
     page = browse()
     page.fill("[name=comment]", "typed before")
@@ -245,4 +243,33 @@ def test_a_password_changed_meanwhile_loses_nothing(browse, store, ada):
     page.fill("[name=comment]", "typed after")
     page.keyboard.press("Control+Enter")
     page.get_by_text("You were logged out").first.wait_for()
-    assert page.input_value("[name=comment]") == "typed after"
+    page.check("[name=all_bad]")
+    other = page.context.new_page()
+    other.goto(page.url.partition("/items")[0])
+    other.fill("[name=name]", "Ada")
+    other.fill("[name=password]", PASSWORD)
+    other.click("main form button")
+    other.wait_for_url("**/items/*")
+    page.keyboard.press("Control+Enter")  # with the token of the session before
+    page.wait_for_url("**/items/*?done=saved")
+    assert [row["comment"] for row in rows(store, too_fast=True)] == ["typed after"]
+
+
+def test_an_answer_lost_on_its_way_is_no_conflict(browse, store):
+    page = browse()
+    page.focus("#card-A")
+    page.keyboard.press("1")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("4")
+    page.wait_for_selector("#status[data-state=saved]")
+
+    def reach_the_server_and_be_lost(route):
+        route.fetch()
+        route.abort()
+
+    page.route("**/api/items/*", reach_the_server_and_be_lost, times=1)
+    page.keyboard.press("Control+Enter")
+    page.get_by_text("Could not save").first.wait_for()
+    page.keyboard.press("Control+Enter")
+    page.wait_for_url("**/items/*?done=saved")
+    assert sorted(ranking(store).values()) == [1, 2]

@@ -1,6 +1,6 @@
 // Keeps the draft: saves soon after each change, renews the lease, submits, and says what stands in the way.
 
-import { cards, ranks } from "./ranking.js";
+import { cards, groups, ranks } from "./ranking.js";
 
 const SOON = 1200; // milliseconds between a change and its saving
 const RETRY = 5000;
@@ -19,6 +19,16 @@ export function judgement(form) {
   }
   result.flags = data.getAll("flag").map((value) => JSON.parse(value));
   return result;
+}
+
+/** What a judgement says, however it is written: ranks without gaps, nothing empty, flags in one order. */
+function essence(given) {
+  const rated = Object.entries(given.ratings).map(([key, scales]) => Object.entries(scales).map((one) => [key, ...one]));
+  const flagged = given.flags.map(({ key, kind, severity, start, end }) => JSON.stringify([key, kind, severity, start, end]));
+  const order = groups(given.ranks).map((group) => group.sort());
+  const noted = Object.entries(given.notes).filter(([, note]) => note).sort();
+  const rating = rated.flat().filter(([, , value]) => value).sort();
+  return JSON.stringify([order, given.all_bad, given.comment, noted, rating, flagged.sort()]);
 }
 
 export class Saving {
@@ -109,7 +119,12 @@ export class Saving {
 
   async refused(response, submit) {
     const answer = await response.json().catch(() => ({ error: response.statusText }));
-    if (response.status === 409) return this.conflict(answer, submit);
+    if (response.status === 409) {
+      // An answer that was lost on its way: what is saved is what we sent.
+      const same = answer.saved && essence(answer.saved) === essence(judgement(this.form));
+      if (same && (!submit || answer.state === "submitted")) return this.accepted(answer, this.snapshot(), submit);
+      return this.conflict(answer, submit);
+    }
     if (response.status === 410) {
       this.stopped = true;
       return this.alarm(this.words.lost);
@@ -130,7 +145,12 @@ export class Saving {
   async loggedOut(submit) {
     this.alarm(this.words.logged_out);
     const response = await fetch("/api/progress");
-    if (response.ok) this.form.elements.csrf.value = (await response.json()).csrf;
+    if (response.ok) {
+      const { csrf } = await response.json();
+      const renewed = csrf !== this.token();
+      this.form.elements.csrf.value = csrf;
+      if (renewed) return this.send(submit);
+    }
     this.timer = setTimeout(() => this.save(submit), RETRY);
   }
 
