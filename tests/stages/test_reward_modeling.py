@@ -45,6 +45,24 @@ def test_scores_are_normalised_once_on_the_training_completions():
     assert scores.mean().item() == pytest.approx(0, abs=1e-5) and scores.std().item() == pytest.approx(1, rel=1e-4)
 
 
+def test_without_a_gain_only_the_mean_is_taken_away():
+    stage = RewardModeling(model=tiny_model(), normalize_batches=2, normalize_scale=False, **parts())
+    batches = [rankings(8, seed=i) for i in range(2)]
+    trainer(max_epochs=1).fit(stage, loader(batches))
+    with torch.no_grad():
+        scores = torch.cat([stage.model.eval()(b.input_ids, b.lengths) for b in batches])
+    assert scores.mean().item() == pytest.approx(0, abs=1e-5)
+    assert stage.model.reward_std.item() == 1.0 != pytest.approx(scores.std().item(), rel=1e-2)
+
+
+def test_a_model_whose_scores_are_not_finite_is_not_saved_as_one():
+    stage = RewardModeling(model=tiny_model(), normalize_batches=1, **parts())
+    with torch.no_grad():
+        stage.model.score.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="reward model: its scores have mean nan and deviation nan"):
+        trainer(max_epochs=1).fit(stage, loader([rankings(4)]))
+
+
 def test_a_finished_run_that_is_resumed_has_its_normalisation(tmp_path):
     """Killed between its last checkpoint and its end: no step is left to make, so training does not end again."""
 
