@@ -185,12 +185,18 @@ class GRPO(OnPolicy):
         return {f"pass@{k}": scores.new_tensor(pass_at_k(right, samples, k)) for k in doublings(samples)}
 
     def _gradients(self, experience: GroupExperience, share: Tensor, check: bool) -> dict[str, Tensor]:
-        """Adds up the gradients of one minibatch. Returns its metrics, detached."""
-        learned = experience.learned[share]
+        """Adds up the gradients of one minibatch. Returns its metrics, detached.
+
+        A minibatch that teaches nothing leaves no gradient, not one of zeros: Adam would forget how large gradients
+        are, and take its next step, from a single group, at full size.
+        """
+        learned, gains = experience.learned[share], experience.advantages[share]
+        paid = bool(self.kl_coef) and self.kl_in == "loss"
+        teaches = paid or bool(self._mean_of_processes(gains.abs().sum()))
         tokens = self._mean_of_processes(learned.sum().float())
         weights = group.token_weights(learned, self.aggregation, self.max_new_tokens, tokens)
         sums: dict[str, Tensor] = {}
-        for places in self.micro(self._taught(experience.advantages[share])):
+        for places in self.micro(self._taught(gains, paid)):
             part = experience.select(share[places])
             logps, _ = completion_logps(self.model, part.sequences, self.temperature)
             if check:
@@ -203,22 +209,22 @@ class GRPO(OnPolicy):
                 self.eps_low,
                 self.eps_high,
                 part.reference,
-                self.kl_coef if self.kl_in == "loss" else 0.0,
+                self.kl_coef if paid else 0.0,
             )
-            self.manual_backward(loss)
+            if teaches:
+                self.manual_backward(loss)
             for name, value in {**metrics, "loss": loss.detach()}.items():
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
         counted = sums.pop("tokens").clamp_min(1)
         return {name: value if name == "loss" else value / counted for name, value in sums.items()}
 
-    def _taught(self, advantages: Tensor) -> Tensor:
-        """The places of a minibatch's answers that have a gradient: where there is no KL in the loss, those with an
-        advantage. Groups of equal rewards then cost nothing; metrics of the update are over what is left.
+    def _taught(self, advantages: Tensor, paid: bool) -> Tensor:
+        """The places of a minibatch's answers that have a gradient: all where the KL is paid in the loss, else those
+        with an advantage. Groups of equal rewards then cost nothing; metrics of the update are over what is left.
         """
         places = torch.arange(len(advantages), device=advantages.device)
-        dense = (self.kl_coef and self.kl_in == "loss") or self.trainer.world_size > 1  # ranks wait for each other
         some = places[advantages != 0]
-        return places if dense or not len(some) else some
+        return places if paid or not len(some) or self.trainer.world_size > 1 else some  # ranks wait for each other
 
     def _of_all_processes(self, values: Tensor) -> Tensor:
         return self.all_gather(values).flatten() if self.trainer.world_size > 1 else values  # type: ignore[union-attr]

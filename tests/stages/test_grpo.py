@@ -137,6 +137,21 @@ def test_equal_rewards_and_rewards_that_nothing_verified_change_nothing(value):
     assert logged["objective/zero_std_groups"] == 1 and logged["objective/unverified"] == float(math.isnan(value))
 
 
+def test_a_rollout_that_teaches_nothing_leaves_the_optimizer_as_it_was():
+    """Adam fed with zeros would move on by its momentum, and forget the size of gradients."""
+
+    class Once(LikedShare):
+        def score_tokens(self, _, lengths):
+            self.seen.append(lengths)
+            return torch.arange(len(lengths)) % 2.0 if len(self.seen) == 1 else torch.ones(len(lengths))
+
+    one, three = grpo(reward=Once()), grpo(reward=Once())
+    fit(one, 1)
+    run = fit(three, 3)
+    assert torch.equal(weights(one), weights(three)) and run.global_step == 3
+    assert all(state["step"] == 1 for state in run.optimizers[0].state.values())
+
+
 def test_an_answer_that_was_not_verified_is_out_of_the_means():
     class Some(LikedShare):
         def score_tokens(self, _, lengths):
