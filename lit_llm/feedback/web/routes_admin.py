@@ -16,6 +16,7 @@ from lit_llm.feedback.store.tables import ROLES
 from lit_llm.feedback.web import pages
 from lit_llm.feedback.web.access import Admin, Form, Refused
 from lit_llm.feedback.web.languages import Language, languages
+from lit_llm.feedback.web.routes_export import KINDS
 
 router = APIRouter(prefix="/admin")
 SHARES = {"pair_agreement", "gold_accuracy", "self_consistency", "first_is_best"}
@@ -33,7 +34,7 @@ def show_progress(request: Request, account: Admin) -> Response:  # noqa: ARG001
         }
         for one in found.annotators
     ]  # fmt: skip
-    return pages.page(request, "admin.html", found=found, rows=rows, here="admin")
+    return pages.page(request, "admin.html", found=found, rows=rows, kinds=KINDS, here="admin")
 
 
 @router.get("/agreement")
