@@ -12,6 +12,7 @@ from tqdm import tqdm
 from lit_llm import config as schema
 from lit_llm.backbone import huggingface
 from lit_llm.backbone.heads import LanguageModel
+from lit_llm.control_curve import write_best_of_n
 from lit_llm.errors import UserError
 from lit_llm.evaluation.heldout import examinable
 from lit_llm.evaluation.ledger import Ledger, examine_chain
@@ -31,10 +32,11 @@ Conversation = tuple[Message, ...]
 
 
 def close(config: Mapping[str, Any], folder: Path, runs: Mapping[str, Path], parents: Parents) -> None:
-    """Write ledger.json, answers.json and report.html into the pipeline's folder, and say where all is."""
+    """Write ledger, best_of_n, answers (.json) and report.html into the pipeline's folder, and say where all is."""
     models = Models(runs)
     if config["ledger"]:
         write_ledger(folder, models, parents)
+    write_best_of_n(config, folder, models)
     write_answers(folder, models, config["answers"])
     page = write_report(folder) if config["report"] else None
     talking = [name for name in runs if isinstance(models.model(name), LanguageModel)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, floor, log10
+from math import ceil, floor, isfinite, log10
 
 from markupsafe import Markup, escape
 
@@ -18,12 +18,20 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Line:
-    """A labelled line. ``notes`` are shown when a point is pointed at, besides its numbers."""
+    """A labelled line. ``notes`` are shown when a point is pointed at, besides its numbers; ``errors`` are standard
+    errors, drawn as bars where they are finite."""
 
     label: str
     points: tuple[Point, ...]
     notes: tuple[str, ...] = ()
     smooth: bool = False
+    errors: tuple[float, ...] = ()
+
+    def reach(self) -> Iterator[float]:
+        """The ends of the bars."""
+        for (_, value), error in zip(self.points, self.errors, strict=False):
+            if isfinite(error):
+                yield from (value - error, value + error)
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str = "step", path: b
     """A chart of ``lines`` over x. ``path``: the order of points is time, not x; start and end are marked."""
     points = [point for line in lines for point in line.points]
     x = scale([p[0] for p in points], LEFT, WIDTH - RIGHT, tight=not path)
-    y = scale([p[1] for p in points], HEIGHT - BOTTOM, TOP)
+    y = scale([*(p[1] for p in points), *(end for line in lines for end in line.reach())], HEIGHT - BOTTOM, TOP)
     parts: list[str | Markup] = [_axes(x, y, x_label)]
     for number, line in enumerate(lines):
         parts.extend(_line(number, line, x, y, x_label))
@@ -128,6 +136,10 @@ def _line(order: int, line: Line, x: Scale, y: Scale, x_label: str) -> Iterator[
         yield _polyline(f"{style} raw", [(x(a), y(b)) for a, b in line.points])
         values = smoothed(values)
     yield _polyline(style, [(x(a), y(b)) for (a, _), b in zip(line.points, values, strict=True)])
+    for (at, value), error in zip(line.points, line.errors, strict=False):
+        if isfinite(error):
+            bar = Markup('<path class="line error s{}" d="M{:.1f} {:.1f}V{:.1f}"/>')
+            yield bar.format(order % 6, x(at), y(value - error), y(value + error))
     every = max(1, ceil(len(values) / HOVER_POINTS))
     for i in sorted({*range(0, len(values), every), len(values) - 1}):
         at, value = line.points[i]

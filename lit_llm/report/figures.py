@@ -28,7 +28,7 @@ GROUPS: tuple[tuple[str, str], ...] = (
 )
 """Charts in this order; a tag goes to the first that matches. What matches none is shown under "more"."""
 
-NOT_SHOWN = re.compile(r"(epoch|step|hp_metric|hp/.*)")
+NOT_SHOWN = re.compile(r"(epoch|step|hp_metric|hp/.*|overoptimization/.*)")  # the last has no steps
 ROWS = 8  # of the table of values under a chart
 
 

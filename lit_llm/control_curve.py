@@ -1,0 +1,118 @@
+"""Best-of-n at a pipeline's end: the control for its reinforcement learning, measured once for a model and its rewards.
+
+``best_of_n`` of the pipeline's configuration says of which steps; the result lies in the pipeline's folder, and in the
+cache under the hash of all that it depends on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from torch import nn
+
+from lit_llm.code_closure import code_hashes
+from lit_llm.config import digest, texts
+from lit_llm.evaluation.best_of_n import measure_best_of_n
+from lit_llm.exam_key import weights_hash
+from lit_llm.ingredients import data_hashes
+from lit_llm.records import Heldout, Prompt
+from lit_llm.rewards.learned import LearnedReward
+from lit_llm.run_folder import write_json
+
+log = logging.getLogger("lit_llm")
+
+FILE = "best_of_n.json"
+ASKED = ("n", "max_new_tokens", "temperature", "seed")  # what the result depends on besides models and prompts
+
+
+def write_best_of_n(config: Mapping[str, Any], folder: Path, models: Any) -> Path | None:
+    """best_of_n.json in the pipeline's folder; None, with a line that says why, where it cannot be measured.
+
+    ``models`` are the pipeline's (``closing.Models``).
+    """
+    settings = config["best_of_n"]
+    if not settings["n"]:
+        return None
+    needed = [settings["model"], settings["proxy"], *_steps_in(settings["gold"])]
+    missing = [name for name in dict.fromkeys(needed) if name not in models.runs]
+    prompts = _prompts(models.sets, settings["prompts"])
+    if missing or not prompts:
+        why = f"no step {', '.join(missing)}" if missing else "no held-out prompts"
+        log.info("best of n: not measured (%s)", why)
+        return None
+    gold = _filled(settings["gold"], models.runs)
+    model, tokenizer = models.model(settings["model"]), models.tokenizer(settings["model"])
+    proxy = LearnedReward(str(models.runs[settings["proxy"]] / "model")).to(model.output_weight.device)
+    key = digest(
+        [
+            *(weights_hash(model), tokenizer.fingerprint(), weights_hash(proxy)),
+            *(gold, data_hashes({"gold": gold}), code_hashes({"gold": gold, "by": "lit_llm.evaluation.best_of_n"})),
+            *([asdict(prompt) for prompt in prompts], {name: settings[name] for name in ASKED}),
+        ]
+    )
+    place = Path(config["cache_dir"]).parent / "best_of_n" / f"{key[:32]}.json"
+    if not _whole(place):
+        _measure(settings, model, tokenizer, prompts, proxy, gold, place)
+    shutil.copyfile(place, folder / FILE)
+    return folder / FILE
+
+
+def _measure(
+    settings: Mapping[str, Any], model: Any, tokenizer: Any, prompts: list[Prompt], proxy: Any, gold: Any, place: Path
+) -> None:
+    started = time.monotonic()
+    judge = None if gold is None else instantiate(gold, _convert_="all")
+    if isinstance(judge, nn.Module):
+        judge.to(model.output_weight.device)
+    result = measure_best_of_n(
+        model,
+        tokenizer,
+        prompts,
+        proxy,
+        judge,
+        **{name: settings[name] for name in ASKED},
+        batch_size=settings["batch_size"],
+        progress="best of n",
+    )
+    place.parent.mkdir(parents=True, exist_ok=True)
+    of = {"model": settings["model"], "reward": settings["proxy"], "seconds": time.monotonic() - started}
+    write_json(place, result | of)
+
+
+def _whole(place: Path) -> bool:
+    try:
+        return bool(json.loads(place.read_text(encoding="utf-8"))["points"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _prompts(sets: Mapping[str, Mapping[str, Heldout]], number: int) -> list[Prompt]:
+    """The first stage's held-out prompts, ``number`` of them drawn once for all."""
+    found = [one.items for stage in sets.values() for one in stage.values() if one.kind == "prompts" and one.items]
+    items = list(found[0]) if found else []
+    return items if len(items) <= number else random.Random(0).sample(items, number)
+
+
+def _steps_in(node: Any) -> list[str]:
+    return [text[1:].split("/")[0] for _, text in texts(node or {}) if text.startswith("@")]
+
+
+def _filled(node: Any, runs: Mapping[str, Path]) -> Any:
+    """The node with ``@name`` replaced by the model's folder of that step."""
+    if isinstance(node, Mapping):
+        return {key: _filled(value, runs) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_filled(value, runs) for value in node]
+    if isinstance(node, str) and node.startswith("@"):
+        name, _, rest = node[1:].partition("/")
+        return str(runs[name] / "model" / rest) if rest else str(runs[name] / "model")
+    return node
