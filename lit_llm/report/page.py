@@ -20,6 +20,7 @@ from lit_llm.report.chain import SIGNS, WORDS, Link, chain_picture
 from lit_llm.report.charts import number
 from lit_llm.report.figures import figures, reward_against_kl
 from lit_llm.report.ledger_table import ledger_table
+from lit_llm.report.overoptimization import overoptimization
 from lit_llm.report.reading import PipelineRun, StageRun, read_pipeline
 from lit_llm.report.tables import count_rows, duration, effort_rows, heldout_rows
 from lit_llm.report.verification import Check, parents, verify_chain
@@ -133,6 +134,7 @@ def _sections(run: PipelineRun) -> dict[str, Any]:
         "ledger": ledger_table(run.ledger),
         "answers": list(answered(run.answers)),
         "answers_note": str(run.answers.get("note") or ""),
+        "overoptimization": overoptimization(run),
         "against_kl": [(name, items) for name, items in against if items],
         "curves": [(name, main, more) for name, main, more in drawn if main or more],
         "counts": list(count_rows(run.stages)),
@@ -145,6 +147,7 @@ def _contents(sections: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("heldout", "Held-out scores", sections["heldout"]),
         ("ledger", "Gained and forgotten", True),
         ("answers", "Answers", True),
+        ("overoptimization", "Proxy and gold", sections["overoptimization"]),
         ("kl", "Reward against KL", sections["against_kl"]),
         ("curves", "Curves", sections["curves"]),
         ("data", "Data", sections["counts"]),
