@@ -45,7 +45,7 @@ def _calibration_gaps(margin: Tensor) -> dict[str, Tensor]:
     """
     right = torch.sigmoid(margin)
     p, y = torch.cat([right, 1 - right]), torch.cat([torch.ones_like(right), torch.zeros_like(right)])
-    place = (p * BINS).long().clamp_max(BINS - 1)
+    place = (p.nan_to_num() * BINS).long().clamp_max(BINS - 1)  # scores that are not finite are for Numerics to tell
     gaps = torch.zeros(BINS, dtype=p.dtype, device=p.device).index_add_(0, place, p - y)
     return {f"calibration_{index}": gap for index, gap in enumerate(gaps)}
 
