@@ -127,9 +127,11 @@ def _check_fit(cfg: DictConfig, model: Any, tokenizer: Tokenizer) -> None:
             f"{where}: the embedding has {rows} rows, the tokenizer {tokenizer.vocab_size} tokens; each token needs "
             "a row: take the tokenizer of the model, or backbone.vocab_size=null"
         )
-    longest, context = cfg.data.get("max_length"), model.config.max_positions
-    if longest is not None and longest > context:
-        raise UserError(f"data.max_length={longest}: the model's context is {context} (backbone.max_positions)")
+    context = model.config.max_positions
+    for key in ("max_length", "ptx_max_length" if cfg.data.get("ptx_path") else "max_length"):
+        longest = cfg.data.get(key)
+        if longest is not None and longest > context:
+            raise UserError(f"data.{key}={longest}: the model's context is {context} (backbone.max_positions)")
 
 
 def _settle_network(cfg: DictConfig, stage: Stage) -> None:

@@ -19,7 +19,8 @@ from lit_llm.data.data_module import (
     splits_hash,
     tests_of,
 )
-from lit_llm.data.loading import shuffled
+from lit_llm.data.loading import ResumableLoader, shuffled
+from lit_llm.data.raw_text import RawText
 from lit_llm.data.reading import Records
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import UserError
@@ -58,6 +59,8 @@ class Prompts(DataModule):
         max_prompt_length: longest prompt in tokens; a longer one is an error, or skipped and counted with
             ``on_error=skip``.
         micro_batch_size: prompts per process and step.
+        ptx_path: pretraining text to mix into PPO, as ``RawText``'s path; None: none. Its held-out part stays held out.
+        ptx_max_length, ptx_micro_batch_size: positions a row of it, and rows of it per process and update.
 
     Other arguments: ``DataModule``.
     """
@@ -71,6 +74,9 @@ class Prompts(DataModule):
         path: DataPath = "installed/prompts",
         max_prompt_length: int = 192,
         micro_batch_size: int = 16,
+        ptx_path: DataPath | None = None,
+        ptx_max_length: int = 256,
+        ptx_micro_batch_size: int = 8,
         num_workers: int = 0,
         seed: int = 0,
         format: str | None = None,
@@ -97,7 +103,26 @@ class Prompts(DataModule):
             accept_changed_data=accept_changed_data,
         )
         at_least("max_prompt_length", max_prompt_length, 1)
-        self.path, self.max_prompt_length = path, max_prompt_length
+        at_least("ptx_micro_batch_size", ptx_micro_batch_size, 1)
+        at_least("ptx_max_length", ptx_max_length, 2)
+        self.path, self.max_prompt_length, self.ptx_path = path, max_prompt_length, ptx_path
+        self._longest = 0
+        self._text: RawText | None = None
+        if ptx_path is not None:
+            self._text = RawText(
+                tokenizer=tokenizer,
+                path=ptx_path,
+                max_length=ptx_max_length,
+                micro_batch_size=ptx_micro_batch_size,
+                num_workers=num_workers,
+                seed=seed,
+                on_error=on_error,
+                max_error_rate=max_error_rate,
+                validation_fraction=validation_fraction,
+                test_fraction=test_fraction,
+                cache_dir=cache_dir,
+                accept_changed_data=accept_changed_data,
+            )
         self._prompts: list[Prompt] = []
 
     @property
@@ -106,12 +131,29 @@ class Prompts(DataModule):
         _ = self.prepared
         return self._prompts
 
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt that is trained on or validated."""
+        _ = self.prepared
+        return self._longest
+
+    def ptx_loader(self) -> ResumableLoader | None:
+        """Batches of pretraining text (TokenBatch), which remember their place; None without ``ptx_path``."""
+        return None if self._text is None else self._text.train_dataloader()
+
+    def files(self) -> list[str]:
+        """Every file that was read, the pretraining text's too."""
+        more = [] if self._text is None else self._text.files()
+        return list(dict.fromkeys([*super().files(), *more]))
+
     def _parameters(self) -> dict[str, Any]:
         return {"max_prompt_length": self.max_prompt_length}
 
     def _prepare(self) -> Prepared:
+        if self._text is not None:
+            self._text.setup()  # its mistakes are told before anything is sampled
         records = self._read(self.path, "prompts")
-        self._prompts = []
+        self._prompts, self._longest = [], 0
         train = self._rows(records["train"], "train")
         validation = self._rows(records["validation"], "validation")
         dropped = len(records["train"]) + len(records["validation"]) - len(self._prompts)
@@ -145,6 +187,7 @@ class Prompts(DataModule):
         store, kept = self._that_fit(prompts, split)
         rows = PromptRows(store, kept, len(self._prompts), self.tokenizer.pad_id)
         self._prompts += [prompts[index] for index in kept]
+        self._longest = max(self._longest, int(store.lengths[kept].max()) if kept else 0)
         return rows
 
     def _that_fit(self, prompts: list[Prompt], split: str) -> tuple[TokenStore, list[int]]:
