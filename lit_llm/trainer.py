@@ -158,6 +158,10 @@ class StopAfter(L.Callback):
     def __init__(self, steps: int) -> None:
         self.steps, self.done = steps, 0
 
+    def on_train_start(self, trainer: L.Trainer, *args: Any) -> None:  # noqa: ARG002
+        """A run that had done them all, and failed afterwards, is resumed to do no more."""
+        trainer.should_stop = trainer.should_stop or self.done >= self.steps
+
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:  # noqa: ARG002
         self.done += 1
         if self.done >= self.steps:

@@ -13,6 +13,7 @@ from lit_llm.records import Message, Prompt
 from lit_llm.rewards.verifiers import ExactAnswer
 from lit_llm.rewards.weighted import WeightedSum
 from lit_llm.stages.grpo import GRPO
+from lit_llm.trainer import StopAfter
 
 from .toy import END, LIKED, VOCABULARY, loader, parts, prompt_batch, tiny_model, trainer
 
@@ -235,6 +236,18 @@ def test_a_stopped_run_goes_on_bitwise(tmp_path):
     assert engine.global_step == 4 and {key.split(".")[0] for key in whole.state_dict()} == {"model"}
     for (name, one), two in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(one, two), name
+
+
+def test_a_run_that_had_done_its_rollouts_does_no_more_when_it_is_resumed(tmp_path):
+    def run(resume=None):
+        stage, engine = grpo(), trainer(max_steps=-1, max_epochs=-1, callbacks=[StopAfter(2)])
+        engine.fit(stage, loader([prompt_batch(4, seed=i) for i in range(4)]), ckpt_path=resume, weights_only=True)
+        return stage, engine
+
+    first, engine = run()
+    engine.save_checkpoint(tmp_path / "all.ckpt")
+    again, engine = run(tmp_path / "all.ckpt")
+    assert engine.global_step == 2 and torch.equal(weights(first), weights(again))
 
 
 def test_adapters_need_no_second_copy_as_reference():
