@@ -173,6 +173,8 @@ def _counted(counts: Mapping[str, Any]) -> str:
 
 
 def _shown(name: str, value: Mapping[str, Any], metrics: Mapping[str, Any], group: str) -> str:
+    if value["mean"] is None:
+        return f"{name} not to be told from {value['n']}"
     before = (metrics.get("before") or {}).get(group, {}).get(name)
     was = f" (was {before['mean']:.4g})" if before and before.get("mean") is not None else ""
     error = f" ± {value['se']:.2g}" if value.get("se") is not None else ""

@@ -22,7 +22,9 @@ from lit_llm.report.figures import figures, reward_against_kl
 from lit_llm.report.ledger_table import ledger_table
 from lit_llm.report.overoptimization import overoptimization
 from lit_llm.report.reading import PipelineRun, StageRun, read_pipeline
+from lit_llm.report.safety import safety
 from lit_llm.report.tables import count_rows, duration, effort_rows, heldout_rows
+from lit_llm.report.verdict import left_out, verdict
 from lit_llm.report.verification import Check, parents, verify_chain
 
 TELLS_NUMBERS = ("reward_modeling", "flag_classification")  # models that do not talk
@@ -78,6 +80,7 @@ def _heading(run: PipelineRun) -> dict[str, Any]:
         ("Tokens trained on", number(tokens) if tokens else ""),
         ("All stages together", duration(seconds) if seconds else ""),
         ("Steps of the chain", str(len(rows))),
+        ("Ranked by", _ranked_by(run)),
         ("Commit", _commit(run.stages)),
         ("Made", _made(run.stages)),
     ]
@@ -87,7 +90,17 @@ def _heading(run: PipelineRun) -> dict[str, Any]:
         "trained on.",
         "facts": [(name, value) for name, value in known if value],
         "simulated": _listed(simulated),
+        "left_out": left_out(run),
     }
+
+
+def _ranked_by(run: PipelineRun) -> str:
+    """Who made the rankings, where people did."""
+    stage = run.stage("rankings")
+    counts = (stage.metrics.get("counts") or {}) if stage else {}
+    if not counts.get("by_people"):
+        return ""
+    return f"{counts.get('annotators', 1)} people, {counts['by_people']} rankings"
 
 
 def _chain(run: PipelineRun, checks: Mapping[str, Check]) -> dict[str, Any]:
@@ -135,6 +148,8 @@ def _sections(run: PipelineRun) -> dict[str, Any]:
         "answers": list(answered(run.answers)),
         "answers_note": str(run.answers.get("note") or ""),
         "overoptimization": overoptimization(run),
+        "safety": safety(run),
+        "verdict": verdict(run.win_rate),
         "against_kl": [(name, items) for name, items in against if items],
         "curves": [(name, main, more) for name, main, more in drawn if main or more],
         "counts": list(count_rows(run.stages)),
@@ -146,6 +161,8 @@ def _contents(sections: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("chain", "Chain", True),
         ("heldout", "Held-out scores", sections["heldout"]),
         ("ledger", "Gained and forgotten", True),
+        ("safety", "Safety", sections["safety"]),
+        ("verdict", "People's verdict", sections["verdict"]),
         ("answers", "Answers", True),
         ("overoptimization", "Proxy and gold", sections["overoptimization"]),
         ("kl", "Reward against KL", sections["against_kl"]),

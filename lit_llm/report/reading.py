@@ -69,6 +69,7 @@ class PipelineRun:
     ledger: dict[str, Any]
     answers: dict[str, Any]
     summary: dict[str, Any]
+    win_rate: dict[str, Any] = field(default_factory=dict)
 
     def stage(self, name: str) -> StageRun | None:
         return next((stage for stage in self.stages if stage.name == name), None)
@@ -87,6 +88,7 @@ def read_pipeline(folder: Path) -> PipelineRun:
         ledger=read_json(folder / "ledger.json"),
         answers=read_json(folder / "answers.json"),
         summary=read_json(folder / "pipeline.json"),
+        win_rate=read_json(folder / "win_rate.json"),
     )
 
 
