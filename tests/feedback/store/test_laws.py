@@ -28,6 +28,10 @@ class Annotating(RuleBasedStateMachine):
         self.seen = defaultdict(dict)  # person -> assignment -> version seen last
         self.acknowledged = {}  # (assignment, version) -> (action, best card)
 
+    def teardown(self):
+        if hasattr(self, "store"):
+            self.store.close()
+
     def known(self, person, pick):
         items = sorted(self.seen[person].items())
         return items[pick % len(items)] if items else None
