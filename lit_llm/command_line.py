@@ -114,6 +114,8 @@ def _inside(run: str, key: str, value: str) -> str | None:
         return f"+reward@{run}stage.gold={value}"
     if key.startswith("part."):
         return f"+reward@{run}stage.reward.parts.{key.removeprefix('part.')}.reward={value}"
+    if key.startswith("stage.reward.parts.") and key.endswith(".weight"):  # 1 where nothing is said
+        return f"++{run}{key}={value}"
     if key == "format":  # a function's dotted path is no file of the group
         return f"{run}data.format={value}" if "." in value or value == "null" else f"+format@{run}data={value}"
     return None
