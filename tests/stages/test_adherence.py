@@ -159,3 +159,16 @@ def test_one_annotator_cannot_be_compared(names, message):
 def test_options_that_make_no_sense(options, message):
     with pytest.raises(UserError, match=message):
         RewardModeling(model=tiny_model(), **parts(), **options)
+
+
+def test_the_factors_go_on_from_a_checkpoint(tmp_path):
+    def fitted(epochs, checkpoint=None):
+        stage = RewardModeling(model=tiny_model(), adherence="learned", normalize_batches=0, **parts())
+        run = trainer(max_epochs=epochs, limit_train_batches=4)
+        run.fit(stage, datamodule=Ranked(), ckpt_path=checkpoint, weights_only=True)
+        return stage, run
+
+    _, run = fitted(1)
+    run.save_checkpoint(tmp_path / "one.ckpt")
+    again, whole = fitted(2, tmp_path / "one.ckpt")[0], fitted(2)[0]
+    assert again.adherence.by_name() == whole.adherence.by_name() != dict.fromkeys(whole.adherence.by_name(), 1.0)
