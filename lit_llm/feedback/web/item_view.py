@@ -36,7 +36,7 @@ def form_values(
         "instructions": hostile_text.shown(project.instructions) if project.instructions else "",
         "turns": [turn(message) for message in messages],
         "cards": [card(place, one, entry, language) for place, one in enumerate(cards)],
-        "places": range(1, len(cards) + 1), "flag_kinds": project.flag_kinds,
+        "places": range(1, len(cards) + 1), "flag_kinds": project.flag_kinds, "ties": project.allow_ties,
         "all_bad": judgement.all_bad, "comment": judgement.comment,
         "has_help": False, "skip_at": None, "skip_open": False, "skip_reasons": (), "skip_reason": "", "skip_text": "",
     }  # fmt: skip

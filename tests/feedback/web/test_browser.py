@@ -4,6 +4,7 @@ import pytest
 from starlette.responses import Response
 
 from lit_llm.feedback.store import accounts
+from lit_llm.feedback.store.projects import change_settings
 from lit_llm.feedback.store.rankings import rows
 from lit_llm.feedback.web.sessions import Session
 
@@ -117,6 +118,19 @@ def test_by_drag(browse, store):
     page.click("#submit")
     page.wait_for_url("**/items/*?done=saved")
     assert ranking(store) == {a: 1, d: 2, b: 3}
+
+
+def test_where_ties_are_not_allowed_a_card_pushes_the_others_down(browse, store):
+    change_settings(store, allow_ties=False)
+    page = browse()
+    a, b, c, _ = texts(page)
+    for key, rank in (("A", "1"), ("B", "1"), ("C", "2")):
+        page.focus(f"#card-{key}")
+        page.keyboard.press(rank)
+        page.keyboard.press("=")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_url("**/items/*?done=saved")
+    assert ranking(store) == {b: 1, c: 2, a: 3}
 
 
 def test_without_script(browse, store):

@@ -2,7 +2,7 @@
 
 import { Board } from "./board.js";
 import { Flags } from "./passages.js";
-import { cards, moved, ranked, ranks, tied, write } from "./ranking.js";
+import { cards, groups, inserted, moved, ranked, ranks, tied, write } from "./ranking.js";
 import { Saving } from "./saving.js";
 
 const words = JSON.parse(document.body.dataset.words);
@@ -27,8 +27,14 @@ function describe(key) {
   return sentence.replace("{card}", card).replace("{rank}", now[key]);
 }
 
+/** Where ties are not allowed, a card that comes to another's rank pushes it down. */
+function strict(given, key) {
+  if (form.dataset.ties === "1" || !groups(given).some((group) => group.length > 1)) return given;
+  return inserted(given, key, given[key], false);
+}
+
 function change(given, key) {
-  write(form, given);
+  write(form, strict(given, key));
   board.draw();
   announce(describe(key));
   saving?.changed();
@@ -81,7 +87,7 @@ function ranking(event, key, inCard) {
   const last = Object.keys(now).length;
   if (/^[1-9]$/.test(event.key) && Number(event.key) <= last) change(ranked(now, key, Number(event.key)), key);
   else if (event.key === "0" || event.key === "Backspace" || event.key === "Delete") change(ranked(now, key, null), key);
-  else if (event.key === "=") change(tied(now, key), key);
+  else if (event.key === "=") form.dataset.ties === "1" && change(tied(now, key), key);
   else if ((event.altKey || !inCard) && event.key === "ArrowUp") change(moved(now, key, true), key);
   else if ((event.altKey || !inCard) && event.key === "ArrowDown") change(moved(now, key, false), key);
   else return false;
