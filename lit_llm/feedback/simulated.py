@@ -7,25 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.huggingface import check_vocabulary, load_language_model
-from lit_llm.data.filters import clean
 from lit_llm.data.reading import read_records
 from lit_llm.errors import UserError
 from lit_llm.feedback.agreement import agreement
 from lit_llm.feedback.rule import reward, rule
+from lit_llm.feedback.sampling import Sampling, chosen_prompts, weights_hash
+from lit_llm.feedback.sampling import answers as sample
 from lit_llm.feedback.simulated_flags import flags_of, ratings_of
 from lit_llm.generation.command import Device, choose_device
-from lit_llm.generation.sampling import completions, generate
 from lit_llm.records import Prompt
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -79,15 +77,6 @@ ANNOTATORS = (
 )
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How the answers were drawn; written on every row."""
-
-    temperature: float
-    max_new_tokens: int
-    seed: int
-
-
 def collect(
     model: str | Path | LanguageModel,
     prompts: str | Sequence[str] | Mapping[str, Any],
@@ -129,11 +118,14 @@ def collect(
         raise UserError(f"rankings.k={k}: a ranking needs at least 2 answers")
     loaded, tokenizer, digest = _load(model, tokenizer, choose_device(device))
     sampling = Sampling(temperature, max_new_tokens, seed)
-    splits = _chosen(read_records(prompts, "prompts", cache_dir=cache_dir).splits, max_prompts, seed)
+    splits = chosen_prompts(read_records(prompts, "prompts", cache_dir=cache_dir).splits, max_prompts, seed)
     rows, counts = dict[str, list[dict[str, Any]]](), {"prompts": 0, "too_long": 0, "too_few_answers": 0}
     every = [(split, prompt) for split, members in splits.items() for prompt in members]
-    found = _answers(loaded, tokenizer, [prompt for _, prompt in every], k, sampling, batch_size, bf16, progress)
-    for number, ((split, prompt), answers) in enumerate(zip(every, found, strict=True)):
+    shown = "answers to rank" if progress else None
+    asked = [prompt for _, prompt in every]
+    found = sample(loaded, tokenizer, asked, k, sampling, batch_size=batch_size, bf16=bf16, progress=shown)
+    for number, ((split, prompt), some) in enumerate(zip(every, found, strict=True)):
+        answers = None if some is None else [answer.text for answer in some]
         reason = "too_long" if answers is None else "too_few_answers" if len(answers) < 2 else "prompts"
         counts[reason] += 1
         if reason == "prompts":
@@ -196,41 +188,6 @@ def _counted(kinds: Mapping[str, int]) -> str:
     return ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in kinds.items()) or "no flag"
 
 
-def _answers(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    prompts: Sequence[Prompt],
-    k: int,
-    sampling: Sampling,
-    batch_size: int,
-    bf16: bool,
-    progress: bool,
-) -> list[list[str] | None]:
-    """Up to k different answers to each prompt, none empty or with a NUL byte; None where there is no room for one."""
-    encoded = [tokenizer.chat.encode_prompt(tokenizer, prompt.messages) for prompt in prompts]
-    room = model.config.max_positions - sampling.max_new_tokens
-    fits = [i for i, ids in enumerate(encoded) if len(ids) <= room]
-    draws = k + max(1, k // 2)  # some come out the same
-    rollout = generate(
-        model,
-        [encoded[i] for i in fits],
-        max_new_tokens=sampling.max_new_tokens,
-        end_ids=tokenizer.end_ids,
-        temperature=sampling.temperature,
-        samples=draws,
-        seed=sampling.seed,
-        batch_size=batch_size,
-        dtype=torch.bfloat16 if bf16 else None,
-        progress="answers to rank" if progress else None,
-    )
-    texts = [clean(tokenizer.decode(ids)).strip() for ids in completions(rollout)]  # as the data will read them
-    answers: list[list[str] | None] = [None] * len(prompts)
-    for place, i in enumerate(fits):
-        own = dict.fromkeys(text for text in texts[place * draws : (place + 1) * draws] if text and "\0" not in text)
-        answers[i] = list(own)[:k]
-    return answers
-
-
 def _rows(
     prompt: Prompt, answers: Sequence[str], annotators: Sequence[Annotator], seed: Sequence[int], about: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
@@ -242,20 +199,6 @@ def _rows(
         yield {**row, "simulated": True, "schema": SCHEMA, "models": models, "rule": worth, **about}
 
 
-def _chosen(splits: Mapping[str, list[Any]], most: Mapping[str, int] | int | None, seed: int) -> dict[str, list[Any]]:
-    """At most so many prompts of each split, in their order; further tests (test_<name>) join the test."""
-    joined: dict[str, list[Any]] = {}
-    for name, members in splits.items():
-        joined.setdefault("test" if name.startswith("test") else name, []).extend(members)
-    chosen = {}
-    for name, members in joined.items():
-        limit = most.get(name) if isinstance(most, Mapping) else most
-        if limit is not None and limit < len(members):
-            members = [members[i] for i in sorted(random.Random(seed).sample(range(len(members)), limit))]
-        chosen[name] = members
-    return chosen
-
-
 def _in_turn(annotators: Sequence[Annotator], count: int | None, number: int) -> list[Annotator]:
     count = len(annotators) if count is None else min(count, len(annotators))
     return [annotators[(number + i) % len(annotators)] for i in range(count)]
@@ -265,18 +208,16 @@ def _load(
     model: str | Path | LanguageModel, tokenizer: Tokenizer | None, device: str
 ) -> tuple[LanguageModel, Tokenizer, str]:
     """The model in eval mode, its tokenizer, and the first 16 digits of its weights' SHA-256."""
-    digest = hashlib.sha256()
     if isinstance(model, LanguageModel):
         if tokenizer is None:
             raise ValueError("a model that is no folder needs its tokenizer")
+        digest = hashlib.sha256()
         for name, parameter in model.named_parameters():
             digest.update(name.encode() + parameter.detach().float().cpu().numpy().tobytes())
         return model, tokenizer, digest.hexdigest()[:16]
     loaded, tokenizer = load_language_model(model, device=device).eval(), tokenizer or load_tokenizer(model)
     check_vocabulary(loaded.config, tokenizer.vocab_size, model)
-    for file in sorted(Path(model).glob("*.safetensors")):
-        digest.update(file.read_bytes())
-    return loaded, tokenizer, digest.hexdigest()[:16]
+    return loaded, tokenizer, weights_hash(model)
 
 
 def _flagged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
