@@ -18,6 +18,7 @@ from lit_llm.feedback.web import item_view, judgement_form, pages
 from lit_llm.feedback.web.access import Adjudicator, Form, Refused
 from lit_llm.feedback.web.judgement_form import Entry
 from lit_llm.feedback.web.languages import Language
+from lit_llm.feedback.web.routes_items import says_too_little
 
 router = APIRouter(prefix="/admin/adjudicate")
 
@@ -54,6 +55,8 @@ def decide(request: Request, account: Adjudicator, form: Form, task_id: int) -> 
         language = pages.language_of(request)
         said = [language.say(one.reason, card=item_view.letter(one.card, language)) for one in entry.problems]
         return _page(request, found, entry, 422 if said else 200, " ".join(said))
+    if says_too_little(entry.judgement):
+        return _page(request, found, entry, 422, pages.language_of(request).say("item.too_few"))
     try:
         adjudication.adjudicate(request.app.state.store, account.id, task_id, entry.judgement)
     except Invalid as error:

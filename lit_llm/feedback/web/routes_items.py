@@ -64,8 +64,10 @@ def save_item(request: Request, account: Annotator, form: Form, assignment_id: i
     version = form.number("version", -1)
     if entry.problems:
         return _refuse(request, account, item, entry, version, _problem(request, entry))
+    submit = action == "submit"
+    if submit and says_too_little(entry.judgement):
+        return _refuse(request, account, item, entry, version, pages.language_of(request).say("item.too_few"))
     try:
-        submit = action == "submit"
         judgements.save(store, account.id, assignment_id, version, entry.judgement, submit)
     except Stale:
         return _stale(request, account, assignment_id, entry)
@@ -156,6 +158,11 @@ def shown_progress(request: Request, account: Account) -> dict[str, int]:
     found = progress(request.app.state.store)
     mine = sum(one.submitted for one in found.annotators if one.annotator_id == account.id)
     return {"done": found.rankings, "total": max(found.wanted, found.rankings), "mine": mine}
+
+
+def says_too_little(judgement: judgements.Judgement) -> bool:
+    """Whether the store would refuse it as a final ranking: asked first, to be told in the page's language."""
+    return not judgement.all_bad and sum(rank is not None for rank in judgement.ranks.values()) < 2
 
 
 def _read(item: Item, form: Fields) -> Entry:

@@ -191,6 +191,8 @@ def test_in_arabic(browse, store, tmp_path):
     a, b, *_ = texts(page)
     page.focus("#card-A")
     page.keyboard.press("1")
+    page.keyboard.press("Control+Enter")
+    said(page, "رتّب إجابتين على الأقل")
     page.keyboard.press("ArrowLeft")  # forwards, in this direction of reading
     page.keyboard.press("2")
     said(page, "الإجابة ب: الرتبة 2")

@@ -64,7 +64,12 @@ def ranks_on(html):
 def test_a_submission_of_too_little_comes_back_with_what_was_entered(annotator, send):
     place = here(annotator)
     answer = send(annotator, place, version="0", action="submit", **{"rank.A": "1", "comment": "only one"})
-    assert answer.status_code == 422 and "only one" in answer.text and ranks_on(answer.text)["A"] == "1"
+    assert (
+        answer.status_code == 422
+        and "only one" in answer.text
+        and "Rank at least two" in answer.text
+        and ranks_on(answer.text)["A"] == "1"
+    )
     assert send(annotator, place, version="0", action="submit", all_bad="1").status_code == 303
 
 

@@ -70,7 +70,10 @@ form.addEventListener("submit", (event) => {
     event.preventDefault();
     // A flag whose fields are filled but not added yet must not get lost.
     const open = cards(form).filter((card) => card.querySelector('[name^="flag_kind."]').value);
-    if (open.every((card) => flags.add(card))) saving.save(action === "submit");
+    if (!open.every((card) => flags.add(card))) return;
+    const count = Object.values(ranks(form)).filter(Boolean).length;
+    if (action === "submit" && count < 2 && !form.elements.all_bad.checked) saving.alarm(words.too_few);
+    else saving.save(action === "submit");
   } else saving?.leave(); // skip: a plain form
 });
 
