@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lit_llm.evaluation.statistics import Estimate
+from lit_llm.evaluation.statistics import Estimate, wilson_interval
 
 
 def rogan_gladen(rate: Estimate, sensitivity: Estimate, specificity: Estimate) -> Estimate | None:
@@ -23,6 +23,8 @@ def rogan_gladen(rate: Estimate, sensitivity: Estimate, specificity: Estimate) -
 
 
 def interval(value: Estimate, z: float = 1.959964) -> tuple[float, float]:
-    """The 95% bounds mean -+ z se of a share, kept within 0 and 1."""
+    """The 95% bounds mean -+ z se of a share, kept within 0 and 1; where none or all of n were counted, Wilson's."""
+    if value.se == 0 and value.mean in (0.0, 1.0):
+        return wilson_interval(round(value.mean * value.n), value.n, z)
     half = z * value.se if math.isfinite(value.se) else 1.0
     return max(0.0, value.mean - half), min(1.0, value.mean + half)

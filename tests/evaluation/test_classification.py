@@ -100,3 +100,4 @@ def test_a_classifier_no_better_than_chance_corrects_nothing_and_shares_stay_sha
     assert rogan_gladen(half, half, half) is None
     below = rogan_gladen(Estimate(0.05, 0.01, 100), Estimate(0.8, 0.02, 50), Estimate(0.9, 0.02, 50))
     assert below.mean == 0.0 and below.se > 0 and interval(below)[0] == 0.0
+    assert interval(Estimate(0.0, 0.0, 50)) == (0.0, pytest.approx(0.0713, abs=1e-4)), "none of 50 is not never"
