@@ -37,6 +37,22 @@ def test_gae_is_the_double_sum(seed, gamma, lam):
     assert (advantages[~mask] == 0).all() and (returns[~mask] == 0).all()
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds, gamma=st.floats(0.5, 1), lam=st.floats(0, 1))
+def test_a_cut_answer_goes_on_with_the_value_of_the_state_it_was_cut_in(seed, gamma, lam):
+    mask, rewards, values, other, _ = problem(seed)
+    after = other[:, 0]
+    advantages, returns = policy.gae(rewards, values, mask, gamma, lam, after)
+    for b in range(mask.shape[0]):
+        n = int(mask[b].sum())
+        v = [*values[b, :n].tolist(), after[b].item()]
+        delta = [rewards[b, t].item() + gamma * v[t + 1] - v[t] for t in range(n)]
+        for t in range(n):
+            expected = sum((gamma * lam) ** (k - t) * delta[k] for k in range(t, n))
+            assert advantages[b, t].item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+            assert returns[b, t].item() == pytest.approx(expected + v[t], rel=1e-9, abs=1e-12)
+
+
 def test_gae_with_lambda_one_is_the_return_minus_the_value():
     mask, rewards, values, *_ = problem(1)
     advantages, returns = policy.gae(rewards, values, mask, 1.0, 1.0)

@@ -200,6 +200,7 @@ def test_completions_are_scored_as_one_row_at_a_time_and_padding_does_not_matter
             assert logps[b, c].item() == pytest.approx(every[place, row[0, place + 1]].item(), abs=1e-4)
             assert entropy[b, c].item() == pytest.approx(-(every[place].exp() * every[place]).sum().item(), abs=1e-4)
             assert values[b, c].item() == pytest.approx((state_values[place].item() - 0.3) / 2, abs=1e-5)
+        assert after[b].item() == pytest.approx((state_values[end - 1].item() - 0.3) / 2, abs=1e-5)
         assert sequences.mask[b].sum() == end - start
     padded = sequences._replace(input_ids=torch.nn.functional.pad(sequences.input_ids, (0, 3), value=LIKED))
     torch.testing.assert_close(completion_logps(model, padded, 0.7)[0], logps)
