@@ -39,6 +39,37 @@ def check(values: Mapping[str, Any]) -> None:
         except UserError as error:
             raise UserError(f"rankings={path}: {str(error).removeprefix('data.path').lstrip(':= ')}") from None
 
+    if values["win_rate"] is not None:
+        found_win_rate(values["win_rate"])
+
+
+def found_win_rate(place: str) -> dict[str, Any]:
+    """What people said in a project of blind comparisons. Raises UserError when it is none or nothing is judged yet."""
+    from lit_llm.feedback.store.engine import open_store
+    from lit_llm.feedback.win_rate import win_rate
+
+    try:
+        store = open_store(real_text(place))
+    except UserError as error:
+        raise UserError(f"win_rate={place}: {error}") from None
+    try:
+        return win_rate(store)
+    finally:
+        store.close()
+
+
+def comparison(folder: Path, after: str, before: str | None, prompts: Path | None) -> list[str]:
+    """The lines that say how people compare the last model with the one it started from, blind."""
+    if before is None or prompts is None:
+        return []
+    place = f"outputs/rankings/{folder.name}-{after}.db"
+    return [
+        "people's verdict, blind:",
+        f"      python scripts/rank.py model={folder / after / 'model'} against={folder / before / 'model'} "
+        f"prompts={prompts} project={place}",
+        f"      then the pipeline's own command again with win_rate={place}",
+    ]
+
 
 def asked(
     values: Mapping[str, Any], sampled: Mapping[str, Any], step: Mapping[str, Any], parent_hash: str

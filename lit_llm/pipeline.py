@@ -20,7 +20,7 @@ from lit_llm.code_closure import code_hashes
 from lit_llm.command_line import command
 from lit_llm.errors import NothingToLearn, UserError
 from lit_llm.lineage import versions
-from lit_llm.people import ASK, asked, check, rankings_step
+from lit_llm.people import ASK, asked, check, comparison, found_win_rate, rankings_step
 from lit_llm.run_folder import write_json
 from lit_llm.stage_cache import StageCache
 from lit_llm.steps import Step, ancestors, begins_from, descendants, ordered, references, spared, without
@@ -306,7 +306,15 @@ def finish(chain: Chain, seconds: float) -> None:
     write_json(chain.folder / "pipeline.json", summary)
     runs = {name: chain.folders[name] for name in chain.steps if name in chain.metrics and name != RANKINGS}
     parents = {name: begins_from(chain.steps[name]) for name in runs}
-    close(schema.plain(chain.cfg), chain.folder, runs, parents)
+    values = schema.plain(chain.cfg)
+    if values["win_rate"] is not None:
+        write_json(chain.folder / "win_rate.json", found_win_rate(values["win_rate"]))
+    close(values, chain.folder, runs, parents)
+    after = next((name for name in reversed(runs) if (runs[name] / "heldout/prompts.jsonl").is_file()), None)
+    if after is not None:
+        log.info(
+            "%s", "\n".join(comparison(chain.folder, after, parents[after], runs[after] / "heldout/prompts.jsonl"))
+        )
     log.info("\nThe pipeline took %s", duration(seconds))
 
 

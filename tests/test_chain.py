@@ -53,7 +53,7 @@ def test_the_model_is_compared_with_the_one_before(folder):
 
 def test_every_byte_verifies_to_the_corpus(folder):
     folders, differences = verify(folder / "ppo/model")
-    assert differences == [] and len(folders) == 7
+    assert differences == [] and len(folders) == 8
     record = lineage.read(folder / "ppo/model")
     assert {parent["role"] for parent in record["parents"]} == {"init_from", "stage.reward.folder"}
     assert [Path(item["path"]).name for item in lineage.read(folder / "pretraining/model")["data"]["files"]] == [
@@ -92,7 +92,7 @@ def test_the_final_model_answers(folder):
 def test_a_second_pipeline_reuses_all_of_it(folder, words, tmp_path):
     pipeline.run_pipeline(compose("pipeline", words), tmp_path / "two")
     summary = json.loads((tmp_path / "two/pipeline.json").read_text())["stages"]
-    assert all(step["reused"] for step in summary.values()) and len(summary) == 8
+    assert all(step["reused"] for step in summary.values()) and len(summary) == 9
     assert (tmp_path / "two/ppo").resolve() == (folder / "ppo").resolve()
 
 

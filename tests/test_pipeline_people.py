@@ -13,13 +13,16 @@ from lit_llm import collection, pipeline
 from lit_llm.command_line import compose, rewrite
 from lit_llm.errors import NothingToLearn, UserError
 from lit_llm.feedback import people
+from lit_llm.feedback.command import Rank
 from lit_llm.feedback.store.accounts import add_annotator, annotators
 from lit_llm.feedback.store.assignment import next_item
 from lit_llm.feedback.store.engine import open_store
 from lit_llm.feedback.store.judgement import Judgement
 from lit_llm.feedback.store.judgements import save
 from lit_llm.feedback.store.projects import NewCandidate, NewItem, ProjectSettings, add_items, create_project
+from lit_llm.people import comparison
 from lit_llm.records import Message
+from lit_llm.report.verdict import verdict
 from lit_llm.rewards.gate import ExamFailed
 
 from .test_pipeline import ALL, KEPT, changed, default, ran, run  # noqa: F401 (fixtures)
@@ -278,3 +281,47 @@ def test_any_other_mistake_stops_the_chain(run, failing):  # noqa: F811
     failing["ppo"] = UserError("data.path: empty")
     with pytest.raises(UserError, match=r"ppo: data\.path: empty"):
         run()
+
+
+# People's verdict
+
+
+def compared(place: Path) -> None:
+    """A project in which one person preferred the model after in two of three comparisons."""
+    store = open_store(place, create=True)
+    create_project(store, ProjectSettings(kind="comparison", min_seconds=0, repeat_share=0, gold_share=0))
+    who = add_annotator(store, "ana", "a good long password").id
+    pair = [NewCandidate("new words", model="ppo"), NewCandidate("old words", model="before")]
+    tags = {"after_model": "ppo", "before_model": "before"}
+    add_items(store, [NewItem((Message("user", f"q{n}"),), pair, tags) for n in range(3)])
+    for n in range(3):
+        item = next_item(store, who)
+        ranks = {card.key: 1 + ((card.text == "old words") ^ (n == 2)) for card in item.cards}
+        save(store, who, item.assignment_id, item.version, Judgement(ranks, seconds=9.0), submit=True)
+    store.close()
+
+
+def test_people_s_verdict_is_written_for_the_report(run, tmp_path):  # noqa: F811
+    compared(tmp_path / "verdict.db")
+    run(f"win_rate={tmp_path}/verdict.db")
+    found = json.loads((tmp_path / "one/win_rate.json").read_text())
+    assert found["mean"] == pytest.approx(2 / 3) and (found["after"], found["before"]) == ("ppo", "before")
+    shown = verdict(found)
+    assert shown.share == "66.7%" and shown.counts == "2 wins, 0 ties, 1 losses" and "do not tell" in shown.words
+
+
+def test_a_verdict_that_is_none_is_said_before_the_first_step(run, tmp_path, ran):  # noqa: F811
+    project(tmp_path / "rankings.db")
+    for name in ("rankings.db", "nothing.db"):
+        with pytest.raises(UserError, match=name):
+            run(f"win_rate={tmp_path}/{name}")
+    assert ran == []
+
+
+def test_the_last_lines_say_how_people_compare_the_models(tmp_path):
+    lines = comparison(tmp_path / "run", "ppo", "instruction_tuning", tmp_path / "prompts.jsonl")
+    words = lines[1].split()
+    assert words[:2] == ["python", "scripts/rank.py"]
+    assert {word.partition("=")[0] for word in words[2:]} <= set(Rank.__dataclass_fields__)
+    assert f"win_rate={words[-1].removeprefix('project=')}" in lines[2]
+    assert comparison(tmp_path, "ppo", None, None) == []

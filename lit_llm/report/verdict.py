@@ -23,7 +23,7 @@ class Verdict:
 
 def verdict(file: Mapping[str, Any]) -> Verdict | None:
     """``file``: win_rate.json, {"mean", "low", "high", "n", "wins", "ties", "losses", "after", "before"}."""
-    if not isinstance(file.get("mean"), int | float):
+    if not all(isinstance(file.get(key), int | float) for key in ("mean", "low", "high")):
         return None
     low, high = float(file["low"]), float(file["high"])
     after, before = str(file.get("after") or "the model after"), str(file.get("before") or "the one before")
