@@ -1,0 +1,113 @@
+"""A reward that fails its exam: refused at the start, and a run's end with the last good weights in the middle."""
+
+import json
+
+import lightning as L
+import pytest
+import torch
+
+from lit_llm.evaluation.exam_result import ExamResult, Probe
+from lit_llm.evaluation.statistics import Estimate
+from lit_llm.records import Message, Prompt
+from lit_llm.rewards.gate import ExamFailed
+from lit_llm.stages import reward_watch
+from lit_llm.stages.ppo import PPO
+
+from .test_ppo import LikedShare, Words
+from .toy import loader, parts, prompt_batch, tiny_model, trainer
+
+
+class Examined(LikedShare):
+    examined = True
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __call__(self, prompts, completions):
+        return [0.0 for _ in completions]
+
+
+class Data(L.LightningDataModule):
+    prompts = [Prompt((Message("user", f"question {i}"),)) for i in range(8)]  # noqa: RUF012
+
+    def train_dataloader(self):
+        return loader([prompt_batch(8, seed=i) for i in range(6)])
+
+
+def result(share):
+    probe = Probe(share, 0.01, 8, 0.2, share <= 0.2)
+    return ExamResult(Estimate(0.7, 0.01, 8), {}, {"empty": probe})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "exam.json").write_text(json.dumps({"passed": True, "reasons": []}), encoding="utf-8")
+    return tmp_path
+
+
+def fit(folder, shares, monkeypatch, steps=6, **options):
+    """A run whose exams find these shares, and the policy's weights at the beginning of every exam."""
+    weights, left = [], list(shares)
+
+    def rerun(reward, prompts, completions, gold=None, rows=None):
+        assert len(prompts) == len(completions) == len(rows) == 8 and prompts[0][0].content == "question 0"
+        weights.append({name: p.detach().clone() for name, p in stage.model.named_parameters()})
+        return result(left.pop(0))
+
+    monkeypatch.setattr(reward_watch, "rerun", rerun)
+    given = {"max_new_tokens": 6, "epochs": 1, "exam_every_n_steps": 2, **options}
+    stage = PPO(model=tiny_model(), reward=Examined(folder), tokenizer=Words(), **parts(1e-2), **given)
+    run = trainer(max_steps=steps, max_epochs=-1, default_root_dir=folder)
+    run.fit(stage, datamodule=Data())
+    return stage, run, weights
+
+
+def test_a_reward_that_fails_on_the_way_ends_the_run_with_the_last_good_weights(folder, monkeypatch, caplog):
+    stage, run, weights = fit(folder, [0.1, 0.9], monkeypatch)
+    assert run.global_step == 4 and len(weights) == 2  # exams before rollouts 2 and 4
+    for name, parameter in stage.model.named_parameters():
+        assert torch.equal(parameter, weights[0][name])
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    (line,) = [record.message for record in caplog.records if "exam" in record.message]
+    assert "90% of 8 prompts" in line and "stage=dpo" in line and "\n" not in line
+
+
+def test_the_first_exam_on_the_way_goes_back_to_the_beginning(folder, monkeypatch):
+    stage, run, _ = fit(folder, [0.9], monkeypatch)
+    assert run.global_step == 2
+    for mine, first in zip(stage.model.parameters(), tiny_model().parameters(), strict=True):
+        assert torch.equal(mine, first)
+
+
+def test_an_ignored_exam_warns_and_the_run_goes_on(folder, monkeypatch, caplog):
+    _, run, weights = fit(folder, [0.9, 0.9], monkeypatch, ignore_exam=True)
+    assert run.global_step == 6 and len(weights) == 2 and caplog.text.count("going on") == 2
+
+
+def test_a_passed_exam_is_logged(folder, monkeypatch):
+    _, run, _ = fit(folder, [0.1], monkeypatch, steps=3)
+    assert run.logged_metrics["exam/passed"] == 1 and run.logged_metrics["exam/empty"].item() == pytest.approx(0.1)
+
+
+def test_a_model_without_an_exam_takes_one_before_anything_is_learned(tmp_path, monkeypatch):
+    with pytest.raises(ExamFailed, match=r"90% of 8 prompts.*stage=dpo.*stage\.ignore_exam=true"):
+        fit(tmp_path, [0.9], monkeypatch, exam_every_n_steps=None)
+    _, run, weights = fit(tmp_path, [0.1], monkeypatch, steps=3, exam_every_n_steps=None)
+    assert run.global_step == 3 and len(weights) == 1
+
+
+def test_a_failed_exam_refuses_the_stage_before_anything_is_built(folder):
+    found = {"passed": False, "reasons": ["accuracy 0.5 is not above the floor"]}
+    (folder / "exam.json").write_text(json.dumps(found), encoding="utf-8")
+    given = {"model": tiny_model(), "reward": Examined(folder), "tokenizer": Words(), **parts()}
+    with pytest.raises(ExamFailed, match="not above the floor"):
+        PPO(**given)
+    assert PPO(**given, ignore_exam=True).watch.folders == (str(folder),)
+
+
+def test_a_rule_is_not_examined(monkeypatch):
+    monkeypatch.setattr(reward_watch, "rerun", lambda *_, **__: pytest.fail("examined"))
+    stage = PPO(
+        model=tiny_model(), reward=LikedShare(), tokenizer=Words(), max_new_tokens=6, exam_every_n_steps=1, **parts()
+    )
+    trainer(max_steps=2, max_epochs=-1).fit(stage, datamodule=Data())
