@@ -145,14 +145,17 @@ def items_to_compare(
     """
     from lit_llm.feedback.store.projects import NewItem
 
+    if weights_hash(after) == weights_hash(before):
+        raise UserError(f"against={before}: has the weights of model={after}; two different models are compared")
     splits = read_prompts(prompts, max_prompts, sampling.seed)
     every = [(split, prompt) for split, members in splits.items() for prompt in members]
     asked = [prompt for _, prompt in every]
     new, old = (_of_model(model, asked, 1, sampling, device, batch_size) for model in (after, before))
     pairs = [(*at, a[0], b[0]) for at, a, b in zip(every, new, old, strict=True) if a and b]
+    names = {"after_model": str(after), "before_model": str(before)}
     alike = sum(a.text == b.text for _, _, a, b in pairs)
     items = [
-        NewItem(prompt.messages, [a, b], {**_tags(prompt), "answered_alike": str(alike)}, split)
+        NewItem(prompt.messages, [a, b], {**_tags(prompt), **names, "answered_alike": str(alike)}, split)
         for split, prompt, a, b in pairs
         if a.text != b.text
     ]

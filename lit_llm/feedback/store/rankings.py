@@ -51,9 +51,9 @@ def rows(
     ``kinds``: normal, gold, repeat. ``too_fast``: with those under the time floor. ``adjudicated``: a task that has a
     final ranking yields that in place of its annotators'. Keys of a row: prompt, completions, ranking, annotator (the
     pseudonym), simulated, all_bad, flags, ratings, notes, comment, seconds, too_fast, schema, prompt_hash,
-    completion_hashes, models, checkpoints, positions (display place of each completion, from 1), submitted_at,
-    agreement (with the task's other annotators in the rows, None when alone), split, tags, kind, task, adjudicated;
-    gold (known ranks) for gold items; repeat_of (task) for repeats; unranked (answers that were left unranked, with
+    completion_hashes, models, checkpoints, positions (display place of each completion, from 1; None where imported),
+    submitted_at, agreement (with the task's other annotators in the rows, None when alone), split, tags, kind, task,
+    adjudicated; gold (known ranks) for gold items; repeat_of (task) for repeats; unranked (answers that were left unranked, with
     their flags, ratings and notes). Fewer than two answers ranked and all_bad: every answer is there, tied.
     """
     wrong = [kind for kind in kinds if kind not in ("normal", "gold", "repeat")]
@@ -166,7 +166,7 @@ def _row(record: Any, task: TaskRow, details: Details) -> dict[str, Any]:
         "completion_hashes": [answer.hash for answer in answers],
         "models": [answer.model for answer in answers],
         "checkpoints": [answer.checkpoint_hash for answer in answers],
-        "positions": [shown.index(i) + 1 for i in kept],
+        "positions": [shown.index(i) + 1 if assignment.shuffle_seed else None for i in kept],
         "submitted_at": datetime.fromtimestamp(assignment.finished_at, UTC).isoformat(timespec="seconds"),
         "agreement": None,
         "split": prompt.split,
