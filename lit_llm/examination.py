@@ -112,11 +112,13 @@ class Exam:
 
     @property
     def scorers(self) -> Mapping[str, Callable[..., Any]]:
-        """What judges answers to held-out prompts: the stage's own reward, and those of ``evaluation.scorers``."""
+        """What judges answers to held-out prompts: the stage's reward and gold, and those of ``evaluation.scorers``."""
         if self._scorers is None:
             nodes = dict(self.cfg.evaluation.scorers)
             if self.cfg.stage.get("reward") is not None:
                 nodes["reward"] = self.cfg.stage.reward
+            if self.cfg.stage.get("gold") is not None:
+                nodes["gold"] = self.cfg.stage.gold
             made = {name: instantiate(node, _convert_="all") for name, node in nodes.items()}
             for scorer in made.values():
                 if isinstance(scorer, nn.Module):

@@ -70,3 +70,24 @@ def test_the_answer_to_a_problem_reaches_the_reward_and_counts_as_data(prompts):
     assert [prompt.tags for prompt in data.prompts[:2]] == [{"answer": "1"}, {"answer": "2"}]
     other = prompts([{"question": "One?", "answer": "so\n#### 3"}, {"prompt": "Two?", "answer": 2}])
     assert data.fingerprint() != other.fingerprint()
+
+
+def test_pretraining_text_comes_beside_the_prompts_and_remembers_its_place(tokenizer, tmp_path):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "why is it so?"}\n' * 2 + '{"prompt": "why?"}\n', "utf-8")
+    (tmp_path / "text.txt").write_text("words of a text that is long enough " * 60, "utf-8")
+    settings = {"tokenizer": tokenizer, "path": str(tmp_path / "prompts.jsonl"), "cache_dir": str(tmp_path / "cache"),
+                "validation_fraction": 0.0, "test_fraction": 0.0}  # fmt: skip
+    mixed = {"ptx_path": str(tmp_path / "text.txt"), "ptx_max_length": 16, "ptx_micro_batch_size": 2}
+    data = Prompts(**settings, **mixed)
+    loader = data.ptx_loader()
+    first, second = (batch for batch, _ in zip(loader, range(2), strict=False))
+    assert first.input_ids.shape == (2, 16)
+    half = Prompts(**settings, **mixed).ptx_loader()
+    next(iter(half))
+    again = Prompts(**settings, **mixed).ptx_loader()
+    again.load_state_dict(half.state_dict())
+    assert (next(iter(again)).input_ids == second.input_ids).all()
+    assert any(name.endswith("text.txt") for name in data.files())
+    assert data.longest_prompt == max(int(batch.lengths.max()) for batch in data.train_dataloader())
+    plain = Prompts(**settings)
+    assert plain.ptx_loader() is None and not any(name.endswith("text.txt") for name in plain.files())

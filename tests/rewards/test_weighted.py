@@ -26,7 +26,7 @@ class ByTokens:
 
     folders = ("/reward",)
 
-    def score_tokens(self, input_ids, lengths):
+    def score_tokens(self, input_ids, lengths):  # noqa: ARG002
         return input_ids[:, 0].float()
 
     def __call__(self, *_):

@@ -23,7 +23,7 @@ class Examined(LikedShare):
     def __init__(self, folder):
         self.folder = str(folder)
 
-    def __call__(self, prompts, completions):
+    def __call__(self, prompts, completions):  # noqa: ARG002
         return [0.0 for _ in completions]
 
 
@@ -49,7 +49,7 @@ def fit(folder, shares, monkeypatch, steps=6, **options):
     """A run whose exams find these shares, and the policy's weights at the beginning of every exam."""
     weights, left = [], list(shares)
 
-    def rerun(reward, prompts, completions, gold=None, rows=None):
+    def rerun(reward, prompts, completions, gold=None, rows=None):  # noqa: ARG001
         assert len(prompts) == len(completions) == len(rows) == 8 and prompts[0][0].content == "question 0"
         weights.append({name: p.detach().clone() for name, p in stage.model.named_parameters()})
         return result(left.pop(0))
