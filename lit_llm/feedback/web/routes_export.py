@@ -1,31 +1,45 @@
-"""The admin's download: the rankings as JSONL, in the forms that training reads."""
+"""The admin's download: the rankings as JSONL, in the forms that training reads; each download is noted."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from lit_llm.feedback.store.rankings import rows
+from lit_llm.feedback import exporting
+from lit_llm.feedback.store.engine import Store
+from lit_llm.feedback.store.exports import record_export
 from lit_llm.feedback.web.access import Admin, Refused
 
 router = APIRouter()
-KINDS = ("rankings",)
+KINDS: tuple[exporting.Kind, ...] = ("rankings", "pairs", "labels")
 
 
 @router.get("/admin/export")
 def download(request: Request, account: Admin, kind: str = "rankings", adjudicated: bool = False) -> Response:  # noqa: ARG001
     """``kind``: rankings, pairs or labels; ``adjudicated``: final rankings in place of those they settle."""
-    if kind not in KINDS:
+    known = next((one for one in KINDS if one == kind), None)
+    if known is None:
         raise Refused(404, "error.not_found")
-    found = rows(request.app.state.store, adjudicated=adjudicated)
-    headers = {"Content-Disposition": f'attachment; filename="{kind}.jsonl"'}
-    return StreamingResponse(_lines(found), media_type="application/x-ndjson", headers=headers)
+    store: Store = request.app.state.store
+    found = exporting.export_rows(store, known, adjudicated)
+    headers = {"Content-Disposition": f'attachment; filename="{known}.jsonl"'}
+    lines = _lines(store, known, adjudicated, found)
+    return StreamingResponse(lines, media_type="application/x-ndjson", headers=headers)
 
 
-def _lines(found: Iterator[dict[str, object]]) -> Iterator[bytes]:
+def _lines(store: Store, kind: str, adjudicated: bool, found: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+    """The lines of the file; once the last has gone, the project notes their hash and counts, as for a file."""
+    digest, counts = hashlib.sha256(), Counter[str]()
     for row in found:
-        yield json.dumps(row).encode() + b"\n"
+        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        digest.update(line)
+        counts[row["split"]] += 1
+        yield line
+    record_export(store, kind, {"adjudicated": adjudicated}, digest.hexdigest(), dict(sorted(counts.items())))

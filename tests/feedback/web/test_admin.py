@@ -1,13 +1,14 @@
 """The admin's pages: roles, progress, agreement, adjudication, accounts, export."""
 
-import json
 import re
 
 import pytest
 from starlette.testclient import TestClient
 
+from lit_llm.feedback.exporting import export
 from lit_llm.feedback.store import accounts, assignment, judgements
 from lit_llm.feedback.store.adjudication import dispute
+from lit_llm.feedback.store.exports import exports
 from lit_llm.feedback.store.judgement import Judgement
 from lit_llm.feedback.store.progress import progress
 from lit_llm.feedback.store.projects import change_settings, set_priorities
@@ -106,9 +107,16 @@ def test_reset_and_deactivate(boss, app, ada, admin, send, enter):
     assert send(boss, "/admin/annotators/4711/password").status_code == 404
 
 
-def test_export(boss, disputed):  # noqa: ARG001
-    answer = boss.get("/admin/export?kind=rankings")
-    assert answer.headers["content-disposition"] == 'attachment; filename="rankings.jsonl"'
-    found = [json.loads(line) for line in answer.text.splitlines()]
-    assert len(found) == 2 and all(row["models"] for row in found)
+@pytest.mark.parametrize(("kind", "count"), [("rankings", 2), ("pairs", 12), ("labels", 4)])
+def test_export(boss, store, tmp_path, disputed, kind, count):  # noqa: ARG001
+    answer = boss.get(f"/admin/export?kind={kind}")
+    assert answer.headers["content-disposition"] == f'attachment; filename="{kind}.jsonl"'
+    assert len(answer.text.splitlines()) == count
+    export(store, kind, tmp_path / "file.jsonl")
+    assert answer.content == (tmp_path / "file.jsonl").read_bytes()
+    by_file, by_page = exports(store)
+    assert (by_page.hash, by_page.counts, by_page.kind) == (by_file.hash, by_file.counts, kind)
+
+
+def test_an_export_that_there_is_not(boss):
     assert boss.get("/admin/export?kind=secrets").status_code == 404
