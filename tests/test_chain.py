@@ -55,7 +55,11 @@ def test_every_byte_verifies_to_the_corpus(folder):
     folders, differences = verify(folder / "ppo/model")
     assert differences == [] and len(folders) == 8
     record = lineage.read(folder / "ppo/model")
-    assert {parent["role"] for parent in record["parents"]} == {"init_from", "stage.reward.folder"}
+    assert {parent["role"] for parent in record["parents"]} == {
+        "init_from",
+        "stage.reward.folder",
+        "evaluation.scorers.flagged.folder",
+    }
     assert [Path(item["path"]).name for item in lineage.read(folder / "pretraining/model")["data"]["files"]] == [
         "test.jsonl", "train.jsonl", "validation.jsonl",
     ]  # fmt: skip
@@ -65,7 +69,7 @@ def test_simulated_rankings_are_marked_wherever_they_went(folder):
     assert "simulated" in (folder / "rankings/collected/train.jsonl").read_text()
     for stage in STAGES:
         marked = "**Simulated preferences.**" in (folder / stage / "model/README.md").read_text()
-        assert marked == (stage in ("reward_modeling", "ppo", "dpo"))
+        assert marked == (stage in ("flag_classification", "reward_modeling", "ppo", "dpo"))
 
 
 def test_ledger_answers_and_report_are_there(folder):
@@ -76,7 +80,7 @@ def test_ledger_answers_and_report_are_there(folder):
     assert "implicit_accuracy" in json.loads((folder / "dpo/metrics.json").read_text())["heldout"]["rankings"]
     assert {("ppo", "general"), ("ppo", "prompts"), ("instruction_tuning", "prompts"), ("dpo", "rankings")} <= seen
     answers = json.loads((folder / "answers.json").read_text())
-    assert set(answers["answers"]) == set(STAGES) - {"reward_modeling"}
+    assert set(answers["answers"]) == set(STAGES) - {"flag_classification", "reward_modeling"}
     assert len(answers["answers"]["ppo"]) == len(answers["prompts"]) == 3
     assert "hashes verified" in (folder / "report.html").read_text()
 
