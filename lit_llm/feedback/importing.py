@@ -171,9 +171,12 @@ def _submit(session: Session, task: int, row: Mapping[str, Any], where: str, now
 
 
 def _annotator(session: Session, name: str, simulated: bool, now: float) -> int:
-    known = session.scalar(select(AnnotatorRow.id).where(AnnotatorRow.pseudonym == name))
+    """The account of that pseudonym; a person and a program of one name are two: neither passes for the other."""
+    known = session.scalar(select(AnnotatorRow).where(AnnotatorRow.pseudonym == name))
+    if known is not None and known.simulated != simulated:
+        return _annotator(session, f"{name}-{'simulated' if simulated else 'person'}", simulated, now)
     if known is not None:
-        return known
+        return known.id
     if len(name) > 40:
         raise UserError(f"annotator {name[:50]!r}: longer than 40 characters; give a shorter pseudonym")
     row = AnnotatorRow(

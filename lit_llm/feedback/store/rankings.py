@@ -54,7 +54,8 @@ def rows(
     completion_hashes, models, checkpoints, positions (display place of each completion, from 1; None where imported),
     submitted_at, agreement (with the task's other annotators in the rows, None when alone), split, tags, kind, task,
     adjudicated; gold (known ranks) for gold items; repeat_of (task) for repeats; unranked (answers that were left
-    unranked, with their flags, ratings and notes). Fewer than two answers ranked and all_bad: every answer, tied.
+    unranked, with their flags, ratings and notes). Fewer than two answers ranked and all_bad: every answer is there,
+    tied.
     """
     wrong = [kind for kind in kinds if kind not in ("normal", "gold", "repeat")]
     if wrong:

@@ -1,0 +1,170 @@
+"""Invariant: what goes into a project comes out again the same, and every mistake is one line."""
+
+import json
+
+import pytest
+
+from lit_llm.arguments import parse
+from lit_llm.backbone.huggingface import save_model
+from lit_llm.data.preferences import Preferences
+from lit_llm.errors import UserError
+from lit_llm.feedback.command import Rank, run
+from lit_llm.feedback.exporting import export_rows
+from lit_llm.feedback.store.engine import open_store
+from lit_llm.feedback.store.exports import exports
+from lit_llm.feedback.store.rankings import rows
+from lit_llm.feedback.win_rate import win_rate
+
+
+def rank(**arguments):
+    run(parse(Rank, [f"{key}={value}" for key, value in arguments.items()]))
+
+
+def ranked(prompt, annotator, ranking, **more):
+    completions = [f"{prompt} {letter}" for letter in "abc"[: len(ranking)]]
+    row = {"prompt": prompt, "completions": completions, "ranking": ranking, "annotator": annotator, "seconds": 30.0}
+    return {**row, "function": f"module.{prompt}", **more}
+
+
+ROWS = {
+    "train": [
+        ranked("p", "x", [1, 2, 3]),
+        ranked("p", "y", [1, 1, 2], flags=[{"completion": 2, "kind": "hallucination", "severity": 3}]),
+        ranked("q", "robot", [2, 1, 3], simulated=True),
+        ranked("r", "y", [1, 1, 1], all_bad=True),
+    ],
+    "validation": [ranked("s", "x", [1, 2])],
+    "test": [ranked("t", "x", [3, 1, 2], ratings=[{"helpful": 2, "honest": None, "harmless": 7}] * 3)],
+}
+
+
+@pytest.fixture
+def project(tmp_path, capsys):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for split, some in ROWS.items():
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    rank(action="import", rows=folder, project=tmp_path / "p.db")
+    assert "5 new items, 6 rankings" in capsys.readouterr().out
+    return tmp_path / "p.db"
+
+
+def test_the_database_trains_like_its_export_and_like_what_was_imported(project, tokenizer, tmp_path):
+    rank(action="export", project=project, output=tmp_path / "out")
+    places = [project, f"sqlite:///{project}", tmp_path / "out", tmp_path / "rows"]
+    options = {"tokenizer": tokenizer, "max_length": 90, "cache_dir": str(tmp_path / "cache")}
+    data = [Preferences(path=str(place), **options) for place in places]
+    first = data[0].prepared
+    assert len(first.train) == 3 and len(first.validation["rankings"]) == 1 and len(data[0].heldout()[0].items) == 1
+    assert len({one.fingerprint() for one in data}) == 1
+    assert [one.counts() for one in data[1:]] == [data[0].counts()] * 3
+    comparison = data[0].heldout()[0].items[0]
+    assert comparison.source == f"{project}: task 1, annotator x"
+
+
+def test_ids_of_simulated_and_flags_survive(project):
+    store = open_store(project)
+    found = list(rows(store))
+    assert [(row["annotator"], row["ranking"], row["simulated"]) for row in found[1:4]] == [
+        ("x", [1, 2, 3], False), ("y", [1, 1, 2], False), ("robot", [2, 1, 3], True),
+    ]  # fmt: skip
+    assert found[2]["flags"] == [{"completion": 2, "kind": "hallucination", "severity": 3}]
+    assert found[0]["ratings"][0] == {"helpful": 2, "honest": None, "harmless": 7}
+    assert found[0]["positions"] == [None] * 3
+
+
+def test_pairs_and_labels(project, tmp_path):
+    store = open_store(project)
+    pairs = list(export_rows(store, "pairs"))
+    assert [
+        (row["chosen"], row["rejected"])
+        for row in pairs
+        if (row["prompt"][0]["content"], row["annotator"]) == ("p", "y")
+    ] == [("p a", "p c"), ("p b", "p c")]
+    assert sum(row["weight"] for row in pairs) == pytest.approx(5)  # five rankings with a strict pair
+    assert next(row for row in pairs if row["rejected_flags"])["rejected_flags"] == [
+        {"completion": 2, "kind": "hallucination", "severity": 3}
+    ]
+    labels = [(row["completion"], row["label"]) for row in export_rows(store, "labels")]
+    assert labels[2:4] == [("p a", True), ("p c", False)]  # what stands between them says nothing
+    assert [pair for pair in labels if pair[0].startswith("r")] == [("r a", False), ("r b", False), ("r c", False)]
+    rank(action="export", kind="labels", project=project, output=tmp_path / "labels.jsonl")
+    lines = (tmp_path / "labels.jsonl").read_text().splitlines()
+    noted = exports(open_store(project))[0]
+    assert noted.kind == "labels" and sum(noted.counts.values()) == len(lines) == len(labels)
+
+
+def test_a_program_of_a_person_s_name_stays_a_program(project, tmp_path):
+    (tmp_path / "more.jsonl").write_text(json.dumps(ranked("z", "x", [1, 2], simulated=True)) + "\n")
+    rank(action="import", rows=tmp_path / "more.jsonl", project=project)
+    found = {row["prompt"][0]["content"]: (row["annotator"], row["simulated"]) for row in rows(open_store(project))}
+    assert found["z"] == ("x-simulated", True) and found["s"] == ("x", False)
+
+
+def test_importing_twice_changes_nothing(project, tmp_path, capsys):
+    rank(action="import", rows=tmp_path / "rows", project=project)
+    assert "0 new items (5 were there), 0 rankings (6 were there)" in capsys.readouterr().out
+
+
+def test_answers_are_sampled_and_compared_blind(model, tokenizer, prompts, tmp_path, capsys):
+    save_model(tmp_path / "after", model, tokenizer)
+    other = type(model)(model.config).eval()
+    save_model(tmp_path / "before", other, tokenizer)
+    asked = {"prompts": prompts, "max_new_tokens": 12, "action": "make", "device": "cpu"}
+    for name in ("one.db", "two.db"):
+        rank(model=tmp_path / "after", project=tmp_path / name, k=3, **asked)
+    assert capsys.readouterr().out.count("admin account") == 2
+    with open_store(tmp_path / "one.db").read() as session:
+        from lit_llm.feedback.store.tables import CandidateRow
+
+        candidates = session.query(CandidateRow).all()
+        assert len({c.text for c in candidates}) > 40 and {c.finish_reason for c in candidates} <= {"stop", "length"}
+        assert candidates[0].sampling["temperature"] == 1.0 and len(candidates[0].checkpoint_hash) == 16
+        texts = [c.text for c in candidates]
+    with open_store(tmp_path / "two.db").read() as session:
+        assert [c.text for c in session.query(CandidateRow)] == texts  # the seed decides
+    rank(model=tmp_path / "after", against=tmp_path / "before", project=tmp_path / "c.db", **asked)
+    store = open_store(tmp_path / "c.db")
+    with pytest.raises(UserError, match="nothing is judged yet"):
+        win_rate(store)
+    judge(store, wins=12)
+    found = win_rate(store)
+    assert (found["wins"], found["losses"], found["n"]) == (12, 7, 19) and found["mean"] == pytest.approx(12 / 19)
+    assert found["low"] == pytest.approx(0.41, abs=0.02) and found["after"].endswith("after")
+
+
+def judge(store, wins):
+    """One annotator prefers ``after`` (the first candidate of each item) in so many of the items."""
+    from lit_llm.feedback.importing import _submit
+    from lit_llm.feedback.store.tables import CandidateRow, TaskCandidateRow
+
+    with store.write() as session:
+        texts = {}
+        query = session.query(TaskCandidateRow.task_id, CandidateRow.text, CandidateRow.model)
+        for task, text, name in query.join(CandidateRow, CandidateRow.id == TaskCandidateRow.candidate_id):
+            texts.setdefault(task, {})[name.endswith("after")] = text
+        for number, (task, of) in enumerate(texts.items()):
+            ranks = [1, 2] if number < wins else [2, 1]
+            _submit(session, task, {"completions": [of[True], of[False]], "ranking": ranks}, "here", store.now())
+
+
+def test_mistakes(project, tmp_path):
+    (tmp_path / "text.db").write_text("no database at all, whatever its name says")
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "p", "completions": ["a", "b"], "ranking": [1, 5]}\n')
+    cases = [
+        ({"action": "agreement"}, "project= is missing"),
+        ({"action": "agreement", "project": tmp_path / "none.db"}, "no such ranking project"),
+        ({"action": "agreement", "project": tmp_path / "text.db"}, "is no ranking project"),
+        ({"action": "import", "rows": tmp_path / "bad.jsonl", "project": tmp_path / "n.db"}, "1: .*5 is outside"),
+        ({"action": "export", "project": project}, "output= is missing"),
+        ({"action": "win_rate", "project": project}, "compares no two models"),
+        ({"action": "prioritize", "project": project}, "reward= is missing"),
+        ({"action": "users", "project": project, "reset": "nobody"}, "no such account"),
+        ({"model": tmp_path / "none", "prompts": tmp_path / "rows", "project": tmp_path / "m.db"}, "no such folder"),
+        ({"model": tmp_path / "none"}, "prompts= is missing"),
+    ]  # fmt: skip
+    for arguments, message in cases:
+        with pytest.raises(UserError, match=message) as error:
+            rank(**arguments)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "n.db").exists() and not (tmp_path / "m.db").exists()
