@@ -16,8 +16,8 @@ from lit_llm.verification import verify
 from tests.chain_data import chain_overrides, write_data
 
 STAGES = (
-    "pretraining", "continued_pretraining", "fine_tuning", "instruction_tuning", "flag_classification", "reward_modeling",
-    "ppo", "dpo",
+    "pretraining", "continued_pretraining", "fine_tuning", "instruction_tuning", "flag_classification",
+    "reward_modeling", "ppo", "dpo",
 )  # fmt: skip
 
 
