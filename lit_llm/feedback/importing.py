@@ -117,7 +117,7 @@ def _asked(row: Row, home: str) -> Asked:
     split = split_name(value["split"]) if isinstance(value.get("split"), str) else home
     tags = tags_of(value, _READ) | {str(k): str(v) for k, v in (value.get("tags") or {}).items()}
     has_ranks = "ranking" in value or "ranks" in value
-    said = []
+    said: list[tuple[Mapping[str, Any], str]] = []
     if has_ranks:
         ranks = ranking(value, where).ranks  # raises for what is no ranking
         said = [({**value, "completions": texts, "ranking": list(ranks)}, where)]
