@@ -27,6 +27,7 @@ STAGES = sorted(path.stem for path in (CONF / "stage").glob("*.yaml"))
 NEEDED = {
     "dpo": ["init_from=m", "data.path=p"],
     "reward_modeling": ["init_from=m", "data.path=p"],
+    "flag_classification": ["init_from=m", "data.path=p"],
     "ppo": ["init_from=m", "stage.reward.folder=r"],
     "grpo": ["init_from=m"],
     "kto": ["init_from=m", "data.path=p"],
