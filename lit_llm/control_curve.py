@@ -24,6 +24,7 @@ from lit_llm.config import digest, texts
 from lit_llm.evaluation.best_of_n import measure_best_of_n
 from lit_llm.exam_key import weights_hash
 from lit_llm.ingredients import data_hashes
+from lit_llm.lineage import versions
 from lit_llm.records import Heldout, Prompt
 from lit_llm.rewards.learned import LearnedReward
 from lit_llm.run_folder import write_json
@@ -32,6 +33,7 @@ log = logging.getLogger("lit_llm")
 
 FILE = "best_of_n.json"
 ASKED = ("n", "max_new_tokens", "temperature", "seed")  # what the result depends on besides models and prompts
+CODE = ["lit_llm.evaluation.best_of_n.measure_best_of_n", "lit_llm.rewards.learned.LearnedReward"]
 
 
 def write_best_of_n(config: Mapping[str, Any], folder: Path, models: Any) -> Path | None:
@@ -55,7 +57,8 @@ def write_best_of_n(config: Mapping[str, Any], folder: Path, models: Any) -> Pat
     key = digest(
         [
             *(weights_hash(model), tokenizer.fingerprint(), weights_hash(proxy)),
-            *(gold, data_hashes({"gold": gold}), code_hashes({"gold": gold, "by": "lit_llm.evaluation.best_of_n"})),
+            *(gold, data_hashes({"gold": gold}), code_hashes({"gold": gold, "by": CODE})),
+            *(versions(), str(model.output_weight.device)),
             *([asdict(prompt) for prompt in prompts], {name: settings[name] for name in ASKED}),
         ]
     )

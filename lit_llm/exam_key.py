@@ -33,7 +33,8 @@ def settings_hash(cfg: DictConfig, training_answers: Mapping[str, int] | None) -
     values = plain(cfg)
     evaluation = {key: value for key, value in values["evaluation"].items() if key not in UNREAD}
     trainer = {key: values["trainer"][key] for key in ("precision", "accelerator")}
-    return digest([evaluation, trainer, values["stage"].get("reward"), sorted((training_answers or {}).items())])
+    rewards = [values["stage"].get(name) for name in ("reward", "gold")]
+    return digest([evaluation, trainer, rewards, sorted((training_answers or {}).items())])
 
 
 def set_hash(heldout: Heldout) -> str:

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from lit_llm import control_curve
+from lit_llm import code_closure, control_curve
 from lit_llm.backbone.config import from_depth
 from lit_llm.backbone.heads import LanguageModel, ScoreModel
 from lit_llm.backbone.huggingface import save_model
@@ -71,6 +71,22 @@ def test_it_is_measured_once_for_the_same_models_prompts_and_settings(runs, tmp_
     save_model(runs["instruction_tuning"] / "model", model, Models(runs).tokenizer("instruction_tuning"))
     write(tmp_path, runs)
     assert len(measured) == 4, "another model"
+
+
+def test_its_key_holds_the_code_that_measures_the_packages_and_the_device(runs, tmp_path, measured, monkeypatch):
+    hashed = []
+
+    def code_hashes(config):
+        hashed.append(code_closure.code_hashes(config))
+        return hashed[-1]
+
+    monkeypatch.setattr(control_curve, "code_hashes", code_hashes)
+    write(tmp_path, runs, gold=None)
+    sampling = {"lit_llm.evaluation.best_of_n", "lit_llm.generation.sampling", "lit_llm.rewards.learned"}
+    assert sampling <= set(hashed[0])
+    monkeypatch.setattr(control_curve, "versions", lambda: {"torch": "0"})
+    write(tmp_path, runs, gold=None)
+    assert len(measured) == 2, "another torch"
 
 
 def test_a_damaged_result_in_the_cache_is_measured_again(runs, tmp_path, measured):
