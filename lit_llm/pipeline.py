@@ -8,45 +8,20 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from lit_llm import config as schema
-from lit_llm.code_closure import code_hashes
+from lit_llm.chain import COLLECTED, RANKINGS, Chain, filled, ingredients_of, plan
 from lit_llm.command_line import command
 from lit_llm.errors import NothingToLearn, UserError
-from lit_llm.lineage import versions
-from lit_llm.people import ASK, asked, check, comparison, found_win_rate, rankings_step
+from lit_llm.people import ASK, asked, comparison, found_win_rate
 from lit_llm.run_folder import write_json
-from lit_llm.stage_cache import StageCache
-from lit_llm.steps import Step, ancestors, begins_from, descendants, ordered, references, spared, without
+from lit_llm.steps import Step, begins_from, descendants, spared
 
 log = logging.getLogger("lit_llm")
-
-RANKINGS = "rankings"
-COLLECTED = "collected"  # the folder, in the rankings step's, that @rankings stands for
-
-
-@dataclass
-class Chain:
-    """A pipeline while it runs."""
-
-    cfg: DictConfig
-    folder: Path
-    cache: StageCache
-    steps: dict[str, Step]
-    again: set[str] = field(default_factory=set)  # from=NAME: that step and all that needs it
-    before: set[str] = field(default_factory=set)  # what those need
-    replaced: str | None = None  # the step that init_from=FOLDER stands in for
-    folders: dict[str, Path] = field(default_factory=dict)  # of the steps that are done
-    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    reused: list[str] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)  # steps that could not be made, and why
 
 
 def main() -> None:
@@ -76,40 +51,6 @@ def run_pipeline(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     return chain.metrics[compared] | {"seconds": time.monotonic() - started}
 
 
-# The plan
-
-
-def plan(cfg: DictConfig, folder: Path) -> Chain:
-    """The steps in an order in which every one comes after what it needs. Raises UserError when there is none."""
-    values = schema.plain(cfg)
-    steps = {name: Step(name, config) for name, config in values["stages"].items()}
-    check(values)
-    rankings = rankings_step(values)
-    if rankings is not None:
-        steps[RANKINGS] = Step(RANKINGS, rankings)
-    for step in steps.values():
-        step.parents = tuple(dict.fromkeys(references(step.config)))
-    chain = Chain(cfg, folder, StageCache(values["cache_dir"]), ordered(without(steps, values["skip"])))
-    if cfg.start_from is not None:
-        _start_at(chain, cfg.start_from)
-    return chain
-
-
-def _start_at(chain: Chain, start: str) -> None:
-    """What from=NAME computes once more and what it needs; with init_from=FOLDER, which step FOLDER stands in for."""
-    if start not in chain.steps:
-        raise UserError(f"from={start}: is not among the steps {', '.join(chain.steps)}")
-    chain.again = {start} | descendants(chain.steps, start)
-    if chain.cfg.init_from is not None:
-        chain.replaced = begins_from(chain.steps[start])
-        if chain.replaced is None:
-            raise UserError(f"init_from={chain.cfg.init_from}: {start} starts from no other step's model; leave it out")
-        folder = Path(chain.cfg.init_from).expanduser()
-        if not (folder / "config.json").is_file():
-            raise UserError(f"init_from={folder}: no model folder (it has no config.json)")
-    chain.before = ancestors(chain.steps, chain.again, stop=chain.replaced)
-
-
 # One step
 
 
@@ -120,7 +61,7 @@ def take(chain: Chain, name: str, number: int) -> None:
         return
     if chain.steps[name].config.get("path") == ASK and name == RANKINGS:
         _ask(chain, heading)
-    config = _filled(chain, chain.steps[name])
+    config = filled(chain, chain.steps[name])
     ingredients = ingredients_of(chain, chain.steps[name])
     place = chain.cache.folder(name, schema.digest(ingredients), anew=name in chain.again)
     started = time.monotonic()
@@ -207,7 +148,7 @@ def _lacks(chain: Chain, name: str, heading: str) -> bool:
 def _ask(chain: Chain, heading: str) -> None:
     """rankings=ask: from here on the step reads what people have ranked in the project that was made for them."""
     values, step = schema.plain(chain.cfg), chain.steps[RANKINGS]
-    sampled = _filled(chain, Step(RANKINGS, values["rankings"]))
+    sampled = filled(chain, Step(RANKINGS, values["rankings"]))
     parents = [chain.cache.output_hash(chain.folders[name]) for name in step.parents]
     log.info("%s: people are asked", heading)
     chain.steps[RANKINGS] = Step(RANKINGS, asked(values, sampled, step.config, schema.digest(parents)), step.parents)
@@ -218,57 +159,6 @@ def _collect(config: dict[str, Any], place: Path) -> None:
     from lit_llm.collection import collect
 
     collect(config, place, place / COLLECTED)
-
-
-def ingredients_of(chain: Chain, step: Step) -> dict[str, Any]:
-    """All that a step's result depends on. Its hash is the step's key in the cache."""
-    from lit_llm.ingredients import data_hashes, without_names
-
-    parents = {name: chain.cache.output_hash(chain.folders[name]) for name in step.parents if name in chain.folders}
-    return {
-        "config": without_names(step.config),
-        "environment": schema.environment(without_names(step.config)),
-        "resolved": {"precision": _precision(step.config)},
-        "parents": parents,
-        "files": data_hashes(step.config),
-        "code": code_hashes(step.config),
-        "packages": versions(),
-    }
-
-
-def _precision(config: Mapping[str, Any]) -> str | None:
-    """The precision that a stage computes in on this machine; what auto stands for differs between machines."""
-    from lit_llm.trainer import precision
-
-    settings = config.get("trainer")
-    return precision(settings["precision"], settings["accelerator"]) if settings else None
-
-
-def _filled(chain: Chain, step: Step) -> dict[str, Any]:
-    """The configuration with ``@name`` replaced by the folder that the step of that name made."""
-
-    def fill(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {fill(key): fill(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [fill(item) for item in value]
-        if isinstance(value, str) and value.startswith("@"):
-            name, _, rest = value[1:].partition("/")
-            return str(output(chain, name) / rest) if rest else str(output(chain, name))
-        return value
-
-    filled: dict[str, Any] = fill(step.config)
-    return filled
-
-
-def output(chain: Chain, name: str) -> Path:
-    """What ``@name`` stands for: a stage's model folder, or the folder of collected rankings."""
-    if name == "init_from":
-        return Path(chain.cfg.init_from).expanduser()
-    folder = chain.folders[name]
-    if (folder / "config.json").is_file():  # a model of the user's own in place of the step
-        return folder
-    return folder / (COLLECTED if name == RANKINGS else "model")
 
 
 # from=NAME

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from lit_llm import code_closure, pipeline
+from lit_llm import code_closure, pipeline, steps
 from lit_llm import config as schema
 from lit_llm.command_line import compose, rewrite
 from lit_llm.errors import UserError
@@ -306,7 +306,7 @@ def test_outputs_are_the_model_without_the_time_of_its_making(tmp_path):
 
 def test_references_are_found_at_any_depth():
     config = {"a": "@x", "b": [{"c": "@y/collected"}, "mail@z"], "d": 1, "path": {"@w": 0.5, "file": 2}}
-    assert pipeline.references(OmegaConf.to_container(OmegaConf.create(config))) == ["x", "y", "w"]
+    assert steps.references(OmegaConf.to_container(OmegaConf.create(config))) == ["x", "y", "w"]
 
 
 def test_rankings_and_files_of_ones_own_are_mixed_in_a_list(run, tmp_path):
