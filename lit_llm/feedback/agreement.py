@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lit_llm.evaluation.statistics import Estimate, mean, wilson_interval
+from lit_llm.feedback.store.pair_order import same_order
 
 if TYPE_CHECKING:
     from lit_llm.feedback.coefficients import Level, Ranking
@@ -34,7 +35,10 @@ _SHARES = (*_PERSONAL, "first_is_best")
 
 
 def agreement(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """``agreement``: between annotators of one prompt; ``with_rule``: of each with the rule. {"mean", "se", "n"}."""
+    """``agreement``: between annotators of one prompt; ``with_rule``: of each with the rule. {"mean", "se", "n"}.
+
+    For rows of simulated annotators, who all rank the same answers to a prompt.
+    """
     between: list[tuple[float, str]] = []
     by_prompt: dict[str, list[Mapping[str, Any]]] = {}
     with_rule: dict[str, list[tuple[float, str]]] = {}
@@ -54,8 +58,8 @@ def agreement(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _same_order(one: Sequence[float], two: Sequence[float]) -> list[float]:
     """1 or 0 for each pair that neither side ties."""
-    pairs = [(one[i] - one[j], two[i] - two[j]) for i, j in combinations(range(len(one)), 2)]
-    return [float(a * b > 0) for a, b in pairs if a and b]
+    alike, total = same_order(one, two)
+    return [1.0] * alike + [0.0] * (total - alike)
 
 
 def _plain(found: Sequence[tuple[float, str]]) -> dict[str, Any]:
@@ -71,19 +75,27 @@ def _plain(found: Sequence[tuple[float, str]]) -> dict[str, Any]:
 
 def summary(store: Store) -> dict[str, Any]:
     """``summarize`` of all that was submitted in a ranking project."""
-    from lit_llm.feedback.store.rankings import gold_ranks, rows
+    from lit_llm.feedback.store.rankings import rows
 
-    found = {kind: [ranking_of(row) for row in rows(store, kinds=(kind,))] for kind in ("normal", "gold", "repeat")}
-    return summarize(found["normal"], found["gold"], gold_ranks(store), found["repeat"])
+    found = {kind: list(rows(store, kinds=(kind,))) for kind in ("normal", "gold", "repeat")}
+    known: dict[str, dict[str, int]] = {}
+    for row in found["gold"]:
+        known.setdefault(ranking_of(row).task, {}).update(zip(row["completion_hashes"], row["gold"], strict=True))
+    normal, gold, repeats = ([ranking_of(row) for row in some] for some in found.values())
+    return summarize(normal, gold, known, repeats)
 
 
 def ranking_of(row: Mapping[str, Any]) -> Ranking:
-    """A row of rankings by the hashes of its prompt and completions."""
+    """A row of rankings by its task (a repeat's: the one that it repeats) and the hashes of its completions.
+
+    Two tasks of one prompt offer different answers: they are two.
+    """
     from lit_llm.feedback.coefficients import Ranking
 
     places, answers = row.get("positions") or [], row["completion_hashes"]
     known = dict(zip(answers, places, strict=True)) if places and None not in places else {}
-    return Ranking(row["prompt_hash"], row["annotator"], dict(zip(answers, row["ranking"], strict=True)), known)
+    task = str(row.get("repeat_of") or row["task"])
+    return Ranking(task, row["annotator"], dict(zip(answers, row["ranking"], strict=True)), known)
 
 
 def summarize(
@@ -109,7 +121,7 @@ def summarize(
     known = gold_ranks or {}
     tables = [(c.shared(members)[1], task) for task, members in c.by_task(rankings).items() if len(members) > 1]
     w = [(c.kendalls_w(table), task) for table, task in tables if table.shape[1] > 1]
-    right = [(x, r) for r in gold if r.task in known for x in c.same_order(known[r.task], r.ranks, tie=0.0)]
+    right = [(x, r) for r in gold if r.task in known for x in c.same_order(known[r.task], r.ranks, ties_differ=True)]
     again = _again(rankings, repeats)
     return {
         "rankings": len(rankings),

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from lit_llm.feedback.store import pair_order
+
 Array = NDArray[np.float64]
 Level = Literal["nominal", "ordinal"]
 
@@ -28,7 +30,7 @@ class Ranking:
     task: str
     annotator: str
     ranks: Mapping[str, int]  # answer -> rank; 1 is best, equal is a tie
-    places: Mapping[str, int] = field(default_factory=dict)  # answer -> where it was shown, 0 is first
+    places: Mapping[str, int] = field(default_factory=dict)  # answer -> where it was shown, the least is first
 
 
 def by_task(rankings: Iterable[Ranking]) -> dict[str, list[Ranking]]:
@@ -74,14 +76,14 @@ def tau_b(one: Ranking, two: Ranking) -> float:
     return float(stats.kendalltau(left, right).statistic)
 
 
-def same_order(one: Mapping[str, int], two: Mapping[str, int], *, tie: float | None = None) -> list[float]:
-    """1 or 0 for each pair of answers that both ranked and ``one`` does not tie; where ``two`` ties it: ``tie``.
+def same_order(one: Mapping[str, int], two: Mapping[str, int], *, ties_differ: bool = False) -> list[float]:
+    """1 or 0 for each pair of answers that both ranked and neither ties.
 
-    ``tie=None`` leaves such pairs out.
+    ``ties_differ``: a pair that ``two`` alone ties is 0.
     """
     answers = sorted(set(one) & set(two))
-    pairs = [(one[a] - one[b], two[a] - two[b]) for a, b in combinations(answers, 2)]
-    return [float(x * y > 0) if y else float(tie or 0.0) for x, y in pairs if x and (y or tie is not None)]
+    alike, total = pair_order.same_order([one[a] for a in answers], [two[a] for a in answers], ties_differ=ties_differ)
+    return [1.0] * alike + [0.0] * (total - alike)
 
 
 def rank_units(rankings: Iterable[Ranking]) -> list[list[list[float]]]:

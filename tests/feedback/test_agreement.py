@@ -1,11 +1,16 @@
 """Invariant: every coefficient of a project is what its rankings say, with an interval that holds the truth."""
 
+import json
+
 import numpy as np
 import pytest
 
 from lit_llm.evaluation.statistics import wilson_interval
-from lit_llm.feedback.agreement import COEFFICIENTS, describe, ranking_of, share, summarize
+from lit_llm.feedback.agreement import COEFFICIENTS, describe, ranking_of, share, summarize, summary
 from lit_llm.feedback.coefficients import Ranking
+from lit_llm.feedback.importing import add_rows, read_items
+from lit_llm.feedback.store.engine import open_store
+from lit_llm.feedback.store.projects import ProjectSettings, create_project
 
 
 def ranking(task, name, *ranks, places=None):
@@ -76,11 +81,25 @@ def test_the_interval_of_a_share_holds_the_truth():
 
 def test_a_row_by_its_hashes():
     row = {
-        "prompt_hash": "p",
+        "task": 7,
         "completion_hashes": ["h1", "h2"],
         "ranking": [2, 1],
         "annotator": "x",
         "positions": [1, 0],
     }
-    assert ranking_of(row) == Ranking("p", "x", {"h1": 2, "h2": 1}, {"h1": 1, "h2": 0})
+    assert ranking_of(row) == Ranking("7", "x", {"h1": 2, "h2": 1}, {"h1": 1, "h2": 0})
     assert ranking_of({**row, "positions": [None, None]}).places == {}
+    assert ranking_of({**row, "task": 9, "repeat_of": 7}).task == "7"
+
+
+def test_two_tasks_of_one_prompt_are_two(tmp_path):
+    """An annotator alone agrees with nobody, however many answers of the prompt there are."""
+    file = tmp_path / "rows.jsonl"
+    each = [("x", "ab", [1, 2]), ("x", "cb", [2, 1]), ("x", "ac", [1, 2])]
+    rows = [{"prompt": "p", "completions": list(a), "ranking": r, "annotator": name} for name, a, r in each]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    store = open_store(tmp_path / "p.db", create=True)
+    create_project(store, ProjectSettings())
+    add_rows(store, read_items(str(file)))
+    found = summary(store)
+    assert found["tasks"] == 3 and found["alpha_ranks"]["n"] == found["pair_agreement"]["n"] == 0

@@ -97,7 +97,7 @@ def test_a_tie_above_does_not_lift_an_answer():
 def test_same_order_counts_ties_as_told():
     assert c.same_order({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 1, "c": 0}) == [0.0, 0.0]
     assert c.same_order({"a": 1, "b": 2}, {"a": 1, "b": 1}) == []
-    assert c.same_order({"a": 1, "b": 2}, {"a": 1, "b": 1}, tie=0.0) == [0.0]
+    assert c.same_order({"a": 1, "b": 2}, {"a": 1, "b": 1}, ties_differ=True) == [0.0]
 
 
 def test_the_first_shown_shares_the_credit_of_a_tie():

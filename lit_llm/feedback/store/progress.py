@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from lit_llm.feedback.store.assignment import OPEN
 from lit_llm.feedback.store.engine import Store
+from lit_llm.feedback.store.pair_order import same_order
 from lit_llm.feedback.store.project_settings import settings_in
-from lit_llm.feedback.store.rankings import same_order
 from lit_llm.feedback.store.tables import AnnotationRow, AnnotatorRow, AssignmentRow, TaskCandidateRow, TaskRow
 
 
@@ -28,7 +28,7 @@ class AnnotatorProgress:
     open: int  # leased or draft
     median_seconds: float | None
     gold: int  # gold items answered
-    gold_accuracy: float | None  # share of the strict pairs of gold items that were ordered as known
+    gold_accuracy: float | None  # pairs of gold items ordered as known, as agreement.gold_accuracy; too fast ones out
     repeats: int
     last_at: float | None  # seconds since 1970, UTC
 
@@ -123,7 +123,7 @@ def _annotator(
 ) -> AnnotatorProgress:
     own = [w for w in work if w.annotator_id == who and w.kind != "adjudication"]
     given = [w for w in own if w.state == "submitted"]
-    golden = [gold[w.id] for w in given if w.kind == "gold"]
+    golden = [gold[w.id] for w in given if w.kind == "gold" and not w.too_fast]
     pairs = sum(total for _, total in golden)
     return AnnotatorProgress(
         annotator_id=who,
@@ -142,7 +142,7 @@ def _annotator(
 
 
 def _gold(session: Session) -> dict[int, tuple[int, int]]:
-    """Assignment -> (pairs ordered as known, pairs that both order strictly), for submitted gold items."""
+    """Assignment -> (pairs ordered as known, pairs that are known to differ), for submitted gold items."""
     places: dict[int, list[int]] = {}
     of_gold = (
         select(TaskCandidateRow)
@@ -161,5 +161,5 @@ def _gold(session: Session) -> dict[int, tuple[int, int]]:
     found: dict[int, tuple[int, int]] = {}
     for assignment_id, task_id, known, ranks in session.execute(answers):
         given = [(ranks or {}).get(str(candidate)) for candidate in places[task_id]]
-        found[assignment_id] = same_order(known or [], given)
+        found[assignment_id] = same_order(known or [], given, ties_differ=True)
     return found

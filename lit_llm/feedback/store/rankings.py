@@ -15,6 +15,7 @@ from lit_llm.errors import UserError
 from lit_llm.feedback.store.engine import Store
 from lit_llm.feedback.store.items import shown_order
 from lit_llm.feedback.store.judgement import SCALES
+from lit_llm.feedback.store.pair_order import same_order
 from lit_llm.feedback.store.tables import (
     AnnotationRow,
     AnnotatorRow,
@@ -69,18 +70,6 @@ def rows(
             portion = wanted[start : start + _TASKS_AT_ONCE]
             yield from _portion(session, portion, too_fast, adjudicated)
             session.expunge_all()
-
-
-def gold_ranks(store: Store) -> dict[str, dict[str, int]]:
-    """What is known of the gold items: prompt hash -> completion hash -> rank."""
-    with store.read() as session:
-        details = _details(session, session.scalars(select(TaskRow.id).where(TaskRow.kind == "gold")).all(), ())
-        known = select(PromptRow.hash, TaskRow.id, TaskRow.gold_ranks).join(TaskRow, TaskRow.prompt_id == PromptRow.id)
-        found: dict[str, dict[str, int]] = {}
-        for prompt, task_id, ranks in session.execute(known.where(TaskRow.kind == "gold").order_by(TaskRow.id)):
-            answers = [candidate.hash for candidate in details.candidates[task_id]]
-            found.setdefault(prompt, {}).update(zip(answers, ranks or [], strict=True))
-        return found
 
 
 def _portion(session: Session, tasks: Sequence[int], too_fast: bool, adjudicated: bool) -> Iterator[dict[str, Any]]:
@@ -192,17 +181,6 @@ def ranks_of(annotation: AnnotationRow, candidates: Sequence[CandidateRow]) -> l
     """The rank of each candidate in its place."""
     kept: Mapping[str, Any] = annotation.ranks or {}
     return [kept.get(str(candidate.id)) for candidate in candidates]
-
-
-def same_order(one: Sequence[int | None], two: Sequence[int | None]) -> tuple[int, int]:
-    """Of the pairs that both order strictly: how many alike, how many in all."""
-    alike = total = 0
-    both = [(a, b) for a, b in zip(one, two, strict=True) if a is not None and b is not None]
-    for (a, b), (c, d) in itertools.combinations(both, 2):
-        if a != c and b != d:
-            total += 1
-            alike += (a < c) == (b < d)
-    return alike, total
 
 
 def _agreements(records: Sequence[Any]) -> list[float | None]:
