@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -20,6 +19,18 @@ _NUMBER = re.compile(
     (?P<percent>\s?\\?%)?""",
     re.VERBOSE,
 )
+
+_WORD = r"(?:a\s+)?[^\W\d_]{2,}(?:[-'’][^\W\d_]{2,})*"  # one letter alone is a variable rather than a unit
+_UNITS = re.compile(rf"\$?(?:\s+{_WORD})*\s*[*$]*\.?")
+_WORDS_BEFORE = re.compile(rf"(?:{_WORD}[:,.]?\s+)*\**")
+_PART_OF_THE_VALUE = frozenset(
+    ("hundred", "thousand", "million", "billion", "trillion", "dozen", "pi", "sqrt", "squared", "cubed", "factorial")
+    + ("times", "plus", "minus", "over")
+)
+_DELIMITERS = re.compile(r"\\[()\[\]]")  # LaTeX's, around mathematics
+_TAG = re.compile(r"<<[^<>]*>>|</?[A-Za-z]\w*>")  # GSM8K's calculator, <answer>
+_TERM_BEFORE = re.compile(r"[\\^_{]\s*$|[<>]\s*$|[^\W\d_][-+*/]$")
+_TERM_BEHIND = re.compile(r"[^\W\d_]|[{(]|[ \t]*(?:[\^_!=<>]|\\(?![)\]]))")
 
 
 class Number(NamedTuple):
@@ -39,32 +50,48 @@ class Number(NamedTuple):
         return any(abs(one - two) <= tolerance for one, two in pairs)
 
 
-def numbers_in(text: str) -> Iterator[Number]:
-    """Every number of a text, in order; one that is too long or divides by 0 is left out."""
-    for match in _NUMBER.finditer(text):
-        value = None if len(match[0]) > LONGEST else _value(match)
-        if value is not None:
-            minus = any(mark in (match["sign"] or "") + (match["before"] or "") for mark in "-−–")
-            yield Number(-value if minus else value, bool(match["percent"]))
-
-
-def first_number(text: str) -> Number | None:
-    """The first number of a text."""
-    return next(numbers_in(text), None)
-
-
 def last_number(text: str) -> Number | None:
-    """The last number of a text."""
-    found = None
-    for found in numbers_in(text):  # noqa: B007
+    """The last number of a text; None where it is only a part of a term there: ``5x``, ``3\\pi``, ``x^2``, ``3!``."""
+    text = _TAG.sub(" ", text)
+    last = None
+    for last in _NUMBER.finditer(text):  # noqa: B007
         pass
-    return found
+    if last is None or _TERM_BEFORE.search(text[max(0, last.start() - 40) : last.start()]):
+        return None
+    return None if _TERM_BEHIND.match(text, last.end()) else _number(last)
+
+
+def quantity(text: str) -> Number | None:
+    """The number that a text is, with a currency or units in words: ``$1,234.50``, ``72 clips``.
+
+    None where anything else stands there: another number, words before it (``Apollo 11`` is a name), a term (``5x``).
+    """
+    return _alone(text, words_before=False)
 
 
 def only_number(text: str) -> Number | None:
-    """The number that a text is, with a currency or a unit: ``$1,234.50``, ``72 clips``. None for other texts."""
-    found = list(numbers_in(text))
-    return found[0] if len(found) == 1 else None
+    """The one number of a text that is otherwise words: ``She sold 72 clips``. None for other texts."""
+    return _alone(text, words_before=True)
+
+
+def _alone(text: str, words_before: bool) -> Number | None:
+    text = _DELIMITERS.sub("", text).strip(" \t\r\n*`\"'")
+    found = list(_NUMBER.finditer(text))
+    if len(found) != 1:
+        return None
+    before, behind = text[: found[0].start()], text[found[0].end() :]
+    if (before and not (words_before and _WORDS_BEFORE.fullmatch(before))) or not _UNITS.fullmatch(behind):
+        return None
+    said = set(re.findall(r"[^\W\d_]+", f"{before} {behind}".casefold()))
+    return None if said & _PART_OF_THE_VALUE else _number(found[0])
+
+
+def _number(match: re.Match[str]) -> Number | None:
+    value = None if len(match[0]) > LONGEST else _value(match)
+    if value is None:
+        return None
+    minus = any(mark in (match["sign"] or "") + (match["before"] or "") for mark in "-−–")
+    return Number(-value if minus else value, bool(match["percent"]))
 
 
 def _value(match: re.Match[str]) -> Fraction | None:

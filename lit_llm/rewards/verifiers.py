@@ -15,22 +15,26 @@ from typing import ClassVar
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message
-from lit_llm.rewards.numbers import first_number, last_number, only_number
+from lit_llm.rewards.numbers import last_number, only_number, quantity
 from lit_llm.text.tokenizer import load_tokenizer
 
 Prompts = Sequence[Sequence[Message]]
 Rows = Sequence[Mapping[str, str]]
 MARKER = "####"  # before the final answer in GSM8K (arXiv:2110.14168)
-_EDGES = " \t\r\n.,;:!?\"'`*$()[]{}"
+_EDGES = " \t\r\n.,;:?\"'`*$"
+_EXCLAMATION = re.compile(r"(?<=[^\W\d_]{2})!+$")  # 3! and n! are factorials
+_IN_PARENTHESES = re.compile(r"\(([^()\[\],]*)\)")  # (B), not the pair (1, 2)
 
 
 class ExactAnswer:
     """1 where the final answer is the right one, else 0: GSM8K, MATH and the like.
 
-    The final answer is the first number in the last ``\\boxed{}`` or behind the last ``####``, or else the last number;
-    where the right answer is no number, it is that whole text, or the last line. Numbers are compared exactly (1,000.0
-    is 1000; 0.5 is 1/2 and 50%), whatever their currency or unit; other texts without case, white space and
-    punctuation at their ends.
+    The final answer is what stands in the last ``\\boxed{}`` or behind the last ``####``, or else the last line. Where
+    the right answer is a number, with or without a unit in words, a marked answer must hold exactly one number and
+    otherwise words only, and of an unmarked one the last number counts; numbers are compared exactly (1,000.0 is 1000;
+    0.5 is 1/2 and 50%), whatever their currency or unit. A number inside a term (``5x``, ``x^2``, ``3!``) is none. All
+    other answers (``Apollo 11``, ``3\\pi``) are compared as texts without case, white space and punctuation at their
+    ends.
 
     Args:
         tag: of the prompt, with the right answer; NaN where a prompt has none.
@@ -50,15 +54,18 @@ class ExactAnswer:
         return [self._score(text, row.get(self.tag)) for text, row in zip(completions, rows, strict=True)]
 
     def _score(self, text: str, right: str | None) -> float:
-        if right is None or not right.strip():
+        if right is None:
             return math.nan
-        right = marked(right) or right
+        final = marked(right)
+        right = right if final is None else final
+        if not _plain(right):
+            return math.nan
         given = marked(text)
         if given is None and self.strict:
             return 0.0
-        number = only_number(right)
+        number = quantity(right)
         if number is not None:
-            found = last_number(text) if given is None else first_number(given)
+            found = last_number(text) if given is None else only_number(given)
             return float(found is not None and found.equals(number, self.tolerance))
         lines = text.strip().splitlines() or [""]
         return float(_plain(lines[-1] if given is None else given) == _plain(right))
@@ -78,7 +85,10 @@ def marked(text: str) -> str | None:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.strip(_EDGES).casefold().split())
+    """The text without case and what may stand around it; brackets and ``!`` stay where they can be mathematics."""
+    text = _EXCLAMATION.sub("", text.strip(_EDGES)).strip(_EDGES)
+    inside = _IN_PARENTHESES.fullmatch(text)
+    return " ".join((inside[1].strip(_EDGES) if inside else text).casefold().split())
 
 
 class Length:

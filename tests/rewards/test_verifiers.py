@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -9,12 +10,17 @@ from hypothesis import strategies as st
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message
-from lit_llm.rewards.numbers import last_number, only_number
+from lit_llm.rewards.numbers import last_number, only_number, quantity
 from lit_llm.rewards.regular_expression import RegularExpression
 from lit_llm.rewards.verifiers import ExactAnswer, Format, Length, WordCount, fits_template, template_pieces
 from lit_llm.text.tokenizer import train_bpe
 
 ASKED = [(Message("user", "How many?"),)]
+
+
+TERMS = [("5x", "5"), ("3\\pi", "3"), ("3 \\pi", "3"), ("x^2", "2"), ("x^{2}", "2"), ("\\sqrt{9}", "9"), ("12_3", "12")]
+TERMS += [("3!", "3"), ("2\\sqrt{3}", "2"), ("\\frac{\\sqrt{3}}{2}", "2"), ("x>5", "5"), ("x+5", "5"), ("5 < x", "5")]
+"""What has a number in it and is another one, and that number."""
 
 
 def exact(completion, answer, **options):
@@ -38,7 +44,19 @@ def exact(completion, answer, **options):
         ("0.5 of it", "50%"),
         ("about 1.5e3 people.", "1500"),
         ("0.333", "1/3"),
-        ("First 12, then 3. #### 7 of the 9 boxes", "7"),
+        ("First 12, then 3. #### 7 full boxes", "7"),
+        ("#### She needs **7 pieces a day**.", "7"),
+        ("So 20+4 = <<20+4=24>>24 clips.", "24"),
+        ("<answer>24</answer>", "24"),
+        ("In all \\(24\\).", "24"),
+        ("\\boxed{\\$18.90}", "18.9"),
+        ("\\boxed{3\\pi}", "3\\pi"),
+        ("\\boxed{90^\\circ}", "$90^\\circ$"),
+        ("\\boxed{(1, 2]}", "(1, 2]"),
+        ("\\boxed{B}", "(B)"),
+        ("It is Apollo 11.\n#### Apollo 11", "Apollo 11"),
+        ("It was Apollo 11", "11"),
+        ("#### 5 million", "5 million"),
         ("\\boxed{5} is right, not 6", "5"),
         ("I think it is\n**Paris**.", "paris"),
         ("#### The  Nile", "the nile"),
@@ -66,6 +84,17 @@ def test_right_answers_get_1(completion, answer):
         ("Paris or London", "Paris"),
         ("", "Paris"),
         ("9" * 400, "9"),
+        ("#### 7 of the 9 boxes", "7"),
+        ("\\boxed{5 or 6}", "5"),
+        ("#### Soyuz 11", "Apollo 11"),
+        ("Soyuz 11", "Apollo 11"),
+        ("#### 11", "Apollo 11"),
+        ("\\boxed{5 million}", "5"),
+        ("\\boxed{(1, 2]}", "[1, 2)"),
+        *((f"\\boxed{{{term}}}", n) for term, n in TERMS),
+        *((f"The answer is {term}", n) for term, n in TERMS),
+        *((f"\\boxed{{{n}}}", term) for term, n in TERMS),
+        *((f"The answer is {n}.", term) for term, n in TERMS),
     ],
 )
 def test_wrong_answers_get_0(completion, answer):
@@ -80,6 +109,7 @@ def test_an_unmarked_answer_counts_unless_it_must_be_marked():
 def test_without_an_answer_there_is_nothing_to_verify_by():
     scores = ExactAnswer(tag="gold")(ASKED * 3, ["5"] * 3, rows=[{"answer": "5"}, {"gold": " "}, {"gold": "5"}])
     assert math.isnan(scores[0]) and math.isnan(scores[1]) and scores[2] == 1.0
+    assert all(math.isnan(exact("", empty)) for empty in ("", "####", "\\boxed{ }", "$$", "?"))
 
 
 @given(st.integers(-(10**9), 10**9), st.integers(0, 10**6 - 1))
@@ -88,13 +118,13 @@ def test_a_number_is_itself_however_it_is_written(whole, cents):
     value = whole + (-1 if whole < 0 else 1) * cents / 10**6
     for text in (written, f"${written}", f"the answer is {written} dollars.", written.replace("-", "\u2212")):
         assert float(last_number(text).value) == pytest.approx(value, rel=1e-12)
-    assert only_number(f"{written} apples").equals(last_number(written)) and only_number("3 of 4") is None
+    assert quantity(f"{written} apples").equals(last_number(written)) and only_number("3 of 4") is None
 
 
 @given(st.text(max_size=80), st.text(max_size=20))
 def test_any_texts_get_0_or_1_or_nan(completion, answer):
     score = exact(completion, answer)
-    assert score in (0.0, 1.0) or (math.isnan(score) and not answer.strip())
+    assert score in (0.0, 1.0) or (math.isnan(score) and not re.search(r"\w", answer.rpartition("####")[2]))
 
 
 def test_length_in_words_characters_and_tokens(tmp_path):
