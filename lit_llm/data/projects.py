@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".db", ".sqlite", ".sqlite3")
 _URL = re.compile(r"(sqlite|postgres|postgresql|mysql|mariadb|oracle|mssql)(\+\w+)?://")
+_SECRET = re.compile(r"(?i)\b(\w*(?:passw|pwd|secret|token|key)\w*)=[^&]*")
 _SPLIT = re.compile(r"(.+)#(train|validation|test[-.\w]*)", re.DOTALL)
 
 
@@ -58,7 +59,8 @@ def resolve_project(place: str) -> dict[str, list[str]]:
 def read_project(file: str) -> Iterator[tuple[dict[str, Any], str, int]]:
     """(row, where it is from, its task) of every submitted ranking of a split, in a fixed order.
 
-    A row is one of the ranking format (formats.py); under the time floor, gold items and repeats are left out.
+    A row is one of the ranking format (formats.py); under the time floor, gold items and repeats are left out. Where an
+    adjudicator decided, the final ranking stands in place of those that it settles.
     """
     name, split = place_of(file), _split_of(file)
     for found, row, said in _rows(name):
@@ -78,8 +80,10 @@ def rankings_hash(file: str) -> tuple[str, int]:
 
 
 def shown(place: str) -> str:
-    """A project's name for people: a URL without its password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", place)
+    """A project's name for people: a URL without its secrets. A password may hold ``/``, ``:``, ``?`` and ``@``."""
+    if not _URL.match(place):
+        return place
+    return _SECRET.sub(r"\1=***", re.sub(r"(://[^:/@?]*):.*@", r"\1:***@", place))
 
 
 def _split_of(file: str) -> str | None:
@@ -88,13 +92,13 @@ def _split_of(file: str) -> str | None:
 
 
 def _rows(name: str) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """(split, row, the project's name for people)."""
+    """(split, row, the project's name for people); final rankings in place of those that they settle."""
     store = _open(name)
     from lit_llm.feedback.store.rankings import rows
 
     try:
-        for row in rows(store):
-            yield str(row["split"]), row, store.place
+        for row in rows(store, adjudicated=True):
+            yield str(row["split"]), row, shown(name)
     finally:
         store.close()
 

@@ -71,6 +71,8 @@ def answers(
     encoded = [tokenizer.chat.encode_prompt(tokenizer, prompt.messages) for prompt in prompts]
     room = model.config.max_positions - sampling.max_new_tokens
     fits = [i for i, ids in enumerate(encoded) if len(ids) <= room]
+    if not fits:
+        return [None] * len(prompts)
     draws = k + max(1, k // 2) if k > 1 else 1
     rollout = generate(
         model,
@@ -140,8 +142,8 @@ def items_to_compare(
 ) -> Answered:
     """One answer of each of two models to each prompt of some files, to be judged blind.
 
-    Prompts that both answer alike cannot be judged; ``win_rate`` counts them as ties, from the tag ``answered_alike``
-    that every item has. Raises UserError as ``items_to_rank``.
+    Prompts that both answer alike cannot be judged; ``win_rate`` tells how many they are, from the tag
+    ``answered_alike`` that every item has, and counts them nowhere. Raises UserError as ``items_to_rank``.
     """
     from lit_llm.feedback.store.projects import NewItem
 
@@ -212,6 +214,9 @@ def _of_model(
     model, tokenizer = load(folder, device)
     checkpoint, how = weights_hash(folder), {**asdict(sampling), "draws": k + max(1, k // 2) if k > 1 else 1}
     found = answers(model, tokenizer, prompts, k, sampling, batch_size=batch_size, progress=f"answers of {folder.name}")
+    if prompts and all(some is None for some in found):
+        room = f"none of {len(prompts)} prompts leaves that room in the model's {model.config.max_positions} positions"
+        raise UserError(f"max_new_tokens={sampling.max_new_tokens}: {room}; lower it")
     return [
         None
         if some is None

@@ -25,14 +25,14 @@ Reward = Callable[[Sequence[Sequence[Message]], Sequence[str]], torch.Tensor]
 def uncertainty(scores: ArrayLike) -> float:
     """Of one prompt's answers: scores (M models, K answers), in units of log-odds.
 
-    Mean over pairs of p (1 - p), where p is the models' mean sigmoid(s_i - s_j); and the variance of the pair's
-    probabilities between the models, which says what more rankings could teach (none for one model).
+    Mean over pairs of p (1 - p), where p is the models' mean sigmoid(s_i - s_j): the variance of the outcome. It is
+    the mean of each model's own p (1 - p) plus the variance of p between the models, so a quarrel counts, once.
     """
     s = np.asarray(scores, dtype=np.float64)
     pairs = list(combinations(range(s.shape[1]), 2))
     p = np.stack([1 / (1 + np.exp(-(s[:, i] - s[:, j]))) for i, j in pairs], axis=1)  # (M, pairs)
     mean = p.mean(axis=0)
-    return float((mean * (1 - mean) + p.var(axis=0)).mean())
+    return float((mean * (1 - mean)).mean())
 
 
 def prioritize(store: Store, folders: Sequence[Path]) -> int:

@@ -22,23 +22,27 @@ def win_rate(store: Store) -> dict[str, Any]:
 
     Returns:
         {"mean", "se", "low", "high", "n"} as ``agreement.share``: Wilson's interval, where the judgements of one prompt
-        by several annotators are a cluster, and n counts prompts; "wins", "ties", "losses", "all_bad" (of the ties);
-        "after", "before" (models); "answered_alike": prompts that both answered with the same text, which nobody saw
-        and which count nowhere; "by_annotator": {pseudonym: the same five and three}.
+        by several annotators are a cluster, and n counts prompts; "wins", "ties", "losses"; "all_bad": the judgements,
+        whatever they prefer, that call both answers bad; "after", "before": the models, and "after_hash",
+        "before_hash": of their weights, "" where not known; "answered_alike": prompts that both answered with the same
+        text, which nobody saw and which count nowhere; "by_annotator": {pseudonym: the rate and the four counts}.
 
-    Raises UserError when the project compares nothing, or nothing was judged yet.
+    Raises UserError when the project compares nothing, nothing was judged yet, or answers of a third model were.
     """
     if settings(store).kind != "comparison":
         raise UserError(f"{store.place}: compares no two models; rank.py model=AFTER against=BEFORE prompts=... does")
     roles = _roles(store)
-    judged = [_judged(row, roles) for row in rows(store)]
-    if not judged:
+    found = list(rows(store))
+    if not found:
         raise UserError(f"{store.place}: nothing is judged yet; python scripts/rank.py project={store.place}")
+    hashes = {f"{role}_hash": _hash(store, found, roles[f"{role}_model"]) for role in ("after", "before")}
+    judged = [_judged(row, roles, store.place) for row in found]
     names = sorted({name for name, _, _, _ in judged})
     return {
         **_rate([(value, prompt, bad) for _, value, prompt, bad in judged]),
         "after": roles["after_model"],
         "before": roles["before_model"],
+        **hashes,
         ALIKE: int(roles.get(ALIKE, 0)),
         "by_annotator": {
             name: _rate([(value, prompt, bad) for who, value, prompt, bad in judged if who == name]) for name in names
@@ -50,7 +54,7 @@ def describe(found: Mapping[str, Any]) -> str:
     """The rate, and each annotator's where there are several, for people."""
     lines = [
         f"{found['after']} against {found['before']}: {shown(found, percent=True)}",
-        f"wins {found['wins']}, losses {found['losses']}, ties {found['ties']} (all bad {found['all_bad']}); "
+        f"wins {found['wins']}, losses {found['losses']}, ties {found['ties']}; both bad {found['all_bad']}; "
         f"answered alike and not shown: {found[ALIKE]} prompts",
     ]
     if len(found["by_annotator"]) > 1:
@@ -71,9 +75,24 @@ def _roles(store: Store) -> dict[str, str]:
     return {**tags, ALIKE: str(alike)}
 
 
-def _judged(row: Mapping[str, Any], roles: Mapping[str, str]) -> tuple[str, float, str, bool]:
+def _hash(store: Store, judged: Sequence[Mapping[str, Any]], model: str) -> str:
+    """The hash of the one checkpoint whose answers were judged under a model's name."""
+    found = {
+        checkpoint
+        for row in judged
+        for name, checkpoint in zip(row["models"], row["checkpoints"], strict=True)
+        if name == model
+    }
+    if len(found) > 1:
+        raise UserError(f"{store.place}: has answers of several checkpoints of {model}: {', '.join(sorted(found))}")
+    return found.pop() if found else ""
+
+
+def _judged(row: Mapping[str, Any], roles: Mapping[str, str], place: str) -> tuple[str, float, str, bool]:
     """(annotator, 1 for a win of ``after``, 0 for a loss, a half for a tie; prompt; all bad)."""
     ranks = dict(zip(row["models"], row["ranking"], strict=True))
+    if set(ranks) != {roles["after_model"], roles["before_model"]}:
+        raise UserError(f"{place}: task {row['task']} compares {' and '.join(ranks)}, which are not the project's two")
     after, before = ranks[roles["after_model"]], ranks[roles["before_model"]]
     value = 0.5 if after == before else float(after < before)
     return row["annotator"], value, row["prompt_hash"], row["all_bad"]

@@ -1,15 +1,18 @@
 """Invariant: a ranking project counts by its rankings, never by the bytes of its file."""
 
 import builtins
+import json
 
 import pytest
 
-from lit_llm.data.projects import is_project, place_of, rankings_hash, resolve_project, shown
+from lit_llm.data.projects import is_project, place_of, rankings_hash, read_project, resolve_project, shown
 from lit_llm.data.sources import resolve
 from lit_llm.errors import UserError
 from lit_llm.feedback.importing import add_rows, read_items
+from lit_llm.feedback.store import adjudication
 from lit_llm.feedback.store.accounts import add_annotator
 from lit_llm.feedback.store.engine import open_store
+from lit_llm.feedback.store.judgement import Judgement
 from lit_llm.feedback.store.projects import ProjectSettings, create_project
 from lit_llm.ingredients import data_hashes, files_of
 
@@ -21,9 +24,10 @@ def project(tmp_path):
     return store
 
 
-def rank(store, tmp_path, prompt, split="train"):
+def rank(store, tmp_path, prompt, split="train", annotator="x", ranks=(1, 2)):
     file = tmp_path / "rows.jsonl"
-    file.write_text(f'{{"prompt": "{prompt}", "completions": ["a", "b"], "ranking": [1, 2], "split": "{split}"}}\n')
+    row = {"prompt": prompt, "completions": ["a", "b"], "ranking": ranks, "split": split, "annotator": annotator}
+    file.write_text(json.dumps(row) + "\n")
     add_rows(store, read_items(str(file)))
 
 
@@ -71,4 +75,26 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
 
 def test_a_url_is_shown_without_its_password():
     assert is_project("postgresql+psycopg://ann:secret@host/db") and not is_project("https://host/rows.jsonl")
-    assert shown("postgresql://ann:secret@host/db") == "postgresql://ann:***@host/db"
+    for place, told in (
+        ("postgresql://ann:secret@host/db", "postgresql://ann:***@host/db"),
+        ("postgresql://ann:pa/s?s@w:rd@host:5432/db#train", "postgresql://ann:***@host:5432/db#train"),
+        ("postgresql://host/db?user=ann&password=secret&sslmode=require", "postgresql://host/db?user=ann&password=***&sslmode=require"),
+        ("postgresql://ann@host:5432/db?sslpassword=s", "postgresql://ann@host:5432/db?sslpassword=***"),
+        ("odd?password=p/p.db", "odd?password=p/p.db"),
+    ):  # fmt: skip
+        assert shown(place) == told
+
+
+def test_a_decision_stands_for_the_rankings_it_settles(project, tmp_path):
+    """What was disputed does not reach the training beside the decision on it."""
+    place = str(tmp_path / "p.db")
+    for annotator, ranks in (("x", [1, 2]), ("y", [2, 1])):
+        rank(project, tmp_path, "one", annotator=annotator, ranks=ranks)
+    disputed = rankings_hash(place)
+    judge = add_annotator(project, "Judge", role="adjudicator")
+    (found,) = adjudication.disputed(project)
+    better = {card.key: 1 + (card.text == "a") for card in found.cards}
+    adjudication.adjudicate(project, judge.id, found.task_id, Judgement(better, seconds=20.0))
+    ((row, _, _),) = read_project(f"{place}#train")
+    assert (row["completions"], row["ranking"], row["annotator"]) == (["a", "b"], [2, 1], judge.pseudonym)
+    assert rankings_hash(place) != disputed

@@ -10,6 +10,7 @@ from lit_llm.data.preferences import Preferences
 from lit_llm.errors import UserError
 from lit_llm.feedback.command import Rank, run
 from lit_llm.feedback.exporting import export_rows
+from lit_llm.feedback.sampling import weights_hash
 from lit_llm.feedback.store.engine import open_store
 from lit_llm.feedback.store.exports import exports
 from lit_llm.feedback.store.rankings import rows
@@ -131,6 +132,9 @@ def test_answers_are_sampled_and_compared_blind(model, tokenizer, prompts, tmp_p
     found = win_rate(store)
     assert (found["wins"], found["losses"], found["n"]) == (12, 7, 19) and found["mean"] == pytest.approx(12 / 19)
     assert found["low"] == pytest.approx(0.41, abs=0.02) and found["after"].endswith("after")
+    assert [found[f"{name}_hash"] for name in ("after", "before")] == [
+        weights_hash(tmp_path / name) for name in ("after", "before")
+    ]
 
 
 def judge(store, wins):
