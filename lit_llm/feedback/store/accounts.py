@@ -50,9 +50,8 @@ def add_annotator(
     password: str | None = None,
     role: str = "annotator",
     language: str = "en",
-    simulated: bool = False,
 ) -> NewAccount:
-    """Makes an account; without ``password`` one is drawn. ``simulated`` marks every ranking it will give.
+    """Makes an account; without ``password`` one is drawn.
 
     Raises UserError for a name that is taken or not usable, a password of fewer than 8 characters, an unknown role.
     """
@@ -71,7 +70,6 @@ def add_annotator(
             password_hash=hashed,
             role=role,
             language=language,
-            simulated=simulated,
             created_at=store.now(),
         )
         session.add(row)

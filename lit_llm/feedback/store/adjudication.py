@@ -17,9 +17,10 @@ from lit_llm.feedback.store.assignment import assign, copy_candidates
 from lit_llm.feedback.store.engine import Store
 from lit_llm.feedback.store.items import Card, judgement_of, messages_of, shown_candidates, shuffle_seed
 from lit_llm.feedback.store.judgement import Judgement, checked
-from lit_llm.feedback.store.judgements import write_judgement, write_revision
+from lit_llm.feedback.store.judgements import write_judgement
 from lit_llm.feedback.store.pair_order import same_order
 from lit_llm.feedback.store.project_settings import settings_in
+from lit_llm.feedback.store.revisions import write_revision
 from lit_llm.feedback.store.tables import AnnotationRow, AnnotatorRow, AssignmentRow, CandidateRow, TaskRow
 from lit_llm.records import Message
 

@@ -1,14 +1,17 @@
 """Who gets which item: leases, overlap, gold items and repeats.
 
-The law: a normal task never has more than ``overlap`` places taken, where a place is taken by a submitted ranking or
-by an open assignment whose lease lives. Nobody has the same task twice. Whoever changes that count holds the task: on
-SQLite the whole database is held from BEGIN IMMEDIATE on; elsewhere the task's row is locked, and the places are
-counted *after* the lock by a statement of its own. The count in the query that found the task was of a moment before
-the lock and may be wrong by then. An annotator's row is locked first, so that two browsers of one person open one item.
-A transaction waits for a task's row only while it holds no other task's, so none can wait in a circle.
+The law: a normal task never has more than ``overlap`` places taken, where a place is taken by a submitted ranking that
+counts (one under the time floor does not) or by an open assignment whose lease lives. Nobody has two assignments of a
+task; whose ranking of it was too fast gets it again when nothing else is left. Whoever changes that count holds the
+task: on SQLite the whole database is held from BEGIN IMMEDIATE on; elsewhere the task's row is locked, and the places
+are counted *after* the lock by a statement of its own. The count in the query that found the task was of a moment
+before the lock and may be wrong by then. An annotator's row is locked first, so that two browsers of one person open
+one item. A transaction waits for a task's row only while it holds no other task's, so none can wait in a circle.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
 from sqlalchemy.orm import Session
@@ -17,6 +20,7 @@ from lit_llm.feedback.store.engine import Store
 from lit_llm.feedback.store.items import Card, Item, load_item, shuffle_seed
 from lit_llm.feedback.store.project_settings import ProjectSettings, settings_in
 from lit_llm.feedback.store.refusals import LeaseLost, NotYours
+from lit_llm.feedback.store.revisions import write_revision
 from lit_llm.feedback.store.tables import AnnotationRow, AnnotatorRow, AssignmentRow, TaskCandidateRow, TaskRow
 
 __all__ = ["Card", "Item", "next_item", "open_item", "release"]
@@ -30,7 +34,8 @@ def next_item(store: Store, annotator_id: int) -> Item | None:
 
     An open item whose lease ended is the annotator's again unless others took all its places. A new one is a gold item
     or a repeat by the project's shares (drawn by seed, annotator and count of items), else the task of the highest
-    priority that has a free place. Raises NotYours for an annotator that is not there or not active.
+    priority that has a free place; at last one of their own that was ranked too fast. Raises NotYours for an annotator
+    that is not there or not active.
     """
     with store.write() as session:
         lock_annotator(session, annotator_id)
@@ -84,7 +89,7 @@ def held(session: Session, annotator_id: int, assignment_id: int) -> tuple[Assig
 
 def place_is_theirs(session: Session, assignment: AssignmentRow, task: TaskRow, now: float) -> bool:
     """Whether the assignment has a place, or can have one: the task is held, so the answer stays true."""
-    if assignment.state == "submitted" or task.kind != "normal":
+    if task.kind != "normal" or (assignment.state == "submitted" and not _too_fast(session, assignment)):
         return True
     if assignment.state in OPEN and assignment.lease_until > now:
         return True
@@ -92,7 +97,7 @@ def place_is_theirs(session: Session, assignment: AssignmentRow, task: TaskRow, 
 
 
 def places_taken(session: Session, task_id: int, now: float) -> int:
-    """How many rankings are given or under way; an assignment without a live lease is not among them."""
+    """How many rankings that count are given or under way; an assignment without a live lease is not among them."""
     counted = select(func.count()).where(AssignmentRow.task_id == task_id, _takes_a_place(now))
     return session.scalar(counted) or 0
 
@@ -103,7 +108,13 @@ def lease_end(settings: ProjectSettings, now: float) -> float:
 
 def _takes_a_place(now: float) -> ColumnElement[bool]:
     live = and_(AssignmentRow.state.in_(OPEN), AssignmentRow.lease_until > now)
-    return or_(AssignmentRow.state == "submitted", live)
+    too_fast = exists().where(AnnotationRow.assignment_id == AssignmentRow.id, AnnotationRow.too_fast)
+    return or_(and_(AssignmentRow.state == "submitted", ~too_fast), live)
+
+
+def _too_fast(session: Session, assignment: AssignmentRow) -> bool:
+    found = session.scalar(select(AnnotationRow.too_fast).where(AnnotationRow.assignment_id == assignment.id))
+    return bool(found)
 
 
 def _lock(session: Session, task_id: int) -> TaskRow:
@@ -118,16 +129,41 @@ def _own_open(session: Session, annotator_id: int, settings: ProjectSettings, no
         .where(AssignmentRow.annotator_id == annotator_id, AssignmentRow.state.in_(OPEN))
         .order_by(AssignmentRow.opened_at, AssignmentRow.id)
     )
+    return _with_place(session, own, OPEN, settings, now)
+
+
+def _with_place(
+    session: Session, own: Select[int, int], states: Sequence[str], settings: ProjectSettings, now: float
+) -> AssignmentRow | None:
+    """The first of these assignments (and their tasks) that has a place, or can have one, under a fresh lease."""
     for assignment_id, task_id in session.execute(own).all():
         attempt = session.begin_nested()
         task = _lock(session, task_id)
         assignment = session.get_one(AssignmentRow, assignment_id, populate_existing=True)
-        if assignment.state in OPEN and place_is_theirs(session, assignment, task, now):
+        if assignment.state in states and place_is_theirs(session, assignment, task, now):
             assignment.lease_until = lease_end(settings, now)
             attempt.commit()
             return assignment
         attempt.rollback()  # lets the task's row go
     return None
+
+
+def _again(session: Session, annotator_id: int, settings: ProjectSettings, now: float) -> AssignmentRow | None:
+    """The annotator's own ranking that was too fast to count, opened with what it says: nobody else took its place."""
+    own = (
+        select(AssignmentRow.id, AssignmentRow.task_id)
+        .join(AnnotationRow, AnnotationRow.assignment_id == AssignmentRow.id)
+        .join(TaskRow, TaskRow.id == AssignmentRow.task_id)
+        .where(AssignmentRow.annotator_id == annotator_id, AssignmentRow.state == "submitted", AnnotationRow.too_fast)
+        .where(TaskRow.kind == "normal")
+        .order_by(AssignmentRow.finished_at, AssignmentRow.id)
+    )
+    assignment = _with_place(session, own, ("submitted",), settings, now)
+    if assignment is not None:
+        annotation = session.get_one(AnnotationRow, assignment.id, populate_existing=True)
+        assignment.state, annotation.too_fast = "draft", False
+        write_revision(session, annotation, "again", now)
+    return assignment
 
 
 def _new(session: Session, annotator_id: int, settings: ProjectSettings, now: float) -> AssignmentRow | None:
@@ -139,7 +175,10 @@ def _new(session: Session, annotator_id: int, settings: ProjectSettings, now: fl
     elif draw < settings.gold_share + settings.repeat_share:
         task_id = _repeat(session, annotator_id, settings, had, now)
     if task_id is None:
-        return _claim(session, annotator_id, settings, now) or _only_gold(session, annotator_id, settings, now)
+        for wanted in (_claim, _only_gold, _again):
+            if (found := wanted(session, annotator_id, settings, now)) is not None:
+                return found
+        return None
     return _lease(session, task_id, annotator_id, settings, now)
 
 

@@ -14,9 +14,9 @@ from lit_llm.feedback.store.items import Item, load_item, messages_of, shown_can
 from lit_llm.feedback.store.judgement import LONGEST_COMMENT, SCALES, Flag, Judgement, checked
 from lit_llm.feedback.store.project_settings import ProjectSettings, settings_in
 from lit_llm.feedback.store.refusals import Invalid, LeaseLost, NotYours, Stale
+from lit_llm.feedback.store.revisions import write_revision
 from lit_llm.feedback.store.storable import unstorable
 from lit_llm.feedback.store.tables import (
-    AnnotationRevisionRow,
     AnnotationRow,
     AssignmentRow,
     CandidateFeedbackRow,
@@ -83,8 +83,8 @@ def skip(store: Store, annotator_id: int, assignment_id: int, version: int, reas
 def undo(store: Store, annotator_id: int, assignment_id: int | None = None) -> Item | None:
     """Takes the annotator's last finished item (or the one named) back and opens it with what it said.
 
-    Only the last ten finished items can be taken back; None when none is left. Raises LeaseLost when it was skipped
-    and others have taken all its places meanwhile; NotYours for a named one that is not among the last ten.
+    Only the last ten finished items can be taken back; None when none is left. Raises LeaseLost when it was skipped or
+    too fast, and others have taken all its places meanwhile; NotYours for a named one that is not among the last ten.
     """
     with store.write() as session:
         lock_annotator(session, annotator_id)
@@ -145,28 +145,6 @@ def write_judgement(
     session.flush()
 
 
-def write_revision(session: Session, annotation: AnnotationRow, action: str, now: float) -> int:
-    """Raises the version by 1 and adds to the revisions all that the annotation is now; returns the version."""
-    annotation.version += 1
-    annotation.updated_at = now
-    owner = {"assignment_id": annotation.assignment_id}
-    feedback = session.scalars(select(CandidateFeedbackRow).filter_by(**owner)).all()
-    flags = session.scalars(select(CandidateFlagRow).filter_by(**owner).order_by(CandidateFlagRow.id)).all()
-    whole: dict[str, Any] = {
-        "ranks": annotation.ranks,
-        "all_bad": annotation.all_bad,
-        "comment": annotation.comment,
-        "skip_reason": annotation.skip_reason,
-        "seconds": annotation.seconds,
-        "too_fast": annotation.too_fast,
-        "feedback": [_plain(row, "candidate_id", *SCALES, "comment") for row in feedback],
-        "flags": [_plain(row, "candidate_id", "kind", "severity", "start", "end") for row in flags],
-    }
-    session.add(AnnotationRevisionRow(**owner, version=annotation.version, action=action, judgement=whole, at=now))
-    session.flush()
-    return annotation.version
-
-
 def _writable(
     store: Store, session: Session, annotator_id: int, assignment_id: int, version: int
 ) -> tuple[AssignmentRow, AnnotationRow]:
@@ -199,7 +177,3 @@ def _last_ten(annotator_id: int) -> Any:
         .order_by(AssignmentRow.finished_at.desc(), AssignmentRow.id.desc())
         .limit(UNDO_LAST)
     )
-
-
-def _plain(row: Any, *names: str) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in names}

@@ -36,18 +36,15 @@ class AnnotatorProgress:
 @dataclass(frozen=True)
 class Progress:
     tasks: int  # normal items
-    complete: int  # those with all their rankings
+    complete: int  # those with all their rankings, too fast ones left out
     rankings: int  # submitted for normal items, too fast ones left out
     wanted: int  # the target, else the sum of the items' overlaps
+    possible: int  # rankings that the items have places for: no wait for more of them ends
     too_fast: int
     skipped: int
     open: int
     adjudicated: int
     annotators: tuple[AnnotatorProgress, ...]
-
-    @property
-    def enough(self) -> bool:
-        return self.rankings >= self.wanted > 0
 
 
 class _Work(NamedTuple):
@@ -70,12 +67,14 @@ def progress(store: Store) -> Progress:
         overlaps = dict(session.execute(select(TaskRow.id, TaskRow.overlap).where(TaskRow.kind == "normal")).all())
         work = _work(session)
         normal = [w for w in work if w.kind == "normal"]
-        done = _by_task(w for w in normal if w.state == "submitted")
+        counted = [w for w in normal if w.state == "submitted" and not w.too_fast]
+        done = _by_task(counted)
         return Progress(
             tasks=len(overlaps),
             complete=sum(done.get(task, 0) >= overlap for task, overlap in overlaps.items()),
-            rankings=sum(w.state == "submitted" and not w.too_fast for w in normal),
+            rankings=len(counted),
             wanted=sum(overlaps.values()) if target is None else target,
+            possible=sum(max(overlap, done.get(task, 0)) for task, overlap in overlaps.items()),
             too_fast=sum(w.state == "submitted" and w.too_fast for w in normal),
             skipped=sum(w.state == "skipped" for w in normal),
             open=sum(w.state in OPEN for w in normal),

@@ -76,15 +76,17 @@ def _portion(session: Session, tasks: Sequence[int], too_fast: bool, adjudicated
     final = _finals(session, tasks) if adjudicated else {}
     found = [record for record in session.execute(_submitted(tasks)) if too_fast or not record.AnnotationRow.too_fast]
     details = _details(session, tasks, [record.AssignmentRow.id for record in [*found, *final.values()]])
-    for task_id, group in itertools.groupby(found, key=lambda record: record.TaskRow.id):
-        records = list(group)
+    said = {task_id: list(group) for task_id, group in itertools.groupby(found, key=lambda record: record.TaskRow.id)}
+    for task_id in tasks:
+        if task_id in final:  # whatever became of the rankings that it settles: all may have been too fast
+            task = session.get_one(TaskRow, task_id)
+            yield _row(final[task_id], task, details) | {"agreement": None, "adjudicated": True}
+            continue
+        records = said.get(task_id, [])
         made = [_row(record, record.TaskRow, details) for record in records]
         for row, agreement in zip(made, _agreements(records), strict=True):
             row["agreement"] = agreement
-        if task_id in final:
-            yield _row(final[task_id], records[0].TaskRow, details) | {"agreement": None, "adjudicated": True}
-        else:
-            yield from made
+        yield from made
 
 
 def _submitted(tasks: Sequence[int]) -> Any:

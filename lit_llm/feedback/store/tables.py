@@ -153,7 +153,7 @@ class AnnotationRevisionRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     assignment_id: Mapped[int] = mapped_column(ForeignKey("assignment.id"))
     version: Mapped[int]
-    action: Mapped[str] = mapped_column(String(20))  # draft, submit, skip, undo
+    action: Mapped[str] = mapped_column(String(20))  # draft, submit, skip, undo, again, adjudicate
     judgement: Mapped[dict[str, Any]]  # the whole of it, by candidate id
     at: Mapped[float]
 

@@ -9,10 +9,11 @@ from lit_llm.errors import UserError
 from lit_llm.feedback.store.accounts import deactivate
 from lit_llm.feedback.store.assignment import REPEAT_AFTER, next_item, open_item, release
 from lit_llm.feedback.store.items import shown_order, shuffle_seed
-from lit_llm.feedback.store.judgements import Judgement, save, skip
+from lit_llm.feedback.store.judgements import Judgement, save, skip, undo
+from lit_llm.feedback.store.progress import progress
 from lit_llm.feedback.store.projects import NewCandidate, NewItem, add_items, change_settings, set_priorities
 from lit_llm.feedback.store.refusals import LeaseLost, NotYours
-from lit_llm.feedback.store.tables import TaskRow
+from lit_llm.feedback.store.tables import AnnotationRevisionRow, TaskRow
 from lit_llm.records import Message
 
 FIRST_BEST = Judgement({"A": 1, "B": 2}, seconds=9)
@@ -91,6 +92,41 @@ def test_whoever_returns_late_keeps_the_item_while_nobody_has_it(make, clock):
     clock.time += 5000
     submit(store, ann, hers)
     assert next_item(store, bob) is None
+
+
+def test_what_was_ranked_too_fast_takes_no_place_from_anybody(make, clock):
+    store, (ann, bob) = make(items=1, min_seconds=5.0)
+    hers = next_item(store, ann)
+    submit(store, ann, hers)  # the clock stands still
+    assert (progress(store).rankings, progress(store).complete) == (0, 0)
+    his = next_item(store, bob)
+    assert his.task_id == hers.task_id
+    assert next_item(store, ann) is None  # it is Bob's now, and hers may not come back beside it
+    for attempt in (lambda: undo(store, ann), lambda: save(store, ann, hers.assignment_id, 1, FIRST_BEST, submit=True)):
+        with pytest.raises(LeaseLost):
+            attempt()
+    clock.time += 9
+    submit(store, bob, his)
+    assert progress(store).rankings == progress(store).possible == progress(store).complete == 1
+    assert next_item(store, ann) is None
+
+
+def test_what_was_ranked_too_fast_comes_again_at_last(make, clock):
+    store, (ann, _) = make(items=2, min_seconds=5.0)
+    first = next_item(store, ann)
+    submit(store, ann, first)
+    second = next_item(store, ann)
+    assert second.task_id != first.task_id
+    clock.time += 9
+    submit(store, ann, second)
+    again = next_item(store, ann)
+    assert (again.assignment_id, again.state, again.version) == (first.assignment_id, "draft", 2)
+    assert again.draft.ranks["A"] == 1 and next_item(store, ann).version == 2
+    submit(store, ann, again)
+    assert next_item(store, ann) is None and progress(store).rankings == 2
+    with store.read() as session:
+        revisions = select(AnnotationRevisionRow.action).filter_by(assignment_id=first.assignment_id)
+        assert session.scalars(revisions.order_by(AnnotationRevisionRow.version)).all() == ["submit", "again", "submit"]
 
 
 def test_a_draft_or_a_look_renews_the_lease_and_release_ends_it(make, clock):

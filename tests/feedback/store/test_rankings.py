@@ -16,6 +16,7 @@ from lit_llm.feedback.store.judgements import Invalid, Judgement, save, skip
 from lit_llm.feedback.store.progress import progress
 from lit_llm.feedback.store.projects import NewCandidate, NewItem, add_items
 from lit_llm.feedback.store.rankings import rows
+from lit_llm.feedback.store.tables import AnnotatorRow
 from lit_llm.records import Message
 
 
@@ -78,7 +79,9 @@ def test_partial_rankings_all_bad_skipped_and_drafts(make):
 
 def test_gold_repeats_fast_and_simulated_ones_are_told_apart(make, clock):
     store, (ann, _) = make(items=30, k=3, gold_share=0.2, repeat_share=0.2, min_seconds=5.0)
-    robot = accounts.add_annotator(store, "robot", simulated=True).id
+    robot = accounts.add_annotator(store, "robot").id
+    with store.write() as session:
+        session.get_one(AnnotatorRow, robot).simulated = True
     answers = [NewCandidate(f"known {i}") for i in range(3)]
     add_items(store, [NewItem([Message("user", "known")], answers, gold_ranks=[2, 1, 2])])
     fast = next_item(store, robot)
@@ -87,7 +90,7 @@ def test_gold_repeats_fast_and_simulated_ones_are_told_apart(make, clock):
         clock.time += 9
         say(store, ann, [3, 1, 2], item)
     normal, (gold,), repeats = (list(rows(store, kinds=[kind])) for kind in ("normal", "gold", "repeat"))
-    assert len(normal) == 29 and len(list(rows(store, too_fast=True))) == 30
+    assert len(normal) == 30 and len(list(rows(store, too_fast=True))) == 31  # the robot's item was ranked again
     assert [row["simulated"] for row in rows(store, too_fast=True) if row["too_fast"]] == [True]
     assert (gold["gold"], gold["ranking"]) == ([2, 1, 2], [3, 1, 2])
     answers_of = {row["task"]: row["completions"] for row in normal}
@@ -132,6 +135,19 @@ def test_the_most_disputed_comes_first_and_a_decision_takes_the_place_of_the_ran
     assert next_item(store, root) is None and progress(store).adjudicated == 1
 
 
+def test_a_decision_stands_when_every_ranking_that_it_settles_was_too_fast(make):
+    store, (ann, bob) = make(items=2, k=3, overlap=2, min_seconds=5.0)
+    root = accounts.add_annotator(store, "root", role="admin").id
+    for who in (ann, bob):
+        say(store, who, [1, 2, 3])  # the clock stands still
+    (task,) = [one.task_id for one in disputed(store)]
+    cards = dispute(store, task).cards
+    adjudicate(store, root, task, Judgement({card.key: 3 - int(card.text[-1]) for card in cards}))
+    assert list(rows(store)) == []
+    (final,) = rows(store, adjudicated=True)
+    assert (final["task"], final["ranking"], final["adjudicated"]) == (task, [3, 2, 1], True)
+
+
 def test_progress_counts_what_was_done_by_whom(make, clock):
     store, (ann, bob) = make(items=4, k=3, overlap=2, min_seconds=5.0, target_rankings=4)
     for who, count in ((ann, 3), (bob, 1)):
@@ -142,7 +158,7 @@ def test_progress_counts_what_was_done_by_whom(make, clock):
     skip(store, bob, next_item(store, bob).assignment_id, 0, "no")
     next_item(store, bob)
     found = progress(store)
-    assert (found.tasks, found.complete, found.rankings, found.wanted, found.enough) == (4, 1, 3, 4, False)
+    assert (found.tasks, found.complete, found.rankings, found.wanted, found.possible) == (4, 1, 3, 4, 8)
     assert (found.too_fast, found.skipped, found.open) == (1, 1, 1)
     hers, his = found.annotators
     assert (hers.submitted, hers.too_fast, hers.median_seconds, hers.gold_accuracy) == (3, 1, 10.0, None)
