@@ -54,7 +54,7 @@ class Rank:
     rows: Annotated[str | None, "import, gold: files with prompt, completions and perhaps ranking"] = None
     kind: Annotated[Literal["rankings", "pairs", "labels"], "export: what to write"] = "rankings"
     output: Annotated[Path | None, "export: FILE.jsonl, or a folder with a file a split; win_rate: FILE.json"] = None
-    adjudicated: Annotated[bool, "export: final rankings in place of those they settle"] = False
+    adjudicated: Annotated[bool, "export: final rankings in place of those they settle"] = True
     reward: Annotated[list[Path] | None, "prioritize: reward model folders, an ensemble where several"] = None
     add: Annotated[str | None, "users: the name of a new account"] = None
     reset: Annotated[str | None, "users: whose password is drawn anew"] = None
@@ -148,7 +148,9 @@ def _export(a: Rank) -> None:
         raise UserError("output= is missing; FILE.jsonl, or a folder that gets a file for each split")
     found = export(_open(a), a.kind, a.output, a.adjudicated)
     splits = ", ".join(f"{split} {count}" for split, count in found["splits"].items())
-    print(f"{a.output}: {found['rows']} {a.kind} ({splits}); sha256 {found['hash'][:16]}")
+    print(f"{a.output}: {found['rows']} {a.kind} ({splits})")
+    for file, digest in found["files"].items():
+        print(f"{file}: sha256 {digest}")
 
 
 def _agreement(a: Rank) -> None:

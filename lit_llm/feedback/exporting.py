@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -22,16 +23,17 @@ _ABOUT = (
 )  # fmt: skip
 
 
-def export_rows(store: Store, kind: Kind, adjudicated: bool = False) -> Iterator[dict[str, Any]]:
+def export_rows(store: Store, kind: Kind, adjudicated: bool = True) -> Iterator[dict[str, Any]]:
     """The submitted rankings in a form that training reads; gold items, repeats, skipped and too fast ones are out.
 
     - rankings: as they are (formats.ranking).
     - pairs: ``chosen`` and ``rejected`` for every strict pair; the weights of a ranking's pairs sum to 1, so that long
       rankings do not count more (InstructGPT, arXiv:2203.02155, equation 1).
-    - labels: the best answer is good, the worst bad, between them is nothing said; all bad: every one is bad.
+    - labels: the best answer is good, the worst bad, between them is nothing said; all bad: every one is bad, those that
+      were left unranked among them.
 
     Args:
-        adjudicated: a task's final ranking in place of those that it settles.
+        adjudicated: a task's final ranking in place of those that it settles, as training reads the project itself.
 
     Raises UserError for another kind.
     """
@@ -42,41 +44,58 @@ def export_rows(store: Store, kind: Kind, adjudicated: bool = False) -> Iterator
         yield from forms[kind](row)
 
 
-def export(store: Store, kind: Kind, output: Path, adjudicated: bool = False) -> dict[str, Any]:
+class Lines:
+    """The lines of one exported file, in UTF-8; once they have been written, ``note`` keeps what was written."""
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """``rows``: of ``export_rows``, read as the lines are."""
+        self.counts: Counter[str] = Counter()  # of rows, by split
+        self._rows, self._digest = rows, hashlib.sha256()
+
+    def __iter__(self) -> Iterator[bytes]:
+        for row in self._rows:
+            line = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+            self._digest.update(line)
+            self.counts[row["split"]] += 1
+            yield line
+
+    def note(self, store: Store, kind: Kind, filters: Mapping[str, Any]) -> str:
+        """Notes the file in the project; returns its SHA-256."""
+        record_export(store, kind, filters, self._digest.hexdigest(), dict(sorted(self.counts.items())))
+        return self._digest.hexdigest()
+
+
+def export(store: Store, kind: Kind, output: Path, adjudicated: bool = True) -> dict[str, Any]:
     """Writes ``output``: one file (``.jsonl``) with the split in each row, or a folder with a file for each split.
 
-    The export is noted in the project. Returns {"rows", "splits", "hash", "files"}; the hash is over all rows.
-    Raises UserError when there is nothing to write, or no place to write to.
+    Each file is noted in the project. Returns {"rows", "splits": {split: rows}, "files": {file: its SHA-256}}. Raises
+    UserError when there is nothing to write, or no place to write to.
     """
-    lines: dict[str, list[str]] = {}
-    digest = hashlib.sha256()
-    for row in export_rows(store, kind, adjudicated):
-        line = json.dumps(row, ensure_ascii=False) + "\n"
-        digest.update(line.encode("utf-8", "surrogatepass"))
-        lines.setdefault(row["split"], []).append(line)
-    if not lines:
+    rows = list(export_rows(store, kind, adjudicated))
+    if not rows:
         raise UserError(f"{store.place}: holds no ranking yet that {kind} could be made of")
-    single = output.suffix.lower() in (".jsonl", ".ndjson")
-    named = {output: [line for some in lines.values() for line in some]}
-    files = named if single else {output / f"{split}.jsonl": some for split, some in lines.items()}
-    for file, some in files.items():
-        _write(file, "".join(some))
-    counts = {split: len(some) for split, some in sorted(lines.items())}
-    record_export(store, kind, {"adjudicated": adjudicated}, digest.hexdigest(), counts)
-    return {
-        "rows": sum(counts.values()),
-        "splits": counts,
-        "hash": digest.hexdigest(),
-        "files": [str(f) for f in files],
-    }
+    counts = Counter(row["split"] for row in rows)
+    parts: dict[Path, tuple[list[dict[str, Any]], dict[str, Any]]] = {output: (rows, {})}
+    if output.suffix.lower() not in (".jsonl", ".ndjson"):
+        parts = {
+            output / f"{split}.jsonl": ([row for row in rows if row["split"] == split], {"split": split})
+            for split in sorted(counts)
+        }
+    files = {}
+    for file, (some, of) in parts.items():
+        lines = Lines(some)
+        _write(file, lines)
+        files[str(file)] = lines.note(store, kind, {"adjudicated": adjudicated, **of})
+    return {"rows": len(rows), "splits": dict(sorted(counts.items())), "files": files}
 
 
-def _write(file: Path, text: str) -> None:
+def _write(file: Path, lines: Iterable[bytes]) -> None:
     """Whole or not at all."""
     unfinished = file.with_name(f".{file.name}.unfinished")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text, encoding="utf-8", errors="surrogatepass")
+        with unfinished.open("wb") as opened:
+            opened.writelines(lines)
         unfinished.replace(file)
     except OSError as error:
         raise UserError(f"output={file}: cannot be written ({error.strerror or error})") from None
@@ -102,6 +121,18 @@ def _labels(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         if all_bad or (best < worst and rank in (best, worst)):
             label = not all_bad and rank == best
             yield {"prompt": row["prompt"], **_of_answer(row, i, "completion"), "label": label, **_about(row)}
+    for answer in row["unranked"] if all_bad else ():
+        told = {
+            "completion": answer["completion"],
+            "completion_hash": answer["completion_hash"],
+            "completion_model": answer["model"],
+            "completion_checkpoint": answer["checkpoint"],
+            "completion_position": answer["position"],
+            "completion_rank": None,
+            "completion_ratings": answer["ratings"],
+            "completion_flags": answer["flags"],
+        }
+        yield {"prompt": row["prompt"], **told, "label": False, **_about(row)}
 
 
 def _of_answer(row: Mapping[str, Any], i: int, name: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Invariant: what goes into a project comes out again the same, and every mistake is one line."""
 
 import json
+from hashlib import sha256
 
 import pytest
 
@@ -93,6 +94,18 @@ def test_pairs_and_labels(project, tmp_path):
     lines = (tmp_path / "labels.jsonl").read_text().splitlines()
     noted = exports(open_store(project))[0]
     assert noted.kind == "labels" and sum(noted.counts.values()) == len(lines) == len(labels)
+    rank(action="export", project=project, output=tmp_path / "out")
+    hashes = {one.filters["split"]: one.hash for one in exports(open_store(project)) if "split" in one.filters}
+    written = {file.stem: sha256(file.read_bytes()).hexdigest() for file in (tmp_path / "out").glob("*.jsonl")}
+    assert noted.hash == sha256((tmp_path / "labels.jsonl").read_bytes()).hexdigest() and hashes == written
+
+
+def test_all_bad_says_it_of_those_left_unranked(tmp_path):
+    row = ranked("p", "x", [1, 2], all_bad=True, unranked=[{"completion": "left"}])
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    rank(action="import", rows=tmp_path / "rows.jsonl", project=tmp_path / "p.db")
+    found = [(row["completion"], row["label"]) for row in export_rows(open_store(tmp_path / "p.db"), "labels")]
+    assert found == [("p a", False), ("p b", False), ("left", False)]
 
 
 def test_a_program_of_a_person_s_name_stays_a_program(project, tmp_path):

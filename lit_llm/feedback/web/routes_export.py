@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +11,6 @@ from starlette.responses import Response, StreamingResponse
 
 from lit_llm.feedback import exporting
 from lit_llm.feedback.store.engine import Store
-from lit_llm.feedback.store.exports import record_export
 from lit_llm.feedback.web.access import Admin, Refused
 
 router = APIRouter()
@@ -34,12 +30,8 @@ def download(request: Request, account: Admin, kind: str = "rankings", adjudicat
     return StreamingResponse(lines, media_type="application/x-ndjson", headers=headers)
 
 
-def _lines(store: Store, kind: str, adjudicated: bool, found: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+def _lines(store: Store, kind: exporting.Kind, adjudicated: bool, found: Iterator[dict[str, Any]]) -> Iterator[bytes]:
     """The lines of the file; once the last has gone, the project notes their hash and counts, as for a file."""
-    digest, counts = hashlib.sha256(), Counter[str]()
-    for row in found:
-        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
-        digest.update(line)
-        counts[row["split"]] += 1
-        yield line
-    record_export(store, kind, {"adjudicated": adjudicated}, digest.hexdigest(), dict(sorted(counts.items())))
+    lines = exporting.Lines(found)
+    yield from lines
+    lines.note(store, kind, {"adjudicated": adjudicated})
