@@ -2,17 +2,20 @@
 
 SQLite writes ahead (WAL) and to the disk before it answers (synchronous=FULL): what was acknowledged survives a
 kill and a power cut. A write begins with BEGIN IMMEDIATE: a transaction that first reads and then wants to write
-cannot be refused in the middle, it waits at its beginning. Elsewhere (PostgreSQL) writes are READ COMMITTED and take
-row locks: each statement then sees what was committed before it, which assignment.py builds on.
+cannot be refused in the middle, it waits at its beginning. A file that may not be written can be read: opening writes
+nothing. Elsewhere (PostgreSQL) writes are READ COMMITTED and take row locks: each statement then sees what was
+committed before it, which assignment.py builds on.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, text
 from sqlalchemy.engine import URL, make_url
@@ -71,13 +74,14 @@ class Store:
 def open_store(place: str | Path, create: bool = False, clock: Callable[[], float] = time.time) -> Store:
     """Opens the project at ``place`` (FILE.db or an SQLAlchemy URL); with ``create`` it is made where there is none.
 
-    Raises UserError for a file or database that is no project, or one of a newer version, or cannot be reached.
+    Waits for no writer, unless ``create``. Raises UserError for a file or database that is no project, or one of a
+    newer version, or cannot be reached.
     """
     url, shown = _url(place, create)
     try:
         engine = _engine(url)
         store = Store(engine, shown, clock)
-        with store._writer.begin() as connection:
+        with (store._writer if create else store._reader).begin() as connection:
             _prepare(connection, shown, create)
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         hint = "pip install 'lit-llm[postgresql]'"
@@ -100,11 +104,25 @@ def _url(place: str | Path, create: bool) -> tuple[URL, str]:
             return url, url.render_as_string(hide_password=True)
         place = url.database or ""
     path = Path(place)
-    _check_file(path, create)
-    return URL.create("sqlite", database=str(path.resolve())), str(path)
+    try:
+        _check_file(path, create)
+        return _file_url(path.resolve()), str(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened as a ranking project ({error.strerror or error})") from None
+
+
+def _file_url(path: Path) -> URL:
+    """A file that may not be written is opened to be read; where not even SQLite's lock files can be made beside it, as
+    one that nobody changes."""
+    if not path.exists() or os.access(path, os.W_OK):
+        return URL.create("sqlite", database=str(path))
+    alone = not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
+    how = {"uri": "true", "mode": "ro"} | ({"immutable": "1"} if alone else {})
+    return URL.create("sqlite", database=f"file:{quote(str(path))}", query=how)
 
 
 def _check_file(path: Path, create: bool) -> None:
+    """Raises UserError for what is no project; OSError where the system refuses a look."""
     if path.is_dir() or str(path) in ("", ".", ":memory:"):
         raise UserError(f"{path}: is no file; a ranking project is a file such as rankings.db")
     if not path.exists():
@@ -122,14 +140,20 @@ def _engine(url: URL) -> Engine:
     if url.get_backend_name() != "sqlite":
         return create_engine(url, pool_pre_ping=True)
     engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
-    event.listen(engine, "connect", _set_up_sqlite)
+    event.listen(engine, "connect", _read_sqlite if url.query.get("mode") == "ro" else _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _set_up_sqlite(connection: Any, _record: Any) -> None:
+def _read_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # Python's driver must not begin transactions of its own
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+
+
+def _set_up_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None
+    if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):  # kept in the file: setting it is a write
+        connection.execute("PRAGMA journal_mode=WAL")
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
@@ -139,7 +163,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _prepare(connection: Connection, shown: str, create: bool) -> None:
     """Checks whose database it is, and its version; makes the tables where there are none."""
-    if connection.dialect.name == "postgresql":  # two that make the tables at once: one waits
+    if create and connection.dialect.name == "postgresql":  # two that make the tables at once: one waits
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('lit-llm ranking project'))"))
     tables = set(inspect(connection).get_table_names())
     if Schema.__tablename__ not in tables:

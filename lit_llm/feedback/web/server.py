@@ -59,15 +59,18 @@ def serve(
 
 def kept_secret(place: str) -> bytes:
     """The secret in ``FILE.db.secret``, made (readable by its owner alone) at the first time; for a database that is
-    no file, a new one each time."""
+    no file, a new one each time. Raises UserError for a place that takes no file."""
     if "://" in place or not Path(place).is_file():
         return secrets.token_bytes(32)
     file = Path(place + ".secret")
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(secrets.token_bytes(32))
-    found = file.read_bytes()
+    try:
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as out:
+                out.write(secrets.token_bytes(32))
+        found = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written and read ({error.strerror or error}); log-ins need it") from None
     if len(found) < 16:
         raise UserError(f"{file}: has {len(found)} bytes; delete it, and a new one is made (everybody logs in again)")
     return found

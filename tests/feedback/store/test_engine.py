@@ -1,6 +1,11 @@
 """A project's database opens as one, or says in a line why not; what was promised about it holds."""
 
+import multiprocessing
+import os
+import shutil
 import sqlite3
+import tempfile
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text, update
@@ -11,9 +16,11 @@ from lit_llm.feedback.store import engine
 from lit_llm.feedback.store.assignment import next_item
 from lit_llm.feedback.store.engine import open_store
 from lit_llm.feedback.store.judgements import Judgement, save
-from lit_llm.feedback.store.projects import ProjectSettings, settings
+from lit_llm.feedback.store.projects import ProjectSettings, create_project, settings
 from lit_llm.feedback.store.refusals import Unavailable
 from lit_llm.feedback.store.tables import SCHEMA_VERSION, Base, Schema
+
+fork = multiprocessing.get_context("fork")
 
 
 def test_a_project_opens_again_with_every_table_of_the_specification(make, place):
@@ -51,6 +58,63 @@ def test_a_file_that_is_no_project_is_refused_and_left_alone(tmp_path):
     with pytest.raises(UserError, match="its tables: prompt"):
         open_store(other, create=True)
     assert not empty.exists() and words.read_text().startswith("not a database")
+
+
+def test_a_place_that_the_system_refuses_is_a_line(tmp_path):
+    (tmp_path / "words").write_text("a file, and no folder")
+    for place in (tmp_path / "words/new.db", tmp_path / "words/more/new.db", tmp_path / ("x" * 300)):
+        with pytest.raises(UserError, match="cannot be opened as a ranking project"):
+            open_store(place, create=True)
+
+
+def as_nobody(job):
+    """Runs ``job`` without the rights of root, in a process of its own, and returns what it returns."""
+    found = fork.SimpleQueue()
+
+    def run():
+        try:
+            if os.getuid() == 0:
+                os.setgid(65534)
+                os.setuid(65534)
+            found.put(job())
+        except BaseException as error:
+            found.put(repr(error))
+
+    process = fork.Process(target=run)
+    process.start()
+    result = found.get()
+    process.join(60)
+    return result
+
+
+@pytest.mark.parametrize("beside", [0o555, 0o777])
+def test_a_file_that_may_not_be_written_is_read(beside):
+    folder = Path(tempfile.mkdtemp())  # pytest's own are closed to others
+    place = folder / "kept #1?.db"
+    store = open_store(place, create=True)
+    create_project(store, ProjectSettings(title="Kept"))
+    store.close()
+    place.chmod(0o444)
+    folder.chmod(beside)
+
+    def look():
+        found = open_store(place)
+        with pytest.raises(Unavailable, match="readonly"), found.write() as session:
+            session.execute(text("UPDATE project SET created_at = 0"))
+        return settings(found).title, str(found.place) == str(place)
+
+    assert as_nobody(look) == ("Kept", True)
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def test_opening_waits_for_no_writer(make, place, monkeypatch):
+    store, _ = make(title="Busy")
+    monkeypatch.setattr(engine, "BUSY_SECONDS", 0.05)
+    with store.write():
+        again = open_store(place)
+        assert settings(again).title == "Busy"
+        again.close()
 
 
 def test_a_newer_release_s_project_is_refused_with_both_versions(make, place):

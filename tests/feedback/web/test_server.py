@@ -22,6 +22,12 @@ def test_the_secret_is_kept_beside_the_project(store, tmp_path):
         kept_secret(store.place)
 
 
+def test_a_secret_that_cannot_be_kept_is_a_line(store, tmp_path):
+    (tmp_path / "project.db.secret").mkdir()
+    with pytest.raises(UserError, match=r"project\.db\.secret: cannot be written and read"):
+        kept_secret(store.place)
+
+
 def test_a_database_elsewhere_has_a_secret_for_each_run():
     assert kept_secret("postgresql://db/x") != kept_secret("postgresql://db/x")
 
