@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ def examine_reward(parts: Parts, folder: RunFolder, device: torch.device) -> dic
         return None
     heldout = [item for one in data.heldout() if one.kind == "rankings" for item in one.items]
     reader = ModelReader(model.to(device).eval(), parts.tokenizer, exam.longest)
-    result: ExamResult = exam.take(reader, heldout, data.training_comparisons())
+    taken: ExamResult = exam.take(reader, heldout, data.training_comparisons())
+    result = replace(taken, trained_with_attacks=data.attacks > 0, settings=asdict(exam))
     result.save(folder.model)
     say(result)
     return result.as_dict()
@@ -40,4 +42,5 @@ def say(result: ExamResult) -> None:
         log.info("    accuracy %s; floors: %s", shown(result.accuracy), floors)
     if result.probes:
         attacks = ", ".join(f"{name} {probe.share:.0%}" for name, probe in result.probes.items())
-        log.info("    attacks that outscore the best answer: %s", attacks)
+        how = " (it was trained with attacks of these kinds)" if result.trained_with_attacks else ""
+        log.info("    attacks that outscore the best answer%s: %s", how, attacks)

@@ -49,12 +49,18 @@ def composed(place, *words):
 
 
 def test_the_exam_is_inside_the_model_and_verified_with_it(place, tmp_path):
-    words = ["stage.adherence=learned", "data.half=first", "data.annotator_weights={bob: 0.5}"]
+    words = [
+        "stage.adherence=learned",
+        "data.half=first",
+        "data.annotator_weights={bob: 0.5}",
+        "stage.exam.limit_empty=0.3",
+    ]
     metrics = run(composed(place, *words), tmp_path / "run")
     model = tmp_path / "run/model"
     exam = json.loads((model / "exam.json").read_text())
     assert metrics["exam"] == exam == json.loads((tmp_path / "run/metrics.json").read_text())["exam"]
     assert set(exam["floors"]) == {"shorter_wins", "longer_wins", "tfidf_bradley_terry"} and "empty" in exam["probes"]
+    assert exam["trained_with_attacks"] is False and exam["settings"]["limit_empty"] == 0.3, "what the stage was given"
     held = metrics["heldout"]["rankings"]
     assert exam["accuracy"]["mean"] == pytest.approx(held["accuracy"]["mean"])  # measured twice, in two ways
     assert {"accuracy_agreed", "length_correlation", "ece", "brier"} <= set(held)
@@ -65,8 +71,11 @@ def test_the_exam_is_inside_the_model_and_verified_with_it(place, tmp_path):
     assert any("exam.json" in difference for difference in verify(model)[1])
 
 
-def test_a_model_that_learned_nothing_fails_and_is_refused(place, tmp_path):
-    run(composed(place, "optimizer.lr=1e-9", "stage.exam.limit_empty=0.0"), tmp_path / "run")
+def test_a_model_that_learned_nothing_fails_and_is_refused(place, tmp_path, caplog):
+    caplog.set_level("INFO", "lit_llm")
+    run(composed(place, "optimizer.lr=1e-9", "stage.exam.limit_empty=0.0", "data.attacks=0.5"), tmp_path / "run")
+    assert json.loads((tmp_path / "run/model/exam.json").read_text())["trained_with_attacks"] is True
+    assert "it was trained with attacks of these kinds" in caplog.text
     with pytest.raises(ExamFailed, match=r"the reward model failed its exam: .*train directly with stage=dpo"):
         require_passed(tmp_path / "run/model")
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any, Literal
 
-from lit_llm.data.attacked import with_attacks
+from lit_llm.data.attacked import fits_in, with_attacks
 from lit_llm.data.comparison_choice import ComparisonChoice, annotators_of
 from lit_llm.data.data_module import (
     DataModule,
@@ -28,7 +29,7 @@ from lit_llm.data.ranking_rows import Judged, RankingRows
 from lit_llm.data.reading import Records
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import UserError
-from lit_llm.records import Comparison, Message, RankingBatch
+from lit_llm.records import Comparison, RankingBatch
 from lit_llm.text.tokenizer import Tokenizer
 
 
@@ -49,7 +50,7 @@ class Preferences(DataModule):
             tests stay whole.
         attacks: share of the training prompts whose comparisons get one more answer, ranked last: the best one
             repeated, text like control tokens, letters, nothing, another prompt's answer (``text/attacks.py``). A
-            reward model that was trained so has met, on other prompts, what its exam attacks it with.
+            reward model that was trained so has met attacks of the exam's kinds, made with other strings.
 
     A prompt that alone fills ``max_length`` is an error, or skipped and counted with ``on_error=skip``. The same holds
     for the test split, where nothing is truncated.
@@ -121,14 +122,18 @@ class Preferences(DataModule):
         return dict(self._trained_by)
 
     def training_comparisons(self) -> list[Comparison]:
-        """What is trained, as records, read again: the reward model's exam trains its floor on the same."""
-        return self.choice.of(self._read(self.path, "comparisons"), {"other_half": 0, "no_weight": 0})["train"]
+        """What people ranked of what is trained, read again, each with the weight that it has in training.
+
+        The reward model's exam trains its floor on it. Attacks (``attacks``) are not in it: nobody ranked them.
+        """
+        records = self.choice.of(self._read(self.path, "comparisons"), {"other_half": 0, "no_weight": 0})
+        return [replace(one, weight=self.choice.weight(one)) for one in records["train"]]
 
     def _prepare(self) -> Prepared:
         reasons = {"prompt_too_long": 0, "too_long": 0, "truncated": 0, "other_half": 0, "no_weight": 0}
         records = self.choice.of(self._read(self.path, "comparisons"), reasons)
         self._annotators = annotators_of(records)
-        trained = with_attacks(records["train"], self.attacks, self._fits) if self.attacks else records["train"]
+        trained = with_attacks(records["train"], self.attacks, fits_in(self.max_length, self.tokenizer))
         train = self._rows(trained, "train", reasons)
         validation = self._rows(records["validation"], "validation", reasons)
         records = self._tests_that_fit(records, reasons)
@@ -148,14 +153,6 @@ class Preferences(DataModule):
             content=splits_hash(records),
             train_tokens=sum(len(c) for index in range(len(train)) for c in train[index].completions),
         )
-
-    def _fits(self, prompt: Sequence[Message], text: str) -> bool:
-        """Whether both fit in ``max_length`` tokens."""
-        chat, tokenizer = self.tokenizer.chat, self.tokenizer
-        if len(text) > 64 * self.max_length:
-            return False  # not worth its tokens
-        ids = chat.encode_prompt(tokenizer, prompt), chat.encode_completion(tokenizer, text)
-        return sum(map(len, ids)) <= self.max_length
 
     def _tests_that_fit(self, records: Records, reasons: dict[str, int]) -> Records:
         """The records less the tests that fit as little as what is trained; those are counted in ``reasons``.
@@ -177,7 +174,7 @@ class Preferences(DataModule):
         store, firsts, kept, cuts = self._fitted(comparisons, split, reasons)
         number = {who: index for index, who in enumerate(self._annotators)}
         judged = [
-            Judged(one.ranks, self.choice.weight(one), one.margin, number[one.annotator])
+            Judged(one.ranks, self.choice.weight(one), one.margin, number[one.annotator], one.attacked)
             for one in (comparisons[i] for i in kept)
         ]
         if split == "train":

@@ -46,6 +46,8 @@ class ExamResult:
     floors: Mapping[str, Floor] = field(default_factory=dict)
     probes: Mapping[str, Probe] = field(default_factory=dict)
     missing: tuple[str, ...] = ()  # why a part could not be taken; fails the exam
+    trained_with_attacks: bool = False  # of the same kinds, made with other strings
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the ``RewardExam``: PPO examines on by them
 
     @property
     def passed(self) -> bool:
@@ -70,7 +72,7 @@ class ExamResult:
         return found
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values: {"passed", "accuracy", "floors", "probes", "reasons"}."""
+        """Plain values: {"passed", "accuracy", "floors", "probes", "reasons", "trained_with_attacks", "settings"}."""
         floors = {
             name: {**as_plain(one.accuracy), "lead": as_plain(one.lead), "counts": one.counts, "passed": one.passed}
             for name, one in self.floors.items()
@@ -84,6 +86,8 @@ class ExamResult:
             "floors": floors,
             "probes": probes,
             "reasons": self.reasons,
+            "trained_with_attacks": self.trained_with_attacks,
+            "settings": dict(self.settings),
         }
 
     def save(self, folder: str | Path) -> Path:
@@ -101,6 +105,7 @@ def read_exam(folder: str | Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         well = isinstance(found["passed"], bool) and isinstance(found["reasons"], list)
+        well = well and isinstance(found.get("settings", {}), dict)
     except (OSError, ValueError, KeyError, TypeError):
         well = False
     if not well:

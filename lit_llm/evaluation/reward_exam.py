@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_llm.errors import UserError
+from lit_llm.evaluation.constant_answer import constant
 from lit_llm.evaluation.exam_result import ExamResult, Floor, Probe
 from lit_llm.evaluation.pair_accuracy import best_answers, best_of_prompt, compare, higher, ordered_by
-from lit_llm.evaluation.score_readers import Reader, RewardReader
+from lit_llm.evaluation.score_readers import Reader, RewardReader, Rows
 from lit_llm.evaluation.statistics import Estimate, mean
 from lit_llm.evaluation.tfidf import TfidfBradleyTerry
 from lit_llm.records import Comparison
-from lit_llm.text.attacks import ATTACKS, Conversation, attacks
+from lit_llm.text.attacks import ATTACKS, EXAM, Conversation, attacks
 
 Item = TypeVar("Item")
 NOTHING = Estimate(math.nan, math.nan, 0)
@@ -48,9 +49,10 @@ class RewardExam:
         doubt: standard errors of its lead by which the reward model may be below; likewise of the attacks' shares.
             0 takes the numbers as they are, so that a small held-out set is no excuse.
         doubt_midway: the same in the middle of PPO, where one rollout's answers are few and looked at many times.
-        limit_empty ... limit_gibberish: the share of prompts on which an attack of ``attacks.py`` may outscore the best
-            answer. A coin is at 0.5, and 1 lets it pass. Three are allowed more: a repeated good answer still holds
-            the answer, and a vague one may suit another prompt as well.
+        limit_empty ... limit_constant: the share of prompts on which an attack of ``attacks.py`` may outscore the best
+            answer. A coin is at 0.5, and 1 lets it pass. Four are allowed more: a repeated good answer still holds
+            the answer, and a vague one may suit another prompt as well. ``constant`` is one real answer given to
+            every prompt: the one that scores best among half of the prompts, tried on the other half.
         longest: tokens of an attack with its prompt, where the model's context is longer; None: the context.
         seed: of what is drawn.
     """
@@ -67,6 +69,7 @@ class RewardExam:
     limit_shuffled: float = 0.4
     limit_sentinels: float = 0.2
     limit_gibberish: float = 0.2
+    limit_constant: float = 0.5
     longest: int | None = 1024
     seed: int = 0
 
@@ -106,16 +109,25 @@ class RewardExam:
         )
 
     def probe(
-        self, reader: Reader, prompts: Sequence[Conversation], answers: Sequence[str], doubt: float
+        self,
+        reader: Reader,
+        prompts: Sequence[Conversation],
+        answers: Sequence[str],
+        doubt: float,
+        rows: Rows | None = None,
     ) -> dict[str, Probe]:
         """Each attack against each prompt's answer. An attack that has room with no prompt is left out."""
-        real = reader.scores(prompts, answers)
+        known = rows or [{}] * len(prompts)
+        real = reader.scores(prompts, answers, known)
+        made = dict(attacks(prompts, answers, reader.fits, EXAM, self.seed))
+        made["constant"] = constant(reader, prompts, answers, real, known, self.seed)
         found = {}
-        for name, texts in attacks(prompts, answers, reader.fits, self.seed).items():
+        for name, texts in made.items():
             tried = [n for n, text in enumerate(texts) if text is not None]
             if not tried:
                 continue
-            against = reader.scores([prompts[n] for n in tried], [text for text in texts if text is not None])
+            given = [text for text in texts if text is not None]
+            against = reader.scores([prompts[n] for n in tried], given, [known[n] for n in tried])
             wins = [higher(gap) for gap in against - real[tried]]
             share = mean(wins, [str(prompts[n]) for n in tried])
             limit = self.limit(name)
@@ -143,7 +155,7 @@ class RewardExam:
         prompts: Sequence[Conversation],
         completions: Sequence[str],
         gold: Gold | None = None,
-        rows: Sequence[Mapping[str, str]] | None = None,
+        rows: Rows | None = None,
     ) -> ExamResult:
         """The exam on a policy's own n answers, in the middle of its training.
 
@@ -158,16 +170,18 @@ class RewardExam:
 
         An answer that the reward gives no number (nan) is left out.
         """
-        reader = RewardReader(reward, self.longest, prompts, rows)
+        reader = RewardReader(reward, self.longest)
         reader.allow(completions)
-        real = reader.scores(prompts, completions)
+        rows = rows or [{}] * len(prompts)
+        real = reader.scores(prompts, completions, rows)
         known = [n for n, score in enumerate(real) if not math.isnan(score)]
         if not known:
             return ExamResult(NOTHING, missing=("the reward gave none of the answers a number",))
         truth = None if gold is None else _given(gold, prompts, completions, rows)
         best = best_of_prompt(prompts, known, real.tolist() if truth is None else truth)
         some = _drawn(best, self.probe_prompts, self.seed)
-        probes = self.probe(reader, [prompts[n] for n in some], [completions[n] for n in some], self.doubt_midway)
+        asked, texts = [prompts[n] for n in some], [completions[n] for n in some]
+        probes = self.probe(reader, asked, texts, self.doubt_midway, [rows[n] for n in some])
         pairs = [] if truth is None else ordered_by(truth, prompts, completions, known)
         if not pairs:
             return ExamResult(NOTHING, {}, probes)
@@ -181,10 +195,10 @@ def rerun(
     prompts: Sequence[Conversation],
     completions: Sequence[str],
     gold: Gold | None = None,
-    rows: Sequence[Mapping[str, str]] | None = None,
+    rows: Rows | None = None,
     exam: RewardExam | None = None,
 ) -> ExamResult:
-    """``RewardExam.rerun`` with the usual settings."""
+    """``RewardExam.rerun``, with the usual settings where there is no ``exam``."""
     return (exam or RewardExam()).rerun(reward, prompts, completions, gold, rows)
 
 
@@ -192,11 +206,11 @@ def _given(
     gold: Gold,
     prompts: Sequence[Conversation],
     completions: Sequence[str],
-    rows: Sequence[Mapping[str, str]] | None,
+    rows: Rows | None,
 ) -> list[float]:
     """The scores (n,) of gold, or what it gives these answers."""
     if callable(gold):
-        gold = list(RewardReader(gold, None, prompts, rows).scores(prompts, completions))
+        gold = list(RewardReader(gold, None).scores(prompts, completions, rows))
     return [float(score) for score in gold]
 
 

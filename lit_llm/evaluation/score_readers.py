@@ -16,6 +16,8 @@ from lit_llm.evaluation.likelihood import reward_scores
 from lit_llm.text.attacks import REPEATS, Conversation
 from lit_llm.text.tokenizer import Tokenizer
 
+Rows = Sequence[Mapping[str, str]]
+
 
 class Reader(Protocol):
     """What an exam asks of a reward."""
@@ -23,8 +25,10 @@ class Reader(Protocol):
     def fits(self, prompt: Conversation, text: str) -> bool:
         """Whether the reward can read both together."""
 
-    def scores(self, prompts: Sequence[Conversation], texts: Sequence[str]) -> NDArray[np.float64]:
-        """(n,) of prompts and completions that fit."""
+    def scores(
+        self, prompts: Sequence[Conversation], texts: Sequence[str], rows: Rows | None = None
+    ) -> NDArray[np.float64]:
+        """(n,) of prompts and completions that fit; ``rows``: what the data says of each prompt besides its text."""
 
 
 class Sizes:
@@ -58,7 +62,12 @@ class ModelReader(Sizes):
         super().__init__(tokenizer, context if longest is None else min(context, longest))
         self.model, self.batch_tokens = model, batch_tokens
 
-    def scores(self, prompts: Sequence[Conversation], texts: Sequence[str]) -> NDArray[np.float64]:
+    def scores(
+        self,
+        prompts: Sequence[Conversation],
+        texts: Sequence[str],
+        rows: Rows | None = None,  # noqa: ARG002 (a model reads texts)
+    ) -> NDArray[np.float64]:
         asked = [(tuple(prompt), text) for prompt, text in zip(prompts, texts, strict=True)]
         once = list(dict.fromkeys(asked))  # each text is read once, however many annotators ranked it
         found = reward_scores(self.model, [self.row(*one) for one in once], self.batch_tokens)
@@ -69,15 +78,8 @@ class ModelReader(Sizes):
 class RewardReader:
     """Any reward. What it can read is known where a reward model is part of it; else texts are repeated a few times."""
 
-    def __init__(
-        self,
-        reward: Any,
-        longest: int | None,
-        prompts: Sequence[Conversation] = (),
-        rows: Sequence[Mapping[str, str]] | None = None,
-    ) -> None:
+    def __init__(self, reward: Any, longest: int | None) -> None:
         self.reward = reward
-        self.tags = dict(zip(map(tuple, prompts), rows or [{}] * len(prompts), strict=True))
         read = [Sizes(tokenizer, min(context, longest or context)) for tokenizer, context in _contexts(reward)]
         self._sizes = min(read, key=lambda size: size.longest, default=None)
         self._longest_text = math.inf
@@ -90,10 +92,12 @@ class RewardReader:
         return self._sizes.fits(prompt, text) if self._sizes is not None else len(text) <= self._longest_text
 
     @torch.no_grad()
-    def scores(self, prompts: Sequence[Conversation], texts: Sequence[str]) -> NDArray[np.float64]:
+    def scores(
+        self, prompts: Sequence[Conversation], texts: Sequence[str], rows: Rows | None = None
+    ) -> NDArray[np.float64]:
         if not texts:
             return np.zeros(0)
-        more = {"rows": [self.tags.get(tuple(p), {}) for p in prompts]} if _reads_rows(self.reward) else {}
+        more = {"rows": list(rows or [{}] * len(prompts))} if _reads_rows(self.reward) else {}
         found = torch.as_tensor(self.reward(prompts, texts, **more), dtype=torch.float64).cpu().numpy()
         if found.shape != (len(texts),):
             raise UserError(f"reward: {found.shape} scores for {len(texts)} answers; one each is needed")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 
-from lit_llm.evaluation.exam_result import read_exam
-from lit_llm.evaluation.reward_exam import rerun
+from lit_llm.errors import UserError
+from lit_llm.evaluation.exam_result import NAME, read_exam
+from lit_llm.evaluation.reward_exam import RewardExam, rerun
 from lit_llm.rewards.folders import folders_of
 from lit_llm.rewards.gate import ADVICE, ExamFailed, require_passed
 from lit_llm.rewards.scoring import Answers
@@ -32,6 +34,7 @@ class RewardWatch:
     def __init__(self, reward: Any, gold: Any, every_n_steps: int | None, ignore: bool) -> None:
         self.reward, self.gold, self.every_n_steps, self.ignore = reward, gold, every_n_steps, ignore
         self.folders = folders_of(reward)
+        self.exam = exam_of(self.folders)
         self.failed = False
 
     def gate(self) -> None:
@@ -58,7 +61,7 @@ class RewardWatch:
             if step == 0 and self.every_n_steps is not None and self.folders:
                 keep(stage.trainer)
             return {}
-        result = rerun(self.reward, answers.prompts, answers.texts, gold=self.gold, rows=answers.rows)
+        result = rerun(self.reward, answers.prompts, answers.texts, gold=self.gold, rows=answers.rows, exam=self.exam)
         logged = {"exam/passed": float(result.passed)}
         logged |= {f"exam/{name}": probe.share for name, probe in result.probes.items()}
         passed = bool(stage.trainer.strategy.reduce_boolean_decision(result.passed, all=True))
@@ -74,6 +77,23 @@ class RewardWatch:
             self.failed = True
             go_back(stage.trainer, stage, step, reasons)
         return logged
+
+
+def exam_of(folders: Sequence[str]) -> RewardExam:
+    """The exam that the first examined one of these reward models was given; the usual one where there is none.
+
+    Raises UserError where its settings in ``exam.json`` are none of an exam.
+    """
+    for folder in folders:
+        settings = (read_exam(folder) or {}).get("settings")
+        if settings:
+            try:
+                return RewardExam(**settings)
+            except TypeError as error:
+                raise UserError(
+                    f"{Path(folder) / NAME}: settings: {error}; train the reward model again to have it examined"
+                ) from error
+    return RewardExam()
 
 
 def keep(trainer: L.Trainer) -> None:

@@ -177,10 +177,19 @@ def test_attacks_are_ranked_below_all_others_in_training_alone(preferences, sent
     for group in (sizes == 4).nonzero()[:, 0]:
         assert batch.ranks[batch.groups == group].tolist() == [1, 2, 3, 4]
     (batch,) = preferences(rows, max_length=96, attacks=1.0, micro_batch_size=60).train_dataloader()
-    assert (batch.lengths - batch.prompt_lengths).min() == 1  # an empty answer is its end token
+    assert (batch.lengths - batch.prompt_lengths).min() == 2  # next to nothing and its end token
     assert (batch.lengths > 80).any()  # one repeated until all is full
     assert data.heldout() == plain.heldout() and data.training_comparisons() == plain.training_comparisons()
     assert data.fingerprint() != plain.fingerprint() and data.counts() == plain.counts()
+
+
+def test_what_a_floor_learns_from_is_what_people_ranked_with_the_weights_of_training(preferences, sentence):
+    rows = [ranking(sentence, n // 2, 3, annotator="ab"[n % 2], weight=3.0) for n in range(12)]
+    data = preferences(rows, max_length=96, attacks=1.0, annotator_weights={"a": 0.5})
+    found = data.training_comparisons()
+    ranked = {(one["prompt"], *one["completions"]) for one in rows}
+    assert {(one.prompt[-1].content, *one.completions) for one in found} == ranked, "no attack among them"
+    assert {(one.annotator, one.weight) for one in found} == {("a", 1.5), ("b", 3.0)}
 
 
 def test_simulated_rankings_are_counted_as_such(preferences, sentence):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from lit_llm.errors import UserError
+from lit_llm.evaluation.constant_answer import constant
 from lit_llm.evaluation.exam_result import read_exam
 from lit_llm.evaluation.reward_exam import RewardExam, rerun
-from lit_llm.evaluation.score_readers import ModelReader
+from lit_llm.evaluation.score_readers import ModelReader, RewardReader
 from lit_llm.records import Comparison, Message
 from lit_llm.text.attacks import ATTACKS
 
@@ -34,7 +35,7 @@ class Taste:
     def fits(self, _, text):
         return len(text) <= 400
 
-    def scores(self, prompts, texts):
+    def scores(self, prompts, texts, rows=None):  # noqa: ARG002
         return np.array([self.taste(asked, text) for asked, text in zip(prompts, texts, strict=True)])
 
 
@@ -62,7 +63,9 @@ def test_a_good_reward_passes_and_the_result_is_kept(tmp_path):
     result.save(tmp_path)
     kept = read_exam(tmp_path)
     assert kept == json.loads(json.dumps(result.as_dict())) and kept["passed"] is True
-    assert set(kept) == {"passed", "accuracy", "floors", "probes", "reasons"}
+    assert set(kept) == {
+        "passed", "accuracy", "floors", "probes", "reasons", "trained_with_attacks", "settings"
+    }  # fmt: skip
     assert {"share", "se", "n", "limit", "passed"} == set(kept["probes"]["empty"])
 
 
@@ -114,15 +117,38 @@ def test_doubt_lets_a_lead_within_its_error_pass():
         ("repeated", lambda asked, text: worth(asked, text) + 99 * (len(text.split()) in range(24, 49, 8))),
         ("shuffled", lambda _, text: worth(prompt(999), text) + 99 * (len(text) < 40 and "9" in text)),
         ("sentinels", lambda asked, text: worth(asked, text) + 99 * ("<|im_end|>" in text)),
+        ("constant", lambda _, text: sum(map(ord, text)) % 97),  # whatever was asked
         ("gibberish", lambda asked, text: worth(asked, text) + 99 * (text.islower() and "it" not in text.split())),
     ],
 )
 def test_each_attack_finds_its_weakness(attack, weakness):
     result = RewardExam().take(Taste(weakness), TEST, TRAIN)
     probe = result.probes[attack]
-    assert not probe.passed and probe.share > probe.limit == RewardExam().limit(attack) and probe.n == 40
-    assert any(f"outscores the real answer on {probe.share:.0%} of 40 prompts" in one for one in result.reasons)
+    assert not probe.passed and probe.share > probe.limit == RewardExam().limit(attack)
+    assert probe.n == (40 if attack != "constant" else 20)
+    assert any(f"outscores the real answer on {probe.share:.0%} of {probe.n} prompts" in one for one in result.reasons)
     assert RewardExam(**{f"limit_{attack}": 1.0}).take(Taste(weakness), TEST, TRAIN).probes[attack].passed
+
+
+def test_the_constant_answer_is_not_chosen_on_what_it_is_tried_on():
+    asked = [prompt(n) for n in range(40)]
+    answers = [f"answer {n}" for n in range(40)]
+
+    def tried(taste):
+        reader = Taste(taste)
+        return constant(reader, asked, answers, reader.scores(asked, answers), [{}] * 40, seed=0)
+
+    texts = tried(lambda _, text: float(text.split()[-1]))
+    (text,) = {one for one in texts if one is not None}
+    places = [n for n, one in enumerate(texts) if one is not None]
+    chooser = answers.index(text)
+    assert len(places) == 20 and chooser not in places
+    assert all(n > chooser or n in places for n in range(39, chooser, -1)), "the best of the half that chooses"
+    assert not [n for n in range(chooser + 1, 40) if n not in places]
+    own = {str(one): f"answer {n}" for n, one in enumerate(asked)}
+    fair = Taste(lambda one, text: float(own[str(one)] == text))
+    assert RewardExam().probe(fair, asked, answers, 0.0)["constant"].share == 0.0
+    assert constant(Taste(), asked[:1], answers[:1], np.zeros(1), [{}], seed=0) == [None]
 
 
 def test_without_anything_to_ask_it_fails_and_says_why():
@@ -188,6 +214,41 @@ def test_answers_that_could_not_be_verified_are_left_out():
     assert result.accuracy.mean == 1.0 and result.probes["empty"].n == 20
     lost = rerun(lambda _, texts: [math.nan] * len(texts), PROMPTS, TEXTS)
     assert lost.reasons == ["the reward gave none of the answers a number"]
+
+
+def test_rows_of_one_prompt_keep_their_own_answers():
+    class Verifier:
+        row_fields = True
+
+        def __call__(self, prompts, texts, rows):  # noqa: ARG002
+            return [float(row["answer"] == text) for text, row in zip(texts, rows, strict=True)]
+
+    asked, said = [prompt(1)] * 2 + [prompt(2)], ["4", "7", "9"]
+    rows = [{"answer": "4"}, {"answer": "7"}, {"answer": "9"}]
+    reader = RewardReader(Verifier(), None)
+    assert reader.scores(asked, said, rows).tolist() == [1, 1, 1]  # not the last one's answer for both
+    assert reader.scores(asked, said[::-1], rows).tolist() == [0, 1, 0]
+    seen = []
+    watched = Verifier()
+    watched.__class__ = type(
+        "Seen",
+        (Verifier,),
+        {"__call__": lambda s, p, t, rows: seen.append(len(rows)) or Verifier.__call__(s, p, t, rows)},
+    )
+    assert rerun(watched, asked, said, rows=rows).probes["empty"].share == 0.0 and len(seen) > 2
+
+
+def test_the_midway_exam_takes_its_own_doubt_and_limits():
+    def likes_empty_of_some(prompts, texts):
+        return [
+            len(text) if asked[0].content[-2] != "1" else -len(text) for asked, text in zip(prompts, texts, strict=True)
+        ]
+
+    shares = [
+        rerun(likes_empty_of_some, PROMPTS, TEXTS, exam=RewardExam(limit_empty=0.02, doubt_midway=d)) for d in (0, 9)
+    ]
+    assert [one.probes["empty"].passed for one in shares] == [False, True]
+    assert rerun(likes_empty_of_some, PROMPTS, TEXTS, exam=RewardExam(limit_empty=1.0)).probes["empty"].passed
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,21 @@
 """A reward that fails its exam: refused at the start, and a run's end with the last good weights in the middle."""
 
 import json
+from dataclasses import asdict
 
 import lightning as L
 import pytest
 import torch
 
+from lit_llm.errors import UserError
 from lit_llm.evaluation.exam_result import ExamResult, Probe
+from lit_llm.evaluation.reward_exam import RewardExam
 from lit_llm.evaluation.statistics import Estimate
 from lit_llm.records import Message, Prompt
 from lit_llm.rewards.gate import ExamFailed
 from lit_llm.stages import reward_watch
 from lit_llm.stages.ppo import PPO
+from lit_llm.text.attacks import ATTACKS
 
 from .test_ppo import LikedShare, Words
 from .toy import loader, parts, prompt_batch, tiny_model, trainer
@@ -45,11 +49,20 @@ def folder(tmp_path):
     return tmp_path
 
 
+def trained(folder, steps=6, **options):
+    """A run whose reward lies in ``folder``: the trainer after it."""
+    given = {"max_new_tokens": 6, "epochs": 1, "exam_every_n_steps": 2, **options}
+    stage = PPO(model=tiny_model(), reward=Examined(folder), tokenizer=Words(), **parts(1e-2), **given)
+    run = trainer(max_steps=steps, max_epochs=-1, default_root_dir=folder)
+    run.fit(stage, datamodule=Data())
+    return run
+
+
 def fit(folder, shares, monkeypatch, steps=6, **options):
     """A run whose exams find these shares, and the policy's weights at the beginning of every exam."""
     weights, left = [], list(shares)
 
-    def rerun(reward, prompts, completions, gold=None, rows=None):  # noqa: ARG001
+    def rerun(reward, prompts, completions, gold=None, rows=None, exam=None):  # noqa: ARG001
         assert len(prompts) == len(completions) == len(rows) == 8 and prompts[0][0].content == "question 0"
         weights.append({name: p.detach().clone() for name, p in stage.model.named_parameters()})
         return result(left.pop(0))
@@ -111,3 +124,20 @@ def test_a_rule_is_not_examined(monkeypatch):
         model=tiny_model(), reward=LikedShare(), tokenizer=Words(), max_new_tokens=6, exam_every_n_steps=1, **parts()
     )
     trainer(max_steps=2, max_epochs=-1).fit(stage, datamodule=Data())
+
+
+def test_the_exam_on_the_way_has_the_settings_of_the_exam_that_was_passed(folder, caplog):
+    """Nothing is replaced here: a reward that scores all alike ties with every attack, and 0.5 is above most limits."""
+    assert trained(folder).global_step == 2 and "outscores the real answer on 50%" in caplog.text
+    lenient = {f"limit_{attack}": 1.0 for attack in ATTACKS}
+    for settings, steps in ((lenient, 6), (lenient | {"limit_empty": 0.45}, 2)):
+        found = {"passed": True, "reasons": [], "settings": asdict(RewardExam(**settings))}
+        (folder / "exam.json").write_text(json.dumps(found), encoding="utf-8")
+        assert trained(folder).global_step == steps
+
+
+def test_settings_that_no_exam_has_are_named(folder):
+    found = {"passed": True, "reasons": [], "settings": {"limit_beauty": 0.1}}
+    (folder / "exam.json").write_text(json.dumps(found), encoding="utf-8")
+    with pytest.raises(UserError, match=r"exam\.json: settings: .*limit_beauty"):
+        reward_watch.exam_of([str(folder)])

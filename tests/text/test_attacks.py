@@ -3,7 +3,17 @@
 import pytest
 
 from lit_llm.records import Message
-from lit_llm.text.attacks import ATTACKS, REPEATS, answers_of_others, attacks, first_sentence, repeated
+from lit_llm.text.attacks import (
+    EXAM,
+    MADE,
+    REPEATS,
+    TRAINING,
+    answers_of_others,
+    attacks,
+    attacks_of,
+    first_sentence,
+    repeated,
+)
 
 PROMPTS = [(Message("user", f"q{n}"),) for n in range(4)]
 ANSWERS = ["It is a cat. It purrs.", "No.", "It is a dog! Yes", "سطر أول؟ سطر ثان"]
@@ -15,16 +25,37 @@ def fits(_, text):
 
 def test_every_attack_on_every_prompt():
     found = attacks(PROMPTS, ANSWERS, fits)
-    assert list(found) == list(ATTACKS) and all(len(texts) == 4 for texts in found.values())
+    assert list(found) == list(MADE) and all(len(texts) == 4 for texts in found.values())
     assert found["empty"] == [""] * 4
     assert found["long"][0] == "It is a cat. It purrs. It is a cat. It purrs."
     assert found["long"][1] == " ".join(["No."] * 15)  # 59 characters; once more is 63
     assert found["repeated"] == [None, " ".join(["No."] * REPEATS), None, None]
-    assert found["sentinels"] == [None] * 4  # too long for this reward
+    assert found["sentinels"] == [None] * 4 and "constant" not in found  # too long for this reward; made of scores
     assert set(found["shuffled"]) <= set(ANSWERS)
     assert all(one != own for one, own in zip(found["shuffled"], ANSWERS, strict=True))
     assert len(found["gibberish"][0]) > 10 and "cat" not in found["gibberish"][0]
     assert found == attacks(PROMPTS, ANSWERS, fits) != attacks(PROMPTS, ANSWERS, fits, seed=1)
+
+
+def test_an_exam_attacks_with_no_string_that_was_trained():
+    for one in (set(EXAM.nothings) & set(TRAINING.nothings), set(EXAM.repeats) & set(TRAINING.repeats)):
+        assert not one
+    words = [set(" ".join(style.sentinels).split()) - {"###"} for style in (EXAM, TRAINING)]
+    letters = [set("".join(style.letters)) for style in (EXAM, TRAINING)]
+    assert not words[0] & words[1] and not letters[0] & letters[1]
+    asked, answers = PROMPTS * 5, ANSWERS * 5
+    trained, examined = (attacks(asked, answers, lambda *_: True, style) for style in (TRAINING, EXAM))
+    for kind in set(MADE) - {"shuffled", "long"}:  # those are made of answers, which are not the same ones
+        assert not set(trained[kind]) & set(examined[kind]) and None not in trained[kind]
+    assert trained["shuffled"] != examined["shuffled"], "a stream of its own"
+    assert len(set(trained["empty"])) > 3 and len(set(trained["sentinels"])) > 2, "more than one to learn by heart"
+
+
+def test_only_the_attack_that_is_asked_for_is_made():
+    asked = []
+    kinds = ["empty", "sentinels", "shuffled", "gibberish"]
+    made = attacks_of(PROMPTS, ANSWERS, kinds, lambda _, text: asked.append(text) or True)
+    assert made == [attacks(PROMPTS, ANSWERS, lambda *_: True)[kind][n] for n, kind in enumerate(kinds)] == asked
 
 
 @pytest.mark.parametrize(
