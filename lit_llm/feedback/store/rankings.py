@@ -55,7 +55,7 @@ def rows(
     completion_hashes, models, checkpoints, positions (display place of each completion, from 1; None where imported),
     submitted_at, agreement (with the task's other annotators in the rows, None when alone), split, tags, kind, task,
     adjudicated; gold (known ranks) for gold items; repeat_of (task) for repeats; unranked (answers that were left
-    unranked, with their flags, ratings and notes). Fewer than two answers ranked and all_bad: every answer is there,
+    unranked, each with the same said of it). Fewer than two answers ranked and all_bad: every answer is there,
     tied.
     """
     wrong = [kind for kind in kinds if kind not in ("normal", "gold", "repeat")]
@@ -168,6 +168,7 @@ def _row(record: Any, task: TaskRow, details: Details) -> dict[str, Any]:
         "adjudicated": False,
         "unranked": [
             _unranked(candidate, feedback.get(candidate.id), details.flags[assignment.id])
+            | {"position": shown.index(i) + 1 if assignment.shuffle_seed else None}
             for i, candidate in enumerate(candidates)
             if i not in kept
         ],
@@ -219,6 +220,7 @@ def _unranked(
         "completion": candidate.text,
         "completion_hash": candidate.hash,
         "model": candidate.model,
+        "checkpoint": candidate.checkpoint_hash,
         "flags": [_flag(flag) for flag in flags if flag.candidate_id == candidate.id],
         "ratings": _ratings(feedback),
         "note": feedback.comment if feedback else "",
