@@ -28,21 +28,6 @@ def rankings_step(values: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"_target_": TARGET, "_partial_": True, "path": ASK, "model": simulated["model"]}
 
 
-def check(values: Mapping[str, Any]) -> None:
-    """Raises UserError, before the first step, unless there are rankings where people's are said to be."""
-    path = values["people"]["rankings"]
-    if path not in (None, ASK):
-        from lit_llm.data.sources import resolve
-
-        try:
-            resolve(real_text(path))
-        except UserError as error:
-            raise UserError(f"rankings={path}: {str(error).removeprefix('data.path').lstrip(':= ')}") from None
-
-    if values["win_rate"] is not None:
-        found_win_rate(values["win_rate"])
-
-
 def found_win_rate(place: str) -> dict[str, Any]:
     """What people said in a project of blind comparisons. Raises UserError when it is none or nothing is judged yet."""
     from lit_llm.feedback.store.engine import open_store

@@ -19,6 +19,7 @@ from lit_llm.command_line import command
 from lit_llm.errors import NothingToLearn, UserError
 from lit_llm.people import ASK, asked, comparison, found_win_rate
 from lit_llm.run_folder import write_json
+from lit_llm.simulated_gold import without_rule
 from lit_llm.steps import Step, begins_from, descendants, spared
 
 log = logging.getLogger("lit_llm")
@@ -38,6 +39,7 @@ def job(cfg: DictConfig) -> float | None:
 
 def run_pipeline(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Run or reuse every step, then write ledger and report. Returns the metrics of the stage that sweeps compare."""
+    cfg = without_rule(cfg)
     chain = plan(cfg, folder)
     folder.mkdir(parents=True, exist_ok=True)
     schema.save(cfg, folder / "config.yaml")

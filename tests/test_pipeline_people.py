@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lit_llm import collection, pipeline
+from lit_llm import collection, people_checks, pipeline
+from lit_llm import config as schema
 from lit_llm.command_line import compose, rewrite
 from lit_llm.errors import NothingToLearn, UserError
 from lit_llm.feedback import people
@@ -21,9 +22,11 @@ from lit_llm.feedback.store.judgement import Judgement
 from lit_llm.feedback.store.judgements import save
 from lit_llm.feedback.store.projects import NewCandidate, NewItem, ProjectSettings, add_items, create_project
 from lit_llm.people import comparison
+from lit_llm.people_checks import refuse_passwords
 from lit_llm.records import Message
 from lit_llm.report.verdict import verdict
 from lit_llm.rewards.gate import ExamFailed
+from lit_llm.simulated_gold import without_rule
 
 from .test_pipeline import ALL, KEPT, changed, default, ran, run  # noqa: F401 (fixtures)
 
@@ -113,6 +116,56 @@ def test_what_counts_is_what_was_ranked_and_not_where(chain, tmp_path):
     assert chain(f"people.rankings={moved}", name="two") == ["rankings"], "all that follows is the same"
     write_rows(moved, ROW, {**ROW, "annotator": "bo"})
     assert chain(f"people.rankings={moved}", name="three")[:2] == ["rankings", "flag_classification"]
+
+
+def golds(folder: Path) -> list:
+    cfg = schema.load(folder / "config.yaml")
+    return [cfg.stages.ppo.stage.gold, cfg.best_of_n.gold, cfg.stages.ppo.evaluation.scorers.get("rule")]
+
+
+def test_the_simulated_rule_is_no_gold_reward_of_people_s_rankings(chain, tmp_path, caplog, default):  # noqa: F811
+    caplog.set_level(logging.INFO, "lit_llm")
+    file = write_rows(tmp_path / "people.jsonl", ROW)
+    assert without_rule(default) is default, "simulated rankings keep it"
+    chain(f"people.rankings={file}", name="two")
+    assert golds(tmp_path / "two") == [None, None, None] and "gold reward: none" in caplog.text
+    assert list(schema.load(tmp_path / "two/config.yaml").stages.ppo.evaluation.scorers) == ["flagged"]
+    caplog.clear()
+    own = "lit_llm.rewards.learned.LearnedReward"
+    chain(f"people.rankings={file}", f"stages.ppo.stage.gold._target_={own}", name="three")
+    kept = golds(tmp_path / "three")
+    assert kept[0]["_target_"] == kept[1]["_target_"] == own and kept[2] is None and "gold reward" not in caplog.text
+
+
+PASSWORDS = ["postgresql://me:{}@host/team", "postgresql://me@host/team?password={}"]
+
+
+@pytest.mark.parametrize("url", PASSWORDS)
+@pytest.mark.parametrize("key", ["people.rankings", "win_rate", "stages.dpo.data.path"])
+def test_no_password_is_written_into_folders(chain, tmp_path, ran, url, key):  # noqa: F811
+    with pytest.raises(UserError, match=r"oc\.env:NAME") as error:
+        chain(f"{key}={url.format('s3cret')}")
+    assert "s3cret" not in str(error.value) and ran == [] and not (tmp_path / "one").exists()
+
+
+@pytest.mark.parametrize("url", PASSWORDS)
+def test_a_password_of_the_environment_is_none_in_the_configuration(url):
+    refuse_passwords({"people": {"rankings": url.format("${oc.env:TEAM_PASSWORD}")}, "win_rate": "a:b@c.db"})
+
+
+@pytest.mark.parametrize("word", ["people.rankings=ask", "people.rankings=team.db", "win_rate=verdict.db"])
+def test_a_missing_ranking_app_is_said_before_the_first_step(chain, ran, monkeypatch, word):  # noqa: F811
+    monkeypatch.setattr(people_checks, "find_spec", lambda name: None if name == "sqlalchemy" else name)
+    with pytest.raises(UserError, match=r"pip install 'lit-llm\[feedback\]'"):
+        chain(word)
+    assert ran == []
+
+
+def test_comparisons_are_no_rankings(chain, tmp_path, ran):  # noqa: F811
+    compared(tmp_path / "verdict.db")
+    with pytest.raises(UserError, match=r"verdict\.db: is a project of comparisons.*win_rate="):
+        chain(f"people.rankings={tmp_path}/verdict.db")
+    assert ran == []
 
 
 def test_simulated_rows_in_a_file_of_ones_own_are_said(tmp_path):
