@@ -65,6 +65,7 @@ class Comparison:
     source: str = ""
     tags: dict[str, str] = field(default_factory=dict)
     margin: float = 0.0  # by how much the better of each pair must be ahead, in the score's units (nats)
+    attacked: bool = False  # the last completion is an attack, which nobody ranked (``data/attacked.py``)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,7 @@ class RankingBatch(NamedTuple):
     weights: Tensor  # (P,) float32: the annotator's weight
     margins: Tensor | None = None  # (P,) float32: ``Comparison.margin``; None: 0 for all
     annotators: Tensor | None = None  # (P,) int64: index into ``Preferences.annotators``; None: not known
+    attacked: Tensor | None = None  # (N,) bool: an attack, which nobody ranked, and not an answer; None: none is
 
 
 class LabelledBatch(NamedTuple):

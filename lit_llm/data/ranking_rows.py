@@ -21,6 +21,7 @@ class Judged(NamedTuple):
     weight: float
     margin: float
     annotator: int  # index into ``Preferences.annotators``
+    attacked: bool = False  # the last completion is an attack
 
 
 class Group(NamedTuple):
@@ -60,6 +61,7 @@ class RankingRows:
         for row, (_, ids) in enumerate(rows):
             input_ids[row, : len(ids)] = torch.from_numpy(ids.astype(np.int64))
         owners = torch.tensor([p for p, _ in rows])
+        numbered = [(g, k) for g in groups for k in range(len(g.completions))]
         return RankingBatch(
             input_ids=input_ids,
             lengths=lengths,
@@ -69,4 +71,5 @@ class RankingRows:
             weights=torch.tensor([g.judged.weight for g in groups], dtype=torch.float32),
             margins=torch.tensor([g.judged.margin for g in groups], dtype=torch.float32),
             annotators=torch.tensor([g.judged.annotator for g in groups]),
+            attacked=torch.tensor([g.judged.attacked and k == len(g.completions) - 1 for g, k in numbered]),
         )

@@ -23,10 +23,9 @@ _NUMBER = re.compile(
 _WORD = r"(?:a\s+)?[^\W\d_]{2,}(?:[-'’][^\W\d_]{2,})*"  # one letter alone is a variable rather than a unit
 _UNITS = re.compile(rf"\$?(?:\s+{_WORD})*\s*[*$]*\.?")
 _WORDS_BEFORE = re.compile(rf"(?:{_WORD}[:,.]?\s+)*\**")
-_PART_OF_THE_VALUE = frozenset(
-    ("hundred", "thousand", "million", "billion", "trillion", "dozen", "pi", "sqrt", "squared", "cubed", "factorial")
-    + ("times", "plus", "minus", "over")
-)
+_SCALES = ("hundred", "thousand", "million", "billion", "trillion", "dozen")
+_MATHEMATICS = ("pi", "sqrt", "squared", "cubed", "factorial", "times", "plus", "minus", "over")
+_PART_OF_THE_VALUE = frozenset((*_SCALES, *_MATHEMATICS))
 _DELIMITERS = re.compile(r"\\[()\[\]]")  # LaTeX's, around mathematics
 _TAG = re.compile(r"<<[^<>]*>>|</?[A-Za-z]\w*>")  # GSM8K's calculator, <answer>
 _TERM_BEFORE = re.compile(r"[\\^_{]\s*$|[<>]\s*$|[^\W\d_][-+*/]$")

@@ -20,6 +20,7 @@ from lit_llm.evaluation.reward_exam import RewardExam
 from lit_llm.objectives.ranking import bradley_terry
 from lit_llm.records import RankingBatch
 from lit_llm.stages.adherence import Adherence, add_to, adherence_of, check_options
+from lit_llm.stages.attack_pairs import answers_in, attack_loss, without_attacks
 from lit_llm.stages.base import Stage
 from lit_llm.stages.ranking_checks import check_rankings
 from lit_llm.stages.ranking_metrics import derived, judged_pairs, pair_sums, ranking_summary
@@ -34,13 +35,16 @@ class RewardModeling(Stage):
         model: a language model (the instruction-tuned one), whose transformer is copied and given a score head.
         loss: of ``scores (N,), groups (N,), ranks (N,), weights (P,)``, one of ``objectives.ranking`` or one's own;
             where the data has margins, also of ``margins=(P,)``.
-        normalize_batches: after training, scores are shifted and scaled to mean 0 and deviation 1 over the completions
-            of this many training batches; 0 leaves them as they are.
+        normalize_batches: after training, scores are shifted and scaled to mean 0 and deviation 1 over the answers of
+            this many training batches (attacks among them are no answers); 0 leaves them as they are.
         normalize_scale: scale them too (a gain); False: only shift them (a bias).
         adherence: ``learned`` estimates for each annotator a factor on the scores in the likelihood of that
             annotator's rankings (``adherence.py``); logged as ``adherence/<name>``.
         adherence_shape, adherence_rate: of the factors' Gamma prior.
         adherence_lr: learning rate of the factors' logarithms at the schedule's peak.
+        attack_weight: of the pairs of an answer with an attack (``data.attacks``). They are a loss of their own, their
+            mean over each prompt, beside the people's: no annotator's adherence and no margin is in it, and the
+            people's pairs keep the weight that they have without attacks.
         exam: what the finished model has to pass before PPO takes it for its reward; None: none is taken.
     """
 
@@ -63,14 +67,18 @@ class RewardModeling(Stage):
         adherence_shape: float = 10.0,
         adherence_rate: float = 10.0,
         adherence_lr: float = 0.03,
+        attack_weight: float = 1.0,
         exam: RewardExam | None = None,
     ) -> None:
         check_options(adherence, adherence_shape, adherence_rate, adherence_lr)
         if normalize_batches < 0:
             raise UserError(f"stage.normalize_batches: {normalize_batches}; must be 0 or more")
+        if not 0 <= attack_weight < math.inf:
+            raise UserError(f"stage.attack_weight: {attack_weight}; must be 0 or more")
         scored = ScoreModel.from_language_model(model)
         super().__init__(model=scored, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
         self.ranking_loss, self.exam = loss, exam
+        self.attack_weight = attack_weight
         self.normalize_batches, self.normalize_scale = normalize_batches, normalize_scale
         self.adherence_kind, self.adherence_lr = adherence, adherence_lr
         self.adherence_prior = adherence_shape, adherence_rate
@@ -98,9 +106,17 @@ class RewardModeling(Stage):
         if self.adherence is not None and self.training:
             assert batch.annotators is not None  # the data that named them
             total = total + self.adherence.prior(batch.annotators)
-        return total, count, pair_sums(scores.detach(), batch)
+        return total, count, pair_sums(*without_attacks(scores.detach(), batch))
 
     def _ranking_loss(self, scores: Tensor, batch: RankingBatch) -> tuple[Tensor, Tensor]:
+        """The people's pairs, and beside them those with an attack; counted are the prompts that people ranked."""
+        answers, people = without_attacks(scores, batch)
+        total, count = self._people_loss(answers, people)
+        if people is not batch and self.attack_weight:
+            total = total + self.attack_weight * attack_loss(scores, batch)
+        return total, count
+
+    def _people_loss(self, scores: Tensor, batch: RankingBatch) -> tuple[Tensor, Tensor]:
         """The loss of the scores as each annotator adheres to them, with the margins where there are any."""
         if self.adherence is not None and batch.annotators is not None:
             scores = scores * self.adherence(batch.annotators)[batch.groups]
@@ -195,7 +211,7 @@ class RewardModeling(Stage):
         with self.trainer.precision_plugin.forward_context():
             scores: Tensor = self.model(batch.input_ids, batch.lengths).float()
         self.model.train(training)
-        return scores
+        return scores[answers_in(batch)]
 
     def _set_normalization(self, mean: float, std: float) -> None:
         self.model.reward_mean.fill_(mean)

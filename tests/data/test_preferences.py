@@ -176,6 +176,8 @@ def test_attacks_are_ranked_below_all_others_in_training_alone(preferences, sent
     assert set(sizes.tolist()) == {3, 4} and 10 < (sizes == 4).sum() < 50
     for group in (sizes == 4).nonzero()[:, 0]:
         assert batch.ranks[batch.groups == group].tolist() == [1, 2, 3, 4]
+        assert batch.attacked[batch.groups == group].tolist() == [False, False, False, True]
+    assert batch.attacked.sum() == (sizes == 4).sum()
     (batch,) = preferences(rows, max_length=96, attacks=1.0, micro_batch_size=60).train_dataloader()
     assert (batch.lengths - batch.prompt_lengths).min() == 2  # next to nothing and its end token
     assert (batch.lengths > 80).any()  # one repeated until all is full
