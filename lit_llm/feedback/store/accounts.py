@@ -141,10 +141,10 @@ def deactivate(store: Store, annotator_id: int) -> None:
         row.session_version += 1
 
 
-def session_version(store: Store, annotator_id: int) -> int | None:
-    """What a session must have been made under to be good; None when the account is gone or inactive."""
-    found = account(store, annotator_id)
-    return found.session_version if found is not None and found.active else None
+def end_sessions(store: Store, annotator_id: int) -> None:
+    """Ends every log-in of the account; it may log in again."""
+    with store.write() as session:
+        _row(session, annotator_id).session_version += 1
 
 
 def name_key(name: str) -> str:

@@ -20,8 +20,16 @@ from lit_llm.feedback.store.judgement import Judgement, checked
 from lit_llm.feedback.store.judgements import write_judgement
 from lit_llm.feedback.store.pair_order import same_order
 from lit_llm.feedback.store.project_settings import settings_in
+from lit_llm.feedback.store.refusals import Stale
 from lit_llm.feedback.store.revisions import write_revision
-from lit_llm.feedback.store.tables import AnnotationRow, AnnotatorRow, AssignmentRow, CandidateRow, TaskRow
+from lit_llm.feedback.store.tables import (
+    AnnotationRevisionRow,
+    AnnotationRow,
+    AnnotatorRow,
+    AssignmentRow,
+    CandidateRow,
+    TaskRow,
+)
 from lit_llm.records import Message
 
 MAY_DECIDE = ("admin", "adjudicator")
@@ -45,6 +53,7 @@ class Dispute:
     cards: tuple[Card, ...]
     opinions: tuple[Opinion, ...]
     final: Judgement | None  # what an adjudicator decided
+    version: int  # of the newest decision, whoever made it; 0 without one
 
 
 def disputed(store: Store, limit: int = 50, decided: bool = False) -> list[Dispute]:
@@ -71,10 +80,11 @@ def dispute(store: Store, task_id: int) -> Dispute:
         return _dispute(session, task_id)
 
 
-def adjudicate(store: Store, admin_id: int, task_id: int, judgement: Judgement) -> None:
+def adjudicate(store: Store, admin_id: int, task_id: int, judgement: Judgement, version: int) -> None:
     """Keeps ``judgement`` (keys of the dispute's cards) as the task's final ranking; a later one replaces it.
 
-    Raises Invalid; UserError for a task that cannot be adjudicated or an account that may not.
+    ``version``: the dispute's when the decider looked. Raises Stale when somebody decided meanwhile; Invalid; UserError
+    for a task that cannot be adjudicated or an account that may not.
     """
     with store.write() as session:
         decider = session.get(AnnotatorRow, admin_id)
@@ -82,6 +92,8 @@ def adjudicate(store: Store, admin_id: int, task_id: int, judgement: Judgement) 
             raise UserError(f"annotator {admin_id}: may not adjudicate; {' and '.join(MAY_DECIDE)} may")
         task = session.scalar(select(TaskRow).where(TaskRow.id == task_id).with_for_update())
         _check_task(task, task_id)
+        if (newest := _version(session, task_id)) != version:
+            raise Stale(newest)
         settings, now = settings_in(session), store.now()
         shown = shown_candidates(session, task_id, _seed(task_id))
         kept = checked(judgement, {key: card.text for key, card in shown.items()}, settings, submit=True)
@@ -128,7 +140,19 @@ def _dispute(session: Session, task_id: int) -> Dispute:
         tuple(Card(key, candidate.text) for key, candidate in shown.items()),
         tuple(opinions),
         _final(session, task_id, shown),
+        _version(session, task_id),
     )
+
+
+def _version(session: Session, task_id: int) -> int:
+    """The number of the newest revision of any decider: each decision has a higher one than those before."""
+    revisions = (
+        select(func.max(AnnotationRevisionRow.id))
+        .join(AssignmentRow, AssignmentRow.id == AnnotationRevisionRow.assignment_id)
+        .join(TaskRow, TaskRow.id == AssignmentRow.task_id)
+        .where(TaskRow.key == f"adjudication:{task_id}")
+    )
+    return session.scalar(revisions) or 0
 
 
 def _final(session: Session, task_id: int, shown: dict[str, CandidateRow]) -> Judgement | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
-from fastapi import Depends
+from fastapi import Depends, Path
 from starlette.requests import Request
 
 from lit_llm.feedback.store import accounts
@@ -19,6 +19,7 @@ from lit_llm.feedback.web.hostile_text import storable
 from lit_llm.feedback.web.sessions import Session
 
 MAX_FIELDS = 2000
+DEEPEST = 16  # levels of a JSON body; a judgement has four
 
 
 class LoginNeeded(Exception):  # noqa: N818 - refusals, as the store's
@@ -111,12 +112,11 @@ async def body(request: Request) -> dict[str, Any]:
         raise Refused(415, "error.bad")
     _check_token(request, request.headers.get("x-csrf-token", ""))
     try:
-        content = json.loads(await request.body(), parse_constant=_no_constant)
+        cleaned = _cleaned(json.loads(await request.body(), parse_constant=_no_constant))
     except (ValueError, RecursionError):
         raise Refused(400, "error.bad") from None
-    if not isinstance(content, dict):
+    if not isinstance(cleaned, dict):
         raise Refused(400, "error.bad")
-    cleaned: dict[str, Any] = _cleaned(content)
     return cleaned
 
 
@@ -129,18 +129,21 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
-def _cleaned(value: Any) -> Any:
+def _cleaned(value: Any, depth: int = 0) -> Any:
+    if depth > DEEPEST:
+        raise ValueError(f"nested deeper than {DEEPEST}")
     if isinstance(value, str):
         return storable(value)
     if isinstance(value, list):
-        return [_cleaned(part) for part in value]
+        return [_cleaned(part, depth + 1) for part in value]
     if isinstance(value, dict):
-        return {storable(key): _cleaned(part) for key, part in value.items()}
+        return {storable(key): _cleaned(part, depth + 1) for key, part in value.items()}
     return value
 
 
 Annotator = Annotated[Account, Depends(logged_in)]
 Adjudicator = Annotated[Account, Depends(in_role("admin", "adjudicator"))]
 Admin = Annotated[Account, Depends(in_role("admin"))]
+Id = Annotated[int, Path(ge=1, le=2**31 - 1)]  # what every database takes for a number of a row
 Form = Annotated[Fields, Depends(form)]
 Body = Annotated[dict[str, Any], Depends(body)]

@@ -11,14 +11,16 @@ from starlette.responses import Response
 
 from lit_llm.errors import UserError
 from lit_llm.feedback.store import accounts
+from lit_llm.feedback.store.exports import exports
 from lit_llm.feedback.store.progress import progress
 from lit_llm.feedback.store.tables import ROLES
 from lit_llm.feedback.web import pages
-from lit_llm.feedback.web.access import Admin, Form, Refused
+from lit_llm.feedback.web.access import Admin, Form, Id, Refused
 from lit_llm.feedback.web.languages import Language, languages
 from lit_llm.feedback.web.routes_export import KINDS
 
 router = APIRouter(prefix="/admin")
+EXPORTS_SHOWN = 20
 SHARES = {"pair_agreement", "gold_accuracy", "self_consistency", "first_is_best"}
 
 
@@ -30,11 +32,15 @@ def show_progress(request: Request, account: Admin) -> Response:  # noqa: ARG001
             "name": one.name, "pseudonym": one.pseudonym, "submitted": one.submitted, "skipped": one.skipped,
             "too_fast": one.too_fast, "open": one.open, "gold": _percent(one.gold_accuracy, one.gold),
             "seconds": "–" if one.median_seconds is None else f"{one.median_seconds:.0f} s",
-            "last": "–" if one.last_at is None else time.strftime("%Y-%m-%d %H:%M", time.gmtime(one.last_at)),
+            "last": "–" if one.last_at is None else _time(one.last_at),
         }
         for one in found.annotators
     ]  # fmt: skip
-    return pages.page(request, "admin.html", found=found, rows=rows, kinds=KINDS, here="admin")
+    made = [
+        {"at": _time(one.at), "kind": one.kind, "rows": sum(one.counts.values()), "hash": one.hash[:16]}
+        for one in exports(request.app.state.store)[:EXPORTS_SHOWN]
+    ]
+    return pages.page(request, "admin.html", found=found, rows=rows, kinds=KINDS, exports=made, here="admin")
 
 
 @router.get("/agreement")
@@ -75,7 +81,7 @@ def create_annotator(request: Request, account: Admin, form: Form) -> Response: 
 
 
 @router.post("/annotators/{annotator_id}/password")
-def reset_password(request: Request, account: Admin, form: Form, annotator_id: int) -> Response:  # noqa: ARG001
+def reset_password(request: Request, account: Admin, form: Form, annotator_id: Id) -> Response:  # noqa: ARG001
     """A new password, shown this once; the account's sessions end."""
     whose = _known(request, annotator_id)
     password = accounts.set_password(request.app.state.store, annotator_id)
@@ -83,7 +89,7 @@ def reset_password(request: Request, account: Admin, form: Form, annotator_id: i
 
 
 @router.post("/annotators/{annotator_id}/deactivate")
-def deactivate(request: Request, account: Admin, form: Form, annotator_id: int) -> Response:  # noqa: ARG001
+def deactivate(request: Request, account: Admin, form: Form, annotator_id: Id) -> Response:  # noqa: ARG001
     whose = _known(request, annotator_id)
     try:
         accounts.deactivate(request.app.state.store, annotator_id)
@@ -116,6 +122,10 @@ def _interval(value: dict[str, Any], percent: bool, language: Language) -> str:
     form = "{:.1%}" if percent else "{:.3f}"
     text = form.format(value["mean"])
     return text if value["low"] is None else f"{text} [{form.format(value['low'])}, {form.format(value['high'])}]"
+
+
+def _time(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))
 
 
 def _percent(value: float | None, n: int | None = None) -> str:

@@ -17,7 +17,7 @@ from lit_llm.feedback.store import assignment, judgements
 from lit_llm.feedback.store.items import Item
 from lit_llm.feedback.store.refusals import LeaseLost, Stale
 from lit_llm.feedback.web import access, judgement_json, pages, routes_items
-from lit_llm.feedback.web.access import Annotator, Body, Refused
+from lit_llm.feedback.web.access import Annotator, Body, Id, Refused
 
 router = APIRouter(prefix="/api")
 
@@ -31,14 +31,14 @@ def next_item(request: Request, account: Annotator) -> Response:
 
 
 @router.get("/items/{assignment_id}")
-def get_item(request: Request, account: Annotator, assignment_id: int) -> Response:
+def get_item(request: Request, account: Annotator, assignment_id: Id) -> Response:
     """One item; an open one's lease is renewed. 404 when it is not the annotator's, 410 when its lease was lost."""
     item = assignment.open_item(request.app.state.store, account.id, assignment_id)
     return pages.as_json({"item": item_as_json(item), "csrf": _token(request)}, version=item.version)
 
 
 @router.put("/items/{assignment_id}")
-def save_item(request: Request, account: Annotator, body: Body, assignment_id: int) -> Response:
+def save_item(request: Request, account: Annotator, body: Body, assignment_id: Id) -> Response:
     """Saves the judgement (see ``judgement_json``) as a draft or, with ``submit``, for good.
 
     200 with the new version; 409 with the current version and what is saved; 410 for a lost lease; 422 with the
@@ -57,7 +57,7 @@ def save_item(request: Request, account: Annotator, body: Body, assignment_id: i
 
 
 @router.post("/items/{assignment_id}/skip")
-def skip_item(request: Request, account: Annotator, body: Body, assignment_id: int) -> Response:
+def skip_item(request: Request, account: Annotator, body: Body, assignment_id: Id) -> Response:
     """{"reason": why}; answered as ``save_item``."""
     version, reason = _if_match(request), body.get("reason", "")
     if not isinstance(reason, str):

@@ -11,16 +11,20 @@ from starlette.responses import Response, StreamingResponse
 
 from lit_llm.feedback import exporting
 from lit_llm.feedback.store.engine import Store
-from lit_llm.feedback.web.access import Admin, Refused
+from lit_llm.feedback.web.access import Admin, Form, Refused
 
 router = APIRouter()
 KINDS: tuple[exporting.Kind, ...] = ("rankings", "pairs", "labels")
 
 
-@router.get("/admin/export")
-def download(request: Request, account: Admin, kind: str = "rankings", adjudicated: bool = False) -> Response:  # noqa: ARG001
-    """``kind``: rankings, pairs or labels; ``adjudicated``: final rankings in place of those they settle."""
-    known = next((one for one in KINDS if one == kind), None)
+@router.post("/admin/export")
+def download(request: Request, account: Admin, form: Form) -> Response:  # noqa: ARG001 - the role is checked
+    """``kind``: rankings, pairs or labels; ``adjudicated`` 1: final rankings in place of those they settle.
+
+    A form, although a file comes back: the project notes the download.
+    """
+    adjudicated = form.one("adjudicated") == "1"
+    known = next((one for one in KINDS if one == form.one("kind", "rankings")), None)
     if known is None:
         raise Refused(404, "error.not_found")
     store: Store = request.app.state.store

@@ -17,7 +17,7 @@ from lit_llm.feedback.store.progress import progress
 from lit_llm.feedback.store.projects import settings
 from lit_llm.feedback.store.refusals import Invalid, LeaseLost, Stale
 from lit_llm.feedback.web import item_view, judgement_form, pages
-from lit_llm.feedback.web.access import Annotator, Fields, Form
+from lit_llm.feedback.web.access import Annotator, Fields, Form, Id
 from lit_llm.feedback.web.judgement_form import Entry
 from lit_llm.feedback.web.rank_moves import moved
 
@@ -37,7 +37,7 @@ def next_item(request: Request, account: Annotator, done: str = "") -> Response:
 
 
 @router.get("/items/{assignment_id}")
-def show_item(request: Request, account: Annotator, assignment_id: int, done: str = "") -> Response:
+def show_item(request: Request, account: Annotator, assignment_id: Id, done: str = "") -> Response:
     try:
         item = assignment.open_item(request.app.state.store, account.id, assignment_id)
     except LeaseLost:
@@ -48,7 +48,7 @@ def show_item(request: Request, account: Annotator, assignment_id: int, done: st
 
 
 @router.post("/items/{assignment_id}")
-def save_item(request: Request, account: Annotator, form: Form, assignment_id: int) -> Response:
+def save_item(request: Request, account: Annotator, form: Form, assignment_id: Id) -> Response:
     """Saves or submits the form. 409 with everything that was entered when the item was changed elsewhere."""
     store = request.app.state.store
     action = form.one("action", "save")
@@ -81,7 +81,7 @@ def save_item(request: Request, account: Annotator, form: Form, assignment_id: i
 
 
 @router.post("/items/{assignment_id}/skip")
-def skip_item(request: Request, account: Annotator, form: Form, assignment_id: int) -> Response:
+def skip_item(request: Request, account: Annotator, form: Form, assignment_id: Id) -> Response:
     """Skips with a reason; without one the page comes back with all that was entered."""
     store, reason, more = request.app.state.store, form.one("skip_reason"), form.one("skip_text").strip()
     try:

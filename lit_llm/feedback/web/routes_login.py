@@ -52,6 +52,10 @@ def log_in(request: Request, form: Form) -> Response:
 
 @router.post("/logout")
 def log_out(request: Request, form: Form) -> Response:  # noqa: ARG001 - reading the form checks the token
+    """Ends the account's sessions everywhere: no copy of the cookie outlives the log-out."""
+    account = account_of(request)
+    if account:
+        accounts.end_sessions(request.app.state.store, account.id)
     response = pages.go("/login")
     request.app.state.sessions.write(response, Session(language=session(request).language))
     return response

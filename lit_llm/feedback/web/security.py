@@ -1,4 +1,4 @@
-"""What stands between the network and the routes: host check, body limit, and the headers of every response.
+"""What stands between the network and the routes: host and origin checks, body limit, the headers of every response.
 
 The answers that are ranked come from models and may hold anything, so the page may run nothing but its own files:
 no inline script, no inline style, nothing fetched from elsewhere (W3C, Content Security Policy Level 3).
@@ -27,7 +27,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
 HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # "no-referrer" would make browsers send "Origin: null" with our own forms
     "X-Frame-Options": "DENY",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -37,6 +37,9 @@ LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 BODY_LIMIT = 1 << 20
 """Bytes of one request's body: a judgement with long comments takes a few tens of thousands."""
+
+
+READS = ("GET", "HEAD", "OPTIONS")
 
 
 class Guard:
@@ -64,6 +67,9 @@ class Guard:
         send = self._with_headers(send, scope["path"])
         if not self._knows(Headers(scope=scope).get("host", "")):
             await PlainTextResponse("This host name is not served here.\n", 400)(scope, receive, send)
+            return
+        if scope["method"] not in READS and _is_foreign(Headers(scope=scope)):
+            await PlainTextResponse("This request comes from another site.\n", 403)(scope, receive, send)
             return
         body = await self._read(scope, receive)
         if body is None:
@@ -106,6 +112,19 @@ class Guard:
             await send(message)
 
         return wrapped
+
+
+def _is_foreign(headers: Headers) -> bool:
+    """Whether a browser says that another site's page sent this (W3C Fetch Metadata; RFC 6454, section 7).
+
+    Both headers are the browser's own: no page can set them. Programs send neither, browsers without https only Origin.
+    """
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None and site not in ("same-origin", "none"):
+        return True
+    if origin is None or site == "same-origin":
+        return False
+    return origin.partition("://")[2].lower() != headers.get("host", "").lower()
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -1,8 +1,9 @@
 """The signed cookie that says who asks, and the token that proves a write comes from our own page.
 
-The cookie holds a random nonce, the account and the account's session version (a changed password raises it, which
-ends every older session), and the language. The CSRF token is a keyed hash of the nonce (OWASP, "HMAC based token
-pattern"); logging in draws a new nonce, so neither a planted cookie nor an old token lives on.
+The cookie holds a random nonce, the account and the account's session version (a changed password or a log-out raises
+it, which ends every older session: a copied cookie, too), and the language. The CSRF token is a keyed hash of the
+nonce (OWASP, "HMAC based token pattern"); logging in draws a new nonce, so neither a planted cookie nor an old token
+lives on.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ class Sessions:
             raise ValueError(f"the secret has {len(secret)} bytes; at least 16 are needed")
         self.secret = secret
         self.https = https
-        self.cookie = "__Host-lit_llm" if https else "lit_llm"
+        # Browsers send cookies to every port of a machine: two projects served side by side must not share a name.
+        name = f"lit_llm-{hashlib.sha256(b'cookie:' + secret).hexdigest()[:12]}"
+        self.cookie = f"__Host-{name}" if https else name
         self.serializer = URLSafeTimedSerializer(
             secret, salt="session", signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"}
         )

@@ -12,7 +12,7 @@ from lit_llm.feedback.store.adjudication import adjudicate, dispute, disputed
 from lit_llm.feedback.store.assignment import next_item
 from lit_llm.feedback.store.exports import exports, record_export
 from lit_llm.feedback.store.judgement import Flag
-from lit_llm.feedback.store.judgements import Invalid, Judgement, save, skip
+from lit_llm.feedback.store.judgements import Invalid, Judgement, Stale, save, skip
 from lit_llm.feedback.store.progress import progress
 from lit_llm.feedback.store.projects import NewCandidate, NewItem, add_items
 from lit_llm.feedback.store.rankings import rows
@@ -119,20 +119,35 @@ def test_the_most_disputed_comes_first_and_a_decision_takes_the_place_of_the_ran
     assert len(found[0].opinions) == 2 and "model" not in repr(found)
     ranks = {card.key: int(card.text[-1]) + 1 for card in found[0].cards}
     with pytest.raises(UserError, match="may not"):
-        adjudicate(store, ann, 3, Judgement(ranks))
+        adjudicate(store, ann, 3, Judgement(ranks), 0)
     with pytest.raises(Invalid, match="at least 2"):
-        adjudicate(store, root, 3, Judgement())
+        adjudicate(store, root, 3, Judgement(), 0)
     with pytest.raises(UserError, match="task 9"):
-        adjudicate(store, root, 9, Judgement(ranks))
+        adjudicate(store, root, 9, Judgement(ranks), 0)
     for best in (2, 1):
         clock.time += 1
-        adjudicate(store, root, 3, Judgement({c.key: 1 if int(c.text[-1]) == best else 2 for c in found[0].cards}))
+        said = Judgement({c.key: 1 if int(c.text[-1]) == best else 2 for c in found[0].cards})
+        adjudicate(store, root, 3, said, dispute(store, 3).version)
     assert [one.task_id for one in disputed(store)] == [1, 2] and len(disputed(store, decided=True)) == 3
     assert dispute(store, 3).final.ranks != ranks
     decided = [row for row in rows(store, adjudicated=True) if row["task"] == 3]
     assert [(row["ranking"], row["adjudicated"]) for row in decided] == [([2, 1, 2], True)]
     assert len(list(rows(store))) == 6 and len(list(rows(store, adjudicated=True))) == 5
     assert next_item(store, root) is None and progress(store).adjudicated == 1
+
+
+def test_of_two_who_decide_at_once_the_second_is_told(make):
+    store, (ann, bob) = make(items=1, k=3, overlap=2)
+    deciders = [accounts.add_annotator(store, name, role="adjudicator").id for name in ("one", "two")]
+    say(store, ann, [1, 2, 3])
+    say(store, bob, [3, 2, 1])
+    task, seen = disputed(store)[0].task_id, disputed(store)[0].version
+    adjudicate(store, deciders[0], task, Judgement({"A": 1, "B": 2}), seen)
+    with pytest.raises(Stale) as caught:
+        adjudicate(store, deciders[1], task, Judgement({"A": 2, "B": 1}), seen)
+    assert dispute(store, task).final.ranks["A"] == 1 and dispute(store, task).version == caught.value.current > seen
+    adjudicate(store, deciders[1], task, Judgement({"A": 2, "B": 1}), caught.value.current)
+    assert dispute(store, task).final.ranks["A"] == 2
 
 
 def test_a_decision_stands_when_every_ranking_that_it_settles_was_too_fast(make):
@@ -142,7 +157,7 @@ def test_a_decision_stands_when_every_ranking_that_it_settles_was_too_fast(make)
         say(store, who, [1, 2, 3])  # the clock stands still
     (task,) = [one.task_id for one in disputed(store)]
     cards = dispute(store, task).cards
-    adjudicate(store, root, task, Judgement({card.key: 3 - int(card.text[-1]) for card in cards}))
+    adjudicate(store, root, task, Judgement({card.key: 3 - int(card.text[-1]) for card in cards}), 0)
     assert list(rows(store)) == []
     (final,) = rows(store, adjudicated=True)
     assert (final["task"], final["ranking"], final["adjudicated"]) == (task, [3, 2, 1], True)

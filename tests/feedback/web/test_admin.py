@@ -13,7 +13,7 @@ from lit_llm.feedback.store.judgement import Judgement
 from lit_llm.feedback.store.progress import progress
 from lit_llm.feedback.store.projects import change_settings, set_priorities
 
-ADMIN_PAGES = ("/admin", "/admin/agreement", "/admin/annotators", "/admin/export?kind=rankings")
+ADMIN_PAGES = ("/admin", "/admin/agreement", "/admin/annotators")
 
 
 @pytest.fixture
@@ -46,11 +46,12 @@ def test_annotators_see_none_of_it(annotator, client):
     assert client.get("/admin", follow_redirects=False).headers["location"] == "/login"
 
 
-def test_an_adjudicator_sees_the_disputes_only(client, store, enter):
+def test_an_adjudicator_sees_the_disputes_only(client, store, enter, send):
     accounts.add_annotator(store, "Judge", "correct horse battery", role="adjudicator")
     enter(client, "Judge")
     assert client.get("/admin/adjudicate").status_code == 200
-    assert [client.get(path).status_code for path in ADMIN_PAGES] == [403] * 4
+    assert [client.get(path).status_code for path in ADMIN_PAGES] == [403] * 3
+    assert send(client, "/admin/export", kind="rankings").status_code == 403
 
 
 def test_an_admin_who_logs_in_takes_no_item(boss, store):  # noqa: ARG001
@@ -74,14 +75,29 @@ def test_a_dispute_is_decided(boss, store, disputed, send):
     assert f"/admin/adjudicate/{disputed}" in listed and "0%" in listed
     page = boss.get(f"/admin/adjudicate/{disputed}").text
     assert "Ada said so" in page and "Bo said so" in page and "SECRET" not in page
-    few = send(boss, f"/admin/adjudicate/{disputed}", action="submit", **{"rank.A": "1"})
-    assert few.status_code == 422
-    done = send(boss, f"/admin/adjudicate/{disputed}", action="submit", **{"rank.A": "1", "rank.B": "2", "rank.C": "2"})
+    few = send(boss, f"/admin/adjudicate/{disputed}", action="submit", version="0", **{"rank.A": "1"})
+    assert few.status_code == 422 and 'name="version" value="0"' in few.text
+    ranks = {"rank.A": "1", "rank.B": "2", "rank.C": "2"}
+    done = send(boss, f"/admin/adjudicate/{disputed}", action="submit", version="0", **ranks)
     assert done.headers["location"] == "/admin/adjudicate?done=1"
     assert dict(dispute(store, disputed).final.ranks) == {"A": 1, "B": 2, "C": 2, "D": None}
     assert f'/admin/adjudicate/{disputed}"' not in boss.get("/admin/adjudicate").text
     assert f'/admin/adjudicate/{disputed}"' in boss.get("/admin/adjudicate?decided=1").text
     assert boss.get("/admin/adjudicate/4711").status_code == 404
+
+
+def test_the_later_of_two_decisions_is_told_of_the_first(boss, store, disputed, send):
+    path, first = f"/admin/adjudicate/{disputed}", {"rank.A": "1", "rank.B": "2"}
+    seen = re.search('name="version" value="([0-9]+)"', boss.get(path).text)[1]
+    assert send(boss, path, action="submit", version=seen, **first).status_code == 303
+    late = send(
+        boss, path, action="submit", version=seen, comment="from the other tab", **{"rank.A": "2", "rank.B": "1"}
+    )
+    assert late.status_code == 409 and "A &gt; B" in late.text and "from the other tab" in late.text
+    assert dispute(store, disputed).final.ranks["A"] == 1
+    now = re.search('name="version" value="([0-9]+)"', late.text)[1]
+    assert send(boss, path, action="submit", version=now, **{"rank.A": "2", "rank.B": "1"}).status_code == 303
+    assert dispute(store, disputed).final.ranks["A"] == 2
 
 
 def test_a_new_annotator_can_log_in_with_the_password_that_is_shown_once(boss, app, send, enter):
@@ -108,15 +124,18 @@ def test_reset_and_deactivate(boss, app, ada, admin, send, enter):
 
 
 @pytest.mark.parametrize(("kind", "count"), [("rankings", 2), ("pairs", 12), ("labels", 4)])
-def test_export(boss, store, tmp_path, disputed, kind, count):  # noqa: ARG001
-    answer = boss.get(f"/admin/export?kind={kind}")
+def test_export(boss, store, tmp_path, disputed, send, kind, count):  # noqa: ARG001
+    answer = send(boss, "/admin/export", kind=kind)
     assert answer.headers["content-disposition"] == f'attachment; filename="{kind}.jsonl"'
     assert len(answer.text.splitlines()) == count
     export(store, kind, tmp_path / "file.jsonl")
     assert answer.content == (tmp_path / "file.jsonl").read_bytes()
     by_file, by_page = exports(store)
     assert (by_page.hash, by_page.counts, by_page.kind) == (by_file.hash, by_file.counts, kind)
+    assert boss.get("/admin").text.count(by_page.hash[:16]) == 2
 
 
-def test_an_export_that_there_is_not(boss):
-    assert boss.get("/admin/export?kind=secrets").status_code == 404
+def test_an_export_that_there_is_not(boss, store, send):
+    assert send(boss, "/admin/export", kind="secrets").status_code == 404
+    assert boss.get("/admin/export?kind=rankings").status_code == 405  # what is noted needs the token
+    assert exports(store) == []

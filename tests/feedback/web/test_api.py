@@ -67,6 +67,9 @@ def test_a_stale_write_is_told_what_is_saved(put, store):
         ({**JUDGEMENT, "ratings": {"A": {"helpful": 8}}}, 0, 422),
         ({**JUDGEMENT, "colour": 1}, 0, 422),
         ([], 0, 400),
+        (b"[" * 900 + b"]" * 900, 0, 400),
+        (b'{"ranks": ' + b"[" * 900 + b"]" * 900 + b"}", 0, 400),
+        (b'{"flags": [' + b'{"key":' * 900 + b"1" + b"}" * 900 + b"]}", 0, 400),
     ],
 )
 def test_what_cannot_be_is_refused_and_changes_nothing(put, annotator, content, version, status):
@@ -100,6 +103,19 @@ def test_skip_and_undo(put, annotator, store):
 def test_who_is_not_logged_in_gets_401(client):
     for path in ("/api/next", "/api/progress", "/api/items/1"):
         assert client.get(path).status_code == 401
+
+
+@pytest.mark.parametrize("number", ["2147483648", "9223372036854775808", "9" * 5000, "0", "-1", "x"])
+def test_a_number_that_no_database_holds_is_not_found(annotator, number):
+    headers = {"X-CSRF-Token": annotator.get("/api/next").json()["csrf"], "If-Match": '"0"'}
+    assert annotator.get(f"/api/items/{number}").status_code == 404
+    assert annotator.put(f"/api/items/{number}", json=JUDGEMENT, headers=headers).status_code == 404
+    assert annotator.get(f"/items/{number}").status_code == 404
+    named = "0" if number == "x" else number
+    undone = annotator.post(
+        "/api/undo", content=f'{{"assignment_id": {named}}}', headers=headers | {"Content-Type": "application/json"}
+    )
+    assert undone.status_code in (400, 404)
 
 
 def test_unknown_addresses_are_answered_in_json(annotator):

@@ -1,6 +1,10 @@
 """What stands between the network and the routes."""
 
+import re
+import time
+
 import pytest
+from itsdangerous import timed
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -45,8 +49,9 @@ def test_a_body_over_the_limit_never_reaches_a_route(guarded):
     assert guarded.post("/", content=parts(11)).status_code == 413
 
 
-def asked(cookie, name="lit_llm"):
-    return Request({"type": "http", "headers": [(b"cookie", f"{name}={cookie}".encode())]})
+def asked(cookie, secret=SECRET):
+    """A request with that cookie, under the name that a project of this secret gives it."""
+    return Request({"type": "http", "headers": [(b"cookie", f"{Sessions(secret).cookie}={cookie}".encode())]})
 
 
 def test_a_cookie_is_believed_only_with_its_signature():
@@ -57,16 +62,32 @@ def test_a_cookie_is_believed_only_with_its_signature():
     value = header.partition("=")[2].partition(";")[0]
     assert sessions.read(asked(value)) == session
     assert "HttpOnly" in header and "SameSite=lax" in header and "Secure" not in header
-    assert Sessions(b"t" * 32).read(asked(value)) is None
+    assert Sessions(b"t" * 32).read(asked(value, b"t" * 32)) is None
     middle = len(value) // 3
     forged = value[:middle] + ("A" if value[middle] != "A" else "B") + value[middle + 1 :]
     assert sessions.read(asked(forged)) is None
 
 
+def test_a_cookie_ends_with_its_time(monkeypatch):
+    sessions, response, now = Sessions(SECRET), Response(), time.time()
+    sessions.write(response, Session().logged_in(7, 2, "ar"))
+    header = response.headers["set-cookie"]
+    assert f"Max-Age={14 * 24 * 3600};" in header
+    value = header.partition("=")[2].partition(";")[0]
+    for days, good in ((13.9, True), (14.1, False)):
+        monkeypatch.setattr(timed.time, "time", lambda days=days: now + days * 86400)
+        assert (sessions.read(asked(value)) is not None) == good
+
+
+def test_two_projects_side_by_side_do_not_end_each_other_s_sessions():
+    assert Sessions(b"t" * 32).cookie != Sessions(SECRET).cookie == Sessions(SECRET).cookie
+    assert SECRET.hex()[:8] not in Sessions(SECRET).cookie
+
+
 def test_with_https_the_cookie_is_secure_and_bound_to_the_host():
     response = Response()
     Sessions(SECRET, https=True).write(response, Session())
-    assert response.headers["set-cookie"].startswith("__Host-lit_llm=") and "Secure" in response.headers["set-cookie"]
+    assert response.headers["set-cookie"].startswith("__Host-lit_llm-") and "Secure" in response.headers["set-cookie"]
 
 
 def test_a_token_belongs_to_one_session():
@@ -106,7 +127,7 @@ def test_headers_of_every_response(annotator):
         headers = annotator.get(path).headers
         policy = headers["content-security-policy"]
         assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
-        assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+        assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "same-origin"
         assert headers["cache-control"] == ("no-cache" if path.startswith("/static") else "no-store")
 
 
@@ -132,6 +153,35 @@ def test_wrong_passwords_are_slowed_down(client, ada, enter):  # noqa: ARG001
 def test_logging_out(annotator, send):
     assert send(annotator, "/logout").headers["location"] == "/login"
     assert annotator.get("/api/next").status_code == 401
+
+
+def test_a_copied_cookie_is_dead_after_the_log_out(annotator, app, send):
+    thief = TestClient(app, base_url="http://127.0.0.1", cookies=annotator.cookies)
+    assert thief.get("/api/progress").status_code == 200
+    send(annotator, "/logout")
+    assert thief.get("/api/progress").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 303),
+        ({"origin": "http://127.0.0.1"}, 303),
+        ({"sec-fetch-site": "same-origin", "origin": "null"}, 303),
+        ({"sec-fetch-site": "none"}, 303),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "http://127.0.0.1:9999"}, 403),
+        ({"origin": "null"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site", "origin": "http://127.0.0.1"}, 403),
+    ],
+)
+def test_a_write_from_another_site_is_refused_even_with_the_token(annotator, headers, status):
+    token = re.search('name="csrf" value="([^"]+)"', annotator.get("/help", headers=headers).text)[1]
+    form = {"csrf": token, "language": "ar", "back": "/help"}
+    answer = annotator.post("/language", data=form, headers=headers, follow_redirects=False)
+    assert answer.status_code == status
+    assert ('lang="ar"' in annotator.get("/help").text.partition(">")[2][:200]) == (status == 303)
 
 
 def test_the_host_check_stands_before_the_application(store):

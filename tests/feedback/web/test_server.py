@@ -42,11 +42,12 @@ def test_a_port_that_is_taken(store):
 
 
 def test_it_serves_at_this_machine_alone(store, monkeypatch, capsys):
-    servers = []
+    servers, bound = [], []
     started = uvicorn.Server.startup
 
     async def startup(self, sockets=None):
         servers.append(self)
+        bound.extend(listener.getsockname()[0] for listener in sockets)
         await started(self, sockets)
 
     monkeypatch.setattr(uvicorn.Server, "startup", startup)
@@ -59,5 +60,6 @@ def test_it_serves_at_this_machine_alone(store, monkeypatch, capsys):
     answer = httpx.get(f"{address}login")
     servers[0].should_exit = True
     thread.join(10)
+    assert bound == ["127.0.0.1"]  # not 0.0.0.0, whatever the address that is printed
     assert address.startswith("http://127.0.0.1:") and answer.status_code == 200
     assert "server" not in answer.headers and not thread.is_alive()
