@@ -29,8 +29,8 @@ def export_rows(store: Store, kind: Kind, adjudicated: bool = True) -> Iterator[
     - rankings: as they are (formats.ranking).
     - pairs: ``chosen`` and ``rejected`` for every strict pair; the weights of a ranking's pairs sum to 1, so that long
       rankings do not count more (InstructGPT, arXiv:2203.02155, equation 1).
-    - labels: the best answer is good, the worst bad, between them is nothing said; all bad: every one is bad, also those
-      left unranked.
+    - labels: the best answer is good, the worst bad, between them is nothing said; all bad: each one is bad, also
+      those left unranked.
 
     Args:
         adjudicated: a task's final ranking in place of those that it settles, as training reads the project itself.

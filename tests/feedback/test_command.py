@@ -11,10 +11,14 @@ from lit_llm.data.preferences import Preferences
 from lit_llm.errors import UserError
 from lit_llm.feedback.command import Rank, run
 from lit_llm.feedback.exporting import export_rows
+from lit_llm.feedback.import_rows import Said
+from lit_llm.feedback.importing import submit
 from lit_llm.feedback.sampling import weights_hash
 from lit_llm.feedback.store.engine import open_store
 from lit_llm.feedback.store.exports import exports
+from lit_llm.feedback.store.judgement import Judgement
 from lit_llm.feedback.store.rankings import rows
+from lit_llm.feedback.store.tables import CandidateRow, TaskCandidateRow
 from lit_llm.feedback.win_rate import win_rate
 
 
@@ -129,8 +133,6 @@ def test_answers_are_sampled_and_compared_blind(model, tokenizer, prompts, tmp_p
         rank(model=tmp_path / "after", project=tmp_path / name, k=3, **asked)
     assert capsys.readouterr().out.count("admin account") == 2
     with open_store(tmp_path / "one.db").read() as session:
-        from lit_llm.feedback.store.tables import CandidateRow
-
         candidates = session.query(CandidateRow).all()
         assert len({c.text for c in candidates}) > 40 and {c.finish_reason for c in candidates} <= {"stop", "length"}
         assert candidates[0].sampling["temperature"] == 1.0 and len(candidates[0].checkpoint_hash) == 16
@@ -152,17 +154,15 @@ def test_answers_are_sampled_and_compared_blind(model, tokenizer, prompts, tmp_p
 
 def judge(store, wins):
     """One annotator prefers ``after`` (the first candidate of each item) in so many of the items."""
-    from lit_llm.feedback.importing import _submit
-    from lit_llm.feedback.store.tables import CandidateRow, TaskCandidateRow
-
     with store.write() as session:
         texts = {}
         query = session.query(TaskCandidateRow.task_id, CandidateRow.text, CandidateRow.model)
         for task, text, name in query.join(CandidateRow, CandidateRow.id == TaskCandidateRow.candidate_id):
             texts.setdefault(task, {})[name.endswith("after")] = text
         for number, (task, of) in enumerate(texts.items()):
-            ranks = [1, 2] if number < wins else [2, 1]
-            _submit(session, task, {"completions": [of[True], of[False]], "ranking": ranks}, "here", store.now())
+            judgement = Judgement({"a": 1 + (number >= wins), "b": 1 + (number < wins)})
+            said = Said("here", "x", False, None, judgement, {"a": of[True], "b": of[False]}, {})
+            submit(session, task, said, store.now())
 
 
 def test_mistakes(project, tmp_path):

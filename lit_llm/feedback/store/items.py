@@ -25,6 +25,8 @@ from lit_llm.records import Message
 
 T = TypeVar("T")
 
+_SPELT_OUT = "order:"
+
 
 @dataclass(frozen=True)
 class Card:
@@ -53,9 +55,19 @@ def shuffle_seed(*parts: object) -> str:
 
 
 def shown_order(given: Sequence[T], seed: str) -> list[T]:
-    """``given`` (by place) in the order shown: by a hash of seed and place, which no release of Python changes."""
+    """``given`` (by place) in the order shown: by a hash of seed and place, which no release of Python changes.
+
+    Or in the order that the seed spells out (``seed_of_order``), where it was shown elsewhere.
+    """
+    if seed.startswith(_SPELT_OUT):
+        return [given[ord(letter) - ord("A")] for letter in seed.removeprefix(_SPELT_OUT)]
     places = sorted(range(len(given)), key=lambda place: hashlib.sha256(f"{seed}:{place}".encode()).digest())
     return [given[place] for place in places]
+
+
+def seed_of_order(places: Sequence[int]) -> str:
+    """The seed that spells an order out: the places of the candidates (0 to 25) as they were shown."""
+    return _SPELT_OUT + "".join(chr(ord("A") + place) for place in places)
 
 
 def card_keys(count: int) -> list[str]:

@@ -21,8 +21,8 @@ from lit_llm.feedback.store.tables import CandidateRow, ProjectRow, PromptRow, T
 from lit_llm.records import Message
 
 __all__ = [
-    "Added", "NewCandidate", "NewItem", "ProjectSettings", "add_items", "change_settings", "create_project",
-    "set_priorities", "settings",
+    "Added", "NewCandidate", "NewItem", "ProjectSettings", "add_items", "add_items_in", "change_settings",
+    "create_project", "set_priorities", "settings",
 ]  # fmt: skip
 
 MOST_CANDIDATES = 26  # cards are named A to Z
@@ -90,18 +90,23 @@ def add_items(store: Store, items: Iterable[NewItem]) -> Added:
 
     A prompt that is there already keeps its split, whatever the new item says, so that no prompt is in two splits.
     """
-    given, new, ids = list(items), 0, []
     with store.write() as session:
-        session.execute(select(ProjectRow.id).with_for_update())  # two imports at once: the second sees the first's
-        project = settings_in(session)
-        for number, item in enumerate(given, 1):
-            problem = _problem(item, project)
-            if problem is not None:
-                raise UserError(f"item {number}: {problem}")
-            key = _item_hash(item)
-            known = session.scalar(select(TaskRow.id).where(TaskRow.key == key))
-            new += known is None
-            ids.append(_add(session, item, key, project.overlap, store.now()) if known is None else known)
+        return add_items_in(session, items, store.now())
+
+
+def add_items_in(session: Session, items: Iterable[NewItem], now: float) -> Added:
+    """``add_items`` as a part of a transaction."""
+    given, new, ids = list(items), 0, []
+    session.execute(select(ProjectRow.id).with_for_update())  # two imports at once: the second sees the first's
+    project = settings_in(session)
+    for number, item in enumerate(given, 1):
+        problem = _problem(item, project)
+        if problem is not None:
+            raise UserError(f"item {number}: {problem}")
+        key = _item_hash(item)
+        known = session.scalar(select(TaskRow.id).where(TaskRow.key == key))
+        new += known is None
+        ids.append(_add(session, item, key, project.overlap, now) if known is None else known)
     return Added(new, len(given) - new, tuple(ids))
 
 
