@@ -52,10 +52,6 @@ class Ensemble(nn.Module):
         """Scores (B,) of texts."""
         return self._joined([member(prompts, completions) for member in self._members()])
 
-    def disagreement(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Unbiased standard deviation (B,) of the members' scores: where it is large, people should rank next."""
-        return torch.stack([member.score_tokens(input_ids, lengths) for member in self._members()]).std(0)
-
     def _members(self) -> list[LearnedReward]:
         return [member for member in self.members if isinstance(member, LearnedReward)]
 

@@ -47,7 +47,13 @@ class FlagProbability(nn.Module):
 
     @torch.no_grad()
     def score_tokens(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Probabilities (B,) of right-padded rows (B, T): prompt and answer with its end token, ``lengths`` (B,)."""
+        """Probabilities (B,) of right-padded rows (B, T): prompt and answer with its end token, ``lengths`` (B,).
+
+        Raises UserError for a row beyond the positions that the model was made for.
+        """
+        longest = self.classifier.config.max_positions
+        if int(lengths.max()) > longest:
+            raise UserError(f"folder={self.folder}: reads up to {longest} tokens; got {int(lengths.max())}")
         size = self.batch_size
         rows = zip(torch.split(input_ids, size), torch.split(lengths, size), strict=True)
         logits = [self.classifier(ids[:, : int(sizes.max())], sizes).float() for ids, sizes in rows]
@@ -62,9 +68,6 @@ class FlagProbability(nn.Module):
         ]
         device = self.classifier.score.weight.device
         lengths = torch.tensor([len(row) for row in rows], device=device)
-        longest = self.classifier.config.max_positions
-        if int(lengths.max()) > longest:
-            raise UserError(f"folder={self.folder}: reads up to {longest} tokens; got {int(lengths.max())}")
         return self.score_tokens(pad_sequence(rows, batch_first=True).to(device), lengths)
 
 

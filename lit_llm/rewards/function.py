@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -50,8 +51,7 @@ class FunctionReward:
         try:
             given = self.function(prompts, completions, **extra)
         except Exception as error:
-            what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise UserError(f"reward.function={self.path}: failed ({what})") from error
+            raise UserError(f"reward.function={self.path}: failed ({_told(error)})") from error
         try:
             scores = [float(score) for score in given]
         except (TypeError, ValueError):
@@ -66,9 +66,13 @@ def find(path: str) -> Callable[..., Any]:
     """The function at a dotted path. Raises UserError for none, or for what cannot take prompts and completions."""
     module, _, name = path.rpartition(".")
     try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"reward.function={path}: {' '.join(str(error).split())}; give module.function") from None
+        found = importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # a user's module may do anything
+        raise UserError(f"reward.function={path}: {_told(error)}; give module.function") from error
+    try:
+        function = getattr(found, name)
+    except AttributeError as error:
+        raise UserError(f"reward.function={path}: {error}; give module.function") from None
     if not callable(function) or inspect.isclass(function):
         what = "class" if inspect.isclass(function) else type(function).__name__
         raise UserError(f"reward.function={path}: a {what}; give a function of (prompts, completions)")
@@ -81,6 +85,16 @@ def find(path: str) -> Callable[..., Any]:
     except ValueError:  # a built-in function that tells no signature
         pass
     return function  # type: ignore[no-any-return]
+
+
+def _told(error: BaseException) -> str:
+    """An error of the user's code in one line: its type, what it says, and the file and line that it is of."""
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    if isinstance(error, SyntaxError):  # it says where itself
+        return what if error.filename is None else f"{what}, {error.filename}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]
+    return f"{what}, {theirs[-1].filename}:{theirs[-1].lineno}" if theirs else what
 
 
 def _takes_rows(function: Callable[..., Any]) -> bool:

@@ -49,7 +49,13 @@ class LearnedReward(nn.Module):
 
     @torch.no_grad()
     def score_tokens(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Scores (B,) of right-padded rows (B, T): prompt and completion with its end token, ``lengths`` (B,)."""
+        """Scores (B,) of right-padded rows (B, T): prompt and completion with its end token, ``lengths`` (B,).
+
+        Raises UserError for a row beyond the positions that the model was made for.
+        """
+        longest = self.model.config.max_positions
+        if int(lengths.max()) > longest:
+            raise UserError(f"reward.folder: {self.folder} reads up to {longest} tokens; got {int(lengths.max())}")
         scores = []
         for ids, sizes in zip(
             torch.split(input_ids, self.batch_size), torch.split(lengths, self.batch_size), strict=True
@@ -66,7 +72,4 @@ class LearnedReward(nn.Module):
         ]
         device = self.model.reward_mean.device
         lengths = torch.tensor([len(row) for row in rows], device=device)
-        longest = self.model.config.max_positions
-        if int(lengths.max()) > longest:
-            raise UserError(f"reward.folder: {self.folder} reads up to {longest} tokens; got {int(lengths.max())}")
         return self.score_tokens(pad_sequence(rows, batch_first=True).to(device), lengths)

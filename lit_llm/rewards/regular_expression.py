@@ -58,6 +58,14 @@ class RegularExpression:
 
     def _scores(self, texts: Sequence[str]) -> list[float]:
         """Scores of the texts up to the first one that took too long, that one included."""
+        try:
+            return self._searched(texts)
+        except (OSError, queue.Empty) as error:
+            why = f"no answer in {STARTING_SECONDS:g} s" if isinstance(error, queue.Empty) else error
+            raise UserError(f"reward.pattern: {self.pattern}: the search could not be started ({why})") from error
+
+    def _searched(self, texts: Sequence[str]) -> list[float]:
+        """Raises OSError or queue.Empty where the process cannot be started."""
         given = json.dumps({"pattern": self.pattern, "where": self.where, "texts": list(texts)})
         command = [sys.executable, "-I", "-S", "-c", _SEARCH]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

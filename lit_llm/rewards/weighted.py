@@ -13,8 +13,11 @@ from lit_llm.errors import UserError
 from lit_llm.records import Message
 from lit_llm.rewards.folders import folders_of
 
-RESERVED = ("kl", "kl_coef", "scores", "scores_std", "non_score_reward", "rlhf_reward", "response_length", "eos_rate")
-"""Names that a stage logs itself under ``objective/``."""
+RESERVED = (
+    *("kl", "kl_coef", "scores", "scores_std", "non_score_reward", "rlhf_reward", "response_length", "eos_rate"),
+    *("unverified", "zero_std_groups", "truncated"),
+)
+"""Names that a stage logs itself under ``objective/``, and beside them ``pass@1``, ``pass@2``, ..."""
 
 
 class WeightedSum(nn.Module):
@@ -63,7 +66,7 @@ class WeightedSum(nn.Module):
 
 
 def _weight(name: str, part: Any) -> float:
-    if name in RESERVED or "/" in name:
+    if name in RESERVED or name.startswith("pass@") or "/" in name:
         raise UserError(f"reward.parts.{name}: objective/{name} is logged already, or no name; take another name")
     if not isinstance(part, Mapping) or "reward" not in part or set(part) - {"reward", "weight"}:
         raise UserError(f"reward.parts.{name}: must be {{reward: ..., weight: 1.0}}")

@@ -32,6 +32,26 @@ def test_what_cannot_be_called_is_refused_when_it_is_made(name, message):
         FunctionReward(f"{RULES}.{name}")
 
 
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("x = 1\nx.y.z", r"AttributeError: 'int' object has no attribute 'y', \S*own_0\.py:2; give module"),
+        ("\ndef f(:", r"SyntaxError: .*, \S*own_1\.py:2; give module"),
+        ("1 / 0", r"ZeroDivisionError: division by zero, \S*own_2\.py:1;"),
+        ("import sys\n\nsys.exit('no\\nway')", r"SystemExit: no way, \S*own_3\.py:3;"),
+        ("import no_such_module", r"ModuleNotFoundError: No module named 'no_such_module', \S*own_4\.py:1;"),
+        ("raise KeyError('a')", r"KeyError: 'a', \S*own_5\.py:1;"),
+    ],
+)
+def test_a_module_that_fails_is_told_with_its_error_file_and_line(code, message, tmp_path, monkeypatch, request):
+    number = request.node.callspec.indices["code"]
+    (tmp_path / f"own_{number}.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=rf"^reward.function=own_{number}\.f: {message}") as caught:
+        FunctionReward(f"own_{number}.f")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("path", ["words", "no_such_module.words", ""])
 def test_a_path_that_leads_nowhere_is_refused(path):
     with pytest.raises(UserError, match=f"reward.function={path}: "):
@@ -42,7 +62,7 @@ def test_a_path_that_leads_nowhere_is_refused(path):
     ("name", "message"),
     [
         ("one_number", "gave 1 numbers for 3 answers"),
-        ("fails", "failed .ZeroDivisionError: division by zero"),
+        ("fails", r"failed .ZeroDivisionError: division by zero, \S*rules_of_ones_own\.py:20\)"),
         ("texts", "gave a list; a number for each answer is needed"),
     ],
 )

@@ -91,3 +91,10 @@ def test_a_folder_of_a_language_model_or_none_is_refused(saved, tmp_path):
 def test_texts_longer_than_the_reward_model_reads_are_refused(saved):
     with pytest.raises(UserError, match="up to 64 tokens"):
         LearnedReward(str(saved[0]))([PROMPTS[0]], ["words " * 100])
+
+
+def test_tokens_beyond_what_the_reward_model_reads_are_refused(saved):
+    ids, reward = torch.full((2, 65), 7), LearnedReward(str(saved[0]))
+    assert reward.score_tokens(ids, torch.tensor([3, 64])).shape == (2,)
+    with pytest.raises(UserError, match="up to 64 tokens; got 65"):
+        reward.score_tokens(ids, torch.tensor([3, 65]))

@@ -74,7 +74,11 @@ def test_what_one_part_cannot_verify_the_sum_cannot():
     ("parts", "message"),
     [
         ({}, "parts: none"),
-        ({"kl": {"reward": len}}, "objective/kl is logged already"),
+        *(({name: {"reward": len}}, f"objective/{name} is logged already") for name in ("kl", "unverified", "pass@8")),
+        *(
+            ({name: {"reward": len}}, f"objective/{name} is logged already")
+            for name in ("truncated", "zero_std_groups")
+        ),
         ({"a": len}, r"parts\.a: must be \{reward"),
         ({"a": {"reward": len, "wieght": 1}}, r"parts\.a: must be"),
         ({"a": {"reward": len, "weight": math.inf}}, r"parts\.a\.weight: inf"),
