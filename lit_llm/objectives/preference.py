@@ -130,7 +130,7 @@ def kto(
     """
     check_kto(beta, desirable_weight, undesirable_weight)
     signed = torch.where(labels, log_ratios - baseline, baseline - log_ratios)
-    weights = torch.where(labels, desirable_weight, undesirable_weight)
+    weights = torch.where(labels, log_ratios.new_tensor(desirable_weight), log_ratios.new_tensor(undesirable_weight))
     return weights * torch.sigmoid(-beta * signed), beta * log_ratios.detach()
 
 

@@ -35,7 +35,7 @@ class FlagClassification(Stage):
         model: a language model (the instruction-tuned one), whose transformer is copied and given a head of one logit.
         trained: "full", or "head": the transformer stays as it is.
         positive_weight: w; None or 1 leaves the probabilities calibrated, "balanced" is the training data's unflagged
-            over flagged answers.
+            over flagged answers, each with its annotator's weight.
     """
 
     name: ClassVar[str] = "flag_classification"
@@ -91,10 +91,13 @@ class FlagClassification(Stage):
         if self.positive_weight == "balanced" and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             flagged = count = 0.0
             for batch in self._batches("train"):
-                flagged, count = flagged + float(batch.labels.sum()), count + len(batch.labels)
+                weights = batch.weights.double()
+                flagged, count = flagged + float(weights[batch.labels].sum()), count + float(weights.sum())
             flagged, count = (sum(column) for column in zip(*self._everywhere((flagged, count)), strict=True))
             if not 0 < flagged < count:
-                raise UserError(f"stage.positive_weight=balanced: {flagged:.0f} of {count:.0f} answers are flagged")
+                raise UserError(
+                    f"stage.positive_weight=balanced: {flagged:g} of {count:g} answers (weighted) are flagged"
+                )
             self._weight = (count - flagged) / flagged
 
     # Validation: what needs all answers at once
