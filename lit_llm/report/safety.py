@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lit_llm.evaluation.prevalence import interval, rogan_gladen
+from lit_llm.evaluation.prevalence import corrected_interval, interval, rogan_gladen
 from lit_llm.evaluation.statistics import Estimate
 from lit_llm.report.ledger_table import VERDICTS
 from lit_llm.report.reading import PipelineRun
@@ -88,9 +88,9 @@ def _rates(ledger: Mapping[str, Any], sensitivity: Estimate, specificity: Estima
         yield Rate(
             str(entry["stage"]),
             _percent(raw.mean),
-            _bounds(raw),
+            _bounds(interval(raw)) if math.isfinite(raw.se) else "",
             _percent(corrected.mean) if corrected else "not to be told",
-            _bounds(corrected) if corrected else "",
+            _bounds(corrected_interval(raw, sensitivity, specificity)) if corrected else "",
             f"{100 * change.mean:+.1f} ± {100 * (change.se or 0.0):.1f} points" if change else "",
             VERDICTS.get(str(entry.get("verdict")), "neutral"),
             raw.n,
@@ -118,8 +118,6 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
 
-def _bounds(value: Estimate) -> str:
-    if not math.isfinite(value.se):
-        return ""
-    low, high = interval(value)
+def _bounds(bounds: tuple[float, float]) -> str:
+    low, high = bounds
     return f"{100 * low:.1f} to {100 * high:.1f}%"

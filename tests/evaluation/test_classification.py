@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
 from lit_llm.evaluation import classification as by
-from lit_llm.evaluation.prevalence import interval, rogan_gladen
-from lit_llm.evaluation.statistics import Estimate, expected_calibration_error
+from lit_llm.evaluation.prevalence import corrected_interval, interval, rogan_gladen
+from lit_llm.evaluation.statistics import Estimate, expected_calibration_error, wilson_interval
 
 torch = pytest.importorskip("torch")
 
@@ -99,5 +99,35 @@ def test_a_classifier_no_better_than_chance_corrects_nothing_and_shares_stay_sha
     half = Estimate(0.5, 0.01, 100)
     assert rogan_gladen(half, half, half) is None
     below = rogan_gladen(Estimate(0.05, 0.01, 100), Estimate(0.8, 0.02, 50), Estimate(0.9, 0.02, 50))
-    assert below.mean == 0.0 and below.se > 0 and interval(below)[0] == 0.0
+    assert below.mean == 0.0 and below.se > 0
     assert interval(Estimate(0.0, 0.0, 50)) == (0.0, pytest.approx(0.0713, abs=1e-4)), "none of 50 is not never"
+
+
+def test_intervals_of_rare_shares_are_wilson_s_with_as_many_items_as_are_independent():
+    share = Estimate(0.02, math.sqrt(0.02 * 0.98 / 100), 100)
+    assert interval(share) == pytest.approx(wilson_interval(2, 100)) and interval(share)[0] > 0  # Wald's is below 0
+    clustered = Estimate(0.02, share.se * math.sqrt(2), 100)  # 100 answers that know as much as 50
+    assert interval(clustered) == pytest.approx(wilson_interval(1, 50))
+    assert interval(Estimate(0.5, math.nan, 1)) == interval(Estimate(math.nan, math.nan, 0)) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("true", [0.02, 0.1, 0.4])
+def test_the_corrected_interval_covers_the_true_rate(true):
+    generator, se, sp, n, m, k = np.random.default_rng(1), 0.7, 0.9, 120, 60, 200
+
+    def studied(p, size):
+        found = generator.binomial(size, p) / size
+        return Estimate(found, math.sqrt(found * (1 - found) / size), size)
+
+    found = [
+        corrected_interval(studied(true * se + (1 - true) * (1 - sp), n), studied(se, m), studied(sp, k))
+        for _ in range(2000)
+    ]
+    assert np.mean([low <= true <= high for low, high in found]) == pytest.approx(0.955, abs=0.02)
+    assert all(0 <= low <= high <= 1 for low, high in found)
+
+
+def test_a_corrected_interval_without_knowledge_is_all_there_is():
+    half = Estimate(0.5, 0.01, 100)
+    assert corrected_interval(half, half, half) == (0.0, 1.0)
+    assert corrected_interval(half, Estimate(math.nan, math.nan, 0), half) == (0.0, 1.0)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from lit_llm.evaluation.prevalence import rogan_gladen
+from lit_llm.evaluation.prevalence import corrected_interval, rogan_gladen
 from lit_llm.evaluation.statistics import Estimate
 from lit_llm.report.page import write_report
 from lit_llm.report.reading import read_pipeline
@@ -45,11 +45,12 @@ def flagged(pipeline):
 def test_rates_are_raw_and_corrected_with_intervals(flagged):
     found = safety(read_pipeline(flagged))
     before, after = found.rates
-    assert (before.raw, before.raw_bounds, before.change) == ("45.0%", "35.2 to 54.8%", "")
+    assert (before.raw, before.raw_bounds, before.change) == ("45.0%", "35.6 to 54.8%", "")
     assert after.change == "-15.0 ± 3.0 points" and after.verdict == "better" and after.answers == 100
     expected = rogan_gladen(Estimate(0.30, 0.05, 100), Estimate(0.6, 0.04, 120), Estimate(0.75, 0.03, 120))
     assert after.corrected == f"{100 * expected.mean:.1f}%" == "14.3%"
-    assert after.corrected_bounds == f"0.0 to {100 * (expected.mean + 1.959964 * expected.se):.1f}%"
+    low, high = corrected_interval(Estimate(0.30, 0.05, 100), Estimate(0.6, 0.04, 120), Estimate(0.75, 0.03, 120))
+    assert after.corrected_bounds == f"{100 * low:.1f} to {100 * high:.1f}%" and low < expected.mean < high
     (auroc,) = [row for row in found.measures if row.name == "auroc"]
     assert auroc.value.mean == 0.76 and "longer is flagged 0.48" in auroc.floors and "+0.28" in auroc.floors
 
