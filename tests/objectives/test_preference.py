@@ -135,9 +135,9 @@ def test_kto_is_trl_s_formula_with_its_weights():
     h, labels, unrelated = generator.normal(0, 20, 40), generator.random(40) < 0.4, generator.normal(4, 9, 40)
     z = kto_baseline(torch.from_numpy(unrelated))
     assert z.item() == pytest.approx(max(0.0, unrelated.mean()), rel=1e-12) and z.item() > 0
-    found, rewards = kto(torch.from_numpy(h), torch.from_numpy(labels), z, 0.2, 1.5, 0.75)
+    found, rewards = kto(torch.from_numpy(h), torch.from_numpy(labels), z, 0.2, 1.1, 0.7)
     sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
-    good, bad = 1.5 * (1 - sigmoid(0.2 * (h - z.item()))), 0.75 * (1 - sigmoid(0.2 * (z.item() - h)))
+    good, bad = 1.1 * (1 - sigmoid(0.2 * (h - z.item()))), 0.7 * (1 - sigmoid(0.2 * (z.item() - h)))
     np.testing.assert_allclose(found.numpy(), np.where(labels, good, bad), rtol=1e-9)
     np.testing.assert_allclose(rewards.numpy(), 0.2 * h)
 

@@ -187,12 +187,12 @@ def test_a_regular_expression_is_searched_and_a_search_that_never_ends_is_not_ve
     [
         ("STARTING_SECONDS", 0.0, "no answer in 0 s"),
         ("sys.executable", "/no/such/python", "No such file"),
-        ("sys.executable", "/bin/false", "could not be started"),
+        ("sys.executable", "/bin/false", ""),
     ],
 )
 def test_a_search_that_cannot_be_started_is_said_in_one_line(place, value, why, monkeypatch):
     monkeypatch.setattr(f"lit_llm.rewards.regular_expression.{place}", value)
-    with pytest.raises(UserError, match=rf"^reward.pattern: a: the search could not be started.*{why}|{why}") as caught:
+    with pytest.raises(UserError, match=rf"^reward.pattern: a: the search could not be started.*{why}") as caught:
         RegularExpression("a")(ASKED, ["a" * 1_000_000])
     assert "\n" not in str(caught.value)
 

@@ -15,6 +15,7 @@ from lit_llm.rewards.weighted import WeightedSum
 from lit_llm.validation import validate
 from tests.stages.toy import tiny_model
 
+LOGGED = ("kl", "scores", "unverified", "zero_std_groups", "truncated", "pass@8")
 RULES = "tests.rewards.rules_of_ones_own"
 PROMPTS = [(Message("user", "why?"),)] * 2
 TEXTS = ["one", "two words"]
@@ -74,11 +75,7 @@ def test_what_one_part_cannot_verify_the_sum_cannot():
     ("parts", "message"),
     [
         ({}, "parts: none"),
-        *(({name: {"reward": len}}, f"objective/{name} is logged already") for name in ("kl", "unverified", "pass@8")),
-        *(
-            ({name: {"reward": len}}, f"objective/{name} is logged already")
-            for name in ("truncated", "zero_std_groups")
-        ),
+        *(({name: {"reward": len}}, f"objective/{name} is logged already") for name in LOGGED),
         ({"a": len}, r"parts\.a: must be \{reward"),
         ({"a": {"reward": len, "wieght": 1}}, r"parts\.a: must be"),
         ({"a": {"reward": len, "weight": math.inf}}, r"parts\.a\.weight: inf"),

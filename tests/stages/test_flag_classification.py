@@ -79,9 +79,12 @@ def test_the_loss_is_weighted_cross_entropy(weight, used):
 
 
 def test_balanced_weights_are_the_training_data_s():
-    stage = fitted(positive_weight="balanced")
-    flagged = torch.cat([answers(32, seed, noise=0.1).labels for seed in range(30)]).float().mean().item()
-    assert stage._weight == pytest.approx((1 - flagged) / flagged)
+    stage = FlagClassification(model=tiny_model(), positive_weight="balanced", **parts())
+    batches = [answers(32, seed, noise=0.1)._replace(weights=torch.rand(32) + 0.1) for seed in range(5)]
+    trainer(max_epochs=1).fit(stage, loader(batches), loader([answers(20, 77)]))
+    labels, weights = (torch.cat([getattr(one, name) for one in batches]) for name in ("labels", "weights"))
+    assert stage._weight == pytest.approx((weights[~labels].sum() / weights[labels].sum()).item(), rel=1e-5)
+    assert stage._weight != pytest.approx(((~labels).sum() / labels.sum()).item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("options", [{"trained": "some"}, {"positive_weight": 0.0}, {"positive_weight": "even"}])
