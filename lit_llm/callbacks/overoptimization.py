@@ -9,13 +9,15 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
 from lit_llm.callbacks.steps import is_trial, steps_done
 from lit_llm.errors import UserError
@@ -34,7 +36,9 @@ class Overoptimization(L.Callback):
 
     Args:
         patience: end the run when the gold reward fell so many times in a row while the proxy rose; None: never. It
-            takes a gold reward (``stage.gold``) to stop.
+            takes a gold reward (``stage.gold``) to stop. A fall is one of more than a standard error, which is that of
+            the change prompt by prompt (``gold_change_se`` of the line); any, where the stage keeps no
+            ``gold_by_prompt``.
         length_change: warn when answers are so many times longer or shorter than at the first validation.
         eos_drop: warn when the share of answers that end falls by so much.
         spread_change: warn when the spread (standard deviation) of the scores in training changes by this factor.
@@ -57,14 +61,16 @@ class Overoptimization(L.Callback):
         self.patience, self.length_change = patience, length_change
         self.eos_drop, self.spread_change = eos_drop, spread_change
         self.rows: list[Row] = []
+        self._gold: dict[str, Tensor] = {}  # (P,) of the validation before, by source
         self._warned: set[str] = set()
         self._writer: Any = None
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking:
             return
         step = steps_done(trainer)
         found = list(rows_of(trainer.callback_metrics, step))
+        self._add_errors(found, gathered(getattr(pl_module, "gold_by_prompt", {}), trainer.world_size))
         self.rows = [row for row in self.rows if row["step"] < step] + found
         for row in found:
             self._warn(row)
@@ -79,13 +85,23 @@ class Overoptimization(L.Callback):
             )
             trainer.should_stop = True
 
+    def _add_errors(self, rows: list[Row], gold: Mapping[str, Tensor]) -> None:
+        """``gold_change_se`` of each source whose prompts were judged in the validation before too."""
+        for row in rows:
+            before, now = self._gold.get(row["source"]), gold.get(row["source"])
+            if before is not None and now is not None and len(before) == len(now):
+                change = (now - before)[torch.isfinite(now - before)]
+                if len(change) > 1:
+                    row["gold_change_se"] = float(change.std()) / math.sqrt(len(change))
+        self._gold = dict(gold)
+
     def _overoptimized(self, source: str) -> bool:
         """Whether gold fell and proxy rose in each of the last ``patience`` steps between validations."""
         mine = [row for row in self.rows if row["source"] == source and row.get("gold") is not None]
         if self.patience is None or len(mine) <= self.patience:
             return False
         last = mine[-self.patience - 1 :]
-        return all(b["gold"] < a["gold"] and b["proxy"] > a["proxy"] for a, b in pairwise(last))
+        return all(_fell(a, b) and b["proxy"] > a["proxy"] for a, b in pairwise(last))
 
     def _warn(self, row: Row) -> None:
         """Once for each sign, against the first validation."""
@@ -126,10 +142,28 @@ class Overoptimization(L.Callback):
             self._writer = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "warned": sorted(self._warned)}
+        gold = {source: values.tolist() for source, values in self._gold.items()}
+        return {"rows": self.rows, "warned": sorted(self._warned), "gold": gold}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows, self._warned = list(state_dict["rows"]), set(state_dict["warned"])
+        kept = state_dict.get("gold", {})
+        self._gold = {source: torch.tensor(values, dtype=torch.float64) for source, values in kept.items()}
+
+
+def _fell(before: Row, after: Row) -> bool:
+    """Whether gold is lower by more than the error of the change."""
+    return bool(before["gold"] - after["gold"] > after.get("gold_change_se", 0.0))
+
+
+def gathered(values: Mapping[str, Sequence[Tensor]], world_size: int) -> dict[str, Tensor]:
+    """Each source's batches of every rank as one vector, in the same order every time."""
+    everyone: list[Any] = [values]
+    if world_size > 1:
+        everyone = [None] * world_size
+        torch.distributed.all_gather_object(everyone, values)
+    names = dict.fromkeys(name for one in everyone for name in one)
+    return {name: torch.cat([part.double() for one in everyone for part in one.get(name, [])]) for name in names}
 
 
 def rows_of(metrics: Mapping[str, Any], step: int) -> list[Row]:

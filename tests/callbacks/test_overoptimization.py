@@ -32,8 +32,11 @@ class Policy(L.LightningModule):
     def on_validation_epoch_end(self):
         row = self.rows[min(self.seen, len(self.rows) - 1)]
         self.seen += 1
-        spread = row.get("spread")
-        self.log_dict({f"val/prompts/{name}": value for name, value in row.items() if name != "spread"})
+        spread, by_prompt = row.get("spread"), row.get("by_prompt")
+        own = ("spread", "by_prompt")
+        self.log_dict({f"val/prompts/{name}": value for name, value in row.items() if name not in own})
+        if by_prompt is not None:
+            self.gold_by_prompt = {"prompts": [torch.tensor(by_prompt)]}
         if spread is not None:
             self.log("objective/scores_std", spread)
 
@@ -95,6 +98,29 @@ def test_it_ends_when_gold_fell_twice_while_the_proxy_rose(tmp_path, caplog):
 def test_it_goes_on_otherwise(tmp_path, rows, options):
     assert fit(tmp_path, rows, Overoptimization(**options)).global_step == 6
     assert len(lines(tmp_path)) == 6
+
+
+@pytest.mark.parametrize(("noise", "steps"), [(0.0, 4), (0.05, 4), (2.0, 6)])
+def test_a_fall_within_its_error_prompt_by_prompt_is_none(tmp_path, noise, steps):
+    """Prompts differ by far more than the fall, which only their changes tell."""
+    rows = []
+    for n, one in enumerate(PARTING):
+        swing = [noise * (-1) ** (n + k // 2) for k in range(4)]
+        rows.append({**one, "by_prompt": [one["gold"] + 9 * (-1) ** k + swing[k] for k in range(4)]})
+    assert fit(tmp_path, rows, Overoptimization()).global_step == steps
+    found = lines(tmp_path)
+    assert "gold_change_se" not in found[0]
+    change = torch.tensor(rows[2]["by_prompt"]) - torch.tensor(rows[1]["by_prompt"])
+    assert found[2]["gold_change_se"] == pytest.approx(float(change.std()) / 2, abs=1e-6)
+
+
+def test_the_error_of_a_resumed_run_s_first_change_is_known():
+    first = Overoptimization()
+    first._add_errors([{"source": "prompts"}], {"prompts": torch.tensor([1.0, 2.0])})
+    second, row = Overoptimization(), {"source": "prompts"}
+    second.load_state_dict(first.state_dict())
+    second._add_errors([row], {"prompts": torch.tensor([1.0, 4.0])})
+    assert row["gold_change_se"] == pytest.approx(1.0)
 
 
 def test_tensorboard_has_both_rewards_over_the_root_of_the_kl(tmp_path):
