@@ -155,16 +155,16 @@ def _validation(cfg: DictConfig, accumulate: int) -> dict[str, Any]:
 class StopAfter(L.Callback):
     """Ends a stage that drives its own updates after so many training steps (rollouts)."""
 
-    def __init__(self, steps: int) -> None:
-        self.steps, self.done = steps, 0
+    def __init__(self, rollouts: int) -> None:
+        self.rollouts, self.done = rollouts, 0
 
     def on_train_start(self, trainer: L.Trainer, *args: Any) -> None:  # noqa: ARG002
         """A run that had done them all, and failed afterwards, is resumed to do no more."""
-        trainer.should_stop = trainer.should_stop or self.done >= self.steps
+        trainer.should_stop = trainer.should_stop or self.done >= self.rollouts
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:  # noqa: ARG002
         self.done += 1
-        if self.done >= self.steps:
+        if self.done >= self.rollouts:
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,36 +5,40 @@ Values at masked places may be anything (they are never read), but must be finit
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the true places of ``mask``: (), 0 when there is none."""
-    return torch.where(mask, values, 0).sum() / mask.sum().clamp_min(1)
+Total = Callable[[Tensor], Tensor]
+"""Adds a sum () up over the processes that share a batch between them."""
 
 
-def masked_variance(values: Tensor, mask: Tensor) -> Tensor:
+def alone(value: Tensor) -> Tensor:
+    """The ``Total`` of a single process."""
+    return value
+
+
+def masked_mean(values: Tensor, mask: Tensor, total: Total = alone) -> Tensor:
+    """Mean over the true places of ``mask``, in all processes of ``total``: (), 0 when there is none."""
+    return total(torch.where(mask, values, 0).sum()) / total(mask.sum()).clamp_min(1)
+
+
+def masked_variance(values: Tensor, mask: Tensor, total: Total = alone) -> Tensor:
     """Unbiased variance over the true places: (); 0 for fewer than two."""
-    deviation = torch.where(mask, values - masked_mean(values, mask), 0)
-    return deviation.square().sum() / (mask.sum() - 1).clamp_min(1)
+    deviation = torch.where(mask, values - masked_mean(values, mask, total), 0)
+    return total(deviation.square().sum()) / (total(mask.sum()) - 1).clamp_min(1)
 
 
-def whiten(values: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
-    """Mean 0 and variance 1 under the mask, eps 1e-8; 0 outside. ``shift_mean=False`` keeps the mean."""
-    mean = masked_mean(values, mask)
-    white = (values - mean) * torch.rsqrt(masked_variance(values, mask) + 1e-8)
-    return torch.where(mask, white if shift_mean else white + mean, 0)
+def whiten(values: Tensor, mask: Tensor, total: Total = alone) -> Tensor:
+    """Mean 0 and variance 1 under the mask, in all processes of ``total`` together, eps 1e-8; 0 outside."""
+    white = (values - masked_mean(values, mask, total)) * torch.rsqrt(masked_variance(values, mask, total) + 1e-8)
+    return torch.where(mask, white, 0)
 
 
 def kl_k1(logps: Tensor, reference: Tensor) -> Tensor:
     """``log p/q`` at samples of p: unbiased for KL(p, q), may be negative (Schulman, "Approximating KL", 2020)."""
     return logps - reference
-
-
-def kl_k2(logps: Tensor, reference: Tensor) -> Tensor:
-    """``(log p/q)^2 / 2``: biased, of low variance."""
-    return 0.5 * (logps - reference).square()
 
 
 def kl_k3(logps: Tensor, reference: Tensor) -> Tensor:

@@ -13,15 +13,15 @@ from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.lora import lora_disabled
 from lit_llm.errors import UserError
 from lit_llm.generation.sampling import generate
-from lit_llm.objectives.policy import masked_mean
+from lit_llm.objectives.policy import kl_k1, masked_mean
 from lit_llm.records import Prompt, PromptBatch, Rollout
 from lit_llm.rewards.scoring import Answers, check_finite, score
-from lit_llm.stages.base import Stage
 from lit_llm.stages.experience import Sequences, completion_logps
 from lit_llm.stages.on_policy_checks import check_room
+from lit_llm.stages.processes import Processes
 
-START_TOLERANCE = 0.05
-"""Nats a token by which equal networks may differ in bfloat16; a real difference (dropout, another model) is larger."""
+START_TOLERANCES = {torch.bfloat16: 0.05, torch.float16: 0.05, torch.float32: 1e-3, torch.float64: 1e-6}
+"""Nats a token by which equal networks may differ; a real difference (dropout, another model) is larger."""
 
 
 class Scored(NamedTuple):
@@ -32,7 +32,7 @@ class Scored(NamedTuple):
     entropy: Tensor
 
 
-class Answering(Stage):
+class Answering(Processes):
     """What a stage does with a policy before it learns anything. ``OnPolicy`` documents and sets the attributes."""
 
     unverified_allowed: ClassVar[bool] = False  # whether a reward may say NaN: it could not verify the answer
@@ -83,8 +83,12 @@ class Answering(Stage):
     def scores(self, answers: Answers) -> Tensor:
         """The reward's scores (B,), before penalties. Raises UserError where one is no finite number (or NaN, where
         the stage allows that)."""
-        scores = score(self.reward, answers)
-        check_finite(scores.nan_to_num(posinf=torch.inf, neginf=-torch.inf) if self.unverified_allowed else scores)
+        return self._scores(self.reward, answers, "reward")
+
+    def _scores(self, reward: Any, answers: Answers, name: str) -> Tensor:
+        scores = score(reward, answers, name)
+        known = scores.nan_to_num(posinf=torch.inf, neginf=-torch.inf) if self.unverified_allowed else scores
+        check_finite(known, name)
         return scores
 
     @contextmanager
@@ -98,9 +102,11 @@ class Answering(Stage):
 
     @torch.no_grad()
     def scored(self, sequences: Sequences, shares: Sequence[Tensor], first: bool) -> Scored:
-        """Log-probabilities by policy and reference, in the very batches of the first updates; checked on the first.
+        """Log-probabilities by policy and reference, in the batches that the first epoch's updates are made of; checked
+        on the first rollout.
 
-        The log-probabilities kept from sampling came through a cache: their rounding must not pass for a change.
+        The log-probabilities kept from sampling came through a cache: their rounding must not pass for a change. An
+        update that leaves answers out (GRPO's without an advantage) has other batches, which round a little otherwise.
         """
         logps, reference, entropy = (torch.zeros(sequences.mask.shape, device=self.device) for _ in range(3))
         for rows in (micro for share in shares for micro in self.micro(share)):
@@ -109,7 +115,7 @@ class Answering(Stage):
             with self.as_reference() as network:
                 reference[rows], _ = completion_logps(network, part, self.temperature)
         if first:
-            check_equal("policy and reference differ", logps, reference, sequences.mask)
+            self.check_equal("policy and reference differ", logps, reference, sequences.mask)
         return Scored(logps, reference, entropy)
 
     # Validation: the same answers' randomness every time
@@ -123,19 +129,17 @@ class Answering(Stage):
         generator = torch.Generator().manual_seed(_mixed(self.seed, batch_idx, -1))
         rollout = self.sample(batch, generator, self.validation_samples)
         answers, sequences = self.answers(rollout, batch, self.validation_samples), Sequences.of(rollout)
-        logps, _ = completion_logps(self.model, sequences, self.temperature)
-        with self.as_reference() as network:
-            reference, _ = completion_logps(network, sequences, self.temperature)
         total, scores = len(rollout.lengths), self.scores(answers)
+        scored = self.scored(sequences, [torch.arange(total, device=self.device)], first=False)
         metrics = {
             **self.judged(scores),
             "scores": scores.nanmean().nan_to_num() * total,
-            "kl": (logps - reference).sum(),
+            "kl": kl_k1(scored.logps, scored.reference).sum(),
             "response_length": sequences.mask.sum(),
             "eos_rate": rollout.finished.sum(),
         }
         if self.gold is not None:
-            metrics["gold"] = score(self.gold, answers, "gold").nanmean().nan_to_num() * total
+            metrics["gold"] = self._scores(self.gold, answers, "gold").nanmean().nan_to_num() * total
         self._validation[dataloader_idx].add(-metrics["scores"], torch.tensor(total), metrics)
 
     def judged(self, scores: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
@@ -145,14 +149,15 @@ class Answering(Stage):
     def micro(self, share: Tensor) -> Iterator[Tensor]:
         yield from torch.split(share, self.micro_batch_size or len(share))
 
+    def check_equal(self, what: str, one: Tensor, two: Tensor, mask: Tensor) -> None:
+        """Raises UserError where (B, C) log-probabilities that must be one are not: dropout, another model."""
+        kind, dtype = self.device.type, next(self.model.parameters()).dtype
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
+        gap = float(masked_mean((one - two).abs(), mask))
+        if not gap < START_TOLERANCES[dtype]:
+            raise UserError(f"the start: {what}: {gap:.3g} nats a token before any update, and should not at all")
+
 
 def _mixed(seed: int, number: int, rank: int) -> int:
     """A seed of its own for every rollout and rank."""
     return (seed * 1_000_003 + number * 65_537 + rank + 1) % 2**63
-
-
-def check_equal(what: str, one: Tensor, two: Tensor, mask: Tensor) -> None:
-    """Raises UserError where (B, C) log-probabilities that must be one are not: dropout, another model."""
-    gap = float(masked_mean((one - two).abs(), mask))
-    if not gap < START_TOLERANCE:
-        raise UserError(f"the start: {what}: {gap:.3g} nats a token before any update, and should not at all")

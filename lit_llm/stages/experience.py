@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lit_llm.backbone.heads import LanguageModel, ScoreModel
 from lit_llm.objectives.language import token_entropy, token_logps
-from lit_llm.objectives.policy import gae, token_rewards, whiten
+from lit_llm.objectives.policy import Total, alone, gae, kl_k1, token_rewards, whiten
 from lit_llm.records import IGNORE, Rollout
 
 
@@ -91,14 +91,16 @@ class Experience(NamedTuple):
         gamma: float,
         lam: float,
         after: Tensor | None = None,
+        total: Total = alone,
     ) -> Experience:
         """``scores`` (B,) fall on the last token; every token pays ``kl_coef`` times its k1 estimate of the KL.
 
-        ``after`` (B,) is the value of what follows the last token; None: 0, the answer was over.
+        ``after`` (B,) is the value of what follows the last token; None: 0, the answer was over. ``total`` adds up over
+        the processes whose rollouts are whitened as one.
         """
-        rewards = token_rewards(scores, logps - reference, sequences.mask, kl_coef)
+        rewards = token_rewards(scores, kl_k1(logps, reference), sequences.mask, kl_coef)
         advantages, returns = gae(rewards, values, sequences.mask, gamma, lam, after)
-        return cls(sequences, logps, values, whiten(advantages, sequences.mask), returns)
+        return cls(sequences, logps, values, whiten(advantages, sequences.mask, total), returns)
 
     def select(self, rows: Tensor) -> Experience:
         return Experience(self.sequences.select(rows), *(matrix[rows] for matrix in self[1:]))

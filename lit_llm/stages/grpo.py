@@ -16,12 +16,11 @@ from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.lora import TARGETS
 from lit_llm.evaluation.pass_at_k import doublings, pass_at_k
 from lit_llm.objectives import group
-from lit_llm.objectives.policy import masked_mean
+from lit_llm.objectives.policy import kl_k1, masked_mean, masked_variance
 from lit_llm.records import PromptBatch, Rollout
 from lit_llm.rewards.verifiable import check_verifiable
-from lit_llm.stages.answering import check_equal
 from lit_llm.stages.experience import Sequences, completion_logps
-from lit_llm.stages.grpo_checks import check_minibatches, check_options
+from lit_llm.stages.grpo_checks import check_options
 from lit_llm.stages.on_policy import OnPolicy
 
 
@@ -83,6 +82,8 @@ class GRPO(OnPolicy):
         max_new_tokens: int = 64,
         max_grad_norm: float = 1.0,
         target_kl: float | None = None,
+        exam_every_n_steps: int | None = None,
+        ignore_exam: bool = False,
         end_ids: tuple[int, ...] | None = None,
         lora_rank: int = 0,
         lora_alpha: float = 32.0,
@@ -106,6 +107,8 @@ class GRPO(OnPolicy):
             max_new_tokens=max_new_tokens,
             max_grad_norm=max_grad_norm,
             target_kl=target_kl,
+            exam_every_n_steps=exam_every_n_steps,
+            ignore_exam=ignore_exam,
             end_ids=end_ids,
             lora_rank=lora_rank,
             lora_alpha=lora_alpha,
@@ -120,11 +123,7 @@ class GRPO(OnPolicy):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        check_verifiable(self.reward, getattr(data, "prompts", ()))
-        prompts = getattr(data, "micro_batch_size", None)
-        if prompts is not None:
-            check_minibatches(prompts, self.group_size, self.minibatches)
+        check_verifiable(self.reward, getattr(self.trainer.datamodule, "prompts", ()))  # type: ignore[attr-defined]
 
     # One rollout and what is learned from it
 
@@ -132,12 +131,18 @@ class GRPO(OnPolicy):
         number = self.global_step
         generator = self.randomness(number)
         rollout = self.sample(batch, generator, self.group_size)
-        scores = self.scores(self.answers(rollout, batch, self.group_size))
+        answers = self.answers(rollout, batch, self.group_size)
+        scores = self.scores(answers)
+        parts = self.scores_of_parts(scores)
+        examined = self.exam(answers, number)
+        if self.ended:
+            return
         plan = [self.shares(len(scores), generator) for _ in range(self.epochs)]
         experience, logged = self._experience(rollout, scores, plan[0], first=number == 0)
+        logged |= self.numbers(parts) if parts else {}
         logged |= self.learn(plan, lambda share, first: self._gradients(experience, share, first))
         self._tokens = int(rollout.lengths.sum())
-        self.log_training(logged)
+        self.log_training(logged | examined)
 
     @torch.no_grad()
     def _experience(
@@ -145,10 +150,10 @@ class GRPO(OnPolicy):
     ) -> tuple[GroupExperience, dict[str, float]]:
         sequences = Sequences.of(rollout)
         logps, reference, entropy = self.scored(sequences, shares, first)
-        kl = (logps - reference).sum(1)  # k1 of the whole answer; both are 0 outside the mask
+        kl = kl_k1(logps, reference).sum(1)  # of the whole answer; both are 0 outside the mask
         rewards = scores - self.kl_coef * kl if self.kl_in == "reward" else scores
-        std = group.reward_std(self._of_all_processes(rewards)) if self.scale == "batch" else None
-        advantages = group.group_advantages(rewards, self.group_size, self.scale, std)
+        variance = masked_variance(rewards, ~rewards.isnan(), self.sum_of_processes)
+        advantages = group.group_advantages(rewards, self.group_size, self.scale, variance.sqrt())
         mask, finished = sequences.mask, rollout.finished
         learned = mask & finished[:, None] if self.mask_truncated else mask
         named = {
@@ -163,9 +168,7 @@ class GRPO(OnPolicy):
         return GroupExperience(sequences, logps, reference, advantages, learned), self.numbers(named)
 
     def _of_scores(self, scores: Tensor) -> dict[str, Tensor]:
-        """What is logged of a rollout's scores (B,), before the KL: means are over the answers that were verified, and
-        a part of a weighted sum has its own.
-        """
+        """What is logged of a rollout's scores (B,), before the KL: means are over the answers that were verified."""
         known = scores[~scores.isnan()]
         zero = scores.new_zeros(())
         named = {
@@ -174,8 +177,6 @@ class GRPO(OnPolicy):
             "objective/unverified": scores.isnan().float().mean(),
             "objective/zero_std_groups": group.equal_rewards(scores, self.group_size).float().mean(),
         }
-        for part, each in getattr(self.reward, "latest", {}).items():
-            named[f"objective/{part}"] = torch.as_tensor(each).to(scores).nanmean().nan_to_num()
         passed = self._passed(scores, self.group_size)
         return {**named, **{f"objective/{name}": each.mean() for name, each in passed.items()}}
 
@@ -190,17 +191,19 @@ class GRPO(OnPolicy):
         A minibatch that teaches nothing leaves no gradient, not one of zeros: Adam would forget how large gradients
         are, and take its next step, from a single group, at full size.
         """
-        learned, gains = experience.learned[share], experience.advantages[share]
-        paid = bool(self.kl_coef) and self.kl_in == "loss"
-        teaches = paid or bool(self._mean_of_processes(gains.abs().sum()))
-        tokens = self._mean_of_processes(learned.sum().float())
+        learned, paid = experience.learned[share], bool(self.kl_coef) and self.kl_in == "loss"
+        taught = learned.any(1) & (paid | (experience.advantages[share] != 0))
+        teaches = bool(self.most_of_processes(taught.any().int()))
+        tokens = self.mean_of_processes(learned.sum().float())
         weights = group.token_weights(learned, self.aggregation, self.max_new_tokens, tokens)
         sums: dict[str, Tensor] = {}
-        for places in self.micro(self._taught(gains, paid)):
+        parts = list(self.micro(_places(taught)))
+        for number, places in enumerate(parts, 1):
             part = experience.select(share[places])
+            mask = part.sequences.mask
             logps, _ = completion_logps(self.model, part.sequences, self.temperature)
             if check:
-                check_equal("the ratio of the first update is not 1", logps.detach(), part.logps, part.sequences.mask)
+                self.check_equal("the ratio of the first update is not 1", logps.detach(), part.logps, mask)
             loss, metrics = group.grpo_loss(
                 logps,
                 part.logps,
@@ -212,26 +215,11 @@ class GRPO(OnPolicy):
                 self.kl_coef if paid else 0.0,
             )
             if teaches:
-                self.manual_backward(loss)
+                self.add_gradients(loss, last=number == len(parts))
             for name, value in {**metrics, "loss": loss.detach()}.items():
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
         counted = sums.pop("tokens").clamp_min(1)
         return {name: value if name == "loss" else value / counted for name, value in sums.items()}
-
-    def _taught(self, advantages: Tensor, paid: bool) -> Tensor:
-        """The places of a minibatch's answers that have a gradient: all where the KL is paid in the loss, else those
-        with an advantage. Groups of equal rewards then cost nothing; metrics of the update are over what is left.
-        """
-        places = torch.arange(len(advantages), device=advantages.device)
-        some = places[advantages != 0]
-        return places if paid or not len(some) or self.trainer.world_size > 1 else some  # ranks wait for each other
-
-    def _of_all_processes(self, values: Tensor) -> Tensor:
-        return self.all_gather(values).flatten() if self.trainer.world_size > 1 else values  # type: ignore[union-attr]
-
-    def _mean_of_processes(self, value: Tensor) -> Tensor:
-        several = self.trainer.world_size > 1
-        return self.trainer.strategy.reduce(value, reduce_op="mean") if several else value
 
     # Validation: the share of right answers with its standard error over prompts
 
@@ -249,3 +237,11 @@ class GRPO(OnPolicy):
         spread = values.pop("success_squares") - values["success"] ** 2
         prompts = totals["count"] / self.validation_samples
         return {**values, "success_se": (max(spread, 0.0) / max(prompts - 1, 1)) ** 0.5}
+
+
+def _places(taught: Tensor) -> Tensor:
+    """The places of a minibatch's answers (B,) that have a gradient, or all where none has. The rest cost nothing, and
+    metrics of the update are over what is left.
+    """
+    some = taught.nonzero().flatten()
+    return some if len(some) else torch.arange(len(taught), device=taught.device)

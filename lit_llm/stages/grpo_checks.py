@@ -25,13 +25,3 @@ def check_options(options: Mapping[str, Any]) -> None:
     not_negative(options, "kl_coef")
     if options["eps_low"] >= 1:
         raise UserError(f"stage.eps_low: {options['eps_low']}; must be below 1, as no ratio is below 0")
-
-
-def check_minibatches(prompts: int, group_size: int, minibatches: int) -> None:
-    """Raises UserError where a rollout cannot be shared out evenly over its updates."""
-    answers = prompts * group_size
-    if answers % minibatches:
-        raise UserError(
-            f"stage.minibatches: {minibatches}; must divide the rollout's {answers} answers (data.micro_batch_size="
-            f"{prompts} prompts x stage.group_size={group_size})"
-        )

@@ -6,6 +6,7 @@ One training step is one rollout with all its updates, so steps, schedules and c
 from __future__ import annotations
 
 import copy
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,9 +21,18 @@ from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.lora import TARGETS, apply_lora, merge_lora, save_adapter
 from lit_llm.errors import UserError
 from lit_llm.records import PromptBatch
-from lit_llm.rewards.scoring import fitting
+from lit_llm.rewards.scoring import Answers, fitting
 from lit_llm.stages.answering import Answering
-from lit_llm.stages.on_policy_checks import answer_ends, check_room, check_sampling
+from lit_llm.stages.on_policy_checks import (
+    answer_ends,
+    check_minibatches,
+    check_reward_room,
+    check_room,
+    check_sampling,
+)
+from lit_llm.stages.reward_watch import RewardWatch
+
+log = logging.getLogger(__name__)
 
 
 class OnPolicy(Answering):
@@ -33,12 +43,14 @@ class OnPolicy(Answering):
             is the policy itself with them switched off, so that there is no second copy.
         reward: a reward (``lit_llm/rewards``): what is maximised.
         gold: another reward that only validation takes, to see the first one exploited; None: none.
-        epochs, minibatches: passes over a rollout, and updates in each.
+        epochs, minibatches: passes over a rollout, and updates in each, among which its answers are shared out evenly.
         micro_batch_size: rows of a forward pass; None: a whole minibatch. It changes memory, not results.
         temperature: of sampling and of all scoring.
         max_new_tokens: longest answer.
         max_grad_norm: of each network's gradient; 0: no clipping.
         target_kl: a rollout's updates end early when an update's approximate KL to the sampling policy is above it.
+        exam_every_n_steps: rollouts between exams of a learned reward on the policy's own answers; None: none.
+        ignore_exam: a reward that fails its exam is learned from all the same.
         end_ids: what ends an answer; None: the tokenizer's.
         lora_rank: rank of the policy's adapters (arXiv:2106.09685); 0 trains all weights.
         lora_alpha, lora_targets: the adapters' scale times their rank, and the layers that get one.
@@ -49,6 +61,7 @@ class OnPolicy(Answering):
 
     batch_type: ClassVar[type] = PromptBatch
     left_out: ClassVar[tuple[str, ...]] = ("reference", "reward", "gold")
+    group_size: int = 1  # answers to each prompt of a rollout
 
     def __init__(
         self,
@@ -66,6 +79,8 @@ class OnPolicy(Answering):
         max_new_tokens: int = 64,
         max_grad_norm: float = 1.0,
         target_kl: float | None = None,
+        exam_every_n_steps: int | None = None,
+        ignore_exam: bool = False,
         end_ids: tuple[int, ...] | None = None,
         lora_rank: int = 0,
         lora_alpha: float = 32.0,
@@ -76,6 +91,9 @@ class OnPolicy(Answering):
         super().__init__(model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
         options = {name: value for name, value in locals().items() if isinstance(value, int | float | str)}
         check_sampling(options)
+        self.watch = RewardWatch(reward, gold, exam_every_n_steps, ignore_exam)
+        self.watch.gate()
+        self.ended = False  # by an exam on the way
         self.automatic_optimization = False
         self.epochs, self.minibatches, self.micro_batch_size = epochs, minibatches, micro_batch_size
         self.temperature, self.max_new_tokens, self.max_grad_norm = temperature, max_new_tokens, max_grad_norm
@@ -111,17 +129,46 @@ class OnPolicy(Answering):
 
     def total_steps(self) -> int:
         """Rollouts of the run. Where Lightning is not told, the callback that ends the run after them is asked."""
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if type(callback).__name__ == "StopAfter":
-                return int(callback.steps)
-        return super().total_steps()
+        told = (getattr(callback, "rollouts", None) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        rollouts = next((each for each in told if each is not None), None)
+        return super().total_steps() if rollouts is None else int(rollouts)
 
     def on_fit_start(self) -> None:
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             raise UserError("trainer.precision: 16-mixed; a policy's own updates need bf16-mixed or 32-true")
-        longest = getattr(self.trainer.datamodule, "longest_prompt", None)  # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        prompts, longest = getattr(data, "micro_batch_size", None), getattr(data, "longest_prompt", None)
+        if prompts is not None:
+            check_minibatches(prompts, self.group_size, self.minibatches)
         if longest is not None:
             check_room(int(longest), self.max_new_tokens, self.model.config.max_positions)
+            for name, reward in (("reward", self.reward), ("gold", self.gold)):
+                check_reward_room(reward, int(longest), self.max_new_tokens, name)
+
+    # The reward's exam on the way
+
+    def exam(self, answers: Answers, number: int) -> dict[str, float]:
+        """What the exam says of the reward on these answers, where it is due. Where it failed the run is ``ended``:
+        nothing is learned from the answers, and what is logged of the rollout is the exam.
+        """
+        logged = self.watch.examine(self, answers, number)
+        self.ended = self.watch.failed
+        if self.ended:
+            self._tokens = 0
+            self.log_training(logged)
+        return logged
+
+    def on_train_start(self) -> None:
+        """A run that an exam ended does not go on when it is resumed, unless exams are ignored now."""
+        if self.ended and not self.watch.ignore:
+            log.warning("an exam of the reward ended this run; stage.ignore_exam=true goes on with it")
+            self.trainer.should_stop = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["ended_by_exam"] = self.ended
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.ended = checkpoint.get("ended_by_exam", False)
 
     def tokens_in(self, batch: Any) -> int:  # noqa: ARG002
         """Prompt and answer tokens of the rollout just learned from."""
@@ -162,16 +209,24 @@ class OnPolicy(Answering):
             scheduler.step()  # type: ignore[union-attr]
 
     def shares(self, rows: int, generator: torch.Generator) -> list[Tensor]:
-        """The rows of a rollout, shuffled and shared out over the updates of an epoch."""
+        """The rows of a rollout, shuffled and shared out over the updates of an epoch.
+
+        A short rollout, at the end of the data, may have fewer rows than there are updates, and processes may hold
+        different numbers of them: all make as many updates as the one with the fewest rows can.
+        """
         order = torch.randperm(rows, generator=generator).to(self.device)
-        return list(torch.tensor_split(order, min(self.minibatches, rows)))
+        fewest = -int(self.most_of_processes(torch.tensor(-rows, device=self.device)))
+        return list(torch.tensor_split(order, min(self.minibatches, fewest)))
+
+    def scores_of_parts(self, scores: Tensor) -> dict[str, Tensor]:
+        """``objective/<part>`` of a reward that keeps its parts' scores as ``latest``: means over what was verified."""
+        parts = {name: torch.as_tensor(part).to(scores) for name, part in getattr(self.reward, "latest", {}).items()}
+        return {f"objective/{name}": part.nanmean().nan_to_num() for name, part in parts.items()}
 
     def numbers(self, named: dict[str, Tensor]) -> dict[str, float]:
         """Means over ranks, so that all decide alike (to stop early, to drop an update), in one wait for the device."""
         stacked = torch.stack([value.detach().to(self.device, torch.float32) for value in named.values()])
-        if self.trainer.world_size > 1:
-            stacked = self.trainer.strategy.reduce(stacked, reduce_op="mean")
-        return dict(zip(named, stacked.tolist(), strict=True))
+        return dict(zip(named, self.mean_of_processes(stacked).tolist(), strict=True))
 
     # What is saved
 

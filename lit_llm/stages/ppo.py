@@ -17,12 +17,10 @@ from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.lora import TARGETS
 from lit_llm.objectives import policy
 from lit_llm.records import PromptBatch, Rollout
-from lit_llm.stages.answering import check_equal
 from lit_llm.stages.experience import Experience, Sequences, completion_logps, completion_values
 from lit_llm.stages.on_policy import OnPolicy
 from lit_llm.stages.ppo_setup import Adapters, check_options, value_network
 from lit_llm.stages.pretraining_mix import PretrainingMix, next_token_loss, parts_of, trained_tokens
-from lit_llm.stages.reward_watch import RewardWatch
 
 
 class PPO(OnPolicy):
@@ -41,8 +39,6 @@ class PPO(OnPolicy):
     adaptive_kl_horizon: answers over which it is steered.
     ptx_coef: gamma of PPO-ptx (InstructGPT, equation 2: 27.8), the weight of the mean next-token loss on pretraining
         text that the data gives (data.ptx_path), a batch of it with every update; 0: none.
-    exam_every_n_steps: rollouts between exams of a learned reward on the policy's own answers; None: none.
-    ignore_exam: a reward that fails its exam is learned from all the same.
 
     Other arguments: ``OnPolicy``.
     """
@@ -90,8 +86,6 @@ class PPO(OnPolicy):
     ) -> None:
         options = {name: value for name, value in locals().items() if isinstance(value, int | float | str)}
         check_options(options)
-        watch = RewardWatch(reward, gold, exam_every_n_steps, ignore_exam)
-        watch.gate()
         adapters = Adapters(lora_rank, lora_alpha, tuple(lora_targets)) if lora_rank > 0 else None
         value = value_network(model, reward, value_init, adapters)  # before the policy gets adapters
         super().__init__(
@@ -108,6 +102,8 @@ class PPO(OnPolicy):
             max_new_tokens=max_new_tokens,
             max_grad_norm=max_grad_norm,
             target_kl=target_kl,
+            exam_every_n_steps=exam_every_n_steps,
+            ignore_exam=ignore_exam,
             end_ids=end_ids,
             lora_rank=lora_rank,
             lora_alpha=lora_alpha,
@@ -121,7 +117,7 @@ class PPO(OnPolicy):
         self.missing_eos_penalty = float(not bootstrap_truncated) if penalty is None else penalty
         self.value_lr_ratio, self.ptx_coef = value_lr_ratio, ptx_coef
         self.adaptive_kl_target, self.adaptive_kl_horizon = adaptive_kl_target, adaptive_kl_horizon
-        self.value, self.watch = value, watch
+        self.value = value
         self.mix: PretrainingMix | None = None
         self._mix_state: dict[str, Any] = {}
         self.register_buffer("adapted_kl_coef", torch.tensor(kl_coef, dtype=torch.float32))
@@ -147,10 +143,12 @@ class PPO(OnPolicy):
             self.mix.load_state_dict(self._mix_state)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         if self.mix is not None:
             checkpoint["pretraining_mix"] = self.mix.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         self._mix_state = checkpoint.get("pretraining_mix", {})
 
     # One rollout and what is learned from it
@@ -161,9 +159,9 @@ class PPO(OnPolicy):
         rollout = self.sample(batch, generator)
         answers = self.answers(rollout, batch)
         scores = self.scores(answers)
-        parts = {f"objective/{name}": part.mean() for name, part in getattr(self.reward, "latest", {}).items()}
-        examined = self.watch.examine(self, answers, number)
-        if self.watch.failed:
+        parts = self.scores_of_parts(scores)
+        examined = self.exam(answers, number)
+        if self.ended:
             return
         plan = [self.shares(len(scores), generator) for _ in range(self.epochs)]
         experience, logged = self._experience(rollout, scores, plan[0], first=number == 0)
@@ -186,8 +184,10 @@ class PPO(OnPolicy):
         penalised = scores - self.missing_eos_penalty * cut
         goes_on = cut & self.bootstrap_truncated  # its score would count twice: the value stands for it
         paid, after = penalised - scores * goes_on, after * goes_on
-        experience = Experience.of(sequences, logps, reference, values, paid, coef, self.gamma, self.lam, after)
-        kl = torch.where(mask, logps - reference, 0).sum(1)
+        experience = Experience.of(
+            sequences, logps, reference, values, paid, coef, self.gamma, self.lam, after, self.sum_of_processes
+        )
+        kl = torch.where(mask, policy.kl_k1(logps, reference), 0).sum(1)
         named = {
             "objective/kl": kl.mean(),
             "objective/scores": scores.mean(),
@@ -204,35 +204,37 @@ class PPO(OnPolicy):
 
     def _gradients(self, experience: Experience, share: Tensor, check: bool) -> dict[str, Tensor]:
         """Adds up the gradients of one minibatch. Returns its metrics, detached."""
-        tokens = experience.sequences.mask[share].sum()
+        tokens = self.mean_of_processes(experience.sequences.mask[share].sum().float())
+        ptx = None if self.mix is None else self._pretraining_gradients(self.mix)
         sums: dict[str, Tensor] = {}
-        for rows in self.micro(share):
+        parts = list(self.micro(share))
+        for number, rows in enumerate(parts, 1):
             part = experience.select(rows)
             mask = part.sequences.mask
             logps, _ = completion_logps(self.model, part.sequences, self.temperature)
             if check:
-                check_equal("the ratio of the first update is not 1", logps.detach(), part.logps, mask)
+                self.check_equal("the ratio of the first update is not 1", logps.detach(), part.logps, mask)
             values, _ = completion_values(self.value, part.sequences)
             policy_loss, metrics = policy.ppo_policy_loss(logps, part.logps, part.advantages, mask, self.clip_range)
             value_loss, more = policy.ppo_value_loss(values, part.values, part.returns, mask, self.value_clip_range)
             loss = policy_loss + self.vf_coef * value_loss
             weight = mask.sum() / tokens  # means over parts become the mean over the minibatch
-            self.manual_backward(loss * weight)
+            self.add_gradients(loss * weight, last=number == len(parts))
             metrics |= {**more, "loss/policy": policy_loss, "loss/value": value_loss, "loss": loss}
             for name, value in metrics.items():
                 sums[name] = sums.get(name, torch.zeros((), device=mask.device)) + weight * value.detach()
-        if self.mix is not None:
-            sums["loss/ptx"] = self._pretraining_gradients(self.mix)
-            sums["loss"] = sums["loss"] + self.ptx_coef * sums["loss/ptx"]
+        if ptx is not None:
+            sums |= {"loss/ptx": ptx, "loss": sums["loss"] + self.ptx_coef * ptx}
         return sums
 
     def _pretraining_gradients(self, mix: PretrainingMix) -> Tensor:
         """Adds ``ptx_coef`` times the gradient of a batch's next-token loss. Returns that loss in nats a token."""
         batch = self.trainer.strategy.batch_to_device(mix.next(), self.device)
-        tokens, total = trained_tokens(batch), torch.zeros((), device=self.device)
+        tokens = self.mean_of_processes(trained_tokens(batch).float())
+        total = torch.zeros((), device=self.device)
         for part in parts_of(batch, self.micro_batch_size):
             loss = next_token_loss(self.model, part, tokens)
-            self.manual_backward(self.ptx_coef * loss)
+            self.add_gradients(self.ptx_coef * loss, last=False)
             total += loss.detach()
         return total
 

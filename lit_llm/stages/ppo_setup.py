@@ -21,8 +21,6 @@ def check_options(options: Mapping[str, Any]) -> None:
     not_negative(options, "kl_coef", "vf_coef", "ptx_coef")
     if not options.get("missing_eos_penalty", 0) >= 0:
         raise UserError(f"stage.missing_eos_penalty: {options['missing_eos_penalty']}; must be 0 or more, or null")
-    if not options.get("exam_every_n_steps", 1) >= 1:
-        raise UserError(f"stage.exam_every_n_steps: {options['exam_every_n_steps']}; must be 1 or more, or null")
     for name in ("gamma", "lam"):
         if not 0 <= options[name] <= 1:
             raise UserError(f"stage.{name}: {options[name]}; must be between 0 and 1")

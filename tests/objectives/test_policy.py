@@ -67,11 +67,10 @@ def test_whitening_gives_mean_zero_and_unbiased_variance_one(seed):
     mask, values, *_ = problem(seed)
     if mask.sum() < 3:
         return
-    for shift, mean in ((True, 0.0), (False, values[mask].mean().item())):
-        white = policy.whiten(values, mask, shift_mean=shift)
-        assert white[mask].mean().item() == pytest.approx(mean, abs=1e-9)
-        assert white[mask].var().item() == pytest.approx(1.0, rel=1e-5)
-        assert (white[~mask] == 0).all()
+    white = policy.whiten(values, mask)
+    assert white[mask].mean().item() == pytest.approx(0.0, abs=1e-9)
+    assert white[mask].var().item() == pytest.approx(1.0, rel=1e-5)
+    assert (white[~mask] == 0).all()
 
 
 def test_statistics_under_a_mask_are_those_of_the_selected_values():
@@ -160,7 +159,6 @@ def test_the_estimators_of_kl_agree_with_the_exact_divergence():
     for estimator in (policy.kl_k1, policy.kl_k3):
         assert (p.exp() * estimator(p, q)).sum().item() == pytest.approx(exact.item(), rel=1e-9)
     assert (policy.kl_k3(p, q) >= 0).all()
-    assert (p.exp() * policy.kl_k2(p, q)).sum().item() == pytest.approx(exact.item(), rel=0.15)
 
 
 def test_explained_variance_of_a_perfect_and_of_a_constant_value_function():
