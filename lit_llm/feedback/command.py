@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from lit_llm.arguments import run_command
 from lit_llm.errors import UserError
@@ -15,6 +15,25 @@ from lit_llm.generation.command import Device, utf8_output
 
 if TYPE_CHECKING:
     from lit_llm.feedback.store.engine import Store
+    from lit_llm.feedback.store.projects import ProjectSettings
+
+_SETTINGS = (
+    "title", "instructions", "overlap", "repeat_share", "gold_share", "min_seconds", "lease_minutes", "allow_ties",
+    "flag_kinds", "target_rankings",
+)  # fmt: skip
+_SAMPLING = ("model", "prompts", "temperature", "max_new_tokens", "max_prompts", "seed", "batch_size", "device")
+_READ = {
+    "serve": (*_SETTINGS, "admin", "host", "port", "hosts", "https", "browser"),
+    "make": (*_SETTINGS, "admin"),
+    "import": (*_SETTINGS, "admin", "rows", "seed"),
+    "gold": (*_SETTINGS, "admin", "rows", "seed"),
+    "export": ("kind", "output", "adjudicated"),
+    "agreement": (),
+    "win_rate": ("output",),
+    "prioritize": ("reward",),
+    "users": ("add", "reset", "deactivate", "role", "language"),
+}
+"""What each action reads besides ``project``; serve and make with a model also how its answers are sampled."""
 
 Action = Literal[
     "serve", "make", "import", "gold", "export", "agreement", "win_rate", "prioritize", "users"
@@ -44,13 +63,17 @@ class Rank:
     seed: Annotated[int, "of the sampling and of what is shown in which order"] = 0
     batch_size: Annotated[int, "prompts answered at once"] = 64
     device: Annotated[Device, "where answers are computed"] = "auto"
-    title: Annotated[str, "what annotators see above the page"] = "Ranking"
-    instructions: Annotated[str, "what annotators are told"] = ""
-    overlap: Annotated[int, "annotators per prompt"] = 1
-    repeat_share: Annotated[float, "share of items that an annotator sees again"] = 0.05
-    gold_share: Annotated[float, "share of items with a known ranking"] = 0.05
-    min_seconds: Annotated[float, "a faster ranking is kept, and left out of exports"] = 5.0
-    lease_minutes: Annotated[float, "how long an item is held for one who is silent"] = 30.0
+    # Settings of the project: a new one's, or what changes in the one that is there.
+    title: Annotated[str | None, "what annotators see above the page; of a new project: Ranking"] = None
+    instructions: Annotated[str | None, "what annotators are told; new: nothing"] = None
+    overlap: Annotated[int | None, "annotators per prompt; new: 1"] = None
+    repeat_share: Annotated[float | None, "share of items that an annotator sees again; new: 0.05"] = None
+    gold_share: Annotated[float | None, "share of items with a known ranking; new: 0.05"] = None
+    min_seconds: Annotated[float | None, "a faster ranking is kept, and left out of exports; new: 5"] = None
+    lease_minutes: Annotated[float | None, "how long an item is held for one who is silent; new: 30"] = None
+    allow_ties: Annotated[bool | None, "whether answers may share a rank; new: true"] = None
+    flag_kinds: Annotated[list[str] | None, "what annotators can flag, of the kinds that there are; new: all"] = None
+    target_rankings: Annotated[int | None, "when the project has enough; new: every item's overlap"] = None
     rows: Annotated[str | None, "import, gold: files with prompt, completions and perhaps ranking"] = None
     kind: Annotated[Literal["rankings", "pairs", "labels"], "export: what to write"] = "rankings"
     output: Annotated[Path | None, "export: FILE.jsonl, or a folder with a file a split; win_rate: FILE.json"] = None
@@ -80,17 +103,38 @@ def run(arguments: Rank) -> None:
     missing = [name for name in ("sqlalchemy", "argon2", "fastapi", "krippendorff", "scipy") if find_spec(name) is None]
     if missing:
         raise UserError(f"the ranking app needs {', '.join(missing)}; pip install 'lit-llm[feedback]'")
+    _check_read(arguments)
     actions: dict[str, Callable[[Rank], None]] = {
         "serve": _serve, "make": _make, "import": _import, "gold": _import, "export": _export,
         "agreement": _agreement, "win_rate": _win_rate, "prioritize": _prioritize, "users": _users,
     }  # fmt: skip
-    actions[arguments.action](arguments)
+    from lit_llm.feedback.store.refusals import Unavailable
+
+    try:
+        actions[arguments.action](arguments)
+    except Unavailable as error:
+        raise UserError(str(error)) from None
+
+
+def _check_read(a: Rank) -> None:
+    """Raises UserError for an argument that the action would not look at."""
+    read = {"action", "project", *_READ[a.action]}
+    if a.action == "make" or (a.action == "serve" and a.model is not None):
+        read |= {*_SAMPLING, "k" if a.against is None else "against"}
+    for given in fields(a):
+        if given.name not in read and getattr(a, given.name) != given.default:
+            why = f"action={a.action} does not read it"
+            if a.action == "serve" and given.name in (*_SAMPLING, "k", "against"):
+                why = "says how to sample answers for a new project; model=FOLDER is missing"
+            elif given.name == "k":
+                why = "a comparison has one answer of each model"
+            raise UserError(f"{given.name}={getattr(a, given.name)}: {why}")
 
 
 def _serve(a: Rank) -> None:
     from lit_llm.feedback.web.server import serve
 
-    store = _made(a) if a.model is not None else _open(a)
+    store = _made(a) if a.model is not None else _changed(a)
     _ensure_admin(store, a.admin)
     serve(store, a.host, a.port, a.browser, a.https, a.hosts or ())
 
@@ -100,20 +144,22 @@ def _make(a: Rank) -> None:
 
 
 def _made(a: Rank) -> Store:
-    """The project with fresh answers of the model; nothing is written before they are there."""
+    """The project with fresh answers of the model; all that can be checked is, before the first is computed."""
+    from lit_llm.feedback.making import check_free, make
     from lit_llm.feedback.sampling import Sampling, items_to_compare, items_to_rank
-    from lit_llm.feedback.store.projects import add_items
+    from lit_llm.feedback.store.projects import MOST_CANDIDATES, add_items
 
     if a.model is None or a.prompts is None:
         raise UserError(
             f"{'model' if a.model is None else 'prompts'}= is missing; rank.py model=FOLDER prompts=FILE k=4"
         )
-    for name in ("k", "max_new_tokens", "batch_size"):
+    for name in ("max_new_tokens", "batch_size"):
         if getattr(a, name) < 1:
             raise UserError(f"{name}={getattr(a, name)}: must be at least 1")
+    if not 2 <= a.k <= MOST_CANDIDATES:
+        raise UserError(f"k={a.k}: a ranking has 2 to {MOST_CANDIDATES} answers")
     settings, place = _settings(a), _place(a)
-    if "://" not in place and Path(place).exists():
-        raise UserError(f"project={place}: is there already; project={place} alone goes on, another name makes another")
+    check_free(place)
     how = Sampling(a.temperature, a.max_new_tokens, a.seed)
     if a.against is None:
         found = items_to_rank(
@@ -123,21 +169,25 @@ def _made(a: Rank) -> Store:
         found = items_to_compare(
             a.model, a.against, a.prompts, how, max_prompts=a.max_prompts, device=a.device, batch_size=a.batch_size
         )
-    store = _create(place, settings)
-    add_items(store, found.items)
+    store, _ = make(place, settings, lambda store: add_items(store, found.items))
     print(f"project {store.place}: {found}")
     return store
 
 
 def _import(a: Rank) -> None:
     from lit_llm.feedback.importing import add_rows, read_items
+    from lit_llm.feedback.making import is_there, make
 
     if a.rows is None:
         raise UserError(f"rows= is missing; rank.py action={a.action} rows=FILE project=FILE.db")
-    asked, place = read_items(a.rows, gold=a.action == "gold"), _place(a)
-    known = "://" in place or Path(place).exists()
-    store = _open(a) if known else _create(place, _settings(a))
-    print(f"project {store.place}: {add_rows(store, asked, gold=a.action == 'gold')}")
+    gold = a.action == "gold"
+    asked, place = read_items(a.rows, gold), _place(a)
+    if is_there(place):
+        store = _changed(replace(a, project=place))
+        found = add_rows(store, asked, gold)
+    else:
+        store, found = make(place, _settings(a), lambda store: add_rows(store, asked, gold))
+    print(f"project {store.place}: {found}")
     _ensure_admin(store, a.admin)
 
 
@@ -180,25 +230,9 @@ def _prioritize(a: Rank) -> None:
 
 
 def _users(a: Rank) -> None:
-    from lit_llm.feedback.store import accounts
+    from lit_llm.feedback.account_changes import change
 
-    store = _open(a)
-    known = {account.name: account for account in accounts.annotators(store)}
-    for key in ("reset", "deactivate"):
-        name = getattr(a, key)
-        if name is not None and name not in known:
-            raise UserError(f"{key}={name}: there is no such account; there are {', '.join(known) or 'none'}")
-    if a.add is not None:
-        new = accounts.add_annotator(store, a.add, role=a.role, language=a.language)
-        print(f"{new.name} ({a.role}, in exports {new.pseudonym}), password {new.password} (shown this once)")
-    elif a.reset is not None:
-        print(f"{a.reset}: password {accounts.set_password(store, known[a.reset].id)} (shown this once)")
-    elif a.deactivate is not None:
-        accounts.deactivate(store, known[a.deactivate].id)
-        print(f"{a.deactivate}: may log in no more; the rankings stay")
-    else:
-        for one in known.values():
-            print(f"{one.name}  {one.role}  {one.pseudonym}{'' if one.active else '  (inactive)'}")
+    print(change(_open(a), a.add, a.reset, a.deactivate, a.role, a.language))
 
 
 def _ensure_admin(store: Store, name: str) -> None:
@@ -219,30 +253,39 @@ def _place(a: Rank) -> str:
 
 
 def _open(a: Rank) -> Store:
+    from lit_llm.data.projects import place_of, shown
     from lit_llm.feedback.store.engine import open_store
     from lit_llm.feedback.store.projects import settings
 
     if a.project is None:
         hint = " or model=FOLDER prompts=FILE" if a.action == "serve" else ""
         raise UserError(f"project= is missing; give project=FILE.db{hint}")
-    store = open_store(a.project)
+    try:
+        store = open_store(place_of(a.project))
+    except OSError as error:
+        raise UserError(f"project={shown(a.project)}: cannot be read ({error.strerror or error})") from None
     settings(store)  # a database without a project is told here
     return store
 
 
-def _create(place: str, settings: object) -> Store:
-    from lit_llm.feedback.store.engine import open_store
-    from lit_llm.feedback.store.projects import ProjectSettings, create_project
+def _changed(a: Rank) -> Store:
+    """The project that is there, with the settings that were given."""
+    from lit_llm.feedback.store.projects import change_settings
 
-    assert isinstance(settings, ProjectSettings)
-    store = open_store(place, create=True)
-    create_project(store, settings)
+    store, given = _open(a), _given(a)
+    if given:
+        change_settings(store, **given)
+        print(f"project {store.place}: {', '.join(f'{name}={value}' for name, value in given.items())}")
     return store
 
 
-def _settings(a: Rank) -> object:
+def _settings(a: Rank) -> ProjectSettings:
     from lit_llm.feedback.store.projects import ProjectSettings
 
-    names = ("title", "instructions", "overlap", "repeat_share", "gold_share", "min_seconds", "lease_minutes", "seed")
-    kind: Literal["ranking", "comparison"] = "ranking" if a.against is None else "comparison"
-    return ProjectSettings(kind=kind, **{name: getattr(a, name) for name in names})
+    return ProjectSettings(kind="ranking" if a.against is None else "comparison", seed=a.seed, **_given(a))
+
+
+def _given(a: Rank) -> dict[str, Any]:
+    """The project's settings that were given."""
+    given = {name: getattr(a, name) for name in _SETTINGS if getattr(a, name) is not None}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}

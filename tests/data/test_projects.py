@@ -94,7 +94,7 @@ def test_a_decision_stands_for_the_rankings_it_settles(project, tmp_path):
     judge = add_annotator(project, "Judge", role="adjudicator")
     (found,) = adjudication.disputed(project)
     better = {card.key: 1 + (card.text == "a") for card in found.cards}
-    adjudication.adjudicate(project, judge.id, found.task_id, Judgement(better, seconds=20.0))
+    adjudication.adjudicate(project, judge.id, found.task_id, Judgement(better, seconds=20.0), found.version)
     ((row, _, _),) = read_project(f"{place}#train")
     assert (row["completions"], row["ranking"], row["annotator"]) == (["a", "b"], [2, 1], judge.pseudonym)
     assert rankings_hash(place) != disputed
