@@ -6,10 +6,11 @@ it has versions and revisions, and leaves what the annotators said, the adjudica
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from lit_llm.errors import UserError
@@ -64,12 +65,11 @@ def disputed(store: Store, limit: int = 50, decided: bool = False) -> list[Dispu
         .where(TaskRow.kind == "normal", AssignmentRow.state == "submitted")
         .group_by(AssignmentRow.task_id)
         .having(func.count() >= 2)
-        .order_by(AssignmentRow.task_id)
     )
     done = select(TaskRow.of_task).where(TaskRow.kind == "adjudication")
     with store.read() as session:
-        tasks = session.scalars(several if decided else several.where(TaskRow.id.not_in(done))).all()
-        order = sorted((_agreement(session, task_id), task_id) for task_id in tasks)
+        tasks = several if decided else several.where(TaskRow.id.not_in(done))
+        order = sorted((agreement, task_id) for task_id, agreement in _agreements(session, tasks))
         return [_dispute(session, task_id) for _, task_id in order[:limit]]
 
 
@@ -168,16 +168,19 @@ def _final(session: Session, task_id: int, shown: dict[str, CandidateRow]) -> Ju
     return None if annotation is None else judgement_of(session, annotation, shown)
 
 
-def _agreement(session: Session, task_id: int) -> float:
-    """For sorting: a task without a pair that two annotators order strictly comes last."""
-    found = session.scalars(
-        select(AnnotationRow.ranks)
-        .join(AssignmentRow, AssignmentRow.id == AnnotationRow.assignment_id)
-        .where(AssignmentRow.task_id == task_id, AssignmentRow.state == "submitted")
-    ).all()
-    names = sorted(found[0] or {})
-    share = _share([[(ranks or {}).get(name) for name in names] for ranks in found])
-    return 2.0 if share is None else share
+def _agreements(session: Session, tasks: Select[int]) -> Iterator[tuple[int, float]]:
+    """(task, agreement) for sorting: a task without a pair that two annotators order strictly comes last."""
+    found = session.execute(
+        select(AssignmentRow.task_id, AnnotationRow.ranks)
+        .join(AnnotationRow, AnnotationRow.assignment_id == AssignmentRow.id)
+        .where(AssignmentRow.task_id.in_(tasks), AssignmentRow.state == "submitted")
+        .order_by(AssignmentRow.task_id)
+    )
+    for task_id, group in itertools.groupby(found, key=lambda row: row.task_id):
+        rankings = [row.ranks or {} for row in group]
+        names = sorted(rankings[0])
+        share = _share([[ranks.get(name) for name in names] for ranks in rankings])
+        yield task_id, 2.0 if share is None else share
 
 
 def _share(rankings: Sequence[Sequence[int | None]]) -> float | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from lit_llm.feedback.store.assignment import OPEN
@@ -47,6 +47,15 @@ class Progress:
     annotators: tuple[AnnotatorProgress, ...]
 
 
+@dataclass(frozen=True)
+class Counts:
+    """What an annotator's page shows of the project."""
+
+    rankings: int  # as in Progress
+    wanted: int
+    mine: int  # as submitted in AnnotatorProgress
+
+
 class _Work(NamedTuple):
     """One assignment."""
 
@@ -80,6 +89,25 @@ def progress(store: Store) -> Progress:
             open=sum(w.state in OPEN for w in normal),
             adjudicated=len({w.task_id for w in work if w.kind == "adjudication"}),
             annotators=_annotators(session, work),
+        )
+
+
+def counts(store: Store, annotator_id: int) -> Counts:
+    """Counted by the database: a page cannot wait for ``progress`` to read every assignment of a large project."""
+    given = (
+        select(func.count())
+        .select_from(AssignmentRow)
+        .join(TaskRow, TaskRow.id == AssignmentRow.task_id)
+        .where(TaskRow.kind == "normal", AssignmentRow.state == "submitted")
+    )
+    slow = given.join(AnnotationRow, AnnotationRow.assignment_id == AssignmentRow.id).where(~AnnotationRow.too_fast)
+    places = select(func.coalesce(func.sum(TaskRow.overlap), 0)).where(TaskRow.kind == "normal")
+    with store.read() as session:
+        target = settings_in(session).target_rankings
+        return Counts(
+            rankings=session.scalar(slow) or 0,
+            wanted=(session.scalar(places) or 0) if target is None else target,
+            mine=session.scalar(given.where(AssignmentRow.annotator_id == annotator_id)) or 0,
         )
 
 

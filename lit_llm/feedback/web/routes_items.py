@@ -13,7 +13,7 @@ from starlette.responses import Response
 from lit_llm.feedback.store import assignment, judgements
 from lit_llm.feedback.store.accounts import Account
 from lit_llm.feedback.store.items import Item
-from lit_llm.feedback.store.progress import progress
+from lit_llm.feedback.store.progress import counts
 from lit_llm.feedback.store.projects import settings
 from lit_llm.feedback.store.refusals import Invalid, LeaseLost, Stale
 from lit_llm.feedback.web import item_view, judgement_form, pages
@@ -155,9 +155,8 @@ def item_page(
 
 def shown_progress(request: Request, account: Account) -> dict[str, int]:
     """Rankings of the whole project that are done and wanted, and the annotator's own."""
-    found = progress(request.app.state.store)
-    mine = sum(one.submitted for one in found.annotators if one.annotator_id == account.id)
-    return {"done": found.rankings, "total": max(found.wanted, found.rankings), "mine": mine}
+    found = counts(request.app.state.store, account.id)
+    return {"done": found.rankings, "total": max(found.wanted, found.rankings), "mine": found.mine}
 
 
 def says_too_little(judgement: judgements.Judgement) -> bool:

@@ -4,6 +4,7 @@ import json
 import threading
 
 import pytest
+from sqlalchemy import event
 
 from lit_llm.errors import UserError
 from lit_llm.feedback.agreement import summary
@@ -13,7 +14,7 @@ from lit_llm.feedback.store.assignment import next_item
 from lit_llm.feedback.store.exports import exports, record_export
 from lit_llm.feedback.store.judgement import Flag
 from lit_llm.feedback.store.judgements import Invalid, Judgement, Stale, save, skip
-from lit_llm.feedback.store.progress import progress
+from lit_llm.feedback.store.progress import counts, progress
 from lit_llm.feedback.store.projects import NewCandidate, NewItem, add_items
 from lit_llm.feedback.store.rankings import rows
 from lit_llm.feedback.store.tables import AnnotatorRow
@@ -163,6 +164,20 @@ def test_a_decision_stands_when_every_ranking_that_it_settles_was_too_fast(make)
     assert (final["task"], final["ranking"], final["adjudicated"]) == (task, [3, 2, 1], True)
 
 
+def test_the_counts_of_a_page_and_the_disputes_are_a_few_queries_whatever_the_size(make):
+    store, (ann, bob) = make(items=12, k=2, overlap=2)
+    for who in (ann, bob):
+        for _ in range(12):
+            say(store, who, [1, 2])
+    asked = []
+    event.listen(store.engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
+    assert counts(store, ann).rankings == 24
+    assert all("count(" in one or "sum(" in one for one in asked if one.startswith("SELECT") and "project" not in one)
+    asked.clear()
+    disputed(store, limit=0)
+    assert len([one for one in asked if one.startswith("SELECT")]) == 1
+
+
 def test_progress_counts_what_was_done_by_whom(make, clock):
     store, (ann, bob) = make(items=4, k=3, overlap=2, min_seconds=5.0, target_rankings=4)
     for who, count in ((ann, 3), (bob, 1)):
@@ -175,6 +190,9 @@ def test_progress_counts_what_was_done_by_whom(make, clock):
     found = progress(store)
     assert (found.tasks, found.complete, found.rankings, found.wanted, found.possible) == (4, 1, 3, 4, 8)
     assert (found.too_fast, found.skipped, found.open) == (1, 1, 1)
+    assert [(one.rankings, one.wanted, one.mine) for one in (counts(store, ann), counts(store, bob))] == [
+        (3, 4, 3), (3, 4, 1)
+    ]  # fmt: skip
     hers, his = found.annotators
     assert (hers.submitted, hers.too_fast, hers.median_seconds, hers.gold_accuracy) == (3, 1, 10.0, None)
     assert (his.submitted, his.skipped, his.open, his.last_at) == (1, 1, 1, clock.time)
