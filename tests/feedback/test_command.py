@@ -6,6 +6,7 @@ from hashlib import sha256
 import pytest
 
 from lit_llm.arguments import parse
+from lit_llm.backbone.heads import ScoreModel
 from lit_llm.backbone.huggingface import save_model
 from lit_llm.data.preferences import Preferences
 from lit_llm.errors import UserError
@@ -14,11 +15,15 @@ from lit_llm.feedback.exporting import export_rows
 from lit_llm.feedback.import_rows import Said
 from lit_llm.feedback.importing import submit
 from lit_llm.feedback.sampling import weights_hash
+from lit_llm.feedback.store.accounts import add_annotator, annotators
+from lit_llm.feedback.store.adjudication import adjudicate, disputed
 from lit_llm.feedback.store.engine import open_store
 from lit_llm.feedback.store.exports import exports
 from lit_llm.feedback.store.judgement import Judgement
+from lit_llm.feedback.store.projects import settings
 from lit_llm.feedback.store.rankings import rows
-from lit_llm.feedback.store.tables import CandidateRow, TaskCandidateRow
+from lit_llm.feedback.store.refusals import Unavailable
+from lit_llm.feedback.store.tables import CandidateRow, TaskCandidateRow, TaskRow
 from lit_llm.feedback.win_rate import win_rate
 
 
@@ -139,6 +144,9 @@ def test_answers_are_sampled_and_compared_blind(model, tokenizer, prompts, tmp_p
         texts = [c.text for c in candidates]
     with open_store(tmp_path / "two.db").read() as session:
         assert [c.text for c in session.query(CandidateRow)] == texts  # the seed decides
+    with pytest.raises(UserError, match="max_new_tokens=100000: none of 19 prompts leaves that room in the model's 96"):
+        rank(model=tmp_path / "after", project=tmp_path / "no.db", **{**asked, "max_new_tokens": 100_000})
+    assert not (tmp_path / "no.db").exists()
     rank(model=tmp_path / "after", against=tmp_path / "before", project=tmp_path / "c.db", **asked)
     store = open_store(tmp_path / "c.db")
     with pytest.raises(UserError, match="nothing is judged yet"):
@@ -165,6 +173,84 @@ def judge(store, wins):
             submit(session, task, said, store.now())
 
 
+def test_a_reward_model_says_what_to_rank_first(project, model, tokenizer, tmp_path, capsys):
+    save_model(tmp_path / "reward", ScoreModel.from_language_model(model), tokenizer)
+    rank(action="prioritize", project=project, reward=tmp_path / "reward")
+    assert "5 items" in capsys.readouterr().out
+    with open_store(project).read() as session:
+        found = [priority for (priority,) in session.query(TaskRow.priority)]
+    assert len(found) == 5 and all(0 < priority <= 0.25 for priority in found) and len(set(found)) > 1
+
+
+def test_a_decision_is_exported_or_what_it_settles(project, tmp_path):
+    store = open_store(project)
+    judge = add_annotator(store, "Judge", role="adjudicator")
+    (found,) = disputed(store)
+    adjudicate(store, judge.id, found.task_id, Judgement({"A": 1, "B": 2, "C": 3}, seconds=20.0), found.version)
+    counts = []
+    for asked in ({}, {"adjudicated": False}):
+        rank(action="export", project=project, output=tmp_path / "out.jsonl", **asked)
+        said = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+        counts.append((len(said), sum(row["adjudicated"] for row in said)))
+    assert counts == [(5, 1), (6, 0)]
+
+
+def test_accounts_are_added_and_ended_by_one_command(project, capsys):
+    rank(action="users", project=project, add="Ann", language="ar")
+    rank(action="users", project=project, add="Bob", deactivate="Ann", reset="admin")
+    assert capsys.readouterr().out.count("password") == 3  # Ann's, Bob's, the admin's new one
+    accounts = {account.name: account for account in annotators(open_store(project))}
+    assert not accounts["Ann"].active and accounts["Ann"].language == "ar" and accounts["Bob"].active
+
+
+def test_settings_that_are_given_change_the_project(project, tmp_path, monkeypatch):
+    monkeypatch.setattr("lit_llm.feedback.web.server.serve", lambda *_: None)
+    rank(project=project, overlap=2, allow_ties=False)
+    rank(project=project, target_rankings=7, flag_kinds="privacy,other")
+    rank(action="import", project=project, rows=tmp_path / "rows", title="Words")
+    found = settings(open_store(project))
+    assert (found.overlap, found.allow_ties, found.target_rankings, found.title) == (2, False, 7, "Words")
+    assert found.flag_kinds == ("privacy", "other") and found.min_seconds == 5.0
+
+
+def test_a_project_is_whole_or_absent(tmp_path, monkeypatch):
+    """An import that fails half-way leaves no file, and the same command goes through once it can."""
+    (tmp_path / "rows.jsonl").write_text(json.dumps(ranked("p", "x", [1, 2])) + "\n")
+    asked = {"action": "import", "rows": tmp_path / "rows.jsonl", "project": tmp_path / "p.db"}
+    with monkeypatch.context() as patched, pytest.raises(UserError, match=r"p\.db: cannot be made \(disk full\)"):
+        patched.setattr("lit_llm.feedback.importing.submit", fails(OSError(28, "disk full")))
+        rank(**asked)
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="database is locked"):
+        patched.setattr("lit_llm.feedback.importing.submit", fails(Unavailable("p.db: database is locked")))
+        rank(**asked)
+    rank(**asked)
+    assert len(list(rows(open_store(tmp_path / "p.db")))) == 1
+
+
+def fails(error):
+    def failing(*_):
+        raise error
+
+    return failing
+
+
+def test_nothing_is_sampled_for_a_project_that_cannot_be_made(project, prompts, tmp_path, monkeypatch):
+    monkeypatch.setattr("lit_llm.feedback.sampling.items_to_rank", fails(AssertionError("sampled")))
+    (tmp_path / "file").write_text("")
+    for change, message in (
+        ({"project": project}, "is there already"),
+        ({"project": f"sqlite:///{project}"}, "is there already"),
+        ({"project": tmp_path / "file" / "p.db"}, "cannot be made"),
+        ({"k": 27}, "k=27: a ranking has 2 to 26"),
+        ({"k": 1}, "k=1: a ranking has 2 to 26"),
+        ({"overlap": 0}, "overlap=0"),
+        ({"flag_kinds": "rude"}, "flag_kinds=.*rude"),
+    ):
+        with pytest.raises(UserError, match=message):
+            rank(**{"model": tmp_path / "m", "prompts": prompts, "project": tmp_path / "new.db", **change})
+
+
 def test_mistakes(project, tmp_path):
     (tmp_path / "text.db").write_text("no database at all, whatever its name says")
     (tmp_path / "bad.jsonl").write_text('{"prompt": "p", "completions": ["a", "b"], "ranking": [1, 5]}\n')
@@ -179,6 +265,12 @@ def test_mistakes(project, tmp_path):
         ({"action": "users", "project": project, "reset": "nobody"}, "no such account"),
         ({"model": tmp_path / "none", "prompts": tmp_path / "rows", "project": tmp_path / "m.db"}, "no such folder"),
         ({"model": tmp_path / "none"}, "prompts= is missing"),
+        ({"project": project, "prompts": "p.jsonl"}, "prompts=p.jsonl: .* model=FOLDER is missing"),
+        ({"project": project, "overlap": 0}, "overlap=0"),
+        ({"action": "agreement", "project": project, "overlap": 2}, "overlap=2: action=agreement does not read it"),
+        ({"action": "make", "model": tmp_path, "against": tmp_path, "k": 3}, "k=3: a comparison has one"),
+        ({"action": "users", "project": project, "add": "Eve", "language": "xx"}, "language=xx: must be one of ar, en"),
+        ({"action": "users", "project": project, "role": "admin"}, "add=NAME makes one"),
     ]  # fmt: skip
     for arguments, message in cases:
         with pytest.raises(UserError, match=message) as error:
