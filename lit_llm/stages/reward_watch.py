@@ -1,4 +1,4 @@
-"""Whether the reward deserves to be maximised: its exam before PPO and, on the policy's own answers, on the way."""
+"""Whether the reward deserves to be maximised: its exam before a policy learns from it and, on the policy's own answers, on the way."""
 
 from __future__ import annotations
 
@@ -108,5 +108,5 @@ def go_back(trainer: L.Trainer, stage: L.LightningModule, step: int, reasons: st
     if file.is_file():
         stage.load_state_dict(torch.load(file, map_location=stage.device, weights_only=True)["state_dict"])
     kept = "the weights of the last exam that it passed are kept" if file.is_file() else "the weights are kept"
-    log.warning("PPO ends at rollout %d: the reward fails its exam (%s); %s; %s", step, reasons, kept, ADVICE)
+    log.warning("the run ends at rollout %d: the reward fails its exam (%s); %s; %s", step, reasons, kept, ADVICE)
     trainer.should_stop = True

@@ -220,6 +220,15 @@ def test_a_cut_answer_is_not_learned_from_when_it_is_masked():
     assert run.logged_metrics["objective/truncated"].item() == pytest.approx(1 - seen[0].learned.float().mean().item())
 
 
+@pytest.mark.parametrize("kl_coef", [0.0, 0.1])
+def test_a_rollout_whose_answers_are_all_masked_leaves_no_gradient(kl_coef):
+    stage = grpo(mask_truncated=True, kl_coef=kl_coef)
+    sample = stage.sample
+    stage.sample = lambda *given: sample(*given)._replace(finished=torch.zeros(32, dtype=torch.bool))
+    run = fit(stage, 1)
+    assert run.logged_metrics["objective/zero_std_groups"] < 1 and not run.optimizers[0].state
+
+
 def test_a_stopped_run_goes_on_bitwise(tmp_path):
     def run(steps, resume=None):
         stage = grpo(epochs=2, minibatches=2, scale="batch", kl_coef=0.05)
