@@ -49,15 +49,17 @@ def _reference_free(function: _Function) -> _Function:
     return function
 
 
-def dpo(pairs: Pairs, beta: float = 0.1, label_smoothing: float = 0.0) -> PairLosses:
-    """``-(1-e) log sigmoid(beta D) - e log sigmoid(-beta D)``, D = h_chosen - h_rejected.
+def dpo(pairs: Pairs, beta: float = 0.1, label_smoothing: float = 0.0, margins: Tensor | float = 0.0) -> PairLosses:
+    """``-(1-e) log sigmoid(beta D - m) - e log sigmoid(-beta D - m)``, D = h_chosen - h_rejected.
 
     DPO, arXiv:2305.18290, equation 7; with ``label_smoothing`` e, the conservative DPO of its authors. beta > 0.
+    ``margins`` m (M,), by how much each chosen one must be ahead, are the offsets of ODPO (arXiv:2402.10571).
     """
     _check(beta, label_smoothing)
     chosen, rejected = pairs.log_ratios()
     logits = beta * (chosen - rejected)
-    losses = -(1 - label_smoothing) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
+    right, flipped = F.logsigmoid(logits - margins), F.logsigmoid(-logits - margins)
+    losses = -(1 - label_smoothing) * right - label_smoothing * flipped
     return _with_rewards(losses, beta * chosen, beta * rejected)
 
 

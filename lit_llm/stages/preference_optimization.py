@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.lora import TARGETS
+from lit_llm.errors import UserError
 from lit_llm.objectives.preference import PairLosses, Pairs, PreferenceLoss, dpo
 from lit_llm.objectives.ranking import strict_pairs
 from lit_llm.records import RankingBatch
@@ -27,7 +29,8 @@ class PreferenceOptimization(AgainstReference):
     Tied completions make no pair, and a prompt whose completions are all tied is not counted.
 
     Args:
-        loss: of ``Pairs``, one of ``objectives.preference`` or one's own; with an attribute ``reference_free = True``
+        loss: of ``Pairs``, one of ``objectives.preference`` or one's own; where the data has margins, also of
+            ``margins=(M,)``; with an attribute ``reference_free = True``
             it needs no reference, and none is kept.
 
     Other arguments: ``AgainstReference``.
@@ -82,11 +85,23 @@ class PreferenceOptimization(AgainstReference):
         pairs = Pairs(
             logps[winners], logps[losers], reference[winners], reference[losers], sizes[winners], sizes[losers]
         )
-        losses = self.pair_loss(pairs)
         prompts = batch.groups[winners]
+        losses = self._losses(pairs, None if batch.margins is None else batch.margins[prompts])
         per_prompt = torch.zeros_like(batch.weights).index_add_(0, prompts, torch.ones_like(losses.losses))
         total = (losses.losses * (batch.weights / per_prompt.clamp_min(1))[prompts]).sum()
         return total, (batch.weights * (per_prompt > 0)).sum(), _sums(pairs, losses)
+
+    def _losses(self, pairs: Pairs, margins: Tensor | None) -> PairLosses:
+        """Of M pairs, with the margins (M,) where there are any."""
+        if margins is None or not bool(margins.any()):
+            return self.pair_loss(pairs)
+        if "margins" not in signature(self.pair_loss).parameters:
+            name = self.hparams["loss"]
+            raise UserError(
+                f"loss: {name} takes no margins and the data has some (field 'margin'); use loss@stage.loss=dpo, or "
+                "leave the field out"
+            )
+        return self.pair_loss(pairs, margins=margins)  # type: ignore[call-arg]
 
     def derived(self, totals: dict[str, float]) -> dict[str, float]:
         """Everything but the loss is a mean over pairs; ``nll`` is over the tokens of the chosen completions."""

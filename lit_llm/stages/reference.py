@@ -25,8 +25,9 @@ from lit_llm.stages.reference_store import Completions, Origin
 
 log = logging.getLogger("lit_llm")
 
-MARGIN_TOLERANCE = 0.05
-"""How far policy and reference may differ at the start, in nats a completion's token: bfloat16's noise is below it."""
+MARGIN_TOLERANCES = {torch.bfloat16: 0.05, torch.float16: 0.05, torch.float32: 1e-3, torch.float64: 1e-6}
+"""How far policy and reference may differ at the start, in nats a completion's token: the arithmetic's noise, by its
+precision. In other batches the same completion is padded otherwise, and rounded otherwise."""
 
 
 class AgainstReference(Stage):
@@ -123,11 +124,18 @@ class AgainstReference(Stage):
         if self.trainer.global_step > 0:
             return
         gap = ((logps.detach() - reference) / tokens).abs().max().item()
-        if not gap < MARGIN_TOLERANCE:
+        if not gap < MARGIN_TOLERANCES[self._arithmetic()]:
             raise UserError(
                 f"the start of {self.name}: policy and reference differ by {gap:.3g} nats a token before the first "
                 "update, and should not at all; was one of them changed since the stage was made?"
             )
+
+    def _arithmetic(self) -> torch.dtype:
+        """What the forward pass computes in."""
+        kind = self.device.type
+        if torch.is_autocast_enabled(kind):
+            return torch.get_autocast_dtype(kind)
+        return next(self.model.parameters()).dtype
 
     # The whole data's log-probabilities, before the first step
 
@@ -143,24 +151,47 @@ class AgainstReference(Stage):
             self._known = store.read(self.reference_file, origin)
             return
         path = origin.file_in(data.cache_dir)
-        if self.trainer.is_global_zero and not path.is_file():
+        if all(self._everywhere(path.is_file())):  # a node may have a disk of its own
+            self._known = store.read(path, origin)
+        else:
             self.to(self.trainer.strategy.root_device)
             self._compute_all(data)
-            store.write(path, origin, self._known)
-        self.trainer.strategy.barrier()
-        self._known = store.read(path, origin)
+            self._write(path, origin)
         log.info("reference log-probabilities: %s (%d completions)", path, len(self._known))
 
     def _compute_all(self, data: Any) -> None:
+        """Every process computes its share of the batches, and gets the others'."""
         sources = [data.prepared.train, *data.prepared.validation.values()]
-        with tqdm(total=sum(map(len, sources)), desc="reference", unit=" rows", leave=False, disable=None) as bar:
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        total = sum(map(len, sources)) // world
+        with tqdm(total=total, desc="reference", unit=" rows", leave=False, disable=None) as bar:
             for rows in sources:
-                for size, batch in _batches(rows, data.micro_batch_size):
+                for size, batch in _batches(rows, data.micro_batch_size, rank, world):
                     moved = type(batch)(*(None if part is None else part.to(self.device) for part in batch))
                     with self.trainer.precision_plugin.forward_context():
                         for completions in self.completions_in(moved):
                             self.under_reference(completions)
                     bar.update(size)
+
+        shares = self._everywhere(self._known)
+        self._known = {}
+        for share in shares:  # in the same order everywhere: a completion in two shares may be rounded in two ways
+            self._known.update(share)
+
+    def _write(self, path: Path, origin: Origin) -> None:
+        """The first process writes, and then the first of each node whose disk does not show it."""
+        for turn in (self.trainer.is_global_zero, self.trainer.local_rank == 0):
+            if turn and not path.is_file():
+                store.write(path, origin, self._known)
+            self.trainer.strategy.barrier()
+
+    def _everywhere(self, value: Any) -> list[Any]:
+        """The value of every process."""
+        if self.trainer.world_size == 1:
+            return [value]
+        everyone: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(everyone, value)
+        return everyone
 
     # What is saved
 
@@ -181,7 +212,8 @@ def completion_logps(model: LanguageModel, completions: Completions) -> Tensor:
     return token_logps(model(completions.input_ids), model.output_weight, labels).sum(1)
 
 
-def _batches(rows: Any, size: int) -> Iterator[tuple[int, Any]]:
-    for first in range(0, len(rows), size):
+def _batches(rows: Any, size: int, rank: int, world: int) -> Iterator[tuple[int, Any]]:
+    """Every ``world``-th batch, from number ``rank`` on."""
+    for first in range(rank * size, len(rows), size * world):
         items = [rows[index] for index in range(first, min(first + size, len(rows)))]
         yield len(items), rows.collate(items)

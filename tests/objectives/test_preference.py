@@ -56,6 +56,16 @@ def test_label_smoothing_mixes_both_directions():
     )
 
 
+def test_margins_are_how_far_a_pair_must_be_ahead_whichever_way_round_it_is():
+    given = pairs()
+    logit = 0.1 * (H_C - H_R)
+    expected = -0.8 * log_sigmoid(logit - 1.5) - 0.2 * log_sigmoid(-logit - 1.5)
+    found = dpo(given, label_smoothing=0.2, margins=torch.tensor([1.5], dtype=torch.float64))
+    assert found.losses.item() == pytest.approx(expected, rel=1e-12)
+    plain = dpo(given, label_smoothing=0.2)
+    assert torch.equal(found.chosen_rewards, plain.chosen_rewards)
+
+
 def test_robust_dpo_is_unbiased_under_flipped_labels():
     """The expectation over labels flipped with probability e is the DPO loss on clean labels."""
     e, swapped = 0.2, pairs(REJECTED, CHOSEN, REF_REJECTED, REF_CHOSEN, tokens=(N_R, N_C))

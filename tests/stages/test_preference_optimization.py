@@ -1,6 +1,7 @@
 """DPO: the margin starts at 0 and grows on held-out pairs; the reference stays, and stays out of checkpoints."""
 
 import math
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -94,6 +95,33 @@ def test_the_reference_is_run_once_a_completion_and_never_trained_or_saved():
     assert all(torch.equal(value, before[name]) for name, value in stage.reference.state_dict().items())
     assert not any(key.startswith("reference") for key in stage.state_dict())
     assert any(not torch.equal(v, before[k]) for k, v in stage.model.state_dict().items())
+
+
+def test_margins_of_the_data_are_offsets_of_dpo_and_refused_by_other_losses():
+    stage, batch = PreferenceOptimization(model=tiny_model(), loss=partial(dpo, beta=0.5), **parts()), rankings(4)
+    margins = torch.tensor([0.0, 1.0, 0.5, 2.0])
+    stage._checked = True
+    expected, _, _ = stage.loss(batch)
+    # Policy and reference are one, D = 0: each prompt that counts has -log sigmoid(-margin).
+    counted = torch.tensor([len(set(batch.ranks[batch.groups == n].tolist())) > 1 for n in range(4)])
+    assert expected.item() == pytest.approx(counted.sum().item() * math.log(2), rel=1e-5)
+    by_hand = (counted * torch.log1p(margins.exp())).sum().item()
+    assert stage.loss(batch._replace(margins=margins))[0].item() == pytest.approx(by_hand, rel=1e-5)
+    other = PreferenceOptimization(model=tiny_model(), loss=ipo, **parts())
+    other._checked = True
+    other.loss(batch._replace(margins=torch.zeros(4)))
+    with pytest.raises(UserError, match="loss: ipo takes no margins and the data has some"):
+        other.loss(batch._replace(margins=margins))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
+@pytest.mark.parametrize(("change", "refused"), [(1.0, ()), (1.03, ("32-true", "64-true")), (1 + 1e-5, ("64-true",))])
+def test_how_far_the_reference_may_be_off_depends_on_the_precision(precision, change, refused):
+    stage = PreferenceOptimization(model=tiny_model(), **parts())
+    with torch.no_grad():
+        stage.reference.lm_head.weight.mul_(change)
+    with pytest.raises(UserError, match="before the first") if precision in refused else nullcontext():
+        trainer(max_epochs=1, precision=precision).fit(stage, loader([rankings(4)]))
 
 
 @pytest.mark.parametrize("loss", [orpo, simpo])

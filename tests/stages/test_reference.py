@@ -1,5 +1,6 @@
 """The reference: its log-probabilities as a file, what that file must be of, and the policy's adapters switched off."""
 
+import hashlib
 from types import SimpleNamespace
 
 import lightning as L
@@ -172,3 +173,41 @@ def test_adapters_and_stored_values_go_together(tmp_path, counted):
     stage = PreferenceOptimization(model=tiny_model(), reference_cache=True, lora_rank=2, **parts())
     fit(stage, Data(rankings, tmp_path))
     assert not counted, "the base is the same, so the values are"
+
+
+def test_two_processes_compute_a_share_each_and_know_all(tmp_path, monkeypatch):
+    computed = tmp_path / "computed"
+    computed.mkdir()
+    run = reference_module.AgainstReference._compute_all
+
+    def compute(self, data):
+        found, by_reference = [], self._by_reference
+        self._by_reference = lambda rows: (found.append(len(rows.lengths)), by_reference(rows))[1]
+        run(self, data)
+        self._by_reference = by_reference
+        (computed / str(self.trainer.global_rank)).write_text(f"{sum(found)} {len(self._known)} {hash_of(self)}")
+
+    monkeypatch.setattr(reference_module.AgainstReference, "_compute_all", compute)
+    stage = PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts())
+    trainer(max_epochs=1, devices=2, strategy="ddp_fork").fit(stage, datamodule=Data(rankings, tmp_path))
+    first, second = ((computed / name).read_text().split() for name in "01")
+    # Two of the four training batches (those of validation are the first two again); the data's 36 different completions are known to both.
+    assert first[0] == second[0] == "18" and first[1:] == second[1:] and first[1] == "36"
+    assert len(list((tmp_path / "reference_logps").iterdir())) == 1
+
+
+def hash_of(stage):
+    return hashlib.sha256(repr(list(stage._known.items())).encode()).hexdigest()
+
+
+def test_a_node_that_lacks_the_file_has_all_compute_and_write_it(tmp_path, monkeypatch, counted):
+    """Two nodes without a shared disk: this one has the file, the other says that it has none."""
+    fit(PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts()), Data(rankings, tmp_path))
+    counted.clear()
+    monkeypatch.setattr(
+        reference_module.AgainstReference,
+        "_everywhere",
+        lambda _, value: [value, False] if isinstance(value, bool) else [value],
+    )
+    fit(PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts()), Data(rankings, tmp_path))
+    assert sum(counted) == 36
