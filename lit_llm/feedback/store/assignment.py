@@ -23,7 +23,7 @@ from lit_llm.feedback.store.refusals import LeaseLost, NotYours
 from lit_llm.feedback.store.revisions import write_revision
 from lit_llm.feedback.store.tables import AnnotationRow, AnnotatorRow, AssignmentRow, TaskCandidateRow, TaskRow
 
-__all__ = ["Card", "Item", "next_item", "open_item", "release"]
+__all__ = ["Card", "Item", "next_item", "open_item"]
 
 REPEAT_AFTER = 5  # other items lie at least between an item and its repeat
 OPEN = ("leased", "draft")
@@ -54,14 +54,6 @@ def open_item(store: Store, annotator_id: int, assignment_id: int) -> Item:
                 raise LeaseLost
             assignment.lease_until = lease_end(settings_in(session), now)
         return load_item(session, assignment)
-
-
-def release(store: Store, annotator_id: int, assignment_id: int) -> None:
-    """Gives an open item back before its lease ends; a draft stays. Raises NotYours."""
-    with store.write() as session:
-        assignment, _ = held(session, annotator_id, assignment_id)
-        if assignment.state in OPEN:
-            assignment.lease_until = min(assignment.lease_until, store.now())
 
 
 def lock_annotator(session: Session, annotator_id: int) -> None:

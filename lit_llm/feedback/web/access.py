@@ -1,6 +1,6 @@
 """Who asks, and whether the request may be believed: what every route takes as its arguments.
 
-A route that writes takes ``Form`` or ``Body``; reading either checks the CSRF token first, so none can forget it.
+A route that writes takes ``Form``, ``Upload`` or ``Body``; reading it checks the CSRF token, so none can forget it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
 from fastapi import Depends, Path
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from lit_llm.feedback.store import accounts
@@ -106,6 +108,21 @@ async def form(request: Request) -> Fields:
     return fields
 
 
+async def upload(request: Request) -> tuple[str, bytes]:
+    """The name and the bytes of the field ``file`` of a form that uploads. Raises Refused without the token."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise Refused(415, "error.bad")
+    try:
+        async with request.form(max_files=1, max_fields=10) as sent:
+            _check_token(request, str(sent.get("csrf", "")))
+            file = sent.get("file")
+            if not isinstance(file, UploadFile):
+                raise Refused(400, "error.bad")
+            return file.filename or "", await file.read()
+    except HTTPException:
+        raise Refused(400, "error.bad") from None
+
+
 async def body(request: Request) -> dict[str, Any]:
     """A JSON object, its texts cleaned for storing. Raises Refused without the token in ``X-CSRF-Token``."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
@@ -146,4 +163,5 @@ Adjudicator = Annotated[Account, Depends(in_role("admin", "adjudicator"))]
 Admin = Annotated[Account, Depends(in_role("admin"))]
 Id = Annotated[int, Path(ge=1, le=2**31 - 1)]  # what every database takes for a number of a row
 Form = Annotated[Fields, Depends(form)]
+Upload = Annotated[tuple[str, bytes], Depends(upload)]
 Body = Annotated[dict[str, Any], Depends(body)]

@@ -20,6 +20,7 @@ from lit_llm.feedback.web import (
     routes_admin,
     routes_api,
     routes_export,
+    routes_import,
     routes_items,
     routes_login,
 )
@@ -52,7 +53,15 @@ def create_app(store: Store, secret: bytes, https: bool = False, hosts: Sequence
     app.state.store = store
     app.state.sessions = Sessions(secret, https)
     app.add_middleware(Guard, hosts=tuple(hosts), https=https)
-    for part in (routes_login, routes_items, routes_api, routes_admin, routes_export, routes_adjudication):
+    for part in (
+        routes_login,
+        routes_items,
+        routes_api,
+        routes_admin,
+        routes_export,
+        routes_import,
+        routes_adjudication,
+    ):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     for kind, status, error, key in REFUSALS:

@@ -11,12 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lit_llm.feedback.store.judgement import SCALES, Flag, Judgement
+from lit_llm.feedback.store.judgement import LONGEST_COMMENT, MOST_FLAGS, SCALES, Flag, Judgement
 from lit_llm.feedback.store.refusals import Invalid
-
-TEXT_LIMIT = 10_000
-"""Characters of a comment or note."""
-FLAG_LIMIT = 100
 
 KEYS = {"submit", "ranks", "all_bad", "comment", "ratings", "notes", "flags", "seconds"}
 
@@ -83,8 +79,8 @@ def _rating(key: str, ratings: dict[str, Any]) -> dict[str, int | None]:
 
 
 def _flags(content: Any) -> tuple[Flag, ...]:
-    if not isinstance(content, list) or len(content) > FLAG_LIMIT:
-        raise Invalid(f"flags: must be a list of at most {FLAG_LIMIT}")
+    if not isinstance(content, list) or len(content) > MOST_FLAGS:
+        raise Invalid(f"flags: must be a list of at most {MOST_FLAGS}")
     return tuple(read_flag(flag, f"flags.{n}") for n, flag in enumerate(content))
 
 
@@ -113,8 +109,8 @@ def _whole(value: Any, where: str, may_be_null: bool = False) -> int | None:
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise Invalid(f"{where}: {value!r:.80}; must be text")
-    if len(value) > TEXT_LIMIT:
-        raise Invalid(f"{where}: {len(value)} characters; at most {TEXT_LIMIT}")
+    if len(value) > LONGEST_COMMENT:
+        raise Invalid(f"{where}: {len(value)} characters; at most {LONGEST_COMMENT}")
     return value
 
 

@@ -13,11 +13,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lit_llm.feedback.store import assignment, judgements
+from lit_llm.feedback.store import accounts, assignment, judgements
 from lit_llm.feedback.store.items import Item
 from lit_llm.feedback.store.refusals import LeaseLost, Stale
 from lit_llm.feedback.web import access, judgement_json, pages, routes_items
-from lit_llm.feedback.web.access import Annotator, Body, Id, Refused
+from lit_llm.feedback.web.access import Admin, Annotator, Body, Id, Refused
 
 router = APIRouter(prefix="/api")
 
@@ -83,6 +83,22 @@ def undo(request: Request, account: Annotator, body: Body) -> Response:
 def get_progress(request: Request, account: Annotator) -> Response:
     """{"done", "total": rankings of the project, "mine": this annotator's, "csrf": the token}."""
     return pages.as_json({**routes_items.shown_progress(request, account), "csrf": _token(request)})
+
+
+@router.get("/agreement")
+def get_agreement(request: Request, account: Admin) -> Response:  # noqa: ARG001 - the role is checked
+    """The measures of agreement, as ``agreement.summary`` has them."""
+    from lit_llm.feedback import agreement  # scipy and krippendorff are slow to load
+
+    return pages.as_json(agreement.summary(request.app.state.store))
+
+
+@router.get("/users")
+def get_users(request: Request, account: Admin) -> Response:  # noqa: ARG001
+    """{"users": every account, oldest first; "csrf": the token}; made and ended at ``/admin/annotators``."""
+    shown = ("id", "name", "pseudonym", "role", "language", "active", "simulated")
+    people = [{key: getattr(one, key) for key in shown} for one in accounts.annotators(request.app.state.store)]
+    return pages.as_json({"users": people, "csrf": _token(request)})
 
 
 def item_as_json(item: Item) -> dict[str, Any]:

@@ -42,6 +42,10 @@ BODY_LIMIT = 1 << 20
 READS = ("GET", "HEAD", "OPTIONS")
 
 
+UPLOADS = {"/admin/import": 32 << 20}
+"""Bytes of the bodies of the paths that take files."""
+
+
 class Guard:
     """ASGI middleware around the whole application.
 
@@ -49,7 +53,7 @@ class Guard:
         app: what it guards.
         hosts: host names (without port) that a request may be addressed to; ``*`` allows any.
         https: whether the page is served over https: then browsers are told to stay there.
-        body_limit: bytes of a request's body; more is answered with 413 and never reaches a route.
+        body_limit: bytes of a request's body (see ``UPLOADS``); more is answered with 413 and never reaches a route.
     """
 
     def __init__(
@@ -86,7 +90,8 @@ class Guard:
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """The whole body, or None as soon as it is known to be over the limit (whatever its length claims)."""
         length = Headers(scope=scope).get("content-length", "0")
-        if not length.isdigit() or int(length) > self.body_limit:
+        limit = UPLOADS.get(scope["path"], self.body_limit)
+        if not length.isdigit() or int(length) > limit:
             return None
         body = bytearray()
         while True:
@@ -94,7 +99,7 @@ class Guard:
             if message["type"] != "http.request":  # the client went away
                 return bytes(body)
             body += bytes(message.get("body", b""))
-            if len(body) > self.body_limit:
+            if len(body) > limit:
                 return None
             if not message.get("more_body", False):
                 return bytes(body)

@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from lit_llm.errors import UserError
 from lit_llm.feedback.store.accounts import deactivate
-from lit_llm.feedback.store.assignment import REPEAT_AFTER, next_item, open_item, release
+from lit_llm.feedback.store.assignment import REPEAT_AFTER, next_item, open_item
 from lit_llm.feedback.store.items import shown_order, shuffle_seed
 from lit_llm.feedback.store.judgements import Judgement, save, skip, undo
 from lit_llm.feedback.store.progress import progress
@@ -129,7 +129,7 @@ def test_what_was_ranked_too_fast_comes_again_at_last(make, clock):
         assert session.scalars(revisions.order_by(AnnotationRevisionRow.version)).all() == ["submit", "again", "submit"]
 
 
-def test_a_draft_or_a_look_renews_the_lease_and_release_ends_it(make, clock):
+def test_a_draft_or_a_look_renews_the_lease(make, clock):
     store, (ann, bob) = make(items=1)
     hers = next_item(store, ann)
     for renew in (
@@ -140,7 +140,7 @@ def test_a_draft_or_a_look_renews_the_lease_and_release_ends_it(make, clock):
         clock.time += 400
         renew()
     assert next_item(store, bob) is None
-    release(store, ann, hers.assignment_id)
+    clock.time += 601
     assert next_item(store, bob).task_id == hers.task_id
 
 
@@ -152,7 +152,6 @@ def test_somebody_else_s_item_is_refused_like_one_that_is_not_there(make):
             lambda n: open_item(store, bob, n),
             lambda n: save(store, bob, n, 0, FIRST_BEST, submit=True),
             lambda n: skip(store, bob, n, 0, "no"),
-            lambda n: release(store, bob, n),
         ):
             with pytest.raises(NotYours):
                 attempt(number)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import select
 
-from lit_llm.feedback.store.assignment import next_item, release
+from lit_llm.feedback.store.assignment import next_item
 from lit_llm.feedback.store.items import load_item
 from lit_llm.feedback.store.judgements import Invalid, Judgement, LeaseLost, Stale, save, skip, undo
 from lit_llm.feedback.store.tables import AnnotationRevisionRow, AnnotationRow, AssignmentRow, TaskRow
@@ -75,11 +75,6 @@ class Annotating(RuleBasedStateMachine):
         if item is not None:
             self.seen[person][item.assignment_id] = item.version
             self.acknowledged[item.assignment_id, item.version] = "undo", None
-
-    @rule(person=people, pick=st.integers(0, 9))
-    def releases(self, person, pick):
-        if (known := self.known(person, pick)) is not None:
-            release(self.store, self.people[person], known[0])
 
     def write(self, action, person, assignment, version, judgement, best):
         who, before = self.people[person], self.everything()

@@ -1,5 +1,6 @@
 """The admin's pages: roles, progress, agreement, adjudication, accounts, export."""
 
+import json
 import re
 
 import pytest
@@ -12,6 +13,7 @@ from lit_llm.feedback.store.exports import exports
 from lit_llm.feedback.store.judgement import Judgement
 from lit_llm.feedback.store.progress import progress
 from lit_llm.feedback.store.projects import change_settings, set_priorities
+from lit_llm.feedback.store.rankings import rows
 
 ADMIN_PAGES = ("/admin", "/admin/agreement", "/admin/annotators")
 
@@ -121,6 +123,50 @@ def test_reset_and_deactivate(boss, app, ada, admin, send, enter):
     assert other.get("/api/next").status_code == 401
     assert send(boss, f"/admin/annotators/{admin.id}/deactivate").status_code == 422  # the last admin
     assert send(boss, "/admin/annotators/4711/password").status_code == 404
+
+
+def uploaded(client, rows, name="validation.jsonl", **fields):
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    return client.post("/admin/import", files={"file": (name, content)}, data=fields)
+
+
+def test_import(boss, store):
+    token = re.search('name="csrf" value="([^"]+)"', boss.get("/admin").text)[1]
+    row = {
+        "prompt": "What is new?",
+        "completions": ["this", "that"],
+        "ranking": [2, 1],
+        "annotator": "afar",
+        "split": "test",
+    }
+    before = progress(store)
+    bad = uploaded(boss, [row, {"prompt": "p", "completions": ["one"]}], csrf=token)
+    assert bad.status_code == 422 and "validation.jsonl:2" in bad.text and "/tmp" not in bad.text
+    assert progress(store) == before  # all or none
+    assert uploaded(boss, [row]).status_code == 403
+    good = uploaded(boss, [row], csrf=token)
+    assert good.status_code == 200 and "1 new items, 1 rankings" in good.text
+    (kept,) = rows(store)
+    assert (kept["split"], kept["annotator"], kept["ranking"]) == ("test", "afar", [2, 1])
+    assert boss.post("/admin/import", data={"csrf": token}).status_code == 415
+    assert boss.post("/admin/import", data={"csrf": token}, files={"other": b"x"}).status_code == 400
+
+
+def test_an_annotator_imports_nothing(annotator):
+    token = re.search('name="csrf" value="([^"]+)"', annotator.get("/help").text)[1]
+    assert uploaded(annotator, [], csrf=token).status_code == 403
+
+
+def test_agreement_and_users_as_json(boss, client, disputed, enter):  # noqa: ARG001
+    found = boss.get("/api/agreement").json()
+    assert found["pair_agreement"]["mean"] == 0 and found["alpha_ranks"]["n"] == 1
+    users = boss.get("/api/users").json()["users"]
+    assert [(one["name"], one["role"], one["active"]) for one in users] == [
+        ("Root", "admin", True), ("Ada", "annotator", True), ("Bo", "annotator", True)
+    ]  # fmt: skip
+    assert "password" not in json.dumps(users)
+    enter(client, "Bo")
+    assert [client.get(f"/api/{name}").status_code for name in ("agreement", "users")] == [403, 403]
 
 
 @pytest.mark.parametrize(("kind", "count"), [("rankings", 2), ("pairs", 12), ("labels", 4)])

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from lit_llm.feedback.store import accounts
+from lit_llm.feedback.store.judgement import MOST_FLAGS
 from lit_llm.feedback.store.rankings import rows
 
 JUDGEMENT = {
@@ -76,6 +77,12 @@ def test_what_cannot_be_is_refused_and_changes_nothing(put, annotator, content, 
     answer = put(content, version)
     assert answer.status_code == status and answer.json()["error"]
     assert annotator.get("/api/next").json()["item"]["version"] == 0
+
+
+def test_as_many_flags_as_the_store_keeps(put):
+    flags = [{"key": "A", "kind": "other", "start": n % 5, "end": 6} for n in range(MOST_FLAGS + 1)]
+    assert put({**JUDGEMENT, "flags": flags}).status_code == 422
+    assert put({**JUDGEMENT, "flags": flags[1:]}).status_code == 200
 
 
 def test_halves_of_surrogate_pairs_and_nul_do_not_break_the_database(put, store):
