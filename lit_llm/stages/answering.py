@@ -46,6 +46,7 @@ class Answering(Processes):
     micro_batch_size: int | None
     seed: int
     validation_samples: int = 1  # answers to each validation prompt
+    gold_by_prompt: dict[str, list[Tensor]]  # by source: what gold gives each validation prompt, batch by batch
 
     def randomness(self, number: int) -> torch.Generator:
         """The random numbers of a rollout on this rank: from the seed and the rollout's number alone."""
@@ -120,6 +121,10 @@ class Answering(Processes):
 
     # Validation: the same answers' randomness every time
 
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.gold_by_prompt = {}
+
     @torch.no_grad()
     def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """``val/<source>/``: scores, gold, kl (nats an answer), response_length, eos_rate; the loss is minus the score.
@@ -139,7 +144,10 @@ class Answering(Processes):
             "eos_rate": rollout.finished.sum(),
         }
         if self.gold is not None:
-            metrics["gold"] = self._scores(self.gold, answers, "gold").nanmean().nan_to_num() * total
+            gold = self._scores(self.gold, answers, "gold")
+            metrics["gold"] = gold.nanmean().nan_to_num() * total
+            means = gold.view(-1, self.validation_samples).nanmean(1).cpu()
+            self.gold_by_prompt.setdefault(self.validation_names()[dataloader_idx], []).append(means)
         self._validation[dataloader_idx].add(-metrics["scores"], torch.tensor(total), metrics)
 
     def judged(self, scores: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
