@@ -349,3 +349,15 @@ def test_a_key_that_nobody_reads_is_found():
 def test_trainer_presets_declare_every_key_so_that_none_needs_a_plus():
     declared = set(yaml.safe_load((CONF / "trainer/default.yaml").read_text()))
     assert declared == set(schema.TrainerConfig.__dataclass_fields__)
+
+
+def test_presets_for_large_models_have_the_usual_rates_and_batches_and_the_pipeline_has_its_own():
+    rates = {"reward_modeling": 9e-6, "dpo": 1e-6, "kto": 1e-6}
+    for stage, rate in rates.items():
+        cfg = compose("train", [f"stage={stage}", "init_from=m", "data.path=p"])
+        assert (cfg.optimizer.lr, cfg.trainer.global_batch_size, cfg.trainer.max_epochs) == (rate, 64, 1)
+        assert 64 % cfg.data.micro_batch_size == 0 and cfg.schedule.min_lr_ratio == 0.1
+    chain = compose("pipeline", []).stages
+    for stage in ("reward_modeling", "dpo"):
+        assert chain[stage].optimizer.lr >= 1e-4 and chain[stage].data.micro_batch_size == 16
+        assert chain[stage].trainer.global_batch_size is None

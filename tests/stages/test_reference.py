@@ -191,7 +191,7 @@ def test_two_processes_compute_a_share_each_and_know_all(tmp_path, monkeypatch):
     stage = PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts())
     trainer(max_epochs=1, devices=2, strategy="ddp_fork").fit(stage, datamodule=Data(rankings, tmp_path))
     first, second = ((computed / name).read_text().split() for name in "01")
-    # Two of the four training batches (those of validation are the first two again); the data's 36 different completions are known to both.
+    # Two of four training batches (validation's are the first two again); both know the 36 different completions.
     assert first[0] == second[0] == "18" and first[1:] == second[1:] and first[1] == "36"
     assert len(list((tmp_path / "reference_logps").iterdir())) == 1
 
