@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from lit_llm.feedback.store.judgement import SCALES, Flag, Judgement
 from lit_llm.feedback.store.tables import (
+    AnnotationRevisionRow,
     AnnotationRow,
     AssignmentRow,
     CandidateFeedbackRow,
@@ -47,6 +48,7 @@ class Item:
     state: str  # leased, draft, submitted, skipped
     lease_until: float  # seconds since 1970, UTC
     skip_reason: str = ""
+    again: bool = False  # opened once more, for its ranking was too fast to count
 
 
 def shuffle_seed(*parts: object) -> str:
@@ -91,6 +93,7 @@ def load_item(session: Session, assignment: AssignmentRow) -> Item:
     """The assignment with its prompt, cards and what was saved of it."""
     shown = shown_candidates(session, assignment.task_id, assignment.shuffle_seed)
     annotation = session.get_one(AnnotationRow, assignment.id)
+    newest = select(AnnotationRevisionRow.action).filter_by(assignment_id=assignment.id, version=annotation.version)
     return Item(
         assignment_id=assignment.id,
         task_id=assignment.task_id,
@@ -101,6 +104,7 @@ def load_item(session: Session, assignment: AssignmentRow) -> Item:
         state=assignment.state,
         lease_until=assignment.lease_until,
         skip_reason=annotation.skip_reason,
+        again=session.scalar(newest) == "again",
     )
 
 

@@ -74,15 +74,19 @@ def dense(ranks: Mapping[str, int | None]) -> dict[str, int | None]:
 
 def _check_complete(ranks: Mapping[str, int | None], all_bad: bool, settings: ProjectSettings) -> None:
     given = [rank for rank in ranks.values() if rank is not None]
-    _need(len(given) >= 2 or all_bad, f"{len(given)} cards are ranked; rank at least 2, or say that all are bad")
+    _need(
+        len(given) >= 2 or all_bad,
+        f"{len(given)} cards are ranked; rank at least 2, or say that all are bad",
+        "too_few",
+    )
     tied = len(set(given)) < len(given)
-    _need(settings.allow_ties or not tied or all_bad, "two cards have the same rank; ties are not allowed here")
+    _need(settings.allow_ties or not tied or all_bad, "two cards have the same rank; ties are not allowed here", "ties")
 
 
 def _check_texts(judgement: Judgement) -> None:
     for what, text in [("comment", judgement.comment), *((f"note on card {k}", v) for k, v in judgement.notes.items())]:
         problem = unstorable(text, LONGEST_COMMENT)
-        _need(problem is None, f"{what}: {problem}")
+        _need(problem is None, f"{what}: {problem}", "text")
 
 
 def _check_ratings(judgement: Judgement) -> None:
@@ -94,7 +98,7 @@ def _check_ratings(judgement: Judgement) -> None:
 
 
 def _check_flags(judgement: Judgement, texts: Mapping[str, str], settings: ProjectSettings) -> None:
-    _need(len(judgement.flags) <= MOST_FLAGS, f"{len(judgement.flags)} flags; at most {MOST_FLAGS} are kept")
+    _need(len(judgement.flags) <= MOST_FLAGS, f"{len(judgement.flags)} flags; at most {MOST_FLAGS} are kept", "flags")
     for flag in judgement.flags:
         _need(flag.key in texts, f"flags: there is no card {flag.key!r}; the cards are {', '.join(texts)}")
         known = flag.kind in settings.flag_kinds
@@ -113,6 +117,6 @@ def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _need(holds: bool, message: str) -> None:
+def _need(holds: bool, message: str, reason: str = "") -> None:
     if not holds:
-        raise Invalid(message)
+        raise Invalid(message, reason)

@@ -53,7 +53,7 @@ def save(store: Store, annotator_id: int, assignment_id: int, version: int, judg
     with store.write() as session:
         assignment, annotation = _writable(store, session, annotator_id, assignment_id, version)
         if assignment.state == "submitted" and not submit:
-            raise Invalid("this ranking was submitted; take it back with undo to go on with it as a draft")
+            raise Invalid("this ranking was submitted; take it back with undo to go on with it as a draft", "submitted")
         settings, now = settings_in(session), store.now()
         shown = shown_candidates(session, assignment.task_id, assignment.shuffle_seed)
         texts = {key: candidate.text for key, candidate in shown.items()}
@@ -70,7 +70,7 @@ def skip(store: Store, annotator_id: int, assignment_id: int, version: int, reas
     with store.write() as session:
         assignment, annotation = _writable(store, session, annotator_id, assignment_id, version)
         if assignment.state == "submitted":
-            raise Invalid("this ranking was submitted; take it back with undo to skip the item")
+            raise Invalid("this ranking was submitted; take it back with undo to skip the item", "submitted")
         problem = unstorable(reason, LONGEST_COMMENT)
         if problem is not None or not reason.strip():
             raise Invalid(f"reason: {problem or 'is empty; say why the item is skipped'}")

@@ -28,7 +28,14 @@ class NotYours(Exception):  # noqa: N818 - what is refused, not that something b
 
 
 class Invalid(UserError):  # noqa: N818 - what is refused, not that something broke
-    """The judgement says something that cannot be: the message names the field, the value and what would be right."""
+    """The judgement says something that cannot be: the message names the field, the value and what would be right.
+
+    ``reason`` is a word for what people meet in the page, who are told in their language; empty for programs' mistakes.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Unavailable(Exception):  # noqa: N818 - what is refused, not that something broke

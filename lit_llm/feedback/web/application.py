@@ -99,7 +99,10 @@ def _refused(request: Request, problem: Exception) -> Response:
 
 
 def _invalid(request: Request, problem: Exception) -> Response:
-    return _say(request, 422, str(problem), str(problem))
+    assert isinstance(problem, Invalid)
+    if _is_program(request):  # our own script among them, which shows "text"
+        return pages.as_json({"error": str(problem), "text": pages.why_not(request, problem)}, 422)
+    return _say(request, 422, str(problem), pages.why_not(request, problem))
 
 
 def _stale(request: Request, problem: Exception) -> Response:

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from lit_llm.feedback.store.projects import settings
+from lit_llm.feedback.store.refusals import Invalid
 from lit_llm.feedback.web import access, hostile_text
 from lit_llm.feedback.web.languages import Language, choose, languages
 
@@ -67,6 +68,18 @@ def message(request: Request, status: int, heading: str, text: str, **values: An
     """A page with one message and a way on. ``heading`` and ``text`` are sentences, not keys."""
     given = {"entered": None, "link": None, "link_text": None, **values}
     return page(request, "message.html", status, heading=heading, text=text, **given)
+
+
+INVALID = {
+    "too_few": "item.too_few", "ties": "item.no_ties", "text": "item.text_refused", "flags": "item.too_many_flags",
+    "submitted": "item.is_submitted",
+}  # fmt: skip
+
+
+def why_not(request: Request, error: Invalid) -> str:
+    """Why a judgement is not taken: in the page's language where people can meet it, else in the store's words."""
+    key = INVALID.get(error.reason)
+    return language_of(request).say(key) if key else str(error)
 
 
 def go(place: str) -> RedirectResponse:

@@ -18,7 +18,6 @@ from lit_llm.feedback.web import item_view, judgement_form, pages
 from lit_llm.feedback.web.access import Adjudicator, Form, Id, Refused
 from lit_llm.feedback.web.judgement_form import Entry
 from lit_llm.feedback.web.languages import Language
-from lit_llm.feedback.web.routes_items import says_too_little
 
 router = APIRouter(prefix="/admin/adjudicate")
 
@@ -55,15 +54,13 @@ def decide(request: Request, account: Adjudicator, form: Form, task_id: Id) -> R
         language = pages.language_of(request)
         said = [language.say(one.reason, card=item_view.letter(one.card, language)) for one in entry.problems]
         return _page(request, found, entry, 422 if said else 200, " ".join(said), version=version)
-    if says_too_little(entry.judgement):
-        return _page(request, found, entry, 422, pages.language_of(request).say("item.too_few"), version=version)
     try:
         adjudication.adjudicate(request.app.state.store, account.id, task_id, entry.judgement, version)
     except Stale:  # under the newer version: sending it again is then a choice
         found = _dispute(request, task_id)
         return _page(request, found, entry, 409, conflict=_decided(request, found))
     except Invalid as error:
-        return _page(request, found, entry, 422, str(error), version=version)
+        return _page(request, found, entry, 422, pages.why_not(request, error), version=version)
     return pages.go("/admin/adjudicate?done=1")
 
 

@@ -23,7 +23,10 @@ from lit_llm.feedback.web.rank_moves import moved
 
 router = APIRouter()
 SKIP_REASONS = ("unclear", "expertise", "language", "disturbing", "broken", "other")
-NOTICES = {"saved": "item.saved", "skipped": "item.skipped", "undone": "item.undone", "draft": "item.draft_saved"}
+NOTICES = {
+    "saved": "item.saved", "skipped": "item.skipped", "undone": "item.undone", "draft": "item.draft_saved",
+    "again": "item.again",
+}  # fmt: skip
 
 
 @router.get("/")
@@ -42,7 +45,8 @@ def show_item(request: Request, account: Annotator, assignment_id: Id, done: str
         item = assignment.open_item(request.app.state.store, account.id, assignment_id)
     except LeaseLost:
         return _lost(request)
-    notice = pages.language_of(request).say(NOTICES[done]) if done in NOTICES else ""
+    said = NOTICES.get("again" if item.again else done)
+    notice = pages.language_of(request).say(said) if said else ""
     can_undo = done in ("saved", "skipped")
     return item_page(request, account, item, item_view.entry_of(item), notice=notice, can_undo=can_undo)
 
@@ -65,8 +69,6 @@ def save_item(request: Request, account: Annotator, form: Form, assignment_id: I
     if entry.problems:
         return _refuse(request, account, item, entry, version, _problem(request, entry))
     submit = action == "submit"
-    if submit and says_too_little(entry.judgement):
-        return _refuse(request, account, item, entry, version, pages.language_of(request).say("item.too_few"))
     try:
         judgements.save(store, account.id, assignment_id, version, entry.judgement, submit)
     except Stale:
@@ -74,7 +76,7 @@ def save_item(request: Request, account: Annotator, form: Form, assignment_id: I
     except LeaseLost:
         return _lost(request, form)
     except Invalid as error:
-        return _refuse(request, account, item, entry, version, str(error))
+        return _refuse(request, account, item, entry, version, pages.why_not(request, error))
     if submit:
         return pages.go("/?done=saved")
     return pages.go(f"/items/{assignment_id}?done=draft" + (f"#card-{key}" if key else ""))
@@ -157,11 +159,6 @@ def shown_progress(request: Request, account: Account) -> dict[str, int]:
     """Rankings of the whole project that are done and wanted, and the annotator's own."""
     found = counts(request.app.state.store, account.id)
     return {"done": found.rankings, "total": max(found.wanted, found.rankings), "mine": found.mine}
-
-
-def says_too_little(judgement: judgements.Judgement) -> bool:
-    """Whether the store would refuse it as a final ranking: asked first, to be told in the page's language."""
-    return not judgement.all_bad and sum(rank is not None for rank in judgement.ranks.values()) < 2
 
 
 def _read(item: Item, form: Fields) -> Entry:

@@ -6,6 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from lit_llm.feedback.store import accounts, judgements
+from lit_llm.feedback.store.projects import change_settings
 from lit_llm.feedback.store.rankings import rows
 
 RANKS = {"rank.A": "1", "rank.B": "2", "rank.C": "2", "rank.D": ""}
@@ -36,6 +37,32 @@ def test_a_ranking_through_the_plain_form(annotator, send, store):
     assert sorted(row["ranking"]) == [1, 2, 2] and row["comment"] == "B and C say the same."
     assert "Your ranking was saved" in annotator.get("/?done=saved").text
     assert here(annotator) != place
+
+
+@pytest.mark.parametrize(("code", "said"), [("en", "ties are not allowed"), ("ar", "لا يُسمح بالتعادل هنا")])
+def test_what_the_store_refuses_is_told_in_the_page_s_language(annotator, send, store, code, said):
+    change_settings(store, allow_ties=False)
+    send(annotator, "/language", language=code)
+    place = here(annotator)
+    refused = send(annotator, place, **{**ENTERED, "flag_kind.D": "", "flag_quote.D": ""})
+    assert refused.status_code == 422 and said in refused.text and "B and C say the same." in refused.text
+    headers = {"X-CSRF-Token": annotator.get("/api/progress").json()["csrf"], "If-Match": '"0"'}
+    tied = {"ranks": {"A": 1, "B": 1}, "submit": True}
+    answer = annotator.put(f"/api{place}", json=tied, headers=headers).json()
+    assert said in answer["text"] and answer["error"].startswith("two cards have the same rank")
+
+
+def test_a_ranking_that_was_too_fast_comes_again_and_says_why(annotator, send, store):
+    change_settings(store, min_seconds=60.0)
+    for _ in range(5):
+        place = here(annotator)
+        assert "very quickly" not in annotator.get(place).text
+        send(annotator, place, **{"version": "0", "rank.A": "1", "rank.B": "2", "action": "submit"})
+    place = here(annotator)
+    page = annotator.get(place).text
+    assert "very quickly" in page and ranks_on(page) == {"A": "1", "B": "2", "C": "", "D": ""}
+    send(annotator, place, version="2", seconds="90", action="save", **{"rank.A": "1", "rank.B": "2"})
+    assert "very quickly" not in annotator.get(place).text
 
 
 def test_a_flag_by_its_passage(annotator, send):

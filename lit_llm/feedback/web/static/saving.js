@@ -131,7 +131,7 @@ export class Saving {
     }
     if (response.status === 401 || response.status === 403) return this.loggedOut(submit);
     if (response.status >= 500) return this.failed(submit);
-    this.alarm(answer.error);
+    this.alarm(answer.text || answer.error);
   }
 
   /** Nobody answered, or with an error of the server: try again until it works. */
