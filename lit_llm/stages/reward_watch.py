@@ -1,4 +1,4 @@
-"""Whether the reward deserves to be maximised: its exam before a policy learns from it and, on the policy's own answers, on the way."""
+"""Whether the reward deserves to be maximised: its exam before a step, and later on the policy's own answers."""
 
 from __future__ import annotations
 
