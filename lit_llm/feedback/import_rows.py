@@ -65,7 +65,8 @@ def read_items(path: str, gold: bool = False) -> list[Asked]:
     """The items of files: rows of the ranking format, or ``prompt`` and ``completions`` alone.
 
     Rankings of the same answers to the same prompt are one item. The split is the row's ``split``, or what the file's
-    name says, else train. Ranks are made dense (1, 3, 3 is 1, 2, 2). ``gold``: the row's ranks are what is known.
+    name says among files of several splits (train, test), else train: one file alone is all there is. Ranks are made
+    dense (1, 3, 3 is 1, 2, 2). ``gold``: the row's ranks are what is known.
 
     Raises UserError with file and line for whatever a project could not keep.
     """
