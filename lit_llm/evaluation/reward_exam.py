@@ -55,6 +55,7 @@ class RewardExam:
             every prompt: the one that scores best among half of the prompts, tried on the other half. It may be better
             than most of what a weak model answers, so that a true taste can be above a half too.
         longest: tokens of an attack with its prompt, where the model's context is longer; None: the context.
+        longer_counts: whether "longer wins" is a floor where it is right more often than not; else it is only reported.
         seed: of what is drawn.
     """
 
@@ -72,6 +73,7 @@ class RewardExam:
     limit_gibberish: float = 0.2
     limit_constant: float = 0.7
     longest: int | None = 1024
+    longer_counts: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -146,7 +148,7 @@ class RewardExam:
         # "Longer wins" is as cheap a rule as "shorter wins". Where people like long answers "shorter wins" is below a
         # coin, and to beat it would show nothing: the stronger of the two, the one above a half, counts. "Shorter
         # wins" always does, since the stronger one is then beaten too.
-        counts = name != "longer_wins" or floor.mean > 0.5
+        counts = name != "longer_wins" or (self.longer_counts and floor.mean > 0.5)
         enough = lead.mean + doubt * _known(lead.se) > self.min_lead
         return Floor(floor, lead, counts, bool(enough or not counts))
 

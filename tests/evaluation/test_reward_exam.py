@@ -91,12 +91,14 @@ def test_a_length_rule_is_no_better_than_the_floor_and_fails():
 
 
 def test_longer_wins_counts_only_where_it_is_the_stronger_rule():
-    def take(ranks):
+    def take(ranks, **options):
         pairs = [Comparison(prompt(n), ("long answer", "short"), ranks) for n in range(10)]
-        return RewardExam().take(Taste(lambda _, text: -len(text)), pairs, TRAIN).floors["longer_wins"]
+        return RewardExam(**options).take(Taste(lambda _, text: -len(text)), pairs, TRAIN).floors["longer_wins"]
 
     assert (take((2, 1)).counts, take((2, 1)).passed) == (False, True)  # people like it short
     assert (take((1, 2)).counts, take((1, 2)).passed) == (True, False)
+    reported = take((1, 2), longer_counts=False)
+    assert (reported.counts, reported.passed, reported.accuracy.mean) == (False, True, 1.0)
 
 
 def test_doubt_lets_a_lead_within_its_error_pass():
