@@ -194,11 +194,11 @@ def test_a_file_that_is_no_project_is_said_before_the_first_step(chain, tmp_path
 
 def test_it_waits_until_there_are_enough(monkeypatch, tmp_path, caplog):
     counts, place = iter([0, 1, 1, 3]), tmp_path / "p.db"
-    monkeypatch.setattr(people, "ranked", lambda _: next(counts))
+    monkeypatch.setattr(people, "ranked", lambda _: (next(counts), 9))
     with caplog.at_level(logging.INFO):
         assert people.wait(place, 3, 0.001) == 3
     assert f"python scripts/rank.py project={place}" in caplog.text and "0 of 3" in caplog.text
-    monkeypatch.setattr(people, "ranked", lambda _: 5)
+    monkeypatch.setattr(people, "ranked", lambda _: (5, 9))
     assert people.wait(place, 3, 0.001) == 5, "without a word when there is nothing to wait for"
 
 
@@ -209,14 +209,14 @@ def test_done_goes_on_with_what_is_there_and_not_with_nothing(monkeypatch, tmp_p
         seen.append(1)
         if len(seen) == 2:
             place.with_suffix(".done").touch()
-        return int(len(seen) > 3)
+        return int(len(seen) > 3), 100
 
     monkeypatch.setattr(people, "ranked", ranked)
     assert people.wait(place, 100, 0.001) == 1 and len(seen) == 4
 
 
 def test_ctrl_c_ends_with_one_line(monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(people, "ranked", lambda _: 2)
+    monkeypatch.setattr(people, "ranked", lambda _: (2, 9))
 
     def interrupted(_):
         raise KeyboardInterrupt
@@ -245,6 +245,21 @@ def rank_one(place: Path) -> None:
     ranks = {card.key: rank for rank, card in enumerate(item.cards, 1)}
     save(store, who, item.assignment_id, item.version, Judgement(ranks, seconds=9.0), submit=True)
     store.close()
+
+
+def test_it_waits_for_no_more_than_the_project_can_give(tmp_path, monkeypatch, caplog):
+    project(place := tmp_path / "p.db")  # two items, one place each
+    monkeypatch.setattr(people, "sleep", lambda _: rank_one(place))
+    with caplog.at_level(logging.INFO):
+        assert people.wait(place, 200, 0.001) == 2
+    assert "places for 2 rankings" in caplog.text and "0 of 2" in caplog.text
+
+
+def test_another_overlap_reaches_the_project_that_is_there(tmp_path):
+    project(place := tmp_path / "p.db")
+    how = {"model": "m", "prompts": "p", "k": 2, "temperature": 1.0, "max_new_tokens": 4, "max_prompts": None}
+    people.ask(place, **how, overlap=3, seed=0, batch_size=4, device="cpu")
+    assert people.ranked(place) == (0, 6)
 
 
 def test_asking_makes_one_project_waits_and_reads_what_was_ranked(chain, tmp_path, monkeypatch):

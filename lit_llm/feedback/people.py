@@ -106,8 +106,10 @@ def ask(
     batch_size: int,
     device: Device,
 ) -> None:
-    """Makes the project at ``place`` with answers of ``model``, unless it is there: it is whole or absent."""
+    """Makes the project at ``place`` with answers of ``model``: it is whole or absent. One that is there keeps its
+    answers and gets the ``overlap``."""
     if place.is_file():
+        overlapping(place, overlap)
         return
     from lit_llm.feedback.sampling import Sampling, items_to_rank
     from lit_llm.feedback.store.engine import open_store
@@ -131,13 +133,32 @@ def ask(
     log.info("%s, in %s", found, place)
 
 
+def overlapping(place: Path, overlap: int) -> None:
+    """How many people rank each prompt from now on; what is ranked stays."""
+    from lit_llm.feedback.store.engine import open_store
+    from lit_llm.feedback.store.projects import change_settings, settings
+
+    store = open_store(place)
+    try:
+        before = settings(store).overlap
+        if before != overlap:
+            change_settings(store, overlap=overlap)
+            log.info("%s: each prompt is now ranked by %d (it was %d)", place, overlap, before)
+    finally:
+        store.close()
+
+
 def wait(place: Path, enough: int, every_seconds: float) -> int:
     """Waits until ``enough`` rankings are in the project, or until ``PLACE.done`` is there and one ranking is.
 
-    Returns how many there are. Ctrl-C ends the program with status 130: nothing is lost, the same command goes on.
+    Never for more than the project has places for. Returns how many there are. Ctrl-C ends the program with status
+    130: nothing is lost, the same command goes on.
     """
     done = place.with_suffix(".done")
-    count = ranked(place)
+    count, possible = ranked(place)
+    if possible < enough:
+        log.info("%s has places for %d rankings: no more than these are waited for (%d asked)", place, possible, enough)
+        enough = possible
     if ready(count, enough, done):
         return count
     log.info("%s", told(place, count, enough, done))
@@ -145,7 +166,7 @@ def wait(place: Path, enough: int, every_seconds: float) -> int:
         try:
             while not ready(count, enough, done):
                 sleep(every_seconds)
-                count = ranked(place)
+                count, _ = ranked(place)
                 bar.update(count - bar.n)
         except KeyboardInterrupt:
             bar.close()
@@ -158,14 +179,15 @@ def ready(count: int, enough: int, done: Path) -> bool:
     return count >= max(1, enough) or (done.is_file() and count > 0)
 
 
-def ranked(place: Path) -> int:
-    """The rankings submitted so far, those under the time floor left out."""
+def ranked(place: Path) -> tuple[int, int]:
+    """The rankings submitted so far, those under the time floor left out; and how many there can be."""
     from lit_llm.feedback.store.engine import open_store
     from lit_llm.feedback.store.progress import progress
 
     store = open_store(place)
     try:
-        return progress(store).rankings
+        found = progress(store)
+        return found.rankings, found.possible
     finally:
         store.close()
 
