@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from lit_llm.config import digest
 from lit_llm.errors import UserError
 from lit_llm.secrets import real_text
+
+log = logging.getLogger("lit_llm")
 
 ASK = "ask"
 TARGET = "lit_llm.feedback.people.collect"
@@ -41,6 +44,27 @@ def found_win_rate(place: str) -> dict[str, Any]:
         return win_rate(store)
     finally:
         store.close()
+
+
+def of_this_chain(found: Mapping[str, Any], runs: Mapping[str, Path]) -> dict[str, Any]:
+    """``found`` with "of_this_chain": whether both models whose answers people compared are steps' of this pipeline.
+
+    By the hashes of their weights, so that a verdict on models of another time is not shown as one on these; one
+    without hashes is on models that nobody knows. Where both are, "after" and "before" are the steps' names.
+    """
+    from lit_llm.feedback.sampling import weights_hash
+
+    steps = {weights_hash(run / "model"): name for name, run in runs.items()}
+    names = {role: steps.get(found.get(f"{role}_hash") or "") for role in ("after", "before")}
+    if all(names.values()):
+        return {**found, **names, "of_this_chain": True}
+    log.warning(
+        "win_rate: people compared %s and %s, whose weights are not both models of this pipeline as it is now; the "
+        "report says so",
+        found["after"],
+        found["before"],
+    )
+    return {**found, "of_this_chain": False}
 
 
 def comparison(folder: Path, after: str, before: str | None, prompts: Path | None) -> list[str]:

@@ -17,7 +17,7 @@ from lit_llm import config as schema
 from lit_llm.chain import COLLECTED, RANKINGS, Chain, filled, ingredients_of, plan
 from lit_llm.command_line import command
 from lit_llm.errors import NothingToLearn, UserError
-from lit_llm.people import ASK, asked, comparison, found_win_rate
+from lit_llm.people import ASK, asked, comparison, found_win_rate, of_this_chain
 from lit_llm.run_folder import write_json
 from lit_llm.simulated_gold import without_rule
 from lit_llm.steps import Step, begins_from, descendants, spared
@@ -200,7 +200,7 @@ def finish(chain: Chain, seconds: float) -> None:
     parents = {name: begins_from(chain.steps[name]) for name in runs}
     values = schema.plain(chain.cfg)
     if values["win_rate"] is not None:
-        write_json(chain.folder / "win_rate.json", found_win_rate(values["win_rate"]))
+        write_json(chain.folder / "win_rate.json", of_this_chain(found_win_rate(values["win_rate"]), runs))
     close(values, chain.folder, runs, parents)
     after = next((name for name in reversed(runs) if (runs[name] / "heldout/prompts.jsonl").is_file()), None)
     if after is not None:

@@ -15,13 +15,14 @@ from lit_llm.command_line import compose, rewrite
 from lit_llm.errors import NothingToLearn, UserError
 from lit_llm.feedback import people
 from lit_llm.feedback.command import Rank
+from lit_llm.feedback.sampling import weights_hash
 from lit_llm.feedback.store.accounts import add_annotator, annotators
 from lit_llm.feedback.store.assignment import next_item
 from lit_llm.feedback.store.engine import open_store
 from lit_llm.feedback.store.judgement import Judgement
 from lit_llm.feedback.store.judgements import save
 from lit_llm.feedback.store.projects import NewCandidate, NewItem, ProjectSettings, add_items, create_project
-from lit_llm.people import comparison
+from lit_llm.people import comparison, of_this_chain
 from lit_llm.people_checks import refuse_passwords
 from lit_llm.records import Message
 from lit_llm.report.verdict import verdict
@@ -374,8 +375,26 @@ def test_people_s_verdict_is_written_for_the_report(run, tmp_path):  # noqa: F81
     run(f"win_rate={tmp_path}/verdict.db")
     found = json.loads((tmp_path / "one/win_rate.json").read_text())
     assert found["mean"] == pytest.approx(2 / 3) and (found["after"], found["before"]) == ("ppo", "before")
+    assert found["of_this_chain"] is False, "answers of models whose weights nobody knows"
     shown = verdict(found)
     assert shown.share == "66.7%" and shown.counts == "2 wins, 0 ties, 1 losses" and "do not tell" in shown.words
+
+
+def test_a_verdict_is_on_this_chain_s_models_by_their_weights(tmp_path, caplog):
+    for name in ("instruction_tuning", "ppo"):
+        (tmp_path / name / "model").mkdir(parents=True)
+        (tmp_path / name / "model/model.safetensors").write_text(name)
+    runs = {name: tmp_path / name for name in ("instruction_tuning", "ppo")}
+    hashes = {"after_hash": weights_hash(runs["ppo"] / "model")}
+    hashes["before_hash"] = weights_hash(runs["instruction_tuning"] / "model")
+    rate = {"mean": 0.6, "low": 0.55, "high": 0.7, "after": "a/model", "before": "b/model", **hashes}
+    ours = of_this_chain(rate, runs)
+    assert (ours["after"], ours["before"], ours["of_this_chain"]) == ("ppo", "instruction_tuning", True)
+    assert not caplog.text and verdict(ours).of_this_chain
+    (runs["ppo"] / "model/model.safetensors").write_text("trained anew")
+    other = of_this_chain(rate, runs)
+    assert other == {**rate, "of_this_chain": False} and not verdict(other).of_this_chain
+    assert len(caplog.records) == 1 and "a/model and b/model" in caplog.text
 
 
 def test_a_verdict_that_is_none_is_said_before_the_first_step(run, tmp_path, ran):  # noqa: F811

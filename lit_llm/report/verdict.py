@@ -19,10 +19,12 @@ class Verdict:
     bounds: str
     counts: str
     words: str
+    of_this_chain: bool = True  # False: on other models than this pipeline's
 
 
 def verdict(file: Mapping[str, Any]) -> Verdict | None:
-    """``file``: win_rate.json, {"mean", "low", "high", "n", "wins", "ties", "losses", "after", "before"}."""
+    """``file``: win_rate.json, {"mean", "low", "high", "n", "wins", "ties", "losses", "after", "before"} and
+    "of_this_chain"."""
     if not all(isinstance(file.get(key), int | float) for key in ("mean", "low", "high")):
         return None
     low, high = float(file["low"]), float(file["high"])
@@ -34,7 +36,8 @@ def verdict(file: Mapping[str, Any]) -> Verdict | None:
         better, worse = (after, before) if low > 0.5 else (before, after)
         words = f"People prefer {better} to {worse}: the interval does not hold one half."
     counts = ", ".join(f"{file[key]} {key}" for key in ("wins", "ties", "losses") if key in file)
-    return Verdict(after, before, f"{100 * file['mean']:.1f}%", f"{100 * low:.1f} to {100 * high:.1f}%", counts, words)
+    bounds, ours = f"{100 * low:.1f} to {100 * high:.1f}%", file.get("of_this_chain") is not False
+    return Verdict(after, before, f"{100 * file['mean']:.1f}%", bounds, counts, words, ours)
 
 
 def left_out(run: PipelineRun) -> list[tuple[str, str]]:

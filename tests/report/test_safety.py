@@ -74,6 +74,13 @@ def test_the_page_shows_safety_verdict_and_what_was_left_out(flagged, hostile):
     assert 'href="#safety"' in page and 'href="#verdict"' in page
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_verdict_on_other_models_is_labelled(pipeline, ours):
+    rate = {"mean": 0.64, "low": 0.55, "high": 0.73, "after": "ppo", "before": "dpo", "of_this_chain": ours}
+    (pipeline / "win_rate.json").write_text(json.dumps(rate))
+    assert ("Not on this pipeline's models" in write_report(pipeline).read_text()) is not ours
+
+
 def test_without_a_classifier_there_is_no_section_and_without_one_that_could_be_made_a_reason(pipeline):
     assert safety(read_pipeline(pipeline)) is None and 'id="safety"' not in write_report(pipeline).read_text()
     (pipeline / "pipeline.json").write_text(json.dumps({"left_out": {"flag_classification": "nothing is flagged"}}))
