@@ -98,6 +98,7 @@ class Preferences(DataModule):
         at_least("max_length", max_length, 2)
         one_of("overlong", overlong, ("drop", "truncate"))
         self.path, self.max_length, self.overlong = path, max_length, overlong
+        self.half, self.annotator_weights = half, annotator_weights
         self.choice = ComparisonChoice(half, dict(annotator_weights or {}))
         if not 0 <= attacks <= 1:
             raise UserError(f"data.attacks={attacks}: a share of the training prompts, from 0 to 1")

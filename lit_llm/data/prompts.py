@@ -106,6 +106,7 @@ class Prompts(DataModule):
         at_least("ptx_micro_batch_size", ptx_micro_batch_size, 1)
         at_least("ptx_max_length", ptx_max_length, 2)
         self.path, self.max_prompt_length, self.ptx_path = path, max_prompt_length, ptx_path
+        self.ptx_max_length, self.ptx_micro_batch_size = ptx_max_length, ptx_micro_batch_size
         self._longest = 0
         self._text: RawText | None = None
         if ptx_path is not None:
