@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lit_llm.evaluation.exam_words import Row, exam_words
+
 SIMULATED = (
     "> **Simulated preferences.** The rankings behind this model were made by simulated annotators (a visible rule "
     "plus noise), not by people. It shows that the method works; it says nothing about what people prefer."
@@ -23,6 +25,8 @@ def render(lineage: Mapping[str, Any]) -> str:
         parts += ["", PEOPLE.format(simulated="also, in part" if lineage["simulated_preferences"] else "false")]
     parts += ["", "## Data", "", *_data(lineage["data"])]
     parts += ["", "## Held-out results", "", *_results(lineage["metrics"])]
+    if lineage["metrics"].get("exam"):
+        parts += ["", "## Exam as a reward", "", *_exam(lineage["metrics"]["exam"])]
     parts += ["", "## Made from", "", *_parents(lineage)]
     parts += ["", "## Made with", "", *_code(lineage)]
     return "\n".join(parts) + "\n"
@@ -77,6 +81,26 @@ def _results(metrics: Mapping[str, Any]) -> Iterator[str]:
         for measure, value in scores.items():
             old = (before.get(name) or {}).get(measure)
             yield f"| {name} | {measure} | {_score(old)} | {_score(value)} | {value.get('n', '')} |"
+
+
+def _exam(exam: Mapping[str, Any]) -> Iterator[str]:
+    """Whether a policy may learn from the model: floors, attacks with their limits, and why it failed."""
+    found = exam_words(exam)
+    accuracy = found.accuracy or "could not be measured"
+    yield f"{'Passed' if found.passed else 'Failed'}. Accuracy {accuracy}. {found.training}"
+    if found.reasons:
+        yield ""
+        yield from (f"- {reason}" for reason in found.reasons)
+    yield from _exam_table(("floor", "accuracy", "the model's lead"), found.floors)
+    yield from _exam_table(("attack", "outscores the best answer", "limit"), found.attacks)
+
+
+def _exam_table(columns: tuple[str, str, str], rows: tuple[Row, ...]) -> Iterator[str]:
+    if rows:
+        yield ""
+        yield f"| {' | '.join(columns)} | items | result |"
+        yield "|---|---|---|---|---|"
+        yield from (f"| {row.name} | {row.value} | {row.beside} | {row.n} | {row.result} |" for row in rows)
 
 
 def _parents(lineage: Mapping[str, Any]) -> Iterator[str]:

@@ -126,14 +126,14 @@ def describe(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> Non
     """lineage.json and README.md of the model folder."""
     config = schema.plain(parts.cfg)
     config.pop("resume", None)
-    kept = ("parameters", "steps", "tokens", "seconds", "hardware", "heldout", "floors", "before")
+    kept = ("parameters", "steps", "tokens", "seconds", "hardware", "heldout", "floors", "before", "exam")
     record = lineage.record(
         folder.model,
         stage=parts.stage.name,
         config=config,
         parents=lineage.parents_in(config),
         data={"fingerprint": parts.data.fingerprint(), "counts": metrics["counts"], "files": data_files(parts)},
-        metrics={key: metrics[key] for key in kept},
+        metrics={key: metrics[key] for key in kept if key in metrics},
         tokenizer={"fingerprint": parts.tokenizer.fingerprint(), "tokens": parts.tokenizer.vocab_size},
         simulated=bool(metrics["counts"].get("simulated")),
     )

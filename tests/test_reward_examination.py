@@ -67,6 +67,8 @@ def test_the_exam_is_inside_the_model_and_verified_with_it(place, tmp_path):
     assert {"adherence/ann", "adherence/bob", "train/ece"} <= set(metrics["train"])
     assert metrics["counts"]["skipped"]["other_half"] > 0
     assert verify(model)[1] == []
+    card = (model / "README.md").read_text()
+    assert "## Exam as a reward" in card and f"| an empty answer | {100 * exam['probes']['empty']['share']:.1f}" in card
     (model / "exam.json").write_text(json.dumps({**exam, "passed": True, "reasons": []}))
     assert any("exam.json" in difference for difference in verify(model)[1])
 

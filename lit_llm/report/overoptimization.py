@@ -16,7 +16,8 @@ from lit_llm.report.figures import Figure
 from lit_llm.report.reading import PipelineRun, read_json
 from lit_llm.report.tables import duration, effort_rows
 
-REWARDS = {"proxy": "Proxy reward, which was optimised", "gold": "Gold reward, which was meant"}
+REWARDS = ("proxy", "gold")
+RULE = "lit_llm.feedback.rule.reward"
 X_LABEL = "d = \N{SQUARE ROOT}KL, KL in nats an answer"
 PROXY, GOLD, KL = "score/reward", ("score/gold", "score/rule"), "kl/answer"
 
@@ -37,6 +38,12 @@ class Section:
     figures: tuple[Figure, ...]
     fits: tuple[str, ...]  # the fitted curves in words
     methods: tuple[Method, ...]
+    gold: str  # what the gold reward is; "" where none judged
+    simulated: bool  # it says what simulated annotators meant
+
+    @property
+    def title(self) -> str:
+        return "Proxy and gold reward" if self.gold else "Proxy reward"
 
 
 @dataclass(frozen=True)
@@ -54,11 +61,23 @@ def overoptimization(run: PipelineRun) -> Section | None:
     control = read_json(run.folder / "best_of_n.json")
     ends = _ends(run)
     paths = [*_trained(run), *([_control(control)] if control.get("points") else []), *(_point(*end) for end in ends)]
-    figures = [found for key in REWARDS if (found := _figure(key, paths)) is not None]
     methods = [*_control_rows(control), *_policy_rows(run, ends)]
+    judged = any(path.points.get("gold") for path in paths) or any(row.gold for row in methods)
+    rule = RULE in _golds(run)
+    gold = ("the simulated annotators' rule" if rule else "another reward, which was not optimised") * judged
+    titles = {"proxy": "Proxy reward, which was optimised", "gold": f"Gold reward: {gold}"}
+    figures = [found for key in REWARDS if (found := _figure(key, titles[key], paths)) is not None]
     if not figures and not methods:
         return None
-    return Section(tuple(figures), tuple(line for path in paths for line in _fits(path)), tuple(methods))
+    fits = tuple(line for path in paths for line in _fits(path))
+    return Section(tuple(figures), fits, tuple(methods), gold, rule and judged)
+
+
+def _golds(run: PipelineRun) -> list[str]:
+    """The targets of the rewards that judged: the stages' gold, or where none has one the scorers in its place."""
+    own = [(stage.config.get("stage") or {}).get("gold") for stage in run.stages]
+    stand_ins = [((stage.config.get("evaluation") or {}).get("scorers") or {}).get("rule") for stage in run.stages]
+    return [str(node.get("_target_")) for node in own if node] or [str(n.get("_target_")) for n in stand_ins if n]
 
 
 # What was measured
@@ -122,7 +141,7 @@ def _mean_and_error(value: Mapping[str, Any]) -> tuple[float, float]:
 # How it is shown
 
 
-def _figure(key: str, paths: Sequence[_Path]) -> Figure | None:
+def _figure(key: str, title: str, paths: Sequence[_Path]) -> Figure | None:
     lines, rows = [], []
     for path in paths:
         points = [(d, value, error) for d, value, error in path.points.get(key, ()) if math.isfinite(value)]
@@ -133,8 +152,8 @@ def _figure(key: str, paths: Sequence[_Path]) -> Figure | None:
         rows += [(path.name, number(d), _with_error(v, e)) for d, v, e in points]
     if not lines:
         return None
-    svg = line_chart(REWARDS[key], lines, x_label=X_LABEL)
-    return Figure(REWARDS[key], svg, ("of", "d", key), tuple(rows), legend=tuple(line.label for line in lines))
+    svg = line_chart(title, lines, x_label=X_LABEL)
+    return Figure(title, svg, ("of", "d", key), tuple(rows), legend=tuple(line.label for line in lines))
 
 
 def _fits(path: _Path) -> Iterator[str]:

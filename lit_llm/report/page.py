@@ -18,6 +18,7 @@ from markupsafe import Markup
 from lit_llm.report.answers import answered
 from lit_llm.report.chain import SIGNS, WORDS, Link, chain_picture
 from lit_llm.report.charts import number
+from lit_llm.report.exams import exams
 from lit_llm.report.figures import figures, reward_against_kl
 from lit_llm.report.ledger_table import ledger_table
 from lit_llm.report.overoptimization import overoptimization
@@ -144,6 +145,7 @@ def _sections(run: PipelineRun) -> dict[str, Any]:
     rows = groupby(heldout_rows(run.stages), key=lambda row: row.stage)
     return {
         "heldout": [(stage, list(group)) for stage, group in rows],
+        "exams": exams(run),
         "ledger": ledger_table(run.ledger),
         "answers": list(answered(run.answers)),
         "answers_note": str(run.answers.get("note") or ""),
@@ -157,14 +159,16 @@ def _sections(run: PipelineRun) -> dict[str, Any]:
 
 
 def _contents(sections: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rewards = sections["overoptimization"]
     names = [
         ("chain", "Chain", True),
         ("heldout", "Held-out scores", sections["heldout"]),
+        ("exam", "Reward model's exam", sections["exams"]),
         ("ledger", "Gained and forgotten", True),
         ("safety", "Safety", sections["safety"]),
         ("verdict", "People's verdict", sections["verdict"]),
         ("answers", "Answers", True),
-        ("overoptimization", "Proxy and gold", sections["overoptimization"]),
+        ("overoptimization", rewards.title if rewards else "", rewards),
         ("kl", "Reward against KL", sections["against_kl"]),
         ("curves", "Curves", sections["curves"]),
         ("data", "Data", sections["counts"]),

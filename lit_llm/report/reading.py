@@ -127,7 +127,8 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def _is_stage(place: Path) -> bool:
-    return place.is_dir() and any((place / mark).exists() for mark in ("metrics.json", *MADE))
+    marks = ("metrics.json", "model", "lineage.json")  # a folder of something else (hydra's, a user's) has none
+    return place.is_dir() and any((place / mark).exists() for mark in marks)
 
 
 def _place(name: str) -> tuple[int, str]:

@@ -12,6 +12,8 @@ from lit_llm.report.overoptimization import overoptimization
 from lit_llm.report.page import write_report
 from lit_llm.report.reading import read_pipeline
 
+RULE = {"_target_": "lit_llm.feedback.rule.reward", "_partial_": True}
+
 
 def estimate(mean, se=0.1, n=60):
     return {"mean": mean, "se": se, "n": n}
@@ -77,6 +79,24 @@ def test_curves_points_bars_and_fits(measured):
 def test_the_page_has_the_section(measured):
     page = write_report(measured).read_text()
     assert 'id="overoptimization"' in page and "best of 16" in page and "Proxy and gold" in page
+    assert "Gold reward: another reward" in page and "simulated annotators" not in page
+
+
+@pytest.mark.parametrize("config", [{"stage": {"gold": RULE}}, {"evaluation": {"scorers": {"rule": RULE}}}])
+def test_the_simulated_annotators_rule_is_called_that(measured, config):
+    (measured / "ppo/config.yaml").write_text(json.dumps(config))
+    found, page = overoptimization(read_pipeline(measured)), write_report(measured).read_text()
+    assert found.figures[1].title == "Gold reward: the simulated annotators' rule"
+    assert "nothing of what people mean" in page and "which was meant" not in page
+
+
+def test_without_a_gold_reward_none_is_spoken_of(measured):
+    for name in ("ppo/overoptimization.jsonl", "best_of_n.json", "ledger.json"):
+        text = (measured / name).read_text()
+        (measured / name).write_text(text.replace('"gold"', '"unread"').replace("score/rule", "score/other"))
+    found, page = overoptimization(read_pipeline(measured)), write_report(measured).read_text()
+    assert found.gold == "" and len(found.figures) == 1
+    assert "No gold reward judged" in page and "Proxy and gold" not in page and ">gold</th>" not in page
 
 
 def test_without_measurements_there_is_none(measured):

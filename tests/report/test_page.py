@@ -1,6 +1,7 @@
 """The page as a whole: what it holds, what it must never do, and what it does when something is missing or damaged."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ from html.parser import HTMLParser
 import pytest
 
 from lit_llm.errors import UserError
+from lit_llm.evaluation.exam_result import ExamResult, Floor, Probe
+from lit_llm.evaluation.statistics import Estimate
 from lit_llm.report import write_report
 
 CHROMIUM = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
@@ -140,7 +143,28 @@ def test_damaged_input_is_one_line(pipeline):
     assert "\n" not in str(caught.value)
 
 
+def test_a_reward_model_s_exam_is_shown_with_its_limits_and_why_it_failed(pipeline, hostile):
+    floor = Floor(Estimate(0.68, 0.017, 120), Estimate(-0.018, 0.017, 120), counts=True, passed=False)
+    told = Floor(Estimate(0.7, 0.01, 120), Estimate(-0.04, 0.01, 120), counts=False, passed=True)
+    attacks = {
+        "shuffled": Probe(0.4, 0.045, 120, limit=0.35, passed=False),
+        "constant": Probe(0.95, math.nan, 60, limit=1.0, passed=True),
+    }
+    floors = {"longer_wins": told, "shorter_wins": floor}
+    result = ExamResult(Estimate(0.663, 0.019, 120), floors, attacks, (hostile,), trained_with_attacks=True)
+    result.save(pipeline / "reward_modeling/model")
+    page = write_report(pipeline).read_text(encoding="utf-8")
+    Tags(page)
+    cells = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))
+    assert 'href="#exam"' in page and "Failed. Accuracy 0.663 ± 0.019. It was trained with attacks" in cells
+    assert "longer wins 0.700 ± 0.010 -0.040 ± 0.010 120 only reported" in cells
+    assert "shorter wins 0.680 ± 0.017 -0.018 ± 0.017 120 failed" in cells
+    assert "the answer to another prompt 40.0 ± 4.5% 35% 120 failed" in cells
+    assert "95.0% 100% 60 only reported" in cells and "at most 35% may be" in cells and hostile not in page
+
+
 def test_no_pipeline(tmp_path):
+    (tmp_path / "notes").mkdir()
     with pytest.raises(UserError, match="no stage in it"):
         write_report(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
