@@ -17,6 +17,7 @@ from lit_llm.people import rankings_step
 from lit_llm.people_checks import check
 from lit_llm.stage_cache import StageCache
 from lit_llm.steps import Step, ancestors, begins_from, descendants, ordered, references, without
+from lit_llm.steps import filled as filled_in
 
 RANKINGS = "rankings"
 COLLECTED = "collected"  # the folder, in the rankings step's, that @rankings stands for
@@ -97,19 +98,13 @@ def _precision(config: Mapping[str, Any]) -> str | None:
 
 def filled(chain: Chain, step: Step) -> dict[str, Any]:
     """The configuration with ``@name`` replaced by the folder that the step of that name made."""
-
-    def fill(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {fill(key): fill(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [fill(item) for item in value]
-        if isinstance(value, str) and value.startswith("@"):
-            name, _, rest = value[1:].partition("/")
-            return str(output(chain, name) / rest) if rest else str(output(chain, name))
-        return value
-
-    found: dict[str, Any] = fill(step.config)
+    found: dict[str, Any] = filled_in(step.config, lambda name: output(chain, name))
     return found
+
+
+def outputs(chain: Chain) -> dict[str, Path]:
+    """What ``@name`` stands for, for every step that is done or replaced."""
+    return {name: output(chain, name) for name in chain.folders}
 
 
 def output(chain: Chain, name: str) -> Path:

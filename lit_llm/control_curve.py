@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from lit_llm.code_closure import code_hashes
-from lit_llm.config import digest, texts
+from lit_llm.config import digest
 from lit_llm.evaluation.best_of_n import measure_best_of_n
 from lit_llm.exam_key import weights_hash
 from lit_llm.ingredients import data_hashes
@@ -28,6 +28,7 @@ from lit_llm.lineage import versions
 from lit_llm.records import Heldout, Prompt
 from lit_llm.rewards.learned import LearnedReward
 from lit_llm.run_folder import write_json
+from lit_llm.steps import filled, references
 
 log = logging.getLogger("lit_llm")
 
@@ -44,16 +45,16 @@ def write_best_of_n(config: Mapping[str, Any], folder: Path, models: Any) -> Pat
     settings = config["best_of_n"]
     if not settings["n"]:
         return None
-    needed = [settings["model"], settings["proxy"], *_steps_in(settings["gold"])]
-    missing = [name for name in dict.fromkeys(needed) if name not in models.runs]
+    needed = [settings["model"], settings["proxy"], *references(settings["gold"] or {})]
+    missing = [name for name in dict.fromkeys(needed) if name not in models.outputs]
     prompts = _prompts(models.sets, settings["prompts"])
     if missing or not prompts:
         why = f"no step {', '.join(missing)}" if missing else "no held-out prompts"
         log.info("best of n: not measured (%s)", why)
         return None
-    gold = _filled(settings["gold"], models.runs)
+    gold = filled(settings["gold"], lambda name: models.outputs[name])
     model, tokenizer = models.model(settings["model"]), models.tokenizer(settings["model"])
-    proxy = LearnedReward(str(models.runs[settings["proxy"]] / "model")).to(model.output_weight.device)
+    proxy = LearnedReward(str(models.outputs[settings["proxy"]])).to(model.output_weight.device)
     key = digest(
         [
             *(weights_hash(model), tokenizer.fingerprint(), weights_hash(proxy)),
@@ -103,19 +104,3 @@ def _prompts(sets: Mapping[str, Mapping[str, Heldout]], number: int) -> list[Pro
     found = [one.items for stage in sets.values() for one in stage.values() if one.kind == "prompts" and one.items]
     items = list(found[0]) if found else []
     return items if len(items) <= number else random.Random(0).sample(items, number)
-
-
-def _steps_in(node: Any) -> list[str]:
-    return [text[1:].split("/")[0] for _, text in texts(node or {}) if text.startswith("@")]
-
-
-def _filled(node: Any, runs: Mapping[str, Path]) -> Any:
-    """The node with ``@name`` replaced by the model's folder of that step."""
-    if isinstance(node, Mapping):
-        return {key: _filled(value, runs) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_filled(value, runs) for value in node]
-    if isinstance(node, str) and node.startswith("@"):
-        name, _, rest = node[1:].partition("/")
-        return str(runs[name] / "model" / rest) if rest else str(runs[name] / "model")
-    return node

@@ -67,14 +67,14 @@ def of_this_chain(found: Mapping[str, Any], runs: Mapping[str, Path]) -> dict[st
     return {**found, "of_this_chain": False}
 
 
-def comparison(folder: Path, after: str, before: str | None, prompts: Path | None) -> list[str]:
-    """The lines that say how people compare the last model with the one it started from, blind."""
+def comparison(folder: Path, after: str, before: Path | None, prompts: Path | None) -> list[str]:
+    """The lines that say how people compare the model of the run ``after`` with the one in ``before``, blind."""
     if before is None or prompts is None:
         return []
     place = f"outputs/rankings/{folder.name}-{after}.db"
     return [
         "people's verdict, blind:",
-        f"      python scripts/rank.py model={folder / after / 'model'} against={folder / before / 'model'} "
+        f"      python scripts/rank.py model={folder / after / 'model'} against={before} "
         f"prompts={prompts} project={place}",
         f"      then the pipeline's own command again with win_rate={place}",
     ]

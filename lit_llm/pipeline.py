@@ -14,10 +14,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lit_llm import config as schema
-from lit_llm.chain import COLLECTED, RANKINGS, Chain, filled, ingredients_of, plan
+from lit_llm.chain import COLLECTED, RANKINGS, Chain, filled, ingredients_of, outputs, plan
 from lit_llm.command_line import command
 from lit_llm.errors import NothingToLearn, UserError
-from lit_llm.people import ASK, asked, comparison, found_win_rate, of_this_chain
+from lit_llm.people import ASK, asked, found_win_rate, of_this_chain
 from lit_llm.run_folder import write_json
 from lit_llm.simulated_gold import without_rule
 from lit_llm.steps import Step, begins_from, descendants, spared
@@ -201,12 +201,7 @@ def finish(chain: Chain, seconds: float) -> None:
     values = schema.plain(chain.cfg)
     if values["win_rate"] is not None:
         write_json(chain.folder / "win_rate.json", of_this_chain(found_win_rate(values["win_rate"]), runs))
-    close(values, chain.folder, runs, parents)
-    after = next((name for name in reversed(runs) if (runs[name] / "heldout/prompts.jsonl").is_file()), None)
-    if after is not None:
-        log.info(
-            "%s", "\n".join(comparison(chain.folder, after, parents[after], runs[after] / "heldout/prompts.jsonl"))
-        )
+    close(values, chain.folder, runs, parents, outputs(chain))
     log.info("\nThe pipeline took %s", duration(seconds))
 
 

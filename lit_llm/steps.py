@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lit_llm.config import texts
@@ -21,6 +23,18 @@ class Step:
 def references(config: Any) -> list[str]:
     """The names after ``@`` in a configuration, in their order."""
     return [text[1:].split("/")[0] for _, text in texts(config) if text.startswith("@")]
+
+
+def filled(config: Any, output: Callable[[str], Path]) -> Any:
+    """The configuration with every ``@name``, and ``@name/file``, replaced by ``output(name)``, what that step made."""
+    if isinstance(config, Mapping):
+        return {filled(key, output): filled(item, output) for key, item in config.items()}
+    if isinstance(config, list):
+        return [filled(item, output) for item in config]
+    if isinstance(config, str) and config.startswith("@"):
+        name, _, rest = config[1:].partition("/")
+        return str(output(name) / rest) if rest else str(output(name))
+    return config
 
 
 def without(steps: dict[str, Step], skip: list[str]) -> dict[str, Step]:

@@ -100,6 +100,24 @@ def test_a_second_pipeline_reuses_all_of_it(folder, words, tmp_path):
     assert (tmp_path / "two/ppo").resolve() == (folder / "ppo").resolve()
 
 
+def test_without_ppo_its_held_out_prompts_are_answered_all_the_same(folder, words, tmp_path, caplog):
+    caplog.set_level("INFO", "lit_llm")
+    pipeline.run_pipeline(compose("pipeline", [*words, "skip=[ppo]"]), tmp_path / "without")
+    entries = json.loads((tmp_path / "without/ledger.json").read_text())["entries"]
+    dpo = {entry["metric"]: entry for entry in entries if (entry["stage"], entry["set"]) == ("dpo", "prompts")}
+    assert {"kl/answer", "score/rule", "score/reward", "score/flagged"} <= set(dpo)
+    assert dpo["score/flagged"]["against"] == "instruction_tuning" and dpo["score/flagged"]["before"] is not None
+    assert {entry["stage"] for entry in entries if entry["set"] == "prompts"} == {"instruction_tuning", "dpo"}
+    assert dpo["length"]["noise_floor"] is not None
+    before = json.loads((folder / "best_of_n.json").read_text())
+    assert json.loads((tmp_path / "without/best_of_n.json").read_text()) == before, "the same prompts"
+    assert len(json.loads((tmp_path / "without/answers.json").read_text())["prompts"]) == 3
+    kept = tmp_path / "without/left_out/ppo/heldout/prompts.jsonl"
+    line = next(line for line in caplog.text.splitlines() if f"prompts={kept}" in line)
+    assert f"model={tmp_path}/without/dpo/model against={tmp_path}/without/instruction_tuning/model" in line
+    assert not (tmp_path / "without/ppo").exists()
+
+
 def test_tensorboard_has_curves_and_hyperparameters_with_metrics(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -9,9 +9,11 @@ import torch
 from lit_llm.backbone.config import from_depth
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.huggingface import save_model
-from lit_llm.closing import Models, write_answers
+from lit_llm.closing import Models, compared, write_answers
 from lit_llm.evaluation.sets import write_heldout
+from lit_llm.left_out import judged
 from lit_llm.records import Heldout, Message, Prompt
+from lit_llm.steps import Step
 from lit_llm.text.tokenizer import train_bpe
 
 CONFIG = """
@@ -61,3 +63,32 @@ def test_a_model_that_cannot_answer_is_named_and_the_others_answer(runs, tmp_pat
     write_answers(tmp_path, models, SETTINGS)
     assert list(written(tmp_path)["answers"]) == ["instruction_tuning"]
     assert "no answers of ppo" in caplog.text
+
+
+def test_other_items_of_the_same_name_are_another_set(runs, tmp_path):
+    def sets(text):
+        items = (Prompt((Message("user", text),)),)
+        write_heldout(tmp_path / "grpo" / "heldout", Heldout("prompts", "prompts", items))
+        return Models({**runs, "grpo": tmp_path / "grpo"}).sets
+
+    assert list(sets("2 + 3?")["grpo"]) == ["prompts_grpo"] and list(sets("2 + 3?")["ppo"]) == ["prompts"]
+    (tmp_path / "grpo/heldout/prompts.jsonl").write_bytes((tmp_path / "ppo/heldout/prompts.jsonl").read_bytes())
+    assert list(Models({**runs, "grpo": tmp_path / "grpo"}).sets["grpo"]) == ["prompts"]
+
+
+def test_a_model_of_ones_own_is_what_the_verdict_compares_with(runs, tmp_path):
+    """from=ppo init_from=FOLDER: the step that FOLDER stands in for left no folder in the pipeline's."""
+    own = runs["instruction_tuning"] / "model"
+    models = Models({"ppo": runs["ppo"]}, {"ppo": runs["ppo"] / "model", "instruction_tuning": own})
+    line = compared(tmp_path / "pipeline", models, {"ppo": "instruction_tuning"})[1]
+    assert f"model={tmp_path}/pipeline/ppo/model against={own} prompts={tmp_path}/ppo/heldout/prompts.jsonl" in line
+    assert models.model("instruction_tuning").config.max_positions == 96
+
+
+def test_rewards_and_scorers_of_missing_steps_are_done_without():
+    stage = {"reward": {"folder": "@reward_modeling"}, "gold": {"_target_": "rule"}}
+    evaluation = {"scorers": {"rule": {"_target_": "rule"}, "flagged": {"folder": "@flag_classification"}}}
+    step = Step("ppo", {"init_from": "@sft", "stage": stage, "evaluation": evaluation})
+    left = judged(step, {"sft": None}).config
+    assert left["stage"] == {"reward": None, "gold": {"_target_": "rule"}}
+    assert list(left["evaluation"]["scorers"]) == ["rule"]

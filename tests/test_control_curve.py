@@ -111,6 +111,15 @@ def test_a_gold_model_is_another_step_s(runs, tmp_path):
     assert [point["gold"] for point in points] == [point["proxy"] for point in points]
 
 
+def test_a_model_of_ones_own_stands_in_for_its_step(runs, tmp_path):
+    outputs = {name: run / "model" for name, run in runs.items()}
+    (tmp_path / "out").mkdir()
+    own = Models({"reward_modeling": runs["reward_modeling"]}, outputs)
+    own.add("ppo", runs["instruction_tuning"], "reward_modeling")
+    config = {"cache_dir": str(tmp_path / "cache" / "stages"), "best_of_n": SETTINGS}
+    assert json.loads(control_curve.write_best_of_n(config, tmp_path / "out", own).read_text())["points"]
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [

@@ -406,7 +406,7 @@ def test_a_verdict_that_is_none_is_said_before_the_first_step(run, tmp_path, ran
 
 
 def test_the_last_lines_say_how_people_compare_the_models(tmp_path):
-    lines = comparison(tmp_path / "run", "ppo", "instruction_tuning", tmp_path / "prompts.jsonl")
+    lines = comparison(tmp_path / "run", "ppo", tmp_path / "before", tmp_path / "prompts.jsonl")
     words = lines[1].split()
     assert words[:2] == ["python", "scripts/rank.py"]
     assert {word.partition("=")[0] for word in words[2:]} <= set(Rank.__dataclass_fields__)
