@@ -64,6 +64,7 @@ class EvaluationConfig:
     max_items: int | None = 200  # of every held-out set; null: all
     batch_size: int = 64  # answers generated at once
     max_new_tokens: int = 64
+    temperature: float | None = None  # of answers to held-out prompts; null: 0.7. Those with a reference: 0 (greedy)
     seed: int = 0
     scorers: dict[str, Any] = field(default_factory=dict)  # what else judges the answers to held-out prompts, by name
     objective: str | None = None  # what sweeps compare: "set/measure", "-set/measure" if more is better; null: val loss

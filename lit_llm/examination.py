@@ -144,6 +144,7 @@ class Exam:
             generate=settings.generate,
             max_items=settings.max_items,
             max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature if heldout.kind == "prompts" else None,
             batch_size=settings.batch_size,
             seed=settings.seed if seed is None else seed,
             bf16=precision(self.cfg.trainer.precision, self.cfg.trainer.accelerator).startswith("bf16"),

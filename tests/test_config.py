@@ -361,3 +361,11 @@ def test_presets_for_large_models_have_the_usual_rates_and_batches_and_the_pipel
     for stage in ("reward_modeling", "dpo"):
         assert chain[stage].optimizer.lr >= 1e-4 and chain[stage].data.micro_batch_size == 16
         assert chain[stage].trainer.global_batch_size is None
+
+
+def test_policies_and_best_of_n_answer_the_same_prompts_in_the_same_way():
+    cfg = compose("pipeline", [])
+    ppo, best = cfg.stages.ppo, cfg.best_of_n
+    for key in ("temperature", "max_new_tokens"):
+        assert ppo.stage[key] == ppo.evaluation[key] == best[key], key
+    assert ppo.evaluation.max_items == best.prompts, "both draw by the same seed"

@@ -3,11 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
+from lit_llm.config import EvaluationConfig, TrainerConfig
 from lit_llm.evaluation.heldout import evaluate
 from lit_llm.evaluation.sets import read_all, write_heldout
-from lit_llm.examination import keep_sets, trained_answers
+from lit_llm.examination import Exam, keep_sets, trained_answers
 from lit_llm.records import Document, Example, Heldout, Message
 from lit_llm.run_folder import RunFolder
 
@@ -44,3 +46,13 @@ def test_a_run_killed_while_it_kept_its_sets_keeps_them_again(tmp_path, monkeypa
     keep_sets(parts(["sat"]), folder)
     assert [heldout.name for heldout in read_all(folder.heldout)] == ["general", "task_pairs"]
     assert trained_answers(tmp_path) == {"sat": 1} and not list(tmp_path.glob(".heldout*"))
+
+
+@pytest.mark.parametrize(("kind", "given"), [("prompts", 1.0), ("responses", None)])
+def test_answers_to_prompts_alone_are_sampled_at_the_temperature_of_the_configuration(monkeypatch, kind, given):
+    seen = {}
+    monkeypatch.setattr("lit_llm.examination.evaluate", lambda *_, **how: seen.update(how))
+    evaluation = EvaluationConfig(temperature=1.0)
+    cfg = OmegaConf.create({"evaluation": evaluation, "trainer": TrainerConfig(precision="32-true"), "stage": {}})
+    Exam(cfg, None, torch.device("cpu")).take(None, None, Heldout("some", kind, ()), "some")
+    assert seen["temperature"] == given
