@@ -369,3 +369,11 @@ def test_policies_and_best_of_n_answer_the_same_prompts_in_the_same_way():
     for key in ("temperature", "max_new_tokens"):
         assert ppo.stage[key] == ppo.evaluation[key] == best[key], key
     assert ppo.evaluation.max_items == best.prompts, "both draw by the same seed"
+
+
+def test_a_gold_reward_of_a_group_is_built_in_place_of_the_default_pipeline_s_rule():
+    chain = compose("pipeline", ["stages.ppo.gold=learned", "stages.ppo.stage.gold.folder=x"])
+    assert chain.stages.ppo.stage.gold == {
+        "_target_": "lit_llm.rewards.learned.LearnedReward", "_partial_": False, "folder": "x", "batch_size": 64,
+    }  # fmt: skip
+    assert all("_partial_" in yaml.safe_load(path.read_text()) for path in (CONF / "reward").glob("*.yaml"))
