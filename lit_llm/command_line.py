@@ -40,7 +40,7 @@ INSIDE_THE_STAGE = ("loss", "reward")  # groups that fill a key of the stage
 def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] | None = None) -> None:
     """Run ``job(cfg)`` under Hydra on the command line's overrides; exits with 2 on a user's mistake."""
     schema.register()
-    sys.path.append(os.getcwd())  # modules of one's own: a reward, a format, a stage
+    sys.path.append(str(Path.cwd()))  # modules of one's own: a reward, a format, a stage
     arguments = _options_first(list(sys.argv[1:] if argv is None else argv))
     try:
         arguments = going_on(config_name, check(config_name, rewrite(config_name, arguments)))
