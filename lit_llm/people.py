@@ -46,15 +46,16 @@ def found_win_rate(place: str) -> dict[str, Any]:
         store.close()
 
 
-def of_this_chain(found: Mapping[str, Any], runs: Mapping[str, Path]) -> dict[str, Any]:
+def of_this_chain(found: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
     """``found`` with "of_this_chain": whether both models whose answers people compared are steps' of this pipeline.
 
     By the hashes of their weights, so that a verdict on models of another time is not shown as one on these; one
     without hashes is on models that nobody knows. Where both are, "after" and "before" are the steps' names.
+    ``outputs``: the folder of what each step made, also of one that a model of the user's own replaces.
     """
     from lit_llm.feedback.sampling import weights_hash
 
-    steps = {weights_hash(run / "model"): name for name, run in runs.items()}
+    steps = {weights_hash(place): name for name, place in outputs.items() if any(place.glob("*.safetensors"))}
     names = {role: steps.get(found.get(f"{role}_hash") or "") for role in ("after", "before")}
     if all(names.values()):
         return {**found, **names, "of_this_chain": True}

@@ -200,7 +200,7 @@ def finish(chain: Chain, seconds: float) -> None:
     parents = {name: begins_from(chain.steps[name]) for name in runs}
     values = schema.plain(chain.cfg)
     if values["win_rate"] is not None:
-        write_json(chain.folder / "win_rate.json", of_this_chain(found_win_rate(values["win_rate"]), runs))
+        write_json(chain.folder / "win_rate.json", of_this_chain(found_win_rate(values["win_rate"]), outputs(chain)))
     close(values, chain.folder, runs, parents, outputs(chain))
     log.info("\nThe pipeline took %s", duration(seconds))
 

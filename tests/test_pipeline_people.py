@@ -384,15 +384,14 @@ def test_a_verdict_is_on_this_chain_s_models_by_their_weights(tmp_path, caplog):
     for name in ("instruction_tuning", "ppo"):
         (tmp_path / name / "model").mkdir(parents=True)
         (tmp_path / name / "model/model.safetensors").write_text(name)
-    runs = {name: tmp_path / name for name in ("instruction_tuning", "ppo")}
-    hashes = {"after_hash": weights_hash(runs["ppo"] / "model")}
-    hashes["before_hash"] = weights_hash(runs["instruction_tuning"] / "model")
+    made = {name: tmp_path / name / "model" for name in ("instruction_tuning", "ppo")}
+    hashes = {"after_hash": weights_hash(made["ppo"]), "before_hash": weights_hash(made["instruction_tuning"])}
     rate = {"mean": 0.6, "low": 0.55, "high": 0.7, "after": "a/model", "before": "b/model", **hashes}
-    ours = of_this_chain(rate, runs)
+    ours = of_this_chain(rate, made)
     assert (ours["after"], ours["before"], ours["of_this_chain"]) == ("ppo", "instruction_tuning", True)
     assert not caplog.text and verdict(ours).of_this_chain
-    (runs["ppo"] / "model/model.safetensors").write_text("trained anew")
-    other = of_this_chain(rate, runs)
+    (made["ppo"] / "model.safetensors").write_text("trained anew")
+    other = of_this_chain(rate, made)
     assert other == {**rate, "of_this_chain": False} and not verdict(other).of_this_chain
     assert len(caplog.records) == 1 and "a/model and b/model" in caplog.text
 
