@@ -60,7 +60,8 @@ def test_a_run_that_an_exam_ended_says_so_and_does_not_go_on(kind, tmp_path, mon
         return ExamResult(Estimate(0.7, 0.01, 8), {}, {"empty": probe})
 
     def run(resume=None, **options):
-        stage, engine = made(kind, tmp_path, True, **options), trainer(max_steps=6, max_epochs=-1, default_root_dir=tmp_path)
+        stage = made(kind, tmp_path, True, **options)
+        engine = trainer(max_steps=6, max_epochs=-1, default_root_dir=tmp_path)
         engine.fit(stage, datamodule=Data(), ckpt_path=resume, weights_only=True)
         return stage, engine
 
