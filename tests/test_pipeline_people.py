@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sqlite3
 from pathlib import Path
 
@@ -214,6 +215,17 @@ def test_done_goes_on_with_what_is_there_and_not_with_nothing(monkeypatch, tmp_p
 
     monkeypatch.setattr(people, "ranked", ranked)
     assert people.wait(place, 100, 0.001) == 1 and len(seen) == 4
+
+
+def test_a_termination_ends_the_wait_whatever_the_stages_before_left(monkeypatch, tmp_path):
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    counts = iter([0, 0, 5])
+    monkeypatch.setattr(people, "ranked", lambda _: (next(counts), 9))
+    try:
+        people.wait(tmp_path / "p.db", 5, 0.001)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_ctrl_c_ends_with_one_line(monkeypatch, tmp_path, caplog):

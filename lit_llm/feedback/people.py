@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import random
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import sleep
@@ -162,6 +164,9 @@ def wait(place: Path, enough: int, every_seconds: float) -> int:
     if ready(count, enough, done):
         return count
     log.info("%s", told(place, count, enough, done))
+    if threading.current_thread() is threading.main_thread():
+        # The stages before leave handlers that keep a SIGTERM for the end of a step: here there is none to wait for.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with tqdm(total=enough, initial=count, desc="rankings", unit="ranking", dynamic_ncols=True) as bar:
         try:
             while not ready(count, enough, done):
