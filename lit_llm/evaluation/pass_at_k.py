@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 def pass_at_k(right: ArrayLike, answers: int, k: int) -> NDArray[np.float64]:
     """The unbiased estimate for each problem (P,), of which ``right`` (P,) of so many ``answers`` are right.
 
-    ``1 - C(n - c, k) / C(n, k)``, as a product that does not overflow (Codex, arXiv:2107.03374, equation 1).
+    ``1 - C(n - c, k) / C(n, k)``, as a product that does not overflow (Chen et al. 2021, arXiv:2107.03374, equation 1).
     """
     if not 1 <= k <= answers:
         raise ValueError(f"k={k}: must be from 1 to the {answers} answers of a problem")
