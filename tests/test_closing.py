@@ -14,7 +14,7 @@ from lit_llm.evaluation.sets import write_heldout
 from lit_llm.left_out import judged
 from lit_llm.records import Heldout, Message, Prompt
 from lit_llm.steps import Step
-from lit_llm.text.tokenizer import train_bpe
+from lit_llm.text.bpe import train_bpe
 
 CONFIG = """
 stage: {_target_: lit_llm.stages.ppo.PPO, _partial_: true}

@@ -13,7 +13,7 @@ from lit_llm.closing import Models
 from lit_llm.errors import UserError
 from lit_llm.evaluation.sets import write_heldout
 from lit_llm.records import Heldout, Message, Prompt
-from lit_llm.text.tokenizer import train_bpe
+from lit_llm.text.bpe import train_bpe
 from lit_llm.validation import findings_in
 
 RUN = """

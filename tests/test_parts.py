@@ -7,7 +7,7 @@ from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.huggingface import save_model
 from lit_llm.command_line import compose
 from lit_llm.parts import load
-from lit_llm.text.tokenizer import train_bpe
+from lit_llm.text.bpe import train_bpe
 from tests.chain_data import write_data
 
 

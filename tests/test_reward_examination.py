@@ -13,7 +13,7 @@ from lit_llm.command_line import compose
 from lit_llm.errors import UserError
 from lit_llm.rewards.gate import ExamFailed, require_passed
 from lit_llm.run import run
-from lit_llm.text.tokenizer import train_bpe
+from lit_llm.text.bpe import train_bpe
 from lit_llm.verification import verify
 
 WORDS = ["alpha", "beta", "gamma", "delta", "open", "close", "read", "write"]

@@ -60,16 +60,6 @@ def share(key: bytes) -> float:
     return int.from_bytes(key[:8], "big") / 2**64
 
 
-def deduplicate(records: Iterable[Record]) -> tuple[list[Record], int]:
-    """The records without exact duplicates (the first stays), and how many were dropped."""
-    kept: dict[bytes, Record] = {}
-    total = 0
-    for record in records:
-        total += 1
-        kept.setdefault(content_key(record), record)
-    return list(kept.values()), total - len(kept)
-
-
 def without_overlap(train: Sequence[Record], heldout: Iterable[Record]) -> tuple[list[Record], int]:
     """Training records of which no held-out record has the text or the prompt, and how many were dropped.
 

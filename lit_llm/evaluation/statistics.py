@@ -145,12 +145,6 @@ def wilson_interval(successes: float, n: float, z: float = 1.959964) -> tuple[fl
     return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)  # exact at the ends
 
 
-def brier(probabilities: ArrayLike, outcomes: ArrayLike) -> Estimate:
-    """mean (p - y)^2: 0 is perfect, 0.25 is what a coin gets."""
-    p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(outcomes, dtype=np.float64)
-    return mean((p - y) ** 2)
-
-
 def expected_calibration_error(probabilities: ArrayLike, outcomes: ArrayLike, bins: int = 10) -> float:
     """sum over equal-width bins of (share of items) |mean p - mean y|; 1.0 belongs to the last bin."""
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(outcomes, dtype=np.float64)

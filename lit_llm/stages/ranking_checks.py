@@ -44,9 +44,7 @@ def _check_ranks(batch: RankingBatch) -> None:
         rank, size = int(batch.ranks[outside]), int(sizes[batch.groups[outside]])
         raise UserError(f"rankings: completion {outside} of the batch has rank {rank}; must be 1 to {size}")
     if batch.attacked is not None and len(batch.attacked) != len(batch.ranks):
-        raise UserError(
-            f"rankings: {len(batch.attacked)} marks of attacks, {len(batch.ranks)} completions; one each"
-        )
+        raise UserError(f"rankings: {len(batch.attacked)} marks of attacks, {len(batch.ranks)} completions; one each")
     for name, values in (("weight", batch.weights), ("margin", batch.margins)):
         _check_values(name, values, len(sizes))
     if batch.annotators is not None and len(batch.annotators) != len(sizes):

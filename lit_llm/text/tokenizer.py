@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, models
 from tokenizers import Tokenizer as Engine
 
 from lit_llm.errors import UserError
@@ -24,10 +24,6 @@ from lit_llm.text.chat import CHATML, PLAIN, ChatTemplate
 DOCUMENT_END, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIALS = (DOCUMENT_END, TURN_START, TURN_END)
 
-# Qwen2's pattern, one digit a piece; no normalizer, so that every byte comes back (Qwen's NFC would change some).
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _DOCUMENT_ENDS = (DOCUMENT_END, "<|end_of_text|>", "</s>", "<eos>")  # Qwen and GPT-2, Llama 3, Llama 2 and Mistral
 
 
@@ -267,57 +263,11 @@ def _byte_characters() -> dict[str, int]:
 _BYTE_OF = _byte_characters()
 
 
-def train_bpe(
-    texts: Iterable[str],
-    vocab_size: int = 4096,
-    *,
-    min_frequency: int = 2,
-    max_token_length: int = 32,
-    show_progress: bool = True,
-) -> Tokenizer:
-    """Learn a byte-level BPE vocabulary (Sennrich et al. 2016, on bytes as GPT-2).
-
-    Args:
-        texts: what to learn from, read once.
-        vocab_size: ids in all: 3 control tokens, 256 bytes, merges. Fewer come out when the text is small.
-        min_frequency: merges seen less often are not made.
-        max_token_length: longest token in bytes, so that rules of dashes do not fill the vocabulary.
-        show_progress: bars of the library on stderr.
-    """
-    least = len(SPECIALS) + 256
-    if vocab_size < least:
-        raise UserError(f"tokenizer.vocab_size={vocab_size}: 256 bytes and {len(SPECIALS)} control tokens need {least}")
-    engine = Engine(models.BPE())
-    engine.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    engine.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=min_frequency,
-        max_token_length=max_token_length,
-        special_tokens=[AddedToken(t, special=True, normalized=False) for t in SPECIALS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=show_progress,
-    )
-    engine.train_from_iterator(_valid(texts), trainer)
-    return Tokenizer(engine, {"eos_token": TURN_END, "pad_token": DOCUMENT_END, "bos_token": None})
-
-
 def _what_is_wrong(text: object) -> str:
     if not isinstance(text, str):
         return f"a {type(text).__name__}; a string is needed"
     at = next((n for n, c in enumerate(text) if "\ud800" <= c <= "\udfff"), 0)
     return f"character {at} is half of a surrogate pair; give valid Unicode"
-
-
-def _valid(texts: Iterable[str]) -> Iterator[str]:
-    """The library stops at half a surrogate pair; its replacement is a character like any other."""
-    for text in texts:
-        yield text if text.isascii() else text.encode("utf-8", errors="replace").decode()
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:

@@ -12,7 +12,8 @@ from training_run import Data, sgd, tiny_model, tiny_stage, trainer_for
 from lit_llm.callbacks.samples import Samples
 from lit_llm.errors import UserError
 from lit_llm.stages.pretraining import Pretraining
-from lit_llm.text.tokenizer import Tokenizer, train_bpe
+from lit_llm.text.bpe import train_bpe
+from lit_llm.text.tokenizer import Tokenizer
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lit_llm.text.tokenizer import train_bpe
+from lit_llm.text.bpe import train_bpe
 
 WORDS = "the cat sat on a mat and saw dogs run over hills while birds sang of rivers and rain".split()  # noqa: SIM905
 

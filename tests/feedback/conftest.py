@@ -5,7 +5,7 @@ import torch
 
 from lit_llm.backbone.config import from_depth
 from lit_llm.backbone.heads import LanguageModel
-from lit_llm.text.tokenizer import train_bpe
+from lit_llm.text.bpe import train_bpe
 
 
 @pytest.fixture(scope="session")

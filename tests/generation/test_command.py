@@ -10,7 +10,7 @@ from lit_llm.errors import UserError
 from lit_llm.generation.command import Generate, choose_device, load, run
 from lit_llm.generation.streaming import stream, stream_text
 from lit_llm.generation.words import next_words
-from lit_llm.text.tokenizer import train_bpe
+from lit_llm.text.bpe import train_bpe
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from lit_llm.records import Message
 from lit_llm.rewards.ensemble import Ensemble
 from lit_llm.rewards.folders import folders_of
 from lit_llm.rewards.learned import LearnedReward
-from lit_llm.text.tokenizer import train_bpe
+from lit_llm.text.bpe import train_bpe
 
 SHAPE = {"hidden_size": 32, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16, "intermediate_size": 64}
 PROMPTS = [(Message("user", "why?"),)] * 2

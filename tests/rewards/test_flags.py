@@ -9,7 +9,7 @@ from lit_llm.backbone.heads import LanguageModel, ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.records import Message
 from lit_llm.rewards.flags import FlagProbability, FlagRate
-from lit_llm.text.tokenizer import train_bpe
+from lit_llm.text.bpe import train_bpe
 
 TEXTS = ["a model is trained on text", "what does the function return? it returns a list of words"]
 PROMPTS = [(Message("user", "what is a list?"),), (Message("user", "why?"),), (Message("user", "a b c"),)]

@@ -12,7 +12,7 @@ from lit_llm.errors import UserError
 from lit_llm.records import Message
 from lit_llm.rewards.learned import LearnedReward
 from lit_llm.stages.ppo import PPO
-from lit_llm.text.tokenizer import train_bpe
+from lit_llm.text.bpe import train_bpe
 from tests.stages.toy import parts
 
 TEXTS = ["a model is trained on text", "what does the function return? it returns a list of words"]

@@ -13,7 +13,7 @@ from lit_llm.records import Message
 from lit_llm.rewards.numbers import last_number, only_number, quantity
 from lit_llm.rewards.regular_expression import RegularExpression
 from lit_llm.rewards.verifiers import ExactAnswer, Format, Length, WordCount, fits_template, template_pieces
-from lit_llm.text.tokenizer import train_bpe
+from lit_llm.text.bpe import train_bpe
 
 ASKED = [(Message("user", "How many?"),)]
 

@@ -7,7 +7,7 @@ from training_run import sgd, tiny_model
 from lit_llm.errors import UserError
 from lit_llm.optim.schedules import constant
 from lit_llm.stages.continued_pretraining import ContinuedPretraining
-from lit_llm.text.tokenizer import train_bpe
+from lit_llm.text.bpe import train_bpe
 
 
 def test_new_tokens_start_as_the_mean_of_the_old() -> None:

@@ -14,7 +14,7 @@ from lit_llm.errors import UserError
 from lit_llm.optim.muon import muon_adamw
 from lit_llm.records import IGNORE
 from lit_llm.stages.language import token_sizes
-from lit_llm.text.tokenizer import train_bpe
+from lit_llm.text.bpe import train_bpe
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 TEXTS = ["the cat sat on the mat", "ein Fluß", "a cat, a mat"] * 5

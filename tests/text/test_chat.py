@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message
+from lit_llm.text.bpe import train_bpe
 from lit_llm.text.chat import CHATML, PLAIN, ChatTemplate
-from lit_llm.text.tokenizer import SPECIALS, Tokenizer, train_bpe
+from lit_llm.text.tokenizer import SPECIALS, Tokenizer
 
 LLAMA3 = (
     "{{- bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + "

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_llm.errors import UserError
-from lit_llm.text.tokenizer import DOCUMENT_END, SPECIALS, TURN_END, load_tokenizer, train_bpe
+from lit_llm.text.bpe import train_bpe
+from lit_llm.text.tokenizer import DOCUMENT_END, SPECIALS, TURN_END, load_tokenizer
 
 TEXTS = [
     "the cat sat on the mat and the dog sat too. " * 20,
