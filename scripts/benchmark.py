@@ -1,4 +1,4 @@
-"""Times the training step here and in peers: ``python scripts/benchmark.py batch=32 nanogpt=FOLDER`` (--help)."""
+"""Races this project against its peers: ``python scripts/benchmark.py WORK key=value ...`` (no word: the works)."""
 
 from lit_llm.benchmark.command import main
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def find(peers: str, nanogpt: Path | None) -> Iterator[tuple[str, Maker]]:
     if nanogpt is not None:
         if not (nanogpt / "model.py").is_file():
             raise UserError(f"nanogpt={nanogpt}: no model.py in it; point to a checkout of nanoGPT")
-        yield "nanogpt", lambda shape: nanogpt_at(nanogpt, shape)
+        yield "nanogpt", partial(nanogpt_at, nanogpt)
 
 
 def here(shape: Shape) -> Contestant:

@@ -1,26 +1,57 @@
-"""Rounds in which everybody runs after everybody else, so that a machine's moods hit all alike."""
+"""Rounds in which everybody runs after everybody else, each in a process of its own.
+
+A process each, because two things that are measured belong to a whole process: its peak memory, and what its C
+allocator does with freed memory. Rounds, because a machine's moods then hit all alike: only ratios of the same round
+are trusted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Protocol
 
+from lit_llm.benchmark.worker import Worker
+
 
 class Timed(Protocol):
-    @property
-    def tokens(self) -> int: ...
+    """What a contestant runs; ``numbers() -> dict[str, float]`` and ``wait()`` (for a device) are optional."""
 
-    def timed(self, steps: int) -> float: ...
+    @property
+    def units(self) -> float:
+        """Of work in one call: tokens, answers, steps."""
+        ...
+
+    def __call__(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to do the work.
+
+    Args:
+        name: who, and in which configuration.
+        make: builds it, in its own process; must be picklable (a ``functools.partial`` of a function of a module).
+        tuned: with the allocator keeping freed memory (``lit_llm.allocator``).
+    """
+
+    name: str
+    make: Callable[[], Timed]
+    tuned: bool = True
 
 
 @dataclass(frozen=True)
 class Result:
-    """Tokens a second of every round, in the rounds' order (the same for all results of a race)."""
+    """What one contestant did: units a second of every round, in the rounds' order."""
 
     name: str
     rounds: tuple[float, ...]
+    peak_gb: float = 0.0  # of resident memory, the process's libraries included
+    first_seconds: float = 0.0  # of the first call, in which a compiler works
+    numbers: dict[str, float] = field(default_factory=dict)
 
     @property
     def median(self) -> float:
@@ -33,25 +64,65 @@ class Result:
 
 
 def race(
-    steps: Mapping[str, Timed], rounds: int, seconds: float, say: Callable[[str], None] = lambda _: None
+    contestants: Sequence[Contestant],
+    rounds: int = 5,
+    seconds: float = 1.0,
+    threads: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    fresh: bool = False,
 ) -> list[Result]:
-    """Times every step ``rounds`` times for about ``seconds``; the order turns by one with every round.
+    """Times everybody ``rounds`` times for about ``seconds``; the order turns by one with every round.
 
-    The first steps, in which compilers and allocators settle, are not counted.
+    The first calls, in which compilers and allocators settle, are not counted. ``fresh`` starts every process anew in
+    every round, so that one is in memory at a time: for large models. Raises UserError for one that fails, by name.
     """
-    counts = {}
-    for name, step in steps.items():
-        step.timed(2)
-        speed = step.timed(1)
-        counts[name] = max(1, round(seconds * speed / step.tokens))
-        say(f"{name}: warm, {speed:,.0f} tokens/s")
-    measured: dict[str, list[float]] = {name: [] for name in steps}
-    names = list(steps)
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            measured[name].append(steps[name].timed(counts[name]))
-        say(f"round {turn + 1} of {rounds}")
-    return [Result(name, tuple(values)) for name, values in measured.items()]
+    measured: dict[str, list[Result]] = {contestant.name: [] for contestant in contestants}
+    with ExitStack() as stack:
+        start = functools.partial(_started, seconds=seconds, threads=threads, say=say)
+        workers = {} if fresh else {each.name: stack.enter_context(start(each)) for each in contestants}
+        for turn in range(rounds):
+            for contestant in [*contestants[turn % len(contestants) :], *contestants[: turn % len(contestants)]]:
+                if fresh:
+                    with start(contestant) as worker:
+                        measured[contestant.name].append(worker.measure())
+                else:
+                    measured[contestant.name].append(workers[contestant.name].measure())
+            say(f"round {turn + 1} of {rounds}")
+    return [_gather(name, results) for name, results in measured.items()]
+
+
+@contextmanager
+def _started(
+    contestant: Contestant, seconds: float, threads: int | None, say: Callable[[str], None]
+) -> Iterator[_Measuring]:
+    with Worker(contestant.name, contestant.make, contestant.tuned, threads) as worker:
+        worker.timed(2)
+        units, took = worker.timed(1)
+        say(f"{contestant.name}: warm, {units / took:,.3g} a second")
+        yield _Measuring(contestant.name, worker, max(1, round(seconds / took)))
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    name: str
+    worker: Worker
+    calls: int
+
+    def measure(self) -> Result:
+        units, took = self.worker.timed(self.calls)
+        peak, numbers = self.worker.described()
+        return Result(self.name, (units / took,), peak, self.worker.first_seconds, numbers)
+
+
+def _gather(name: str, results: Sequence[Result]) -> Result:
+    """One contestant's rounds as one result: the memory and the first call are the worst of them."""
+    return Result(
+        name,
+        tuple(result.rounds[0] for result in results),
+        max(result.peak_gb for result in results),
+        max(result.first_seconds for result in results),
+        results[-1].numbers,
+    )
 
 
 def fastest(results: Sequence[Result]) -> Result:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -22,11 +19,10 @@ class TrainingStep:
         batch: tuple[Tensor, Tensor],
         precision: str,
         compiled: bool,
-        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.batch = batch
-        self.clock = clock
         self.device = batch[0].device
+        self.loss = torch.zeros(())
         self.mixed = precision == "bf16-mixed"
         self.contestant = contestant.to(self.device, torch.bfloat16 if precision == "bf16-true" else torch.float32)
         self.parameters = [p for p in self.contestant.parameters() if p.requires_grad]
@@ -35,10 +31,18 @@ class TrainingStep:
             contestant.compile_network()
 
     @property
-    def tokens(self) -> int:
+    def units(self) -> float:
+        """Tokens."""
         return self.batch[0].numel()
 
-    def __call__(self) -> Tensor:
+    def __call__(self) -> None:
+        self.loss = self.step()
+
+    def numbers(self) -> dict[str, float]:
+        """The last step's loss: all train on one batch."""
+        return {"loss": float(self.loss)}
+
+    def step(self) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
             loss: Tensor = self.contestant(*self.batch)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -47,15 +51,7 @@ class TrainingStep:
         self.optimizer.zero_grad()
         return loss.detach()
 
-    def timed(self, steps: int) -> float:
-        """Tokens a second over ``steps`` steps, by ``clock``."""
-        self._wait()
-        started = self.clock()
-        for _ in range(steps):
-            self()
-        self._wait()
-        return steps * self.tokens / (self.clock() - started)
-
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Until the device has done what it was given."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)

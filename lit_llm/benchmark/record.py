@@ -1,0 +1,124 @@
+"""What a race found, as it is printed, written as JSON and read again for the README: ratios first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from lit_llm.benchmark.race import Result, fastest
+from lit_llm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A ratio that is wanted between one contestant and the best of its rivals.
+
+    Args:
+        text: what is compared, in a few words: a line of the README's table.
+        ours, rivals: names of contestants; rivals that did not take part are left out.
+        wanted: speed: so many times as fast, at least. memory: so many times the peak, at most. None: only reported.
+    """
+
+    text: str
+    ours: str
+    rivals: Sequence[str]
+    wanted: float | None = None
+    of: Literal["speed", "memory"] = "speed"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A goal as it turned out: the median ratio to the best rival, the lowest and the highest of the rounds."""
+
+    text: str
+    ours: str
+    rival: str
+    ratio: float
+    low: float
+    high: float
+    wanted: float | None
+    of: str
+
+    @property
+    def met(self) -> bool | None:
+        if self.wanted is None:
+            return None
+        return self.ratio >= self.wanted if self.of == "speed" else self.ratio <= self.wanted
+
+
+@dataclass(frozen=True)
+class Record:
+    """One work's results with everything that they depend on.
+
+    ``unit``: of a second's work ("tokens"). ``conditions``: see ``conditions.py``. ``notes``: what bounds a figure.
+    """
+
+    work: str
+    unit: str
+    conditions: Sequence[str]
+    results: Sequence[Result]
+    goals: Sequence[Goal] = ()
+    notes: Sequence[str] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    date: str = field(default_factory=lambda: datetime.now(UTC).date().isoformat())
+
+    def comparisons(self) -> Iterator[Comparison]:
+        """The goals that somebody stood against."""
+        by_name = {result.name: result for result in self.results}
+        for goal in self.goals:
+            rivals = [by_name[name] for name in goal.rivals if name in by_name]
+            if goal.ours not in by_name or not rivals:
+                continue
+            ours = by_name[goal.ours]
+            if goal.of == "memory":
+                best = min(rivals, key=lambda result: result.peak_gb)
+                ratio = low = high = ours.peak_gb / best.peak_gb
+            else:
+                best = fastest(rivals)
+                ratio, low, high = ours.against(best)
+            yield Comparison(goal.text, ours.name, best.name, ratio, low, high, goal.wanted, goal.of)
+
+    def lines(self) -> Iterator[str]:
+        """What is printed: conditions, ratios, then every figure."""
+        yield from self.conditions
+        yield ""
+        for each in self.comparisons():
+            yield f"{each.text}: {_said(each)}"
+        width = max((len(result.name) for result in self.results), default=0) + 2
+        yield f"\n{'':<{width}}{self.unit + '/s':>12}{'lowest':>12}{'highest':>12}{'peak GB':>9}{'first s':>9}"
+        for result in sorted(self.results, key=lambda each: -each.median):
+            figures = f"{result.median:>12,.4g}{min(result.rounds):>12,.4g}{max(result.rounds):>12,.4g}"
+            numbers = "  ".join(f"{key} {value:.6g}" for key, value in result.numbers.items())
+            line = f"{result.name:<{width}}{figures}{result.peak_gb:>9.2f}{result.first_seconds:>9.2f}  {numbers}"
+            yield line.rstrip()
+        yield from self.notes
+
+    def save(self, file: Path) -> None:
+        value = asdict(self) | {"comparisons": [asdict(each) | {"met": each.met} for each in self.comparisons()]}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def load(file: Path) -> Record:
+    """A record as ``save`` wrote it. Raises UserError where the file is none."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+        value.pop("comparisons", None)
+        results = [Result(**{**each, "rounds": tuple(each["rounds"])}) for each in value.pop("results")]
+        goals = [Goal(**each) for each in value.pop("goals")]
+        return Record(**value, results=results, goals=goals)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file}: is no record of a benchmark ({type(error).__name__}); write one with json={file}"
+        ) from None
+
+
+def _said(each: Comparison) -> str:
+    wanted = "" if each.wanted is None else f"; goal {each.wanted:g}, {'met' if each.met else 'missed'}"
+    if each.of == "memory":
+        return f"{each.ours} takes {each.ratio:.2f} times the memory of {each.rival}{wanted}"
+    return f"{each.ours} is {each.ratio:.2f} times as fast as {each.rival} ({each.low:.2f} to {each.high:.2f}{wanted})"

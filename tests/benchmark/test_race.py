@@ -1,0 +1,96 @@
+"""The race is fair and its figures are what they are called."""
+
+import time
+from functools import partial
+from typing import ClassVar
+
+import pytest
+
+from lit_llm.benchmark import race as module
+from lit_llm.benchmark.race import Contestant, Result, race
+from lit_llm.errors import UserError
+
+
+class Sleeper:
+    """Takes ``seconds`` a call."""
+
+    units = 10
+
+    def __init__(self, seconds):
+        self.seconds, self.calls = seconds, 0
+
+    def __call__(self):
+        self.calls += 1
+        time.sleep(self.seconds)
+
+    def numbers(self):
+        return {"calls": float(self.calls)}
+
+
+def broken():
+    raise ValueError("no such model")
+
+
+class Recorded:
+    """Stands in for a contestant's process: it only writes down when it ran."""
+
+    log: ClassVar[list] = []
+    first_seconds = 0.25
+
+    def __init__(self, name, make, *_):
+        self.name, self.speed = name, make
+
+    def timed(self, calls):
+        self.log.append((self.name, calls))
+        return 10.0 * calls, 10.0 * calls / self.speed
+
+    def described(self):
+        return 1.0 + len(self.log), {}
+
+    def __enter__(self):
+        self.log.append((self.name, "starts"))
+        return self
+
+    def __exit__(self, *_):
+        self.log.append((self.name, "ends"))
+
+
+@pytest.fixture
+def log(monkeypatch):
+    monkeypatch.setattr(module, "Worker", Recorded)
+    Recorded.log = []
+    return Recorded.log
+
+
+PAIR = [Contestant("a", 100.0), Contestant("b", 400.0)]
+
+
+def test_rounds_are_interleaved_take_turns_at_being_first_and_last_equally_long(log):
+    results = race(PAIR, rounds=3, seconds=0.5)
+    assert [entry for entry in log if entry[1] in (1, 2)] == [("a", 2), ("a", 1), ("b", 2), ("b", 1)]  # warming up
+    assert log[6:12] == [("a", 5), ("b", 20), ("b", 20), ("a", 5), ("a", 5), ("b", 20)]
+    assert [(each.name, each.rounds) for each in results] == [("a", (100.0,) * 3), ("b", (400.0,) * 3)]
+
+
+def test_fresh_processes_are_one_at_a_time(log):
+    race(PAIR, rounds=2, seconds=0.5, fresh=True)
+    assert [entry for entry in log if isinstance(entry[1], str)] == [
+        (name, what) for name in "abba" for what in ("starts", "ends")
+    ]
+
+
+def test_a_process_of_its_own_is_timed_from_outside():
+    contestants = [Contestant("slow", partial(Sleeper, 0.02)), Contestant("fast", partial(Sleeper, 0.005), tuned=False)]
+    slow, fast = race(contestants, rounds=3, seconds=0.05, threads=1)
+    assert 1.5 < fast.against(slow)[0] < 4.5 and slow.median < 500
+    assert slow.peak_gb > 0.01 and slow.first_seconds >= 0.02 and slow.numbers["calls"] > 6
+
+
+def test_who_fails_is_named():
+    with pytest.raises(UserError, match=r"^mine: ValueError: no such model$"):
+        race([Contestant("mine", broken)], threads=1)
+
+
+def test_ratios_are_of_the_same_rounds():
+    fast, slow = Result("here x", (10.0, 40.0, 30.0)), Result("peer x", (5.0, 10.0, 10.0))
+    assert fast.against(slow) == (3.0, 2.0, 4.0)

@@ -1,0 +1,48 @@
+"""What a race found is compared with the best rival, and written so that it is read back the same."""
+
+import pytest
+
+from lit_llm.benchmark.race import Result
+from lit_llm.benchmark.record import Goal, Record, load
+from lit_llm.errors import UserError
+
+RESULTS = [
+    Result("here", (10.0, 40.0, 30.0), peak_gb=2.0, numbers={"loss": 1.5}),
+    Result("peer", (5.0, 10.0, 10.0), peak_gb=4.0),
+    Result("slow peer", (1.0, 1.0, 1.0), peak_gb=2.5),
+]
+GOALS = [
+    Goal("a step", "here", ["slow peer", "peer", "absent"], wanted=2.5),
+    Goal("its memory", "here", ["slow peer", "peer"], wanted=0.7, of="memory"),
+    Goal("against nobody", "here", ["absent"], wanted=1.0),
+]
+RECORD = Record("training", "tokens", ["two cores"], RESULTS, GOALS, notes=["matmuls alone: 50"])
+
+
+def test_the_rival_is_the_best_one_and_the_rounds_are_paired():
+    speed, memory = RECORD.comparisons()
+    assert (speed.rival, speed.ratio, speed.low, speed.high, speed.met) == ("peer", 3.0, 2.0, 4.0, True)
+    assert (memory.rival, memory.ratio, memory.met) == ("slow peer", 0.8, False)
+
+
+def test_ratios_come_first_and_a_missed_goal_says_so():
+    lines = list(RECORD.lines())
+    assert lines[:4] == [
+        "two cores",
+        "",
+        "a step: here is 3.00 times as fast as peer (2.00 to 4.00; goal 2.5, met)",
+        "its memory: here takes 0.80 times the memory of slow peer; goal 0.7, missed",
+    ]
+    assert lines[5].split()[:2] == ["here", "30"] and "loss 1.5" in lines[5] and lines[-1] == "matmuls alone: 50"
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    RECORD.save(tmp_path / "folder/one.json")
+    assert load(tmp_path / "folder/one.json") == RECORD
+
+
+def test_another_file_is_refused(tmp_path):
+    (tmp_path / "x.json").write_text('{"work": "training"}')
+    for name in ("x.json", "absent.json"):
+        with pytest.raises(UserError, match=f"{name}: is no record of a benchmark"):
+            load(tmp_path / name)

@@ -1,0 +1,71 @@
+"""The training step learns, and the peers do the same work as the model here."""
+
+import importlib.util
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lit_llm.arguments import parse
+from lit_llm.benchmark.contestants import Shape, find, here, random_batch
+from lit_llm.benchmark.step import TrainingStep
+from lit_llm.benchmark.training import Settings
+from lit_llm.errors import UserError
+
+SMALL = Shape(hidden_size=32, layers=2, heads=2, vocab_size=65, length=16, batch=2, qk_norm=False)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_a_step_learns(precision):
+    torch.manual_seed(0)
+    step = TrainingStep(here(SMALL), random_batch(SMALL, torch.device("cpu")), precision, compiled=False)
+    for group in step.optimizer.param_groups:
+        group["lr"] = 1e-2
+    losses = [float(step.step()) for _ in range(30)]
+    assert losses[-1] < 0.7 * losses[0]
+    assert step.units == 32
+
+
+@pytest.mark.parametrize("name", ["transformers", "litgpt"])
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_a_peer_does_the_same_work(name, qk_norm):
+    """Same parameters but for litgpt's untied head, and a loss near that of guessing."""
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed")
+    shape = replace(SMALL, qk_norm=qk_norm)
+    ours, peer = (make(shape) for _, make in find(name, None))
+    extra = 65 * 32 if name == "litgpt" else 0
+    assert sum(p.numel() for p in peer.parameters()) == sum(p.numel() for p in ours.parameters()) + extra
+    batch = random_batch(shape, torch.device("cpu"))
+    assert float(peer(*batch).detach()) == pytest.approx(float(ours(*batch).detach()), abs=0.8)
+
+
+def test_who_takes_part(tmp_path):
+    assert [name for name, _ in find("", None)] == ["here"]
+    with pytest.raises(UserError, match="'nemo' is none; known are transformers, litgpt"):
+        list(find("nemo", None))
+    with pytest.raises(UserError, match=r"no model\.py in it"):
+        list(find("", tmp_path))
+    (tmp_path / "model.py").write_text(
+        "import torch\nclass GPTConfig:\n    def __init__(self, **k): self.__dict__.update(k)\n"
+        "class GPT(torch.nn.Embedding):\n    def __init__(self, c): super().__init__(c.vocab_size, c.vocab_size)\n"
+        "    def forward(self, ids, labels):\n        logits = super().forward(ids)\n"
+        "        return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())\n"
+    )
+    found = dict(find("", tmp_path))
+    assert float(found["nanogpt"](SMALL)(*random_batch(SMALL, torch.device("cpu"))).detach()) > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["hidden_size=100"], "must be a multiple of 2 x heads=6"),
+        (["precision=fp8"], "precision=fp8"),
+        (["rounds=0"], "rounds=0: must be above 0"),
+        (["device=tpu"], "device=tpu"),
+    ],
+)
+def test_mistakes_are_one_line(words, said):
+    with pytest.raises(UserError) as caught:
+        parse(Settings, words)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
