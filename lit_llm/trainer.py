@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
 from lit_llm.checkpointing.atomic import AtomicCheckpointIO
@@ -26,7 +27,8 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
         refuse_unread(cfg)
     accumulate = 1 if own else accumulation(parts.cfg)
     steps = step_limit(cfg)
-    callbacks = list(parts.callbacks)
+    # Lightning refuses a bar that is both given and forbidden; trainer.progress=false means it is not wanted.
+    callbacks = [each for each in parts.callbacks if cfg.progress or not isinstance(each, ProgressBar)]
     if not any(isinstance(callback, RandomState) for callback in callbacks):
         callbacks.append(RandomState())
     if own and steps is not None:
