@@ -1,5 +1,5 @@
 # make run    install into .venv, then train the whole chain on the text already on this disk
-# make test   the tests          make check   ruff and mypy          make clean   remove .venv
+# make test   the tests, two files at a time          make check   ruff and mypy          make clean   remove .venv
 #
 # More arguments: make run ARGS="stages.ppo.kl_coef=0.1"      make test ARGS="tests/backbone -x"
 # Another Python: make run PYTHON=/usr/bin/python3.13         (it is used once, to make .venv)
@@ -28,7 +28,7 @@ run: $(BIN)/.installed
 	$(BIN)/python scripts/pipeline.py $(ARGS)
 
 test: $(BIN)/.installed-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: $(BIN)/.installed-test
 	$(BIN)/ruff check .
