@@ -15,7 +15,7 @@ from lit_llm.records import IGNORE
 
 _CPU_CHUNK_BYTES = 8 * 2**20  # logits of a chunk in float32: small enough to stay in a CPU's last-level cache
 _GPU_CHUNK_BYTES = 512 * 2**20  # large enough to fill a GPU
-_KEEP_BYTES = 256 * 2**20  # probabilities kept for the backward pass up to this size; above it they are recomputed
+_KEEP_BYTES = 256 * 2**20  # of probabilities kept for the backward pass, or of the logits' gradients kept at once
 
 
 class CrossEntropy(NamedTuple):
@@ -32,8 +32,8 @@ def cross_entropy(
     """Summed cross-entropy of ``labels`` (...) under ``softmax(hidden (..., D) @ weight (V, D)^T)``.
 
     Positions labelled ``IGNORE`` take no part. ``z_loss`` weighs ``logsumexp(logits)^2`` (PaLM, arXiv:2204.02311,
-    section 5). Each chunk's gradient is computed together with its loss, so nothing is recomputed and the memory is one
-    chunk's logits; hence no second derivatives.
+    section 5). Each chunk's gradient is computed together with its loss, so nothing is recomputed and what is held is
+    one chunk's logits and at most 256 MB of their gradients; hence no second derivatives.
     """
     flat, targets = _trained_positions(hidden, labels)
     flat, chunk = flat.to(_compute_dtype(weight)), chunk_tokens or _chunk_tokens(weight)
@@ -63,7 +63,7 @@ def token_entropy(hidden: Tensor, weight: Tensor, temperature: float = 1.0) -> T
     dtype = _compute_dtype(weight)
     flat, head = hidden.reshape(-1, hidden.shape[-1]).to(dtype), weight.to(dtype)
     entropies = []
-    for rows in _chunks(len(flat), _chunk_tokens(weight)):
+    for rows in _chunks(slice(0, len(flat)), _chunk_tokens(weight)):
         logps = _chunk_logps(flat[rows], head, temperature)
         entropies.append(-(logps.exp() * logps).sum(-1))
     result = torch.cat(entropies) if entropies else flat.new_zeros(0, dtype=_exact(dtype))
@@ -89,31 +89,24 @@ class _SummedCrossEntropy(torch.autograd.Function):
         head, exact = weight.to(hidden.dtype), _exact(weight.dtype)
         with_gradient = with_gradient and any(ctx.needs_input_grad[:2])
         hidden_grad = torch.empty_like(hidden) if with_gradient else hidden
-        head_grad = torch.zeros_like(weight, dtype=exact) if with_gradient else weight
-        nll, penalty = (torch.zeros((), device=hidden.device, dtype=exact) for _ in range(2))
-        for rows in _chunks(len(hidden), chunk):
-            logits = hidden[rows] @ head.T
-            logps = torch.log_softmax(logits, dim=-1, dtype=exact)
-            index = targets[rows].clamp_min(0).unsqueeze(1)
-            valid = (targets[rows] != IGNORE).unsqueeze(1)
-            chosen = logps.gather(1, index)
-            normaliser = logits.gather(1, index).to(exact) - chosen  # logsumexp of the logits
-            nll -= (chosen * valid).sum()
-            penalty += z_loss * (normaliser.square() * valid).sum()
-            if with_gradient:
-                logits_grad = logps.exp_()  # the log-probabilities are not needed any more
-                if z_loss:
-                    logits_grad *= 1 + 2 * z_loss * normaliser
-                logits_grad.scatter_add_(1, index, torch.full_like(chosen, -1.0))
-                if not hidden.is_cpu:  # on a CPU the ignored rows are left out beforehand
-                    logits_grad *= valid
-                small = logits_grad.to(hidden.dtype)
-                hidden_grad[rows] = small @ head
-                head_grad += small.T @ hidden[rows]
+        head_grad: Tensor | None = None
+        sums = torch.zeros(2, device=hidden.device, dtype=exact)  # of the negative log-likelihood, and with the z-loss
+        for block in _blocks(hidden, head, chunk):
+            logits_grad = hidden.new_empty(block.stop - block.start, len(head)) if with_gradient else None
+            for rows in _chunks(block, chunk):
+                inside = slice(rows.start - block.start, rows.stop - block.start)
+                out = None if logits_grad is None else logits_grad[inside]
+                sums += _chunk_loss(hidden[rows] @ head.T, targets[rows], z_loss, exact, out)
+            if logits_grad is not None:
+                torch.mm(logits_grad, head, out=hidden_grad[block])
+                product = logits_grad.T @ hidden[block]
+                head_grad = product if head_grad is None else product.to(exact).add_(head_grad)
         if with_gradient:
-            ctx.save_for_backward(hidden_grad, head_grad.to(weight.dtype))
+            head_grad = torch.zeros_like(weight) if head_grad is None else head_grad.to(weight.dtype)
+            ctx.save_for_backward(hidden_grad, head_grad)
+        nll, loss = sums[0].clone(), sums[1].clone()
         ctx.mark_non_differentiable(nll)
-        return nll + penalty, nll
+        return loss, nll
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -123,6 +116,28 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return (hidden_grad.to(factor.dtype) * factor).to(hidden_grad.dtype), head_grad * factor, None, None, None, None
 
 
+def _chunk_loss(logits: Tensor, targets: Tensor, z_loss: float, exact: torch.dtype, grad: Tensor | None) -> Tensor:
+    """(2,): the summed negative log-likelihood, and the same with the z-loss; its gradient by the logits in ``grad``.
+
+    The normaliser is read off the largest probability, which never underflows: one softmax and two reads for its row's
+    maximum take 0.6 of the time of log-softmax and exp, (512, 4096) in bfloat16.
+    """
+    probabilities = torch.softmax(logits, dim=-1, dtype=exact)
+    largest = probabilities.amax(dim=-1, keepdim=True)
+    normaliser = logits.amax(dim=-1, keepdim=True).to(exact) - largest.log()  # logsumexp of the logits
+    index, valid = targets.clamp_min(0).unsqueeze(1), (targets != IGNORE).unsqueeze(1)
+    nll = ((normaliser - logits.gather(1, index)) * valid).sum()
+    penalty = z_loss * (normaliser.square() * valid).sum()
+    if grad is not None:
+        if z_loss:
+            probabilities *= 1 + 2 * z_loss * normaliser
+        probabilities.scatter_add_(1, index, -torch.ones_like(largest))
+        if not logits.is_cpu:  # on a CPU the ignored rows are left out beforehand
+            probabilities *= valid
+        grad.copy_(probabilities)
+    return torch.stack([nll, nll + penalty])
+
+
 class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int) -> Tensor:
@@ -130,7 +145,7 @@ class _TokenLogps(torch.autograd.Function):
         ctx.keep = any(ctx.needs_input_grad[:2]) and hidden.shape[0] * head.shape[0] * 4 <= _KEEP_BYTES
         ctx.temperature, ctx.chunk, ctx.weight_dtype = temperature, chunk, weight.dtype
         logps, kept = [], []
-        for rows in _chunks(len(hidden), chunk):
+        for rows in _chunks(slice(0, len(hidden)), chunk):
             every = _chunk_logps(hidden[rows], head, temperature)
             logps.append(every.gather(1, targets[rows].clamp_min(0).unsqueeze(1)).squeeze(1))
             if ctx.keep:
@@ -144,7 +159,7 @@ class _TokenLogps(torch.autograd.Function):
         scale = (grads[0] / ctx.temperature).unsqueeze(1)
         hidden_grad = torch.empty_like(hidden)
         head_grad = torch.zeros_like(head, dtype=_exact(head.dtype))
-        for number, rows in enumerate(_chunks(len(hidden), ctx.chunk)):
+        for number, rows in enumerate(_chunks(slice(0, len(hidden)), ctx.chunk)):
             every = kept[number] if ctx.keep else _chunk_logps(hidden[rows], head, ctx.temperature)
             logits_grad = every.exp().mul_(-scale[rows])  # d log p_y / d logits = one_hot(y) - p
             logits_grad.scatter_add_(1, targets[rows].clamp_min(0).unsqueeze(1), scale[rows])
@@ -182,9 +197,17 @@ def _compute_dtype(weight: Tensor) -> torch.dtype:
 
 
 def _chunk_tokens(weight: Tensor) -> int:
-    budget = _CPU_CHUNK_BYTES if weight.is_cpu else _GPU_CHUNK_BYTES
-    return max(64, budget // (4 * weight.shape[0]))
+    if weight.is_cpu:  # a product of fewer than 256 rows with a vocabulary of 50k runs at 3/4 of the speed
+        return max(256, _CPU_CHUNK_BYTES // (4 * weight.shape[0]))
+    return max(64, _GPU_CHUNK_BYTES // (4 * weight.shape[0]))
 
 
-def _chunks(length: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, length)) for start in range(0, length, size))
+def _blocks(hidden: Tensor, head: Tensor, chunk: int) -> Iterator[slice]:
+    """Whole chunks whose logits' gradients are kept together, so that the head's gradient is one product: at 124M
+    adding up that of every chunk took 10% of a step."""
+    held = _KEEP_BYTES // (head.shape[0] * hidden.element_size())
+    return _chunks(slice(0, len(hidden)), max(1, held // chunk) * chunk)
+
+
+def _chunks(rows: slice, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size))

@@ -45,8 +45,10 @@ def test_the_sum_is_that_of_explicit_loops(chunk, z_loss):
     assert result.tokens.item() == 8 and not result.nll.requires_grad
 
 
+@pytest.mark.parametrize("keep", [10**9, 7 * 8 * 4, 0], ids=["one block", "blocks of four rows", "every chunk"])
 @pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_gradients_of_cross_entropy_by_finite_differences(chunk):
+def test_gradients_of_cross_entropy_by_finite_differences(chunk, keep, monkeypatch):
+    monkeypatch.setattr("lit_llm.objectives.language._KEEP_BYTES", keep)
     hidden, weight, labels = problem()
     assert torch.autograd.gradcheck(
         lambda h, w: 0.37 * cross_entropy(h, w, labels, z_loss=0.1, chunk_tokens=chunk).loss, (hidden, weight)
@@ -146,21 +148,30 @@ def test_micro_batches_divided_by_the_whole_count_equal_one_batch(cut, seed):
 
 
 def test_a_large_vocabulary_never_holds_all_logits(monkeypatch):
-    """The largest tensor made is a chunk's logits, not tokens x vocabulary."""
-    hidden, weight, labels = problem(rows=4, tokens=64, vocabulary=500, dtype=torch.float32)
-    largest = 0
-    original = torch.log_softmax
+    """The largest softmax taken is that of a chunk's logits, not of tokens x vocabulary."""
+    hidden, weight, labels = problem(rows=16, tokens=64, vocabulary=500, dtype=torch.float32)
+    sizes = []
+    for name in ("softmax", "log_softmax"):
+        original = getattr(torch, name)
 
-    def watch(logits, *args, **kwargs):
-        nonlocal largest
-        largest = max(largest, logits.numel())
-        return original(logits, *args, **kwargs)
+        def watch(logits, *args, original=original, **kwargs):
+            sizes.append(logits.numel())
+            return original(logits, *args, **kwargs)
 
+        monkeypatch.setattr(torch, name, watch)
     monkeypatch.setattr("lit_llm.objectives.language._CPU_CHUNK_BYTES", 4 * 500 * 64)
     monkeypatch.setattr("lit_llm.objectives.language._KEEP_BYTES", 0)
-    monkeypatch.setattr(torch, "log_softmax", watch)
     (cross_entropy(hidden, weight, labels).loss + token_logps(hidden, weight, labels).sum()).backward()
-    assert largest == 64 * 500
+    assert len(sizes) >= 8 and max(sizes) == 256 * 500
+
+
+def test_extreme_logits_keep_their_loss_and_gradient():
+    """Probabilities that underflow to zero still have their log-probability."""
+    hidden = torch.tensor([[300.0, -300.0]], requires_grad=True)
+    weight = torch.eye(2)
+    result = cross_entropy(hidden, weight, torch.tensor([1]))
+    assert result.loss.item() == 600.0
+    assert torch.autograd.grad(result.loss, hidden)[0].tolist() == [[1.0, -1.0]]
 
 
 def test_completion_labels_include_the_end_token_and_nothing_else():
