@@ -110,6 +110,31 @@ def build_mask(
     return AttentionMask("explicit", bias=bias)
 
 
+def branched_mask(
+    positions: Tensor,
+    segments: Tensor,
+    branches: Tensor,
+    dtype: torch.dtype,
+    window: int | None = None,
+    backend: Backend | None = None,
+) -> AttentionMask:
+    """The mask of rows with completions behind prompts that they share (``branches.py``); all (B, T).
+
+    Positions count from each prompt's first token and go on in every completion, so that they say what came before.
+    """
+    length, device = positions.shape[1], positions.device
+    if backend is None:
+        backend = "flex" if device.type == "cuda" else choose_backend(device, dtype, length, False, True, False)
+    if backend == "flex":
+        return AttentionMask("flex", blocks=_branched_blocks(positions, segments, branches, window))
+    allowed = allowed_pairs(positions, positions, segments, segments, window)
+    allowed &= (branches[:, None, :] == 0) | (branches[:, :, None] == branches[:, None, :])
+    if backend == "sdpa":
+        return AttentionMask("sdpa", allowed=allowed[:, None])
+    bias = torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill_(~allowed, -torch.inf)
+    return AttentionMask("explicit", bias=bias[:, None])
+
+
 def choose_backend(
     device: torch.device, dtype: torch.dtype, length: int, packed: bool, windowed: bool, cached: bool
 ) -> Backend:
@@ -200,6 +225,20 @@ def _flex_blocks(length: int, device: torch.device, segments: Tensor | None, win
 
     rows = None if segments is None else segments.shape[0]
     return create_block_mask(rule, rows, None, length, length, device=device)
+
+
+def _branched_blocks(positions: Tensor, segments: Tensor, branches: Tensor, window: int | None) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def rule(batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        ahead = positions[batch, query] - positions[batch, key]
+        seen = (ahead >= 0) & (segments[batch, query] == segments[batch, key])
+        if window is not None:
+            seen = seen & (ahead < window)
+        return seen & ((branches[batch, key] == 0) | (branches[batch, query] == branches[batch, key]))
+
+    rows, length = positions.shape
+    return create_block_mask(rule, rows, None, length, length, device=positions.device)
 
 
 @cache

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_llm.backbone.branches import Branches
 from lit_llm.backbone.cache import KVCache
 from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.transformer import Transformer
@@ -44,9 +45,10 @@ class LanguageModel(nn.Module):
         segments: Tensor | None = None,
         cache: KVCache | None = None,
         lengths: Tensor | None = None,
+        branches: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, T, D); arguments as ``Transformer.forward``."""
-        hidden: Tensor = self.backbone(input_ids, positions, segments, cache, lengths)
+        hidden: Tensor = self.backbone(input_ids, positions, segments, cache, lengths, branches)
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -95,6 +97,12 @@ class ScoreModel(nn.Module):
         hidden = self.backbone(input_ids)
         last = hidden[torch.arange(len(lengths), device=hidden.device), lengths - 1]
         return (self._read(last) - self.reward_mean) / self.reward_std
+
+    def score_branches(self, rows: Branches) -> Tensor:
+        """As ``forward``, of N completions laid out as branches of their prompts: (N,) float32."""
+        hidden = self.backbone(rows.input_ids, rows.positions, rows.segments, branches=rows.branches)
+        scores = (self._read(hidden.flatten(0, 1)[rows.last]) - self.reward_mean) / self.reward_std
+        return scores[rows.completion]
 
     def values(
         self,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lit_llm.backbone.attention import AttentionMask, build_mask
+from lit_llm.backbone.attention import AttentionMask, branched_mask, build_mask
 from lit_llm.backbone.blocks import Block, CacheSlots, Rotary, Rotation
 from lit_llm.backbone.cache import KVCache
 from lit_llm.backbone.config import BackboneConfig
@@ -45,13 +45,15 @@ class Transformer(nn.Module):
         segments: Tensor | None = None,
         cache: KVCache | None = None,
         lengths: Tensor | None = None,
+        branches: Tensor | None = None,
     ) -> Tensor:
         """Hidden states after the final norm, (B, T, D).
 
         ``input_ids``: (B, T) int64. ``positions``: (B, T), None: counted from 0 in each document. ``segments``: (B, T),
         the documents of packed rows; None: each row is one document (right padding is harmless, attention is causal).
         With ``cache`` the tokens are appended to each row at its own length, and count on from there; a right-padded
-        prefill says with ``lengths`` (B,) how many of each row's tokens are none of the padding.
+        prefill says with ``lengths`` (B,) how many of each row's tokens are none of the padding. ``branches`` (B, T),
+        with ``positions`` and ``segments``: completions of one prompt in its row, see ``branches.py``.
         """
         if cache is not None and segments is not None:
             raise ValueError("a cache holds one document a row: segments cannot be given with it")
@@ -63,7 +65,7 @@ class Transformer(nn.Module):
             positions = cached.slots if cached is not None else default_positions(input_ids, segments)
         dtype = compute_dtype(x)
         rotation = self.rotary(positions, dtype)
-        mask = self._mask(input_ids, dtype, segments, cached)
+        mask = self._mask(input_ids, dtype, segments, cached, branches, positions)
         for layer in self.layers:
             x = self._layer(layer, x, rotation, mask, cached)
         if cache is not None:
@@ -72,10 +74,18 @@ class Transformer(nn.Module):
         return hidden
 
     def _mask(
-        self, input_ids: Tensor, dtype: torch.dtype, segments: Tensor | None, cached: CacheSlots | None
+        self,
+        input_ids: Tensor,
+        dtype: torch.dtype,
+        segments: Tensor | None,
+        cached: CacheSlots | None,
+        branches: Tensor | None,
+        positions: Tensor,
     ) -> AttentionMask:
         slots, extent = (None, 0) if cached is None else (cached.slots, cached.extent)
         window = self.config.sliding_window
+        if branches is not None and segments is not None:
+            return branched_mask(positions, segments, branches, dtype, window)
         return build_mask(input_ids.shape[1], input_ids.device, dtype, segments, window, slots, extent)
 
     def _layer(

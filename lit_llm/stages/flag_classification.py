@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lit_llm.backbone.branches import branches_of
 from lit_llm.backbone.heads import LanguageModel, ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation.classification import best_threshold, labels
@@ -69,7 +70,10 @@ class FlagClassification(Stage):
 
     def loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         check_labelled(batch, self.model.config.vocab_size, self.model.config.max_positions)
-        return self._sums(batch, self.model(batch.input_ids, batch.lengths))
+        return self._sums(batch, self._scores(batch))
+
+    def _scores(self, batch: LabelledBatch) -> Tensor:
+        return self.model.score_branches(branches_of(batch.input_ids, batch.prompt_lengths, batch.lengths))
 
     def _sums(self, batch: LabelledBatch, logits: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Sums weighted by the annotators' weights, and their sum."""
@@ -108,7 +112,7 @@ class FlagClassification(Stage):
 
     def validation_step(self, batch: LabelledBatch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
         check_labelled(batch, self.model.config.vocab_size, self.model.config.max_positions)
-        logits = self.model(batch.input_ids, batch.lengths)
+        logits = self._scores(batch)
         self._validation[dataloader_idx].add(*self._sums(batch, logits))
         self._seen.setdefault(dataloader_idx, []).append((logits.float().cpu(), batch.labels.cpu()))
 
@@ -164,7 +168,7 @@ class FlagClassification(Stage):
         batch = self.trainer.strategy.batch_to_device(batch)
         training, _ = self.model.training, self.model.eval()
         with self.trainer.precision_plugin.forward_context():
-            logits: Tensor = self.model(batch.input_ids, batch.lengths).float().cpu()
+            logits = self._scores(batch).float().cpu()
         self.model.train(training)
         return logits
 

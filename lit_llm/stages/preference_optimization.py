@@ -24,7 +24,7 @@ from lit_llm.stages.reference_store import Completions
 
 
 class PreferenceOptimization(AgainstReference):
-    """One forward pass for each completion; every strict pair of a prompt counts alike, every prompt once.
+    """A batch's prompts and completions are read once each; every strict pair counts alike, and every prompt once.
 
     Tied completions make no pair, and a prompt whose completions are all tied is not counted.
 

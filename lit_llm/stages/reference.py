@@ -15,10 +15,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
+from lit_llm.backbone.branches import branches_of
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.lora import TARGETS, apply_lora, lora_disabled, merge_lora, save_adapter
 from lit_llm.errors import UserError
-from lit_llm.objectives.language import completion_labels, token_logps
+from lit_llm.objectives.language import token_logps
 from lit_llm.stages import reference_store as store
 from lit_llm.stages.base import Stage
 from lit_llm.stages.reference_store import Completions, Origin
@@ -208,8 +209,10 @@ class AgainstReference(Stage):
 
 def completion_logps(model: LanguageModel, completions: Completions) -> Tensor:
     """Log-probability of each completion, summed over its tokens, the end token among them: (N,) float32."""
-    labels = completion_labels(*completions)
-    return token_logps(model(completions.input_ids), model.output_weight, labels).sum(1)
+    rows = branches_of(*completions)
+    hidden = model(rows.input_ids, rows.positions, rows.segments, branches=rows.branches)
+    logps = token_logps(hidden.flatten(0, 1)[rows.before], model.output_weight, rows.targets)
+    return logps.new_zeros(len(rows.last)).index_add(0, rows.owners, logps)[rows.completion]
 
 
 def _batches(rows: Any, size: int, rank: int, world: int) -> Iterator[tuple[int, Any]]:

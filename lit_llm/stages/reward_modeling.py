@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lit_llm.backbone.branches import branches_of
 from lit_llm.backbone.heads import LanguageModel, ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation.reward_exam import RewardExam
@@ -29,7 +30,7 @@ RankingLoss = Callable[..., tuple[Tensor, Tensor]]
 
 
 class RewardModeling(Stage):
-    """Trains a ``ScoreModel`` on ranked completions, with one forward pass for each completion.
+    """Trains a ``ScoreModel`` on ranked completions; a batch's prompts and completions are each read once.
 
     Args:
         model: a language model (the instruction-tuned one), whose transformer is copied and given a score head.
@@ -101,12 +102,15 @@ class RewardModeling(Stage):
 
     def loss(self, batch: RankingBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         check_rankings(batch, self.model.config.vocab_size, self.model.config.max_positions)
-        scores = self.model(batch.input_ids, batch.lengths)
+        scores = self._scores(batch)
         total, count = self._ranking_loss(scores, batch)
         if self.adherence is not None and self.training:
             assert batch.annotators is not None  # the data that named them
             total = total + self.adherence.prior(batch.annotators)
         return total, count, pair_sums(*without_attacks(scores.detach(), batch))
+
+    def _scores(self, batch: RankingBatch) -> Tensor:
+        return self.model.score_branches(branches_of(batch.input_ids, batch.prompt_lengths, batch.lengths))
 
     def _ranking_loss(self, scores: Tensor, batch: RankingBatch) -> tuple[Tensor, Tensor]:
         """The people's pairs, and beside them those with an attack; counted are the prompts that people ranked."""
@@ -146,7 +150,7 @@ class RewardModeling(Stage):
 
     def validation_step(self, batch: RankingBatch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
         check_rankings(batch, self.model.config.vocab_size, self.model.config.max_positions)
-        scores = self.model(batch.input_ids, batch.lengths)
+        scores = self._scores(batch)
         total, count = self._ranking_loss(scores, batch)
         self._validation[dataloader_idx].add(total, count, pair_sums(scores, batch))
         kept = scores.float().cpu(), *judged_pairs(scores, batch)
@@ -209,7 +213,7 @@ class RewardModeling(Stage):
         batch = self.trainer.strategy.batch_to_device(batch)
         training, _ = self.model.training, self.model.eval()
         with self.trainer.precision_plugin.forward_context():
-            scores: Tensor = self.model(batch.input_ids, batch.lengths).float()
+            scores = self._scores(batch).float()
         self.model.train(training)
         return scores[answers_in(batch)]
 

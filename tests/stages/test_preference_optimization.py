@@ -13,7 +13,7 @@ from lit_llm.objectives.preference import dpo, hinge, ipo, orpo, robust_dpo, sim
 from lit_llm.objectives.ranking import strict_pairs
 from lit_llm.stages.preference_optimization import PreferenceOptimization
 
-from .toy import LIKED, loader, parts, rankings, tiny_model, trainer
+from .toy import LIKED, loader, parts, rankings, tiny_model, tokens_once, trainer
 
 
 def held_out_accuracy(stage: PreferenceOptimization, seed: int = 99) -> float:
@@ -86,12 +86,13 @@ def test_logged_values_are_those_of_a_loop():
     assert (sums["pairs"].item(), sums["rewards/margins"].item()) == pytest.approx((pairs, margins), rel=1e-3)
 
 
-def test_the_reference_is_run_once_a_completion_and_never_trained_or_saved():
+def test_the_reference_runs_once_over_all_data_and_is_never_trained_or_saved():
     stage, runs = PreferenceOptimization(model=tiny_model(), **parts()), []
-    stage.reference.backbone.register_forward_pre_hook(lambda _, args: runs.append(args[0].shape[0]))
+    stage.reference.backbone.register_forward_pre_hook(lambda _, args: runs.append(args[0].numel()))
     before = {name: value.clone() for name, value in stage.reference.state_dict().items()}
-    trainer(max_epochs=3).fit(stage, loader([rankings(6), rankings(6, seed=1)]))
-    assert runs == [18, 18]
+    batches = [rankings(6), rankings(6, seed=1)]
+    trainer(max_epochs=3).fit(stage, loader(batches))
+    assert runs == [tokens_once(batch) for batch in batches]
     assert all(torch.equal(value, before[name]) for name, value in stage.reference.state_dict().items())
     assert not any(key.startswith("reference") for key in stage.state_dict())
     assert any(not torch.equal(v, before[k]) for k, v in stage.model.state_dict().items())

@@ -15,7 +15,7 @@ from lit_llm.stages.ranking_metrics import derived, judged_pairs, pair_sums, ran
 from lit_llm.stages.reward_modeling import RewardModeling
 from lit_llm.stages.totals import Totals
 
-from .toy import LIKED, VOCABULARY, loader, parts, rankings, tiny_model, trainer
+from .toy import LIKED, VOCABULARY, loader, parts, rankings, tiny_model, tokens_once, trainer
 
 
 def held_out_accuracy(model: ScoreModel, seed: int = 99) -> float:
@@ -82,11 +82,12 @@ def test_a_finished_run_that_is_resumed_has_its_normalisation(tmp_path):
     assert again.model.reward_std.item() == pytest.approx(std, rel=1e-5)
 
 
-def test_each_completion_is_run_once_not_once_a_pair():
+def test_each_prompt_and_completion_is_run_once_not_once_a_pair():
     stage, rows = RewardModeling(model=tiny_model(), **parts()), []
-    stage.model.backbone.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[0]))
-    stage.loss(rankings(5, k=4))
-    assert rows == [20]
+    stage.model.backbone.register_forward_pre_hook(lambda _, args: rows.append(args[0].numel()))
+    batch = rankings(5, k=4)
+    stage.loss(batch)
+    assert rows == [tokens_once(batch)]
 
 
 def test_padding_never_changes_the_loss():

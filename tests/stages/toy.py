@@ -53,6 +53,12 @@ def rankings(prompts: int, k: int = 3, seed: int = 0, tokens: int = 6) -> Rankin
     )
 
 
+def tokens_once(batch: RankingBatch) -> int:
+    """Tokens of a batch with each prompt and each completion counted once."""
+    starts = torch.cat([torch.ones(1, dtype=torch.bool), batch.groups[1:] != batch.groups[:-1]])
+    return int(batch.prompt_lengths[starts].sum() + (batch.lengths - batch.prompt_lengths).sum())
+
+
 def prompt_batch(prompts: int, seed: int = 0) -> PromptBatch:
     g = torch.Generator().manual_seed(seed)
     lengths = torch.randint(2, 6, (prompts,), generator=g)

@@ -1,0 +1,89 @@
+"""Invariant: completions read as branches of their prompt are what each is behind the prompt alone, gradients too."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from lit_llm.backbone.attention import attend, branched_mask
+from lit_llm.backbone.branches import Branches, branches_of
+from lit_llm.backbone.config import from_depth
+from lit_llm.backbone.heads import LanguageModel, ScoreModel
+
+VOCABULARY = 17
+
+
+def score_model(window: int | None = None) -> ScoreModel:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8, "intermediate_size": 16}
+    config = from_depth(VOCABULARY, depth=2, max_positions=64, sliding_window=window, **shape)
+    model = ScoreModel.from_language_model(LanguageModel(config)).double()
+    model.reward_mean.fill_(0.3)
+    return model
+
+
+def rows_of(prompts: list[list[int]], sizes: list[tuple[int, int]], seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Padded rows, prompt lengths and lengths of completions of (prompt's number, size)."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = [
+        torch.cat([torch.tensor(prompts[number]), torch.randint(0, 4, (size,), generator=generator)])
+        for number, size in sizes
+    ]
+    starts = torch.tensor([len(prompts[number]) for number, _ in sizes])
+    return pad_sequence(rows, batch_first=True, padding_value=9), starts, torch.tensor([len(row) for row in rows])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 7)), min_size=1, max_size=9),
+    width=st.integers(1, 40),
+    window=st.sampled_from([None, 3]),
+    seed=st.integers(0, 5),
+)
+def test_scores_and_their_gradients_are_those_of_padded_rows(
+    sizes: list[tuple[int, int]], width: int, window: int | None, seed: int
+) -> None:
+    model = score_model(window)
+    ids, prompts, lengths = rows_of([[5, 6, 7], [5, 6], [8]], sizes, seed)
+    weights = torch.randn(len(ids), generator=torch.Generator().manual_seed(seed))
+    found = []
+    for scores in (model(ids, lengths), model.score_branches(branches_of(ids, prompts, lengths, width))):
+        model.zero_grad()
+        (scores * weights).sum().backward()
+        found.append([scores, *(parameter.grad.clone() for parameter in model.parameters())])
+    for plain, branched in zip(*found, strict=True):
+        assert torch.allclose(plain, branched, rtol=1e-4, atol=1e-4)  # angles and scores are float32
+
+
+def test_a_prompt_and_a_completion_are_read_once() -> None:
+    ids, prompts, lengths = rows_of([[5, 6, 7, 8]], [(0, 2), (0, 3)])
+    again = branches_of(ids.repeat(3, 1), prompts.repeat(3), lengths.repeat(3))
+    assert again.input_ids.tolist() == [[5, 6, 7, 8, *ids[1, 4:7].tolist(), *ids[0, 4:6].tolist()]]
+    assert again.positions.tolist() == [[0, 1, 2, 3, 4, 5, 6, 4, 5]]
+    assert again.completion.tolist() == [0, 1] * 3
+    assert again.before.tolist() == [3, 7, 3, 4, 5]  # both completions are foreseen from the prompt's end
+    assert again.targets.tolist() == [*ids[0, 4:6].tolist(), *ids[1, 4:7].tolist()]
+
+
+def test_what_does_not_fit_in_a_row_goes_on_in_the_next_behind_its_prompt_again() -> None:
+    ids, prompts, lengths = rows_of([[5, 6, 7]], [(0, 4), (0, 4), (0, 4)])
+    ids[1, 3], ids[2, 3] = 10, 11  # three unlike ones
+    rows = branches_of(ids, prompts, lengths, row_tokens=11)
+    assert rows.input_ids.shape == (2, 11)
+    assert (rows.input_ids[:, :3] == torch.tensor([5, 6, 7])).all()
+    assert rows.segments[1].tolist() == [0] * 7 + [1] * 4
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_backends_agree(window: int | None) -> None:
+    rows: Branches = branches_of(*rows_of([[5, 6, 7], [8]], [(0, 3), (1, 2), (0, 4)]), row_tokens=20)
+    q, k, v = (torch.randn(rows.input_ids.shape[0], 2, rows.input_ids.shape[1], 4) for _ in range(3))
+    masks = [
+        branched_mask(rows.positions, rows.segments, rows.branches, q.dtype, window, backend)
+        for backend in ("sdpa", "explicit")
+    ]
+    assert torch.allclose(attend(q, k, v, masks[0]), attend(q, k, v, masks[1]), atol=1e-6)
