@@ -41,6 +41,16 @@ class Branches(NamedTuple):
     def to(self, device: torch.device) -> Branches:
         return Branches(*(part.to(device, non_blocking=True) for part in self))
 
+    def sums(self, values: Tensor) -> Tensor:
+        """Values of the completions' tokens (M,) summed over each of the N completions: (N,)."""
+        return values.new_zeros(len(self.last)).index_add(0, self.owners, values)[self.completion]
+
+    def matrix(self, values: Tensor, width: int) -> Tensor:
+        """The same as rows (N, width) from each completion's first token on, 0 behind its last."""
+        sizes = torch.bincount(self.owners, minlength=len(self.last))
+        inside = torch.arange(width, device=values.device) < sizes[:, None]
+        return values.new_zeros(inside.shape).masked_scatter(inside, values)[self.completion]
+
 
 class _Tree(NamedTuple):
     """A prompt with completions that fit behind it in one row: numbers of input rows."""
@@ -55,6 +65,7 @@ def branches_of(
 ) -> Branches:
     """Right-padded rows (N, T'), each a prompt of ``prompt_lengths`` (N,) and a completion up to ``lengths`` (N,), as
     branches on the rows' device. Prompts are told by their tokens; a completion that a prompt has twice is read once.
+    Where a prompt is empty, nothing foresees its completions' first tokens, and their ``before`` means nothing.
     """
     ids, prompts, ends = input_ids.cpu().numpy(), prompt_lengths.tolist(), lengths.tolist()
     of_prompt: dict[bytes, dict[bytes, int]] = {}

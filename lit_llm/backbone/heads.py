@@ -111,9 +111,10 @@ class ScoreModel(nn.Module):
         segments: Tensor | None = None,
         cache: KVCache | None = None,
         lengths: Tensor | None = None,
+        branches: Tensor | None = None,
     ) -> Tensor:
         """Score at every position, not normalised: (B, T) float32; arguments as ``Transformer.forward``."""
-        return self._read(self.backbone(input_ids, positions, segments, cache, lengths))
+        return self._read(self.backbone(input_ids, positions, segments, cache, lengths, branches))
 
     def num_parameters(self) -> int:
         return count_parameters(self)

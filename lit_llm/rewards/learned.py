@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from lit_llm.backbone import huggingface
+from lit_llm.backbone.branches import branches_of
 from lit_llm.backbone.heads import ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.records import Message
@@ -56,12 +57,10 @@ class LearnedReward(nn.Module):
         longest = self.model.config.max_positions
         if int(lengths.max()) > longest:
             raise UserError(f"reward.folder: {self.folder} reads up to {longest} tokens; got {int(lengths.max())}")
-        scores = []
-        for ids, sizes in zip(
-            torch.split(input_ids, self.batch_size), torch.split(lengths, self.batch_size), strict=True
-        ):
-            scores.append(self.model(ids[:, : int(sizes.max())], sizes).float())
-        return torch.cat(scores)
+        parts = zip(torch.split(input_ids, self.batch_size), torch.split(lengths, self.batch_size), strict=True)
+        # Packed to a few full rows: of prompts and short answers more than half would be padding.
+        rows = (branches_of(ids, torch.zeros_like(sizes), sizes) for ids, sizes in parts)
+        return torch.cat([self.model.score_branches(each).float() for each in rows])
 
     def forward(self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]) -> Tensor:
         """Scores (B,) of texts."""

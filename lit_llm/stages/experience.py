@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lit_llm.backbone.branches import Branches, branches_of
 from lit_llm.backbone.heads import LanguageModel, ScoreModel
 from lit_llm.objectives.language import token_entropy, token_logps
 from lit_llm.objectives.policy import Total, alone, gae, kl_k1, token_rewards, whiten
-from lit_llm.records import IGNORE, Rollout
+from lit_llm.records import Rollout
 
 
 class Sequences(NamedTuple):
@@ -34,6 +35,10 @@ class Sequences(NamedTuple):
             self.input_ids[rows, : int(lengths.max())], self.prompt_lengths[rows], lengths, self.mask[rows]
         )
 
+    def branches(self) -> Branches:
+        """As rows without padding between them, in which the answers to one prompt share it."""
+        return branches_of(self.input_ids, self.prompt_lengths, self.lengths)
+
     def places(self) -> Tensor:
         """(B, C): the position that predicts completion token c, the last such one where there is none."""
         steps = torch.arange(self.mask.shape[1], device=self.lengths.device)
@@ -48,16 +53,12 @@ def completion_logps(
     model: LanguageModel, sequences: Sequences, temperature: float, with_entropy: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of every completion token at this temperature, and entropy there: (B, C), 0 outside the mask."""
-    places = sequences.places()
-    hidden = model(sequences.input_ids)
-    hidden = hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
-    targets = sequences.input_ids.gather(1, places + 1)
-    targets = torch.where(sequences.mask, targets, IGNORE)
-    logps = token_logps(hidden, model.output_weight, targets, temperature)
-    entropy = torch.zeros_like(logps)
-    if with_entropy:
-        entropy[sequences.mask] = token_entropy(hidden[sequences.mask], model.output_weight, temperature)
-    return logps, entropy
+    rows, width = sequences.branches(), sequences.mask.shape[1]
+    hidden = model(rows.input_ids, rows.positions, rows.segments, branches=rows.branches).flatten(0, 1)[rows.before]
+    logps = rows.matrix(token_logps(hidden, model.output_weight, rows.targets, temperature), width)
+    if not with_entropy:
+        return logps, torch.zeros_like(logps)
+    return logps, rows.matrix(token_entropy(hidden, model.output_weight, temperature), width)
 
 
 def completion_values(model: ScoreModel, sequences: Sequences) -> tuple[Tensor, Tensor]:
@@ -65,9 +66,10 @@ def completion_values(model: ScoreModel, sequences: Sequences) -> tuple[Tensor, 
 
     In the unit of the normalised score.
     """
-    values = (model.values(sequences.input_ids) - model.reward_mean) / model.reward_std
-    after = values.gather(1, sequences.lengths[:, None] - 1).squeeze(1)
-    return values.gather(1, sequences.places()), after
+    rows = sequences.branches()
+    read = model.values(rows.input_ids, rows.positions, rows.segments, branches=rows.branches)
+    values = ((read - model.reward_mean) / model.reward_std).flatten()
+    return rows.matrix(values[rows.before], sequences.mask.shape[1]), values[rows.last][rows.completion]
 
 
 class Experience(NamedTuple):

@@ -212,7 +212,7 @@ def completion_logps(model: LanguageModel, completions: Completions) -> Tensor:
     rows = branches_of(*completions)
     hidden = model(rows.input_ids, rows.positions, rows.segments, branches=rows.branches)
     logps = token_logps(hidden.flatten(0, 1)[rows.before], model.output_weight, rows.targets)
-    return logps.new_zeros(len(rows.last)).index_add(0, rows.owners, logps)[rows.completion]
+    return rows.sums(logps)
 
 
 def _batches(rows: Any, size: int, rank: int, world: int) -> Iterator[tuple[int, Any]]:

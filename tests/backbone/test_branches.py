@@ -13,6 +13,7 @@ from lit_llm.backbone.attention import attend, branched_mask
 from lit_llm.backbone.branches import Branches, branches_of
 from lit_llm.backbone.config import from_depth
 from lit_llm.backbone.heads import LanguageModel, ScoreModel
+from lit_llm.objectives.language import completion_labels, token_logps
 
 VOCABULARY = 17
 
@@ -87,3 +88,26 @@ def test_backends_agree(window: int | None) -> None:
         for backend in ("sdpa", "explicit")
     ]
     assert torch.allclose(attend(q, k, v, masks[0]), attend(q, k, v, masks[1]), atol=1e-6)
+
+
+def test_log_probabilities_are_those_of_padded_rows() -> None:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8, "intermediate_size": 16}
+    model = LanguageModel(from_depth(VOCABULARY, depth=2, max_positions=64, **shape)).double()
+    ids, prompts, lengths = rows_of([[5, 6, 7], [8]], [(0, 3), (1, 2), (0, 3), (0, 5)])
+    labels = completion_labels(ids, prompts, lengths)
+    padded = token_logps(model(ids), model.output_weight, labels)
+    rows = branches_of(ids, prompts, lengths, row_tokens=9)
+    hidden = model(rows.input_ids, rows.positions, rows.segments, branches=rows.branches)
+    logps = token_logps(hidden.flatten(0, 1)[rows.before], model.output_weight, rows.targets)
+    assert torch.allclose(rows.sums(logps), padded.sum(1), atol=1e-6)
+    aligned = torch.stack([padded[n, prompts[n] - 1 :][:5] for n in range(4)])
+    assert torch.allclose(rows.matrix(logps, 5), aligned, atol=1e-6)
+
+
+def test_rows_without_a_prompt_are_packed() -> None:
+    model = score_model()
+    ids, _, lengths = rows_of([[5, 6, 7], [8]], [(0, 3), (1, 2), (0, 3), (0, 5), (1, 1)])
+    rows = branches_of(ids, torch.zeros_like(lengths), lengths, row_tokens=12)
+    assert rows.input_ids.numel() < ids.numel()
+    assert torch.allclose(model.score_branches(rows), model(ids, lengths), atol=1e-5)

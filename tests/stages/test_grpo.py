@@ -77,8 +77,9 @@ def test_it_raises_a_reward_from_a_random_policy(options):
 
 def test_the_first_rollout_starts_at_kl_0_and_ratio_1_even_with_dropout_in_the_model():
     logged = fit(grpo(model=tiny_model(dropout=0.3), lr=1e-30), 1).logged_metrics
-    assert logged["objective/kl"].item() == 0 and logged["policy/ratio"].item() == 1
-    assert logged["policy/approx_kl"].item() == logged["policy/clip_low"].item() == 0
+    assert logged["objective/kl"].item() == 0 and logged["policy/ratio"].item() == pytest.approx(1, abs=1e-6)
+    assert logged["policy/approx_kl"].item() == pytest.approx(0, abs=1e-12)  # without gradients it may round otherwise
+    assert logged["policy/clip_low"].item() == 0
     assert logged["policy/clip_high"].item() == 0 and logged["policy/sampling_gap"].item() < 1e-4
     assert logged["policy/entropy"].item() == pytest.approx(math.log(VOCABULARY), abs=0.05)
 

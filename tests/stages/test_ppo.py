@@ -67,7 +67,8 @@ def test_the_first_rollout_starts_at_kl_0_and_ratio_1_even_with_dropout_in_the_m
     stage = ppo(model=tiny_model(dropout=0.3), lr=1e-30, kl_coef=0.05)
     logged = fit(stage, 1).logged_metrics
     assert logged["objective/kl"].item() == 0 and logged["objective/non_score_reward"].item() == 0
-    assert logged["policy/ratio"].item() == 1 and logged["policy/approx_kl"].item() == 0
+    assert logged["policy/ratio"].item() == pytest.approx(1, abs=1e-6)
+    assert logged["policy/approx_kl"].item() == pytest.approx(0, abs=1e-12)  # without gradients it may round otherwise
     assert logged["policy/clipfrac"].item() == 0 and logged["val/clipfrac"].item() == 0
     assert logged["objective/rlhf_reward"].item() == pytest.approx(logged["objective/scores"].item())
     assert logged["policy/sampling_gap"].item() < 1e-4
