@@ -46,7 +46,7 @@ def run_pipeline(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     started = time.monotonic()
     for number, name in enumerate(chain.steps, 1):
         take(chain, name, number)
-    finish(chain, time.monotonic() - started)
+    finish(chain, started)
     if cfg.objective in chain.left_out:  # another stage's number would be compared with it
         return {"objective": None, "seconds": time.monotonic() - started}
     compared = cfg.objective if cfg.objective in chain.metrics else list(chain.metrics)[-1]
@@ -183,13 +183,13 @@ def _follows_replaced(chain: Chain, name: str) -> bool:
 # The end
 
 
-def finish(chain: Chain, seconds: float) -> None:
-    """Ledger, answers, report, and what to do next."""
+def finish(chain: Chain, started: float) -> None:
+    """Ledger, answers, report, and what to do next. ``started``: on the monotonic clock."""
     from lit_llm.closing import close
 
     logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells of every event file that ends
     summary = {
-        "seconds": seconds,
+        "seconds": time.monotonic() - started,  # of the steps; the report is made of this file
         "stages": {
             name: {"seconds": chain.seconds.get(name), "reused": name in chain.reused} for name in chain.folders
         },
@@ -202,7 +202,7 @@ def finish(chain: Chain, seconds: float) -> None:
     if values["win_rate"] is not None:
         write_json(chain.folder / "win_rate.json", of_this_chain(found_win_rate(values["win_rate"]), outputs(chain)))
     close(values, chain.folder, runs, parents, outputs(chain))
-    log.info("\nThe pipeline took %s", duration(seconds))
+    log.info("\nThe pipeline took %s", duration(time.monotonic() - started))
 
 
 def read_metrics(place: Path) -> dict[str, Any]:
