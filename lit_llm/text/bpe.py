@@ -8,12 +8,10 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trai
 from tokenizers import Tokenizer as Engine
 
 from lit_llm.errors import UserError
+from lit_llm.text.pieces import QWEN2
 from lit_llm.text.tokenizer import DOCUMENT_END, SPECIALS, TURN_END, Tokenizer
 
-# Qwen2's pattern, one digit a piece; no normalizer, so that every byte comes back (Qwen's NFC would change some).
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+PATTERN = QWEN2  # one digit a piece; no normalizer, so that every byte comes back (Qwen's NFC would change some)
 
 
 def train_bpe(
