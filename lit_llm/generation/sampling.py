@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -14,6 +12,7 @@ from tqdm import tqdm
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.generation.choice import Choice
+from lit_llm.generation.decoder import Decoder
 from lit_llm.generation.slots import Slots
 from lit_llm.records import Message, Rollout
 from lit_llm.text.tokenizer import Tokenizer
@@ -67,8 +66,9 @@ def generate(
     if generator is None:
         generator = torch.Generator().manual_seed(seed)
     uniforms = torch.rand(len(rows), max_new_tokens, generator=generator).to(device)
-    with _for_inference(model, dtype) as ready, tqdm(total=len(rows), desc=progress, disable=progress is None) as bar:
-        slots = Slots(ready, choice, rows, lengths, limits, uniforms, end_ids, batch_size)
+    decoder = Decoder(model, dtype)
+    with tqdm(total=len(rows), desc=progress, disable=progress is None) as bar:
+        slots = Slots(decoder, choice, rows, lengths, limits, uniforms, end_ids, batch_size)
         while (done := slots.step()) is not None:
             bar.update(done)
     return slots.rollout()
@@ -111,18 +111,6 @@ def completions(rollout: Rollout) -> list[list[int]]:
     ids, starts = rollout.input_ids.tolist(), rollout.prompt_lengths.tolist()
     ends = (rollout.lengths - rollout.finished.long()).tolist()
     return [row[start:end] for row, start, end in zip(ids, starts, ends, strict=True)]
-
-
-@contextmanager
-def _for_inference(model: LanguageModel, dtype: torch.dtype | None) -> Iterator[LanguageModel]:
-    """Dropout off while it lasts; a copy in ``dtype`` where that is another one."""
-    ready = model if dtype in (None, model.output_weight.dtype) else copy.deepcopy(model).to(dtype)
-    training = ready.training
-    ready.eval()
-    try:
-        yield ready
-    finally:
-        ready.train(training)
 
 
 def _as_tensors(prompts: Prompts, device: torch.device) -> tuple[Tensor, Tensor]:

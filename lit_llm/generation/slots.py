@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_llm.backbone.cache import KVCache
-from lit_llm.backbone.heads import LanguageModel
-from lit_llm.backbone.norm import compute_dtype
 from lit_llm.errors import UserError
 from lit_llm.generation.choice import Choice
+from lit_llm.generation.decoder import Decoder
 from lit_llm.records import Rollout
 
 PREFILL_TOKENS = 16_384  # at once: bounds the memory that reading long prompts takes
@@ -31,7 +29,7 @@ class Slots:
 
     def __init__(
         self,
-        model: LanguageModel,
+        decoder: Decoder,
         choice: Choice,
         rows: Tensor,
         lengths: Tensor,
@@ -40,7 +38,7 @@ class Slots:
         end_ids: Sequence[int],
         batch_size: int,
     ) -> None:
-        self.model, self.choice = model, choice
+        self.decoder, self.choice = decoder, choice
         self.rows, self.lengths = rows, lengths
         count, most = uniforms.shape
         device = rows.device
@@ -51,15 +49,15 @@ class Slots:
         self.logps = torch.zeros(count + 1, most, dtype=torch.float32, device=device)
         self.counts = torch.zeros(count + 1, dtype=torch.int64, device=device)
         self.finished = torch.zeros(count + 1, dtype=torch.bool, device=device)
-        self.is_end = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)
-        self.is_end[[i for i in end_ids if i < model.config.vocab_size]] = True
+        self.is_end = torch.zeros(decoder.config.vocab_size, dtype=torch.bool, device=device)
+        self.is_end[[i for i in end_ids if i < decoder.config.vocab_size]] = True
         self.queue = lengths.argsort(descending=True, stable=True)  # longest first: rows of a batch are alike
         self._open(min(batch_size, count))
 
     def _open(self, size: int) -> None:
-        device, weight = self.rows.device, self.model.output_weight
+        device = self.rows.device
         capacity = int((self.lengths + self.limits[:-1]).max()) if size else 1
-        self.cache = KVCache(self.model.config, size, capacity, compute_dtype(weight), device)
+        self.cache = self.decoder.cache(size, capacity)
         self.owner = torch.full((size,), len(self.rows), device=device)  # which prompt a row works on; N: idle
         self.place = torch.zeros(size, dtype=torch.int64, device=device)  # tokens chosen so far
         self.current = torch.zeros(size, dtype=torch.int64, device=device)  # the token to read next
@@ -78,7 +76,7 @@ class Slots:
         return before - self.live
 
     def _decode(self) -> int:
-        logits = self.model.logits(self.model(self.current[:, None], cache=self.cache)[:, 0])
+        logits = self.decoder.step(self.current, self.cache)
         place = self.place.clamp(max=self.tokens.shape[1] - 1)  # idle rows count on
         tokens, logps = self.choice.pick(logits, self.uniforms[self.owner, place])
         self.tokens[self.owner, place] = tokens
@@ -114,10 +112,7 @@ class Slots:
         if longest == 0:
             return  # their rows are empty already
         unique, copies = _merge_neighbours(self.rows[prompts], lengths)
-        kept, held = self.rows[prompts][unique, :longest], lengths[unique]
-        cache = KVCache(self.model.config, len(unique), longest, self.cache.keys[0].dtype, kept.device)
-        self.model(kept, cache=cache, lengths=held)
-        self.cache.refill(into, cache if len(unique) == len(prompts) else cache.select(copies))
+        self.decoder.read(self.rows[prompts][unique, :longest], lengths[unique], self.cache, into, copies)
 
     def _shrink(self) -> None:
         """Idle rows are dropped once they are half: the rest runs in half the time."""
