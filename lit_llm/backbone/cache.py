@@ -90,10 +90,10 @@ class KVCache:
         """
         if size >= self.batch and self.lengths.device.type != "cpu":
             return [self.extent(1)]
-        return [min(self.capacity, int(part.max()) + 1) for part in self.lengths.split(size)]
+        return [min(self.capacity, int(part.max()) + 1) for part in torch.split(self.lengths, size)]
 
     def fill(self, layer: int, rows: Tensor, k: Tensor, v: Tensor) -> None:
-        """Rows (R,) int64 get k, v (R, H_kv, T, head_dim) from their first slot on; then tell ``hold`` how many count."""
+        """Rows (R,) int64 get k, v (R, H_kv, T, head_dim) from their first slot on; ``hold`` says how many count."""
         length = k.shape[2]
         self.keys[layer][rows, :, :length] = k.to(self.keys[layer].dtype)
         self.values[layer][rows, :, :length] = v.to(self.values[layer].dtype)

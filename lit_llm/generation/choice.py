@@ -80,9 +80,9 @@ def _look_up(probabilities: Tensor, uniforms: Tensor) -> Tensor:
 
     The number is looked up among blocks first, then within its block.
     """
-    count = probabilities.shape[-1]
+    rows, count = probabilities.shape
     whole = count - count % BLOCK
-    sums = probabilities[:, :whole].unflatten(-1, (whole // BLOCK, BLOCK)).sum(dim=-1)
+    sums = probabilities[:, :whole].reshape(rows, whole // BLOCK, BLOCK).sum(dim=-1)
     if whole < count:
         sums = torch.cat([sums, probabilities[:, whole:].sum(dim=-1, keepdim=True)], dim=-1)
     block, before = _place(sums, uniforms * sums.sum(dim=-1))
@@ -92,7 +92,7 @@ def _look_up(probabilities: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def _place(shares: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The first place of each row (B, N) whose running sum is above the target (B,), and what is left of the target there.
+    """The first place of each row (B, N) whose running sum is above the target (B,), and what is left of it there.
 
     Below the total, even after rounding: then the place found is always that of a share above 0.
     """

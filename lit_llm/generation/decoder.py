@@ -19,7 +19,7 @@ GROUP = 16
 
 
 class Decoder:
-    """A snapshot of ``model``'s weights, in ``dtype``; later changes of the model do not reach it.
+    """``model``'s weights as they are now, in ``dtype``; make another one when they have changed.
 
     Products are computed in ``dtype``. All between them (the residual stream, norms, rotation) is at least float32, and
     so are attention and its cache on a CPU, whose batched products of one row are slow in bfloat16 (32 rows, 6 heads
@@ -61,8 +61,8 @@ class Decoder:
         return self.head(self._norm(x))
 
     def read(self, rows: Tensor, lengths: Tensor, cache: KVCache, into: Tensor, copies: Tensor) -> None:
-        """Prompts (P, L) of ``lengths`` (P,) become the rows ``into`` (R,) of ``cache``; ``copies`` (R,) says which prompt
-        each of them holds. The products see no padding, only the attention does."""
+        """Prompts (P, L) of ``lengths`` (P,) become the rows ``into`` (R,) of ``cache``: row ``into[r]`` holds prompt
+        ``copies[r]``. The products see no padding, only the attention does."""
         count, longest = rows.shape
         valid = torch.arange(longest, device=rows.device) < lengths[:, None]
         tokens = valid.flatten().nonzero().squeeze(-1)
@@ -109,7 +109,7 @@ class Decoder:
         qk, v = heads[:, :turned], heads[:, turned:]
         if layer.scales is not None:
             qk = (qk * self._inverse_rms(qk)).mul_(layer.scales)
-        qk = torch.view_as_real(torch.view_as_complex(qk.unflatten(-1, (-1, 2))) * turns).flatten(-2)
+        qk = torch.view_as_real(torch.view_as_complex(qk.view(*qk.shape[:2], -1, 2)) * turns).flatten(-2)
         return qk[:, :queries], qk[:, queries:], v
 
     def _rest(self, layer: LayerWeights, x: Tensor, attended: Tensor) -> Tensor:

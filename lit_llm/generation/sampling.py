@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.norm import compute_dtype
 from lit_llm.errors import UserError
 from lit_llm.generation.choice import Choice
 from lit_llm.generation.decoder import Decoder
@@ -49,7 +50,8 @@ def generate(
         seed: of the sampling. A prompt's completion depends on the seed and its place in ``prompts``, not on
             ``batch_size`` (up to rounding). ``generator`` (a CPU one), if given, is drawn from instead.
         batch_size: how many prompts are worked on at once; a finished one makes room for the next.
-        dtype: computes in a copy of the model in this dtype (torch.bfloat16: faster where the machine is good at it).
+        dtype: of the matrix products (torch.bfloat16: faster where the machine is good at it), with all between them in
+            float32 at least; None: the model's own, or autocast's where it is on.
         progress: the name of a progress bar; None shows none.
 
     Returns:
@@ -66,11 +68,16 @@ def generate(
     if generator is None:
         generator = torch.Generator().manual_seed(seed)
     uniforms = torch.rand(len(rows), max_new_tokens, generator=generator).to(device)
-    decoder = Decoder(model, dtype)
-    with tqdm(total=len(rows), desc=progress, disable=progress is None) as bar:
-        slots = Slots(decoder, choice, rows, lengths, limits, uniforms, end_ids, batch_size)
-        while (done := slots.step()) is not None:
-            bar.update(done)
+    # Under autocast in the precision that the model would compute in, with weights that are cast once.
+    dtype = dtype or compute_dtype(model.output_weight)
+    with (
+        torch.autocast(device.type, enabled=False),
+        tqdm(total=len(rows), desc=progress, disable=progress is None) as bar,
+    ):
+        slots = Slots(Decoder(model, dtype), choice, rows, lengths, limits, uniforms, end_ids, batch_size)
+        with torch.inference_mode():
+            while (done := slots.step()) is not None:
+                bar.update(done)
     return slots.rollout()
 
 

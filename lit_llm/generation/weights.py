@@ -20,9 +20,11 @@ from lit_llm.backbone.lora import LoRALinear
 
 
 class Product:
-    """x W' + b. In bfloat16 on a CPU the weight is kept in the order that oneDNN multiplies it in, as torch.compile does
-    with frozen weights: else each call brings it into that order anew (768 x 4096, one AVX512-BF16 core, microseconds
-    with 1, 8 and 64 rows: 264, 425 and 2,440 against 112, 261 and 1,876).
+    """x W' + b.
+
+    In bfloat16 on a CPU the weight is kept in the order that oneDNN multiplies it in, as torch.compile keeps frozen
+    weights: else each call brings it into that order anew (768 x 4096, one AVX512-BF16 core, microseconds with 1, 8 and
+    64 rows: 264, 425 and 2,440 against 112, 261 and 1,876).
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
@@ -41,10 +43,10 @@ class Product:
 
 def _can_pack() -> bool:
     """Whether this torch has oneDNN with bfloat16, and the operators that inductor gives its packed weights to."""
-    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:  # type: ignore[attr-defined]
+    names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
+    if not torch.backends.mkldnn.enabled or not all(hasattr(torch.ops.mkldnn, name) for name in names):
         return False
-    names = ("_reorder_linear_weight", "_linear_pointwise")
-    return all(hasattr(torch.ops.mkldnn, name) for name in names) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class LayerWeights(NamedTuple):

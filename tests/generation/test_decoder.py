@@ -1,0 +1,96 @@
+"""Invariant: the decoder says what the model's own forward says, whatever the family, the batch and the cache hold."""
+
+import copy
+
+import pytest
+import torch
+
+from lit_llm.backbone.config import RopeScaling, from_depth
+from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.lora import adapted, apply_lora, lora_disabled
+from lit_llm.generation.sampling import completions, generate
+from lit_llm.generation.weights import Product
+from lit_llm.objectives.language import token_logps
+
+V = 90  # more than a block of the choice, and no multiple of one
+
+
+def tiny(dtype=torch.float64, **changes):
+    torch.manual_seed(0)
+    options = {"hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "max_positions": 96, **changes}
+    model = LanguageModel(from_depth(V, 2, **options)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3) if parameter.dim() > 1 else parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.to(dtype)
+
+
+def prompts(count=21, longest=40, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, longest, (count,), generator=generator).tolist()
+    return [torch.randint(0, V, (n,), generator=generator).tolist() for n in lengths]
+
+
+@torch.no_grad()
+def plain_logps(model, rollout, temperature=1.0):
+    """Row by row, without padding or cache."""
+    expected = torch.zeros(rollout.logps.shape)
+    for row, (ids, end) in enumerate(zip(rollout.input_ids, rollout.lengths.tolist(), strict=True)):
+        row_logps = token_logps(
+            model(ids[None, : end - 1]), model.output_weight, ids[None, 1:end], temperature=temperature
+        )
+        expected[row, : end - 1] = row_logps[0]
+    return expected[rollout.mask]
+
+
+FAMILIES = {
+    "qwen3": {"family": "qwen3"},
+    "qwen2": {"family": "qwen2", "num_kv_heads": 1},
+    "llama": {"family": "llama", "num_kv_heads": 4, "attention_bias": True, "tie_embeddings": False},
+    "scaled": {"family": "llama", "rope_scaling": RopeScaling("llama3", 4.0, original_max_positions=32)},
+    "windowed": {"family": "mistral", "sliding_window": 7},
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_log_probabilities_are_the_plain_forwards(name):
+    """Rows that take another prompt once they are done; unlike completions; float64 hides no mistake."""
+    model = tiny(**FAMILIES[name])
+    rollout = generate(model, prompts(), max_new_tokens=30, end_ids=(1, 2, 3), seed=2, batch_size=18)
+    assert len({len(each) for each in completions(rollout)}) > 5
+    torch.testing.assert_close(rollout.logps[rollout.mask], plain_logps(model, rollout), atol=1e-5, rtol=1e-5)
+
+
+def test_adapters_count_while_they_are_on():
+    model = tiny(torch.float32)
+    apply_lora(model, 4, 8.0, 0.0)
+    with torch.no_grad():
+        for layer in adapted(model).values():
+            layer.lora_B.weight.normal_(std=0.2)
+    adapter = generate(model, prompts(4), max_new_tokens=8, end_ids=(), seed=2)
+    torch.testing.assert_close(adapter.logps[adapter.mask], plain_logps(model, adapter), atol=1e-4, rtol=1e-4)
+    with lora_disabled(model):
+        base = generate(model, prompts(4), max_new_tokens=8, end_ids=(), seed=2)
+        torch.testing.assert_close(base.logps[base.mask], plain_logps(model, base), atol=1e-4, rtol=1e-4)
+    assert not torch.equal(adapter.input_ids, base.input_ids)
+
+
+def test_bfloat16_is_as_near_as_the_plain_model_in_bfloat16():
+    """The same tokens, as the exact model sees them: rounding here is no larger than that of a model cast whole."""
+    model = tiny()
+    rollout = generate(model, prompts(), max_new_tokens=20, end_ids=(), seed=2, dtype=torch.bfloat16)
+    exact = plain_logps(model, rollout)
+    cast = plain_logps(copy.deepcopy(model).bfloat16(), rollout)
+    ours = (rollout.logps[rollout.mask] - exact).abs().mean()
+    assert 0 < ours < (cast - exact).abs().mean()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_packed_product_is_the_plain_one(bias):
+    torch.manual_seed(0)
+    weight, x = torch.randn(24, 40), torch.randn(5, 40)
+    offset = torch.randn(24) if bias else None
+    product = Product(weight, offset, torch.bfloat16)
+    torch.testing.assert_close(
+        product(x.bfloat16()).float(), x @ weight.t() + (offset if bias else 0), atol=0.2, rtol=0.02
+    )
