@@ -30,14 +30,8 @@ class KVCache:
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
         self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
-        self._number_rows()
+        self._rows = torch.arange(batch, device=device)[:, None]
         self._filled = 0  # no row holds more; known on the host, so that decoding never waits for the device
-
-    def _number_rows(self) -> None:
-        self._rows = torch.arange(self.batch, device=self.lengths.device)[:, None]
-        heads = self.keys[0].shape[1]
-        lines = torch.arange(self.batch * heads, device=self.lengths.device).view(self.batch, heads)
-        self._lines = lines * self.capacity  # where each row's and head's slots begin
 
     @property
     def batch(self) -> int:
@@ -72,38 +66,6 @@ class KVCache:
         values[self._rows, :, slots] = v.transpose(1, 2).to(values.dtype)
         return keys[:, :, :extent], values[:, :, :extent]
 
-    def places(self) -> Tensor:
-        """Where each row's next token goes, for ``put``: (B * H_kv,) int64. A full row's last slot is written again."""
-        slots = self.lengths.clamp(max=self.capacity - 1)
-        return (self._lines + slots[:, None]).flatten()
-
-    def put(self, layer: int, places: Tensor, k: Tensor, v: Tensor) -> None:
-        """One token of every row, k and v (B, H_kv, head_dim), without ``write``'s copies: one contiguous line each."""
-        for held, new in ((self.keys[layer], k), (self.values[layer], v)):
-            lines = new.reshape(-1, new.shape[-1]).to(held.dtype)
-            held.view(-1, new.shape[-1]).index_copy_(0, places, lines)
-
-    def extents(self, size: int) -> list[int]:
-        """For each ``size`` rows, how many slots attention has to look at once another token is appended to all.
-
-        On a CPU: elsewhere it would wait for the device, and the answer for all rows together is ``extent``.
-        """
-        if size >= self.batch and self.lengths.device.type != "cpu":
-            return [self.extent(1)]
-        return [min(self.capacity, int(part.max()) + 1) for part in torch.split(self.lengths, size)]
-
-    def fill(self, layer: int, rows: Tensor, k: Tensor, v: Tensor) -> None:
-        """Rows (R,) int64 get k, v (R, H_kv, T, head_dim) from their first slot on; ``hold`` says how many count."""
-        length = k.shape[2]
-        self.keys[layer][rows, :, :length] = k.to(self.keys[layer].dtype)
-        self.values[layer][rows, :, :length] = v.to(self.values[layer].dtype)
-
-    def hold(self, rows: Tensor, lengths: Tensor) -> None:
-        """Rows (R,) int64 hold so many tokens (R,) now."""
-        self.lengths = self.lengths.clone()
-        self.lengths[rows] = lengths
-        self._filled = int(self.lengths.max())
-
     def advance(self, count: int, lengths: Tensor | None = None) -> None:
         """``count`` tokens were written to every row, of which ``lengths`` (B,) are no padding (None: all)."""
         self.lengths = (self.lengths + (count if lengths is None else lengths)).clamp(max=self.capacity)
@@ -135,6 +97,6 @@ class KVCache:
         chosen.keys = [k[rows] for k in self.keys]
         chosen.values = [v[rows] for v in self.values]
         chosen.lengths = self.lengths[rows]
-        chosen._number_rows()
+        chosen._rows = torch.arange(len(chosen.lengths), device=rows.device)[:, None]
         chosen._filled = self._filled
         return chosen

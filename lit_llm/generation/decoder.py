@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_llm.backbone.blocks import rotary_frequencies
-from lit_llm.backbone.cache import KVCache
 from lit_llm.backbone.heads import LanguageModel
+from lit_llm.generation.lines import SMALL, Lines
 from lit_llm.generation.weights import LayerWeights, Product, layer_weights
 
 GROUP = 16
@@ -21,9 +21,7 @@ GROUP = 16
 class Decoder:
     """``model``'s weights as they are now, in ``dtype``; make another one when they have changed.
 
-    Products are computed in ``dtype``. All between them (the residual stream, norms, rotation) is at least float32, and
-    so are attention and its cache on a CPU, whose batched products of one row are slow in bfloat16 (32 rows, 6 heads
-    of 64, 256 tokens: 0.88 ms a layer, 2.8 in bfloat16, 6.7 with torch's fused kernel).
+    Products are computed in ``dtype``. All between them (the residual stream, norms, rotation) is at least float32.
     """
 
     def __init__(self, model: LanguageModel, dtype: torch.dtype | None = None) -> None:
@@ -31,7 +29,6 @@ class Decoder:
         self.config, self.device = model.config, weight.device
         self.dtype = dtype or weight.dtype
         self.wide = torch.float32 if self.dtype in (torch.bfloat16, torch.float16) else self.dtype
-        self.cache_dtype = self.wide if self.device.type == "cpu" else self.dtype
         backbone = model.backbone
         self.layers: list[LayerWeights] = [
             layer_weights(layer, self.config, self.dtype, self.wide)  # type: ignore[arg-type]
@@ -44,23 +41,25 @@ class Decoder:
         turns = torch.polar(torch.ones_like(angles), angles)  # angles in float32, as the plain forward has them
         self.turns = turns.to(torch.complex128 if self.wide == torch.float64 else torch.complex64).to(self.device)
 
-    def cache(self, rows: int, capacity: int) -> KVCache:
-        return KVCache(self.config, rows, capacity, self.cache_dtype, self.device)
+    def cache(self, rows: int, capacity: int) -> Lines:
+        size = 2 * self.config.num_layers * rows * self.config.num_kv_heads * capacity * self.config.head_dim
+        dtype = self.wide if self.device.type == "cpu" and size <= SMALL else self.dtype
+        return Lines(self.config, rows, capacity, dtype, self.device)
 
-    def step(self, tokens: Tensor, cache: KVCache) -> Tensor:
+    def step(self, tokens: Tensor, cache: Lines) -> Tensor:
         """Appends a token (B,) to every row of ``cache``. Returns the logits of what follows, (B, V)."""
-        places = cache.places()
-        turns = self.turns[cache.lengths.clamp(max=len(self.turns) - 1)][:, None]
+        slots = cache.slots()
+        turns = self.turns[slots][:, None]
         attention = _Attention(cache, GROUP if self.device.type == "cpu" else cache.batch, self.config.sliding_window)
         x = self.embedding[tokens].to(self.wide)
         for number, layer in enumerate(self.layers):
             q, k, v = self._heads(layer, x, turns)
-            cache.put(number, places, k, v)
+            cache.put(number, slots, k, v)
             x = self._rest(layer, x, attention(number, q))
-        cache.advance(1)
+        cache.advance()
         return self.head(self._norm(x))
 
-    def read(self, rows: Tensor, lengths: Tensor, cache: KVCache, into: Tensor, copies: Tensor) -> None:
+    def read(self, rows: Tensor, lengths: Tensor, cache: Lines, into: Tensor, copies: Tensor) -> None:
         """Prompts (P, L) of ``lengths`` (P,) become the rows ``into`` (R,) of ``cache``: row ``into[r]`` holds prompt
         ``copies[r]``. The products see no padding, only the attention does."""
         count, longest = rows.shape
@@ -122,9 +121,9 @@ class Decoder:
 class _Attention:
     """One step's attention to the cache: masks built once for all layers, each group of rows with its own extent."""
 
-    def __init__(self, cache: KVCache, size: int, window: int | None) -> None:
+    def __init__(self, cache: Lines, size: int, window: int | None) -> None:
         self.cache = cache
-        starts = range(0, cache.batch, size)
+        starts = range(0, cache.batch, max(1, size))
         self.groups = [
             (slice(start, start + size), extent, _bias(cache, slice(start, start + size), extent, window))
             for start, extent in zip(starts, cache.extents(size), strict=True)
@@ -132,20 +131,23 @@ class _Attention:
 
     def __call__(self, layer: int, q: Tensor) -> Tensor:
         """q: (B, H, head_dim), scaled. Returns (B, H * head_dim)."""
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
-        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        keys, values, heads = self.cache.keys[layer], self.cache.values[layer], self.cache.heads
+        q = q.to(keys.dtype)
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         for rows, extent, bias in self.groups:
-            k, v = keys[rows, :, :extent].flatten(0, 1), values[rows, :, :extent].flatten(0, 1)
-            part = q[rows].reshape(k.shape[0], -1, q.shape[-1]).to(k.dtype)
-            scores = torch.bmm(part, k.transpose(1, 2)).view(-1, keys.shape[1], part.shape[1], extent)
-            weights = torch.softmax(scores.add_(bias), dim=-1).view(-1, part.shape[1], extent)
+            lines = slice(rows.start * heads, rows.stop * heads)
+            k, v = keys[lines, :extent], values[lines, :extent]
+            # Query heads that share a key head are rows of one product.
+            scores = torch.bmm(q[rows].reshape(k.shape[0], -1, k.shape[2]), k.transpose(1, 2))
+            shape = scores.shape
+            weights = torch.softmax(scores.view(-1, heads, *shape[1:]).add_(bias), dim=-1).view(shape)
             out[rows] = torch.bmm(weights, v).view(-1, *q.shape[1:])
         return out.flatten(1)
 
 
-def _bias(cache: KVCache, rows: slice, extent: int, window: int | None) -> Tensor:
+def _bias(cache: Lines, rows: slice, extent: int, window: int | None) -> Tensor:
     """(R, 1, 1, extent): 0 for the slots that a row's newest token sees, -inf for the others."""
-    newest = cache.lengths[rows].clamp(max=cache.capacity - 1)[:, None]
+    newest = cache.slots()[rows, None]
     slots = torch.arange(extent, device=newest.device)
     hidden = slots > newest
     if window is not None:

@@ -26,7 +26,7 @@ def generate(
     model: LanguageModel,
     prompts: Prompts,
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     end_ids: Sequence[int],
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -43,7 +43,7 @@ def generate(
     Args:
         prompts: lists of ids, or right-padded ``(input_ids (B, T), lengths (B,))``. They are worked on longest first
             and come back in the order given.
-        max_new_tokens: at most so many a prompt, fewer where the model's context ends.
+        max_new_tokens: at most so many, for all prompts or for each its own, fewer where the model's context ends.
         end_ids: any of these ends a completion and is its last token.
         temperature, top_k, top_p: see ``Choice``. In RL leave top_k and top_p out: scoring would renormalise over
             another set of tokens.
@@ -67,7 +67,8 @@ def generate(
     rows, lengths, limits = (x.repeat_interleave(samples, dim=0) for x in (rows, lengths, limits))
     if generator is None:
         generator = torch.Generator().manual_seed(seed)
-    uniforms = torch.rand(len(rows), max_new_tokens, generator=generator).to(device)
+    most = max_new_tokens if isinstance(max_new_tokens, int) else max(max_new_tokens, default=1)
+    uniforms = torch.rand(len(rows), most, generator=generator).to(device)
     # Under autocast in the precision that the model would compute in, with weights that are cast once.
     dtype = dtype or compute_dtype(model.output_weight)
     with (
@@ -136,13 +137,17 @@ def _as_tensors(prompts: Prompts, device: torch.device) -> tuple[Tensor, Tensor]
     return rows, lengths
 
 
-def _limits(lengths: Tensor, max_new_tokens: int, context: int) -> Tensor:
+def _limits(lengths: Tensor, max_new_tokens: int | Sequence[int], context: int) -> Tensor:
     """How many tokens each completion may have."""
-    if max_new_tokens < 1:
-        raise UserError(f"max_new_tokens={max_new_tokens}: must be at least 1")
+    wanted = [max_new_tokens] * len(lengths) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    least = max_new_tokens if isinstance(max_new_tokens, int) else min(wanted, default=1)
+    if least < 1:
+        raise UserError(f"max_new_tokens={least}: must be at least 1")
+    if len(wanted) != len(lengths):
+        raise UserError(f"max_new_tokens: {len(wanted)} numbers for {len(lengths)} prompts; give one each")
     if len(lengths) and int(lengths.max()) >= context:
         raise UserError(
             f"prompt {int(lengths.argmax())} has {int(lengths.max())} tokens: the model's context holds {context} and "
             "at least one must be left for the answer; shorten the prompt"
         )
-    return (context - lengths).clamp(max=max_new_tokens)
+    return torch.minimum(context - lengths, torch.tensor(wanted, dtype=torch.int64, device=lengths.device))

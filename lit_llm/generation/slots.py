@@ -96,7 +96,7 @@ class Slots:
         prompts, self.queue = self.queue[:idle], self.queue[idle:]
         alive = self.owner != len(self.rows)
         places = (~alive).nonzero().squeeze(-1)[: len(prompts)]
-        self.cache.lengths = self.cache.lengths * alive  # what idle rows held is forgotten
+        self.cache.forget(alive)
         chunk = max(1, PREFILL_TOKENS // int(self.lengths[prompts].max()))
         for some, into in zip(torch.split(prompts, chunk), torch.split(places, chunk), strict=True):
             self._read(some, into)
@@ -117,7 +117,7 @@ class Slots:
     def _shrink(self) -> None:
         """Idle rows are dropped once they are half: the rest runs in half the time."""
         rows = (self.owner != len(self.rows)).nonzero().squeeze(-1)
-        self.cache = self.cache.select(rows)
+        self.cache.keep(rows)
         self.owner, self.place, self.current = self.owner[rows], self.place[rows], self.current[rows]
 
     def rollout(self) -> Rollout:
