@@ -15,6 +15,7 @@ from lit_llm.errors import UserError
 
 WORKS = {
     "training": "a training step's tokens a second and peak memory, here and in peers",
+    "generation": "new tokens a second of prompts and answers of unlike lengths, here and in peers",
 }
 """Each is a file of this room with a dataclass ``Settings`` of its arguments and ``run(settings) -> Record | None``."""
 

@@ -10,7 +10,8 @@ from lit_llm.errors import UserError
 
 def test_every_work_is_there_and_says_its_arguments(capsys):
     command([])
-    assert all(name in capsys.readouterr().out for name in WORKS)
+    said = capsys.readouterr().out
+    assert all(name in said for name in WORKS)
     for name in WORKS:
         with pytest.raises(SystemExit):
             command([name, "--help"])

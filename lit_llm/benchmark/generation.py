@@ -1,0 +1,117 @@
+"""Generation: new tokens a second with batches of several sizes, here and in peers."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+
+from lit_llm.benchmark.command import say
+from lit_llm.benchmark.conditions import conditions
+from lit_llm.benchmark.contestants import Shape
+from lit_llm.benchmark.generators import Here, LitGPT, Task, Transformers, draw
+from lit_llm.benchmark.race import Contestant, race
+from lit_llm.benchmark.record import Goal, Record
+from lit_llm.errors import UserError
+
+SHAPES = {"10m": (384, 6, 6, 65), "124m": (768, 12, 12, 50304)}  # width, layers, heads, vocabulary
+CONTEXT = 1024
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+PEERS = ("transformers", "litgpt")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Times generation at temperature 1, interleaved, each contestant in a process of its own. Only tokens that were
+    asked for are counted: a peer that goes on until the longest answer of its batch is done computes more."""
+
+    shape: Annotated[Literal["10m", "124m"], "d 384, 6 layers, vocabulary 65; or d 768, 12 layers, 50304"] = "10m"
+    batch: Annotated[int, "prompts at once"] = 32
+    prompts: Annotated[int | None, "in all; none: twice the batch where answers are unlike, else the batch"] = None
+    prompt: Annotated[tuple[int, int], "shortest and longest prompt, tokens"] = (16, 128)
+    answer: Annotated[tuple[int, int], "shortest and longest answer; two equal numbers: all alike"] = (16, 128)
+    precision: Annotated[tuple[str, ...], "of bf16, fp32"] = ("bf16", "fp32")
+    cache: Annotated[tuple[str, ...], "of transformers: dynamic, static"] = ("dynamic", "static")
+    attention: Annotated[tuple[str, ...], "of transformers: sdpa, eager"] = ("sdpa", "eager")
+    peers: Annotated[str, "names with commas (transformers, litgpt), installed, or nothing"] = "installed"
+    rounds: Annotated[int, "rounds, at least 5 to be reported"] = 5
+    seconds: Annotated[float, "of each contestant in each round"] = 1.0
+    threads: Annotated[int | None, "torch's threads; none: its own choice"] = None
+    json: Annotated[Path | None, "also write the results here"] = None
+
+    def __post_init__(self) -> None:
+        for name, known in (("precision", tuple(DTYPES)), ("cache", ("dynamic", "static"))):
+            for value in getattr(self, name):
+                if value not in known:
+                    raise UserError(f"{name}={value}: must be of {', '.join(known)}")
+        for name in ("batch", "rounds", "seconds"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name}={getattr(self, name)}: must be above 0")
+        for name in ("prompt", "answer"):
+            least, most = getattr(self, name)
+            if not 1 <= least <= most <= CONTEXT // 2:
+                raise UserError(f"{name}={least},{most}: two numbers, from 1 to {CONTEXT // 2}, the smaller first")
+
+    def tasks(self) -> dict[str, Task]:
+        """The same prompts and answers in every precision."""
+        width, layers, heads, vocabulary = SHAPES[self.shape]
+        shape = Shape(width, layers, heads, vocabulary, CONTEXT, self.batch, qk_norm=False)
+        count = self.prompts or self.batch * (1 if self.answer[0] == self.answer[1] else 2)
+        return {name: draw(shape, DTYPES[name], count, self.prompt, self.answer) for name in self.precision}
+
+
+def run(settings: Settings) -> Record:
+    task = next(iter(settings.tasks().values()))
+    described = [
+        f"{settings.shape}, {len(task.prompts)} prompts of {settings.prompt[0]} to {settings.prompt[1]} tokens, "
+        f"answers of {settings.answer[0]} to {settings.answer[1]} ({sum(task.limits)} in all), "
+        f"{settings.batch} at once",
+        *conditions(settings.threads, "cpu", PEERS),
+    ]
+    say("\n".join(described))
+    contestants = list(_contestants(settings))
+    results = race(contestants, settings.rounds, settings.seconds, settings.threads, say)
+    goals = list(_goals(settings, [each.name for each in contestants]))
+    return Record("generation", "tokens", described, results, goals, settings=asdict(settings))
+
+
+def _contestants(settings: Settings) -> Iterator[Contestant]:
+    """Peers as they ship, without the allocator's setting."""
+    there = _there(settings.peers)
+    for name, task in settings.tasks().items():
+        yield Contestant(f"here {name}", partial(Here, task))
+        if "transformers" in there:
+            for cache in settings.cache:
+                for attention in settings.attention:
+                    made = partial(Transformers, task, cache, attention)
+                    yield Contestant(f"transformers {name} {cache} {attention}", made, tuned=False)
+        if "litgpt" in there:
+            yield Contestant(f"litgpt {name}", partial(LitGPT, task), tuned=False)
+
+
+def _there(peers: str) -> list[str]:
+    wanted = [name for name in peers.replace(" ", "").split(",") if name]
+    for name in wanted if wanted != ["installed"] else ():
+        if name not in PEERS:
+            raise UserError(f"peers={peers}: {name!r} is none; known are {', '.join(PEERS)}, installed, or none at all")
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"peers={peers}: {name} is not installed here (pip install {name})")
+    return [name for name in PEERS if importlib.util.find_spec(name)] if wanted == ["installed"] else wanted
+
+
+def _goals(settings: Settings, names: list[str]) -> Iterator[Goal]:
+    """In each precision against every peer in it; in the fastest against every peer in any."""
+    alike = settings.answer[0] == settings.answer[1]
+    text = f"generation, {settings.shape}, batch {settings.batch}, answers {'alike' if alike else 'unlike'}"
+    wanted = 4.0 if settings.shape == "10m" and settings.batch == 32 else None
+    for name in settings.precision:
+        rivals = [each for each in names if not each.startswith("here") and f" {name}" in each]
+        yield Goal(f"{text}, {name}", f"here {name}", rivals, wanted)
+    if len(settings.precision) > 1:
+        rivals = [each for each in names if not each.startswith("here")]
+        yield Goal(f"{text}, peers in any precision", f"here {settings.precision[0]}", rivals, wanted)
