@@ -13,11 +13,12 @@ Record = Document | Example | Comparison | Labelled | Prompt
 # C0 and C1 controls but tab and newline; the byte order mark; half surrogates never get here (formats.py).
 _CONTROL = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff]")
 _LINE_ENDS = re.compile("\r\n?|\x85|\u2028|\u2029")
+_UNCLEAN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff]")  # of either: most texts have none
 
 
 def clean(text: str) -> str:
     """One kind of line end, no control characters, no byte order mark. Nothing else: no normalization, no trimming."""
-    if not text.isascii() or not text.isprintable():
+    if _UNCLEAN.search(text):
         text = _CONTROL.sub("", _LINE_ENDS.sub("\n", text))
     return text
 

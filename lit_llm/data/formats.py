@@ -175,13 +175,14 @@ def parse_row(row: Row, kind: Kind, parse: Parse | None = None) -> Record | None
         RowError: with file, line, keys found, and what would be right.
     """
     value = {"text": row.value} if isinstance(row.value, str) else row.value
-    chosen = parse or _detect(value, kind, row.where)
+    where = row.where
+    chosen = parse or _detect(value, kind, where)
     try:
-        return chosen(value, row.where)
+        return chosen(value, where)
     except KeyError as error:  # a format chosen by name whose key the row lacks
-        raise _unfit(value, kind, row.where, f"'{error.args[0]}' is missing") from None
+        raise _unfit(value, kind, where, f"'{error.args[0]}' is missing") from None
     except RecursionError:
-        raise RowError("too_deep", f"{row.where}: nested too deep; flat fields are needed") from None
+        raise RowError("too_deep", f"{where}: nested too deep; flat fields are needed") from None
 
 
 def _detect(value: Mapping[str, Any], kind: Kind, where: str) -> Parse:

@@ -210,20 +210,22 @@ def _read_lines(file: str) -> Iterator[Row | RowError]:
 
 
 def _parse_line(line: bytes, file: str, number: int) -> Row | RowError:
-    where = place(file, number)
     try:
-        value = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
+        return _row(json.loads(line.decode("utf-8")), file, number)
+    except (ValueError, RecursionError) as error:  # of which two kinds say where
+        return _not_json(line, error, place(file, number))
+
+
+def _not_json(line: bytes, error: Exception, where: str) -> RowError:
+    if isinstance(error, UnicodeDecodeError):
         return RowError("invalid_utf8", f"{where}: {undecodable(line, error)}")
-    except json.JSONDecodeError as error:
+    if isinstance(error, json.JSONDecodeError):
         return RowError(
             "malformed_json", f"{where}: column {error.colno}: not JSON ({error.msg}); one JSON object a line"
         )
-    except RecursionError:
+    if isinstance(error, RecursionError):
         return RowError("too_deep", f"{where}: nested too deep; a flat object is needed")
-    except ValueError as error:
-        return RowError("malformed_json", f"{where}: not JSON ({str(error)[:80]}); one JSON object a line")
-    return _row(value, file, number)
+    return RowError("malformed_json", f"{where}: not JSON ({str(error)[:80]}); one JSON object a line")
 
 
 def _row(value: Any, file: str, number: int) -> Row | RowError:

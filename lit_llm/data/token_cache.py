@@ -27,6 +27,8 @@ from lit_llm.errors import UserError
 LAYOUT = "1"
 """Part of every key: a change of the files' layout or of how documents become tokens makes new folders."""
 
+WRITTEN_AT_ONCE = 2**20  # bytes
+
 Encoded = tuple[Sequence[int], Sequence[bool] | None]
 """A document's ids, and which are trained (None: all of them)."""
 
@@ -154,13 +156,17 @@ def _write(folder: Path, encoded: Iterable[Encoded], count: int) -> None:
 def _write_arrays(folder: Path, encoded: Iterable[Encoded], count: int) -> None:
     bounds = np.zeros(count + 1, dtype=np.int64)
     partly = False
-    with (folder / "tokens.bin").open("wb") as tokens, (folder / "trained.bin").open("wb") as trained:
+    with (
+        (folder / "tokens.bin").open("wb", WRITTEN_AT_ONCE) as tokens,
+        (folder / "trained.bin").open("wb", WRITTEN_AT_ONCE) as trained,
+    ):
         for index, (ids, mask) in enumerate(encoded):
-            np.asarray(ids, dtype=np.uint32).tofile(tokens)
+            tokens.write(np.asarray(ids, dtype=np.uint32).data)
             if mask is not None:
-                np.asarray(mask, dtype=np.uint8).tofile(trained)
+                trained.write(np.asarray(mask, dtype=np.uint8).data)
                 partly = True
-            bounds[index + 1] = bounds[index] + len(ids)
+            bounds[index + 1] = len(ids)
+    np.cumsum(bounds, out=bounds)
     bounds.tofile(folder / "bounds.bin")
     facts = {"documents": count, "tokens": int(bounds[-1]), "trained": partly}
     (folder / "store.json").write_text(json.dumps(facts))

@@ -2,8 +2,8 @@
 
 A byte-level BPE cuts a text into pieces (a word with the space before it, a run of signs) by a regular expression and
 encodes each for itself. A corpus has few distinct ones: 1.6 million pieces of documentation are 51,000. Python's own
-``re`` finds them at 26 MB a second and a dict knows their ids at 30; the library, which cuts and encodes every one anew,
-gets through 3 MB a second on a core. Its plain twin is ``Engine.encode``.
+``re`` finds them at 26 MB a second and a dict knows their ids at 30; the library, which cuts and encodes every one
+anew, gets through 3 MB a second on a core. Its plain twin is ``Engine.encode``.
 
 What is a letter, a number or a blank is asked of the library itself, since Python may know another version of Unicode.
 """
