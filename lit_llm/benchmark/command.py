@@ -16,6 +16,10 @@ from lit_llm.errors import UserError
 WORKS = {
     "training": "a training step's tokens a second and peak memory, here and in peers",
     "generation": "new tokens a second of prompts and answers of unlike lengths, here and in peers",
+    "preparation": "megabytes a second from text files to rows ready to train on, here and in peers",
+    "scaling": "what a token costs in rows of 512 to 8,192, packed with short documents",
+    "startup": "seconds from the training command to its first step",
+    "report": "the README's table and plot, from the records that json= wrote",
 }
 """Each is a file of this room with a dataclass ``Settings`` of its arguments and ``run(settings) -> Record | None``."""
 

@@ -26,7 +26,8 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.name = name
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, make, tuned, threads), daemon=True)
+        # No daemon, which may not start processes, as some peers do; it ends with its pipe.
+        self._process = context.Process(target=serve, args=(theirs, make, tuned, threads))
         self._process.start()
         theirs.close()
         self.first_seconds: float = self._answer()

@@ -100,6 +100,11 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 @cache
 def _ranges(name: str) -> str:
     """A class's characters for use between brackets, as the library finds them among those of 16 bits."""
-    everything = "".join(chr(code) for code in range(1 << 16) if not 0xD800 <= code < 0xE000)
-    runs = pre_tokenizers.Split(Regex(f"{name}+"), "removed", invert=True).pre_tokenize_str(everything)
+    runs = pre_tokenizers.Split(Regex(f"{name}+"), "removed", invert=True).pre_tokenize_str(_everything())
     return "".join(f"{re.escape(run[0])}-{re.escape(run[-1])}" for run, _ in runs)
+
+
+@cache
+def _everything() -> str:
+    """Every character of 16 bits but the half surrogates, in order."""
+    return "".join(map(chr, chain(range(0xD800), range(0xE000, 0x10000))))
