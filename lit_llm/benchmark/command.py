@@ -15,6 +15,7 @@ from lit_llm.errors import UserError
 
 WORKS = {
     "training": "a training step's tokens a second and peak memory, here and in peers",
+    "to_loss": "the time to the loss that nanoGPT ends with, told apart by what saves it",
     "generation": "new tokens a second of prompts and answers of unlike lengths, here and in peers",
     "preparation": "megabytes a second from text files to rows ready to train on, here and in peers",
     "scaling": "what a token costs in rows of 512 to 8,192, packed with short documents",

@@ -29,7 +29,8 @@ POLAR_EXPRESS: tuple[Quintic, ...] = (
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
-"""The best quintic for each of five steps, with a margin for bf16 (Amsel et al., arXiv:2505.16932, section 4)."""
+"""The best quintic for each of five steps, with a margin for bf16 (Amsel et al., arXiv:2505.16932, section 4). They are
+chosen one after the other, so that the first n are the best n (theorem 3.1 there)."""
 
 
 def newton_schulz(
@@ -153,10 +154,17 @@ def muon_adamw(
     momentum: float = 0.95,
     betas: tuple[float, float] = (0.9, 0.95),
     eps: float = 1e-8,
+    newton_schulz_steps: int = 5,
 ) -> MuonAdamW:
     """Muon over the hidden matrices of ``module`` (its learning rate is ``lr`` unless ``muon_lr`` is given), AdamW over
-    embeddings, heads, norms and biases, of which only an untied head decays."""
+    embeddings, heads, norms and biases, of which only an untied head decays.
+
+    ``newton_schulz_steps``: 1 to 5. With 3 the singular values end between 0.4 and 1.9 in place of 0.85 and 1.15, which
+    small models do not feel, and the matmuls of an update are 0.6 of those of 5.
+    """
     check_positive(lr=lr, eps=eps, **({} if muon_lr is None else {"muon_lr": muon_lr}))
+    if not 1 <= newton_schulz_steps <= len(POLAR_EXPRESS):
+        raise UserError(f"optimizer.newton_schulz_steps: {newton_schulz_steps}; must be 1 to {len(POLAR_EXPRESS)}")
     hidden, decayed, undecayed = parameter_groups(module)
     if not hidden + decayed + undecayed:
         raise UserError("optimizer: the module has no trainable parameter")
@@ -172,4 +180,4 @@ def muon_adamw(
             "weight_decay": weight_decay,
         },
     ]
-    return MuonAdamW([group for group in groups if group["params"]])
+    return MuonAdamW([group for group in groups if group["params"]], POLAR_EXPRESS[:newton_schulz_steps])

@@ -9,7 +9,7 @@ from torch import nn
 
 from lit_llm.errors import UserError
 from lit_llm.optim.adamw import adamw
-from lit_llm.optim.muon import MuonAdamW, muon_adamw, newton_schulz
+from lit_llm.optim.muon import POLAR_EXPRESS, MuonAdamW, muon_adamw, newton_schulz
 
 JORDAN = ((3.4445, -4.7750, 2.0315),) * 5
 
@@ -34,6 +34,21 @@ def test_singular_values_go_to_one_and_vectors_stay(
     angle = u.mT @ result @ v.mT  # diagonal if the singular vectors are those of the input
     assert (angle - torch.diag_embed(torch.diagonal(angle, dim1=-2, dim2=-1))).abs().max() < 1e-9 + 2 * rounding
     assert ((result - polar_factor(u * singular @ v)).norm() / result.norm()) < 0.15
+
+
+def test_three_steps_bring_singular_values_together_less_closely() -> None:
+    """Down to 1/100 of the norm they end between 0.4 and 1.9; what is smaller stays behind."""
+    matrix = torch.diag(torch.logspace(-3, 0, 16, dtype=torch.float64))
+    values = torch.diagonal(newton_schulz(matrix, POLAR_EXPRESS[:3], torch.float64))
+    assert 0.4 < values[5:].min() < 0.6 and 1.7 < values[5:].max() < 1.9
+    assert 0 < values[0] < 0.15
+
+
+@pytest.mark.parametrize("steps", [0, 6])
+def test_the_number_of_steps_is_checked(steps: int) -> None:
+    with pytest.raises(UserError, match=r"optimizer\.newton_schulz_steps"):
+        muon_adamw(Net(), newton_schulz_steps=steps)
+    assert len(muon_adamw(Net(), newton_schulz_steps=3).coefficients) == 3
 
 
 def test_a_zero_gradient_moves_nothing() -> None:

@@ -1,0 +1,76 @@
+"""What each part of the best recipe is worth: it is taken out, and everything else stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import mean, stdev
+
+from lit_llm.benchmark.to_loss_course import Course
+from lit_llm.benchmark.to_loss_training import Recipe
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The best with a part taken out; ``longer``: times the best's steps, with which it was seen to arrive."""
+
+    name: str
+    recipe: Recipe
+    longer: float
+
+
+def variants(best: Recipe) -> list[Variant]:
+    """Where what takes a part's place has values of its own, they were chosen as the best's were."""
+    return [
+        Variant("nanoGPT's architecture", replace(best, model="nanogpt"), 1.6),
+        Variant("no QK-norm", replace(best, qk_norm=False), 1.6),
+        Variant("AdamW for Muon", replace(best, optimizer="adamw", lr=0.008), 4.0),
+        Variant("nanoGPT's schedule", replace(best, schedule="cosine"), 1.2),
+        Variant("fp32", replace(best, bf16=False), 1.0),
+        Variant("twice the batch", replace(best, rows=2 * best.rows), 0.8),
+        Variant("windows drawn independently", replace(best, repeated=True), 1.1),
+        Variant("5 Newton-Schulz steps", replace(best, newton_schulz_steps=5), 1.0),
+        Variant("momentum 0.95", replace(best, momentum=0.95), 1.2),
+    ]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A seed of a variant: the best, the variant with as many steps, and with enough of them, trained by turns."""
+
+    target: float
+    best: Course
+    same: Course
+    longer: Course
+
+
+def ablation_lines(trials: Mapping[str, Sequence[Trial]]) -> Iterator[str]:
+    """A table: mean and standard deviation over the seeds, and times against the best's of the same turns."""
+    width = max(map(len, trials)) + 2
+    steps = next(iter(trials.values()))[0].best.recipe.steps
+    yield f"\n{'':<{width}}{f'loss, {steps} steps':>18}{'a step':>9}{'steps there':>13}{'time there':>12}"
+    for name, seeds in trials.items():
+        losses = _spread([each.same.last.loss for each in seeds], 4)
+        cost = mean(_step_seconds(each.same) / _step_seconds(each.best) for each in seeds)
+        there = [(each, each.longer.reached(each.target) or each.same.reached(each.target)) for each in seeds]
+        arrived = [(each, mark) for each, mark in there if mark is not None]
+        if len(arrived) < len(seeds):
+            yield f"{name:<{width}}{losses:>18}{cost:>9.2f}{f'not with {seeds[0].longer.recipe.steps}':>25}"
+            continue
+        counts = mean(mark.steps for _, mark in arrived)
+        times = _spread([mark.seconds / _seconds(each) for each, mark in arrived], 2)
+        yield f"{name:<{width}}{losses:>18}{cost:>9.2f}{counts:>13.0f}{times:>12}"
+
+
+def _seconds(trial: Trial) -> float:
+    mark = trial.best.reached(trial.target)
+    return trial.best.last.seconds if mark is None else mark.seconds
+
+
+def _step_seconds(course: Course) -> float:
+    return course.last.seconds / course.last.steps
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    deviation = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{deviation}"
