@@ -12,10 +12,8 @@ from torch import Tensor
 from lit_llm.backbone.blocks import rotary_frequencies
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.generation.lines import SMALL, Lines
+from lit_llm.generation.replays import Replays
 from lit_llm.generation.weights import LayerWeights, Product, layer_weights
-
-GROUP = 16
-"""Rows of a CPU's batch that attention handles at once: each group looks only as far back as its longest row."""
 
 
 class Decoder:
@@ -24,12 +22,13 @@ class Decoder:
     Products are computed in ``dtype``. All between them (the residual stream, norms, rotation) is at least float32.
     """
 
-    def __init__(self, model: LanguageModel, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, model: LanguageModel, dtype: torch.dtype | None = None, cuda_graph: bool = False) -> None:
         weight = model.output_weight.detach()
         self.config, self.device = model.config, weight.device
         self.dtype = dtype or weight.dtype
         self.wide = torch.float32 if self.dtype in (torch.bfloat16, torch.float16) else self.dtype
         backbone = model.backbone
+        self._replays = Replays(self.compute) if cuda_graph else None
         self.layers: list[LayerWeights] = [
             layer_weights(layer, self.config, self.dtype, self.wide)  # type: ignore[arg-type]
             for layer in backbone.layers
@@ -48,14 +47,18 @@ class Decoder:
 
     def step(self, tokens: Tensor, cache: Lines) -> Tensor:
         """Appends a token (B,) to every row of ``cache``. Returns the logits of what follows, (B, V)."""
-        slots = cache.slots()
-        turns = self.turns[slots][:, None]
-        attention = _Attention(cache, GROUP if self.device.type == "cpu" else cache.batch, self.config.sliding_window)
+        cache.make_room()
+        return self._replays(tokens, cache) if self._replays is not None else self.compute(tokens, cache)
+
+    def compute(self, tokens: Tensor, cache: Lines) -> Tensor:
+        """A step in which nothing depends on the host, once there is room: the same work for any tokens and lengths."""
+        places, newest = cache.places(), cache.newest()
+        bias, turns = _bias(cache, newest, self.config.sliding_window), self.turns[newest][:, None]
         x = self.embedding[tokens].to(self.wide)
         for number, layer in enumerate(self.layers):
             q, k, v = self._heads(layer, x, turns)
-            cache.put(number, slots, k, v)
-            x = self._rest(layer, x, attention(number, q))
+            cache.put(number, places, k, v)
+            x = self._rest(layer, x, _attend(q.to(cache.dtype), cache.keys[number], cache.values[number], bias))
         cache.advance()
         return self.head(self._norm(x))
 
@@ -118,39 +121,19 @@ class Decoder:
         return x.add_(layer.down(F.silu(gate).mul_(up)))
 
 
-class _Attention:
-    """One step's attention to the cache: masks built once for all layers, each group of rows with its own extent."""
-
-    def __init__(self, cache: Lines, size: int, window: int | None) -> None:
-        self.cache = cache
-        starts = range(0, cache.batch, max(1, size))
-        self.groups = [
-            (slice(start, start + size), extent, _bias(cache, slice(start, start + size), extent, window))
-            for start, extent in zip(starts, cache.extents(size), strict=True)
-        ]
-
-    def __call__(self, layer: int, q: Tensor) -> Tensor:
-        """q: (B, H, head_dim), scaled. Returns (B, H * head_dim)."""
-        keys, values, heads = self.cache.keys[layer], self.cache.values[layer], self.cache.heads
-        q = q.to(keys.dtype)
-        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-        for rows, extent, bias in self.groups:
-            lines = slice(rows.start * heads, rows.stop * heads)
-            k, v = keys[lines, :extent], values[lines, :extent]
-            # Query heads that share a key head are rows of one product.
-            scores = torch.bmm(q[rows].reshape(k.shape[0], -1, k.shape[2]), k.transpose(1, 2))
-            shape = scores.shape
-            weights = torch.softmax(scores.view(-1, heads, *shape[1:]).add_(bias), dim=-1).view(shape)
-            out[rows] = torch.bmm(weights, v).view(-1, *q.shape[1:])
-        return out.flatten(1)
+def _attend(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """One query a row: q (B, H, head_dim), scaled; keys, values (B * H_kv, S, head_dim). Returns (B, H * head_dim)."""
+    # Query heads that share a key head are rows of one product.
+    scores = torch.bmm(q.reshape(len(keys), -1, q.shape[2]), keys.transpose(1, 2))
+    weights = torch.softmax(scores.view(len(q), -1, scores.shape[2]).add_(bias), dim=-1).view(scores.shape)
+    return torch.bmm(weights, values).view(len(q), -1)
 
 
-def _bias(cache: Lines, rows: slice, extent: int, window: int | None) -> Tensor:
-    """(R, 1, 1, extent): 0 for the slots that a row's newest token sees, -inf for the others."""
-    newest = cache.slots()[rows, None]
-    slots = torch.arange(extent, device=newest.device)
-    hidden = slots > newest
+def _bias(cache: Lines, newest: Tensor, window: int | None) -> Tensor:
+    """(B, 1, capacity): 0 for the slots that a row's newest token sees, -inf for the others."""
+    slots = torch.arange(cache.capacity, device=newest.device)
+    hidden = slots > newest[:, None]
     if window is not None:
-        hidden = hidden | (slots <= newest - window)
-    bias = torch.zeros(hidden.shape, dtype=cache.keys[0].dtype, device=newest.device)
-    return bias.masked_fill_(hidden, -torch.inf)[:, None, None]
+        hidden = hidden | (slots <= newest[:, None] - window)
+    bias = torch.zeros(hidden.shape, dtype=cache.dtype, device=newest.device)
+    return bias.masked_fill_(hidden, -torch.inf)[:, None]

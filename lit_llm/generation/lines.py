@@ -13,81 +13,103 @@ set up in float32 (1 row, 6 heads of 64, 128 tokens: 15 us a layer against 45); 
 (64 rows, 6 heads of 32, 100 tokens, not in the processor's cache: 0.87 ms a layer in bfloat16, 1.65 in float32)."""
 
 
-class Lines:
-    """Slots for ``capacity`` tokens in each of B rows; a token's slot is its index in its row.
+STEP = {"cpu": 32}
+"""Slots that are added at once: a batched product on a CPU copies what does not fill its memory, so the memory is as
+large as what is looked at (0.1 of 0.65 s of 64 answers). Elsewhere few distinct shapes matter more."""
 
-    ``keys[layer]``, ``values[layer]``: (B * H_kv, capacity, head_dim), a row's heads side by side. Keys in half
-    precision lie in memory transposed, as oneDNN's products want them (32 rows, 6 heads, 200 tokens: 0.65 ms, else
-    1.00). ``lengths``: (B,) int64, tokens held by each row: what lies behind is never seen, and overwritten later.
+
+class Lines:
+    """Slots for up to ``limit`` tokens in each of B rows; a token's slot is its index in its row.
+
+    ``keys[layer]``, ``values[layer]``: (B * H_kv, capacity, head_dim), a row's heads side by side; ``capacity`` grows
+    with the longest row. Keys in half precision lie in memory transposed, as oneDNN's products want them (32 rows, 6
+    heads, 200 tokens: 0.65 ms, else 1.00). ``lengths``: (B,) int64, tokens held by each row, always the same tensor
+    until rows are left out: what lies behind them is never seen.
     """
 
     def __init__(
-        self, config: BackboneConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device
+        self, config: BackboneConfig, batch: int, limit: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self.heads, self.capacity = config.num_kv_heads, capacity
-        lines, width = batch * self.heads, config.head_dim
-        half = dtype in (torch.bfloat16, torch.float16)
-        keys = (lines, width, capacity) if half else (lines, capacity, width)
-        made = [torch.zeros(keys, dtype=dtype, device=device) for _ in range(config.num_layers)]
-        self.keys = [each.transpose(1, 2) for each in made] if half else made
-        self.values = [torch.zeros(lines, capacity, width, dtype=dtype, device=device) for _ in self.keys]
+        self.heads, self.width, self.limit, self.capacity = config.num_kv_heads, config.head_dim, limit, 0
+        self.dtype, self.device = dtype, device
         self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
-        self._numbers = torch.arange(lines, device=device)
+        self.keys = [self._empty_keys(0) for _ in range(config.num_layers)]
+        self.values = [self._empty_values(0) for _ in self.keys]
         self._filled = 0  # no row holds more; known on the host, so that decoding never waits for the device
 
-    @property
-    def batch(self) -> int:
-        return self.lengths.shape[0]
+    def _empty_keys(self, capacity: int) -> Tensor:
+        if self.dtype in (torch.bfloat16, torch.float16):
+            return self._empty_values(capacity, (self.width, capacity)).transpose(1, 2)
+        return self._empty_values(capacity)
 
-    def slots(self) -> Tensor:
-        """Where each row's next token goes: (B,). A full row writes its last one again: rows that are done run on."""
-        return self.lengths.clamp(max=self.capacity - 1)
+    def _empty_values(self, capacity: int, shape: tuple[int, int] | None = None) -> Tensor:
+        lines = len(self.lengths) * self.heads
+        return torch.zeros(lines, *(shape or (capacity, self.width)), dtype=self.dtype, device=self.device)
 
-    def put(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
-        """One token of every row: k and v (B, H_kv, head_dim) into ``slots`` (B,)."""
-        places = slots.repeat_interleave(self.heads)
-        for held, new in ((self.keys[layer], k), (self.values[layer], v)):
-            held[self._numbers, places] = new.flatten(0, 1).to(held.dtype)
+    def make_room(self) -> None:
+        """For one more token in every row. To be called before anything else of a step: it may move the memory."""
+        if self.device.type == "cpu":  # elsewhere it would wait for the device
+            self._filled = int(self.lengths.max())
+        self._reserve(self._filled + 1)
+        self._filled = min(self._filled + 1, self.limit)
 
-    def extents(self, size: int) -> list[int]:
-        """For each ``size`` rows, how many slots attention has to look at once another token is appended to all."""
-        if self.lengths.device.type != "cpu":  # would wait for the device
-            return [min(self.capacity, self._filled + 1)] * -(-self.batch // size)
-        return [min(self.capacity, int(part.max()) + 1) for part in torch.split(self.lengths, size)]
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Where each row's next token goes, for ``put``: its line and its slot there, (B * H_kv,) each."""
+        slots = self.newest().repeat_interleave(self.heads)
+        return torch.arange(len(slots), device=self.device), slots
+
+    def newest(self) -> Tensor:
+        """(B,): the slot of the token that each row gets next. A full row writes its last one again: it is done."""
+        return self.lengths.clamp(max=self.limit - 1)
+
+    def put(self, layer: int, places: tuple[Tensor, Tensor], k: Tensor, v: Tensor) -> None:
+        """One token of every row: k and v (B, H_kv, head_dim)."""
+        self.keys[layer][places] = k.flatten(0, 1).to(self.dtype)
+        self.values[layer][places] = v.flatten(0, 1).to(self.dtype)
 
     def advance(self) -> None:
         """A token was put into every row."""
-        self.lengths = (self.lengths + 1).clamp(max=self.capacity)
-        self._filled = min(self._filled + 1, self.capacity)
+        self.lengths.add_(1).clamp_(max=self.limit)
 
     def fill(self, layer: int, rows: Tensor, k: Tensor, v: Tensor) -> None:
         """Rows (R,) get k, v (R, H_kv, T, head_dim) from their first slot on; ``hold`` says how many count."""
         lines, length = self._lines(rows), k.shape[2]
-        for held, new in ((self.keys[layer], k), (self.values[layer], v)):
-            held[lines, :length] = new.flatten(0, 1).to(held.dtype)
+        self._reserve(length)
+        self.keys[layer][lines, :length] = k.flatten(0, 1).to(self.dtype)
+        self.values[layer][lines, :length] = v.flatten(0, 1).to(self.dtype)
 
     def hold(self, rows: Tensor, lengths: Tensor) -> None:
         """Rows (R,) hold so many tokens (R,) now."""
-        self.lengths = self.lengths.clone()
-        self.lengths[rows] = lengths
+        self.lengths.index_copy_(0, rows, lengths)
         self._filled = int(self.lengths.max())
 
     def forget(self, kept: Tensor) -> None:
         """Empties the rows that are not ``kept``, (B,) bool."""
-        self.lengths = self.lengths * kept
+        self.lengths.mul_(kept)
 
     def keep(self, rows: Tensor) -> None:
         """Leaves these rows alone, in this order, (R,) int64."""
         lines = self._lines(rows)
-        # A copy keeps the order in memory: it is gathered as it lies.
-        self.keys = [_gathered(each, lines) for each in self.keys]
-        self.values = [each[lines] for each in self.values]
         self.lengths = self.lengths[rows]
-        self._numbers = self._numbers[: len(lines)]
+        self._filled = int(self.lengths.max())
+        self._resize(self._stepped(self._filled + 1), lines)
 
     def _lines(self, rows: Tensor) -> Tensor:
         return (rows[:, None] * self.heads + torch.arange(self.heads, device=rows.device)).flatten()
 
+    def _stepped(self, slots: int) -> int:
+        step = STEP.get(self.device.type, 256)
+        return min(self.limit, -(-slots // step) * step)
 
-def _gathered(keys: Tensor, lines: Tensor) -> Tensor:
-    return keys[lines] if keys.is_contiguous() else keys.transpose(1, 2)[lines].transpose(1, 2)
+    def _reserve(self, slots: int) -> None:
+        if min(slots, self.limit) > self.capacity:
+            self._resize(self._stepped(slots), slice(None))
+
+    def _resize(self, capacity: int, lines: Tensor | slice) -> None:
+        """Other memory for so many slots, with what these lines held in it."""
+        held = min(capacity, self.capacity)
+        for tensors, empty in ((self.keys, self._empty_keys), (self.values, self._empty_values)):
+            for layer, old in enumerate(tensors):
+                tensors[layer] = empty(capacity)
+                tensors[layer][:, :held] = old[lines, :held]
+        self.capacity = capacity

@@ -36,6 +36,7 @@ def generate(
     generator: torch.Generator | None = None,
     batch_size: int = 64,
     dtype: torch.dtype | None = None,
+    cuda_graph: bool = False,
     progress: str | None = None,
 ) -> Rollout:
     """Completes every prompt ``samples`` times (copies side by side, their prompt computed once).
@@ -52,6 +53,7 @@ def generate(
         batch_size: how many prompts are worked on at once; a finished one makes room for the next.
         dtype: of the matrix products (torch.bfloat16: faster where the machine is good at it), with all between them in
             float32 at least; None: the model's own, or autocast's where it is on.
+        cuda_graph: records a step and replays it (on a GPU; not tried on one yet).
         progress: the name of a progress bar; None shows none.
 
     Returns:
@@ -62,6 +64,8 @@ def generate(
     """
     choice = Choice(temperature, top_k, top_p)
     device = model.output_weight.device
+    if cuda_graph and device.type != "cuda":
+        raise UserError(f"cuda_graph=True: the model is on {device.type}; a recorded step needs a GPU")
     rows, lengths = _as_tensors(prompts, device)
     limits = _limits(lengths, max_new_tokens, model.config.max_positions)
     rows, lengths, limits = (x.repeat_interleave(samples, dim=0) for x in (rows, lengths, limits))
@@ -75,7 +79,7 @@ def generate(
         torch.autocast(device.type, enabled=False),
         tqdm(total=len(rows), desc=progress, disable=progress is None) as bar,
     ):
-        slots = Slots(Decoder(model, dtype), choice, rows, lengths, limits, uniforms, end_ids, batch_size)
+        slots = Slots(Decoder(model, dtype, cuda_graph), choice, rows, lengths, limits, uniforms, end_ids, batch_size)
         with torch.inference_mode():
             while (done := slots.step()) is not None:
                 bar.update(done)

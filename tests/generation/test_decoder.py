@@ -8,6 +8,8 @@ import torch
 from lit_llm.backbone.config import RopeScaling, from_depth
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.lora import adapted, apply_lora, lora_disabled
+from lit_llm.generation import replays, slots
+from lit_llm.generation.decoder import Decoder
 from lit_llm.generation.sampling import completions, generate
 from lit_llm.generation.weights import Product
 from lit_llm.objectives.language import token_logps
@@ -94,3 +96,36 @@ def test_a_packed_product_is_the_plain_one(bias):
     torch.testing.assert_close(
         product(x.bfloat16()).float(), x @ weight.t() + (offset if bias else 0), atol=0.2, rtol=0.02
     )
+
+
+def test_asking_rarely_how_many_are_done_changes_nothing(monkeypatch):
+    """As on a GPU: rows that are done run on for some steps, and what they write is nobody's."""
+    model = tiny()
+    options = {"max_new_tokens": 30, "end_ids": (1, 2, 3), "seed": 2, "batch_size": 5}
+    often = generate(model, prompts(), **options)
+    monkeypatch.setattr(slots, "WAIT_EVERY", {"cpu": 7})
+    rarely = generate(model, prompts(), **options)
+    assert all(torch.equal(one, other) for one, other in zip(often, rarely, strict=True))
+
+
+class Repeated(replays.Replays):
+    """A recording without CUDA: the call itself, into memory that stays."""
+
+    recorded = 0
+
+    def record(self, call, _device):
+        self.recorded += 1
+        logits = torch.empty(2, V, dtype=torch.float64)
+        return logits, lambda: logits.copy_(call())
+
+
+@torch.no_grad()
+def test_a_recorded_step_is_the_step():
+    decoder = Decoder(tiny())
+    plain, recorded = decoder.cache(2, 60), decoder.cache(2, 60)
+    replays_of_it = Repeated(decoder.compute)
+    for token in range(40):  # beyond the first memory's 32 slots
+        tokens = torch.tensor([token, 2 * token])
+        recorded.make_room()
+        assert torch.equal(decoder.step(tokens, plain), replays_of_it(tokens, recorded))
+    assert recorded.lengths.tolist() == [40, 40] and replays_of_it.recorded == 2

@@ -148,6 +148,11 @@ def test_the_context_ends_a_completion(model):
     assert rollout.lengths.tolist() == [64, 31]
 
 
+def test_each_answer_may_have_a_limit_of_its_own(model):
+    rollout = generate(model, prompts(5), max_new_tokens=[3, 9, 1, 4, 2], end_ids=(), batch_size=2)
+    assert (rollout.lengths - rollout.prompt_lengths).tolist() == [3, 9, 1, 4, 2]
+
+
 def test_tensors_are_taken_like_lists(model):
     rows = torch.tensor([[1, 2, 3], [4, 9, 9]])
     given = generate(model, (rows, torch.tensor([3, 1])), max_new_tokens=5, end_ids=(), temperature=0)
@@ -176,6 +181,9 @@ def test_bfloat16_leaves_the_model_as_it_was(model):
         ([[1]], {"temperature": -1.0}, "temperature=-1"),
         ([[1]], {"top_k": 0}, "top_k=0"),
         ([[1]], {"top_p": 1.5}, "top_p=1.5"),
+        ([[1]], {"max_new_tokens": [4, 4]}, "2 numbers for 1 prompts"),
+        ([[1], [2]], {"max_new_tokens": [4, 0]}, "max_new_tokens=0"),
+        ([[1]], {"cuda_graph": True}, "needs a GPU"),
     ],
 )
 def test_mistakes_are_named(model, given, options, words):
