@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_llm.backbone.attention import attend, build_mask
 from lit_llm.backbone.blocks import rotary_frequencies
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.generation.lines import SMALL, Lines
@@ -71,31 +72,22 @@ class Decoder:
         turns = self.turns[tokens % longest][:, None]
         x = self.embedding[rows.flatten()[tokens]].to(self.wide)
         # Zeros, and the same for all layers: what attention gives no weight must still be a number.
-        padded = [x.new_zeros(count * longest, heads, self.config.head_dim) for heads in self._head_counts()]
-        allowed = self._window(longest)
+        padded = [
+            torch.zeros(count * longest, heads, self.config.head_dim, dtype=self.dtype, device=self.device)
+            for heads in (self.config.num_heads, self.config.num_kv_heads, self.config.num_kv_heads)
+        ]
+        mask = build_mask(longest, self.device, self.dtype, window=self.config.sliding_window)
         for number, layer in enumerate(self.layers):
-            for buffer, heads in zip(padded, self._heads(layer, x, turns), strict=True):
-                buffer.index_copy_(0, tokens, heads)
+            queries, keys, values = self._heads(layer, x, turns)
+            queries = queries * self.config.head_dim**0.5  # what ``attend`` divides by is in the weights here
+            for buffer, heads in zip(padded, (queries, keys, values), strict=True):
+                buffer.index_copy_(0, tokens, heads.to(self.dtype))
             q, k, v = (buffer.view(count, longest, -1, self.config.head_dim).transpose(1, 2) for buffer in padded)
             cache.fill(number, into, k[copies], v[copies])
-            grouped = q.shape[1] != k.shape[1]
-            out = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=allowed, is_causal=allowed is None, scale=1.0, enable_gqa=grouped
-            )
-            x = self._rest(layer, x, out.transpose(1, 2).reshape(count * longest, -1)[tokens])
+            if number + 1 == len(self.layers):
+                break  # nobody asks what the last layer says of a prompt's tokens
+            x = self._rest(layer, x, attend(q, k, v, mask).transpose(1, 2).reshape(count * longest, -1)[tokens])
         cache.hold(into, lengths[copies])
-
-    def _head_counts(self) -> tuple[int, int, int]:
-        return self.config.num_heads, self.config.num_kv_heads, self.config.num_kv_heads
-
-    def _window(self, length: int) -> Tensor | None:
-        """(L, L) bool of a sliding window; None: causal alone."""
-        window = self.config.sliding_window
-        if window is None or window >= length:
-            return None
-        back = torch.arange(length, device=self.device)
-        distance = back[:, None] - back
-        return (distance >= 0) & (distance < window)
 
     def _norm(self, x: Tensor) -> Tensor:
         return (x * self._inverse_rms(x)).to(self.dtype)
