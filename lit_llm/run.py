@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from lit_llm import config as schema
+from lit_llm.collector import imports_uncollected
 from lit_llm.command_line import command
 from lit_llm.run_folder import RunFolder
 from lit_llm.same_run import refuse_another
@@ -46,10 +47,11 @@ def execute(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
 def run(cfg: DictConfig, path: Path) -> dict[str, Any]:
     """The story of a run. Raises UserError for what the user can mend, SystemExit(143) when stopped by SIGTERM."""
-    from lit_llm.launch import one_process_at
-    from lit_llm.parts import load
-    from lit_llm.reporting import report
-    from lit_llm.trainer import build
+    with imports_uncollected():
+        from lit_llm.launch import one_process_at
+        from lit_llm.parts import load
+        from lit_llm.reporting import report
+        from lit_llm.trainer import build
 
     folder, started = RunFolder(path), time.monotonic()
     with one_process_at(folder.path):
