@@ -2,7 +2,8 @@
 
 Who sees whom is written once, in ``allowed_pairs``; the backends are ways to compute it:
 
-    explicit   softmax(QK' + bias) V with the scores in memory: short rows in half precision on a CPU
+    explicit   softmax(QK' + bias) V with the scores in memory: reading from a cache in half precision on a CPU
+    blocks     the same without what lies above the diagonal, in ``query_blocks.py``: short rows on a CPU
     sdpa       torch's fused kernel, causal or with a boolean mask: everything that no other backend takes
     documents  the fused kernel once per document of a packed row: long packed rows on a CPU
     flex       block-sparse kernel generated from the mask's rule: packed or windowed rows on CUDA
@@ -18,22 +19,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Backend = Literal["explicit", "sdpa", "documents", "flex"]
+from lit_llm.backbone.query_blocks import attend_in_blocks
 
-SHORT_ROW = 512
-"""Up to so many tokens a row on a CPU is short. Forward + backward of 2,048 tokens in rows of T, 6 heads of 64, packed
-documents of 128 (T / 4 in shorter rows), one thread of an AVX512-BF16 core, torch 2.13, ms; * is what is chosen:
+Backend = Literal["explicit", "blocks", "sdpa", "documents", "flex"]
 
-    T                    64     256    512    1024   2048
-    bf16 explicit        8.1*   23.5*  42.7*  78.5   158    (AMX machine at 1,024: 107 against 68 for sdpa)
-    bf16 sdpa            37.8   52.3   87.7   104*   199*
-    fp32 explicit        17.6   46.2   84.9   159    339
-    fp32 sdpa            15.0*  40.5*  81.6*  122*   196*
-    packed bf16 explicit 8.4*   24.8*  41.7*  77.2   156
-    packed bf16 sdpa     39.8   51.5   89.3   145    326
-    packed bf16 documents 187   72.5   64.7   70.0*  61.5*
-    packed fp32 sdpa     20.0*  46.5*  81.4*  171    361
-    packed fp32 documents 143   63.0   45.6   47.5*  49.7*
+SHORT_ROW = 1024
+"""Up to so many tokens a row in half precision on a CPU is short. Forward + backward of 2,048 tokens in rows of T, 6
+heads of 64, one thread of an AVX512-BF16 core, torch 2.13, ms; * is what is chosen:
+
+    T                    64     128    256    512    1024   2048
+    bf16 blocks          11.0*  16.3*  18.4*  29.4*  49.8*  92.1
+    bf16 explicit        10.3   17.0   22.6   39.3   77.9   143
+    bf16 sdpa            44.2   60.6   44.8   77.4   93.4   163*
+    fp32 blocks          23.1   32.6   34.4   55.1   97.5   206
+    fp32 sdpa            19.6*  30.1*  38.0*  77.1*  108*   192*
+
+Packed documents of 128, T / 4 in shorter rows, on another day (bf16 blocks take what they take above):
+
+    packed bf16 sdpa     39.8          51.5   89.3   145    326
+    packed bf16 documents 187          72.5   64.7   70.0   61.5*
+    packed fp32 sdpa     20.0*         46.5*  81.4*  171*   361
+    packed fp32 documents 143          63.0   45.6   47.5   49.7*
 
 Decoding one token of 32 rows, 12 query and 4 key heads, 512 slots: bf16 explicit 8.4, sdpa 22.9; fp32 5.2, 4.5.
 """
@@ -44,7 +50,9 @@ class AttentionMask:
     """How the layers of one forward attend. Only the field that the backend reads is set; all None is plain causal."""
 
     backend: Backend
-    bias: Tensor | None = None  # explicit: (B or 1, 1, T, S) 0 where seen, -inf elsewhere, in the queries' dtype
+    bias: Tensor | None = (
+        None  # explicit, blocks: (B or 1, 1, T, S) 0 where seen, -inf elsewhere, in the queries' dtype
+    )
     allowed: Tensor | None = None  # sdpa: (B or 1, 1, T, S) bool
     bounds: Tensor | None = None  # documents: (N, 3) int64 on the CPU: row, first token, one past the last
     window: int | None = None  # documents: the sliding window
@@ -107,7 +115,7 @@ def build_mask(
     if backend == "sdpa":
         return AttentionMask("sdpa", allowed=allowed)
     bias = torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill_(~allowed, -torch.inf)
-    return AttentionMask("explicit", bias=bias)
+    return AttentionMask(backend, bias=bias)
 
 
 def branched_mask(
@@ -141,9 +149,12 @@ def choose_backend(
     """The backend for rows of ``length`` tokens, as measured: see ``SHORT_ROW``."""
     if device.type == "cpu":
         # Under compile the loop over documents would be unrolled anew for every batch.
-        if packed and length > SHORT_ROW and not cached and not torch.compiler.is_compiling():
+        short = length <= SHORT_ROW
+        if packed and not short and not cached and not torch.compiler.is_compiling():
             return "documents"
-        return "explicit" if length <= SHORT_ROW and dtype != torch.float32 else "sdpa"
+        if not short or dtype == torch.float32:
+            return "sdpa"
+        return "explicit" if cached else "blocks"
     if device.type == "cuda" and not cached and (packed or windowed):
         return "flex"
     return "sdpa"
@@ -168,6 +179,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
     """
     if mask.backend == "explicit":
         return _explicit(q, k, v, mask.bias)
+    if mask.backend == "blocks":
+        assert mask.bias is not None
+        return attend_in_blocks(q, k, v, mask.bias)
     if mask.backend == "documents":
         out: Tensor = _per_document(q, k, v, mask.bounds, mask.window)
         return out

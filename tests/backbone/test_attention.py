@@ -52,7 +52,7 @@ def test_backends_equal_the_boolean_mask(
     slots = torch.arange(length)[None]
     documents = segments if packed else None
     expected = oracle(q, k, v, allowed_pairs(slots, slots, documents, documents, window))
-    backends: list[Backend] = ["explicit", "sdpa", "documents"] if packed else ["explicit", "sdpa"]
+    backends: list[Backend] = ["explicit", "blocks", "sdpa"] + (["documents"] if packed else [])
     for backend in backends:
         mask = build_mask(length, CPU, q.dtype, documents, window, backend=backend)
         assert mask.backend == backend
@@ -86,12 +86,12 @@ def test_bounds_of_documents() -> None:
 def test_gradients_agree() -> None:
     segments = torch.tensor([[0] * 5 + [1] * 7, [0] * 9 + [1] * 3])
     gradients = {}
-    for backend in ("explicit", "sdpa", "documents"):
+    for backend in ("explicit", "blocks", "sdpa", "documents"):
         tensors = [tensor.requires_grad_() for tensor in random_heads(1, 2, 12, 2)]
         mask = build_mask(12, CPU, torch.float32, segments, backend=backend)
         attend(*tensors, mask).square().sum().backward()
         gradients[backend] = [tensor.grad for tensor in tensors]
-    for backend in ("sdpa", "documents"):
+    for backend in ("blocks", "sdpa", "documents"):
         for mine, other in zip(gradients["explicit"], gradients[backend], strict=True):
             assert torch.allclose(mine, other, atol=1e-5), backend
 
@@ -101,9 +101,9 @@ def test_the_backend_follows_device_dtype_and_length() -> None:
     half, full = torch.bfloat16, torch.float32
     plain = {"packed": False, "windowed": False, "cached": False}
     packed, windowed, cached = plain | {"packed": True}, plain | {"windowed": True}, plain | {"cached": True}
-    assert [choose_backend(CPU, half, n, **plain) for n in (short, long)] == ["explicit", "sdpa"]
+    assert [choose_backend(CPU, half, n, **plain) for n in (short, long)] == ["blocks", "sdpa"]
     assert [choose_backend(CPU, full, n, **plain) for n in (short, long)] == ["sdpa", "sdpa"]
-    assert [choose_backend(CPU, half, n, **packed) for n in (short, long)] == ["explicit", "documents"]
+    assert [choose_backend(CPU, half, n, **packed) for n in (short, long)] == ["blocks", "documents"]
     assert [choose_backend(CPU, full, n, **packed) for n in (short, long)] == ["sdpa", "documents"]
     assert choose_backend(CPU, half, long, **windowed) == "sdpa"
     assert [choose_backend(CPU, dtype, 1, **cached) for dtype in (half, full)] == ["explicit", "sdpa"]
