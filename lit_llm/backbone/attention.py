@@ -140,7 +140,7 @@ def branched_mask(
     if backend == "sdpa":
         return AttentionMask("sdpa", allowed=allowed[:, None])
     bias = torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill_(~allowed, -torch.inf)
-    return AttentionMask("explicit", bias=bias[:, None])
+    return AttentionMask(backend, bias=bias[:, None])
 
 
 def choose_backend(

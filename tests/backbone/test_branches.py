@@ -85,9 +85,10 @@ def test_backends_agree(window: int | None) -> None:
     q, k, v = (torch.randn(rows.input_ids.shape[0], 2, rows.input_ids.shape[1], 4) for _ in range(3))
     masks = [
         branched_mask(rows.positions, rows.segments, rows.branches, q.dtype, window, backend)
-        for backend in ("sdpa", "explicit")
+        for backend in ("sdpa", "explicit", "blocks")
     ]
-    assert torch.allclose(attend(q, k, v, masks[0]), attend(q, k, v, masks[1]), atol=1e-6)
+    for mask in masks[1:]:
+        assert torch.allclose(attend(q, k, v, masks[0]), attend(q, k, v, mask), atol=1e-6)
 
 
 def test_log_probabilities_are_those_of_padded_rows() -> None:

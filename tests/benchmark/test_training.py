@@ -8,8 +8,9 @@ import torch
 
 from lit_llm.arguments import parse
 from lit_llm.benchmark.contestants import Shape, find, here, random_batch
+from lit_llm.benchmark.matmuls import MatmulsAlone, Products
 from lit_llm.benchmark.step import TrainingStep
-from lit_llm.benchmark.training import Settings
+from lit_llm.benchmark.training import PRESETS, Settings, goals
 from lit_llm.errors import UserError
 
 SMALL = Shape(hidden_size=32, layers=2, heads=2, vocab_size=65, length=16, batch=2, qk_norm=False)
@@ -63,9 +64,40 @@ def test_who_takes_part(tmp_path):
         (["precision=fp8"], "precision=fp8"),
         (["rounds=0"], "rounds=0: must be above 0"),
         (["device=tpu"], "device=tpu"),
+        (["shape=1b"], "shape=1b: must be of 10m8, 10m32, default, 124m"),
     ],
 )
 def test_mistakes_are_one_line(words, said):
     with pytest.raises(UserError) as caught:
         parse(Settings, words)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_sizes_stand_in_place_of_the_shapes_own():
+    assert parse(Settings, ["shape=124m"]).sizes == PRESETS["124m"].shape
+    assert parse(Settings, ["shape=10m8", "batch=3"]).sizes == replace(PRESETS["10m8"].shape, batch=3)
+
+
+def test_the_compiled_step_is_held_to_the_goal_of_its_shape():
+    names = ["here a", "litgpt a", "litgpt a +allocator", "here a compiled", "litgpt a compiled", "matmuls alone a"]
+    found = {(goal.ours, goal.text): goal for goal in goals(names, PRESETS["124m"])}
+    best = found["here a compiled", "as peers ship"]
+    assert best.wanted == 1.8 and best.rivals == ["litgpt a", "litgpt a compiled"]
+    assert found["here a compiled", "peak memory"].wanted == 0.7
+    assert found["here a", "as peers ship"].wanted is None
+    assert found["here a", "of what its matrix products alone would do"].rivals == ["matmuls alone a"]
+
+
+def test_the_products_alone_are_those_of_the_step():
+    """As many operations as the model's own count says, in the dtypes of the step; replayed, the same again."""
+    step = TrainingStep(here(SMALL), random_batch(SMALL, torch.device("cpu")), "bf16-true", compiled=False)
+    alone = MatmulsAlone(step)
+    with Products() as products:
+        alone()
+    done = 0
+    for (a, b), count in products.counted.items():
+        assert a.dtype == b.dtype == torch.bfloat16 and a.shape[-1] == b.shape[-2]
+        done += 2 * count * torch.Size(a.shape).numel() * b.shape[-1]
+    expected = SMALL.config().flops_per_token(SMALL.length) * step.units
+    assert done == pytest.approx(expected, rel=0.01)
+    assert alone.numbers()["products"] == sum(products.counted.values())
