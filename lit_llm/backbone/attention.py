@@ -3,14 +3,16 @@
 Who sees whom is written once, in ``allowed_pairs``; the backends are ways to compute it:
 
     explicit   softmax(QK' + bias) V with the scores in memory: reading from a cache in half precision on a CPU
-    blocks     the same without what lies above the diagonal, in ``query_blocks.py``: short rows on a CPU
+    blocks     the same without what lies above the diagonal, in ``query_blocks.py``: short rows in half precision on a
+               CPU, and long packed ones whose documents are short
     sdpa       torch's fused kernel, causal or with a boolean mask: everything that no other backend takes
-    documents  the fused kernel once per document of a packed row: long packed rows on a CPU
+    documents  the fused kernel once per document of a packed row: other long packed rows on a CPU
     flex       block-sparse kernel generated from the mask's rule: packed or windowed rows on CUDA
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -19,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_llm.backbone.query_blocks import attend_in_blocks
+from lit_llm.backbone.query_blocks import QueryBlock, attend_causally, attend_in_blocks, document_blocks
 
 Backend = Literal["explicit", "blocks", "sdpa", "documents", "flex"]
 
@@ -56,6 +58,7 @@ class AttentionMask:
     allowed: Tensor | None = None  # sdpa: (B or 1, 1, T, S) bool
     bounds: Tensor | None = None  # documents: (N, 3) int64 on the CPU: row, first token, one past the last
     window: int | None = None  # documents: the sliding window
+    queries: Sequence[QueryBlock] = ()  # blocks, of long packed rows
     blocks: Any = None  # flex: BlockMask
 
 
@@ -97,14 +100,19 @@ def build_mask(
     """
     if window is not None and window >= max(length, extent):
         window = None
+    forced = backend is not None
     if backend is None:
         backend = choose_backend(
             device, dtype, length, segments is not None, window is not None, cached_slots is not None
         )
     if backend == "flex":
         return AttentionMask("flex", blocks=_flex_blocks(length, device, segments, window))
-    if backend == "documents":
-        return AttentionMask("documents", bounds=document_bounds(segments, length), window=window)
+    if segments is not None and (backend == "documents" or (backend == "blocks" and length > SHORT_ROW)):
+        bounds = document_bounds(segments, length)
+        short = int((bounds[:, 2] - bounds[:, 1]).max()) <= SHORT_ROW
+        if backend == "blocks" or (not forced and short and dtype != torch.float32):
+            return AttentionMask("blocks", queries=_packed_blocks(bounds, segments, dtype, window))
+        return AttentionMask("documents", bounds=bounds, window=window)
     if backend == "sdpa" and segments is None and window is None and cached_slots is None:
         return AttentionMask("sdpa")
     slots = torch.arange(length, device=device)[None]
@@ -172,6 +180,19 @@ def document_bounds(segments: Tensor | None, length: int) -> Tensor:
     return torch.stack([row, first, end - row * length], dim=1).cpu()
 
 
+def _packed_blocks(bounds: Tensor, segments: Tensor, dtype: torch.dtype, window: int | None) -> list[QueryBlock]:
+    slots = torch.arange(segments.shape[1])[None]
+    starts = torch.repeat_interleave(bounds[:, 1], bounds[:, 2] - bounds[:, 1]).view(segments.shape)
+    if window is not None:
+        starts = torch.maximum(starts, slots - window + 1)
+
+    def allowed(row: int, queries: slice, keys: slice) -> Tensor:
+        own = segments[row : row + 1]
+        return allowed_pairs(slots[:, queries], slots[:, keys], own[:, queries], own[:, keys], window)[0]
+
+    return document_blocks(allowed, starts, dtype)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
     """Scaled dot-product attention, scaled by 1/sqrt(head_dim).
 
@@ -180,8 +201,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
     if mask.backend == "explicit":
         return _explicit(q, k, v, mask.bias)
     if mask.backend == "blocks":
-        assert mask.bias is not None
-        return attend_in_blocks(q, k, v, mask.bias)
+        return attend_in_blocks(q, k, v, mask.queries) if mask.bias is None else attend_causally(q, k, v, mask.bias)
     if mask.backend == "documents":
         out: Tensor = _per_document(q, k, v, mask.bounds, mask.window)
         return out

@@ -1,74 +1,106 @@
-"""Attention over causal rows in blocks of queries, each with those keys alone that come before its end.
+"""Attention in blocks of queries, each with those keys alone that it may see, and a backward pass of its own.
 
-What lies above the diagonal blocks is neither computed nor kept for the backward pass, which keeps the probabilities in
-the queries' dtype. Products and softmax are torch's own: the kernel that the compiler makes of the mask and the softmax
-takes 2.5 times as long, so compiled code calls this as one operator.
+What lies above the diagonal blocks, and in long packed rows before a block's first document, is neither computed nor
+kept for the backward pass, which keeps the probabilities in the queries' dtype. Products and softmax are torch's own:
+the kernel that the compiler makes of the mask and the softmax takes 2.5 times as long, so compiled code calls the
+attention of short rows as one operator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+DOCUMENT_BLOCK = 128
+"""Queries of a block in packed rows."""
+
 
 class QueryBlock(NamedTuple):
-    """Queries ``first`` to ``end`` of every row; they see the keys up to ``end``, some of them by the bias."""
+    """Neighbouring queries of some rows, and the keys from the first to the last that any of them sees."""
 
-    first: int
-    end: int
+    rows: slice
+    queries: slice
+    keys: slice
+    bias: Tensor  # (rows or 1, 1, queries, keys): 0 where seen, -inf elsewhere, in the queries' dtype
 
 
-def query_blocks(length: int) -> Iterator[QueryBlock]:
-    """Four blocks, but none of fewer than 64 queries: smaller products are slower than what they save."""
-    size, first = (64 if length <= 256 else -(-length // 4)), 0
+def causal_blocks(bias: Tensor) -> list[QueryBlock]:
+    """Four blocks of all rows under ``bias`` (B or 1, 1, T, T), which lets no query see later keys; but none of fewer
+    than 64 queries, for smaller products are slower than what they save."""
+    length, blocks, first = bias.shape[-1], [], 0
+    size = 64 if length <= 256 else -(-length // 4)
     while first < length:
         end = first + size if first + size < length else length
-        yield QueryBlock(first, end)
+        part = bias[:, :, first:end, :end]
+        blocks.append(QueryBlock(slice(None), slice(first, end), slice(0, end), part))
         first = end
+    return blocks
 
 
-def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q k' / sqrt(head_dim) + bias) v for a bias that lets no query see later keys.
+def document_blocks(
+    allowed: Callable[[int, slice, slice], Tensor], starts: Tensor, dtype: torch.dtype
+) -> list[QueryBlock]:
+    """Blocks of each packed row by itself: keys from where the document of the block's first query starts.
 
-    q: (B, H, T, head_dim); k, v: (B, H_kv, T, head_dim); bias: (B or 1, 1, T, T) in their dtype, 0 where seen, -inf
-    elsewhere. Returns (B, H, T, head_dim).
+    ``starts`` (B, T): the first token that each query may see. ``allowed(row, queries, keys)``: (queries, keys) bool.
     """
-    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-    if torch.compiler.is_compiling():
-        return torch.ops.lit_llm.attend_in_blocks(q, k, v, bias)[0]  # type: ignore[no-any-return]
-    out: Tensor = _InBlocks.apply(q, k, v, bias)  # type: ignore[no-untyped-call]
+    blocks = []
+    for row, firsts in enumerate(starts[:, ::DOCUMENT_BLOCK].tolist()):
+        for number, start in enumerate(firsts):
+            queries = slice(number * DOCUMENT_BLOCK, min((number + 1) * DOCUMENT_BLOCK, starts.shape[1]))
+            keys = slice(start, queries.stop)
+            seen = allowed(row, queries, keys)
+            bias = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
+            blocks.append(QueryBlock(slice(row, row + 1), queries, keys, bias[None, None]))
+    return blocks
+
+
+def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, blocks: Sequence[QueryBlock]) -> Tensor:
+    """softmax(q k' / sqrt(head_dim) + bias) v, each query in exactly one of ``blocks``.
+
+    q: (B, H, T, head_dim); k, v: (B, H_kv, T, head_dim). Returns (B, H, T, head_dim).
+    """
+    out: Tensor = _InBlocks.apply(q.contiguous(), k.contiguous(), v.contiguous(), blocks)  # type: ignore[no-untyped-call]
     return out
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def attend_causally(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """``attend_in_blocks`` with ``causal_blocks(bias)``; in compiled code as one operator."""
+    if not torch.compiler.is_compiling():
+        return attend_in_blocks(q, k, v, causal_blocks(bias))
+    return torch.ops.lit_llm.attend_causally(q.contiguous(), k.contiguous(), v.contiguous(), bias)[0]  # type: ignore[no-any-return]
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, blocks: Sequence[QueryBlock]) -> tuple[Tensor, Tensor]:
     """The result, and all blocks' probabilities one after another."""
-    batch, heads, length, width = q.shape
+    _, heads, _, width = q.shape
     kv_heads, out = k.shape[1], torch.empty_like(q)
-    kept = q.new_empty(_kept(q))
-    for block, probabilities in zip(query_blocks(length), _split(kept, q, kv_heads), strict=True):
-        first, end = block
-        scores = torch.empty_like(probabilities)
-        scores.view(batch, kv_heads, -1, end - first, end).copy_(bias[:, :, None, first:end, :end])
+    kept = q.new_empty(_kept(q, blocks))
+    for block, probabilities in zip(blocks, _split(kept, q, kv_heads, blocks), strict=True):
+        scores, queries = torch.empty_like(probabilities), block.bias.shape[2]
+        scores.view(-1, kv_heads, heads // kv_heads, queries, scores.shape[2]).copy_(block.bias[:, :, None])
         scores.baddbmm_(_queries(q, block, kv_heads), _keys(k, block).mT, alpha=width**-0.5)
         torch.softmax(scores, dim=-1, out=probabilities)
-        out[:, :, first:end] = (probabilities @ _keys(v, block)).view(batch, heads, -1, width)
+        out[block.rows, :, block.queries] = (probabilities @ _keys(v, block)).view(-1, heads, queries, width)
     return out, kept
 
 
-def backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Tensor, blocks: Sequence[QueryBlock]
+) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients by q, k and v."""
-    batch, heads, length, width = q.shape
+    _, heads, _, width = q.shape
     kv_heads, scale = k.shape[1], width**-0.5
     grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    for block, probabilities in zip(query_blocks(length), _split(kept, q, kv_heads), strict=True):
+    for block, probabilities in zip(blocks, _split(kept, q, kv_heads, blocks), strict=True):
         out_grad = _queries(grad, block, kv_heads)
         seen_grad = out_grad @ _keys(v, block).mT
         scores_grad = torch._softmax_backward_data(seen_grad, probabilities, -1, probabilities.dtype)
-        by_q = (scores_grad @ _keys(k, block)).view(batch, heads, -1, width)
-        torch.mul(by_q, scale, out=grad_q[:, :, block.first : block.end])
+        by_q = (scores_grad @ _keys(k, block)).view(-1, heads, block.bias.shape[2], width)
+        torch.mul(by_q, scale, out=grad_q[block.rows, :, block.queries])
         _keys(grad_k, block).baddbmm_(scores_grad.mT, _queries(q, block, kv_heads), alpha=scale)
         _keys(grad_v, block).baddbmm_(probabilities.mT, out_grad)
     return grad_q, grad_k, grad_v
@@ -76,74 +108,84 @@ def backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Tensor) -> tup
 
 class _InBlocks(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        out, kept = forward(q, k, v, bias)
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, blocks: Sequence[QueryBlock]) -> Tensor:
+        out, kept = forward(q, k, v, blocks)
         ctx.save_for_backward(q, k, v, kept)
+        ctx.blocks = blocks
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return *backward(grads[0].contiguous(), *ctx.saved_tensors), None
+        q, k, v, kept = ctx.saved_tensors
+        return *backward(grads[0].contiguous(), q, k, v, kept, ctx.blocks), None
 
 
-def _kept(q: Tensor) -> int:
+def _kept(q: Tensor, blocks: Sequence[QueryBlock]) -> int:
     """How many probabilities there are in all blocks."""
-    batch, heads, length, _ = q.shape
     total = 0
-    for first, end in query_blocks(length):
-        total = total + (end - first) * end
-    return batch * heads * total
+    for block in blocks:
+        total = total + len(q[block.rows]) * q.shape[1] * block.bias.shape[2] * block.bias.shape[3]
+    return total
 
 
-def _split(kept: Tensor, q: Tensor, kv_heads: int) -> Iterator[Tensor]:
-    """Each block's probabilities, (B * H_kv, H / H_kv * queries, keys)."""
-    batch, heads, length, _ = q.shape
+def _split(kept: Tensor, q: Tensor, kv_heads: int, blocks: Sequence[QueryBlock]) -> Iterator[Tensor]:
+    """Each block's probabilities, (rows * H_kv, H / H_kv * queries, keys)."""
     start = 0
-    for first, end in query_blocks(length):
-        count = batch * heads * (end - first) * end
-        yield kept[start : start + count].view(batch * kv_heads, -1, end)
+    for block in blocks:
+        rows, keys = len(q[block.rows]), block.bias.shape[3]
+        count = rows * q.shape[1] * block.bias.shape[2] * keys
+        yield kept[start : start + count].view(rows * kv_heads, -1, keys)
         start += count
 
 
 def _queries(x: Tensor, block: QueryBlock, kv_heads: int) -> Tensor:
-    """(B * H_kv, H / H_kv * queries, head_dim): heads that share keys become rows of one product."""
-    part = x[:, :, block.first : block.end]
+    """(rows * H_kv, H / H_kv * queries, head_dim): heads that share keys become rows of one product."""
+    part = x[block.rows, :, block.queries]
     if x.shape[1] == kv_heads:
         return part.flatten(0, 1)  # no copy
-    return part.reshape(len(x) * kv_heads, -1, x.shape[-1])
+    return part.reshape(len(part) * kv_heads, -1, x.shape[-1])
 
 
 def _keys(x: Tensor, block: QueryBlock) -> Tensor:
-    """(B * H_kv, keys, head_dim), a view."""
-    return x[:, :, : block.end].flatten(0, 1)
+    """(rows * H_kv, keys, head_dim), a view."""
+    return x[block.rows, :, block.keys].flatten(0, 1)
 
 
-@torch.library.custom_op("lit_llm::attend_in_blocks", mutates_args=())
+@torch.library.custom_op("lit_llm::attend_causally", mutates_args=())
 def _operator(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    return forward(q, k, v, bias)
+    return forward(q, k, v, causal_blocks(bias))
 
 
-@torch.library.custom_op("lit_llm::attend_in_blocks_backward", mutates_args=())
-def _backward_operator(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return backward(grad.contiguous(), q.contiguous(), k.contiguous(), v.contiguous(), kept)
+@torch.library.custom_op("lit_llm::attend_causally_backward", mutates_args=())
+def _backward_operator(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, kept: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return backward(grad.contiguous(), q.contiguous(), k.contiguous(), v.contiguous(), kept, causal_blocks(bias))
 
 
 @_operator.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG001
-    return torch.empty_like(q), q.new_empty(_kept(q))
+    return torch.empty_like(q), q.new_empty(_kept(q, causal_blocks(bias)))
 
 
 @_backward_operator.register_fake
-def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG001
+def _(
+    grad: Tensor,  # noqa: ARG001
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,  # noqa: ARG001
+    kept: Tensor,  # noqa: ARG001
+) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:3], output[1])
+    ctx.save_for_backward(*inputs, output[1])
 
 
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    return *torch.ops.lit_llm.attend_in_blocks_backward(grad, *ctx.saved_tensors), None
+    return *torch.ops.lit_llm.attend_causally_backward(grad, *ctx.saved_tensors), None
 
 
 _operator.register_autograd(_differentiate, setup_context=_keep)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lit_llm.backbone.attention import allowed_pairs, attend, build_mask
-from lit_llm.backbone.query_blocks import attend_in_blocks, query_blocks
+from lit_llm.backbone.query_blocks import attend_causally, causal_blocks
 
 CPU = torch.device("cpu")
 
@@ -39,7 +39,7 @@ def plain(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
 def test_value_and_gradients(length: int, groups: int, packed: bool, window: int | None) -> None:
     mine, twin = heads(length, groups), heads(length, groups)
     bias, allowed = bias_and_mask(length, packed, window, torch.float64)
-    out, expected = attend_in_blocks(*mine, bias), plain(*twin, allowed)
+    out, expected = attend_causally(*mine, bias), plain(*twin, allowed)
     assert torch.allclose(out, expected, atol=1e-12)
     weights = torch.randn_like(expected)
     # Used twice, as under gradient checkpointing: nothing that is kept may be spent.
@@ -52,8 +52,8 @@ def test_value_and_gradients(length: int, groups: int, packed: bool, window: int
 def test_under_gradient_checkpointing() -> None:
     mine, twin = heads(70, 2), heads(70, 2)
     bias, _ = bias_and_mask(70, True, None, torch.float64)
-    checkpoint(attend_in_blocks, *mine, bias, use_reentrant=False).square().sum().backward()
-    attend_in_blocks(*twin, bias).square().sum().backward()
+    checkpoint(attend_causally, *mine, bias, use_reentrant=False).square().sum().backward()
+    attend_causally(*twin, bias).square().sum().backward()
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(mine, twin, strict=True))  # type: ignore[arg-type]
 
 
@@ -73,17 +73,40 @@ def test_half_precision_is_as_exact_as_the_plain_form() -> None:
 
 
 @pytest.mark.parametrize("length", [1, 64, 65, 256, 257, 1001])
-def test_blocks_hold_every_query_once(length: int) -> None:
-    blocks = list(query_blocks(length))
-    assert [block.first for block in blocks[1:]] == [block.end for block in blocks[:-1]]
-    assert blocks[0].first == 0 and blocks[-1].end == length and len(blocks) <= 4 + (length % 4 > 0)
+def test_causal_blocks_hold_every_query_once(length: int) -> None:
+    blocks = causal_blocks(torch.zeros(1, 1, length, length))
+    queries = [each for block in blocks for each in range(length)[block.queries]]
+    assert queries == list(range(length)) and len(blocks) <= 4
+    assert all(block.keys == slice(0, block.queries.stop) for block in blocks)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_long_packed_rows_read_their_documents_alone(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_llm.backbone.attention.SHORT_ROW", 40)
+    monkeypatch.setattr("lit_llm.backbone.query_blocks.DOCUMENT_BLOCK", 16)
+    mine, twin = heads(100, 2), heads(100, 2)
+    slots = torch.arange(100)[None]
+    segments = (torch.arange(3)[:, None] * 7 + slots) // 40
+    mask = build_mask(100, CPU, torch.float64, segments, window)
+    assert mask.backend == "blocks" and len(mask.queries) == 3 * 7
+    reach = 40 if window is None else window
+    assert all(block.bias.shape[3] < 16 + reach for block in mask.queries)
+    out = attend(*mine, mask)
+    expected = plain(*twin, allowed_pairs(slots, slots, segments, segments, window)[:, None])
+    assert torch.allclose(out, expected, atol=1e-12)
+    for got, wanted in zip(
+        torch.autograd.grad(out.square().sum(), mine), torch.autograd.grad(expected.square().sum(), twin), strict=True
+    ):
+        assert torch.allclose(got, wanted, atol=1e-12)
+    longer = build_mask(100, CPU, torch.float64, segments // 2, window)
+    assert longer.backend == "documents"  # a document's probabilities would take too much memory
 
 
 def test_the_operator_for_compiled_code_is_the_same() -> None:
     """Its schema, its shapes as the compiler is told them, its gradients: what the compiler relies on."""
     q, k, v = (each.detach().float().requires_grad_() for each in heads(70, 2))
     bias, _ = bias_and_mask(70, True, None, torch.float32)
-    torch.library.opcheck(torch.ops.lit_llm.attend_in_blocks.default, (q, k, v, bias))
-    mine = torch.autograd.grad(torch.ops.lit_llm.attend_in_blocks(q, k, v, bias)[0].square().sum(), (q, k, v))
-    twin = torch.autograd.grad(attend_in_blocks(q, k, v, bias).square().sum(), (q, k, v))
+    torch.library.opcheck(torch.ops.lit_llm.attend_causally.default, (q, k, v, bias))
+    mine = torch.autograd.grad(torch.ops.lit_llm.attend_causally(q, k, v, bias)[0].square().sum(), (q, k, v))
+    twin = torch.autograd.grad(attend_causally(q, k, v, bias).square().sum(), (q, k, v))
     assert all(torch.equal(got, wanted) for got, wanted in zip(mine, twin, strict=True))

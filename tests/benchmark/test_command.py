@@ -33,5 +33,6 @@ def test_from_end_to_end(tmp_path, capsys):
     command(["training", *words.split(), "threads=1", f"json={tmp_path / 'x.json'}"])
     said = capsys.readouterr().out
     assert "0.0M parameters" in said and "1 threads, load before" in said and "here bf16-true" in said
-    (result,) = json.loads((tmp_path / "x.json").read_text())["results"]
+    result, alone = json.loads((tmp_path / "x.json").read_text())["results"]
     assert len(result["rounds"]) == 2 and result["numbers"]["loss"] > 0
+    assert alone["name"] == "matmuls alone bf16-true" and alone["numbers"]["products"] > 0
