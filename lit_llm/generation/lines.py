@@ -9,22 +9,21 @@ from lit_llm.backbone.config import BackboneConfig
 
 SMALL = 2**21
 """Numbers in a cache up to which float32 is faster on a CPU than bfloat16: batched products of few numbers have less to
-set up in float32 (1 row, 6 heads of 64, 128 tokens: 15 us a layer against 45); of many, memory is what they wait for
-(64 rows, 6 heads of 32, 100 tokens, not in the processor's cache: 0.87 ms a layer in bfloat16, 1.65 in float32)."""
-
+set up in float32 (1 row, 6 heads of 64, 128 tokens: 15 us a layer against 45). Of many, both take about as long and
+bfloat16 half the memory (32 rows, 6 heads of 64, 160 tokens: 1.0 ms a layer against 0.9)."""
 
 STEP = {"cpu": 32}
-"""Slots that are added at once: a batched product on a CPU copies what does not fill its memory, so the memory is as
-large as what is looked at (0.1 of 0.65 s of 64 answers). Elsewhere few distinct shapes matter more."""
+"""Slots that are added at once. Batched bfloat16 products on a CPU copy what does not fill its memory, so the memory is
+as large as what is looked at (the same layer from the first 160 of 256 slots: 2.0 ms). Elsewhere few distinct shapes
+matter more."""
 
 
 class Lines:
     """Slots for up to ``limit`` tokens in each of B rows; a token's slot is its index in its row.
 
     ``keys[layer]``, ``values[layer]``: (B * H_kv, capacity, head_dim), a row's heads side by side; ``capacity`` grows
-    with the longest row. Keys in half precision lie in memory transposed, as oneDNN's products want them (32 rows, 6
-    heads, 200 tokens: 0.65 ms, else 1.00). ``lengths``: (B,) int64, tokens held by each row, always the same tensor
-    until rows are left out: what lies behind them is never seen.
+    with the longest row. ``lengths``: (B,) int64, tokens held by each row, always the same tensor until rows are left
+    out: what lies behind them is never seen.
     """
 
     def __init__(
@@ -33,18 +32,13 @@ class Lines:
         self.heads, self.width, self.limit, self.capacity = config.num_kv_heads, config.head_dim, limit, 0
         self.dtype, self.device = dtype, device
         self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.keys = [self._empty_keys(0) for _ in range(config.num_layers)]
-        self.values = [self._empty_values(0) for _ in self.keys]
+        self.keys = [self._empty(0) for _ in range(config.num_layers)]
+        self.values = [self._empty(0) for _ in self.keys]
         self._filled = 0  # no row holds more; known on the host, so that decoding never waits for the device
 
-    def _empty_keys(self, capacity: int) -> Tensor:
-        if self.dtype in (torch.bfloat16, torch.float16):
-            return self._empty_values(capacity, (self.width, capacity)).transpose(1, 2)
-        return self._empty_values(capacity)
-
-    def _empty_values(self, capacity: int, shape: tuple[int, int] | None = None) -> Tensor:
+    def _empty(self, capacity: int) -> Tensor:
         lines = len(self.lengths) * self.heads
-        return torch.zeros(lines, *(shape or (capacity, self.width)), dtype=self.dtype, device=self.device)
+        return torch.zeros(lines, capacity, self.width, dtype=self.dtype, device=self.device)
 
     def make_room(self) -> None:
         """For one more token in every row. To be called before anything else of a step: it may move the memory."""
@@ -108,8 +102,8 @@ class Lines:
     def _resize(self, capacity: int, lines: Tensor | slice) -> None:
         """Other memory for so many slots, with what these lines held in it."""
         held = min(capacity, self.capacity)
-        for tensors, empty in ((self.keys, self._empty_keys), (self.values, self._empty_values)):
+        for tensors in (self.keys, self.values):
             for layer, old in enumerate(tensors):
-                tensors[layer] = empty(capacity)
+                tensors[layer] = self._empty(capacity)
                 tensors[layer][:, :held] = old[lines, :held]
         self.capacity = capacity

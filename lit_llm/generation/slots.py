@@ -13,6 +13,8 @@ from lit_llm.generation.decoder import Decoder
 from lit_llm.records import Rollout
 
 PREFILL_TOKENS = 16_384  # at once: bounds the memory that reading long prompts takes
+ADMIT = 1 / 4
+SHRINK = 1 / 2
 WAIT_EVERY = {"cpu": 1}
 """Steps after which is asked how many rows are still at work. On a GPU, which runs ahead of the host, every eighth."""
 
@@ -68,11 +70,11 @@ class Slots:
     def step(self) -> int | None:
         """One more token for every live row. Returns how many completions ended with it; None when all are done."""
         idle = len(self.owner) - self.live
-        if len(self.queue) and (self.live == 0 or idle >= max(1, len(self.owner) // 4)):
+        if len(self.queue) and (self.live == 0 or idle >= max(1, int(len(self.owner) * ADMIT))):
             self._admit(idle)
         elif self.live == 0:
             return None
-        elif self.live <= len(self.owner) // 2:
+        elif self.live <= int(len(self.owner) * SHRINK):
             self._shrink()
         self._decode()
         self.steps += 1
