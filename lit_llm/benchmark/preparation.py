@@ -38,6 +38,7 @@ class Settings:
     length: Annotated[int, "tokens a row"] = 1024
     cores: Annotated[int, "everybody is kept on so many"] = 1
     peers: Annotated[str, "installed, or nothing"] = "installed"
+    lines: Annotated[bool, "datasets also line by line, as run_clm reads a text: slower"] = False
     rounds: Annotated[int, "rounds, at least 5 to be reported"] = 5
     cache_dir: Annotated[Path, "where the installed documentation is kept"] = Path("outputs/cache")
     json: Annotated[Path | None, "also write the results here"] = None
@@ -112,7 +113,7 @@ def _contestants(settings: Settings, folder: Path, tokenizer: Path) -> Iterator[
     if settings.peers and find_spec("litgpt") and find_spec("litdata"):
         yield Contestant("litgpt", partial(preparers.LitGPT, *given), tuned=False)
     if settings.peers and find_spec("datasets") and find_spec("transformers"):
-        for by in ("line", "document"):
+        for by in ("document", "line") if settings.lines else ("document",):
             yield Contestant(f"datasets by {by}", partial(preparers.Datasets, *given, by), tuned=False)
 
 

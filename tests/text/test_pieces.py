@@ -83,6 +83,9 @@ def test_a_tokenizer_turns_to_the_table_without_a_change_of_ids(monkeypatch: pyt
     expected = [plain.encode(text) for text in texts]
     assert "_pieces" not in plain.__dict__
     monkeypatch.setattr(tokenizer, "WORTH_PIECES", 0)
+    monkeypatch.setattr(tokenizer, "library_cores", lambda: 8)
+    assert fast.encode_batch(texts) == expected and "_pieces" not in fast.__dict__  # all cores at the library's work
+    monkeypatch.setattr(tokenizer, "library_cores", lambda: 2)
     assert fast.encode_batch(texts) == expected == [fast.encode(text) for text in texts]
     assert fast.__dict__["_pieces"]
     fast.add_tokens(["tokenizer", "<tensor>"])
