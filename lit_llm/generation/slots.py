@@ -12,9 +12,15 @@ from lit_llm.generation.choice import Choice
 from lit_llm.generation.decoder import Decoder
 from lit_llm.records import Rollout
 
-PREFILL_TOKENS = 16_384  # at once: bounds the memory that reading long prompts takes
-ADMIT = 1 / 4
-SHRINK = 1 / 2
+PREFILL_TOKENS = {"cpu": 2048}
+"""At once: bounds the memory that reading long prompts takes. Few on a CPU, whose caches are small; prompts of like
+lengths are then read together."""
+
+ADMIT, SHRINK = 1 / 8, 3 / 4
+"""The share of idle rows from which on new prompts take them, and the share of live ones from which on the rest is left
+out once no prompt waits. 64 prompts on 32 rows, answers of 16 to 128 tokens: 1.07 rows are computed for each token that
+is wanted; 1.19 with 1/4 and 1/2, 1.01 with 1/32 and 9/10, which reads and copies too often to be faster."""
+
 WAIT_EVERY = {"cpu": 1}
 """Steps after which is asked how many rows are still at work. On a GPU, which runs ahead of the host, every eighth."""
 
@@ -104,9 +110,7 @@ class Slots:
         prompts, self.queue = self.queue[:idle], self.queue[idle:]
         alive = self.owner != len(self.rows)
         places = (~alive).nonzero().squeeze(-1)[: len(prompts)]
-        chunk = max(1, PREFILL_TOKENS // int(self.lengths[prompts].max()))
-        for some, into in zip(torch.split(prompts, chunk), torch.split(places, chunk), strict=True):
-            self._read(some, into)
+        self._read(prompts, places)
         self.owner[places] = prompts
         self.place[places] = 0
         self.current[places] = self.rows[prompts, self.lengths[prompts] - 1]
@@ -115,11 +119,16 @@ class Slots:
     def _read(self, prompts: Tensor, into: Tensor) -> None:
         """Fills the cache rows ``into`` with all but the last token of these prompts."""
         lengths = self.lengths[prompts] - 1
-        longest = int(lengths.max())
-        if longest == 0:
-            return  # their rows are empty already
         unique, copies = _merge_neighbours(self.rows[prompts], lengths)
-        self.decoder.read(self.rows[prompts][unique, :longest], lengths[unique], self.cache, into, copies)
+        size = max(1, PREFILL_TOKENS.get(self.rows.device.type, 16_384) // (int(lengths.max()) + 1))
+        for start in range(0, len(unique), size):
+            some = unique[start : start + size]
+            longest = int(lengths[some].max())
+            if longest == 0:
+                return  # their rows are empty already
+            held = (copies >= start) & (copies < start + size)
+            ids = self.rows[prompts[some], :longest]
+            self.decoder.read(ids, lengths[some], self.cache, into[held], copies[held] - start)
 
     def _shrink(self) -> None:
         """Idle rows are dropped once they are half: the rest runs in half the time."""
