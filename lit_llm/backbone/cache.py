@@ -71,26 +71,6 @@ class KVCache:
         self.lengths = (self.lengths + (count if lengths is None else lengths)).clamp(max=self.capacity)
         self._filled = min(self._filled + count, self.capacity)
 
-    def reset(self, rows: Tensor) -> None:
-        """Empty these rows, (R,) int64 or (B,) bool; the others stay."""
-        self.lengths = self.lengths.clone()
-        self.lengths[rows] = 0
-        self._filled = int(self.lengths.max())
-
-    def refill(self, rows: Tensor, other: KVCache) -> None:
-        """Rows ``rows`` (R,) int64 become the R rows of ``other``: a finished row takes the next prompt.
-
-        Raises ValueError if what ``other`` holds does not fit.
-        """
-        held = int(other.lengths.max())
-        if held > self.capacity:
-            raise ValueError(f"{held} tokens do not fit a cache of {self.capacity}")
-        for mine, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
-            mine[rows, :, :held] = theirs[:, :, :held].to(mine.dtype)
-        self.lengths = self.lengths.clone()
-        self.lengths[rows] = other.lengths
-        self._filled = int(self.lengths.max())
-
     def select(self, rows: Tensor) -> KVCache:
         """A cache of these rows alone, in this order, (R,) int64; a row may be taken more than once."""
         chosen = object.__new__(KVCache)

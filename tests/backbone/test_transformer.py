@@ -82,22 +82,6 @@ def test_cached_decoding_is_the_uncached_forward(model: LanguageModel, window: i
 
 
 @torch.no_grad()
-def test_a_row_is_reset_or_refilled_while_the_others_go_on(model: LanguageModel) -> None:
-    tokens, fresh = random_tokens(3, 12), random_tokens(2, 9) + 0
-    cache = KVCache(model.config, 3, 70)
-    model(tokens[:, :7], cache=cache)
-    other = KVCache(model.config, 1, 4)
-    model(fresh[:1, :4], cache=other)
-    cache.refill(torch.tensor([1]), other)
-    cache.reset(torch.tensor([2]))
-    assert cache.lengths.tolist() == [7, 4, 0]
-    follow = torch.stack([tokens[0, 7:12], fresh[0, 4:9], fresh[1, :5]])
-    hidden = decode(model, cache, follow)
-    for row, (whole, first) in enumerate([(tokens[0], 7), (fresh[0], 4), (fresh[1, :5], 0)]):
-        assert torch.allclose(hidden[row], model(whole[None])[0, first:], atol=1e-5)
-
-
-@torch.no_grad()
 def test_one_prefill_serves_several_completions(model: LanguageModel) -> None:
     prompts, follow = random_tokens(2, 6), random_tokens(6, 4)
     cache = KVCache(model.config, 2, 12)
