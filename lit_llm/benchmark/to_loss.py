@@ -155,6 +155,6 @@ def _described(settings: Settings) -> str:
     recipe = Recipe(settings.steps)
     return (
         f"{settings.text.name}: rows of {recipe.length} characters, {recipe.rows} a step, d {recipe.width}, "
-        f"{recipe.layers} layers, {recipe.heads} heads; {settings.peer_steps} steps of nanoGPT, {settings.steps} here; "
+        f"{recipe.layers} layers; {settings.peer_steps} steps of nanoGPT, {settings.steps} here; "
         f"loss on the {settings.split} split"
     )

@@ -22,8 +22,9 @@ class Variant:
 def variants(best: Recipe) -> list[Variant]:
     """Where what takes a part's place has values of its own, they were chosen as the best's were."""
     return [
-        Variant("nanoGPT's architecture", replace(best, model="nanogpt"), 1.6),
+        Variant("nanoGPT's architecture", replace(best, model="nanogpt", heads=4), 1.6),
         Variant("no QK-norm", replace(best, qk_norm=False), 1.6),
+        Variant("4 heads", replace(best, heads=4), 1.0),
         Variant("AdamW for Muon", replace(best, optimizer="adamw", lr=0.008), 4.0),
         Variant("nanoGPT's schedule", replace(best, schedule="cosine"), 1.2),
         Variant("fp32", replace(best, bf16=False), 1.0),

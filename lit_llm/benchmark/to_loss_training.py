@@ -24,9 +24,10 @@ EVALUATED_PARTS = 3
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a training depends on but the text and the seed. The sizes are those of nanoGPT's settings for a CPU.
+    """All that a training depends on but the text and the seed.
 
-    The values are the best found on the last tenth of the training split; the validation split chose none.
+    The sizes but the heads are those of nanoGPT's settings for a CPU. The other values are the best found on the last
+    tenth of the training split; the validation split chose none.
     """
 
     steps: int
@@ -44,7 +45,7 @@ class Recipe:
     length: int = 64
     width: int = 128
     layers: int = 4
-    heads: int = 4
+    heads: int = 2  # nanoGPT's 4 give the same loss, 1.870 after 180 steps (three seeds), in 1.1 times the time
     bf16: bool = True
     compiled: bool = False
 
@@ -59,6 +60,7 @@ def nanogpt_recipe(steps: int, bf16: bool, compiled: bool) -> Recipe:
         betas=(0.9, 0.99),
         schedule="cosine",
         repeated=True,
+        heads=4,
         bf16=bf16,
         compiled=compiled,
     )

@@ -177,4 +177,4 @@ def test_every_variant_takes_out_one_part():
     best = Recipe(20)
     for variant in variants(best):
         changed = [key for key, value in vars(variant.recipe).items() if value != getattr(best, key)]
-        assert len(changed) == 1 or changed == ["optimizer", "lr"]
+        assert len(changed) == 1 or changed in (["optimizer", "lr"], ["model", "heads"])
