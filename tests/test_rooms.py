@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "feedback.web": {"feedback.store", "feedback"},
     "feedback": {"text", "backbone", "data", "evaluation", "generation", "rewards", "feedback.store", "feedback.web"},
     "report": {"evaluation"},
-    "benchmark": {"text", "data", "backbone", "objectives", "generation", "optim"},
+    "benchmark": {"text", "data", "backbone", "objectives", "optim", "generation", "stages"},
 }
 TOP = {"arguments", "allocator", "errors", "records"}  # files at the top of the package that a room may import
 CONFIGURATION = {"hydra", "omegaconf"}

@@ -17,6 +17,8 @@ WORKS = {
     "training": "a training step's tokens a second and peak memory, here and in peers",
     "to_loss": "the time to the loss that nanoGPT ends with, told apart by what saves it",
     "generation": "new tokens a second of prompts and answers of unlike lengths, here and in peers",
+    "preference": "a step of DPO, reward models, GRPO and PPO, here and in TRL",
+    "instruction": "instruction tuning on conversations of unlike lengths, packed here, padded and packed in TRL",
     "preparation": "megabytes a second from text files to rows ready to train on, here and in peers",
     "scaling": "what a token costs in rows of 512 to 8,192, packed with short documents",
     "startup": "seconds from the training command to its first step",

@@ -47,6 +47,13 @@ def shuffled(num_rows: int, seed: int) -> Order:
     return lambda epoch: _permutation(num_rows, seed, 0, epoch)
 
 
+def grouped(groups: Sequence[Any], seed: int) -> Order:
+    """Rows of one group side by side, the groups in a shuffled order. ``groups``: each row's, anything hashable."""
+    numbers: dict[Any, int] = {}
+    group = np.array([numbers.setdefault(name, len(numbers)) for name in groups], dtype=np.int64)
+    return lambda epoch: np.argsort(_permutation(len(numbers), seed, 0, epoch)[group], kind="stable")
+
+
 def mixed(sizes: Sequence[int], rows_per_epoch: Sequence[int], seed: int) -> Order:
     """Rows of several sources, evenly interleaved: any prefix of an epoch holds each source's share to within a row.
 

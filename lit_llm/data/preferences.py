@@ -24,7 +24,7 @@ from lit_llm.data.data_module import (
     splits_hash,
     tests_of,
 )
-from lit_llm.data.loading import shuffled
+from lit_llm.data.loading import Order, grouped, shuffled
 from lit_llm.data.ranking_rows import Judged, RankingRows
 from lit_llm.data.reading import Records
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
@@ -48,6 +48,8 @@ class Preferences(DataModule):
         half: train on the comparisons of the ``first`` or the ``second`` half of the prompts, as their hash falls.
             A proxy reward and the gold reward that it is watched with learn from disjoint halves. Validation and
             tests stay whole.
+        by_prompt: comparisons of one prompt stand together in an epoch's order, so that a batch's forward pass reads
+            the answers that several annotators ranked once; a batch then holds fewer prompts.
         attacks: share of the training prompts whose comparisons get one more answer, ranked last: the best one
             repeated, text like control tokens, letters, nothing, another prompt's answer (``text/attacks.py``). A
             reward model that was trained so has met attacks of the exam's kinds, made with other strings.
@@ -70,6 +72,7 @@ class Preferences(DataModule):
         annotator_weights: Mapping[str, float] | None = None,
         half: Literal["first", "second"] | None = None,
         attacks: float = 0.0,
+        by_prompt: bool = False,
         num_workers: int = 0,
         seed: int = 0,
         format: str | None = None,
@@ -102,12 +105,13 @@ class Preferences(DataModule):
         self.choice = ComparisonChoice(half, dict(annotator_weights or {}))
         if not 0 <= attacks <= 1:
             raise UserError(f"data.attacks={attacks}: a share of the training prompts, from 0 to 1")
-        self.attacks = attacks
+        self.attacks, self.by_prompt = attacks, by_prompt
         self._annotators: tuple[str, ...] = ()
         self._trained_by: Counter[str] = Counter()
 
     def _parameters(self) -> dict[str, Any]:
         chosen = self.choice.parameters() | ({"attacks": self.attacks} if self.attacks else {})
+        chosen |= {"by_prompt": True} if self.by_prompt else {}
         return {"max_length": self.max_length, "overlong": self.overlong, **chosen}
 
     @property
@@ -147,13 +151,18 @@ class Preferences(DataModule):
             )
         return Prepared(
             train=train,
-            order=shuffled(len(train), self.seed),
+            order=self._order(train),
             validation={self.name: validation},
             heldout=tuple(tests_of(records, self.name, "rankings")),
             counts={**moved(records.counts.as_dict(), reasons), "truncated": truncated} | _simulated(records),
             content=splits_hash(records),
             train_tokens=sum(len(c) for index in range(len(train)) for c in train[index].completions),
         )
+
+    def _order(self, train: RankingRows) -> Order:
+        if not self.by_prompt:
+            return shuffled(len(train), self.seed)
+        return grouped([train[index].prompt.tobytes() for index in range(len(train))], self.seed)
 
     def _tests_that_fit(self, records: Records, reasons: dict[str, int]) -> Records:
         """The records less the tests that fit as little as what is trained; those are counted in ``reasons``.

@@ -1,5 +1,6 @@
 """A run that was stopped and goes on sees exactly what the uninterrupted run sees."""
 
+import itertools
 import multiprocessing
 
 import lightning as L
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_llm.data.loading import ResumableLoader, mixed, sequential, shuffled
+from lit_llm.data.loading import ResumableLoader, grouped, mixed, sequential, shuffled
 from lit_llm.errors import UserError
 
 
@@ -56,6 +57,16 @@ def test_every_epoch_is_another_order_of_all_rows():
         assert sorted(flat(epoch)) == list(range(23))
     assert epochs(loader(), 2) == [first, second]
     assert epochs(loader(seed=6), 1) != [first]
+
+
+def test_rows_of_a_group_stand_together_in_groups_of_another_order_every_epoch():
+    groups = [number % 7 for number in range(30)]
+    order = grouped(groups, seed=3)
+    seen = [[groups[row] for row in order(epoch)] for epoch in range(2)]
+    for epoch, found in enumerate(seen):
+        assert sorted(order(epoch)) == list(range(30))
+        assert len(list(itertools.groupby(found))) == 7
+    assert seen[0] != seen[1]
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])

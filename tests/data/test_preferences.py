@@ -168,6 +168,18 @@ def test_the_halves_share_no_prompt_and_are_all_there_is(preferences, sentence):
     assert first.heldout() == second.heldout() and first.fingerprint() != second.fingerprint()
 
 
+def test_rankings_of_a_prompt_come_together_where_that_is_asked_for(preferences, sentence):
+    rows = [{**ranking(sentence, n), "annotator": who} for who in ("ann", "bob", "cy") for n in range(6)]
+    data = preferences(rows, by_prompt=True)
+    for batch in data.train_dataloader():
+        assert len(batch.annotators.unique()) == 3  # of one prompt, as the batches of three have it
+        assert (
+            len({tuple(ids[:size].tolist()) for ids, size in zip(batch.input_ids, batch.prompt_lengths, strict=True)})
+            == 1
+        )
+    assert data.fingerprint() != preferences(rows).fingerprint()
+
+
 def test_attacks_are_ranked_below_all_others_in_training_alone(preferences, sentence):
     rows = [ranking(sentence, n // 2, 3, annotator="ab"[n % 2]) for n in range(60)]
     plain, data = preferences(rows, max_length=96), preferences(rows, max_length=96, attacks=0.5, micro_batch_size=60)
