@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm import config as schema
 from lit_llm.errors import UserError
+from lit_llm.other_options import without_strangers
 from lit_llm.overrides import (
     CONFIG,
     TAKES_VALUE,
@@ -95,8 +96,9 @@ def rewrite(config_name: str, arguments: list[str]) -> list[str]:
     """Our shorthands in Hydra's words. Options (``--multirun``, ``--cfg``) are left as they are."""
     if config_name == "pipeline":
         words = [some for word in arguments for some in people_words(word) or [_pipeline_word(word)]]
-        return _own_limits(words)
-    return _own_limits(_resumed(_usual_choices([_train_word(word) for word in arguments])))
+    else:
+        words = _resumed(_usual_choices([_train_word(word) for word in arguments]))
+    return _own_limits(without_strangers(config_name, words))
 
 
 def _train_word(word: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -142,4 +143,7 @@ def _settle_network(cfg: DictConfig, stage: Stage) -> None:
     if network is not None and cfg.trainer.gradient_checkpointing:
         network.gradient_checkpointing = True
     if cfg.trainer.compile:
+        # torch's own place is the system's temporary folder: what took half a minute to compile would go with it.
+        kept = Path(cfg.data.get("cache_dir") or "outputs/cache") / "compiled"
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept.resolve()))
         (network if network is not None else stage.model).compile()
