@@ -15,16 +15,17 @@ from lit_llm.errors import UserError
 
 @dataclass(frozen=True)
 class Goal:
-    """A ratio that is wanted between one contestant and the best of its rivals.
+    """A ratio that is wanted between the fastest of ours and the best of its rivals.
 
     Args:
         text: what is compared, in a few words: a line of the README's table.
-        ours, rivals: names of contestants; rivals that did not take part are left out.
+        ours: a contestant's name, or several: the fastest of them stands, for memory too.
+        rivals: names of contestants. Who did not take part is left out, of both.
         wanted: speed: so many times as fast, at least. memory: so many times the peak, at most. None: only reported.
     """
 
     text: str
-    ours: str
+    ours: str | Sequence[str]
     rivals: Sequence[str]
     wanted: float | None = None
     of: Literal["speed", "memory"] = "speed"
@@ -70,10 +71,12 @@ class Record:
         """The goals that somebody stood against."""
         by_name = {result.name: result for result in self.results}
         for goal in self.goals:
+            names = [goal.ours] if isinstance(goal.ours, str) else goal.ours
+            candidates = [by_name[name] for name in names if name in by_name]
             rivals = [by_name[name] for name in goal.rivals if name in by_name]
-            if goal.ours not in by_name or not rivals:
+            if not candidates or not rivals:
                 continue
-            ours = by_name[goal.ours]
+            ours = fastest(candidates)
             if goal.of == "memory":
                 best = min(rivals, key=lambda result: result.peak_gb)
                 ratio = low = high = ours.peak_gb / best.peak_gb

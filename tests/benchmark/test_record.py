@@ -1,5 +1,7 @@
 """What a race found is compared with the best rival, and written so that it is read back the same."""
 
+from dataclasses import replace
+
 import pytest
 
 from lit_llm.benchmark.race import Result
@@ -23,6 +25,13 @@ def test_the_rival_is_the_best_one_and_the_rounds_are_paired():
     speed, memory = RECORD.comparisons()
     assert (speed.rival, speed.ratio, speed.low, speed.high, speed.met) == ("peer", 3.0, 2.0, 4.0, True)
     assert (memory.rival, memory.ratio, memory.met) == ("slow peer", 0.8, False)
+
+
+def test_the_fastest_of_ours_stands_for_its_memory_too():
+    small = Result("here small", (1.0, 2.0, 2.0), peak_gb=0.5)
+    goals = [Goal("any", ["absent", "here small", "here"], ["peer"], of=of) for of in ("speed", "memory")]
+    speed, memory = replace(RECORD, results=[small, *RESULTS], goals=goals).comparisons()
+    assert (speed.ours, speed.ratio, memory.ours, memory.ratio) == ("here", 3.0, "here", 0.5)
 
 
 def test_ratios_come_first_and_a_missed_goal_says_so():
