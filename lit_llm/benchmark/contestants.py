@@ -2,7 +2,7 @@
 
 Peers are imported only when asked for, from what is installed (transformers, litgpt) or pointed to (nanoGPT's folder).
 All get the same width, depth, heads and vocabulary; all but nanoGPT (LayerNorm, GELU, learned positions) also the same
-architecture.
+architecture and parameters: with the same weights they give the same loss.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_llm.backbone.config import BackboneConfig, from_depth
@@ -51,15 +50,18 @@ class Shape:
 
 
 class Contestant(nn.Module):
-    """A network whose ``forward(input_ids (B, T), labels (B, T))`` is the mean cross-entropy."""
+    """A network whose ``forward(input_ids (B, T), labels (B, T))`` is the mean cross-entropy.
 
-    def __init__(self, network: nn.Module, loss: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> None:
+    ``here`` also takes the positions and segments of packed rows, (B, T) each.
+    """
+
+    def __init__(self, network: nn.Module, loss: Callable[..., Tensor]) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
 
-    def forward(self, input_ids: Tensor, labels: Tensor) -> Tensor:
-        return self.loss(self.network, input_ids, labels)
+    def forward(self, input_ids: Tensor, labels: Tensor, *packing: Tensor) -> Tensor:
+        return self.loss(self.network, input_ids, labels, *packing)
 
     def compile_network(self) -> None:
         """As the trainer does: in place, and the backbone alone where the network has one."""
@@ -68,20 +70,26 @@ class Contestant(nn.Module):
 
 Maker = Callable[[Shape], Contestant]
 
+ATTENTIONS = ("sdpa", "eager")
+
 
 def find(peers: str, nanogpt: Path | None) -> Iterator[tuple[str, Maker]]:
     """(name, maker) of this project and of the wanted peers that are there.
 
-    ``peers``: names with commas, or "installed". Raises UserError for a peer that is unknown or not there.
+    ``peers``: names with commas, or "installed"; transformers comes with each of its attentions that runs everywhere.
+    Raises UserError for a peer that is unknown or not there.
     """
     yield "here", here
-    known = {"transformers": transformers, "litgpt": litgpt}
+    known: dict[str, dict[str, Maker]] = {
+        "transformers": {f"transformers {kind}": partial(transformers, kind) for kind in ATTENTIONS},
+        "litgpt": {"litgpt": litgpt},
+    }
     wanted = [name for name in peers.replace(" ", "").split(",") if name]
     for name in known if wanted == ["installed"] else wanted:
         if name not in known:
             raise UserError(f"peers={peers}: {name!r} is none; known are {', '.join(known)}, installed, or none at all")
         if importlib.util.find_spec(name) is not None:
-            yield name, known[name]
+            yield from known[name].items()
         elif wanted != ["installed"]:
             raise UserError(f"peers={peers}: {name} is not installed here (pip install {name})")
     if nanogpt is not None:
@@ -93,15 +101,15 @@ def find(peers: str, nanogpt: Path | None) -> Iterator[tuple[str, Maker]]:
 def here(shape: Shape) -> Contestant:
     """What pretraining runs: hidden states, then the loss straight from them."""
 
-    def loss(model: nn.Module, input_ids: Tensor, labels: Tensor) -> Tensor:
-        result = cross_entropy(model(input_ids), model.output_weight, labels)  # type: ignore[arg-type]
+    def loss(model: nn.Module, input_ids: Tensor, labels: Tensor, *packing: Tensor) -> Tensor:
+        result = cross_entropy(model(input_ids, *packing), model.output_weight, labels)  # type: ignore[arg-type]
         return result.loss / result.tokens
 
     return Contestant(LanguageModel(shape.config()), loss)
 
 
-def transformers(shape: Shape) -> Contestant:
-    """Llama, or Qwen3 when there is QK-norm, with attention in torch's fused kernel (its default)."""
+def transformers(attention: str, shape: Shape) -> Contestant:
+    """Llama, or Qwen3 when there is QK-norm, with one of ``ATTENTIONS``; its own loss, which compiles with the rest."""
     import transformers as library
 
     config = shape.config()
@@ -114,6 +122,8 @@ def transformers(shape: Shape) -> Contestant:
         "head_dim": config.head_dim,
         "intermediate_size": config.intermediate_size,
         "max_position_embeddings": shape.length,
+        "rms_norm_eps": config.norm_eps,
+        "attn_implementation": attention,
         "tie_word_embeddings": True,
         "use_cache": False,
     }
@@ -121,11 +131,11 @@ def transformers(shape: Shape) -> Contestant:
         network: nn.Module = library.Qwen3ForCausalLM(library.Qwen3Config(**values))
     else:
         network = library.LlamaForCausalLM(library.LlamaConfig(**values))
-    return Contestant(network, lambda model, ids, labels: _mean_loss(model(input_ids=ids).logits, labels))
+    return Contestant(network, lambda model, ids, labels: model(input_ids=ids, labels=labels, shift_labels=labels).loss)
 
 
 def litgpt(shape: Shape) -> Contestant:
-    """Its GPT with Llama's parts, and its own loss as its pretraining calls it."""
+    """Its GPT with Llama's parts, the head tied to the embedding as everybody's, and its pretraining's own loss."""
     from litgpt.config import Config
     from litgpt.model import GPT
     from litgpt.utils import chunked_cross_entropy
@@ -142,11 +152,15 @@ def litgpt(shape: Shape) -> Contestant:
         parallel_residual=False,
         bias=False,
         norm_class_name="RMSNorm",
+        norm_eps=shape.config().norm_eps,
         norm_qk=shape.qk_norm,
         mlp_class_name="LLaMAMLP",
         intermediate_size=shape.config().intermediate_size,
     )
-    return Contestant(GPT(config), lambda model, ids, labels: chunked_cross_entropy(model(ids), labels, chunk_size=0))
+    network = GPT(config)
+    network.apply(network._init_weights)  # torch's own start of an embedding is far too large for a head
+    network.lm_head.weight = network.transformer.wte.weight
+    return Contestant(network, lambda model, ids, labels: chunked_cross_entropy(model(ids), labels))
 
 
 def nanogpt_at(folder: Path, shape: Shape) -> Contestant:
@@ -165,10 +179,6 @@ def nanogpt_at(folder: Path, shape: Shape) -> Contestant:
         bias=False,
     )
     return Contestant(module.GPT(config), lambda model, ids, labels: model(ids, labels)[1])
-
-
-def _mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
 
 
 def random_batch(shape: Shape, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ class TrainingStep:
     def __init__(
         self,
         contestant: Contestant,
-        batch: tuple[Tensor, Tensor],
+        batch: tuple[Tensor, ...],
         precision: str,
         compiled: bool,
     ) -> None:

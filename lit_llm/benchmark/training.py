@@ -59,7 +59,7 @@ class Settings:
     matmuls: Annotated[bool, "also the step's matrix products alone: what no step can beat"] = True
     rounds: Annotated[int, "rounds, at least 5 to be reported"] = 5
     seconds: Annotated[float, "of each contestant in each round"] = 1.0
-    fresh: Annotated[bool, "one process at a time, for large models"] = False
+    fresh: Annotated[bool | None, "one process at a time, for large models; none: for 124m"] = None
     threads: Annotated[int | None, "torch's threads; none: its own choice"] = None
     device: Annotated[str, "auto, cpu or cuda"] = "auto"
     json: Annotated[Path | None, "also write the results here"] = None
@@ -85,13 +85,18 @@ class Settings:
         given = {each.name: getattr(self, each.name) for each in fields(Shape)}
         return replace(PRESETS[self.shape].shape, **{key: value for key, value in given.items() if value is not None})
 
+    @property
+    def one_at_a_time(self) -> bool:
+        """All processes of 124m, with several GB each, do not fit a usual machine together."""
+        return self.shape == "124m" if self.fresh is None else self.fresh
+
 
 def run(settings: Settings) -> Record:
     device = ("cuda" if torch.cuda.is_available() else "cpu") if settings.device == "auto" else settings.device
     described = [_described(settings.sizes), *conditions(settings.threads, device, ("transformers", "litgpt"))]
     say("\n".join(described))
     contestants = list(_contestants(settings, device))
-    results = race(contestants, settings.rounds, settings.seconds, settings.threads, say, settings.fresh)
+    results = race(contestants, settings.rounds, settings.seconds, settings.threads, say, settings.one_at_a_time)
     names = [each.name for each in contestants]
     wanted = PRESETS[settings.shape] if settings.sizes == PRESETS[settings.shape].shape else None
     return Record("training", "tokens", described, results, list(goals(names, wanted)), settings=asdict(settings))
