@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from lit_llm.arguments import parse
-from lit_llm.benchmark.record import Record
+from lit_llm.benchmark.conditions import load
+from lit_llm.benchmark.record import Record, check_writable
 from lit_llm.errors import UserError
 
 WORKS = {
@@ -51,11 +53,14 @@ def command(words: Sequence[str]) -> None:
         )
     work: Any = import_module(f"lit_llm.benchmark.{name}")
     settings = parse(work.Settings, rest)
+    file: Path | None = getattr(settings, "json", None)
+    if file is not None:
+        check_writable(file)
     record: Record | None = work.run(settings)
     if record is None:
         return
+    record = replace(record, conditions=[*record.conditions, f"load afterwards {load()}"])
     print("\n" + "\n".join(record.lines()), flush=True)
-    file: Path | None = getattr(settings, "json", None)
     if file is not None:
         record.save(file)
 

@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+import subprocess
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
 
-def conditions(threads: int | None = None, device: str = "cpu", packages: tuple[str, ...] = ()) -> list[str]:
-    """Processor or GPU, cores, threads, load, versions: a line each."""
+def conditions(
+    threads: int | None = None, device: str = "cpu", packages: tuple[str, ...] = (), nanogpt: Path | None = None
+) -> list[str]:
+    """Processor or GPU, cores, threads, load, versions: a line each. The load afterwards is the command's to add."""
     count = torch.get_num_threads() if threads is None else threads
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg()) if hasattr(os, "getloadavg") else "unknown"
-    lines = [f"{processor()}, {os.cpu_count()} cores, {count} threads, load before {load}"]
+    lines = [f"{processor()}, {os.cpu_count()} cores, {count} threads, load before {load()}"]
     if device.startswith("cuda"):
         lines.insert(0, torch.cuda.get_device_name(device))
     versions = [f"{name} {version}" for name in packages if (version := _version(name))]
+    if nanogpt is not None:
+        versions.append(f"nanoGPT {_state(nanogpt / 'model.py')}")
     lines.append(", ".join([f"Python {platform.python_version()}", f"torch {torch.__version__}", *versions]))
-    return lines
+    return [*lines, f"this project: {_state(Path(__file__))}"]
+
+
+def load() -> str:
+    """The machine's, over the last 1, 5 and 15 minutes."""
+    return ", ".join(f"{value:.1f}" for value in os.getloadavg()) if hasattr(os, "getloadavg") else "unknown"
+
+
+def _state(file: Path) -> str:
+    """The commit of the source that a file belongs to, and whether it was changed since; else the file's digest."""
+    describe = ("git", "describe", "--always", "--dirty=, with changes", "--abbrev=12", "--exclude=*")
+    try:
+        # Only of a repository that knows the file: an environment may lie inside of anybody's.
+        done = [
+            subprocess.run(words, cwd=file.parent, capture_output=True, text=True, check=True, timeout=20).stdout
+            for words in (("git", "ls-files", "--error-unmatch", file.name), describe)
+        ]
+        return f"commit {done[1].strip()}"
+    except (OSError, subprocess.SubprocessError):
+        return f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
 
 
 def processor() -> str:

@@ -44,7 +44,7 @@ class MatmulsAlone:
     """A contestant that does nothing but the products of ``step``, as often as one call of it does."""
 
     def __init__(self, step: TrainingStep) -> None:
-        self.units, self.wait = step.units, step.wait
+        self.units, self.wait, self.device = step.units, step.wait, step.device
         with Products() as products:
             step()
         self._calls = [(_call(a, b, step.device), count) for (a, b), count in products.counted.items()]

@@ -15,10 +15,14 @@ from statistics import median
 from typing import Protocol
 
 from lit_llm.benchmark.worker import Worker
+from lit_llm.errors import UserError
 
 
 class Timed(Protocol):
-    """What a contestant runs; ``numbers() -> dict[str, float]`` and ``wait()`` (for a device) are optional."""
+    """What a contestant runs; ``numbers() -> dict[str, float]`` is optional.
+
+    On a GPU it needs ``wait()``, until the GPU is done, and ``device``, whose memory then is what is measured.
+    """
 
     @property
     def units(self) -> float:
@@ -49,7 +53,7 @@ class Result:
 
     name: str
     rounds: tuple[float, ...]
-    peak_gb: float = 0.0  # of resident memory, the process's libraries included
+    peak_gb: float = 0.0  # of resident memory, the process's libraries included; on a GPU, of what was allocated there
     first_seconds: float = 0.0  # of the first call, in which a compiler works
     numbers: dict[str, float] = field(default_factory=dict)
 
@@ -74,8 +78,13 @@ def race(
     """Times everybody ``rounds`` times for about ``seconds``; the order turns by one with every round.
 
     The first calls, in which compilers and allocators settle, are not counted. ``fresh`` starts every process anew in
-    every round, so that one is in memory at a time: for large models. Raises UserError for one that fails, by name.
+    every round, so that one is in memory at a time: for large models. Raises UserError for one that fails, by name, and
+    where nobody takes part.
     """
+    if not contestants:
+        raise UserError("nobody takes part in this race; a list such as precision= or kinds= is empty")
+    if rounds < 1:
+        raise UserError(f"rounds={rounds}: must be at least 1")
     measured: dict[str, list[Result]] = {contestant.name: [] for contestant in contestants}
     with ExitStack() as stack:
         start = functools.partial(_started, seconds=seconds, threads=threads, say=say)

@@ -14,6 +14,7 @@ from lit_llm.benchmark.record import Comparison
 
 CHARACTER, ROW, TOP, BOTTOM = 6.4, 28, 34, 44
 AXIS, SAID = 330, 190  # pixels of the bars, and of the words right of them
+LEAST = 2.0**-7  # what is drawn of a ratio below it: there is no end to halving
 _STYLE = """
 text{font:12px system-ui,sans-serif;fill:#1f2328}.axis{fill:#59636e}.grid{stroke:#d1d9e0}.one{stroke:#59636e}
 .met{fill:#0969da;stroke:#0969da}.missed{fill:none;stroke:#bc4c00;stroke-width:2}.shown{fill:#818b98;stroke:#818b98}
@@ -55,10 +56,11 @@ class Scale:
 
 
 def _turned(each: Comparison) -> tuple[float, float, float, float | None]:
-    """Ratio, lowest, highest and goal, more being better."""
+    """Ratio, lowest, highest and goal, more being better; none below ``LEAST``."""
+    ratio, low, high = (max(value, LEAST) for value in (each.ratio, each.low, each.high))
     if each.of == "memory":
-        return 1 / each.ratio, 1 / each.high, 1 / each.low, 1 / each.wanted if each.wanted else None
-    return each.ratio, each.low, each.high, each.wanted
+        return 1 / ratio, 1 / high, 1 / low, 1 / each.wanted if each.wanted else None
+    return ratio, low, high, each.wanted
 
 
 def _label(each: Comparison) -> str:
@@ -67,7 +69,8 @@ def _label(each: Comparison) -> str:
 
 def _said(each: Comparison) -> str:
     ratio, _, _, wanted = _turned(each)
-    return f"{ratio:.2f}" + ("" if wanted is None else f", goal {wanted:.3g} {'met' if each.met else 'missed'}")
+    text = f"{ratio:.2f}" + ("" if wanted is None else f", goal {wanted:.3g} {'met' if each.met else 'missed'}")
+    return f"{text} (too few {each.few.split()[1].rstrip('s')}s)" if each.few else text
 
 
 def _grid(scale: Scale, bottom: float) -> Iterator[str]:

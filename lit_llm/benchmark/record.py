@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +44,7 @@ class Comparison:
     high: float
     wanted: float | None
     of: str
+    few: str = ""  # rounds, in words, where they are too few to rely on
 
     @property
     def met(self) -> bool | None:
@@ -56,6 +58,7 @@ class Record:
     """One work's results with everything that they depend on.
 
     ``unit``: of a second's work ("tokens"). ``conditions``: see ``conditions.py``. ``notes``: what bounds a figure.
+    ``table``: more that was found, rows of cells, the first of them the columns' names.
     """
 
     work: str
@@ -66,6 +69,7 @@ class Record:
     notes: Sequence[str] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     date: str = field(default_factory=lambda: datetime.now(UTC).date().isoformat())
+    table: Sequence[Sequence[str]] = ()
 
     def comparisons(self) -> Iterator[Comparison]:
         """The goals that somebody stood against."""
@@ -83,7 +87,12 @@ class Record:
             else:
                 best = fastest(rivals)
                 ratio, low, high = ours.against(best)
-            yield Comparison(goal.text, ours.name, best.name, ratio, low, high, goal.wanted, goal.of)
+            few = self._few(len(ours.rounds))
+            yield Comparison(goal.text, ours.name, best.name, ratio, low, high, goal.wanted, goal.of, few)
+
+    def _few(self, rounds: int) -> str:
+        least, noun = (3, "seed") if self.work == "to_loss" else (5, "round")
+        return "" if rounds >= least else f"{rounds} {noun}{'s' if rounds > 1 else ''} only, {least} are wanted"
 
     def lines(self) -> Iterator[str]:
         """What is printed: conditions, ratios, then every figure."""
@@ -99,11 +108,37 @@ class Record:
             line = f"{result.name:<{width}}{figures}{result.peak_gb:>9.2f}{result.first_seconds:>9.2f}  {numbers}"
             yield line.rstrip()
         yield from self.notes
+        if self.table:
+            widths = [max(map(len, column)) for column in zip(*self.table, strict=True)]
+            yield ""
+            for name, *cells in self.table:
+                yield name.ljust(widths[0]) + "".join(
+                    cell.rjust(wide + 2) for cell, wide in zip(cells, widths[1:], strict=True)
+                )
 
     def save(self, file: Path) -> None:
         value = asdict(self) | {"comparisons": [asdict(each) | {"met": each.met} for each in self.comparisons()]}
+        with _one_line(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def check_writable(file: Path) -> None:
+    """Before a long race: raises UserError where nothing can be written; leaves nothing behind but the folder."""
+    there = file.exists()
+    with _one_line(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
+        file.open("a").close()
+        if not there:
+            file.unlink()
+
+
+@contextmanager
+def _one_line(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"json={file}: cannot be written ({error.strerror}); name another file") from None
 
 
 def load(file: Path) -> Record:
@@ -122,6 +157,7 @@ def load(file: Path) -> Record:
 
 def _said(each: Comparison) -> str:
     wanted = "" if each.wanted is None else f"; goal {each.wanted:g}, {'met' if each.met else 'missed'}"
+    wanted += f"; {each.few}" if each.few else ""
     if each.of == "memory":
         return f"{each.ours} takes {each.ratio:.2f} times the memory of {each.rival}{wanted}"
     return f"{each.ours} is {each.ratio:.2f} times as fast as {each.rival} ({each.low:.2f} to {each.high:.2f}{wanted})"

@@ -5,6 +5,7 @@ A record is what a work wrote with ``json=scripts/benchmarks/NAME.json``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +34,10 @@ def run(settings: Settings) -> None:
     if not any(True for record in records for _ in record.comparisons()):
         raise UserError(f"records={settings.records}: no record with a goal; write some with json={settings.records}/…")
     before, after = _around(settings.readme)
+    shown = os.path.relpath(settings.picture.resolve(), settings.readme.resolve().parent)
     settings.picture.parent.mkdir(parents=True, exist_ok=True)
     settings.picture.write_text(plot([one for record in records for one in record.comparisons()]), encoding="utf-8")
-    shown = settings.picture.resolve().relative_to(settings.readme.resolve().parent)
-    text = "\n".join(markdown(records, shown.as_posix()))
+    text = "\n".join(markdown(records, Path(shown).as_posix()))
     settings.readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
     say(f"{settings.readme}: {len(records)} records; {settings.picture}")
 
@@ -60,14 +61,28 @@ def markdown(records: Sequence[Record], picture: str) -> Iterator[str]:
     yield ""
     for record in records:
         yield f"- **{record.work}**, {record.date}. {'; '.join(_plain(line) for line in record.conditions)}."
-        if bounds := [_plain(note) for note in record.notes]:
+        if bounds := [_plain(note) for note in record.notes if note]:
             yield f"  {'; '.join(bounds)}."
+        yield from _table(record.table)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A record's own table, inside its entry of the list."""
+    for number, row in enumerate(rows):
+        if number == 0:
+            yield ""
+        yield f"  | {' | '.join(_plain(cell) for cell in row)} |"
+        if number == 0:
+            yield f"  |{'---|' * len(row)}"
+    if rows:
+        yield ""
 
 
 def _row(each: Comparison) -> str:
     spread = f" ({each.low:.2f} to {each.high:.2f})" if each.low != each.high else ""
     goal = "" if each.wanted is None else f"{each.wanted:g}" + (" at most" if each.of == "memory" else "")
     met = {True: "met", False: "**missed**", None: ""}[each.met]
+    met = "; ".join(part for part in (met, f"**{each.few}**" if each.few else "") if part)
     what = f"{_plain(each.text)}{', peak memory' if each.of == 'memory' else ''}"
     return (
         f"| {what} | {_plain(each.ours)} against {_plain(each.rival)} | **{each.ratio:.2f}**{spread} | {goal} | {met} |"

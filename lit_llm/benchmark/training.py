@@ -93,13 +93,17 @@ class Settings:
 
 def run(settings: Settings) -> Record:
     device = ("cuda" if torch.cuda.is_available() else "cpu") if settings.device == "auto" else settings.device
-    described = [_described(settings.sizes), *conditions(settings.threads, device, ("transformers", "litgpt"))]
+    described = [_described(settings.sizes), *_conditions(settings, device)]
     say("\n".join(described))
     contestants = list(_contestants(settings, device))
     results = race(contestants, settings.rounds, settings.seconds, settings.threads, say, settings.one_at_a_time)
     names = [each.name for each in contestants]
     wanted = PRESETS[settings.shape] if settings.sizes == PRESETS[settings.shape].shape else None
     return Record("training", "tokens", described, results, list(goals(names, wanted)), settings=asdict(settings))
+
+
+def _conditions(settings: Settings, device: str) -> list[str]:
+    return conditions(settings.threads, device, ("transformers", "litgpt"), settings.nanogpt)
 
 
 def _contestants(settings: Settings, device: str) -> Iterator[Contestant]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import sys
 import time
@@ -39,7 +40,7 @@ class Worker:
         return units, seconds
 
     def described(self) -> tuple[float, dict[str, float]]:
-        """Peak resident memory in GB, and the contestant's own numbers."""
+        """Peak memory in GB (``peak_gb``), and the contestant's own numbers."""
         self._pipe.send(0)
         peak, numbers = self._answer()
         return peak, numbers
@@ -82,12 +83,20 @@ def serve(pipe: Any, make: Callable[[], Any], tuned: bool, threads: int | None) 
                 pipe.send(("timed", (calls * contestant.units, _seconds_of(contestant, calls))))
             else:
                 numbers = contestant.numbers() if hasattr(contestant, "numbers") else {}
-                pipe.send(("described", (peak_gb(), numbers)))
-    except EOFError:
+                pipe.send(("described", (peak_gb(getattr(contestant, "device", None)), numbers)))
+    except (EOFError, KeyboardInterrupt):  # the other side is gone, or says that it was interrupted
         return
     except BaseException as error:  # whatever it is, the other side says whose it was
-        traceback.print_exc(file=sys.stderr)
-        pipe.send(("failed", f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error) else ''}"))
+        with contextlib.suppress(OSError):
+            pipe.send(("failed", _last_line(error)))
+
+
+def _last_line(error: BaseException) -> str:
+    """A user's mistake as it is; anything else is a fault: with its type here, and whole on stderr."""
+    if isinstance(error, UserError):
+        return str(error)
+    traceback.print_exception(error, file=sys.stderr)
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}"
 
 
 def _seconds_of(contestant: Any, calls: int) -> float:
@@ -102,8 +111,11 @@ def _seconds_of(contestant: Any, calls: int) -> float:
     return time.perf_counter() - started
 
 
-def peak_gb() -> float:
-    """The most resident memory that this process ever had, in 1e9 bytes; on Linux since it began its own program."""
+def peak_gb(device: torch.device | None = None) -> float:
+    """The most memory that this process ever had, in 1e9 bytes: on a GPU what was allocated there, else what was
+    resident (on Linux since it began its own program)."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
     try:
         from pathlib import Path
 

@@ -5,9 +5,11 @@ from functools import partial
 from typing import ClassVar
 
 import pytest
+import torch
 
 from lit_llm.benchmark import race as module
 from lit_llm.benchmark.race import Contestant, Result, race
+from lit_llm.benchmark.worker import peak_gb
 from lit_llm.errors import UserError
 
 
@@ -29,6 +31,10 @@ class Sleeper:
 
 def broken():
     raise ValueError("no such model")
+
+
+def mistaken():
+    raise UserError("path=x: is not there")
 
 
 class Recorded:
@@ -86,9 +92,25 @@ def test_a_process_of_its_own_is_timed_from_outside():
     assert slow.peak_gb > 0.01 and slow.first_seconds >= 0.02 and slow.numbers["calls"] > 6
 
 
-def test_who_fails_is_named():
+def test_who_fails_is_named(capfd):
     with pytest.raises(UserError, match=r"^mine: ValueError: no such model$"):
         race([Contestant("mine", broken)], threads=1)
+    assert "Traceback" in capfd.readouterr().err
+    with pytest.raises(UserError, match=r"^mine: path=x: is not there$"):
+        race([Contestant("mine", mistaken)], threads=1)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_race_of_nobody_or_of_no_rounds_is_a_mistake():
+    with pytest.raises(UserError, match="nobody takes part"):
+        race([])
+    with pytest.raises(UserError, match="rounds=0"):
+        race(PAIR, rounds=0)
+
+
+def test_memory_is_that_of_the_gpu_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 3e9)
+    assert peak_gb(torch.device("cuda")) == 3.0 != peak_gb(torch.device("cpu")) > 0.01
 
 
 def test_ratios_are_of_the_same_rounds():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lit_llm.benchmark.race import Result
-from lit_llm.benchmark.record import Goal, Record, load
+from lit_llm.benchmark.record import Goal, Record, check_writable, load
 from lit_llm.errors import UserError
 
 RESULTS = [
@@ -18,7 +18,8 @@ GOALS = [
     Goal("its memory", "here", ["slow peer", "peer"], wanted=0.7, of="memory"),
     Goal("against nobody", "here", ["absent"], wanted=1.0),
 ]
-RECORD = Record("training", "tokens", ["two cores"], RESULTS, GOALS, notes=["matmuls alone: 50"])
+TABLE = [["part", "loss"], ["none", "1.5"]]
+RECORD = Record("training", "tokens", ["two cores"], RESULTS, GOALS, notes=["matmuls alone: 50"], table=TABLE)
 
 
 def test_the_rival_is_the_best_one_and_the_rounds_are_paired():
@@ -39,10 +40,27 @@ def test_ratios_come_first_and_a_missed_goal_says_so():
     assert lines[:4] == [
         "two cores",
         "",
-        "a step: here is 3.00 times as fast as peer (2.00 to 4.00; goal 2.5, met)",
-        "its memory: here takes 0.80 times the memory of slow peer; goal 0.7, missed",
+        "a step: here is 3.00 times as fast as peer (2.00 to 4.00; goal 2.5, met; 3 rounds only, 5 are wanted)",
+        "its memory: here takes 0.80 times the memory of slow peer; goal 0.7, missed; 3 rounds only, 5 are wanted",
     ]
+    assert lines[-2:] == ["part  loss", "none   1.5"]
+    lines = lines[:-3]
     assert lines[5].split()[:2] == ["here", "30"] and "loss 1.5" in lines[5] and lines[-1] == "matmuls alone: 50"
+
+
+def test_few_rounds_are_few_and_seeds_count_otherwise():
+    (enough, *_) = replace(RECORD, work="to_loss").comparisons()
+    assert enough.few == "" and next(RECORD.comparisons()).few == "3 rounds only, 5 are wanted"
+
+
+def test_where_nothing_can_be_written_is_known_beforehand(tmp_path):
+    check_writable(tmp_path / "new/x.json")
+    assert not (tmp_path / "new/x.json").exists()
+    for file in (tmp_path, tmp_path / "new"):
+        with pytest.raises(UserError, match=r"json=.*cannot be written"):
+            check_writable(file)
+    with pytest.raises(UserError, match=r"json=.*cannot be written"):
+        RECORD.save(tmp_path)
 
 
 def test_what_is_written_is_read_back(tmp_path):

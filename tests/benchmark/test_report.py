@@ -17,7 +17,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    results = [Result("here", (2.0, 3.0, 2.5), peak_gb=1.0), Result("peer | other", (1.0, 1.0, 1.0), peak_gb=2.0)]
+    results = [Result("here", (2.0, 3.0, 2.5, 2.5, 2.5), peak_gb=1.0), Result("peer | other", (1.0,) * 5, peak_gb=2.0)]
     goals = [
         Goal("met <this>", "here", ["peer | other"], 2.0),
         Goal("missed", "here", ["peer | other"], 4.0),
@@ -25,7 +25,14 @@ def settings(tmp_path: Path) -> Settings:
         Goal("only shown", "here", ["peer | other"]),
     ]
     Record(
-        "training", "tokens", ["two cores", "torch 2"], results, goals, ["matmuls bound it"], date="2030-01-02"
+        "training",
+        "tokens",
+        ["two cores", "torch 2"],
+        results,
+        goals,
+        ["matmuls bound it"],
+        date="2030-01-02",
+        table=[["part", "loss"], ["none | all", "1.5"]],
     ).save(tmp_path / "records" / "training.json")
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
@@ -41,8 +48,24 @@ def test_the_table_says_ratio_spread_goal_and_what_was_missed(settings: Settings
     assert "**2.50** (2.00 to 3.00) | 4 | **missed** |" in text
     assert "| held, peak memory | here against peer \\| other | **0.50** | 0.4 at most | **missed** |" in text
     assert "2030-01-02. two cores; torch 2." in text and "matmuls bound it." in text
+    assert "\n\n  | part | loss |\n  |---|---|\n  | none \\| all | 1.5 |\n" in text and "rounds only" not in text
     run(settings)
     assert settings.readme.read_text(encoding="utf-8") == text
+
+
+def test_too_few_rounds_are_said_and_a_rate_of_nothing_is_drawn(settings: Settings) -> None:
+    results = [Result("here", (0.0, 0.0)), Result("peer", (1.0, 1.0))]
+    Record("training", "tokens", [], results, [Goal("new", "here", ["peer"], 2.0)]).save(settings.records / "new.json")
+    run(settings)
+    assert "| **missed**; **2 rounds only, 5 are wanted** |" in settings.readme.read_text(encoding="utf-8")
+    assert "goal 2 missed (too few rounds)" in settings.picture.read_text(encoding="utf-8")
+
+
+def test_the_readme_may_lie_elsewhere(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "else").mkdir()
+    readme = settings.readme.rename(tmp_path / "else" / "README.md")
+    run(Settings(settings.records, readme, settings.picture))
+    assert "(../records/ratios.svg)" in readme.read_text(encoding="utf-8")
 
 
 def test_the_plot_shows_bars_spreads_and_goals_with_better_to_the_right(settings: Settings) -> None:
