@@ -15,6 +15,7 @@ def imports_uncollected() -> Iterator[None]:
     of the time (4.3 seconds without, 5.3 with), and every later full collection would go through them too.
     """
     was_on = gc.isenabled()
+    gc.collect()  # an earlier run's leavings, which would be frozen too; on the first run there are few
     gc.disable()
     try:
         yield

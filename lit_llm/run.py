@@ -81,7 +81,6 @@ INTENDED = (
     (r".*isinstance\(treespec, LeafSpec\).*", "Lightning 2.6 with torch 2.13"),
     (r".*is smaller than the logging interval.*", "a short run logs its last step all the same"),
     (r"Found \d+ module\(s\) in eval mode.*", "references, rewards and policies without dropout stay in it"),
-    (r"You have overridden `on_before_batch_transfer`.*", "stages check rankings before they are on the device"),
 )
 
 

@@ -40,8 +40,8 @@ Packed documents of 128, T / 4 in shorter rows, on another day (bf16 blocks take
 
     packed bf16 sdpa     39.8          51.5   89.3   145    326
     packed bf16 documents 187          72.5   64.7   70.0   61.5*
-    packed fp32 sdpa     20.0*         46.5*  81.4*  171*   361
-    packed fp32 documents 143          63.0   45.6   47.5   49.7*
+    packed fp32 sdpa     20.0*         46.5*  81.4*  171    361
+    packed fp32 documents 143          63.0   45.6   47.5*  49.7*
 
 Decoding one token of 32 rows, 12 query and 4 key heads, 512 slots: bf16 explicit 8.4, sdpa 22.9; fp32 5.2, 4.5.
 """
@@ -140,7 +140,15 @@ def branched_mask(
     """
     length, device = positions.shape[1], positions.device
     if backend is None:
-        backend = "flex" if device.type == "cuda" else choose_backend(device, dtype, length, False, True, False)
+        # Flex skips blocks of 128 x 128: short rows have none to skip, and each new width is compiled.
+        flex = device.type == "cuda" and length > SHORT_ROW
+        backend = (
+            "flex"
+            if flex
+            else "sdpa"
+            if device.type == "cuda"
+            else choose_backend(device, dtype, length, False, True, False)
+        )
     if backend == "flex":
         return AttentionMask("flex", blocks=_branched_blocks(positions, segments, branches, window))
     allowed = allowed_pairs(positions, positions, segments, segments, window)
@@ -157,10 +165,15 @@ def choose_backend(
     """The backend for rows of ``length`` tokens, as measured: see ``SHORT_ROW``."""
     if device.type == "cpu":
         # Under compile the loop over documents would be unrolled anew for every batch.
-        short = length <= SHORT_ROW
-        if packed and not short and not cached and not torch.compiler.is_compiling():
+        full = dtype == torch.float32
+        if (
+            packed
+            and length > (SHORT_ROW // 2 if full else SHORT_ROW)
+            and not cached
+            and not torch.compiler.is_compiling()
+        ):
             return "documents"
-        if not short or dtype == torch.float32:
+        if full or length > SHORT_ROW:
             return "sdpa"
         return "explicit" if cached else "blocks"
     if device.type == "cuda" and not cached and (packed or windowed):

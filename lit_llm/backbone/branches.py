@@ -31,7 +31,7 @@ class Branches(NamedTuple):
     input_ids: Tensor  # (R, T) int64
     positions: Tensor  # (R, T) int64: of each token behind its prompt's first one
     segments: Tensor  # (R, T) int64: number of the prompt within the row; padding is a segment of its own
-    branches: Tensor  # (R, T) int64: 0 in a prompt, else which of its completions
+    branches: Tensor | None  # (R, T) int64: 0 in a prompt, else which of its completions; None: each has but one
     completion: Tensor  # (N,) int64: which of the U completions each of the N is
     last: Tensor  # (U,) int64: place of each completion's last token
     owners: Tensor  # (M,) int64: the completion of each completion token, 0 .. U-1, ascending
@@ -39,7 +39,7 @@ class Branches(NamedTuple):
     targets: Tensor  # (M,) int64: the token itself
 
     def to(self, device: torch.device) -> Branches:
-        return Branches(*(part.to(device, non_blocking=True) for part in self))
+        return Branches(*(None if part is None else part.to(device, non_blocking=True) for part in self))  # type: ignore[arg-type]
 
     def sums(self, values: Tensor) -> Tensor:
         """Values of the completions' tokens (M,) summed over each of the N completions: (N,)."""
@@ -65,7 +65,8 @@ def branches_of(
 ) -> Branches:
     """Right-padded rows (N, T'), each a prompt of ``prompt_lengths`` (N,) and a completion up to ``lengths`` (N,), as
     branches on the rows' device. Prompts are told by their tokens; a completion that a prompt has twice is read once.
-    Where a prompt is empty, nothing foresees its completions' first tokens, and their ``before`` means nothing.
+    Where a prompt is empty, nothing foresees its completions' first tokens, and their ``before`` means nothing. No
+    completion may be empty. Where no prompt has a second completion, rows are packed documents like any others.
     """
     ids, prompts, ends = input_ids.cpu().numpy(), prompt_lengths.tolist(), lengths.tolist()
     of_prompt: dict[bytes, dict[bytes, int]] = {}
@@ -147,5 +148,6 @@ def _laid_out(
     owners = np.repeat(np.arange(len(before)), [len(places) for places in before])
     kept = sorted(number_of, key=number_of.__getitem__)
     targets = np.concatenate([ids[row, prompts[row] : ends[row]] for row in kept])
-    parts = (tokens, positions, segments, branches, completion, last, owners, np.concatenate(before), targets)
-    return Branches(*(torch.from_numpy(part) for part in parts))
+    several = branches if branches.max() > 1 else None
+    parts = (tokens, positions, segments, several, completion, last, owners, np.concatenate(before), targets)
+    return Branches(*(None if part is None else torch.from_numpy(part) for part in parts))  # type: ignore[arg-type]

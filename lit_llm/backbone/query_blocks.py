@@ -122,10 +122,10 @@ class _InBlocks(torch.autograd.Function):
 
 
 def _kept(q: Tensor, blocks: Sequence[QueryBlock]) -> int:
-    """How many probabilities there are in all blocks."""
+    """How many probabilities there are in all blocks. Not by len(), which would compile anew for every batch size."""
     total = 0
     for block in blocks:
-        total = total + len(q[block.rows]) * q.shape[1] * block.bias.shape[2] * block.bias.shape[3]
+        total = total + q[block.rows].shape[0] * q.shape[1] * block.bias.shape[2] * block.bias.shape[3]
     return total
 
 
@@ -133,7 +133,7 @@ def _split(kept: Tensor, q: Tensor, kv_heads: int, blocks: Sequence[QueryBlock])
     """Each block's probabilities, (rows * H_kv, H / H_kv * queries, keys)."""
     start = 0
     for block in blocks:
-        rows, keys = len(q[block.rows]), block.bias.shape[3]
+        rows, keys = q[block.rows].shape[0], block.bias.shape[3]
         count = rows * q.shape[1] * block.bias.shape[2] * keys
         yield kept[start : start + count].view(rows * kv_heads, -1, keys)
         start += count
@@ -144,7 +144,7 @@ def _queries(x: Tensor, block: QueryBlock, kv_heads: int) -> Tensor:
     part = x[block.rows, :, block.queries]
     if x.shape[1] == kv_heads:
         return part.flatten(0, 1)  # no copy
-    return part.reshape(len(part) * kv_heads, -1, x.shape[-1])
+    return part.reshape(part.shape[0] * kv_heads, -1, x.shape[-1])
 
 
 def _keys(x: Tensor, block: QueryBlock) -> Tensor:

@@ -51,7 +51,8 @@ def grouped(groups: Sequence[Any], seed: int) -> Order:
     """Rows of one group side by side, the groups in a shuffled order. ``groups``: each row's, anything hashable."""
     numbers: dict[Any, int] = {}
     group = np.array([numbers.setdefault(name, len(numbers)) for name in groups], dtype=np.int64)
-    return lambda epoch: np.argsort(_permutation(len(numbers), seed, 0, epoch)[group], kind="stable")
+    count = len(numbers)  # the names themselves need not be kept
+    return lambda epoch: np.argsort(_permutation(count, seed, 0, epoch)[group], kind="stable")
 
 
 def mixed(sizes: Sequence[int], rows_per_epoch: Sequence[int], seed: int) -> Order:

@@ -39,7 +39,7 @@ class Preferences(DataModule):
     Args:
         path: comparisons: pairs, rankings of K completions, HH transcripts (``formats.py``).
         max_length: longest prompt and completion together, in tokens.
-        micro_batch_size: prompts per process and step; each brings its K completions.
+        micro_batch_size: comparisons per process and step; each brings its K completions.
         overlong: a comparison with a completion that does not fit behind its prompt is dropped whole (``drop``), or
             its prompt is cut from the left (``truncate``), for all of its completions alike. A completion is never
             cut: its end token is part of what is judged. All are counted.

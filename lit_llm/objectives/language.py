@@ -88,6 +88,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         head, exact = weight.to(hidden.dtype), _exact(weight.dtype)
         with_gradient = with_gradient and any(ctx.needs_input_grad[:2])
+        trains_head = with_gradient and ctx.needs_input_grad[1]  # beside adapters it is frozen
         hidden_grad = torch.empty_like(hidden) if with_gradient else hidden
         head_grad: Tensor | None = None
         sums = torch.zeros(2, device=hidden.device, dtype=exact)  # of the negative log-likelihood, and with the z-loss
@@ -99,10 +100,12 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 sums += _chunk_loss(hidden[rows] @ head.T, targets[rows], z_loss, exact, out)
             if logits_grad is not None:
                 torch.mm(logits_grad, head, out=hidden_grad[block])
+            if logits_grad is not None and trains_head:
                 product = logits_grad.T @ hidden[block]
                 head_grad = product if head_grad is None else product.to(exact).add_(head_grad)
         if with_gradient:
-            head_grad = torch.zeros_like(weight) if head_grad is None else head_grad.to(weight.dtype)
+            if trains_head:
+                head_grad = torch.zeros_like(weight) if head_grad is None else head_grad.to(weight.dtype)
             ctx.save_for_backward(hidden_grad, head_grad)
         nll, loss = sums[0].clone(), sums[1].clone()
         ctx.mark_non_differentiable(nll)
@@ -113,7 +116,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
         hidden_grad, head_grad = ctx.saved_tensors
         factor = grads[0]
         # In the factor's own precision: as a bfloat16 number it would bias every gradient by up to 0.4%.
-        return (hidden_grad.to(factor.dtype) * factor).to(hidden_grad.dtype), head_grad * factor, None, None, None, None
+        by_head = None if head_grad is None else head_grad * factor
+        return (hidden_grad.to(factor.dtype) * factor).to(hidden_grad.dtype), by_head, None, None, None, None
 
 
 def _chunk_loss(logits: Tensor, targets: Tensor, z_loss: float, exact: torch.dtype, grad: Tensor | None) -> Tensor:
@@ -158,15 +162,17 @@ class _TokenLogps(torch.autograd.Function):
         hidden, head, targets, *kept = ctx.saved_tensors
         scale = (grads[0] / ctx.temperature).unsqueeze(1)
         hidden_grad = torch.empty_like(hidden)
-        head_grad = torch.zeros_like(head, dtype=_exact(head.dtype))
+        trains_head = ctx.needs_input_grad[1]
+        head_grad = torch.zeros_like(head, dtype=_exact(head.dtype)) if trains_head else None
         for number, rows in enumerate(_chunks(slice(0, len(hidden)), ctx.chunk)):
             every = kept[number] if ctx.keep else _chunk_logps(hidden[rows], head, ctx.temperature)
             logits_grad = every.exp().mul_(-scale[rows])  # d log p_y / d logits = one_hot(y) - p
             logits_grad.scatter_add_(1, targets[rows].clamp_min(0).unsqueeze(1), scale[rows])
             small = logits_grad.to(hidden.dtype)
             hidden_grad[rows] = small @ head
-            head_grad += small.T @ hidden[rows]
-        return hidden_grad, head_grad.to(ctx.weight_dtype), None, None, None
+            if head_grad is not None:
+                head_grad += small.T @ hidden[rows]
+        return hidden_grad, None if head_grad is None else head_grad.to(ctx.weight_dtype), None, None, None
 
 
 def _chunk_logps(hidden: Tensor, head: Tensor, temperature: float) -> Tensor:
@@ -191,7 +197,7 @@ def _trained_positions(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _compute_dtype(weight: Tensor) -> torch.dtype:
-    """Under autocast the matmuls run in its dtype; cast once a call, not a chunk. The head's gradient stays exact."""
+    """Under autocast the matmuls run in its dtype; cast once a call, not a chunk."""
     kind = weight.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 

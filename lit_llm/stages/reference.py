@@ -28,7 +28,7 @@ log = logging.getLogger("lit_llm")
 
 MARGIN_TOLERANCES = {torch.bfloat16: 0.05, torch.float16: 0.05, torch.float32: 1e-3, torch.float64: 1e-6}
 """How far policy and reference may differ at the start, in nats a completion's token: the arithmetic's noise, by its
-precision. In other batches the same completion is padded otherwise, and rounded otherwise."""
+precision. In other batches the same completion stands in another row, and is rounded otherwise."""
 
 
 class AgainstReference(Stage):

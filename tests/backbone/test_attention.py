@@ -104,7 +104,7 @@ def test_the_backend_follows_device_dtype_and_length() -> None:
     assert [choose_backend(CPU, half, n, **plain) for n in (short, long)] == ["blocks", "sdpa"]
     assert [choose_backend(CPU, full, n, **plain) for n in (short, long)] == ["sdpa", "sdpa"]
     assert [choose_backend(CPU, half, n, **packed) for n in (short, long)] == ["blocks", "documents"]
-    assert [choose_backend(CPU, full, n, **packed) for n in (short, long)] == ["sdpa", "documents"]
+    assert [choose_backend(CPU, full, n, **packed) for n in (512, 513, long)] == ["sdpa", "documents", "documents"]
     assert choose_backend(CPU, half, long, **windowed) == "sdpa"
     assert [choose_backend(CPU, dtype, 1, **cached) for dtype in (half, full)] == ["explicit", "sdpa"]
     assert [choose_backend(CUDA, half, short, **kind) for kind in (plain, packed, windowed, cached)] == [

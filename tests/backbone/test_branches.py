@@ -60,6 +60,15 @@ def test_scores_and_their_gradients_are_those_of_padded_rows(
         assert torch.allclose(plain, branched, rtol=1e-4, atol=1e-4)  # angles and scores are float32
 
 
+def test_prompts_with_one_completion_each_are_packed_documents() -> None:
+    ids, prompts, lengths = rows_of([[5, 6, 7], [5, 6], [8]], [(0, 2), (1, 3), (2, 1)])
+    assert branches_of(ids, prompts, lengths).branches is None
+    assert (
+        branches_of(*(part.repeat(2, *([1] * (part.dim() - 1))) for part in (ids, prompts, lengths))).branches is None
+    )
+    assert branches_of(*rows_of([[5]], [(0, 2), (0, 3)])).branches is not None
+
+
 def test_a_prompt_and_a_completion_are_read_once() -> None:
     ids, prompts, lengths = rows_of([[5, 6, 7, 8]], [(0, 2), (0, 3)])
     again = branches_of(ids.repeat(3, 1), prompts.repeat(3), lengths.repeat(3))

@@ -180,3 +180,12 @@ def test_completion_labels_include_the_end_token_and_nothing_else():
     labels = completion_labels(ids, torch.tensor([3, 1]), torch.tensor([5, 7]))
     _ = IGNORE
     assert labels.tolist() == [[_, _, 4, end, _, _, _], [2, 3, 4, 5, 6, end, _]]
+
+
+def test_a_frozen_head_gets_no_gradient_and_the_hidden_states_the_same():
+    hidden, weight, labels = problem()
+    for objective in (lambda h, w: cross_entropy(h, w, labels).loss, lambda h, w: token_logps(h, w, labels).sum()):
+        (both, _) = torch.autograd.grad(objective(hidden, weight), (hidden, weight))
+        frozen = weight.detach()
+        (alone,) = torch.autograd.grad(objective(hidden, frozen), (hidden,))
+        assert torch.equal(both, alone) and frozen.grad is None
