@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean, stdev
 
-from lit_llm.benchmark.to_loss_course import Course
+from lit_llm.benchmark.to_loss_course import Course, Mark
 from lit_llm.benchmark.to_loss_training import Recipe
 
 
@@ -44,28 +44,33 @@ class Trial:
     same: Course
     longer: Course
 
+    @property
+    def arrived(self) -> Mark | None:
+        """Where the variant first had the target's loss: the sooner of its two trainings."""
+        marks = [mark for each in (self.same, self.longer) if (mark := each.reached(self.target)) is not None]
+        return min(marks, key=lambda mark: mark.seconds, default=None)
 
-def ablation_lines(trials: Mapping[str, Sequence[Trial]]) -> Iterator[str]:
+
+def ablation_table(trials: Mapping[str, Sequence[Trial]]) -> Iterator[list[str]]:
     """A table: mean and standard deviation over the seeds, and times against the best's of the same turns."""
-    width = max(map(len, trials)) + 2
     steps = next(iter(trials.values()))[0].best.recipe.steps
-    yield f"\n{'':<{width}}{f'loss, {steps} steps':>18}{'a step':>9}{'steps there':>13}{'time there':>12}"
+    yield ["taken out", f"loss, {steps} steps", "a step", "steps there", "time there"]
     for name, seeds in trials.items():
         losses = _spread([each.same.last.loss for each in seeds], 4)
         cost = mean(_step_seconds(each.same) / _step_seconds(each.best) for each in seeds)
-        there = [(each, each.longer.reached(each.target) or each.same.reached(each.target)) for each in seeds]
-        arrived = [(each, mark) for each, mark in there if mark is not None]
-        if len(arrived) < len(seeds):
-            yield f"{name:<{width}}{losses:>18}{cost:>9.2f}{f'not with {seeds[0].longer.recipe.steps}':>25}"
-            continue
-        counts = mean(mark.steps for _, mark in arrived)
-        times = _spread([mark.seconds / _seconds(each) for each, mark in arrived], 2)
-        yield f"{name:<{width}}{losses:>18}{cost:>9.2f}{counts:>13.0f}{times:>12}"
+        yield [name, losses, f"{cost:.2f}", *_there(seeds)]
 
 
-def _seconds(trial: Trial) -> float:
-    mark = trial.best.reached(trial.target)
-    return trial.best.last.seconds if mark is None else mark.seconds
+def _there(seeds: Sequence[Trial]) -> tuple[str, str]:
+    """Steps to the target, and their time beside the best's; where not all arrived, how many did."""
+    marks = [mark for each in seeds if (mark := each.arrived) is not None]
+    if len(marks) < len(seeds):
+        return f"{len(marks)} of {len(seeds)} arrived", f"not with {seeds[0].longer.recipe.steps}"
+    bests = [mark for each in seeds if (mark := each.best.reached(each.target)) is not None]
+    counts = f"{mean(mark.steps for mark in marks):.0f}"
+    if len(bests) < len(seeds):
+        return counts, "best did not arrive"
+    return counts, _spread([mark.seconds / best.seconds for mark, best in zip(marks, bests, strict=True)], 2)
 
 
 def _step_seconds(course: Course) -> float:

@@ -29,7 +29,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Mark:
-    """The state after a part: optimizer steps, seconds of training by the wall and by the processor, loss if read."""
+    """The state after a part: optimizer steps, seconds by the wall and by the processor, loss if read.
+
+    The seconds hold the first call, in which a compiler works: who waits for a loss waits for it too.
+    """
 
     steps: int
     seconds: float
@@ -39,7 +42,7 @@ class Mark:
 
 @dataclass
 class Course:
-    """One training as it went: ``compile_seconds`` is its first forward and backward, outside of the marks."""
+    """One training as it went: ``compile_seconds`` is its first forward and backward, which every mark holds."""
 
     recipe: Recipe
     compile_seconds: float = 0.0
@@ -81,7 +84,7 @@ def make_training(recipe: Recipe, subject: Subject, parts: int = PARTS) -> Train
 def _advance(course: Course, worker: Worker) -> None:
     _, seconds = worker.timed(1)
     course.peak_gb, numbers = worker.described()
-    before = course.last.seconds if course.marks else 0.0
+    before = course.last.seconds if course.marks else course.compile_seconds
     loss = numbers.get("loss", math.nan)
     course.marks.append(Mark(int(numbers["steps"]), before + seconds, numbers["cpu_seconds"], loss))
 

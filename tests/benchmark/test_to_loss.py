@@ -11,11 +11,12 @@ from torch import nn
 
 from lit_llm.benchmark.command import command
 from lit_llm.benchmark.race import Result
-from lit_llm.benchmark.to_loss import Settings, told_apart
-from lit_llm.benchmark.to_loss_ablation import Trial, ablation_lines, variants
-from lit_llm.benchmark.to_loss_course import Course, Mark
+from lit_llm.benchmark.record import Record
+from lit_llm.benchmark.to_loss import SHIPPED, Settings, _goals, _result, told_apart
+from lit_llm.benchmark.to_loss_ablation import Trial, ablation_table, variants
+from lit_llm.benchmark.to_loss_course import Course, Mark, _advance
 from lit_llm.benchmark.to_loss_text import draw, evaluate, read_characters
-from lit_llm.benchmark.to_loss_training import Recipe, Training
+from lit_llm.benchmark.to_loss_training import Recipe, Training, nanogpt_recipe
 from lit_llm.errors import UserError
 
 TINY = Recipe(20, rows=2, length=8, width=16, layers=1, heads=2, bf16=False)
@@ -168,9 +169,53 @@ def test_a_part_taken_out_is_compared_with_the_best_of_its_own_turns():
     best = course(TINY, 1.0, [2.0, 1.8])
     slow = [Trial(1.9, best, course(TINY, 2.0, [2.5, loss]), course(TINY, 2.0, [2.2, 2.1, 1.9])) for loss in (2.3, 2.5)]
     never = [replace(trial, longer=trial.same) for trial in slow]
-    _, _, first, second = [*"\n".join(ablation_lines({"slow": slow, "never": never})).splitlines()]
-    assert first.split() == ["slow", "2.4000", "±", "0.1414", "2.00", "30", "3.00", "±", "0.00"]
-    assert second.endswith("not with 20")
+    lost = [replace(trial, best=course(TINY, 1.0, [2.5])) for trial in slow]
+    _, first, second, third = ablation_table({"slow": slow, "never": never, "lost": lost})
+    assert first == ["slow", "2.4000 ± 0.1414", "2.00", "30", "3.00 ± 0.00"]
+    assert second[-2:] == ["0 of 2 arrived", "not with 20"]
+    assert third[-2:] == ["30", "best did not arrive"]
+
+
+def test_the_sooner_of_a_variants_two_trainings_counts():
+    best = course(TINY, 1.0, [1.9])
+    trial = Trial(1.9, best, course(TINY, 1.0, [2.0, 1.9]), course(TINY, 1.0, [2.1, 2.0, 1.9]))
+    assert trial.arrived.seconds == replace(trial, same=trial.longer, longer=trial.same).arrived.seconds == 2.0
+
+
+def test_who_did_not_arrive_with_every_seed_has_no_ratio_and_no_means():
+    went = [course(TINY, 1.0, [2.0, loss]) for loss in (1.8, 1.95)]
+    peer = [course(nanogpt_recipe(20, False, False, False), 1.0, [2.0, 1.9])] * 2
+    results = [_result("here", went, [1.9, 1.9]), _result(SHIPPED, peer, [1.9, 1.9])]
+    assert results[0].rounds == (0.5, 0.0) and "seconds" not in results[0].numbers
+    assert next(told_apart(results)).startswith("here: 1 of 2 arrived, mean end 1.8750")
+    assert not list(Record("to_loss", "trainings", [], results, _goals(results)).comparisons())
+    results[0] = _result("here", [went[0]] * 2, [1.9, 1.9])
+    (comparison,) = Record("to_loss", "trainings", [], results, _goals(results)).comparisons()
+    assert comparison.ratio == 1.0 and comparison.few == "2 seeds only, 3 are wanted"
+
+
+def test_the_first_call_is_in_the_marks():
+    class Known:
+        def timed(self, calls):
+            return 1.0, 2.0 * calls
+
+        def described(self):
+            return 0.1, {"steps": 1.0, "cpu_seconds": 0.0}
+
+    subject = Course(TINY, compile_seconds=30.0)
+    _advance(subject, Known())
+    _advance(subject, Known())
+    assert [mark.seconds for mark in subject.marks] == [32.0, 34.0]
+
+
+def test_nanogpts_adamw_is_fused_where_that_is_asked_for(text):
+    (text.parent / "model.py").write_text(NANOGPT)
+    recipes = [replace(nanogpt_recipe(20, False, False, fused), width=16, length=8) for fused in (False, True)]
+    plain, fused = (finished(training(text, recipe), 10) for recipe in recipes)
+    assert fused.optimizer.param_groups[0]["fused"] and not plain.optimizer.param_groups[0]["fused"]
+    assert fused.numbers()["loss"] == pytest.approx(plain.numbers()["loss"], abs=1e-4)
+    with pytest.raises(RuntimeError, match="all 20 steps are done"):
+        fused()
 
 
 def test_every_variant_takes_out_one_part():
