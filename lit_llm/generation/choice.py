@@ -94,12 +94,12 @@ def _look_up(probabilities: Tensor, uniforms: Tensor) -> Tensor:
 def _place(shares: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The first place of each row (B, N) whose running sum is above the target (B,), and what is left of it there.
 
-    Below the total, even after rounding: then the place found is always that of a share above 0.
+    Rounding may have put the target below 0 or at the row's total, and sums that are added in parallel need not grow:
+    the place is one whose share is above 0 all the same. Where shares are no numbers it is 0, for the caller to report.
     """
-    sums = shares.cumsum(dim=-1)
-    total = sums[:, -1:]
-    targets = torch.minimum(targets[:, None], torch.nextafter(total, total * 0))
-    # Sums that are no numbers have no place: the caller reports them.
-    places = torch.searchsorted(sums, targets, right=True).clamp_(max=shares.shape[-1] - 1)
+    sums = shares.cumsum(dim=-1).mul_(shares > 0)
+    most = sums.amax(dim=-1, keepdim=True)
+    targets = torch.minimum(targets[:, None], torch.nextafter(most, most * 0)).clamp_(min=0)
+    places = (sums > targets).max(dim=-1, keepdim=True).indices  # the first of equals
     rest = targets - sums.gather(-1, places) + shares.gather(-1, places)
     return places.squeeze(-1), rest.squeeze(-1)

@@ -75,19 +75,25 @@ class Slots:
 
     def step(self) -> int | None:
         """One more token for every live row. Returns how many completions ended with it; None when all are done."""
-        idle = len(self.owner) - self.live
+        idle, ended = len(self.owner) - self.live, 0
         if len(self.queue) and (self.live == 0 or idle >= max(1, int(len(self.owner) * ADMIT))):
             self._admit(idle)
         elif self.live == 0:
             return None
         elif self.live <= int(len(self.owner) * SHRINK):
-            self._shrink()
+            ended = self._shrink()
+            if self.live == 0:
+                return ended
         self._decode()
         self.steps += 1
         if self.steps % WAIT_EVERY.get(self.rows.device.type, 8):
-            return 0
-        before, self.live = self.live, int((self.owner != len(self.rows)).sum())
-        return before - self.live
+            return ended
+        return ended + self._count(int((self.owner != len(self.rows)).sum()))
+
+    def _count(self, live: int) -> int:
+        """So many rows are live now. Returns how many have ended since it was known last."""
+        ended, self.live = self.live - live, live
+        return ended
 
     def _decode(self) -> None:
         logits = self.decoder.step(self.current, self.cache)
@@ -130,11 +136,13 @@ class Slots:
             ids = self.rows[prompts[some], :longest]
             self.decoder.read(ids, lengths[some], self.cache, into[held], copies[held] - start)
 
-    def _shrink(self) -> None:
-        """Idle rows are dropped once they are half: the rest runs in half the time."""
+    def _shrink(self) -> int:
+        """Drops the idle rows, so that a step takes less time. Returns how many completions had ended unnoticed."""
         rows = (self.owner != len(self.rows)).nonzero().squeeze(-1)
-        self.cache.keep(rows)
-        self.owner, self.place, self.current = self.owner[rows], self.place[rows], self.current[rows]
+        if len(rows):
+            self.cache.keep(rows)
+            self.owner, self.place, self.current = self.owner[rows], self.place[rows], self.current[rows]
+        return self._count(len(rows))
 
     def rollout(self) -> Rollout:
         """What was chosen, put behind the prompts."""

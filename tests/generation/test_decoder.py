@@ -8,7 +8,9 @@ import torch
 from lit_llm.backbone.config import RopeScaling, from_depth
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.lora import adapted, apply_lora, lora_disabled
+from lit_llm.errors import UserError
 from lit_llm.generation import replays, slots
+from lit_llm.generation.choice import Choice
 from lit_llm.generation.decoder import Decoder
 from lit_llm.generation.sampling import completions, generate
 from lit_llm.generation.weights import Product
@@ -106,6 +108,28 @@ def test_asking_rarely_how_many_are_done_changes_nothing(monkeypatch):
     monkeypatch.setattr(slots, "WAIT_EVERY", {"cpu": 7})
     rarely = generate(model, prompts(), **options)
     assert all(torch.equal(one, other) for one, other in zip(often, rarely, strict=True))
+
+
+@torch.no_grad()
+def test_rows_that_all_end_unseen_are_counted(monkeypatch):
+    """The last step before nothing is left may be one after which nobody asked."""
+    monkeypatch.setattr(slots, "WAIT_EVERY", {"cpu": 8})
+    model = tiny()
+    nine = [[5], [6, 7], [8]] * 3
+    rollout = generate(model, nine, max_new_tokens=1, end_ids=(), seed=2, batch_size=8)
+    assert (rollout.lengths - rollout.prompt_lengths).tolist() == [1] * 9
+    rows, lengths = torch.tensor([[5]] * 9), torch.ones(9, dtype=torch.int64)
+    run = slots.Slots(Decoder(model), Choice(), rows, lengths, lengths, torch.rand(9, 1), (), 8)
+    assert sum(iter(run.step, None)) == 9
+
+
+def test_weights_that_are_no_numbers_are_an_error():
+    """With a vocabulary of more than a block: the token that they give is still one of it."""
+    model = tiny()
+    with torch.no_grad():
+        model.backbone.norm.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="not finite"):
+        generate(model, prompts(3), max_new_tokens=2, end_ids=())
 
 
 class Repeated(replays.Replays):
