@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
 
 import torch
+
+from lit_llm.errors import UserError
 
 
 def conditions(
@@ -25,6 +28,17 @@ def conditions(
         versions.append(f"nanoGPT {_state(nanogpt / 'model.py')}")
     lines.append(", ".join([f"Python {platform.python_version()}", f"torch {torch.__version__}", *versions]))
     return [*lines, f"this project: {_state(Path(__file__))}"]
+
+
+def device_of(text: str) -> str:
+    """``device=`` as torch calls it: auto is the GPU where there is one. Raises UserError where it is none here."""
+    if text == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if text != "cpu" and not re.fullmatch(r"cuda(:\d+)?", text):
+        raise UserError(f"device={text}: must be auto, cpu or cuda")
+    if text != "cpu" and int(text.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise UserError(f"device={text}: is not in this machine; take cpu or auto")
+    return text
 
 
 def load() -> str:

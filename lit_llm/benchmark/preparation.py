@@ -1,7 +1,8 @@
 """Data preparation: megabytes of text a second on one core, from files to rows on the disk that are ready to train on.
 
-The same text files and tokenizer folder for everybody; every call begins with an empty cache and reads the tokenizer
-anew. Here that is ``RawText`` with all of its checks; in the peers what they ship and document.
+The same text files and tokenizer folder for everybody; every call begins with an empty cache, on the disk and here in
+memory too, and reads the tokenizer anew. Here that is ``RawText`` with all of its checks; in the peers what they ship
+and document.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from lit_llm.errors import UserError
 from lit_llm.text.bpe import train_bpe
 from lit_llm.text.tokenizer import DOCUMENT_END
 
+WANTED = 2.0
 FILE_CHARACTERS = 200_000  # of each file that the documentation is put into
 
 
@@ -67,13 +69,13 @@ def run(settings: Settings) -> Record:
         contestants = list(_contestants(settings, folder, tokenizer))
         results = race(contestants, settings.rounds, seconds=0.0, threads=settings.cores, say=say)
     rivals = [each.name for each in contestants if not each.name.startswith("here")]
+    without, notes = _without_start(results)
+    less = [name for name in rivals if name != "litgpt"] + [each.name for each in without]
     goals = [
-        Goal("preparing text: tokenize and pack", "here", rivals, 2.0),
-        Goal("the same, without the start of litgpt's processes", "here", ["litgpt less its start"]),
+        Goal("preparing text: tokenize and pack", "here", rivals, WANTED),
+        Goal("the same, without the start of litgpt's processes", "here", less if without else [], WANTED),
     ]
-    return Record(
-        "preparation", "MB", described, [*results, *_without_start(results)], goals, settings=asdict(settings)
-    )
+    return Record("preparation", "MB", described, [*results, *without], goals, notes, asdict(settings))
 
 
 def _inputs(settings: Settings, place: Path) -> tuple[Path, Path]:
@@ -84,13 +86,20 @@ def _inputs(settings: Settings, place: Path) -> tuple[Path, Path]:
     if settings.tokenizer is not None:
         return folder, settings.tokenizer
     made = train_bpe(
-        (file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.txt"))),
+        (_read(file) for file in sorted(folder.glob("*.txt"))),
         settings.vocab_size,
         show_progress=False,
     )
     made.config["bos_token"] = DOCUMENT_END  # litgpt's preparation asks for one
     made.save(place / "tokenizer")
     return folder, place / "tokenizer"
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({type(error).__name__}); text= takes files in UTF-8") from None
 
 
 def _write_documentation(folder: Path, cache_dir: Path) -> None:
@@ -117,10 +126,18 @@ def _contestants(settings: Settings, folder: Path, tokenizer: Path) -> Iterator[
             yield Contestant(f"datasets by {by}", partial(preparers.Datasets, *given, by), tuned=False)
 
 
-def _without_start(results: list[Result]) -> Iterator[Result]:
-    """litgpt prepares in processes that import torch again: what that takes does not grow with the text."""
+def _without_start(results: list[Result]) -> tuple[list[Result], list[str]]:
+    """litgpt prepares in processes that import torch again: what that takes does not grow with the text.
+
+    Returns nobody, but a note, where a round took no longer than the start: the text is too small to tell them apart.
+    """
     for each in results:
-        if each.name == "litgpt" and each.numbers["start_seconds"] > 0:
-            whole, start = each.numbers["MB"], each.numbers["start_seconds"]
-            rounds = tuple(whole / max(whole / speed - start, 1e-9) for speed in each.rounds)
-            yield Result("litgpt less its start", rounds, each.peak_gb, each.first_seconds)
+        if each.name != "litgpt":
+            continue
+        whole, start = each.numbers["MB"], each.numbers["start_seconds"]
+        took = [whole / speed - start for speed in each.rounds]
+        if min(took) <= 0:
+            return [], [f"litgpt's start, {start:.1f} seconds, is as long as a round: give more text="]
+        rounds = tuple(whole / seconds for seconds in took)
+        return [Result("litgpt less its start", rounds, each.peak_gb, each.first_seconds)], []
+    return [], []

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shutil
 import tempfile
 import time
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from lit_llm.data.raw_text import RawText
+from lit_llm.text import pieces
 from lit_llm.text.tokenizer import load_tokenizer
 
 
@@ -46,6 +49,7 @@ class Here(Preparer):
     """``RawText``, checks and deduplication included."""
 
     def prepare(self, files: list[Path], place: Path) -> int:
+        _forget()
         data = RawText(
             tokenizer=load_tokenizer(self.tokenizer),
             path=[str(file) for file in files],
@@ -57,6 +61,13 @@ class Here(Preparer):
         data.setup()
         heldout: list[Any] = list(data.prepared.validation.values())
         return data.prepared.train_tokens + sum(int(rows.plan.length.sum()) for rows in heldout)
+
+
+def _forget() -> None:
+    """What a process keeps for its next tokenizer: a run has one, and pays for these tables itself."""
+    for table in (pieces._compiled, pieces._ranges, pieces._everything):
+        table.cache_clear()
+    re.purge()
 
 
 class HereAgain(Here):
@@ -75,7 +86,7 @@ class LitGPT(Preparer):
 
     def __init__(self, text: Path, tokenizer: Path, length: int, cores: int) -> None:
         super().__init__(text, tokenizer, length, cores)
-        self._start_seconds = 0.0
+        self._start_seconds, self.cores = 0.0, cores
 
     def prepare(self, files: list[Path], place: Path) -> int:
         from litgpt.data import TextFiles
@@ -85,7 +96,12 @@ class LitGPT(Preparer):
             (place / file.name).symlink_to(file.resolve())
         data = TextFiles(train_data_path=place, num_workers=0)
         data.connect(Tokenizer(self.tokenizer), 1, self.length)
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            # It takes one process less than the machine has cores, whatever it was given: here as many as it was given.
+            patch.object(os, "cpu_count", return_value=self.cores + 1),
+        ):
             data.prepare_data()
         return sum(file.stat().st_size for file in place.rglob("*.bin")) // 4
 

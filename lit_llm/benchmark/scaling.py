@@ -15,18 +15,15 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from lit_llm.backbone.config import from_depth
-from lit_llm.backbone.heads import LanguageModel
 from lit_llm.benchmark.command import say
-from lit_llm.benchmark.conditions import conditions
+from lit_llm.benchmark.conditions import conditions, device_of
+from lit_llm.benchmark.contestants import Shape, here
 from lit_llm.benchmark.race import Contestant, race
 from lit_llm.benchmark.record import Goal, Record
 from lit_llm.benchmark.step import PRECISIONS, TrainingStep
 from lit_llm.data.packing import PackedRows, concatenate_and_split
 from lit_llm.errors import UserError
-from lit_llm.objectives.language import cross_entropy
 from lit_llm.records import TokenBatch
 
 FLAT = 0.9  # of the shortest context's speed
@@ -60,6 +57,12 @@ class Settings:
     json: Annotated[Path | None, "also write the results here"] = None
 
     def __post_init__(self) -> None:
+        for name in ("layers", "heads", "vocab_size", "tokens", "rounds", "seconds"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name}={getattr(self, name)}: must be above 0")
+        if self.hidden_size <= 0 or self.hidden_size % (2 * self.heads):
+            raise UserError(f"hidden_size={self.hidden_size}: must be a multiple of 2 x heads={self.heads}")
+        device_of(self.device)
         if not self.contexts or any(context <= 0 or self.tokens % context for context in self.contexts):
             raise UserError(f"contexts={self.contexts}: each must divide tokens={self.tokens}")
         if not 2 <= self.shortest <= self.longest:
@@ -69,7 +72,7 @@ class Settings:
 
 
 def run(settings: Settings) -> Record:
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if settings.device == "auto" else settings.device
+    device = device_of(settings.device)
     described = [
         f"d {settings.hidden_size}, {settings.layers} layers, {settings.heads} heads, vocabulary "
         f"{settings.vocab_size}; {settings.tokens} tokens a step, documents of {settings.shortest} to "
@@ -103,35 +106,9 @@ def _built(settings: Settings, context: int, packed: bool, device: str) -> Train
     lengths = (settings.shortest, settings.longest) if packed else (context + 1, context + 1)
     batch = packed_batch(settings.tokens, context, lengths, settings.vocab_size)
     columns: Any = tuple(column.to(device) for column in batch[:4])
-    model = LanguageModel(
-        from_depth(
-            settings.vocab_size,
-            settings.layers,
-            hidden_size=settings.hidden_size,
-            num_heads=settings.heads,
-            num_kv_heads=settings.heads,
-            head_dim=settings.hidden_size // settings.heads,
-            max_positions=max(settings.contexts),
-            tie_embeddings=True,
-        )
-    )
-    trained: Any = Packed(model)
-    return TrainingStep(trained, columns, settings.precision, settings.compile)
-
-
-class Packed(nn.Module):
-    """The mean loss of packed rows, as pretraining computes it."""
-
-    def __init__(self, model: LanguageModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, labels: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
-        result = cross_entropy(self.model(input_ids, positions, segments), self.model.output_weight, labels)
-        return result.loss / result.tokens
-
-    def compile_network(self) -> None:
-        self.model.backbone.compile()
+    sizes = (settings.hidden_size, settings.layers, settings.heads, settings.vocab_size, max(settings.contexts))
+    shape = Shape(*sizes, settings.tokens // context, qk_norm=True)
+    return TrainingStep(here(shape), columns, settings.precision, settings.compile)
 
 
 class RandomDocuments:

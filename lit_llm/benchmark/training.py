@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import torch
 
 from lit_llm.benchmark.command import say
-from lit_llm.benchmark.conditions import conditions
+from lit_llm.benchmark.conditions import conditions, device_of
 from lit_llm.benchmark.contestants import Shape, find, here, random_batch
 from lit_llm.benchmark.matmuls import MatmulsAlone
 from lit_llm.benchmark.race import Contestant, race
@@ -77,8 +77,7 @@ class Settings:
         sizes = self.sizes
         if sizes.hidden_size <= 0 or sizes.hidden_size % (2 * sizes.heads):
             raise UserError(f"hidden_size={sizes.hidden_size}: must be a multiple of 2 x heads={sizes.heads}")
-        if self.device not in ("auto", "cpu") and not self.device.startswith("cuda"):
-            raise UserError(f"device={self.device}: must be auto, cpu or cuda")
+        device_of(self.device)
 
     @property
     def sizes(self) -> Shape:
@@ -92,7 +91,7 @@ class Settings:
 
 
 def run(settings: Settings) -> Record:
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if settings.device == "auto" else settings.device
+    device = device_of(settings.device)
     described = [_described(settings.sizes), *_conditions(settings, device)]
     say("\n".join(described))
     contestants = list(_contestants(settings, device))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
-from lit_llm.benchmark.preparation import Settings, _without_start
-from lit_llm.benchmark.preparers import Datasets, Here, HereAgain, Preparer
+from lit_llm.benchmark.preparation import Settings, _inputs, _without_start
+from lit_llm.benchmark.preparers import Datasets, Here, HereAgain, LitGPT, Preparer
 from lit_llm.benchmark.race import Result
 from lit_llm.errors import UserError
+from lit_llm.text import pieces
 from lit_llm.text.bpe import train_bpe
 from lit_llm.text.tokenizer import DOCUMENT_END
 
@@ -55,8 +58,32 @@ def test_datasets_makes_as_many_tokens_but_for_the_ends_of_its_batches(inputs: t
 
 def test_what_starting_processes_takes_is_told_apart() -> None:
     result = Result("litgpt", (1.0, 2.0), numbers={"MB": 10.0, "start_seconds": 4.0})
-    (without,) = _without_start([Result("here", (9.0, 9.0)), result])
-    assert without.rounds == pytest.approx((10 / 6, 10 / 1))
+    (without,), notes = _without_start([Result("here", (9.0, 9.0)), result])
+    assert without.rounds == pytest.approx((10 / 6, 10 / 1)) and not notes
+    none, (note,) = _without_start([replace(result, rounds=(1.0, 3.0))])
+    assert not none and "4.0 seconds" in note
+
+
+def test_every_call_builds_its_tables_anew(inputs: tuple[Path, Path]) -> None:
+    known = pieces._compiled("a pattern")
+    Here(*inputs, LENGTH, 1)()
+    assert pieces._compiled("a pattern") is not known
+
+
+def test_litgpt_gets_as_many_processes_as_cores(inputs: tuple[Path, Path]) -> None:
+    pytest.importorskip("litgpt")
+    pytest.importorskip("litdata")
+    asked: list[int] = []
+    with patch("litdata.optimize", lambda num_workers, **_: asked.append(num_workers)):
+        LitGPT(*inputs, LENGTH, 3)()
+    assert asked == [3, 1]  # one file is held out
+
+
+def test_a_text_that_is_no_text_is_named(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"a\.txt: cannot be read"):
+        _inputs(Settings(text=tmp_path), tmp_path)
 
 
 def test_a_folder_without_texts_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lit_llm.arguments import parse
 from lit_llm.benchmark.scaling import Settings, _built, packed_batch
 from lit_llm.errors import UserError
 
@@ -27,6 +28,9 @@ def test_the_loss_of_a_step_hardly_depends_on_where_rows_are_cut() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
 
 
-def test_a_context_that_does_not_divide_the_tokens_is_refused() -> None:
-    with pytest.raises(UserError, match="contexts="):
-        Settings(tokens=1000, contexts=(512,))
+@pytest.mark.parametrize(
+    "words", ["contexts=100", "rounds=0", "layers=0", "heads=-1", "hidden_size=250", "device=tpu", "device=cuda:99"]
+)
+def test_mistakes_are_one_line(words: str) -> None:
+    with pytest.raises(UserError, match=f"^{words.partition('=')[0]}=.*(must|is not in this machine)"):
+        parse(Settings, [words])
