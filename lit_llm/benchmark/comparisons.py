@@ -9,14 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_llm.benchmark.drawn import FIRST_ID, drawn_length
+from lit_llm.benchmark.own_tokenizer import own_tokenizer
 from lit_llm.data.preferences import Preferences
 from lit_llm.data.ranking_rows import Judged, RankingRows
 from lit_llm.data.token_cache import TokenStore
 from lit_llm.errors import UserError
-from lit_llm.text.bpe import train_bpe
-
-FIRST_ID = 3
-"""Ids below stand for padding and ends in every contestant; drawn tokens have none of them."""
 
 PROMPT, COMPLETION = (80, 0.7), (40, 0.7)
 """Median tokens and the deviation of their logarithm: lengths are lognormal, as those of chats about are."""
@@ -60,10 +58,9 @@ class Source:
 
     def _read(self) -> RankingRows:
         assert self.path is not None
-        tokenizer = train_bpe(read_text(self.path).splitlines(), self.vocab_size, show_progress=False)
         with tempfile.TemporaryDirectory() as folder:
             data = Preferences(
-                tokenizer=tokenizer,
+                tokenizer=own_tokenizer(self.path, self.vocab_size),
                 path=str(self.path),
                 max_length=self.max_length,
                 on_error="skip",
@@ -84,11 +81,6 @@ class Source:
 _LENGTHS = {"prompts": PROMPT, "completions": COMPLETION}
 
 
-def drawn_length(rng: np.random.Generator, median_and_sigma: tuple[float, float], most: int) -> int:
-    median, sigma = median_and_sigma
-    return int(np.clip(rng.lognormal(np.log(median), sigma), 4, most))
-
-
 def _in_memory(store: TokenStore) -> TokenStore:
     """The tokens without the file that they were cached in."""
     bounds = np.concatenate([[0], np.cumsum(store.lengths)]).astype(np.int64)
@@ -97,18 +89,10 @@ def _in_memory(store: TokenStore) -> TokenStore:
     )
 
 
-def read_text(path: Path) -> str:
-    """Raises UserError where it cannot."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"path={path}: cannot be read ({error.strerror})") from None
-
-
-def pairs(rows: RankingRows) -> list[tuple[list[int], list[int], list[int]]]:
-    """(prompt, chosen, rejected) in ids, of every two completions that differ in rank."""
+def pairs(rows: RankingRows, most: int | None = None) -> list[tuple[list[int], list[int], list[int]]]:
+    """(prompt, chosen, rejected) in ids, of every two completions of a comparison, of the first ``most`` ones."""
     found = []
-    for n in range(len(rows)):
+    for n in range(len(rows) if most is None else most):
         prompt, completions, judged = rows[n]
         order = sorted(range(len(completions)), key=judged.ranks.__getitem__)
         for place, better in enumerate(order):

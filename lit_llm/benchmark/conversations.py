@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_llm.benchmark.comparisons import FIRST_ID, drawn_length, read_text
+from lit_llm.benchmark.drawn import FIRST_ID, drawn_length
+from lit_llm.benchmark.own_tokenizer import own_tokenizer
 from lit_llm.data.instructions import Instructions
 from lit_llm.data.packing import PackedRows, Plan, best_fit_decreasing
 from lit_llm.data.token_cache import TokenStore
 from lit_llm.errors import UserError
-from lit_llm.text.bpe import train_bpe
 
 QUESTION, ANSWER = (40, 0.7), (90, 0.8)
 """Median tokens and the deviation of their logarithm."""
@@ -52,10 +52,9 @@ class Source:
 
     def _read(self) -> list[tuple[list[int], list[int]]]:
         assert self.path is not None
-        tokenizer = train_bpe(read_text(self.path).splitlines(), self.vocab_size, show_progress=False)
         with tempfile.TemporaryDirectory() as folder:
             data = Instructions(
-                tokenizer=tokenizer,
+                tokenizer=own_tokenizer(self.path, self.vocab_size),
                 path=str(self.path),
                 max_length=self.max_length,
                 packing=False,

@@ -6,53 +6,43 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from lit_llm.benchmark import preference_trl as trl
+from lit_llm.benchmark import trl_trainers as trl
+from lit_llm.benchmark.agreement import demand
 from lit_llm.benchmark.command import say
 from lit_llm.benchmark.conditions import conditions
 from lit_llm.benchmark.contestants import Shape
 from lit_llm.benchmark.conversations import Source, packed
-from lit_llm.benchmark.preference_here import Epoch, parts, policy
 from lit_llm.benchmark.race import Contestant, race
 from lit_llm.benchmark.record import Goal, Record
-from lit_llm.errors import UserError
+from lit_llm.benchmark.stage_epochs import Epoch, parts, policy
+from lit_llm.benchmark.stage_settings import StageSettings
+from lit_llm.benchmark.started import without_start
 from lit_llm.stages.instruction_tuning import InstructionTuning
 
-PRECISIONS = ("bf16-mixed", "32-true")
-PACKINGS = ("padded", "bfd", "wrapped")
-"""TRL's: a conversation a row; packed whole, told apart by their positions; cut where a row ends and not told apart."""
+PACKINGS = ("padded", "bfd", "bfd row by row", "wrapped")
+"""TRL's: a conversation a row; packed whole, told apart by their positions, the step's rows as one sequence or
+accumulated one by one (its mask is as large as the square of the sequence); cut where a row ends and not told apart."""
+
+TOLERANCE = {"32-true": 1e-4, "bf16-mixed": 1e-2}
+"""Of the mean loss of the epoch's trained tokens, which packing does not change."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Times epochs of instruction tuning here and in TRL, in useful tokens (of conversations, not padding) a second."""
+class Settings(StageSettings):
+    """Times epochs of instruction tuning here and in TRL, in useful tokens (of conversations, not padding) a second.
+    What a call spends before its first step is taken off on both sides."""
 
-    path: Annotated[Path | None, "a file of conversations; none: lengths are drawn"] = None
     conversations: Annotated[int, "of an epoch, which is one call"] = 64
     batch: Annotated[int, "conversations a step where they are padded; packed rows hold as many tokens"] = 16
-    max_length: Annotated[int, "tokens of a packed row, and of the longest conversation"] = 512
-    hidden_size: Annotated[int, "width"] = 384
-    layers: Annotated[int, "layers"] = 6
-    heads: Annotated[int, "attention heads"] = 6
-    vocab_size: Annotated[int, "rows of the embedding"] = 4096
-    precision: Annotated[tuple[str, ...], f"of {', '.join(PRECISIONS)}"] = PRECISIONS
-    rounds: Annotated[int, "rounds, at least 5 to be reported"] = 5
-    seconds: Annotated[float, "of each contestant in each round"] = 1.0
-    threads: Annotated[int | None, "torch's threads; none: its own choice"] = None
-    json: Annotated[Path | None, "also write the results here"] = None
 
     def __post_init__(self) -> None:
-        for value in self.precision:
-            if value not in PRECISIONS:
-                raise UserError(f"precision={value}: must be of {', '.join(PRECISIONS)}")
-        for name in ("conversations", "batch", "max_length", "layers", "heads", "rounds"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name}={getattr(self, name)}: must be above 0")
+        super().__post_init__()
+        self.above_zero("conversations", "batch")
 
     @property
     def source(self) -> Source:
@@ -75,8 +65,7 @@ class Work:
 
 
 def run(settings: Settings) -> Record:
-    sizes = (settings.hidden_size, settings.layers, settings.heads, settings.vocab_size, settings.max_length)
-    work = Work(Shape(*sizes, settings.batch, qk_norm=False), settings.source, "")
+    work = Work(settings.shape(settings.max_length, settings.batch), settings.source, "")
     described = [
         f"{settings.hidden_size} wide, {settings.layers} layers, vocabulary {settings.vocab_size}; steps of "
         f"{settings.batch} conversations, or of {work.rows} packed rows of {settings.max_length} tokens",
@@ -85,9 +74,13 @@ def run(settings: Settings) -> Record:
     ]
     say("\n".join(described))
     contestants = list(_contestants(settings, work))
-    results = race(contestants, settings.rounds, settings.seconds, settings.threads, say)
+    results = race(contestants, settings.rounds, settings.seconds, settings.threads, say, settings.fresh)
+    for precision, tolerance in TOLERANCE.items():
+        alike = [each for each in results if precision in each.name and "wrapped" not in each.name]
+        demand(alike, tolerance)
     goals = list(_goals([contestant.name for contestant in contestants]))
-    return Record("instruction", "useful tokens", described, results, goals, settings=asdict(settings))
+    timed = list(without_start(results))
+    return Record("instruction", "useful tokens", described, timed, goals, settings=asdict(settings))
 
 
 def _contestants(settings: Settings, work: Work) -> Iterator[Contestant]:
@@ -100,7 +93,7 @@ def _contestants(settings: Settings, work: Work) -> Iterator[Contestant]:
 
 
 def _goals(names: list[str]) -> Iterator[Goal]:
-    ours = next(name for name in names if name.startswith("here "))
+    ours = tuple(name for name in names if name.startswith("here "))
     padded = tuple(name for name in names if name.startswith("trl padded"))
     yield Goal("instruction tuning against padded batches", ours, padded, 3.0)
     whole = tuple(name for name in names if name.startswith("trl bfd"))
@@ -114,14 +107,13 @@ def here(work: Work) -> Epoch:
     rows = packed(conversations, work.shape.length)
     stage = InstructionTuning(model=policy(work.shape.config()), **parts())
     loader: Any = DataLoader(rows, work.rows, shuffle=True, collate_fn=rows.collate)
-    epoch = Epoch(stage, lambda: loader, sum(len(ids) for ids, _ in conversations), work.precision)
     total, count = 0.0, 0
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=work.precision == "bf16-mixed"):
         for row in range(len(rows)):
             loss, tokens, _ = stage.loss(rows.collate([rows[row]]))
             total, count = total + float(loss), count + int(tokens)
-    epoch.first = {"loss": total / count, "trained": count}
-    return epoch
+    units, first = sum(len(ids) for ids, _ in conversations), {"loss": total / count, "trained": float(count)}
+    return Epoch(stage, lambda: loader, units, work.precision, first=first)
 
 
 def theirs(work: Work, packing: str) -> trl.Training:
@@ -131,12 +123,19 @@ def theirs(work: Work, packing: str) -> trl.Training:
     trl.quiet()
     conversations = work.source.conversations()
     rows = [{"input_ids": ids, "completion_mask": trained} for ids, trained in conversations]
-    batch = work.shape.batch if packing == "padded" else work.rows
-    more = {} if packing == "padded" else {"packing": True, "packing_strategy": packing}
+    batch, accumulated = work.rows, 1
+    more: dict[str, Any] = {"packing": True, "packing_strategy": packing.split()[0]}
+    if packing == "padded":
+        batch, more = work.shape.batch, {}
+    elif packing == "bfd row by row":
+        batch, accumulated = 1, work.rows
     trainer = SFTTrainer(
         model=trl.causal(policy(work.shape.config())),
         args=SFTConfig(
-            **trl.options(batch, work.precision), max_length=work.shape.length, completion_only_loss=True, **more
+            **trl.options(batch, work.precision, accumulated),
+            max_length=work.shape.length,
+            completion_only_loss=True,
+            **more,
         ),
         processing_class=trl.words(work.shape.vocab_size),
         train_dataset=Dataset.from_list(rows),

@@ -1,24 +1,17 @@
-"""DPO, reward modelling, GRPO and PPO as this project's runs do them: its stages in Lightning's loop."""
+"""DPO, reward modelling, GRPO and PPO with this project's stages."""
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lit_llm.backbone.config import BackboneConfig
-from lit_llm.backbone.heads import LanguageModel
-from lit_llm.benchmark.comparisons import Source
-from lit_llm.optim.adamw import adamw
-from lit_llm.optim.schedules import constant
+from lit_llm.benchmark.comparisons import Source, pairs
+from lit_llm.benchmark.stage_epochs import Epoch, parts, policy
 from lit_llm.records import PromptBatch
 from lit_llm.stages.base import Stage
 from lit_llm.stages.grpo import GRPO
@@ -26,9 +19,6 @@ from lit_llm.stages.on_policy import OnPolicy
 from lit_llm.stages.ppo import PPO
 from lit_llm.stages.preference_optimization import PreferenceOptimization
 from lit_llm.stages.reward_modeling import RewardModeling
-
-LEARNING_RATE = 1e-12
-"""So small that the timed steps leave the models what they are: every call then does the same."""
 
 
 @dataclass(frozen=True)
@@ -42,42 +32,10 @@ class Work:
     samples: int  # answers to a prompt of GRPO
     max_new_tokens: int
 
-
-def policy(config: BackboneConfig, seed: int = 0) -> LanguageModel:
-    """The same weights in every contestant's process."""
-    torch.manual_seed(seed)
-    return LanguageModel(config)
-
-
-class Epoch:
-    """One call is an epoch of a stage, from the loader to the last update."""
-
-    def __init__(
-        self, stage: Stage, batches: Callable[[], Any], units: float, precision: str, forget: bool = False
-    ) -> None:
-        warnings.filterwarnings("ignore")
-        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-        self.stage, self.batches, self.units = stage, batches, units
-        self.precision, self.forget = precision, forget
-        self.first: dict[str, float] = {}
-
-    def __call__(self) -> None:
-        if self.forget:  # what the reference says of the data: the first epoch of a run does not know it
-            self.stage._known.clear()  # type: ignore[operator, union-attr]
-        own = not self.stage.automatic_optimization
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        trainer = L.Trainer(
-            accelerator="cpu",
-            precision=self.precision,  # type: ignore[arg-type]
-            max_epochs=1,
-            gradient_clip_val=None if own else 1.0,
-            enable_model_summary=False,
-            **quiet,  # type: ignore[arg-type]
-        )
-        trainer.fit(self.stage, self.batches())
-
-    def numbers(self) -> dict[str, float]:
-        return self.first
+    @property
+    def pairs_a_step(self) -> int:
+        """Of TRL: as many as ``batch`` comparisons have on average, whatever a file ranks together."""
+        return round(self.batch * len(pairs(self.source.rows())) / self.source.count)
 
 
 def dpo(work: Work, cached: bool) -> Epoch:
@@ -99,9 +57,8 @@ def reward(work: Work) -> Epoch:
 def _ranked(stage: Stage, work: Work, forget: bool = False) -> Epoch:
     rows = work.source.rows()
     loader: Any = DataLoader(rows, work.batch, shuffle=True, collate_fn=rows.collate)  # type: ignore[arg-type]
-    epoch = Epoch(stage, lambda: loader, len(rows), work.precision, forget)
-    epoch.first = _first_step(stage, rows.collate([rows[n] for n in range(work.batch)]), work.precision)
-    return epoch
+    first = _first_step(stage, rows.collate([rows[n] for n in range(work.batch)]), work.precision)
+    return Epoch(stage, lambda: loader, len(rows), work.precision, forget, first)
 
 
 def _first_step(stage: Any, batch: Any, precision: str) -> dict[str, float]:
@@ -159,7 +116,3 @@ class LowTokens:
     def score_tokens(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         inside = torch.arange(input_ids.shape[1]) < lengths[:, None]
         return ((input_ids < self.vocab_size // 2) & inside).sum(1) / lengths
-
-
-def parts() -> dict[str, Any]:
-    return {"optimizer": partial(adamw, lr=LEARNING_RATE, weight_decay=0.0), "schedule": constant}

@@ -1,37 +1,18 @@
-"""The same works as TRL's users get them: its trainers, collators and loop. Imported only where TRL is installed."""
+"""DPO, reward modelling and GRPO with TRL's trainers and collators. Used only where TRL is installed."""
 
 from __future__ import annotations
 
-import logging
-import tempfile
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_llm.backbone.heads import LanguageModel, ScoreModel
-from lit_llm.backbone.huggingface import save_model
+from lit_llm.backbone.heads import ScoreModel
 from lit_llm.benchmark.comparisons import pairs
-from lit_llm.benchmark.preference_here import LEARNING_RATE, Work, policy
-
-
-class Training:
-    """One call is ``trainer.train()``: an epoch."""
-
-    def __init__(self, trainer: Any, units: float, first: dict[str, float]) -> None:
-        from transformers import PrinterCallback
-
-        trainer.remove_callback(PrinterCallback)
-        self.trainer, self.units, self.first = trainer, units, first
-
-    def __call__(self) -> None:
-        self.trainer.train()
-
-    def numbers(self) -> dict[str, float]:
-        return self.first
+from lit_llm.benchmark.preference_here import Work
+from lit_llm.benchmark.stage_epochs import policy
+from lit_llm.benchmark.trl_trainers import Training, causal, loaded, options, quiet, words
 
 
 def dpo(work: Work, cached: bool) -> Training:
@@ -44,19 +25,17 @@ def dpo(work: Work, cached: bool) -> Training:
     trainer = DPOTrainer(
         model=causal(policy(work.config)),
         ref_model=reference,
-        args=DPOConfig(
-            **options(_pairs_a_step(work), work.precision), max_length=None, precompute_ref_log_probs=cached
-        ),
+        args=DPOConfig(**options(work.pairs_a_step, work.precision), max_length=None, precompute_ref_log_probs=cached),
         processing_class=words(work.config.vocab_size),
         train_dataset=Dataset.from_list([{"prompt": "w5", "chosen": "w6", "rejected": "w7"}] * 2),
     )
-    names = ("prompt_ids", "chosen_ids", "rejected_ids")
-    rows: list[dict[str, Any]] = [dict(zip(names, pair, strict=True)) for pair in pairs(work.source.rows())]
+    names, ranked = ("prompt_ids", "chosen_ids", "rejected_ids"), work.source.rows()
+    rows: list[dict[str, Any]] = [dict(zip(names, pair, strict=True)) for pair in pairs(ranked)]
     if cached:
         rows = [row | _reference_logps(trainer, reference, row) for row in rows]
     trainer.train_dataset = Dataset.from_list(rows)
-    measures = {"margin": "rewards/margins"}
-    return Training(trainer, work.source.count, _first_step(trainer, rows[: _pairs_a_step(work)], measures))
+    first = _first_step(trainer, rows[: len(pairs(ranked, work.batch))], {"margin": "rewards/margins"})
+    return Training(trainer, work.source.count, first)
 
 
 def reward(work: Work) -> Training:
@@ -67,17 +46,18 @@ def reward(work: Work) -> Training:
     quiet()
     scored = ScoreModel.from_language_model(policy(work.config))
     torch.nn.init.normal_(scored.score.weight, std=0.02, generator=torch.Generator().manual_seed(0))
+    ranked = work.source.rows()
     rows = [
-        {"chosen_ids": prompt + chosen, "rejected_ids": prompt + rejected}
-        for prompt, chosen, rejected in pairs(work.source.rows())
+        {"chosen_ids": prompt + chosen, "rejected_ids": prompt + rejected} for prompt, chosen, rejected in pairs(ranked)
     ]
     trainer = RewardTrainer(
-        model=_loaded(scored, AutoModelForSequenceClassification),
-        args=RewardConfig(**options(_pairs_a_step(work), work.precision), max_length=None),
+        model=loaded(scored, AutoModelForSequenceClassification),
+        args=RewardConfig(**options(work.pairs_a_step, work.precision), max_length=None),
         processing_class=words(work.config.vocab_size),
         train_dataset=Dataset.from_list(rows),
     )
-    return Training(trainer, work.source.count, _first_step(trainer, rows[: _pairs_a_step(work)], {"margin": "margin"}))
+    first = _first_step(trainer, rows[: len(pairs(ranked, work.batch))], {"margin": "margin"})
+    return Training(trainer, work.source.count, first)
 
 
 def grpo(work: Work) -> Training:
@@ -101,65 +81,6 @@ def grpo(work: Work) -> Training:
         train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
     )
     return Training(trainer, work.samples * len(prompts), {})
-
-
-def options(batch: int, precision: str) -> dict[str, Any]:
-    """Arguments of every trainer: what is on by default and slows a small model down is off."""
-    return {
-        "output_dir": tempfile.mkdtemp(),
-        "per_device_train_batch_size": batch,
-        "learning_rate": LEARNING_RATE,
-        "lr_scheduler_type": "constant",
-        "num_train_epochs": 1,
-        "bf16": precision == "bf16-mixed",
-        "gradient_checkpointing": False,
-        "use_cpu": True,
-        "dataloader_pin_memory": False,
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "report_to": [],
-        "disable_tqdm": True,
-    }
-
-
-def words(vocab_size: int) -> Any:
-    """A tokenizer whose token n is the word "wn": texts and ids say the same, and cost next to nothing."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    engine = Tokenizer(models.WordLevel({f"w{n}": n for n in range(vocab_size)}, unk_token="w2"))
-    engine.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made: Any = PreTrainedTokenizerFast
-    return made(tokenizer_object=engine, pad_token="w0", eos_token="w1", unk_token="w2")
-
-
-def quiet() -> None:
-    import datasets
-    from transformers import logging as theirs
-
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
-    theirs.set_verbosity_error()  # type: ignore[no-untyped-call]
-    datasets.disable_progress_bars()
-
-
-def _pairs_a_step(work: Work) -> int:
-    return work.batch * work.source.completions * (work.source.completions - 1) // 2
-
-
-def causal(model: LanguageModel) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return _loaded(model, AutoModelForCausalLM)
-
-
-def _loaded(model: LanguageModel | ScoreModel, kind: Any) -> Any:
-    """The same weights in transformers' class."""
-    with tempfile.TemporaryDirectory() as folder:
-        save_model(Path(folder), model)
-        theirs = kind.from_pretrained(folder, dtype=torch.float32)
-    theirs.config.pad_token_id, theirs.config.eos_token_id = 0, 1
-    return theirs
 
 
 def _reference_logps(trainer: Any, reference: Any, row: dict[str, Any]) -> dict[str, float]:

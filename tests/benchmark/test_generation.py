@@ -1,11 +1,14 @@
 """Contestants in generation do the same task, and what is counted is what was asked for."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from lit_llm.benchmark.contestants import Shape
-from lit_llm.benchmark.generation import Settings, _goals
-from lit_llm.benchmark.generators import Here, Transformers, draw
+from lit_llm.benchmark.generation import Settings, _contestants, _goals
+from lit_llm.benchmark.generators import Here, draw
+from lit_llm.benchmark.peer_generators import Continuous, LitGPT, Transformers
 from lit_llm.errors import UserError
 
 SHAPE = Shape(32, 2, 2, 50, 64, batch=2, qk_norm=False)
@@ -39,16 +42,55 @@ def test_transformers_has_the_same_weights(task, cache, attention):
     assert greedy == mine.run(task.prompts[:1], [8], 0.0) and sum(greedy) == peer.numbers()["greedy"]
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_continuous_batching_gives_every_prompt_the_answer_that_it_gets_alone(task, attention):
+    peer, mine = Continuous(task, attention), Here(task)
+    answers = peer.run(task.prompts, task.limits, False)
+    assert [len(answer) for answer in answers] == list(task.limits)
+    alone = [mine.run([prompt], [limit], 0.0) for prompt, limit in zip(task.prompts, task.limits, strict=True)]
+    assert [[*p, *answer] for p, answer in zip(task.prompts, answers, strict=True)] == alone
+    assert peer.numbers() == mine.numbers()
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_litgpt_has_the_same_weights(batch):
+    pytest.importorskip("litgpt")
+    task = draw(replace(SHAPE, batch=batch), torch.float32, 2, (5, 5), (3, 8))
+    peer = LitGPT(task)
+    assert peer.numbers() == Here(task).numbers()
+    prompts, limit = task.batches()[0]
+    assert len(peer.run(prompts, limit, 1.0)) == limit
+
+
+def test_static_caches_and_litgpt_also_run_compiled_and_rivals_of_none_are_left_out():
+    names = [each.name for each in _contestants(Settings(peers="transformers", attention=("sdpa",)))]
+    assert names[:5] == [
+        "here bf16",
+        "transformers bf16 dynamic sdpa",
+        "transformers bf16 static sdpa",
+        "transformers bf16 static sdpa compiled",
+        "transformers bf16 continuous sdpa",
+    ]
+    assert [each.name for each in _contestants(Settings(peers="", compile=False))] == ["here bf16", "here fp32"]
+
+
 def test_rivals_are_of_the_same_precision_and_then_of_any():
     names = ["here bf16", "litgpt bf16", "here fp32", "litgpt fp32"]
     rivals = [(goal.ours, list(goal.rivals)) for goal in _goals(Settings(), names)]
     assert rivals[:2] == [("here bf16", ["litgpt bf16"]), ("here fp32", ["litgpt fp32"])]
-    assert rivals[2] == ("here bf16", ["litgpt bf16", "litgpt fp32"])
+    assert rivals[2] == (["here bf16", "here fp32"], ["litgpt bf16", "litgpt fp32"])
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"precision": ("bf17",)}, "precision=bf17"), ({"answer": (9, 3)}, "answer=9,3"), ({"batch": 0}, "batch=0")],
+    [
+        ({"precision": ("bf17",)}, "precision=bf17"),
+        ({"answer": (9, 3)}, "answer=9,3"),
+        ({"batch": 0}, "batch=0"),
+        ({"prompt": (16,)}, "prompt=16: two numbers"),
+        ({"precision": ()}, "precision=: must be"),
+        ({"attention": ("flash",)}, "attention=flash"),
+    ],
 )
 def test_mistakes_are_named(options, said):
     with pytest.raises(UserError, match=said):

@@ -12,9 +12,9 @@ from training_run import tiny_stage, trainer_for
 
 from lit_llm.backbone.config import from_depth
 from lit_llm.backbone.heads import LanguageModel
-from lit_llm.benchmark.scaling import RandomDocuments
 from lit_llm.data.loading import ResumableLoader, shuffled
 from lit_llm.data.packing import PackedRows, concatenate_and_split
+from lit_llm.data.token_cache import TokenStore
 from lit_llm.optim.muon import muon_adamw
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -24,8 +24,10 @@ class Packed(L.LightningDataModule):
     """64 rows of 128 positions, filled with documents as raw text is."""
 
     def train_dataloader(self) -> ResumableLoader:
-        sizes = np.random.default_rng(0).integers(20, 80, size=200)
-        rows = PackedRows(RandomDocuments(sizes, 256), concatenate_and_split(sizes - 1, 128), pad_id=0)
+        rng = np.random.default_rng(0)
+        sizes = rng.integers(20, 80, size=200)
+        documents = TokenStore(rng.integers(256, size=sizes.sum()), np.cumsum([0, *sizes]), None)
+        rows = PackedRows(documents, concatenate_and_split(sizes - 1, 128), pad_id=0)
         return ResumableLoader(rows, 8, order=shuffled(len(rows), 0))
 
 

@@ -1,0 +1,23 @@
+"""Whoever is timed beside others computes the same as they do, or nothing that is measured says anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lit_llm.benchmark.race import Result
+from lit_llm.errors import UserError
+
+
+def demand(results: Sequence[Result], tolerance: float) -> None:
+    """Raises UserError where a number that two of them have differs by more than ``tolerance`` of it.
+
+    The first result is what the others are held against; numbers that it lacks are not compared.
+    """
+    for other in results[1:]:
+        for key in results[0].numbers.keys() & other.numbers.keys():
+            ours, theirs = results[0].numbers[key], other.numbers[key]
+            if not abs(ours - theirs) <= tolerance * abs(ours):
+                raise UserError(
+                    f"{other.name}: {key} {theirs:.6g} where {results[0].name} has {ours:.6g}; "
+                    f"they do not compute the same (tolerance {tolerance:.1%})"
+                )
