@@ -11,6 +11,9 @@ from lit_llm.backbone.heads import LanguageModel
 from lit_llm.benchmark.contestants import Shape
 from lit_llm.generation.sampling import generate
 
+GREEDY = 8
+"""Tokens of the likeliest answer to the first prompt, by which everybody is compared."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -77,8 +80,8 @@ class Here:
         return ids
 
     def numbers(self) -> dict[str, float]:
-        """What is likeliest after the first prompt, to be compared with transformers'."""
-        return {"greedy": float(sum(self.run(self.task.prompts[:1], [8], 0.0)))}
+        """What is likeliest after the first prompt, to be compared with the peers'."""
+        return {"greedy": float(sum(self.run(self.task.prompts[:1], [GREEDY], 0.0)))}
 
 
 def model(shape: Shape) -> LanguageModel:

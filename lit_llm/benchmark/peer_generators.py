@@ -1,8 +1,8 @@
 """Peers that take part in generation, each as it is meant to be called.
 
-Transformers gets the very weights of the model here, litgpt weights of the same shape. Transformers' ``generate`` and
-litgpt work on ``batch`` prompts at a time, each time until the longest answer is done; transformers' continuous
-batching takes a new prompt into the running batch when an answer is done, as is done here.
+All get the very weights of the model here. Transformers' ``generate`` and litgpt work on ``batch`` prompts at a time,
+each time until the longest answer is done; transformers' continuous batching takes a new prompt into the running batch
+when an answer is done, as is done here.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_llm.backbone.config import BackboneConfig
-from lit_llm.benchmark.contestants import litgpt
-from lit_llm.benchmark.generators import Task, model
+from lit_llm.benchmark.contestants import litgpt, transformers
+from lit_llm.benchmark.generators import GREEDY, Task, model
 
 
 class Transformers:
@@ -53,7 +52,7 @@ class Transformers:
         return out
 
     def numbers(self) -> dict[str, float]:
-        return {"greedy": float(self.run(self.task.prompts[:1], 8, False).sum())}
+        return {"greedy": float(self.run(self.task.prompts[:1], GREEDY, False).sum())}
 
 
 class Continuous:
@@ -92,7 +91,7 @@ class Continuous:
         return [answers[name] for name in names]
 
     def numbers(self) -> dict[str, float]:
-        (answer,) = self.run(self.task.prompts[:1], [8], False)
+        (answer,) = self.run(self.task.prompts[:1], [GREEDY], False)
         return {"greedy": float(sum(self.task.prompts[0]) + sum(answer))}
 
 
@@ -119,13 +118,16 @@ class LitGPT:
 
     def __init__(self, task: Task, compiled: bool = False) -> None:
         from litgpt.generate import base
+        from litgpt.scripts.convert_hf_checkpoint import copy_weights_hf_llama
 
         self.task = task
         network: Any = litgpt(task.shape).network
-        self.model = network
-        self.model.to(task.dtype).eval()
+        weights: dict[str, Tensor] = {}
+        copy_weights_hf_llama(network.config, {}, weights, _weights(task))
+        network.load_state_dict(weights)
+        self.model = network.to(task.dtype).eval()
         self.longest = max(map(len, task.prompts))
-        self.model.max_seq_length = self.longest + max(task.limits)
+        self.model.max_seq_length = self.longest + max(GREEDY, *task.limits)
         self.model.set_kv_cache(batch_size=task.shape.batch, dtype=task.dtype)
         if compiled:
             step = "next_token" if task.shape.batch == 1 else "batched_next_token"
@@ -137,46 +139,37 @@ class LitGPT:
 
     def __call__(self) -> None:
         for prompts, limit in self.task.batches():
-            self.run(prompts, limit, 1.0)
+            self.run(prompts, self.longest, limit, 1.0)
 
-    def run(self, prompts: Sequence[Sequence[int]], limit: int, temperature: float) -> list[Any]:
-        """Its answers, a step after another."""
+    def run(self, prompts: Sequence[Sequence[int]], longest: int, limit: int, temperature: float) -> list[Any]:
+        """Its answers, a step after another, to prompts that are made ``longest`` tokens long."""
         from litgpt.generate.base import batched_generate_fn, generate_fn
 
         wanted: dict[str, Any] = {"include_prompt": False, "include_eos": False}
         if self.task.shape.batch == 1:
             ids = torch.tensor(prompts[0])
             return list(generate_fn(self.model, ids, len(ids) + limit, temperature=temperature, **wanted))
-        ids = torch.tensor([[*prompt, *[0] * (self.longest - len(prompt))] for prompt in prompts])
+        ids = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts])
         sampled = {"temperature": temperature}
-        return list(batched_generate_fn(self.model, ids, self.longest + limit, sample_args=sampled, **wanted))
+        return list(batched_generate_fn(self.model, ids, longest + limit, sample_args=sampled, **wanted))
+
+    def numbers(self) -> dict[str, float]:
+        prompt, size = self.task.prompts[0], self.task.shape.batch
+        steps = self.run([prompt] * size, len(prompt), GREEDY, 0.0)
+        return {"greedy": float(sum(prompt) + sum(int(step[0] if size > 1 else step) for step in steps))}
 
 
 def _llama(task: Task, attention: str) -> Any:
     """The model here as transformers' own, in the task's precision, sampling from everything."""
-    import transformers as library
-
-    source = model(task.shape)
-    made: Any = library.LlamaForCausalLM(_config(library, source.config, attention))
-    made.load_state_dict({key.replace("backbone.", "model.", 1): value for key, value in source.state_dict().items()})
+    made: Any = transformers(attention, task.shape).network
+    made.load_state_dict(_weights(task))
     made.to(task.dtype).eval()
     settings = made.generation_config
+    settings.use_cache = made.config.use_cache = True
     settings.eos_token_id, settings.pad_token_id, settings.top_k, settings.top_p = None, 0, 0, 1.0
     return made
 
 
-def _config(library: Any, config: BackboneConfig, attention: str) -> Any:
-    return library.LlamaConfig(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        num_key_value_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        intermediate_size=config.intermediate_size,
-        max_position_embeddings=config.max_positions,
-        rms_norm_eps=config.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-        tie_word_embeddings=True,
-        attn_implementation=attention,
-    )
+def _weights(task: Task) -> dict[str, Tensor]:
+    """Of the model here, under the names that Llama's have."""
+    return {key.replace("backbone.", "model.", 1): value for key, value in model(task.shape).state_dict().items()}

@@ -59,7 +59,7 @@ def test_litgpt_has_the_same_weights(batch):
     peer = LitGPT(task)
     assert peer.numbers() == Here(task).numbers()
     prompts, limit = task.batches()[0]
-    assert len(peer.run(prompts, limit, 1.0)) == limit
+    assert len(peer.run(prompts, 5, limit, 1.0)) == limit
 
 
 def test_static_caches_and_litgpt_also_run_compiled_and_rivals_of_none_are_left_out():
