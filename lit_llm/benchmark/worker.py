@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,7 +30,8 @@ class Worker:
         self._pipe, theirs = context.Pipe()
         # No daemon, which may not start processes, as some peers do; it ends with its pipe.
         self._process = context.Process(target=serve, args=(theirs, make, tuned, threads))
-        self._process.start()
+        with _uninterrupted():
+            self._process.start()
         theirs.close()
         self.first_seconds: float = self._answer()
 
@@ -68,9 +70,24 @@ class Worker:
             self._process.join()
 
 
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A process started in here hears of Ctrl+C when it has all of its imports, and ends without a traceback."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def serve(pipe: Any, make: Callable[[], Any], tuned: bool, threads: int | None) -> None:
     """The process's whole life: build, call once, then answer a number of calls with their time until the pipe ends."""
     try:
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         if tuned:
             keep_freed_memory()
         if threads is not None:

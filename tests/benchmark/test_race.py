@@ -1,5 +1,7 @@
 """The race is fair and its figures are what they are called."""
 
+import os
+import signal
 import time
 from functools import partial
 from typing import ClassVar
@@ -35,6 +37,11 @@ def broken():
 
 def mistaken():
     raise UserError("path=x: is not there")
+
+
+def interrupted():
+    os.kill(os.getpid(), signal.SIGINT)  # Ctrl+C: every process of the group hears of it
+    time.sleep(5)
 
 
 class Recorded:
@@ -98,6 +105,8 @@ def test_who_fails_is_named(capfd):
     assert "Traceback" in capfd.readouterr().err
     with pytest.raises(UserError, match=r"^mine: path=x: is not there$"):
         race([Contestant("mine", mistaken)], threads=1)
+    with pytest.raises(UserError, match=r"^mine: its process ended"):
+        race([Contestant("mine", interrupted)], threads=1)
     assert "Traceback" not in capfd.readouterr().err
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,6 +37,14 @@ def test_packages_are_hidden_from_those_who_look_for_them() -> None:
         "except importlib.metadata.PackageNotFoundError: print('none')"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "None jinja2\nnone\n"
+
+
+def test_the_command_is_timed_to_its_first_step_and_ended_there() -> None:
+    words = "stage=pretraining backbone.depth=1 trainer.accelerator=cpu"
+    start, began = Start(Settings(words=words, characters=20_000, threads=1), hidden=False), time.time()
+    start()
+    seconds, cpu = start.numbers().values()
+    assert 0.5 < seconds <= time.time() - began and cpu > 0.5
 
 
 def test_a_command_that_fails_is_named_with_its_last_line() -> None:
