@@ -8,13 +8,13 @@ from lit_llm.benchmark.race import Result
 from lit_llm.errors import UserError
 
 
-def demand(results: Sequence[Result], tolerance: float) -> None:
-    """Raises UserError where a number that two of them have differs by more than ``tolerance`` of it.
+def demand(results: Sequence[Result], keys: Sequence[str], tolerance: float) -> None:
+    """Raises UserError where one of these numbers differs between two of them by more than ``tolerance`` of it.
 
-    The first result is what the others are held against; numbers that it lacks are not compared.
+    The first result is what the others are held against; numbers that one of the two lacks are not compared.
     """
     for other in results[1:]:
-        for key in results[0].numbers.keys() & other.numbers.keys():
+        for key in (each for each in keys if each in results[0].numbers and each in other.numbers):
             ours, theirs = results[0].numbers[key], other.numbers[key]
             if not abs(ours - theirs) <= tolerance * abs(ours):
                 raise UserError(

@@ -77,7 +77,7 @@ def run(settings: Settings) -> Record:
     results = race(contestants, settings.rounds, settings.seconds, settings.threads, say, settings.fresh)
     for precision, tolerance in TOLERANCE.items():
         alike = [each for each in results if precision in each.name and "wrapped" not in each.name]
-        demand(alike, tolerance)
+        demand(alike, ("loss", "trained"), tolerance)
     goals = list(_goals([contestant.name for contestant in contestants]))
     timed = list(without_start(results))
     return Record("instruction", "useful tokens", described, timed, goals, settings=asdict(settings))

@@ -81,7 +81,8 @@ def run(settings: Settings) -> Record:
     results = race(contestants, settings.rounds, settings.seconds, settings.threads, say, settings.fresh)
     for kind in RANKED:
         for precision, tolerance in TOLERANCE.items():
-            demand([each for each in results if f" {kind} {precision}" in each.name], tolerance)
+            alike = [each for each in results if f" {kind} {precision}" in each.name]
+            demand(alike, ("loss", "margin", "gradient"), tolerance)
     names = [contestant.name for contestant in contestants]
     goals = list(_goals(names))
     return Record(
