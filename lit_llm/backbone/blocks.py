@@ -27,7 +27,7 @@ class CacheSlots(NamedTuple):
     """Where a forward writes into the cache and how far it looks."""
 
     cache: KVCache
-    slots: Tensor  # (B, T) int64
+    slots: Tensor  # (1, T) int64
     extent: int
 
 

@@ -44,11 +44,10 @@ class LanguageModel(nn.Module):
         positions: Tensor | None = None,
         segments: Tensor | None = None,
         cache: KVCache | None = None,
-        lengths: Tensor | None = None,
         branches: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, T, D); arguments as ``Transformer.forward``."""
-        hidden: Tensor = self.backbone(input_ids, positions, segments, cache, lengths, branches)
+        hidden: Tensor = self.backbone(input_ids, positions, segments, cache, branches)
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -109,12 +108,10 @@ class ScoreModel(nn.Module):
         input_ids: Tensor,
         positions: Tensor | None = None,
         segments: Tensor | None = None,
-        cache: KVCache | None = None,
-        lengths: Tensor | None = None,
         branches: Tensor | None = None,
     ) -> Tensor:
         """Score at every position, not normalised: (B, T) float32; arguments as ``Transformer.forward``."""
-        return self._read(self.backbone(input_ids, positions, segments, cache, lengths, branches))
+        return self._read(self.backbone(input_ids, positions, segments, branches=branches))
 
     def num_parameters(self) -> int:
         return count_parameters(self)

@@ -44,16 +44,14 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         segments: Tensor | None = None,
         cache: KVCache | None = None,
-        lengths: Tensor | None = None,
         branches: Tensor | None = None,
     ) -> Tensor:
         """Hidden states after the final norm, (B, T, D).
 
         ``input_ids``: (B, T) int64. ``positions``: (B, T), None: counted from 0 in each document. ``segments``: (B, T),
         the documents of packed rows; None: each row is one document (right padding is harmless, attention is causal).
-        With ``cache`` the tokens are appended to each row at its own length, and count on from there; a right-padded
-        prefill says with ``lengths`` (B,) how many of each row's tokens are none of the padding. ``branches`` (B, T),
-        with ``positions`` and ``segments``: completions of one prompt in its row, see ``branches.py``.
+        With ``cache`` the tokens are appended to what it holds, and count on from there. ``branches`` (B, T), with
+        ``positions`` and ``segments``: completions of one prompt in its row, see ``branches.py``.
         """
         if cache is not None and segments is not None:
             raise ValueError("a cache holds one document a row: segments cannot be given with it")
@@ -69,7 +67,7 @@ class Transformer(nn.Module):
         for layer in self.layers:
             x = self._layer(layer, x, rotation, mask, cached)
         if cache is not None:
-            cache.advance(input_ids.shape[1], lengths)
+            cache.advance(input_ids.shape[1])
         hidden: Tensor = self.norm(x)
         return hidden
 

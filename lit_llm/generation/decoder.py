@@ -21,9 +21,18 @@ class Decoder:
     """``model``'s weights as they are now, in ``dtype``; make another one when they have changed.
 
     Products are computed in ``dtype``. All between them (the residual stream, norms, rotation) is at least float32.
+
+    Args:
+        positions: the most tokens that a row will hold; None: the model's context. Long contexts have large tables.
     """
 
-    def __init__(self, model: LanguageModel, dtype: torch.dtype | None = None, cuda_graph: bool = False) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        dtype: torch.dtype | None = None,
+        cuda_graph: bool = False,
+        positions: int | None = None,
+    ) -> None:
         weight = model.output_weight.detach()
         self.config, self.device = model.config, weight.device
         self.dtype = dtype or weight.dtype
@@ -34,17 +43,18 @@ class Decoder:
             layer_weights(layer, self.config, self.dtype, self.wide)  # type: ignore[arg-type]
             for layer in backbone.layers
         ]
-        self.embedding = backbone.embed_tokens.weight.detach().to(self.dtype)
+        self.embedding = backbone.embed_tokens.weight.detach()  # read as it is, as in autocast's forward
         self.head = Product(weight.to(self.wide) * backbone.norm.weight.detach().to(self.wide), None, self.dtype)
         self.eps = torch.tensor(self.config.norm_eps, dtype=self.wide, device=self.device)
-        angles = torch.arange(self.config.max_positions)[:, None].float() * rotary_frequencies(self.config)
+        self.positions = positions or self.config.max_positions
+        angles = torch.arange(self.positions)[:, None].float() * rotary_frequencies(self.config)
         turns = torch.polar(torch.ones_like(angles), angles)  # angles in float32, as the plain forward has them
         self.turns = turns.to(torch.complex128 if self.wide == torch.float64 else torch.complex64).to(self.device)
 
-    def cache(self, rows: int, capacity: int) -> Lines:
-        size = 2 * self.config.num_layers * rows * self.config.num_kv_heads * capacity * self.config.head_dim
+    def cache(self, rows: int) -> Lines:
+        size = 2 * self.config.num_layers * rows * self.config.num_kv_heads * self.positions * self.config.head_dim
         dtype = self.wide if self.device.type == "cpu" and size <= SMALL else self.dtype
-        return Lines(self.config, rows, capacity, dtype, self.device)
+        return Lines(self.config, rows, self.positions, dtype, self.device)
 
     def step(self, tokens: Tensor, cache: Lines) -> Tensor:
         """Appends a token (B,) to every row of ``cache``. Returns the logits of what follows, (B, V)."""

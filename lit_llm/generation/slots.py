@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_llm.errors import UserError
-from lit_llm.generation.choice import Choice
+from lit_llm.generation.choice import NOT_FINITE, Choice
 from lit_llm.generation.decoder import Decoder
 from lit_llm.records import Rollout
 
@@ -32,6 +32,7 @@ class Slots:
     every token is chosen in one place. Nothing here loops over rows; steps wait for the device as ``WAIT_EVERY`` says.
 
     Args:
+        decoder: of as many positions as a prompt and its answer have together.
         rows, lengths: prompts (N, T) right-padded, (N,). Equal neighbours are read once.
         limits: (N,) most new tokens of each.
         uniforms: (N, M) numbers in [0, 1), one for each token that may be chosen.
@@ -66,8 +67,7 @@ class Slots:
 
     def _open(self, size: int) -> None:
         device = self.rows.device
-        capacity = int((self.lengths + self.limits[:-1]).max()) if size else 1
-        self.cache = self.decoder.cache(size, capacity)
+        self.cache = self.decoder.cache(size)
         self.owner = torch.full((size,), len(self.rows), device=device)  # which prompt a row works on; N: idle
         self.place = torch.zeros(size, dtype=torch.int64, device=device)  # tokens chosen so far
         self.current = torch.zeros(size, dtype=torch.int64, device=device)  # the token to read next
@@ -147,7 +147,7 @@ class Slots:
     def rollout(self) -> Rollout:
         """What was chosen, put behind the prompts."""
         if not bool(torch.isfinite(self.logps[:-1]).all()):
-            raise UserError("the model gives logits that are not finite: its weights are damaged or training diverged")
+            raise UserError(NOT_FINITE)
         total = self.lengths + self.counts[:-1]
         width = int(total.max()) if len(total) else 0
         columns = torch.arange(width, device=self.rows.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -11,7 +12,7 @@ from lit_llm.backbone.cache import KVCache
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.norm import compute_dtype
 from lit_llm.errors import UserError
-from lit_llm.generation.choice import Choice
+from lit_llm.generation.choice import NOT_FINITE, Choice
 from lit_llm.text.tokenizer import Tokenizer
 
 
@@ -31,7 +32,7 @@ def stream(
     """Yields the ids that follow ``prompt`` as they are chosen, without the end token; stops where the context ends.
 
     The model should be in eval mode. Raises UserError for an empty prompt or one that fills the context, and
-    for ``max_new_tokens`` below 1.
+    for ``max_new_tokens`` below 1, and where logits are no numbers.
     """
     choice, device = Choice(temperature, top_k, top_p), model.output_weight.device
     room = model.config.max_positions - len(prompt)
@@ -48,7 +49,9 @@ def stream(
     following = torch.tensor([list(prompt)], device=device)
     for _ in range(limit):
         logits = model.logits(model(following, cache=cache)[:, -1])
-        tokens, _ = choice.pick(logits, torch.rand(1, generator=generator).to(device))
+        tokens, logps = choice.pick(logits, torch.rand(1, generator=generator).to(device))
+        if not math.isfinite(float(logps)):
+            raise UserError(NOT_FINITE)
         token = int(tokens)
         if token in end_ids:
             return

@@ -55,20 +55,16 @@ class Answering(Processes):
     def sample(self, batch: PromptBatch, generator: torch.Generator, samples: int = 1) -> Rollout:
         """``samples`` answers to each prompt, side by side."""
         check_room(int(batch.lengths.max()), self.max_new_tokens, self.model.config.max_positions)
-        kind = self.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        with torch.autocast(kind, enabled=False):  # a copy in the lower precision need not be cast at every token
-            return generate(
-                self.model,
-                (batch.input_ids, batch.lengths),
-                max_new_tokens=self.max_new_tokens,
-                end_ids=self.end_ids,
-                temperature=self.temperature,
-                samples=samples,
-                generator=generator,
-                batch_size=samples * len(batch.lengths),
-                dtype=dtype,
-            )
+        return generate(
+            self.model,
+            (batch.input_ids, batch.lengths),
+            max_new_tokens=self.max_new_tokens,
+            end_ids=self.end_ids,
+            temperature=self.temperature,
+            samples=samples,
+            generator=generator,
+            batch_size=samples * len(batch.lengths),
+        )
 
     def answers(self, rollout: Rollout, batch: PromptBatch, samples: int = 1) -> Answers:
         """The rollout as rewards read it."""

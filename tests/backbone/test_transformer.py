@@ -65,20 +65,12 @@ def decode(model: LanguageModel, cache: KVCache, rows: Tensor) -> Tensor:
 @pytest.mark.parametrize("window", [None, 4])
 @torch.no_grad()
 def test_cached_decoding_is_the_uncached_forward(model: LanguageModel, window: int | None) -> None:
-    """Prompts of 3, 8 and 5 tokens in one right-padded prefill, then six tokens each."""
-    model = windowed(model, window)
-    lengths, tokens = torch.tensor([3, 8, 5]), random_tokens(3, 14)
-    prompts = tokens[:, :8].clone()
-    prompts[torch.arange(8) >= lengths[:, None]] = 0
+    """A prompt of eight tokens at once, then six more one by one."""
+    model, tokens = windowed(model, window), random_tokens(3, 14)
     cache = KVCache(model.config, 3, 16)
-    prefill = model(prompts, cache=cache, lengths=lengths)
-    assert cache.lengths.tolist() == [3, 8, 5]
-    follow = torch.stack([tokens[row, n : n + 6] for row, n in enumerate(lengths.tolist())])
-    hidden = decode(model, cache, follow)
-    for row, n in enumerate(lengths.tolist()):
-        expected = model(tokens[row : row + 1, : n + 6])[0]
-        assert torch.allclose(prefill[row, :n], expected[:n], atol=1e-5)
-        assert torch.allclose(hidden[row], expected[n:], atol=1e-5)
+    hidden = torch.cat([model(tokens[:, :8], cache=cache), decode(model, cache, tokens[:, 8:])], dim=1)
+    assert cache.length == 14
+    assert torch.allclose(hidden, model(tokens), atol=1e-5)
 
 
 @torch.no_grad()
@@ -92,26 +84,18 @@ def test_one_prefill_serves_several_completions(model: LanguageModel) -> None:
     reordered = cache.select(torch.tensor([1, 0, 1]))
     expected = model(torch.cat([prompts[[1, 0, 1]], follow[:3]], dim=1))[:, 6:]
     assert torch.allclose(decode(model, reordered, follow[:3]), expected, atol=1e-5)
-    assert cache.lengths.tolist() == [6, 6]  # the copies went on, not the original
+    assert cache.length == 6  # the copies went on, not the original
 
 
 def test_a_full_cache_refuses_more_tokens(model: LanguageModel) -> None:
     cache = KVCache(model.config, 2, 8)
     with pytest.raises(ValueError, match="0 \\+ 9 tokens do not fit a cache of 8"):
         model(random_tokens(2, 9), cache=cache)
+    model(random_tokens(2, 8), cache=cache)
+    with pytest.raises(ValueError, match="8 \\+ 1 tokens do not fit a cache of 8"):
+        model(random_tokens(2, 1), cache=cache)
     with pytest.raises(ValueError, match="segments"):
         model(random_tokens(2, 4), segments=torch.zeros(2, 4, dtype=torch.int64), cache=cache)
-
-
-@torch.no_grad()
-def test_a_row_that_is_done_may_run_on(model: LanguageModel) -> None:
-    """A full row writes over its last slot; its neighbours never notice."""
-    tokens = random_tokens(2, 12)
-    cache = KVCache(model.config, 2, 10)
-    model(tokens[:, :8], cache=cache, lengths=torch.tensor([8, 3]))
-    hidden = decode(model, cache, tokens[:, 3:8])
-    assert torch.allclose(hidden[1], model(tokens[1:, :8])[0, 3:], atol=1e-5)
-    assert cache.lengths.tolist() == [10, 8]
 
 
 def test_checkpointing_changes_no_gradient(model: LanguageModel) -> None:

@@ -9,11 +9,11 @@ from lit_llm.backbone.config import RopeScaling, from_depth
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.lora import adapted, apply_lora, lora_disabled
 from lit_llm.errors import UserError
-from lit_llm.generation import replays, slots
+from lit_llm.generation import replays, sampling, slots
 from lit_llm.generation.choice import Choice
 from lit_llm.generation.decoder import Decoder
 from lit_llm.generation.sampling import completions, generate
-from lit_llm.generation.weights import Product
+from lit_llm.generation.weights import Product, _can_pack
 from lit_llm.objectives.language import token_logps
 
 V = 90  # more than a block of the choice, and no multiple of one
@@ -89,12 +89,41 @@ def test_bfloat16_is_as_near_as_the_plain_model_in_bfloat16():
     assert 0 < ours < (cast - exact).abs().mean()
 
 
+@torch.no_grad()
+def test_embeddings_are_read_as_they_are():
+    """As in autocast's forward, which casts only what products read; and without a copy."""
+    model = tiny(torch.float32)
+    decoder = Decoder(model, torch.bfloat16)
+    assert decoder.embedding.dtype == torch.float32
+    assert decoder.embedding.data_ptr() == model.backbone.embed_tokens.weight.data_ptr()
+
+
+def test_tables_reach_as_far_as_the_call(monkeypatch):
+    """Not as far as the context: of a model for 131,072 tokens that takes longer than a short answer."""
+    made = []
+    monkeypatch.setattr(sampling, "Decoder", lambda *args: made.append(Decoder(*args)) or made[-1])
+    generate(tiny(), [[1, 2, 3], [4]], max_new_tokens=[5, 9], end_ids=())
+    assert [len(decoder.turns) for decoder in made] == [10]
+
+
+def test_under_autocast_products_are_in_its_precision():
+    model = tiny(torch.float32)
+    options = {"max_new_tokens": 8, "end_ids": (), "seed": 2}
+    asked = generate(model, prompts(4), dtype=torch.bfloat16, **options)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = generate(model, prompts(4), **options)
+    assert torch.equal(found.logps, asked.logps)
+    assert not torch.equal(found.logps, generate(model, prompts(4), **options).logps)
+
+
+@pytest.mark.skipif(not _can_pack(), reason="this torch has no packed bfloat16 products")
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_packed_product_is_the_plain_one(bias):
     torch.manual_seed(0)
     weight, x = torch.randn(24, 40), torch.randn(5, 40)
     offset = torch.randn(24) if bias else None
     product = Product(weight, offset, torch.bfloat16)
+    assert product.packed
     torch.testing.assert_close(
         product(x.bfloat16()).float(), x @ weight.t() + (offset if bias else 0), atol=0.2, rtol=0.02
     )
@@ -119,7 +148,7 @@ def test_rows_that_all_end_unseen_are_counted(monkeypatch):
     rollout = generate(model, nine, max_new_tokens=1, end_ids=(), seed=2, batch_size=8)
     assert (rollout.lengths - rollout.prompt_lengths).tolist() == [1] * 9
     rows, lengths = torch.tensor([[5]] * 9), torch.ones(9, dtype=torch.int64)
-    run = slots.Slots(Decoder(model), Choice(), rows, lengths, lengths, torch.rand(9, 1), (), 8)
+    run = slots.Slots(Decoder(model, positions=2), Choice(), rows, lengths, lengths, torch.rand(9, 1), (), 8)
     assert sum(iter(run.step, None)) == 9
 
 
@@ -145,8 +174,8 @@ class Repeated(replays.Replays):
 
 @torch.no_grad()
 def test_a_recorded_step_is_the_step():
-    decoder = Decoder(tiny())
-    plain, recorded = decoder.cache(2, 60), decoder.cache(2, 60)
+    decoder = Decoder(tiny(), positions=60)
+    plain, recorded = decoder.cache(2), decoder.cache(2)
     replays_of_it = Repeated(decoder.compute)
     for token in range(40):  # beyond the first memory's 32 slots
         tokens = torch.tensor([token, 2 * token])

@@ -1,5 +1,7 @@
 """Invariant: a stream gives the tokens that generate gives, and its pieces join to the text, character by character."""
 
+import copy
+
 import pytest
 
 from lit_llm.errors import UserError
@@ -31,6 +33,13 @@ def test_the_context_ends_a_stream(small_model):
         list(stream(small_model, [5] * 128, max_new_tokens=9, end_ids=()))
     with pytest.raises(UserError, match="empty"):
         list(stream(small_model, [], max_new_tokens=9, end_ids=()))
+
+
+def test_weights_that_are_no_numbers_are_an_error(small_model):
+    broken = copy.deepcopy(small_model)
+    broken.backbone.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(UserError, match="not finite"):
+        next(stream(broken, [5, 6], max_new_tokens=9, end_ids=()))
 
 
 @pytest.mark.parametrize("text", ["قطة صغيرة", "🙂🙂 ok", "日本語", "plain"])
