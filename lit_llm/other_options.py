@@ -15,6 +15,9 @@ from omegaconf import OmegaConf
 
 from lit_llm.overrides import conf_folder
 
+PARTS_OF_OTHERS = {"stage", "experiment", "data", "callbacks", "logger"}
+"""Groups whose values an experiment chooses together, or that are collections to which it adds."""
+
 
 def without_strangers(config_name: str, arguments: list[str]) -> list[str]:
     """The arguments with a deletion for every such value, unless the user sets it anyway."""
@@ -29,7 +32,7 @@ def _strangers(given: Mapping[str, str], experiment: Mapping[str, Any]) -> Itera
     for key, name in given.items():
         found = re.fullmatch(r"(?P<group>[a-z_]+)(@(?P<place>[\w.]+))?", key)
         option = conf_folder() / (found["group"] if found else "") / f"{name}.yaml"
-        if found is None or found["group"] in ("stage", "experiment", "data") or not option.is_file():
+        if found is None or found["group"] in PARTS_OF_OTHERS or not option.is_file():
             continue
         place = found["place"] or found["group"]
         values: Any = experiment
