@@ -14,7 +14,8 @@ from lit_llm.callbacks.steps import is_logging_step, is_trial
 
 
 class Throughput(L.Callback):
-    """Logs ``train/tokens_per_second`` over all devices, ``train/mfu`` and ``train/tokens`` (seen so far).
+    """Logs ``train/tokens_per_second`` over all devices, ``train/mfu`` and ``train/tokens`` (seen so far), and
+    ``train/data_wait``, the share of the time in which the first process waited for its data.
 
     The time that validation and writing checkpoints take is left out: it is the speed of training.
 
@@ -29,7 +30,7 @@ class Throughput(L.Callback):
         self.tokens = 0  # over all steps of the run, resumed ones included
         self._pending: int | Tensor = 0
         self._world_size = 1
-        self._flops, self._seconds, self._started = 0.0, 0.0, 0.0
+        self._flops, self._seconds, self._started, self._waited = 0.0, 0.0, 0.0, 0.0
         self.tokens_per_second = 0.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -39,7 +40,7 @@ class Throughput(L.Callback):
         self.tokens = state_dict["tokens"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._pending, self._flops, self._seconds = 0, 0.0, 0.0
+        self._pending, self._flops, self._seconds, self._waited = 0, 0.0, 0.0, _seconds_waited(trainer)
         self._started, self._world_size = time.perf_counter(), trainer.world_size
         if self.mfu and self.peak is None and not is_trial(trainer):
             self.peak = peak_flops(pl_module.device, _matmul_dtype(trainer))
@@ -59,12 +60,14 @@ class Throughput(L.Callback):
             return
         seen = int(self._pending) * self._world_size  # waits for the device, so the time below is the work's
         self._pause()
-        values = {"train/tokens_per_second": seen / self._seconds}
+        values, waited = {"train/tokens_per_second": seen / self._seconds}, _seconds_waited(trainer)
+        values["train/data_wait"] = (waited - self._waited) / self._seconds
         if self._flops and self.peak:
             values["train/mfu"] = self._flops / self._seconds / self.peak
         self.tokens, self.tokens_per_second = self.tokens + seen, values["train/tokens_per_second"]
         pl_module.log_dict({**values, "train/tokens": float(self.tokens)})
         self._pending, self._flops, self._seconds, self._started = 0, 0.0, 0.0, time.perf_counter()
+        self._waited = waited
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         if not trainer.sanity_checking:
@@ -78,6 +81,11 @@ class Throughput(L.Callback):
         if self._started:
             self._seconds += time.perf_counter() - self._started
         self._started = 0.0
+
+
+def _seconds_waited(trainer: L.Trainer) -> float:
+    """For batches since the run began; 0 where the loader does not count it."""
+    return float(getattr(trainer.train_dataloader, "seconds_waited", 0.0))
 
 
 def _matmul_dtype(trainer: L.Trainer) -> torch.dtype:

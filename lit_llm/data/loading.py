@@ -11,7 +11,8 @@ shuffle, repeat rows over the processes and lose the position.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -120,6 +121,8 @@ class ResumableLoader:
         num_workers: processes that prepare batches; they change nothing but speed.
         max_batches: end an epoch after so many batches (``limit_train_batches``), so that an epoch's border is known.
         accept_changed_data: go on even though the fingerprint differs, at the same count of rows.
+
+    ``seconds_waited`` adds up how long whoever iterates has waited for batches.
     """
 
     def __init__(
@@ -138,6 +141,7 @@ class ResumableLoader:
         self.fingerprint, self.max_batches, self.accept_changed_data = fingerprint, max_batches, accept_changed_data
         self.rows_per_epoch = len(self.order(0))
         self._epoch, self._rows_seen, self._under_way = 0, 0, False
+        self.seconds_waited = 0.0
 
     def __len__(self) -> int:
         """Batches of all rows, the same for every process, whatever the position.
@@ -168,8 +172,18 @@ class ResumableLoader:
             # DataLoader draws a seed at every iteration: from here, so that the training's random stream is untouched.
             generator=torch.Generator().manual_seed(self._epoch),
         )
-        for (_, stop), batch in zip(chunks, loader, strict=True):
+        for (_, stop), batch in zip(chunks, self._timed(loader), strict=True):
             self._rows_seen, self._under_way = stop, True  # before the yield: a checkpoint of this step counts it
+            yield batch
+
+    def _timed(self, batches: Iterable[Any]) -> Iterator[Any]:
+        source = iter(batches)
+        while True:
+            started = time.perf_counter()
+            batch = next(source, None)
+            self.seconds_waited += time.perf_counter() - started
+            if batch is None:
+                return
             yield batch
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from training_run import LENGTH, Data, tiny_stage, trainer_for
+from training_run import LENGTH, Data, RandomRows, tiny_stage, trainer_for
 
 from lit_llm.callbacks.peak import measured_matmul_flops, peak_flops
 from lit_llm.callbacks.throughput import Throughput
@@ -47,6 +47,21 @@ def test_speed_leaves_validation_out(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert throughput.tokens_per_second == pytest.approx(tokens / 12)
     flops = stage.model.config.flops_per_token(LENGTH)
     assert trainer.callback_metrics["train/mfu"] == pytest.approx(tokens * flops / 12 / 1e9, rel=1e-4)
+
+
+def test_waiting_for_data_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    throughput, clock, collate = Throughput(mfu=False), Clock(), RandomRows.collate
+
+    def slow(rows: RandomRows, items: Any) -> Any:
+        clock.now += 0.25  # for each batch, of which training takes 1 s
+        return collate(rows, items)
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock.now)
+    monkeypatch.setattr(RandomRows, "collate", slow)
+    options = {"max_steps": 8, "log_every_n_steps": 4, "limit_val_batches": 0, "enable_checkpointing": False}
+    trainer = trainer_for(tmp_path, [throughput, clock], **options)
+    trainer.fit(tiny_stage(), datamodule=Data(24, 2))
+    assert trainer.callback_metrics["train/data_wait"] == pytest.approx(0.25 / 1.25)
 
 
 def test_tokens_go_on_counting_after_a_resume() -> None:
