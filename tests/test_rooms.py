@@ -1,6 +1,7 @@
 """Who may import whom: the order of the rooms, from text to the command line, is held by reading every import."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,12 @@ def test_a_room_imports_only_what_stands_below_it(room):
 def test_every_room_is_named_here():
     folders = {p.parent.relative_to(PACKAGE).parts for p in PACKAGE.rglob("__init__.py")} - {()}
     assert {room_of(parts) for parts in folders} == set(MAY_IMPORT)
+
+
+def test_every_folder_is_installed():
+    settings = tomllib.loads(PACKAGE.parent.joinpath("pyproject.toml").read_text(encoding="utf-8"))
+    folders = {".".join(p.parent.relative_to(PACKAGE.parent).parts) for p in PACKAGE.rglob("__init__.py")}
+    assert set(settings["tool"]["setuptools"]["packages"]) == folders | {"lit_llm.conf"}
 
 
 def _inside(file):

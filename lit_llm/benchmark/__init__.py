@@ -1,1 +1,5 @@
-"""Speed here and in peers, side by side: the works of ``scripts/benchmark.py``, what races them, and the records."""
+"""Speed here and in peers, side by side: what races, what keeps the records, and a folder for every work.
+
+A work, ``scripts/benchmark.py WORK``, is a folder with a work.py. What stands beside the folders serves them all;
+``tuning`` is what preference and instruction share. Works import one another only for the training step.
+"""

@@ -26,7 +26,7 @@ WORKS = {
     "startup": "seconds from the training command to its first step",
     "report": "the README's table and plot, from the records that json= wrote",
 }
-"""Each is a file of this room with a dataclass ``Settings`` of its arguments and ``run(settings) -> Record | None``."""
+"""Each is a folder with a work.py: a dataclass ``Settings`` of its arguments, ``run(settings) -> Record | None``."""
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def command(words: Sequence[str]) -> None:
         raise UserError(
             f"{name}: is no work; {f'did you mean {near[0]}? ' if near else ''}known are {', '.join(WORKS)}"
         )
-    work: Any = import_module(f"lit_llm.benchmark.{name}")
+    work: Any = import_module(f"lit_llm.benchmark.{name}.work")
     settings = parse(work.Settings, rest)
     file: Path | None = getattr(settings, "json", None)
     if file is not None:

@@ -1,0 +1,1 @@
+"""Answers to prompts of unlike lengths, here and in peers."""

@@ -1,0 +1,1 @@
+"""Instruction tuning on conversations of unlike lengths, here and in TRL."""

@@ -1,0 +1,1 @@
+"""DPO, reward models, GRPO and PPO, here and in TRL."""

@@ -1,0 +1,1 @@
+"""From the training command to its first step."""

@@ -1,0 +1,1 @@
+"""The time to nanoGPT's loss, and what saves it."""

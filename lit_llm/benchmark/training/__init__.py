@@ -1,0 +1,1 @@
+"""The training step, here and in peers."""

@@ -1,0 +1,88 @@
+"""The README's table and plot of the records that are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from lit_llm.benchmark.race import Result
+from lit_llm.benchmark.record import Goal, Record
+from lit_llm.benchmark.report.work import BEGIN, END, Settings, run
+from lit_llm.errors import UserError
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    results = [Result("here", (2.0, 3.0, 2.5, 2.5, 2.5), peak_gb=1.0), Result("peer | other", (1.0,) * 5, peak_gb=2.0)]
+    goals = [
+        Goal("met <this>", "here", ["peer | other"], 2.0),
+        Goal("missed", "here", ["peer | other"], 4.0),
+        Goal("held", "here", ["peer | other"], 0.4, "memory"),
+        Goal("only shown", "here", ["peer | other"]),
+    ]
+    Record(
+        "training",
+        "tokens",
+        ["two cores", "torch 2"],
+        results,
+        goals,
+        ["matmuls bound it"],
+        date="2030-01-02",
+        table=[["part", "loss"], ["none | all", "1.5"]],
+    ).save(tmp_path / "records" / "training.json")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    return Settings(tmp_path / "records", readme, tmp_path / "records" / "ratios.svg")
+
+
+def test_the_table_says_ratio_spread_goal_and_what_was_missed(settings: Settings) -> None:
+    run(settings)
+    text = settings.readme.read_text(encoding="utf-8")
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "(records/ratios.svg)" in text
+    assert "| met &lt;this> | here against peer \\| other | **2.50** (2.00 to 3.00) | 2 | met |" in text
+    assert "**2.50** (2.00 to 3.00) | 4 | **missed** |" in text
+    assert "| held, peak memory | here against peer \\| other | **0.50** | 0.4 at most | **missed** |" in text
+    assert "2030-01-02. two cores; torch 2." in text and "matmuls bound it." in text
+    assert "\n\n  | part | loss |\n  |---|---|\n  | none \\| all | 1.5 |\n" in text and "rounds only" not in text
+    run(settings)
+    assert settings.readme.read_text(encoding="utf-8") == text
+
+
+def test_too_few_rounds_are_said_and_a_rate_of_nothing_is_drawn(settings: Settings) -> None:
+    results = [Result("here", (0.0, 0.0)), Result("peer", (1.0, 1.0))]
+    Record("training", "tokens", [], results, [Goal("new", "here", ["peer"], 2.0)]).save(settings.records / "new.json")
+    run(settings)
+    assert "| **missed**; **2 rounds only, 5 are wanted** |" in settings.readme.read_text(encoding="utf-8")
+    assert "goal 2 missed (too few rounds)" in settings.picture.read_text(encoding="utf-8")
+
+
+def test_the_readme_may_lie_elsewhere(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "else").mkdir()
+    readme = settings.readme.rename(tmp_path / "else" / "README.md")
+    run(Settings(settings.records, readme, settings.picture))
+    assert "(../records/ratios.svg)" in readme.read_text(encoding="utf-8")
+
+
+def test_the_plot_shows_bars_spreads_and_goals_with_better_to_the_right(settings: Settings) -> None:
+    run(settings)
+    picture = ElementTree.fromstring(settings.picture.read_text(encoding="utf-8"))
+    kinds = [bar.get("class") for bar in picture.iter(f"{SVG}rect")]
+    assert kinds == ["met", "missed", "missed", "shown", "met", "missed", "shown"]  # the last three: the legend
+    bars = [float(bar.get("width", 0)) for bar in picture.iter(f"{SVG}rect")][:4]
+    assert bars[0] == bars[1] == bars[3] > bars[2] > 1  # half the memory is a bar like twice the speed
+    spread = next(line for line in picture.iter(f"{SVG}line") if line.get("class") == "spread")
+    assert float(spread.get("x1", 0)) < float(spread.get("x2", 0))
+    assert "goal 4 missed" in (picture.get("aria-label") or "")
+
+
+def test_without_marks_or_records_there_is_one_line(settings: Settings, tmp_path: Path) -> None:
+    settings.readme.write_text("nothing", encoding="utf-8")
+    with pytest.raises(UserError, match=r"readme=.*once each"):
+        run(settings)
+    with pytest.raises(UserError, match="no record with a goal"):
+        run(Settings(tmp_path / "none", settings.readme, settings.picture))
