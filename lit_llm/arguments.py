@@ -158,6 +158,6 @@ def _type_name(hint: Any) -> str:
         return "|".join(str(value) for value in inner)
     if origin in (list, tuple):
         return f"{_type_name(inner[0])},..."
-    return {"str": "text", "Path": "folder", "int": "int", "float": "number", "bool": "true|false"}.get(
+    return {"str": "text", "Path": "path", "int": "int", "float": "number", "bool": "true|false"}.get(
         getattr(hint, "__name__", ""), getattr(hint, "__name__", str(hint))
     )

@@ -67,7 +67,8 @@ def test_help_lists_every_key(capsys):
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
     assert shown.strip() == describe(Demo).strip()
-    assert all(name in shown for name in ("model=", "top_k=", "the model folder", "required", "default 1.0"))
+    assert "model=PATH " in shown and "names=TEXT,..." in shown
+    assert all(name in shown for name in ("top_k=", "the model folder", "required", "default 1.0"))
 
 
 def test_a_script_exits_with_2_and_no_traceback(capsys):

@@ -58,7 +58,8 @@ class Record:
     """One work's results with everything that they depend on.
 
     ``unit``: of a second's work ("tokens"). ``conditions``: see ``conditions.py``. ``notes``: what bounds a figure.
-    ``table``: more that was found, rows of cells, the first of them the columns' names.
+    ``table``: more that was found, rows of cells, the first of them the columns' names. ``title``: the work and what it
+    was done with, in a few words ("training step, 10M, batch 8"): the goals' texts stand below it.
     """
 
     work: str
@@ -70,9 +71,23 @@ class Record:
     settings: dict[str, Any] = field(default_factory=dict)
     date: str = field(default_factory=lambda: datetime.now(UTC).date().isoformat())
     table: Sequence[Sequence[str]] = ()
+    title: str = ""
+
+    @property
+    def heading(self) -> str:
+        return self.title or self.work.replace("_", " ")
 
     def comparisons(self) -> Iterator[Comparison]:
-        """The goals that somebody stood against."""
+        """The goals that somebody stood against; what an earlier one said of the same pair is not said again."""
+        said: set[tuple[str, str, str, float | None]] = set()
+        for each in self._compared():
+            pair = (each.ours, each.rival, each.of)
+            if (*pair, each.wanted) in said or (each.wanted is None and any(one[:3] == pair for one in said)):
+                continue
+            said.add((*pair, each.wanted))
+            yield each
+
+    def _compared(self) -> Iterator[Comparison]:
         by_name = {result.name: result for result in self.results}
         for goal in self.goals:
             names = [goal.ours] if isinstance(goal.ours, str) else goal.ours
@@ -125,6 +140,8 @@ class Record:
 
 def check_writable(file: Path) -> None:
     """Before a long race: raises UserError where nothing can be written; leaves nothing behind but the folder."""
+    if file.is_dir():
+        raise UserError(f"json={file}: is a folder; name a file in it: json={file}/NAME.json")
     there = file.exists()
     with _one_line(file):
         file.parent.mkdir(parents=True, exist_ok=True)

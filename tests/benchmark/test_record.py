@@ -35,6 +35,12 @@ def test_the_fastest_of_ours_stands_for_its_memory_too():
     assert (speed.ours, speed.ratio, memory.ours, memory.ratio) == ("here", 3.0, "here", 0.5)
 
 
+def test_what_an_earlier_goal_says_is_not_said_again():
+    again = [Goal("again", "here", ["peer"]), Goal("more", "here", ["peer"], wanted=9.0), Goal("new", "peer", ["here"])]
+    texts = [each.text for each in replace(RECORD, goals=[*GOALS[:2], *again, *GOALS[:1]]).comparisons()]
+    assert texts == ["a step", "its memory", "more", "new"]
+
+
 def test_ratios_come_first_and_a_missed_goal_says_so():
     lines = list(RECORD.lines())
     assert lines[:4] == [
@@ -57,8 +63,11 @@ def test_where_nothing_can_be_written_is_known_beforehand(tmp_path):
     check_writable(tmp_path / "new/x.json")
     assert not (tmp_path / "new/x.json").exists()
     for file in (tmp_path, tmp_path / "new"):
-        with pytest.raises(UserError, match=r"json=.*cannot be written"):
+        with pytest.raises(UserError, match=rf"json={file}: is a folder; name a file in it: json={file}/NAME.json"):
             check_writable(file)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"json=.*cannot be written"):
+        check_writable(tmp_path / "file/x.json")
     with pytest.raises(UserError, match=r"json=.*cannot be written"):
         RECORD.save(tmp_path)
 

@@ -80,7 +80,8 @@ def run(settings: Settings) -> Record:
         demand(alike, ("loss", "trained"), tolerance)
     goals = list(_goals([contestant.name for contestant in contestants]))
     timed = list(without_start(results))
-    return Record("instruction", "useful tokens", described, timed, goals, settings=asdict(settings))
+    title = f"instruction tuning, d {settings.hidden_size}, {settings.layers} layers"
+    return Record("instruction", "useful tokens", described, timed, goals, settings=asdict(settings), title=title)
 
 
 def _contestants(settings: Settings, work: Work) -> Iterator[Contestant]:
@@ -95,11 +96,11 @@ def _contestants(settings: Settings, work: Work) -> Iterator[Contestant]:
 def _goals(names: list[str]) -> Iterator[Goal]:
     ours = tuple(name for name in names if name.startswith("here "))
     padded = tuple(name for name in names if name.startswith("trl padded"))
-    yield Goal("instruction tuning against padded batches", ours, padded, 3.0)
+    yield Goal("padded batches", ours, padded, 3.0)
     whole = tuple(name for name in names if name.startswith("trl bfd"))
-    yield Goal("instruction tuning against packed whole conversations", ours, whole, 1.0)
+    yield Goal("packed whole conversations", ours, whole, 1.0)
     cut = tuple(name for name in names if name.startswith("trl wrapped"))
-    yield Goal("instruction tuning against packed cut ones, which see each other", ours, cut, 1.0)
+    yield Goal("packed, cut conversations, which see each other", ours, cut, 1.0)
 
 
 def here(work: Work) -> Epoch:

@@ -72,10 +72,11 @@ def run(settings: Settings) -> Record:
     without, notes = _without_start(results)
     less = [name for name in rivals if name != "litgpt"] + [each.name for each in without]
     goals = [
-        Goal("preparing text: tokenize and pack", "here", rivals, WANTED),
-        Goal("the same, without the start of litgpt's processes", "here", less if without else [], WANTED),
+        Goal("tokenize and pack", "here", rivals, WANTED),
+        Goal("without the start of litgpt's processes", "here", less if without else [], WANTED),
     ]
-    return Record("preparation", "MB", described, [*results, *without], goals, notes, asdict(settings))
+    title = "data preparation"
+    return Record("preparation", "MB", described, [*results, *without], goals, notes, asdict(settings), title=title)
 
 
 def _inputs(settings: Settings, place: Path) -> tuple[Path, Path]:

@@ -31,15 +31,16 @@ class Settings:
 def run(settings: Settings) -> None:
     files = sorted(settings.records.glob("*.json"))
     records = [load(file) for file in files]
-    if not any(True for record in records for _ in record.comparisons()):
+    groups = [(record.heading, found) for record in records if (found := list(record.comparisons()))]
+    if not groups:
         raise UserError(f"records={settings.records}: no record with a goal; write some with json={settings.records}/…")
     before, after = _around(settings.readme)
     shown = os.path.relpath(settings.picture.resolve(), settings.readme.resolve().parent)
     settings.picture.parent.mkdir(parents=True, exist_ok=True)
-    settings.picture.write_text(plot([one for record in records for one in record.comparisons()]), encoding="utf-8")
+    settings.picture.write_text(plot(groups), encoding="utf-8")
     text = "\n".join(markdown(records, Path(shown).as_posix()))
     settings.readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
-    say(f"{settings.readme}: {len(records)} records; {settings.picture}")
+    say(f"{settings.readme}: {len(records)} record{'s' if len(records) > 1 else ''}; {settings.picture}")
 
 
 def _around(readme: Path) -> tuple[str, str]:
@@ -57,10 +58,10 @@ def markdown(records: Sequence[Record], picture: str) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for record in records:
         for each in record.comparisons():
-            yield _row(each)
+            yield _row(record.heading, each)
     yield ""
     for record in records:
-        yield f"- **{record.work}**, {record.date}. {'; '.join(_plain(line) for line in record.conditions)}."
+        yield f"- **{_plain(record.heading)}**, {record.date}. {'; '.join(_plain(line) for line in record.conditions)}."
         if bounds := [_plain(note) for note in record.notes if note]:
             yield f"  {'; '.join(bounds)}."
         yield from _table(record.table)
@@ -78,15 +79,13 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield ""
 
 
-def _row(each: Comparison) -> str:
+def _row(heading: str, each: Comparison) -> str:
     spread = f" ({each.low:.2f} to {each.high:.2f})" if each.low != each.high else ""
     goal = "" if each.wanted is None else f"{each.wanted:g}" + (" at most" if each.of == "memory" else "")
     met = {True: "met", False: "**missed**", None: ""}[each.met]
     met = "; ".join(part for part in (met, f"**{each.few}**" if each.few else "") if part)
-    what = f"{_plain(each.text)}{', peak memory' if each.of == 'memory' else ''}"
-    return (
-        f"| {what} | {_plain(each.ours)} against {_plain(each.rival)} | **{each.ratio:.2f}**{spread} | {goal} | {met} |"
-    )
+    what, who = f"{_plain(heading)}: {_plain(each.text)}", f"{_plain(each.ours)} against {_plain(each.rival)}"
+    return f"| {what} | {who} | **{each.ratio:.2f}**{spread} | {goal} | {met} |"
 
 
 def _plain(text: str) -> str:

@@ -73,9 +73,10 @@ def run(settings: Settings) -> Record:
     ]
     results = race(contestants, settings.rounds, seconds=0.0, threads=1, say=say)
     wanted = Result(f"{WANTED:g} seconds", (1 / WANTED,) * settings.rounds)
-    goals = [Goal("the command's start to its first step", each.name, [wanted.name], 1.0) for each in contestants]
+    goals = [Goal(each.name, each.name, [wanted.name], 1.0) for each in contestants]
     notes = [f"{each.name}: {1 / each.median:.2f} seconds" for each in results]
-    return Record("startup", "starts", described, [*results, wanted], goals, notes, asdict(settings))
+    title = "start-up, command to first step"
+    return Record("startup", "starts", described, [*results, wanted], goals, notes, asdict(settings), title=title)
 
 
 class Start:

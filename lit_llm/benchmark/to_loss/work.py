@@ -1,8 +1,7 @@
 """To nanoGPT's loss: its setting for a CPU, its model and optimizer, and how much sooner this project is there.
 
-Everybody trains on the same characters and is judged on the whole validation split; reading it is not timed, compiling
-is, from an empty cache. The
-trainings go on by turns, a tenth at a time, each in a process of its own.
+Everybody trains on the same characters and is judged on the whole validation split. Reading it is not timed; compiling
+is, from an empty cache. The trainings go on by turns, a tenth at a time, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from lit_llm.benchmark.to_loss.training import Recipe, nanogpt_recipe
 from lit_llm.errors import UserError
 
 SHIPPED = "nanogpt 32-true"
+TITLE = "to nanoGPT's loss, characters"
 MEASURED = 2000  # steps, in 500 parts, of which some are timed to find nanoGPT's fastest configuration
 
 
@@ -73,7 +73,9 @@ def run(settings: Settings) -> Record:
     results = [_result(name, [found[name] for found in seeds], targets) for name in recipes]
     table = list(ablation_table(_trials(settings, best, targets))) if settings.ablation else []
     notes = list(told_apart(results))
-    return Record("to_loss", "trainings", described, results, _goals(results), notes, asdict(settings), table=table)
+    return Record(
+        "to_loss", "trainings", described, results, _goals(results), notes, asdict(settings), table=table, title=TITLE
+    )
 
 
 def _fastest_nanogpt(settings: Settings) -> tuple[str, Recipe]:
@@ -137,8 +139,8 @@ def _goals(results: Sequence[Result]) -> list[Goal]:
     names = [result.name for result in results if _all_arrived(result)]
     own, peers = [[name for name in names if name.startswith("here") == ours] for ours in (True, False)]
     others = [name for name in peers if name != SHIPPED]
-    goals = [Goal("to nanoGPT's loss as it ships", own, [SHIPPED], 8.0)]
-    return [*goals, Goal("to nanoGPT's loss at its fastest", own, others, 8.0)]
+    goals = [Goal("nanoGPT as it ships", own, [SHIPPED], 8.0)]
+    return [*goals, Goal("nanoGPT at its fastest", own, others, 8.0)]
 
 
 def _all_arrived(result: Result) -> bool:

@@ -98,7 +98,10 @@ def run(settings: Settings) -> Record:
     results = race(contestants, settings.rounds, settings.seconds, settings.threads, say, settings.one_at_a_time)
     names = [each.name for each in contestants]
     wanted = PRESETS[settings.shape] if settings.sizes == PRESETS[settings.shape].shape else None
-    return Record("training", "tokens", described, results, list(goals(names, wanted)), settings=asdict(settings))
+    return Record(
+        "training", "tokens", described, results, list(goals(names, wanted)), settings=asdict(settings),
+        title=_title(settings.sizes),
+    )  # fmt: skip
 
 
 def _conditions(settings: Settings, device: str) -> list[str]:
@@ -136,21 +139,30 @@ def goals(names: list[str], wanted: Preset | None) -> Iterator[Goal]:
     peers = [name for name in names if not name.startswith(("here ", MATMULS))]
     shipped = [name for name in peers if not name.endswith("+allocator")]
     tuned = [name for name in peers if name.endswith("+allocator")]
-    yield Goal("as peers ship", own, shipped, wanted.speed if wanted else None)
-    yield Goal("peak memory", own, shipped, wanted.memory if wanted else None, of="memory")
+    yield Goal("peers as they ship", own, shipped, wanted.speed if wanted else None)
+    yield Goal("peak memory, peers as they ship", own, shipped, wanted.memory if wanted else None, of="memory")
     yield Goal("peers with the allocator too", own, tuned)
     for name in own:
-        yield Goal(f"{name}: as peers ship", name, shipped)
-        yield Goal(f"{name}: of what its matrix products alone would do", name, [f"{MATMULS} {name.split()[1]}"])
+        way = name.removeprefix("here ")
+        yield Goal(f"{way}, peers as they ship", name, shipped)
+        yield Goal(f"{way}, its matrix products alone", name, [f"{MATMULS} {way.split()[0]}"])
 
 
-def _described(shape: Shape) -> str:
+def _millions(shape: Shape) -> float:
+    """Parameters."""
     from lit_llm.backbone.heads import LanguageModel
 
     with torch.device("meta"):
-        size = LanguageModel(shape.config()).num_parameters()
+        return LanguageModel(shape.config()).num_parameters() / 1e6
+
+
+def _title(shape: Shape) -> str:
+    return f"training step, {_millions(shape):.3g}M, batch {shape.batch}"
+
+
+def _described(shape: Shape) -> str:
     return (
         f"d {shape.hidden_size}, {shape.layers} layers, {shape.heads} heads, vocabulary {shape.vocab_size}, "
-        f"{size / 1e6:.1f}M parameters, {'with' if shape.qk_norm else 'no'} QK-norm; "
+        f"{_millions(shape):.1f}M parameters, {'with' if shape.qk_norm else 'no'} QK-norm; "
         f"{shape.batch} x {shape.length} tokens"
     )

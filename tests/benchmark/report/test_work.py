@@ -18,11 +18,13 @@ SVG = "{http://www.w3.org/2000/svg}"
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     results = [Result("here", (2.0, 3.0, 2.5, 2.5, 2.5), peak_gb=1.0), Result("peer | other", (1.0,) * 5, peak_gb=2.0)]
+    results.append(Result("here small", (2.5,) * 5))
     goals = [
         Goal("met <this>", "here", ["peer | other"], 2.0),
         Goal("missed", "here", ["peer | other"], 4.0),
-        Goal("held", "here", ["peer | other"], 0.4, "memory"),
-        Goal("only shown", "here", ["peer | other"]),
+        Goal("said already", "here", ["peer | other"]),
+        Goal("memory held", "here", ["peer | other"], 0.4, "memory"),
+        Goal("only shown", "here small", ["peer | other"]),
     ]
     Record(
         "training",
@@ -33,6 +35,7 @@ def settings(tmp_path: Path) -> Settings:
         ["matmuls bound it"],
         date="2030-01-02",
         table=[["part", "loss"], ["none | all", "1.5"]],
+        title="a step | two rows",
     ).save(tmp_path / "records" / "training.json")
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
@@ -44,11 +47,15 @@ def test_the_table_says_ratio_spread_goal_and_what_was_missed(settings: Settings
     text = settings.readme.read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert "(records/ratios.svg)" in text
-    assert "| met &lt;this> | here against peer \\| other | **2.50** (2.00 to 3.00) | 2 | met |" in text
+    assert (
+        "| a step \\| two rows: met &lt;this> | here against peer \\| other | **2.50** (2.00 to 3.00) | 2 | met |"
+        in text
+    )
     assert "**2.50** (2.00 to 3.00) | 4 | **missed** |" in text
-    assert "| held, peak memory | here against peer \\| other | **0.50** | 0.4 at most | **missed** |" in text
-    assert "2030-01-02. two cores; torch 2." in text and "matmuls bound it." in text
+    assert "two rows: memory held | here against peer \\| other | **0.50** | 0.4 at most | **missed** |" in text
+    assert "- **a step \\| two rows**, 2030-01-02. two cores; torch 2." in text and "matmuls bound it." in text
     assert "\n\n  | part | loss |\n  |---|---|\n  | none \\| all | 1.5 |\n" in text and "rounds only" not in text
+    assert "only shown" in text and "said already" not in text
     run(settings)
     assert settings.readme.read_text(encoding="utf-8") == text
 
@@ -77,6 +84,8 @@ def test_the_plot_shows_bars_spreads_and_goals_with_better_to_the_right(settings
     assert bars[0] == bars[1] == bars[3] > bars[2] > 1  # half the memory is a bar like twice the speed
     spread = next(line for line in picture.iter(f"{SVG}line") if line.get("class") == "spread")
     assert float(spread.get("x1", 0)) < float(spread.get("x2", 0))
+    headings = [text.text for text in picture.iter(f"{SVG}text") if text.get("class") == "heading"]
+    assert headings == ["a step | two rows"]
     assert "goal 4 missed" in (picture.get("aria-label") or "")
 
 
