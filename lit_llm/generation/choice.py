@@ -13,6 +13,9 @@ BLOCK = 64
 """Tokens whose probabilities are added up together: running sums over all of a vocabulary of 4,096 take 0.27 ms for 64
 rows, sums of blocks 0.04, and running sums of those and of one block 0.01 (one core)."""
 
+FEW = 256
+"""Tokens that are added up without blocks, in fewer calls: 54 us for 32 rows of 65 tokens, choice and all, against 155."""
+
 NOT_FINITE = "the model gives logits that are not finite: its weights are damaged or training diverged"
 
 
@@ -80,9 +83,11 @@ class Choice:
 def _look_up(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """Where a running sum of each row (B, V) passes its number's share (B,) of the row's total: (B,) int64.
 
-    The number is looked up among blocks first, then within its block.
+    Beyond ``FEW`` the number is looked up among blocks first, then within its block.
     """
     rows, count = probabilities.shape
+    if count <= FEW:
+        return _place(probabilities, uniforms * probabilities.sum(dim=-1))[0]
     whole = count - count % BLOCK
     sums = probabilities[:, :whole].reshape(rows, whole // BLOCK, BLOCK).sum(dim=-1)
     if whole < count:

@@ -67,9 +67,10 @@ class Decoder:
         bias, turns = _bias(cache, newest, self.config.sliding_window), self.turns[newest][:, None]
         x = self.embedding[tokens].to(self.wide)
         for number, layer in enumerate(self.layers):
-            q, k, v = self._heads(layer, x, turns)
-            cache.put(number, places, k, v)
-            x = self._rest(layer, x, _attend(q.to(cache.dtype), cache.keys[number], cache.values[number], bias))
+            heads = self._heads(layer, x, turns).to(cache.dtype)
+            cache.put(number, places, heads[:, self.config.num_heads :])
+            keys, values = cache.memory[number]
+            x = self._rest(layer, x, _attend(heads[:, : self.config.num_heads], keys, values, bias))
         cache.advance()
         return self.head(self._norm(x))
 
@@ -82,18 +83,18 @@ class Decoder:
         turns = self.turns[tokens % longest][:, None]
         x = self.embedding[rows.flatten()[tokens]].to(self.wide)
         # Zeros, and the same for all layers: what attention gives no weight must still be a number.
-        padded = [
-            torch.zeros(count * longest, heads, self.config.head_dim, dtype=self.dtype, device=self.device)
-            for heads in (self.config.num_heads, self.config.num_kv_heads, self.config.num_kv_heads)
-        ]
+        queries, width = self.config.num_heads, self.config.head_dim
+        padded = torch.zeros(
+            count * longest, queries + 2 * self.config.num_kv_heads, width, dtype=self.dtype, device=self.device
+        )
+        by_prompt = padded.view(count, longest, -1, width)
+        q, k, v = by_prompt.transpose(1, 2).split([queries, self.config.num_kv_heads, self.config.num_kv_heads], dim=1)
         mask = build_mask(longest, self.device, self.dtype, window=self.config.sliding_window)
         for number, layer in enumerate(self.layers):
-            queries, keys, values = self._heads(layer, x, turns)
-            queries = queries * self.config.head_dim**0.5  # what ``attend`` divides by is in the weights here
-            for buffer, heads in zip(padded, (queries, keys, values), strict=True):
-                buffer.index_copy_(0, tokens, heads.to(self.dtype))
-            q, k, v = (buffer.view(count, longest, -1, self.config.head_dim).transpose(1, 2) for buffer in padded)
-            cache.fill(number, into, k[copies], v[copies])
+            heads = self._heads(layer, x, turns)
+            heads[:, :queries] *= width**0.5  # what ``attend`` divides by is in the weights here
+            padded.index_copy_(0, tokens, heads.to(self.dtype))
+            cache.fill(number, into, by_prompt[copies, :, queries:])
             if number + 1 == len(self.layers):
                 break  # nobody asks what the last layer says of a prompt's tokens
             x = self._rest(layer, x, attend(q, k, v, mask).transpose(1, 2).reshape(count * longest, -1)[tokens])
@@ -106,15 +107,14 @@ class Decoder:
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return torch.addcmul(self.eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()
 
-    def _heads(self, layer: LayerWeights, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (N, H, head_dim), keys and values (N, H_kv, head_dim) of tokens x (N, D), turned, queries scaled."""
+    def _heads(self, layer: LayerWeights, x: Tensor, turns: Tensor) -> Tensor:
+        """Queries, keys and values (N, H + 2 * H_kv, head_dim) of tokens x (N, D), turned, queries scaled."""
         heads = layer.qkv(self._norm(x)).to(self.wide).view(x.shape[0], -1, self.config.head_dim)
-        turned, queries = self.config.num_heads + self.config.num_kv_heads, self.config.num_heads
-        qk, v = heads[:, :turned], heads[:, turned:]
+        qk = heads[:, : self.config.num_heads + self.config.num_kv_heads]
         if layer.scales is not None:
-            qk = (qk * self._inverse_rms(qk)).mul_(layer.scales)
-        qk = torch.view_as_real(torch.view_as_complex(qk.view(*qk.shape[:2], -1, 2)) * turns).flatten(-2)
-        return qk[:, :queries], qk[:, queries:], v
+            qk.mul_(self._inverse_rms(qk)).mul_(layer.scales)
+        torch.view_as_complex(qk.view(*qk.shape[:2], -1, 2)).mul_(turns)
+        return heads
 
     def _rest(self, layer: LayerWeights, x: Tensor, attended: Tensor) -> Tensor:
         """What a layer does behind its attention: (N, D) and (N, H * head_dim) to (N, D)."""

@@ -21,9 +21,9 @@ matter more."""
 class Lines:
     """Slots for up to ``limit`` tokens in each of B rows; a token's slot is its index in its row.
 
-    ``keys[layer]``, ``values[layer]``: (B * H_kv, capacity, head_dim), a row's heads side by side; ``capacity`` grows
-    with the longest row. ``lengths``: (B,) int64, tokens held by each row, always the same tensor until rows are left
-    out: what lies behind them is never seen.
+    ``memory[layer]``: (2, B * H_kv, capacity, head_dim), keys and values, a row's heads side by side; ``capacity``
+    grows with the longest row. ``lengths``: (B,) int64, tokens held by each row, always the same tensor until rows are
+    left out: what lies behind them is never seen.
     """
 
     def __init__(
@@ -32,13 +32,12 @@ class Lines:
         self.heads, self.width, self.limit, self.capacity = config.num_kv_heads, config.head_dim, limit, 0
         self.dtype, self.device = dtype, device
         self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.keys = [self._empty(0) for _ in range(config.num_layers)]
-        self.values = [self._empty(0) for _ in self.keys]
+        self.memory = [self._of(0) for _ in range(config.num_layers)]
         self._filled = 0  # no row holds more; known on the host, so that decoding never waits for the device
 
-    def _empty(self, capacity: int) -> Tensor:
+    def _of(self, capacity: int) -> Tensor:
         lines = len(self.lengths) * self.heads
-        return torch.zeros(lines, capacity, self.width, dtype=self.dtype, device=self.device)
+        return torch.empty(2, lines, capacity, self.width, dtype=self.dtype, device=self.device)
 
     def make_room(self) -> None:
         """For one more token in every row. To be called before anything else of a step: it may move the memory."""
@@ -47,30 +46,32 @@ class Lines:
         self._reserve(self._filled + 1)
         self._filled = min(self._filled + 1, self.limit)
 
-    def places(self) -> tuple[Tensor, Tensor]:
-        """Where each row's next token goes, for ``put``: its line and its slot there, (B * H_kv,) each."""
-        slots = self.newest().repeat_interleave(self.heads)
-        return torch.arange(len(slots), device=self.device), slots
+    def places(self) -> Tensor:
+        """Where each row's next token goes, for ``put``: (B, 2 * H_kv) lines of head_dim numbers in a layer's memory."""
+        rows, kinds = len(self.lengths), torch.arange(2, device=self.device)[:, None]
+        lines = (kinds * rows * self.heads + torch.arange(self.heads, device=self.device)).flatten()
+        lines = lines + self.heads * torch.arange(rows, device=self.device)[:, None]
+        return lines * self.capacity + self.newest()[:, None]
 
     def newest(self) -> Tensor:
         """(B,): the slot of the token that each row gets next. A full row writes its last one again: it is done."""
         return self.lengths.clamp(max=self.limit - 1)
 
-    def put(self, layer: int, places: tuple[Tensor, Tensor], k: Tensor, v: Tensor) -> None:
-        """One token of every row: k and v (B, H_kv, head_dim)."""
-        self.keys[layer][places] = k.flatten(0, 1).to(self.dtype)
-        self.values[layer][places] = v.flatten(0, 1).to(self.dtype)
+    def put(self, layer: int, places: Tensor, heads: Tensor) -> None:
+        """One token of every row: its keys and values (B, 2 * H_kv, head_dim), in the cache's dtype."""
+        self.memory[layer].view(-1, self.width)[places] = heads
 
     def advance(self) -> None:
         """A token was put into every row."""
         self.lengths.add_(1).clamp_(max=self.limit)
 
-    def fill(self, layer: int, rows: Tensor, k: Tensor, v: Tensor) -> None:
-        """Rows (R,) get k, v (R, H_kv, T, head_dim) from their first slot on; ``hold`` says how many count."""
-        lines, length = self._lines(rows), k.shape[2]
+    def fill(self, layer: int, rows: Tensor, heads: Tensor) -> None:
+        """Rows (R,) get keys and values (R, T, 2 * H_kv, head_dim) from their first slot on; ``hold`` says how many
+        count."""
+        lines, length = self._lines(rows), heads.shape[1]
         self._reserve(length)
-        self.keys[layer][lines, :length] = k.flatten(0, 1).to(self.dtype)
-        self.values[layer][lines, :length] = v.flatten(0, 1).to(self.dtype)
+        both = heads.to(self.dtype).view(len(rows), length, 2, self.heads, self.width).permute(2, 0, 3, 1, 4)
+        self.memory[layer][:, lines, :length] = both.flatten(1, 2)
 
     def hold(self, rows: Tensor, lengths: Tensor) -> None:
         """Rows (R,) hold so many tokens (R,) now."""
@@ -102,8 +103,8 @@ class Lines:
     def _resize(self, capacity: int, lines: Tensor | slice) -> None:
         """Other memory for so many slots, with what these lines held in it."""
         held = min(capacity, self.capacity)
-        for tensors in (self.keys, self.values):
-            for layer, old in enumerate(tensors):
-                tensors[layer] = self._empty(capacity)
-                tensors[layer][:, :held] = old[lines, :held]
+        for layer, old in enumerate(self.memory):
+            self.memory[layer] = new = self._of(capacity)
+            new[:, :, :held] = old[:, lines, :held]
+            new[:, :, held:] = 0  # what attention gives no weight must still be a number
         self.capacity = capacity

@@ -25,7 +25,7 @@ class Replays:
         self._memory: tuple[int, ...] = ()
 
     def __call__(self, tokens: Tensor, cache: Lines) -> Tensor:
-        tensors = (*cache.keys, *cache.values, cache.lengths)
+        tensors = (*cache.memory, cache.lengths)
         memory = (cache.capacity, *(tensor.data_ptr() for tensor in tensors))
         if memory != self._memory:
             self._memory = memory

@@ -39,7 +39,7 @@ def test_a_token_of_probability_zero_is_never_drawn():
     assert set(tokens.tolist()) <= {1, 3} and torch.isfinite(logps).all()
 
 
-@pytest.mark.parametrize("vocabulary", [4096, 90, 4096 + 3])
+@pytest.mark.parametrize("vocabulary", [4096, 90, 300, 4096 + 3])
 def test_a_number_at_the_border_of_a_block_draws_nothing_of_probability_zero(vocabulary):
     """Blocks' running sums are rounded: what is left for a block may be below 0, or its whole."""
     choice = Choice(0.1, top_k=vocabulary // 20)
@@ -53,7 +53,7 @@ def test_a_number_at_the_border_of_a_block_draws_nothing_of_probability_zero(voc
         assert torch.isfinite(choice.pick(logits, uniforms)[1]).all()
 
 
-@pytest.mark.parametrize("vocabulary", [40, 90, 4096])
+@pytest.mark.parametrize("vocabulary", [40, 90, 300, 4096])
 def test_logits_that_are_no_numbers_give_a_token_of_the_vocabulary(vocabulary):
     """On a GPU another one would end the process before anyone can say what is wrong."""
     tokens, logps = Choice().pick(torch.full((3, vocabulary), torch.nan), torch.tensor([0.0, 0.5, 1.0]))

@@ -16,7 +16,7 @@ from lit_llm.generation.sampling import completions, generate
 from lit_llm.generation.weights import Product, _can_pack
 from lit_llm.objectives.language import token_logps
 
-V = 90  # more than a block of the choice, and no multiple of one
+V = 90
 
 
 def tiny(dtype=torch.float64, **changes):
