@@ -88,7 +88,7 @@ class Decoder:
             count * longest, queries + 2 * self.config.num_kv_heads, width, dtype=self.dtype, device=self.device
         )
         by_prompt = padded.view(count, longest, -1, width)
-        q, k, v = by_prompt.transpose(1, 2).split([queries, self.config.num_kv_heads, self.config.num_kv_heads], dim=1)
+        q, k, v = torch.split(by_prompt.transpose(1, 2), [queries, *[self.config.num_kv_heads] * 2], dim=1)
         mask = build_mask(longest, self.device, self.dtype, window=self.config.sliding_window)
         for number, layer in enumerate(self.layers):
             heads = self._heads(layer, x, turns)

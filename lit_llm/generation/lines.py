@@ -47,7 +47,8 @@ class Lines:
         self._filled = min(self._filled + 1, self.limit)
 
     def places(self) -> Tensor:
-        """Where each row's next token goes, for ``put``: (B, 2 * H_kv) lines of head_dim numbers in a layer's memory."""
+        """Where each row's next token goes, for ``put``: (B, 2 * H_kv) places of head_dim numbers each in a
+        layer's memory."""
         rows, kinds = len(self.lengths), torch.arange(2, device=self.device)[:, None]
         lines = (kinds * rows * self.heads + torch.arange(self.heads, device=self.device)).flatten()
         lines = lines + self.heads * torch.arange(rows, device=self.device)[:, None]
