@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from torch import nn
 
@@ -25,10 +26,11 @@ from lit_llm.evaluation.best_of_n import measure_best_of_n
 from lit_llm.exam_key import weights_hash
 from lit_llm.ingredients import data_hashes
 from lit_llm.lineage import versions
-from lit_llm.records import Heldout, Prompt
+from lit_llm.records import Prompt
 from lit_llm.rewards.learned import LearnedReward
 from lit_llm.run_folder import write_json
 from lit_llm.steps import filled, references
+from lit_llm.trainer import in_bf16
 
 log = logging.getLogger("lit_llm")
 
@@ -47,7 +49,7 @@ def write_best_of_n(config: Mapping[str, Any], folder: Path, models: Any) -> Pat
         return None
     needed = [settings["model"], settings["proxy"], *references(settings["gold"] or {})]
     missing = [name for name in dict.fromkeys(needed) if name not in models.outputs]
-    prompts = _prompts(models.sets, settings["prompts"])
+    owner, prompts = _prompts(models, settings["prompts"])
     if missing or not prompts:
         why = f"no step {', '.join(missing)}" if missing else "no held-out prompts"
         log.info("best of n: not measured (%s)", why)
@@ -55,17 +57,19 @@ def write_best_of_n(config: Mapping[str, Any], folder: Path, models: Any) -> Pat
     gold = filled(settings["gold"], lambda name: models.outputs[name])
     model, tokenizer = models.model(settings["model"]), models.tokenizer(settings["model"])
     proxy = LearnedReward(str(models.outputs[settings["proxy"]])).to(model.output_weight.device)
+    bf16 = in_bf16(models.exam(owner).cfg.trainer)  # as the answers that it is compared with
     key = digest(
         [
             *(weights_hash(model), tokenizer.fingerprint(), weights_hash(proxy)),
             *(gold, data_hashes({"gold": gold}), code_hashes({"gold": gold, "by": CODE})),
-            *(versions(), str(model.output_weight.device)),
+            *(versions(), str(model.output_weight.device), bf16),
             *([asdict(prompt) for prompt in prompts], {name: settings[name] for name in ASKED}),
         ]
     )
     place = Path(config["cache_dir"]).parent / "best_of_n" / f"{key[:32]}.json"
     if not _whole(place):
-        _measure(settings, model, tokenizer, prompts, proxy, gold, place)
+        with torch.autocast(model.output_weight.device.type, torch.bfloat16, enabled=bf16):
+            _measure(settings, model, tokenizer, prompts, proxy, gold, place)
     shutil.copyfile(place, folder / FILE)
     return folder / FILE
 
@@ -99,8 +103,8 @@ def _whole(place: Path) -> bool:
         return False
 
 
-def _prompts(sets: Mapping[str, Mapping[str, Heldout]], number: int) -> list[Prompt]:
-    """The first stage's held-out prompts, ``number`` of them drawn once for all."""
-    found = [one.items for stage in sets.values() for one in stage.values() if one.kind == "prompts" and one.items]
-    items = list(found[0]) if found else []
-    return items if len(items) <= number else random.Random(0).sample(items, number)
+def _prompts(models: Any, number: int) -> tuple[str, list[Prompt]]:
+    """The first stage's held-out prompts, ``number`` of them drawn once for all, and whose they are."""
+    found = [(stage, list(one.items)) for stage, one in models.prompts() if one.items]
+    owner, items = found[0] if found else ("", [])
+    return owner, items if len(items) <= number else random.Random(0).sample(items, number)

@@ -32,7 +32,7 @@ from lit_llm.secrets import hiding
 from lit_llm.stages.on_policy import OnPolicy
 from lit_llm.stages.reference import AgainstReference
 from lit_llm.text.tokenizer import load_tokenizer
-from lit_llm.trainer import precision
+from lit_llm.trainer import in_bf16
 
 Metrics = dict[str, dict[str, Any]]  # {set: {measure: {"mean", "se", "n"}}}
 BEFORE, AFTER, TRAINED = "scores/before", "scores/after", "training_answers.json"
@@ -147,7 +147,7 @@ class Exam:
             temperature=settings.temperature if heldout.kind == "prompts" else None,
             batch_size=settings.batch_size,
             seed=settings.seed if seed is None else seed,
-            bf16=precision(self.cfg.trainer.precision, self.cfg.trainer.accelerator).startswith("bf16"),
+            bf16=in_bf16(self.cfg.trainer),
             scorers=self.scorers if heldout.kind == "prompts" else None,
             training_answers=self.training_answers if heldout.kind == "responses" else None,
             reference=reference,

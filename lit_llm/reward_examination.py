@@ -14,6 +14,7 @@ from lit_llm.evaluation.exam_result import ExamResult, shown
 from lit_llm.evaluation.score_readers import ModelReader
 from lit_llm.parts import Parts
 from lit_llm.run_folder import RunFolder
+from lit_llm.trainer import in_bf16
 
 log = logging.getLogger("lit_llm")
 
@@ -25,7 +26,8 @@ def examine_reward(parts: Parts, folder: RunFolder, device: torch.device) -> dic
         return None
     heldout = [item for one in data.heldout() if one.kind == "rankings" for item in one.items]
     reader = ModelReader(model.to(device).eval(), parts.tokenizer, exam.longest)
-    taken: ExamResult = exam.take(reader, heldout, data.training_comparisons())
+    with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(parts.cfg.trainer)):  # half the time of float32
+        taken: ExamResult = exam.take(reader, heldout, data.training_comparisons())
     result = replace(taken, trained_with_attacks=data.attacks > 0, settings=asdict(exam))
     result.save(folder.model)
     say(result)

@@ -121,6 +121,11 @@ def precision(name: str, accelerator: str = "auto") -> str:
     return "bf16-mixed" if _cpu_has_bf16() else "32-true"
 
 
+def in_bf16(settings: DictConfig) -> bool:
+    """Whether a run's matrices multiply in bfloat16; what it is examined with then does too."""
+    return precision(settings.precision, settings.accelerator).startswith("bf16")
+
+
 def _cpu_has_bf16() -> bool:
     """Matrix units or vector instructions for bf16; without them the conversions cost more than they save."""
     try:

@@ -19,7 +19,7 @@ from lit_llm.validation import findings_in
 RUN = """
 stage: {_target_: lit_llm.stages.ppo.PPO, _partial_: true}
 data: {}
-trainer: {accelerator: cpu}
+trainer: {accelerator: cpu, precision: 32-true}
 """
 GOLD = {"_target_": "lit_llm.feedback.rule.reward", "_partial_": True}
 SETTINGS = {
@@ -138,3 +138,13 @@ def test_mistakes_are_found_before_anything_runs(word, message):
     except UserError as error:
         findings = [str(error)]
     assert any(message in finding for finding in findings), findings
+
+
+def test_it_samples_and_scores_in_the_precision_of_the_prompts_own_exam(runs, tmp_path, monkeypatch):
+    seen, measure = [], control_curve.measure_best_of_n
+    spy = lambda *a, **k: seen.append(torch.is_autocast_enabled("cpu")) or measure(*a, **k)  # noqa: E731
+    monkeypatch.setattr(control_curve, "measure_best_of_n", spy)
+    write(tmp_path, runs)
+    (runs["instruction_tuning"] / "config.yaml").write_text(RUN.replace("32-true", "bf16-mixed"))
+    write(tmp_path, runs, "again")
+    assert seen == [False, True], "another precision is another result"

@@ -9,8 +9,10 @@ import torch
 from lit_llm.backbone.config import from_depth
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.huggingface import save_model
+from lit_llm.backbone.norm import compute_dtype
 from lit_llm.command_line import compose
 from lit_llm.errors import UserError
+from lit_llm.evaluation.reward_exam import RewardExam
 from lit_llm.rewards.gate import ExamFailed, require_passed
 from lit_llm.run import run
 from lit_llm.text.bpe import train_bpe
@@ -100,3 +102,11 @@ def test_no_exam_is_taken_where_none_is_wanted(place, tmp_path):
 def test_mistakes_are_one_line_before_the_first_step(place, tmp_path, word, message):
     with pytest.raises(UserError, match=message):
         run(composed(place, word), tmp_path / "run")
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("32-true", torch.float32)])
+def test_the_exam_computes_in_the_precision_of_the_training(place, tmp_path, monkeypatch, precision, dtype):
+    seen, take = [], RewardExam.take
+    monkeypatch.setattr(RewardExam, "take", lambda *a: seen.append(compute_dtype(torch.ones(1))) or take(*a))
+    run(composed(place, f"trainer.precision={precision}", "trainer.max_steps=1"), tmp_path / "run")
+    assert seen == [dtype]

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from lit_llm.backbone.branches import Branches, branches_of
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation import tasks
 from lit_llm.evaluation.scores import Answer, Measured, Scores, clusters_of, measured
 from lit_llm.generation.sampling import completions, generate
-from lit_llm.objectives.language import completion_labels, token_logps
+from lit_llm.objectives.language import token_logps
 from lit_llm.records import Heldout, Message, Prompt, Rollout
 from lit_llm.text.tokenizer import Tokenizer
 
@@ -124,13 +126,16 @@ def divergence(
         *(torch.split(part, batch_size) for part in (rollout.input_ids, rollout.prompt_lengths, rollout.lengths)),
         strict=True,
     ):
-        ids = ids[:, : int(ends.max())]
-        labels = completion_labels(ids, starts, ends)
-        sums = [
-            token_logps(net(ids), net.output_weight, labels, temperature).double().sum(1) for net in (model, reference)
-        ]
-        found.append(sums[0] - sums[1])
+        rows = branches_of(ids, starts, ends)  # without padding
+        ours, theirs = (_summed_logps(net, rows, temperature) for net in (model, reference))
+        found.append(ours - theirs)
     return torch.cat(found).cpu().numpy() if found else np.zeros(0)
+
+
+def _summed_logps(model: LanguageModel, rows: Branches, temperature: float) -> Tensor:
+    """Of each completion (N,), float64."""
+    hidden = model(rows.input_ids, rows.positions, rows.segments, branches=rows.branches).flatten(0, 1)[rows.before]
+    return rows.sums(token_logps(hidden, model.output_weight, rows.targets, temperature).double())
 
 
 def _answers(
