@@ -15,11 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lit_llm.backbone.attention import SHORT_ROW
+
 ROW_TOKENS = 256
-"""Rows are this wide unless a single completion with its prompt is longer: attention grows with the width of a row, and
-a prompt whose completions do not fit in one row is read again in the next. Forward and backward of 2.5 million
-parameters on such a batch, one thread, bf16-mixed, ms: padded 1,637; branches in rows of 96 tokens 374, 128 363, 192
-366, 256 338, 384 394."""
+"""A prompt with its completions is this long unless a single one of them is longer: attention grows with that length,
+and a prompt whose completions do not fit is read again with the rest of them. On a CPU all stand in one row, without
+padding: 24 comparisons of 205 tokens, eight a batch, take 4,943 places; rows of 256 tokens and more, each filled before
+the next, would have 7,175. Elsewhere, where a long row's mask has to be compiled, rows are half of ``SHORT_ROW``."""
 
 
 class Branches(NamedTuple):
@@ -82,8 +84,11 @@ def branches_of(
     trees = [
         tree for known in of_prompt.values() for tree in _trees([kept[n] for n in known.values()], prompts, ends, width)
     ]
+    total = sum(tree.length for tree in trees)
+    one_row = input_ids.is_cpu and width <= SHORT_ROW  # there attention reads each tree for itself
+    rows = 1 if one_row else max(1, total // max(width, SHORT_ROW // 2))
     number_of = {row: number for number, row in enumerate(kept)}
-    return _laid_out(ids, prompts, ends, _packed(trees, width), number_of, completion, pad_id).to(input_ids.device)
+    return _laid_out(ids, prompts, ends, _shared_out(trees, rows), number_of, completion, pad_id).to(input_ids.device)
 
 
 def _trees(rows: list[int], prompts: list[int], ends: list[int], width: int) -> list[_Tree]:
@@ -97,20 +102,15 @@ def _trees(rows: list[int], prompts: list[int], ends: list[int], width: int) -> 
     return trees
 
 
-def _packed(trees: list[_Tree], width: int) -> list[list[_Tree]]:
-    """Trees in rows of up to ``width`` tokens, the longest first, each into the fullest row with room for it."""
-    rows: list[list[_Tree]] = []
-    room: list[int] = []
+def _shared_out(trees: list[_Tree], rows: int) -> list[list[_Tree]]:
+    """Trees in so many rows, the longest first, each into the row that has least: they end up about equally long."""
+    shares: list[list[_Tree]] = [[] for _ in range(rows)]
+    filled = [0] * rows
     for tree in sorted(trees, key=lambda tree: -tree.length):
-        fitting = [number for number, left in enumerate(room) if left >= tree.length]
-        if not fitting:
-            rows.append([])
-            room.append(width)
-            fitting = [len(rows) - 1]
-        best = min(fitting, key=room.__getitem__)
-        rows[best].append(tree)
-        room[best] -= tree.length
-    return rows
+        least = min(range(rows), key=filled.__getitem__)
+        shares[least].append(tree)
+        filled[least] += tree.length
+    return shares
 
 
 def _laid_out(

@@ -8,11 +8,13 @@ attention of short rows as one operator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from lit_llm.backbone.visibility import PackedRows
 
 DOCUMENT_BLOCK = 128
 """Queries of a block in packed rows."""
@@ -41,21 +43,16 @@ def causal_blocks(bias: Tensor) -> list[QueryBlock]:
     return blocks
 
 
-def document_blocks(
-    allowed: Callable[[int, slice, slice], Tensor], starts: Tensor, dtype: torch.dtype
-) -> list[QueryBlock]:
-    """Blocks of each packed row by itself: keys from where the document of the block's first query starts.
-
-    ``starts`` (B, T): the first token that each query may see. ``allowed(row, queries, keys)``: (queries, keys) bool.
-    """
-    blocks = []
-    for row, firsts in enumerate(starts[:, ::DOCUMENT_BLOCK].tolist()):
+def document_blocks(packed: PackedRows, dtype: torch.dtype) -> list[QueryBlock]:
+    """Blocks of each packed row by itself: keys from where the document of the block's first query starts."""
+    blocks, length = [], packed.segments.shape[1]
+    for row, firsts in enumerate(packed.starts()[:, ::DOCUMENT_BLOCK].tolist()):
         for number, start in enumerate(firsts):
-            queries = slice(number * DOCUMENT_BLOCK, min((number + 1) * DOCUMENT_BLOCK, starts.shape[1]))
-            keys = slice(start, queries.stop)
-            seen = allowed(row, queries, keys)
+            queries = slice(number * DOCUMENT_BLOCK, min((number + 1) * DOCUMENT_BLOCK, length))
+            rows, keys = slice(row, row + 1), slice(start, queries.stop)
+            seen = packed.allowed(rows, queries, keys)
             bias = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
-            blocks.append(QueryBlock(slice(row, row + 1), queries, keys, bias[None, None]))
+            blocks.append(QueryBlock(rows, queries, keys, bias[None]))
     return blocks
 
 
@@ -64,6 +61,8 @@ def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, blocks: Sequence[QueryBloc
 
     q: (B, H, T, head_dim); k, v: (B, H_kv, T, head_dim). Returns (B, H, T, head_dim).
     """
+    if not (torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)):
+        return forward(q.contiguous(), k.contiguous(), v.contiguous(), blocks, keep=False)[0]
     out: Tensor = _InBlocks.apply(q.contiguous(), k.contiguous(), v.contiguous(), blocks)  # type: ignore[no-untyped-call]
     return out
 
@@ -75,12 +74,18 @@ def attend_causally(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     return torch.ops.lit_llm.attend_causally(q.contiguous(), k.contiguous(), v.contiguous(), bias)[0]  # type: ignore[no-any-return]
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, blocks: Sequence[QueryBlock]) -> tuple[Tensor, Tensor]:
-    """The result, and all blocks' probabilities one after another."""
+def attend_packed(q: Tensor, k: Tensor, v: Tensor, packed: PackedRows) -> Tensor:
+    """``attend_in_blocks`` with ``document_blocks(packed)`` for compiled code, as one operator. How large the
+    probabilities are depends on the batch, so that none are kept: the backward pass computes them again."""
+    return torch.ops.lit_llm.attend_packed(q.contiguous(), k.contiguous(), v.contiguous(), *packed)  # type: ignore[no-any-return]
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, blocks: Sequence[QueryBlock], keep: bool = True) -> tuple[Tensor, Tensor]:
+    """The result, and all blocks' probabilities one after another, or but the room for the largest block's."""
     _, heads, _, width = q.shape
     kv_heads, out = k.shape[1], torch.empty_like(q)
-    kept = q.new_empty(_kept(q, blocks))
-    for block, probabilities in zip(blocks, _split(kept, q, kv_heads, blocks), strict=True):
+    kept = q.new_empty(_kept(q, blocks) if keep else max(_kept(q, [block]) for block in blocks))
+    for block, probabilities in zip(blocks, _split(kept, q, kv_heads, blocks, keep), strict=True):
         scores, queries = torch.empty_like(probabilities), block.bias.shape[2]
         scores.view(-1, kv_heads, heads // kv_heads, queries, scores.shape[2]).copy_(block.bias[:, :, None])
         scores.baddbmm_(_queries(q, block, kv_heads), _keys(k, block).mT, alpha=width**-0.5)
@@ -129,14 +134,14 @@ def _kept(q: Tensor, blocks: Sequence[QueryBlock]) -> int:
     return total
 
 
-def _split(kept: Tensor, q: Tensor, kv_heads: int, blocks: Sequence[QueryBlock]) -> Iterator[Tensor]:
-    """Each block's probabilities, (rows * H_kv, H / H_kv * queries, keys)."""
+def _split(kept: Tensor, q: Tensor, kv_heads: int, blocks: Sequence[QueryBlock], each: bool = True) -> Iterator[Tensor]:
+    """Each block's probabilities, (rows * H_kv, H / H_kv * queries, keys), at a place of its own or at the same."""
     start = 0
     for block in blocks:
         rows, keys = q[block.rows].shape[0], block.bias.shape[3]
         count = rows * q.shape[1] * block.bias.shape[2] * keys
         yield kept[start : start + count].view(rows * kv_heads, -1, keys)
-        start += count
+        start += count if each else 0
 
 
 def _queries(x: Tensor, block: QueryBlock, kv_heads: int) -> Tensor:
@@ -190,3 +195,50 @@ def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | N
 
 
 _operator.register_autograd(_differentiate, setup_context=_keep)
+
+
+@torch.library.custom_op("lit_llm::attend_packed", mutates_args=())
+def _packed_operator(
+    q: Tensor, k: Tensor, v: Tensor, positions: Tensor, segments: Tensor, branches: Tensor | None, window: int | None
+) -> Tensor:
+    packed = PackedRows(positions, segments, branches, window)
+    return forward(q, k, v, document_blocks(packed, q.dtype), keep=False)[0]
+
+
+@torch.library.custom_op("lit_llm::attend_packed_backward", mutates_args=())
+def _packed_backward_operator(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    positions: Tensor,
+    segments: Tensor,
+    branches: Tensor | None,
+    window: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad, q, k, v = (each.contiguous() for each in (grad, q, k, v))
+    blocks = document_blocks(PackedRows(positions, segments, branches, window), q.dtype)
+    return backward(grad, q, k, v, forward(q, k, v, blocks)[1], blocks)
+
+
+@_packed_operator.register_fake
+def _(q: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(q)
+
+
+@_packed_backward_operator.register_fake
+def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG001
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+def _keep_packed(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
+    *tensors, ctx.window = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate_packed(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    grads = torch.ops.lit_llm.attend_packed_backward(grad, *ctx.saved_tensors, ctx.window)
+    return *grads, None, None, None, None
+
+
+_packed_operator.register_autograd(_differentiate_packed, setup_context=_keep_packed)

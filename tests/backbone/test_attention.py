@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lit_llm.backbone import attention
-from lit_llm.backbone.attention import Backend, allowed_pairs, attend, build_mask, choose_backend, document_bounds
+from lit_llm.backbone.attention import Backend, attend, build_mask, choose_backend, document_bounds
+from lit_llm.backbone.visibility import PackedRows, allowed_pairs
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -99,12 +102,14 @@ def test_gradients_agree() -> None:
 def test_the_backend_follows_device_dtype_and_length() -> None:
     short, long = attention.SHORT_ROW, attention.SHORT_ROW + 1
     half, full = torch.bfloat16, torch.float32
-    plain = {"packed": False, "windowed": False, "cached": False}
-    packed, windowed, cached = plain | {"packed": True}, plain | {"windowed": True}, plain | {"cached": True}
+    of_one, of_many = (PackedRows(torch.arange(long)[None], torch.arange(long)[None] // n) for n in (long, 40))
+    plain: dict[str, Any] = {"packed": None, "windowed": False, "cached": False}
+    packed, windowed, cached = plain | {"packed": of_many}, plain | {"windowed": True}, plain | {"cached": True}
     assert [choose_backend(CPU, half, n, **plain) for n in (short, long)] == ["blocks", "sdpa"]
     assert [choose_backend(CPU, full, n, **plain) for n in (short, long)] == ["sdpa", "sdpa"]
-    assert [choose_backend(CPU, half, n, **packed) for n in (short, long)] == ["blocks", "documents"]
-    assert [choose_backend(CPU, full, n, **packed) for n in (512, 513, long)] == ["sdpa", "documents", "documents"]
+    assert [choose_backend(CPU, full, n, **packed) for n in (128, 129, long)] == ["sdpa", "blocks", "blocks"]
+    assert [choose_backend(CPU, half, n, **packed) for n in (128, long)] == ["blocks", "blocks"]
+    assert choose_backend(CPU, half, long, **packed | {"packed": of_one}) == "documents"
     assert choose_backend(CPU, half, long, **windowed) == "sdpa"
     assert [choose_backend(CPU, dtype, 1, **cached) for dtype in (half, full)] == ["explicit", "sdpa"]
     assert [choose_backend(CUDA, half, short, **kind) for kind in (plain, packed, windowed, cached)] == [

@@ -79,13 +79,20 @@ def test_a_prompt_and_a_completion_are_read_once() -> None:
     assert again.targets.tolist() == [*ids[0, 4:6].tolist(), *ids[1, 4:7].tolist()]
 
 
-def test_what_does_not_fit_in_a_row_goes_on_in_the_next_behind_its_prompt_again() -> None:
+def test_what_does_not_fit_goes_on_behind_its_prompt_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     ids, prompts, lengths = rows_of([[5, 6, 7]], [(0, 4), (0, 4), (0, 4)])
     ids[1, 3], ids[2, 3] = 10, 11  # three unlike ones
     rows = branches_of(ids, prompts, lengths, row_tokens=11)
-    assert rows.input_ids.shape == (2, 11)
-    assert (rows.input_ids[:, :3] == torch.tensor([5, 6, 7])).all()
-    assert rows.segments[1].tolist() == [0] * 7 + [1] * 4
+    assert rows.input_ids.shape == (1, 3 + 8 + 3 + 4)
+    assert rows.segments.tolist() == [[0] * 11 + [1] * 7]
+    assert rows.input_ids[0, 11:14].tolist() == [5, 6, 7]
+    monkeypatch.setattr("lit_llm.backbone.branches.SHORT_ROW", 8)  # as if these were long, or on a GPU
+    long = branches_of(ids, prompts, lengths, row_tokens=9)
+    assert long.input_ids.shape == (2, 14)
+    assert [row.count(5) for row in long.input_ids.tolist()] == [2, 1]
+    assert long.segments[1].tolist() == [0] * 7 + [1] * 7  # padding is a segment of its own
 
 
 @pytest.mark.parametrize("window", [None, 2])

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from lit_llm.backbone.attention import allowed_pairs, attend, build_mask
-from lit_llm.backbone.query_blocks import attend_causally, causal_blocks
+from lit_llm.backbone.attention import attend, build_mask
+from lit_llm.backbone.query_blocks import attend_causally, attend_in_blocks, causal_blocks, document_blocks
+from lit_llm.backbone.visibility import PackedRows, allowed_pairs
 
 CPU = torch.device("cpu")
 
@@ -83,7 +84,8 @@ def test_causal_blocks_hold_every_query_once(length: int) -> None:
 @pytest.mark.parametrize("window", [None, 5])
 def test_long_packed_rows_read_their_documents_alone(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lit_llm.backbone.attention.SHORT_ROW", 40)
-    monkeypatch.setattr("lit_llm.backbone.query_blocks.DOCUMENT_BLOCK", 16)
+    for module in ("query_blocks", "attention"):
+        monkeypatch.setattr(f"lit_llm.backbone.{module}.DOCUMENT_BLOCK", 16)
     mine, twin = heads(100, 2), heads(100, 2)
     slots = torch.arange(100)[None]
     segments = (torch.arange(3)[:, None] * 7 + slots) // 40
@@ -110,3 +112,20 @@ def test_the_operator_for_compiled_code_is_the_same() -> None:
     mine = torch.autograd.grad(torch.ops.lit_llm.attend_causally(q, k, v, bias)[0].square().sum(), (q, k, v))
     twin = torch.autograd.grad(attend_causally(q, k, v, bias).square().sum(), (q, k, v))
     assert all(torch.equal(got, wanted) for got, wanted in zip(mine, twin, strict=True))
+
+
+@pytest.mark.parametrize(("branched", "window"), [(False, 5), (True, None)])
+def test_the_operator_for_compiled_packed_rows_is_the_same(branched: bool, window: int | None) -> None:
+    q, k, v = (each.detach().float().requires_grad_() for each in heads(140, 2))
+    slots = torch.arange(140)
+    segments = ((torch.arange(3)[:, None] * 7 + slots) // 50).contiguous()
+    branches = (segments.new_zeros(3, 140) + slots % 50 // 20) if branched else None
+    packed = PackedRows(slots[None], segments, branches, window)
+    operator = torch.ops.lit_llm.attend_packed
+    torch.library.opcheck(operator.default, (q, k, v, *packed))
+    mine = torch.autograd.grad(operator(q, k, v, *packed).square().sum(), (q, k, v))
+    out = attend_in_blocks(q, k, v, document_blocks(packed, q.dtype))
+    twin = torch.autograd.grad(out.square().sum(), (q, k, v))
+    assert all(torch.equal(got, wanted) for got, wanted in zip(mine, twin, strict=True))
+    with torch.no_grad():  # where no probabilities are kept
+        assert torch.equal(attend_in_blocks(q, k, v, document_blocks(packed, q.dtype)), out)
