@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import nn
 
 from lit_llm.backbone import huggingface
 from lit_llm.backbone.heads import LanguageModel
+from lit_llm.compile_cache import keep_compiled
 from lit_llm.data.data_module import DataModule
 from lit_llm.errors import UserError
 from lit_llm.stages.base import Stage
@@ -143,7 +143,5 @@ def _settle_network(cfg: DictConfig, stage: Stage) -> None:
     if network is not None and cfg.trainer.gradient_checkpointing:
         network.gradient_checkpointing = True
     if cfg.trainer.compile:
-        # torch's own place is the system's temporary folder: what took half a minute to compile would go with it.
-        kept = Path(cfg.data.get("cache_dir") or "outputs/cache") / "compiled"
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept.resolve()))
+        keep_compiled(Path(cfg.data.get("cache_dir") or "outputs/cache") / "compiled")
         (network if network is not None else stage.model).compile()
