@@ -64,6 +64,8 @@ class Continuous:
     def __init__(self, task: Task, attention: str) -> None:
         self.task = task
         self.model: Any = _llama(task, attention)
+        (answer,) = self.run(task.prompts[:1], [GREEDY], False)
+        self.greedy = float(sum(task.prompts[0]) + sum(answer))
 
     @property
     def units(self) -> float:
@@ -73,16 +75,20 @@ class Continuous:
         self.run(self.task.prompts, self.task.limits, True)
 
     def run(self, prompts: Sequence[Sequence[int]], limits: Sequence[int], sample: bool) -> list[list[int]]:
-        """The answers."""
+        """The answers. What samples is kept for the next call, as its users may; what is greedy is set up anew."""
         from transformers import ContinuousBatchingConfig
 
+        if not sample:
+            self.model.destroy_cached_continuous_batching_manager()
         settings = self.model.generation_config
         settings.do_sample, settings.eos_token_id = sample, -1
-        size, longest = self.task.shape.batch, max(map(len, prompts)) + max(limits)
+        size, prompt = self.task.shape.batch, max(map(len, self.task.prompts))
         config = ContinuousBatchingConfig(max_requests_per_batch=size, allow_block_sharing=False)
-        config.num_blocks = size * -(-longest // config.page_size)
-        config.max_batch_tokens = size * max(map(len, prompts))
-        with self.model.continuous_batching_context_manager(continuous_batching_config=config, warmup=False) as manager:
+        config.num_blocks = size * -(-(prompt + max(GREEDY, *self.task.limits)) // config.page_size)
+        config.max_batch_tokens = size * prompt
+        with self.model.continuous_batching_context_manager(
+            continuous_batching_config=config, persistent_manager=sample, warmup=False
+        ) as manager:
             names = [
                 manager.add_request(list(prompt), max_new_tokens=limit, eos_token_id=-1)
                 for prompt, limit in zip(prompts, limits, strict=True)
@@ -91,8 +97,7 @@ class Continuous:
         return [answers[name] for name in names]
 
     def numbers(self) -> dict[str, float]:
-        (answer,) = self.run(self.task.prompts[:1], [GREEDY], False)
-        return {"greedy": float(sum(self.task.prompts[0]) + sum(answer))}
+        return {"greedy": self.greedy}
 
 
 def _answers(manager: Any, count: int) -> dict[str, list[int]]:

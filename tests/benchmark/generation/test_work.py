@@ -50,6 +50,11 @@ def test_continuous_batching_gives_every_prompt_the_answer_that_it_gets_alone(ta
     alone = [mine.run([prompt], [limit], 0.0) for prompt, limit in zip(task.prompts, task.limits, strict=True)]
     assert [[*p, *answer] for p, answer in zip(task.prompts, answers, strict=True)] == alone
     assert peer.numbers() == mine.numbers()
+    peer()
+    kept = peer.model._cached_continuous_batching_manager
+    peer()
+    assert peer.model._cached_continuous_batching_manager is kept
+    assert peer.run(task.prompts, task.limits, False) == answers
 
 
 @pytest.mark.parametrize("batch", [1, 2])
