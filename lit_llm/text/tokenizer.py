@@ -16,11 +16,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, models
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as Engine
 
 from lit_llm.errors import UserError
 from lit_llm.text.chat import CHATML, PLAIN, ChatTemplate
+from lit_llm.text.new_words import whole_pieces, with_pieces
 from lit_llm.text.pieces import Pieces, pieces_of
 
 DOCUMENT_END, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -230,41 +231,15 @@ class Tokenizer:
             raise UserError(f"new_tokens: {bad[0]!r} is blank; give words")
         if bad := [t for t in tokens if t in self.control_tokens]:
             raise UserError(f"new_tokens: {bad[0]!r} is a control token already; give words")
-        pieces = {t: self._whole_pieces(t) for t in tokens}
-        self._add_to_vocabulary([piece for found in pieces.values() for piece in found])
+        pieces = {t: whole_pieces(self.engine, t) if self._byte_level else () for t in tokens}
+        if new := [piece for found in pieces.values() for piece in found]:
+            self.engine = with_pieces(self.engine, new)
         others = [t for t, found in pieces.items() if not found]
         self.engine.add_tokens([AddedToken(t, special=False, normalized=False, single_word=True) for t in others])
         for stale in ("_added", "_bytes", "_pieces"):
             self.__dict__.pop(stale, None)
         vocabulary = self.engine.get_vocab(with_added_tokens=True)
         return list(dict.fromkeys(vocabulary[piece] for t in tokens for piece in pieces[t] or (t,)))
-
-    def _whole_pieces(self, word: str) -> tuple[str, ...]:
-        """The word without and with a space before it, as the model's vocabulary spells them; () where it is cut."""
-        engine = self.engine
-        if not isinstance(engine.model, models.BPE) or engine.pre_tokenizer is None or not self._byte_level:
-            return ()
-        found = []
-        for text in (word, f" {word}"):
-            text = engine.normalizer.normalize_str(text) if engine.normalizer is not None else text
-            found.append([piece for piece, _ in engine.pre_tokenizer.pre_tokenize_str(text)])
-        return () if any(len(one) != 1 for one in found) else (found[0][0], found[1][0])
-
-    def _add_to_vocabulary(self, pieces: Sequence[str]) -> None:
-        """New entries of the BPE vocabulary without merges: a whole piece is looked up before any merge is made.
-
-        Added tokens join the vocabulary too, since the library counts their ids on from it when it reads the file.
-        """
-        state = json.loads(self.engine.to_str())
-        vocabulary = state["model"]["vocab"]
-        known = vocabulary | {token["content"]: token["id"] for token in state["added_tokens"]}
-        if not (new := [piece for piece in dict.fromkeys(pieces) if piece not in known]):
-            return
-        start = max(known.values()) + 1
-        state["model"]["vocab"] = known | {piece: start + n for n, piece in enumerate(new)}
-        state["model"]["ignore_merges"] = True
-        self.engine = Engine.from_str(json.dumps(state))
-        self.engine.encode_special_tokens = True
 
     # ---- the folder ------------------------------------------------------------------------------------------------
 

@@ -14,20 +14,10 @@ from lit_llm.stages import reward_watch
 from lit_llm.stages.grpo import GRPO
 from lit_llm.stages.ppo import PPO
 
-from .test_ppo import LikedShare, Words
+from .test_ppo import Examined, Words
 from .toy import loader, parts, prompt_batch, tiny_model, trainer
 
 STAGES = pytest.mark.parametrize("kind", [PPO, GRPO])
-
-
-class Examined(LikedShare):
-    examined = True
-
-    def __init__(self, folder):
-        self.folder = str(folder)
-
-    def __call__(self, prompts, completions):  # noqa: ARG002
-        return [0.0 for _ in completions]
 
 
 class Data(L.LightningDataModule):

@@ -17,18 +17,8 @@ from lit_llm.stages import reward_watch
 from lit_llm.stages.ppo import PPO
 from lit_llm.text.attacks import ATTACKS
 
-from .test_ppo import LikedShare, Words
+from .test_ppo import Examined, LikedShare, Words
 from .toy import loader, parts, prompt_batch, tiny_model, trainer
-
-
-class Examined(LikedShare):
-    examined = True
-
-    def __init__(self, folder):
-        self.folder = str(folder)
-
-    def __call__(self, prompts, completions):  # noqa: ARG002
-        return [0.0 for _ in completions]
 
 
 class Data(L.LightningDataModule):

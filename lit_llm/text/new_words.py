@@ -1,0 +1,38 @@
+"""New whole words for a vocabulary that is there: the pieces that stand for them, and the engine that knows these."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer as Engine
+from tokenizers import models
+
+
+def whole_pieces(engine: Engine, word: str) -> tuple[str, ...]:
+    """The word without and with a space before it, as a byte-level BPE spells them; () where it is cut, or no BPE."""
+    if not isinstance(engine.model, models.BPE) or engine.pre_tokenizer is None:
+        return ()
+    found = []
+    for text in (word, f" {word}"):
+        text = engine.normalizer.normalize_str(text) if engine.normalizer is not None else text
+        found.append([piece for piece, _ in engine.pre_tokenizer.pre_tokenize_str(text)])
+    return () if any(len(one) != 1 for one in found) else (found[0][0], found[1][0])
+
+
+def with_pieces(engine: Engine, pieces: Sequence[str]) -> Engine:
+    """The engine with these entries in its BPE's vocabulary: itself where it has them all.
+
+    They have no merges: a whole piece is looked up before any merge is made. Added tokens join the vocabulary too,
+    since the library counts their ids on from it when it reads the file.
+    """
+    state = json.loads(engine.to_str())
+    known = state["model"]["vocab"] | {token["content"]: token["id"] for token in state["added_tokens"]}
+    if not (new := [piece for piece in dict.fromkeys(pieces) if piece not in known]):
+        return engine
+    start = max(known.values()) + 1
+    state["model"]["vocab"] = known | {piece: start + n for n, piece in enumerate(new)}
+    state["model"]["ignore_merges"] = True
+    extended = Engine.from_str(json.dumps(state))
+    extended.encode_special_tokens = True
+    return extended
