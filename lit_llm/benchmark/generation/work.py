@@ -90,7 +90,9 @@ def run(settings: Settings) -> Record:
         [each for each in results if " fp32" in each.name], ["greedy"], 0.0
     )  # in bf16 the likeliest token may be another
     goals = list(_goals(settings, [each.name for each in contestants]))
-    return Record("generation", "tokens", described, results, goals, settings=asdict(settings))
+    alike = "alike" if settings.answer[0] == settings.answer[1] else "unlike"
+    title = f"generation, {settings.shape}, batch {settings.batch}, answers {alike}"
+    return Record("generation", "tokens", described, results, goals, settings=asdict(settings), title=title)
 
 
 def _contestants(settings: Settings) -> Iterator[Contestant]:
@@ -120,12 +122,10 @@ def _transformers(settings: Settings, name: str, task: Task) -> Iterator[Contest
 
 def _goals(settings: Settings, names: list[str]) -> Iterator[Goal]:
     """In each precision against every peer in it; in the fastest against every peer in any."""
-    alike = settings.answer[0] == settings.answer[1]
-    text = f"generation, {settings.shape}, batch {settings.batch}, answers {'alike' if alike else 'unlike'}"
     wanted = 4.0 if settings.shape == "10m" and settings.batch == 32 else None
     peers = [each for each in names if not each.startswith("here")]
     for name in settings.precision:
-        yield Goal(f"{text}, {name}", f"here {name}", [each for each in peers if f" {name}" in each], wanted)
+        yield Goal(name, f"here {name}", [each for each in peers if f" {name}" in each], wanted)
     if len(settings.precision) > 1:
         ours = [each for each in names if each.startswith("here")]
-        yield Goal(f"{text}, peers in any precision", ours, peers, wanted)
+        yield Goal("peers in any precision", ours, peers, wanted)
