@@ -85,9 +85,8 @@ def run(settings: Settings) -> Record:
             demand(alike, ("loss", "margin", "gradient"), tolerance)
     names = [contestant.name for contestant in contestants]
     goals = list(_goals(names))
-    return Record(
-        "preference", settings.unit, described, list(without_start(results)), goals, settings=asdict(settings)
-    )
+    timed, title = list(without_start(results)), f"preference, d {settings.hidden_size}, {settings.layers} layers"
+    return Record("preference", settings.unit, described, timed, goals, settings=asdict(settings), title=title)
 
 
 def _contestants(settings: Settings, kind: str, peer: bool) -> Iterator[Contestant]:

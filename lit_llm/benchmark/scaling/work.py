@@ -84,10 +84,11 @@ def run(settings: Settings) -> Record:
     results = race(contestants, settings.rounds, settings.seconds, settings.threads, say)
     first = _name(settings.contexts[0])
     goals = [
-        Goal(f"a token at {context:,} a row, packed, against {settings.contexts[0]}", _name(context), [first], FLAT)
+        Goal(f"{context:,} tokens a row, packed, against {settings.contexts[0]}", _name(context), [first], FLAT)
         for context in settings.contexts[1:]
     ]
-    return Record("scaling", "tokens", described, results, goals, settings=asdict(settings))
+    title = f"longer rows, d {settings.hidden_size}, {settings.layers} layers"
+    return Record("scaling", "tokens", described, results, goals, settings=asdict(settings), title=title)
 
 
 def _name(context: int) -> str:
