@@ -15,8 +15,8 @@ from lit_llm.benchmark.tuning.epochs import policy
 from lit_llm.benchmark.tuning.trl import Training, causal, loaded, options, quiet, words
 
 
-def dpo(work: Work, cached: bool) -> Training:
-    """``cached``: with precompute_ref_log_probs."""
+def dpo(work: Work, cached: bool, by_length: bool = False) -> Training:
+    """``cached``: with precompute_ref_log_probs. ``by_length``: rows of like lengths are brought together."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
@@ -25,7 +25,7 @@ def dpo(work: Work, cached: bool) -> Training:
     trainer = DPOTrainer(
         model=causal(policy(work.config)),
         ref_model=reference,
-        args=DPOConfig(**options(work.pairs_a_step, work.precision), max_length=None, precompute_ref_log_probs=cached),
+        args=DPOConfig(**_ranking(work, by_length), max_length=None, precompute_ref_log_probs=cached),
         processing_class=words(work.config.vocab_size),
         train_dataset=Dataset.from_list([{"prompt": "w5", "chosen": "w6", "rejected": "w7"}] * 2),
     )
@@ -33,12 +33,13 @@ def dpo(work: Work, cached: bool) -> Training:
     rows: list[dict[str, Any]] = [dict(zip(names, pair, strict=True)) for pair in pairs(ranked)]
     if cached:
         rows = [row | _reference_logps(trainer, reference, row) for row in rows]
-    trainer.train_dataset = Dataset.from_list(rows)
+    trainer.train_dataset = Dataset.from_list([row | {"length": _length(row)} for row in rows])
     first = _first_step(trainer, rows[: len(pairs(ranked, work.batch))], {"margin": "rewards/margins"})
     return Training(trainer, work.source.count, first)
 
 
-def reward(work: Work) -> Training:
+def reward(work: Work, by_length: bool = False) -> Training:
+    """``by_length``: as in ``dpo``."""
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification
     from trl import RewardConfig, RewardTrainer
@@ -52,9 +53,9 @@ def reward(work: Work) -> Training:
     ]
     trainer = RewardTrainer(
         model=loaded(scored, AutoModelForSequenceClassification),
-        args=RewardConfig(**options(work.pairs_a_step, work.precision), max_length=None),
+        args=RewardConfig(**_ranking(work, by_length), max_length=None),
         processing_class=words(work.config.vocab_size),
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list([row | {"length": _length(row)} for row in rows]),
     )
     first = _first_step(trainer, rows[: len(pairs(ranked, work.batch))], {"margin": "margin"})
     return Training(trainer, work.source.count, first)
@@ -81,6 +82,18 @@ def grpo(work: Work) -> Training:
         train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
     )
     return Training(trainer, work.samples * len(prompts), {})
+
+
+def _ranking(work: Work, by_length: bool) -> dict[str, Any]:
+    """Arguments of a trainer of pairs. Bringing rows of like lengths together spares it padding, and needs a column
+    that is otherwise taken from the data beforehand."""
+    grouped = {"train_sampling_strategy": "group_by_length", "remove_unused_columns": False} if by_length else {}
+    return {**options(work.pairs_a_step, work.precision), **grouped}
+
+
+def _length(row: dict[str, Any]) -> int:
+    """Of a pair's longer row."""
+    return len(row.get("prompt_ids", ())) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
 
 
 def _reference_logps(trainer: Any, reference: Any, row: dict[str, Any]) -> dict[str, float]:

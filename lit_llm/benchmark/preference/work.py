@@ -99,8 +99,10 @@ def _contestants(settings: Settings, kind: str, peer: bool) -> Iterator[Contesta
         for suffix, more in variants:
             yield Contestant(f"here {kind} {precision}{suffix}", partial(getattr(here, kind), each, **more))
             if peer and hasattr(theirs, kind):
-                make = partial(getattr(theirs, kind), each, **more)
-                yield Contestant(f"trl {kind} {precision}{suffix}", make, tuned=False)
+                for by_length in (False, True) if kind in RANKED else (False,):
+                    sorts = {"by_length": True} if by_length else {}
+                    make = partial(getattr(theirs, kind), each, **more, **sorts)
+                    yield Contestant(f"trl {kind} {precision}{' by length' * by_length}{suffix}", make, tuned=False)
 
 
 def _goals(names: list[str]) -> Iterator[Goal]:

@@ -70,9 +70,11 @@ def test_trl_has_the_same_first_step(kind: str) -> None:
     pytest.importorskip("trl")
     from lit_llm.benchmark.preference import trl as preference_trl
 
-    for more in ({"cached": False}, {"cached": True}) if kind == "dpo" else ({},):
+    variants = {"dpo": [{"cached": False}, {"cached": True, "by_length": True}], "reward": [{}, {"by_length": True}]}
+    for more in variants.get(kind, [{}]):
         given = work(completions=3, max_new_tokens=8)
-        ours, theirs = (getattr(room, kind)(given, **more) for room in (preference_here, preference_trl))
+        theirs = getattr(preference_trl, kind)(given, **more)
+        ours = getattr(preference_here, kind)(given, **{key: more[key] for key in more if key != "by_length"})
         theirs()
         assert theirs.units == ours.units and 0 < theirs.numbers()["start_seconds"] < 5
         assert (kind == "grpo") == (not ours.first)
