@@ -8,14 +8,19 @@ are trusted.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Protocol
 
 from lit_llm.benchmark.worker import Worker
 from lit_llm.errors import UserError
+
+ROOM = 1.5
+"""Times the memory of the largest so far that must be free for the next: steps take more than what a start has left."""
 
 
 class Timed(Protocol):
@@ -78,8 +83,8 @@ def race(
     """Times everybody ``rounds`` times for about ``seconds``; the order turns by one with every round.
 
     The first calls, in which compilers and allocators settle, are not counted. ``fresh`` starts every process anew in
-    every round, so that one is in memory at a time: for large models. Raises UserError for one that fails, by name, and
-    where nobody takes part.
+    every round, so that one is in memory at a time: for large models. Raises UserError for one that fails, by name,
+    where nobody takes part, and where all together would not fit the memory.
     """
     if not contestants:
         raise UserError("nobody takes part in this race; a list such as precision= or kinds= is empty")
@@ -88,7 +93,7 @@ def race(
     measured: dict[str, list[Result]] = {contestant.name: [] for contestant in contestants}
     with ExitStack() as stack:
         start = functools.partial(_started, seconds=seconds, threads=threads, say=say)
-        workers = {} if fresh else {each.name: stack.enter_context(start(each)) for each in contestants}
+        workers = {} if fresh else _started_together(contestants, stack, start)
         for turn in range(rounds):
             for contestant in [*contestants[turn % len(contestants) :], *contestants[: turn % len(contestants)]]:
                 if fresh:
@@ -98,6 +103,34 @@ def race(
                     measured[contestant.name].append(workers[contestant.name].measure())
             say(f"round {turn + 1} of {rounds}")
     return [_gather(name, results) for name, results in measured.items()]
+
+
+def _started_together(
+    contestants: Sequence[Contestant], stack: ExitStack, start: Callable[..., AbstractContextManager[_Measuring]]
+) -> dict[str, _Measuring]:
+    """Each is started only where the memory has room for another like the largest so far: a machine that swaps
+    measures its disk, and hardly answers."""
+    workers: dict[str, _Measuring] = {}
+    largest, free = 0.0, free_gb()
+    for contestant in contestants:
+        if free < ROOM * largest:
+            raise UserError(
+                f"{len(workers)} of {len(contestants)} contestants fill the memory ({free:.1f} GB are free, one took "
+                f"{largest:.1f}): give fresh=true, which has one at a time, or let fewer take part"
+            )
+        workers[contestant.name] = stack.enter_context(start(contestant))
+        before, free = free, free_gb()
+        largest = max(largest, before - free)
+    return workers
+
+
+def free_gb() -> float:
+    """Memory that processes can still have, in 1e9 bytes; infinite where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024 / 1e9
+    except (OSError, StopIteration):
+        return math.inf
 
 
 @contextmanager

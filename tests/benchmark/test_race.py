@@ -1,14 +1,16 @@
 """The race is fair and its figures are what they are called."""
 
+import math
 import time
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 
 from lit_llm.benchmark import race as module
-from lit_llm.benchmark.race import Contestant, Result, race
+from lit_llm.benchmark.race import Contestant, Result, free_gb, race
 from lit_llm.benchmark.worker import peak_gb
 from lit_llm.errors import UserError
 
@@ -87,6 +89,18 @@ def test_fresh_processes_are_one_at_a_time(log):
     assert [entry for entry in log if isinstance(entry[1], str)] == [
         (name, what) for name in "abba" for what in ("starts", "ends")
     ]
+
+
+@pytest.mark.usefixtures("log")
+def test_a_race_that_would_fill_the_memory_says_so_before_it_swaps(monkeypatch):
+    free = iter([10.0, 7.0, 4.4])  # GB: the first one takes 3
+    monkeypatch.setattr(module, "free_gb", lambda: next(free))
+    with pytest.raises(
+        UserError, match=r"2 of 3 contestants fill the memory \(4.4 GB are free, one took 3.0\): give fr"
+    ):
+        race([Contestant(name, 100.0) for name in "abc"], rounds=1)
+    monkeypatch.undo()
+    assert 0.1 < free_gb() < 1e6 if Path("/proc/meminfo").exists() else free_gb() == math.inf
 
 
 def test_a_process_of_its_own_is_timed_from_outside():

@@ -16,6 +16,7 @@ from lit_llm.benchmark.conditions import conditions
 from lit_llm.benchmark.contestants import Shape, find
 from lit_llm.benchmark.generation.here import Here, Task, draw
 from lit_llm.benchmark.generation.peers import Continuous, LitGPT, Transformers
+from lit_llm.benchmark.matmuls import MATMULS, MatmulsAlone
 from lit_llm.benchmark.race import Contestant, race
 from lit_llm.benchmark.record import Goal, Record
 from lit_llm.errors import UserError
@@ -45,6 +46,7 @@ class Settings:
     attention: Annotated[tuple[str, ...], f"of transformers: {', '.join(ATTENTIONS)}"] = ATTENTIONS
     compile: Annotated[bool, "peers that can be compiled also compiled: a minute each"] = True
     peers: Annotated[str, "names with commas (transformers, litgpt), installed, or nothing"] = "installed"
+    matmuls: Annotated[bool, "also the matrix products alone of what is generated here"] = True
     rounds: Annotated[int, "rounds, at least 5 to be reported"] = 5
     seconds: Annotated[float, "of each contestant in each round"] = 1.0
     fresh: Annotated[bool | None, "one process at a time, for large models; none: for 124m"] = None
@@ -104,6 +106,12 @@ def _contestants(settings: Settings) -> Iterator[Contestant]:
             yield from _transformers(settings, name, task)
         for compiled in (False, True)[: 1 + settings.compile] if "litgpt" in there else ():
             yield Contestant(f"litgpt {name}{COMPILED * compiled}", partial(LitGPT, task, compiled), tuned=False)
+        if settings.matmuls:
+            yield Contestant(f"{MATMULS} {name}", partial(_matmuls, task))
+
+
+def _matmuls(task: Task) -> MatmulsAlone:
+    return MatmulsAlone(Here(task), torch.device("cpu"))
 
 
 def _transformers(settings: Settings, name: str, task: Task) -> Iterator[Contestant]:
@@ -123,9 +131,10 @@ def _transformers(settings: Settings, name: str, task: Task) -> Iterator[Contest
 def _goals(settings: Settings, names: list[str]) -> Iterator[Goal]:
     """In each precision against every peer in it; in the fastest against every peer in any."""
     wanted = 4.0 if settings.shape == "10m" and settings.batch == 32 else None
-    peers = [each for each in names if not each.startswith("here")]
+    peers = [each for each in names if not each.startswith(("here", MATMULS))]
     for name in settings.precision:
         yield Goal(name, f"here {name}", [each for each in peers if f" {name}" in each], wanted)
+        yield Goal(f"{name}, its matrix products alone", f"here {name}", [f"{MATMULS} {name}"])
     if len(settings.precision) > 1:
         ours = [each for each in names if each.startswith("here")]
         yield Goal("peers in any precision", ours, peers, wanted)

@@ -13,13 +13,11 @@ import torch
 from lit_llm.benchmark.command import say
 from lit_llm.benchmark.conditions import conditions, device_of
 from lit_llm.benchmark.contestants import Shape, find, here, random_batch
+from lit_llm.benchmark.matmuls import MATMULS, MatmulsAlone
 from lit_llm.benchmark.race import Contestant, race
 from lit_llm.benchmark.record import Goal, Record
-from lit_llm.benchmark.training.matmuls import MatmulsAlone
 from lit_llm.benchmark.training.step import PRECISIONS, TrainingStep
 from lit_llm.errors import UserError
-
-MATMULS = "matmuls alone"
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def _contestants(settings: Settings, device: str) -> Iterator[Contestant]:
 
 
 def _matmuls(shape: Shape, precision: str, device: str) -> MatmulsAlone:
-    return MatmulsAlone(_built(here, shape, precision, False, device))
+    return MatmulsAlone(_built(here, shape, precision, False, device), torch.device(device))
 
 
 def _built(make: object, shape: Shape, precision: str, compiled: bool, device: str) -> TrainingStep:

@@ -1,5 +1,6 @@
 """Contestants in generation do the same task, and what is counted is what was asked for."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,9 @@ from lit_llm.benchmark.contestants import Shape
 from lit_llm.benchmark.generation.here import Here, draw
 from lit_llm.benchmark.generation.peers import Continuous, LitGPT, Transformers
 from lit_llm.benchmark.generation.work import Settings, _contestants, _goals
+from lit_llm.benchmark.matmuls import MatmulsAlone, Products
 from lit_llm.errors import UserError
+from lit_llm.generation.weights import _can_pack
 
 SHAPE = Shape(32, 2, 2, 50, 64, batch=2, qk_norm=False)
 
@@ -76,14 +79,36 @@ def test_static_caches_and_litgpt_also_run_compiled_and_rivals_of_none_are_left_
         "transformers bf16 static sdpa compiled",
         "transformers bf16 continuous sdpa",
     ]
-    assert [each.name for each in _contestants(Settings(peers="", compile=False))] == ["here bf16", "here fp32"]
+    alone = ["here bf16", "matmuls alone bf16", "here fp32", "matmuls alone fp32"]
+    assert [each.name for each in _contestants(Settings(peers="", compile=False))] == alone
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_roofline_has_all_products_of_the_answers(dtype):
+    """Of one prompt of n tokens and m new ones: all layers read n - 1 tokens (the last one asks for keys and values
+    alone), then m times one; the head m times."""
+    task = replace(draw(SHAPE, dtype, 1, (9, 9), (4, 4)), shape=replace(SHAPE, batch=1))
+    here = Here(task)
+    with Products() as products:
+        here()
+    counted = Counter()
+    for (a, b), times in products.counted.items():
+        if len(a.shape) == 2:
+            counted[b.shape] += a.shape[0] * times
+    decoded, layers = 4, SHAPE.layers
+    assert counted[32, 50] == decoded  # the head
+    assert counted[32, 3 * 32] == layers * (decoded + 8)
+    assert counted[32, 32] == layers * decoded + (layers - 1) * 8  # what attention gives
+    assert any(b.packed for _, b in products.counted) == (dtype == torch.bfloat16 and _can_pack())
+    MatmulsAlone(here, torch.device("cpu"))()
 
 
 def test_rivals_are_of_the_same_precision_and_then_of_any():
-    names = ["here bf16", "litgpt bf16", "here fp32", "litgpt fp32"]
+    names = ["here bf16", "litgpt bf16", "matmuls alone bf16", "here fp32", "litgpt fp32", "matmuls alone fp32"]
     rivals = [(goal.ours, list(goal.rivals)) for goal in _goals(Settings(), names)]
-    assert rivals[:2] == [("here bf16", ["litgpt bf16"]), ("here fp32", ["litgpt fp32"])]
-    assert rivals[2] == (["here bf16", "here fp32"], ["litgpt bf16", "litgpt fp32"])
+    assert rivals[:2] == [("here bf16", ["litgpt bf16"]), ("here bf16", ["matmuls alone bf16"])]
+    assert rivals[2] == ("here fp32", ["litgpt fp32"])
+    assert rivals[4] == (["here bf16", "here fp32"], ["litgpt bf16", "litgpt fp32"])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 
 from lit_llm.arguments import parse
 from lit_llm.benchmark.contestants import Shape, find, here, random_batch
-from lit_llm.benchmark.training.matmuls import MatmulsAlone, Products
+from lit_llm.benchmark.matmuls import MatmulsAlone, Products
 from lit_llm.benchmark.training.step import TrainingStep
 from lit_llm.benchmark.training.work import PRESETS, Settings, goals
 from lit_llm.errors import UserError
@@ -137,7 +137,7 @@ def test_the_fastest_of_ours_is_held_to_the_goal_of_the_shape():
 def test_the_products_alone_are_those_of_the_step():
     """As many operations as the model's own count says, in the dtypes of the step; replayed, the same again."""
     step = TrainingStep(here(SMALL), random_batch(SMALL, torch.device("cpu")), "bf16-true", compiled=False)
-    alone = MatmulsAlone(step)
+    alone = MatmulsAlone(step, step.device)
     with Products() as products:
         alone()
     done = 0
@@ -147,7 +147,7 @@ def test_the_products_alone_are_those_of_the_step():
     expected = SMALL.config().flops_per_token(SMALL.length) * step.units
     assert done == pytest.approx(expected, rel=0.01)
     assert alone.numbers()["products"] == sum(products.counted.values())
-    assert alone.wait == step.wait  # on a GPU both end when the device has done its work
+    assert alone.device == step.device  # on a GPU both end when it has done its work
 
 
 def test_a_large_model_has_the_memory_for_itself():
