@@ -135,7 +135,12 @@ class Record:
         value = asdict(self) | {"comparisons": [asdict(each) | {"met": each.met} for each in self.comparisons()]}
         with _one_line(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
+            file.write_text(json.dumps(value, indent=1, default=_named) + "\n", encoding="utf-8")
+
+
+def _named(value: object) -> str:
+    """A file by its name alone: records are published, and where it lay is nobody's business."""
+    return value.name if isinstance(value, Path) else str(value)
 
 
 def check_writable(file: Path) -> None:

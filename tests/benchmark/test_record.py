@@ -41,6 +41,11 @@ def test_what_an_earlier_goal_says_is_not_said_again():
     assert texts == ["a step", "its memory", "more", "new"]
 
 
+def test_a_record_names_files_without_their_folders(tmp_path):
+    replace(RECORD, settings={"text": tmp_path / "a.txt", "rounds": 5}).save(tmp_path / "record.json")
+    assert load(tmp_path / "record.json").settings == {"text": "a.txt", "rounds": 5}
+
+
 def test_ratios_come_first_and_a_missed_goal_says_so():
     lines = list(RECORD.lines())
     assert lines[:4] == [

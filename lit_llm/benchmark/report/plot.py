@@ -31,7 +31,7 @@ text{font:12px system-ui,sans-serif;fill:#1f2328}.axis{fill:#59636e}.grid{stroke
 
 
 def plot(groups: Groups) -> str:
-    """The file's text. Ratios of memory are turned around, so that longer is better everywhere."""
+    """The file's text. Bars of memory are turned around, so that longer is better everywhere."""
     rows = [each for _, found in groups for each in found]
     left = 20 + CHARACTER * max(len(each.text) for each in rows)
     height = TOP + HEADING * len(groups) + ROW * len(rows) + BOTTOM
@@ -71,8 +71,9 @@ def _turned(each: Comparison) -> tuple[float, float, float, float | None]:
 
 
 def _said(each: Comparison) -> str:
-    ratio, _, _, wanted = _turned(each)
-    text = f"{ratio:.2f}" + ("" if wanted is None else f", goal {wanted:.3g} {'met' if each.met else 'missed'}")
+    """As the table has it: memory is not turned around."""
+    text = f"{each.ratio:.2f}" + (" of its memory" if each.of == "memory" else "")
+    text += "" if each.wanted is None else f", goal {each.wanted:g} {'met' if each.met else 'missed'}"
     return f"{text} (too few {each.few.split()[1].rstrip('s')}s)" if each.few else text
 
 
