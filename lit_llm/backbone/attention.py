@@ -179,10 +179,8 @@ def _are_short(rows: PackedRows) -> bool:
     return torch.compiler.is_compiling() or rows.segments.shape[1] <= SHORT_ROW or rows.longest() <= SHORT_ROW
 
 
-def document_bounds(segments: Tensor | None, length: int) -> Tensor:
+def document_bounds(segments: Tensor, length: int) -> Tensor:
     """Where the documents of packed rows begin and end: (N, 3) int64, row, first token, one past the last."""
-    if segments is None:
-        raise ValueError("the documents backend needs segments")
     starts = torch.ones_like(segments, dtype=torch.bool)
     starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
     row, first = starts.nonzero(as_tuple=True)

@@ -50,6 +50,11 @@ class LanguageModel(nn.Module):
         hidden: Tensor = self.backbone(input_ids, positions, segments, cache, branches)
         return hidden
 
+    def before_completions(self, rows: Branches) -> Tensor:
+        """The hidden states (M, D) that foresee the tokens of completions laid out as branches of their prompts."""
+        hidden: Tensor = self(rows.input_ids, rows.positions, rows.segments, branches=rows.branches)
+        return hidden.flatten(0, 1)[rows.before]
+
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V)"""
         scores: Tensor = self.lm_head(hidden)

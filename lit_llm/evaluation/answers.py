@@ -134,8 +134,8 @@ def divergence(
 
 def _summed_logps(model: LanguageModel, rows: Branches, temperature: float) -> Tensor:
     """Of each completion (N,), float64."""
-    hidden = model(rows.input_ids, rows.positions, rows.segments, branches=rows.branches).flatten(0, 1)[rows.before]
-    return rows.sums(token_logps(hidden, model.output_weight, rows.targets, temperature).double())
+    logps = token_logps(model.before_completions(rows), model.output_weight, rows.targets, temperature)
+    return rows.sums(logps.double())
 
 
 def _answers(

@@ -54,7 +54,7 @@ def completion_logps(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of every completion token at this temperature, and entropy there: (B, C), 0 outside the mask."""
     rows, width = sequences.branches(), sequences.mask.shape[1]
-    hidden = model(rows.input_ids, rows.positions, rows.segments, branches=rows.branches).flatten(0, 1)[rows.before]
+    hidden = model.before_completions(rows)
     logps = rows.matrix(token_logps(hidden, model.output_weight, rows.targets, temperature), width)
     if not with_entropy:
         return logps, torch.zeros_like(logps)

@@ -210,9 +210,7 @@ class AgainstReference(Stage):
 def completion_logps(model: LanguageModel, completions: Completions) -> Tensor:
     """Log-probability of each completion, summed over its tokens, the end token among them: (N,) float32."""
     rows = branches_of(*completions)
-    hidden = model(rows.input_ids, rows.positions, rows.segments, branches=rows.branches)
-    logps = token_logps(hidden.flatten(0, 1)[rows.before], model.output_weight, rows.targets)
-    return rows.sums(logps)
+    return rows.sums(token_logps(model.before_completions(rows), model.output_weight, rows.targets))
 
 
 def _batches(rows: Any, size: int, rank: int, world: int) -> Iterator[tuple[int, Any]]:

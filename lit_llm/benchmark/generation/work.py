@@ -88,9 +88,8 @@ def run(settings: Settings) -> Record:
     contestants = list(_contestants(settings))
     fresh = settings.shape == "124m" if settings.fresh is None else settings.fresh
     results = race(contestants, settings.rounds, settings.seconds, settings.threads, say, fresh)
-    demand(
-        [each for each in results if " fp32" in each.name], ["greedy"], 0.0
-    )  # in bf16 the likeliest token may be another
+    exact = [each for each in results if " fp32" in each.name]  # in bf16 the likeliest token may be another
+    demand(exact, ["greedy"], 0.0)
     goals = list(_goals(settings, [each.name for each in contestants]))
     alike = "alike" if settings.answer[0] == settings.answer[1] else "unlike"
     title = f"generation, {settings.shape}, batch {settings.batch}, answers {alike}"

@@ -31,13 +31,16 @@ class Settings:
 def run(settings: Settings) -> None:
     files = sorted(settings.records.glob("*.json"))
     records = [load(file) for file in files]
-    groups = [(record.heading, found) for record in records if (found := list(record.comparisons()))]
-    if not groups:
+    groups: dict[str, list[Comparison]] = {}
+    for record in records:
+        groups.setdefault(record.heading, []).extend(record.comparisons())
+    if not any(groups.values()):
         raise UserError(f"records={settings.records}: no record with a goal; write some with json={settings.records}/…")
     before, after = _around(settings.readme)
     shown = os.path.relpath(settings.picture.resolve(), settings.readme.resolve().parent)
     settings.picture.parent.mkdir(parents=True, exist_ok=True)
-    settings.picture.write_text(plot(groups), encoding="utf-8")
+    drawn = [(heading, found) for heading, found in groups.items() if found]
+    settings.picture.write_text(plot(drawn), encoding="utf-8")
     text = "\n".join(markdown(records, Path(shown).as_posix()))
     settings.readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
     say(f"{settings.readme}: {len(records)} record{'s' if len(records) > 1 else ''}; {settings.picture}")
