@@ -109,6 +109,8 @@ def test_the_backend_follows_device_dtype_and_length() -> None:
     assert [choose_backend(CPU, full, n, **plain) for n in (short, long)] == ["sdpa", "sdpa"]
     assert [choose_backend(CPU, full, n, **packed) for n in (128, 129, long)] == ["sdpa", "blocks", "blocks"]
     assert [choose_backend(CPU, half, n, **packed) for n in (128, long)] == ["blocks", "blocks"]
+    dense = [build_mask(256, CPU, dtype, torch.arange(256)[None] // 40).bias is not None for dtype in (half, full)]
+    assert dense == [True, False]  # half precision reads all rows at once up to twice the length
     assert choose_backend(CPU, half, long, **packed | {"packed": of_one}) == "documents"
     assert choose_backend(CPU, half, long, **windowed) == "sdpa"
     assert [choose_backend(CPU, dtype, 1, **cached) for dtype in (half, full)] == ["explicit", "sdpa"]

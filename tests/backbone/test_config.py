@@ -25,7 +25,12 @@ def test_parameters_are_counted_as_built(family: Any, tied: bool) -> None:
 def test_the_dial() -> None:
     """Depth 12 at GPT-2's vocabulary is 124M, as GPT-2 is; the head is shared below 1B parameters."""
     small, gpt2, large = from_depth(4096, 4), from_depth(50257, 12), from_depth(32000, 28)
-    assert (small.hidden_size, small.num_heads, small.head_dim, small.intermediate_size) == (256, 8, 32, 704)
+    assert (small.hidden_size, small.num_heads, small.head_dim, small.intermediate_size) == (256, 4, 64, 704)
+    assert [(c.num_heads, c.head_dim) for c in (from_depth(9, 1, hidden_size=n) for n in (96, 192, 224))] == [
+        (3, 32),
+        (3, 64),
+        (7, 32),
+    ]
     assert gpt2.num_parameters == pytest.approx(124e6, rel=0.01)
     assert large.num_parameters > 1e9
     assert (small.tie_embeddings, gpt2.tie_embeddings, large.tie_embeddings) == (True, True, False)
@@ -65,7 +70,7 @@ def test_families_settle_what_is_theirs() -> None:
     ("change", "expected"),
     [
         ({"family": "gpt2"}, "backbone.family='gpt2'.*qwen3, qwen2, llama, mistral"),
-        ({"num_kv_heads": 3}, "num_kv_heads=3 must divide backbone.num_heads=8"),
+        ({"num_kv_heads": 3}, "num_kv_heads=3 must divide backbone.num_heads=4"),
         ({"head_dim": 7}, "head_dim=7 must be even"),
         ({"hidden_size": 0}, "hidden_size=0 must be at least 1"),
         ({"vocab_size": 0}, "vocab_size=0"),
