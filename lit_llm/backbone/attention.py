@@ -3,8 +3,8 @@
 Who sees whom is written once, in ``visibility.py``; the backends are ways to compute it:
 
     explicit   softmax(QK' + bias) V with the scores in memory: reading from a cache in half precision on a CPU
-    blocks     the same without what lies above the diagonal or before a document, in ``query_blocks.py``: short rows in
-               half precision and packed rows of short documents on a CPU
+    blocks     the same without what lies above the diagonal (``query_blocks.py``: short rows in half precision on a
+               CPU) or before a document (``packed_blocks.py``: packed rows of short documents there)
     sdpa       torch's fused kernel, causal or with a boolean mask: everything that no other backend takes
     documents  the fused kernel once per document of a packed row: packed rows of long documents on a CPU
     flex       block-sparse kernel generated from the mask's rule, in ``flex.py``: packed or windowed rows on CUDA
@@ -21,14 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_llm.backbone.flex import branched_blocks, flex_blocks, flex_kernel
-from lit_llm.backbone.query_blocks import (
-    DOCUMENT_BLOCK,
-    QueryBlock,
-    attend_causally,
-    attend_in_blocks,
-    attend_packed,
-    document_blocks,
-)
+from lit_llm.backbone.packed_blocks import BlockGroup, attend_in_groups, attend_packed, block_groups
+from lit_llm.backbone.query_blocks import attend_causally
 from lit_llm.backbone.visibility import PackedRows, allowed_pairs
 
 Backend = Literal["explicit", "blocks", "sdpa", "documents", "flex"]
@@ -47,12 +41,12 @@ heads of 64, one thread of an AVX512-BF16 core, torch 2.13, ms; * is what is cho
 Packed documents of 128 on another day, * again; documents of 1,024 and 2,048 tokens in a row of 2,048 behind them:
 
     packed T             256    512    1024   2048   1,024  2,048
-    bf16 their blocks    17.7*  17.3*  18.9*  24.7*  92.1*  164
-    bf16 blocks          20.1   29.0   56.1
-    bf16 documents                            63.3   154    230*
-    fp32 their blocks    24.1*  25.5*  33.9*  26.3*  112*   285
-    fp32 sdpa            45.7   91.0   160
-    fp32 documents                            55.1   183    273*
+    bf16 their blocks    17.2   15.6*  17.2*  19.8*  75.9*  119
+    bf16 blocks          23.3*  41.4   56.9   108    105    113
+    bf16 documents       65.0   60.4   60.9   59.8   103    166*
+    fp32 their blocks    27.8*  30.4*  25.6*  23.4*  94.6*  197
+    fp32 documents       37.5   42.3   41.3   37.2   115    188*
+    fp32 sdpa            44.8   80.9   166    334    321    329
 
 Decoding one token of 32 rows, 12 query and 4 key heads, 512 slots: bf16 explicit 8.4, sdpa 22.9; fp32 5.2, 4.5.
 """
@@ -67,7 +61,7 @@ class AttentionMask:
     allowed: Tensor | None = None  # sdpa: (B or 1, 1, T, S) bool
     bounds: Tensor | None = None  # documents: (N, 3) int64 on the CPU: row, first token, one past the last
     window: int | None = None  # documents: the sliding window
-    queries: Sequence[QueryBlock] = ()  # blocks, of packed rows
+    groups: Sequence[BlockGroup] = ()  # blocks, of packed rows
     packed: PackedRows | None = None  # blocks, of packed rows in compiled code
     blocks: Any = None  # flex: BlockMask
 
@@ -128,14 +122,13 @@ def branched_mask(
         return AttentionMask("flex", blocks=branched_blocks(positions, segments, branches, window))
     if backend == "blocks":
         return _in_documents(rows, dtype)
-    everything = slice(None)
-    return _dense(backend, rows.allowed(everything, everything, everything), dtype)
+    return _dense(backend, rows.sees(rows), dtype)
 
 
 def _in_documents(rows: PackedRows, dtype: torch.dtype) -> AttentionMask:
     if torch.compiler.is_compiling():  # how many blocks there are, and how wide, depends on the batch
         return AttentionMask("blocks", packed=rows)
-    return AttentionMask("blocks", queries=document_blocks(rows, dtype))
+    return AttentionMask("blocks", groups=block_groups(rows, dtype))
 
 
 def _dense(backend: Backend, allowed: Tensor, dtype: torch.dtype) -> AttentionMask:
@@ -171,9 +164,9 @@ def _branched_backend(rows: PackedRows) -> Backend:
 
 def _several_blocks(dtype: torch.dtype) -> int:
     """Rows above it are read document by document. Compiled code, which computes every score twice then, later; half
-    precision too, whose products of all rows at once are the quicker ones (forward + backward of 16 rows of 256, 4
-    layers, 3 heads of 64, two threads: 0.83 of the time for documents of 120, 0.82 for longer ones)."""
-    return 2 * DOCUMENT_BLOCK if dtype != torch.float32 or torch.compiler.is_compiling() else DOCUMENT_BLOCK
+    precision too, since documents seldom begin where blocks do: forward and backward of 16 rows of 256, 4 layers, 3
+    heads of 64, two threads, documents of 120 or 400 tokens on average: all at once in 0.89 and 0.93 of the time."""
+    return 256 if dtype != torch.float32 or torch.compiler.is_compiling() else 128
 
 
 def _are_short(rows: PackedRows) -> bool:
@@ -201,7 +194,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
     if mask.backend == "blocks" and mask.packed is not None:
         return attend_packed(q, k, v, mask.packed)
     if mask.backend == "blocks":
-        return attend_in_blocks(q, k, v, mask.queries) if mask.bias is None else attend_causally(q, k, v, mask.bias)
+        return attend_in_groups(q, k, v, mask.groups) if mask.bias is None else attend_causally(q, k, v, mask.bias)
     if mask.backend == "documents":
         out: Tensor = _per_document(q, k, v, mask.bounds, mask.window)
         return out

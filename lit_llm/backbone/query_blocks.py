@@ -1,9 +1,8 @@
-"""Attention in blocks of queries, each with those keys alone that it may see, and a backward pass of its own.
+"""Attention of short rows in blocks of queries, each with those keys alone that it may see, and its own backward pass.
 
-What lies above the diagonal blocks, and in long packed rows before a block's first document, is neither computed nor
-kept for the backward pass, which keeps the probabilities in the queries' dtype. Products and softmax are torch's own:
-the kernel that the compiler makes of the mask and the softmax takes 2.5 times as long, so compiled code calls the
-attention of short rows as one operator.
+What lies above the diagonal blocks is neither computed nor kept for the backward pass, which keeps the probabilities in
+the queries' dtype. Products and softmax are torch's own: the kernel that the compiler makes of the mask and the softmax
+takes 2.5 times as long, so compiled code calls it as one operator. Packed rows that are longer: ``packed_blocks.py``.
 """
 
 from __future__ import annotations
@@ -14,19 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lit_llm.backbone.visibility import PackedRows
-
-DOCUMENT_BLOCK = 128
-"""Queries of a block in packed rows."""
-
 
 class QueryBlock(NamedTuple):
-    """Neighbouring queries of some rows, and the keys from the first to the last that any of them sees."""
+    """Neighbouring queries of all rows, and the keys from the first to the last that any of them sees."""
 
-    rows: slice
     queries: slice
     keys: slice
-    bias: Tensor  # (rows or 1, 1, queries, keys): 0 where seen, -inf elsewhere, in the queries' dtype
+    bias: Tensor  # (B or 1, 1, queries, keys): 0 where seen, -inf elsewhere, in the queries' dtype
 
 
 def causal_blocks(bias: Tensor) -> list[QueryBlock]:
@@ -38,21 +31,8 @@ def causal_blocks(bias: Tensor) -> list[QueryBlock]:
     while first < length:
         end = first + size if first + size < length else length
         part = bias[:, :, first:end, :end]
-        blocks.append(QueryBlock(slice(None), slice(first, end), slice(0, end), part))
+        blocks.append(QueryBlock(slice(first, end), slice(0, end), part))
         first = end
-    return blocks
-
-
-def document_blocks(packed: PackedRows, dtype: torch.dtype) -> list[QueryBlock]:
-    """Blocks of each packed row by itself: keys from where the document of the block's first query starts."""
-    blocks, length = [], packed.segments.shape[1]
-    for row, firsts in enumerate(packed.starts()[:, ::DOCUMENT_BLOCK].tolist()):
-        for number, start in enumerate(firsts):
-            queries = slice(number * DOCUMENT_BLOCK, min((number + 1) * DOCUMENT_BLOCK, length))
-            rows, keys = slice(row, row + 1), slice(start, queries.stop)
-            seen = packed.allowed(rows, queries, keys)
-            bias = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
-            blocks.append(QueryBlock(rows, queries, keys, bias[None]))
     return blocks
 
 
@@ -74,12 +54,6 @@ def attend_causally(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     return torch.ops.lit_llm.attend_causally(q.contiguous(), k.contiguous(), v.contiguous(), bias)[0]  # type: ignore[no-any-return]
 
 
-def attend_packed(q: Tensor, k: Tensor, v: Tensor, packed: PackedRows) -> Tensor:
-    """``attend_in_blocks`` with ``document_blocks(packed)`` for compiled code, as one operator. How large the
-    probabilities are depends on the batch, so that none are kept: the backward pass computes them again."""
-    return torch.ops.lit_llm.attend_packed(q.contiguous(), k.contiguous(), v.contiguous(), *packed)  # type: ignore[no-any-return]
-
-
 def forward(q: Tensor, k: Tensor, v: Tensor, blocks: Sequence[QueryBlock], keep: bool = True) -> tuple[Tensor, Tensor]:
     """The result, and all blocks' probabilities one after another, or but the room for the largest block's."""
     _, heads, _, width = q.shape
@@ -90,7 +64,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, blocks: Sequence[QueryBlock], keep:
         scores.view(-1, kv_heads, heads // kv_heads, queries, scores.shape[2]).copy_(block.bias[:, :, None])
         scores.baddbmm_(_queries(q, block, kv_heads), _keys(k, block).mT, alpha=width**-0.5)
         torch.softmax(scores, dim=-1, out=probabilities)
-        out[block.rows, :, block.queries] = (probabilities @ _keys(v, block)).view(-1, heads, queries, width)
+        out[:, :, block.queries] = (probabilities @ _keys(v, block)).view(-1, heads, queries, width)
     return out, kept
 
 
@@ -106,7 +80,7 @@ def backward(
         seen_grad = out_grad @ _keys(v, block).mT
         scores_grad = torch._softmax_backward_data(seen_grad, probabilities, -1, probabilities.dtype)
         by_q = (scores_grad @ _keys(k, block)).view(-1, heads, block.bias.shape[2], width)
-        torch.mul(by_q, scale, out=grad_q[block.rows, :, block.queries])
+        torch.mul(by_q, scale, out=grad_q[:, :, block.queries])
         _keys(grad_k, block).baddbmm_(scores_grad.mT, _queries(q, block, kv_heads), alpha=scale)
         _keys(grad_v, block).baddbmm_(probabilities.mT, out_grad)
     return grad_q, grad_k, grad_v
@@ -130,7 +104,7 @@ def _kept(q: Tensor, blocks: Sequence[QueryBlock]) -> int:
     """How many probabilities there are in all blocks. Not by len(), which would compile anew for every batch size."""
     total = 0
     for block in blocks:
-        total = total + q[block.rows].shape[0] * q.shape[1] * block.bias.shape[2] * block.bias.shape[3]
+        total = total + q.shape[0] * q.shape[1] * block.bias.shape[2] * block.bias.shape[3]
     return total
 
 
@@ -138,7 +112,7 @@ def _split(kept: Tensor, q: Tensor, kv_heads: int, blocks: Sequence[QueryBlock],
     """Each block's probabilities, (rows * H_kv, H / H_kv * queries, keys), at a place of its own or at the same."""
     start = 0
     for block in blocks:
-        rows, keys = q[block.rows].shape[0], block.bias.shape[3]
+        rows, keys = q.shape[0], block.bias.shape[3]
         count = rows * q.shape[1] * block.bias.shape[2] * keys
         yield kept[start : start + count].view(rows * kv_heads, -1, keys)
         start += count if each else 0
@@ -146,7 +120,7 @@ def _split(kept: Tensor, q: Tensor, kv_heads: int, blocks: Sequence[QueryBlock],
 
 def _queries(x: Tensor, block: QueryBlock, kv_heads: int) -> Tensor:
     """(rows * H_kv, H / H_kv * queries, head_dim): heads that share keys become rows of one product."""
-    part = x[block.rows, :, block.queries]
+    part = x[:, :, block.queries]
     if x.shape[1] == kv_heads:
         return part.flatten(0, 1)  # no copy
     return part.reshape(part.shape[0] * kv_heads, -1, x.shape[-1])
@@ -154,7 +128,7 @@ def _queries(x: Tensor, block: QueryBlock, kv_heads: int) -> Tensor:
 
 def _keys(x: Tensor, block: QueryBlock) -> Tensor:
     """(rows * H_kv, keys, head_dim), a view."""
-    return x[block.rows, :, block.keys].flatten(0, 1)
+    return x[:, :, block.keys].flatten(0, 1)
 
 
 @torch.library.custom_op("lit_llm::attend_causally", mutates_args=())
@@ -195,50 +169,3 @@ def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | N
 
 
 _operator.register_autograd(_differentiate, setup_context=_keep)
-
-
-@torch.library.custom_op("lit_llm::attend_packed", mutates_args=())
-def _packed_operator(
-    q: Tensor, k: Tensor, v: Tensor, positions: Tensor, segments: Tensor, branches: Tensor | None, window: int | None
-) -> Tensor:
-    packed = PackedRows(positions, segments, branches, window)
-    return forward(q, k, v, document_blocks(packed, q.dtype), keep=False)[0]
-
-
-@torch.library.custom_op("lit_llm::attend_packed_backward", mutates_args=())
-def _packed_backward_operator(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    positions: Tensor,
-    segments: Tensor,
-    branches: Tensor | None,
-    window: int | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    grad, q, k, v = (each.contiguous() for each in (grad, q, k, v))
-    blocks = document_blocks(PackedRows(positions, segments, branches, window), q.dtype)
-    return backward(grad, q, k, v, forward(q, k, v, blocks)[1], blocks)
-
-
-@_packed_operator.register_fake
-def _(q: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(q)
-
-
-@_packed_backward_operator.register_fake
-def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG001
-    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-
-
-def _keep_packed(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
-    *tensors, ctx.window = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _differentiate_packed(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    grads = torch.ops.lit_llm.attend_packed_backward(grad, *ctx.saved_tensors, ctx.window)
-    return *grads, None, None, None, None
-
-
-_packed_operator.register_autograd(_differentiate_packed, setup_context=_keep_packed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -36,18 +37,29 @@ class PackedRows(NamedTuple):
     branches: Tensor | None = None  # (B, T): 0 in a prompt, else which of its completions; None: there are none
     window: int | None = None
 
-    def allowed(self, rows: slice, queries: slice, keys: slice) -> Tensor:
-        """(rows, queries, keys) bool."""
-        positions = self.positions.expand_as(self.segments)[rows]
-        segments = self.segments[rows]
-        seen = allowed_pairs(
-            positions[:, queries], positions[:, keys], segments[:, queries], segments[:, keys], self.window
-        )
-        if self.branches is None:
+    def sees(self, keys: PackedRows) -> Tensor:
+        """Which of the tokens ``keys`` (B, S), of the same documents, each of these may see: (B, T, S) bool."""
+        seen = allowed_pairs(self.positions, keys.positions, self.segments, keys.segments, self.window)
+        if self.branches is None or keys.branches is None:
             return seen
-        branches = self.branches[rows]
-        theirs = branches[:, None, keys]
-        return seen & ((theirs == 0) | (theirs == branches[:, queries, None]))
+        theirs = keys.branches[:, None, :]
+        return seen & ((theirs == 0) | (theirs == self.branches[:, :, None]))
+
+    def blocks(self, size: int) -> PackedRows:
+        """Every ``size`` tokens as a row of their own, the last ones of a row filled up by a document of their own."""
+        missing = -self.segments.shape[1] % size
+
+        def cut(part: Tensor, filling: int) -> Tensor:
+            return F.pad(part, (0, missing), value=filling).reshape(-1, size)
+
+        positions = cut(self.positions.expand_as(self.segments), 0)
+        branches = None if self.branches is None else cut(self.branches, 0)
+        return PackedRows(positions, cut(self.segments, -1), branches, self.window)
+
+    def take(self, rows: Tensor) -> PackedRows:
+        """The rows (n,), or several joined to each (n, m)."""
+        branches = None if self.branches is None else self.branches[rows].flatten(1)
+        return PackedRows(self.positions[rows].flatten(1), self.segments[rows].flatten(1), branches, self.window)
 
     def starts(self) -> Tensor:
         """The first token that each query may see: (B, T), or an earlier one."""
