@@ -23,7 +23,7 @@ from torch import Tensor
 from lit_llm.backbone.flex import branched_blocks, flex_blocks, flex_kernel
 from lit_llm.backbone.packed_blocks import BlockGroup, attend_in_groups, attend_packed, block_groups
 from lit_llm.backbone.query_blocks import attend_causally
-from lit_llm.backbone.visibility import PackedRows, allowed_pairs
+from lit_llm.backbone.visibility import PackedRows, allowed_pairs, as_bias
 
 Backend = Literal["explicit", "blocks", "sdpa", "documents", "flex"]
 
@@ -38,13 +38,14 @@ heads of 64, one thread of an AVX512-BF16 core, torch 2.13, ms; * is what is cho
     fp32 blocks          23.1   32.6   34.4   55.1   97.5   206
     fp32 sdpa            19.6*  30.1*  38.0*  77.1*  108*   192*
 
-Packed documents of 128 on another day, * again; documents of 1,024 and 2,048 tokens in a row of 2,048 behind them:
+Packed documents of 128, which begin where blocks do, on another day, * again; documents of 1,024 and 2,048 tokens in a
+row of 2,048 behind them, whose probabilities are not kept where the documents are longer than a short row:
 
     packed T             256    512    1024   2048   1,024  2,048
-    bf16 their blocks    17.2   15.6*  17.2*  19.8*  75.9*  119
+    bf16 packed blocks   17.2   15.6*  17.2*  19.8*  75.9*  119
     bf16 blocks          23.3*  41.4   56.9   108    105    113
     bf16 documents       65.0   60.4   60.9   59.8   103    166*
-    fp32 their blocks    27.8*  30.4*  25.6*  23.4*  94.6*  197
+    fp32 packed blocks   27.8*  30.4*  25.6*  23.4*  94.6*  197
     fp32 documents       37.5   42.3   41.3   37.2   115    188*
     fp32 sdpa            44.8   80.9   166    334    321    329
 
@@ -62,7 +63,7 @@ class AttentionMask:
     bounds: Tensor | None = None  # documents: (N, 3) int64 on the CPU: row, first token, one past the last
     window: int | None = None  # documents: the sliding window
     groups: Sequence[BlockGroup] = ()  # blocks, of packed rows
-    packed: PackedRows | None = None  # blocks, of packed rows in compiled code
+    packed: PackedRows | None = None  # blocks, of packed rows in compiled code: what groups are made of
     blocks: Any = None  # flex: BlockMask
 
 
@@ -92,8 +93,8 @@ def build_mask(
         return AttentionMask("flex", blocks=flex_blocks(length, device, segments, window))
     if backend == "documents" and segments is not None:
         return AttentionMask("documents", bounds=document_bounds(segments, length), window=window)
-    if backend == "blocks" and packed is not None and length > _several_blocks(dtype):
-        return _in_documents(packed, dtype)
+    if backend == "blocks" and packed is not None and length > _packed_from(dtype):
+        return _packed(packed, dtype)
     if backend == "sdpa" and segments is None and window is None and cached_slots is None:
         return AttentionMask("sdpa")
     if cached_slots is None:
@@ -121,11 +122,11 @@ def branched_mask(
     if backend == "flex":
         return AttentionMask("flex", blocks=branched_blocks(positions, segments, branches, window))
     if backend == "blocks":
-        return _in_documents(rows, dtype)
+        return _packed(rows, dtype)
     return _dense(backend, rows.sees(rows), dtype)
 
 
-def _in_documents(rows: PackedRows, dtype: torch.dtype) -> AttentionMask:
+def _packed(rows: PackedRows, dtype: torch.dtype) -> AttentionMask:
     if torch.compiler.is_compiling():  # how many blocks there are, and how wide, depends on the batch
         return AttentionMask("blocks", packed=rows)
     return AttentionMask("blocks", groups=block_groups(rows, dtype))
@@ -136,8 +137,7 @@ def _dense(backend: Backend, allowed: Tensor, dtype: torch.dtype) -> AttentionMa
     allowed = allowed[:, None]
     if backend == "sdpa":
         return AttentionMask("sdpa", allowed=allowed)
-    bias = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, -torch.inf)
-    return AttentionMask(backend, bias=bias)
+    return AttentionMask(backend, bias=as_bias(allowed, dtype))
 
 
 def choose_backend(
@@ -148,7 +148,7 @@ def choose_backend(
         return "flex"
     if device.type != "cpu":
         return "sdpa"
-    if packed is not None and not cached and length > _several_blocks(dtype):
+    if packed is not None and not cached and length > _packed_from(dtype):
         return "blocks" if _are_short(packed) else "documents"
     if dtype == torch.float32 or length > SHORT_ROW:
         return "sdpa"
@@ -162,10 +162,10 @@ def _branched_backend(rows: PackedRows) -> Backend:
     return "flex" if rows.segments.is_cuda and rows.segments.shape[1] > SHORT_ROW else "sdpa"
 
 
-def _several_blocks(dtype: torch.dtype) -> int:
-    """Rows above it are read document by document. Compiled code, which computes every score twice then, later; half
-    precision too, since documents seldom begin where blocks do: forward and backward of 16 rows of 256, 4 layers, 3
-    heads of 64, two threads, documents of 120 or 400 tokens on average: all at once in 0.89 and 0.93 of the time."""
+def _packed_from(dtype: torch.dtype) -> int:
+    """Packed rows above it are read by what their documents see. Compiled code, which computes every score twice then,
+    later; half precision too: forward and backward of 16 rows of 256, 4 layers, 3 heads of 64, two threads, documents
+    of 120 or 400 tokens on average that begin anywhere: as rows that are not packed in 0.89 and 0.93 of the time."""
     return 256 if dtype != torch.float32 or torch.compiler.is_compiling() else 128
 
 

@@ -1,8 +1,9 @@
 """Attention of packed rows in blocks of queries, each with those blocks of keys alone that hold its documents.
 
-All rows' blocks that look equally far back are one product, however many rows and documents there are: nothing before
-a document is computed or kept but the rest of the block that it begins in. Products and softmax are torch's own; the
-backward pass is written out, and keeps the probabilities in the queries' dtype. Compiled code calls it as one operator.
+All rows' blocks that look equally far back are one product, however many rows and documents there are. How far a block
+looks is what its first query sees: that document's keys, and the rest of the block that it begins in. Products and
+softmax are torch's own; the backward pass is written out, and keeps the probabilities in the queries' dtype. Compiled
+code calls it as one operator.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from lit_llm.backbone.visibility import PackedRows
+from lit_llm.backbone.visibility import PackedRows, as_bias
 
 BLOCK = 64
 """Queries of a block, and keys. Products of fewer than 32 cost more than what they save."""
@@ -37,8 +39,7 @@ def block_groups(packed: PackedRows, dtype: torch.dtype) -> list[BlockGroup]:
         queries = (reach == count).nonzero().flatten()
         keys = queries[:, None] + torch.arange(1 - count, 1, device=queries.device)
         seen = blocks.take(queries).sees(blocks.take(keys))
-        bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
-        groups.append(BlockGroup(queries, keys, bias[:, None]))
+        groups.append(BlockGroup(queries, keys, as_bias(seen[:, None], dtype)))
     return groups
 
 
@@ -55,21 +56,18 @@ def attend_in_groups(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[BlockGrou
 
 def attend_packed(q: Tensor, k: Tensor, v: Tensor, packed: PackedRows) -> Tensor:
     """The same for compiled code, as one operator. How large the probabilities are depends on the batch, so that none
-    are kept: the backward pass computes them again."""
+    are kept: the backward pass computes those of a group again when it comes to it."""
     return torch.ops.lit_llm.attend_packed(q, k, v, *packed)  # type: ignore[no-any-return]
 
 
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, groups: Sequence[BlockGroup], keep: bool = True
 ) -> tuple[Tensor, list[Tensor]]:
-    """The result, and the probabilities of each group, (H_kv * n, H / H_kv * BLOCK, reach * BLOCK)."""
+    """The result, and the probabilities of each group if they are to be kept."""
     queries, keys, values = _in_blocks(q), _in_blocks(k), _in_blocks(v)
     out, kept = torch.empty_like(queries), []
     for group in groups:
-        some = _queries(queries, group, len(keys))
-        scores = _biased(group, len(keys), len(queries) // len(keys))
-        scores.baddbmm_(some, _keys(keys, group).mT, alpha=q.shape[-1] ** -0.5)
-        probabilities = torch.softmax(scores, dim=-1, out=scores)
+        probabilities = _probabilities(queries, keys, group)
         _put(out, group, probabilities @ _keys(values, group), len(keys))
         if keep:
             kept.append(probabilities)
@@ -77,24 +75,30 @@ def _forward(
 
 
 def _backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Sequence[Tensor], groups: Sequence[BlockGroup]
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, groups: Sequence[BlockGroup], kept: Sequence[Tensor] = ()
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients by q, k and v."""
+    """The gradients by q, k and v; probabilities that were not kept are computed again, group by group."""
     queries, keys, values, grads = _in_blocks(q), _in_blocks(k), _in_blocks(v), _in_blocks(grad)
-    by_q, by_k, by_v, scale = (
-        torch.empty_like(queries),
-        torch.zeros_like(keys),
-        torch.zeros_like(values),
-        q.shape[-1] ** -0.5,
-    )
-    for group, probabilities in zip(groups, kept, strict=True):
+    by_q, by_k, by_v = torch.empty_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
+    for number, group in enumerate(groups):
+        probabilities = kept[number] if kept else _probabilities(queries, keys, group)
         out_grad, some = _queries(grads, group, len(keys)), _queries(queries, group, len(keys))
         seen_grad = out_grad @ _keys(values, group).mT
-        scores_grad = torch._softmax_backward_data(seen_grad, probabilities, -1, probabilities.dtype).mul_(scale)
+        scores_grad = torch._softmax_backward_data(seen_grad, probabilities, -1, probabilities.dtype)
+        scores_grad *= q.shape[-1] ** -0.5
         _put(by_q, group, scores_grad @ _keys(keys, group), len(keys))
         _add(by_k, group, scores_grad.mT @ some)
         _add(by_v, group, probabilities.mT @ out_grad)
     return _in_rows(by_q, q), _in_rows(by_k, k), _in_rows(by_v, v)
+
+
+def _probabilities(queries: Tensor, keys: Tensor, group: BlockGroup) -> Tensor:
+    """(H_kv * n, H / H_kv * BLOCK, reach * BLOCK)."""
+    count, _, size, reach = group.bias.shape
+    scores = group.bias.new_empty(len(keys), count, len(queries) // len(keys), size, reach).copy_(group.bias)
+    scores = scores.view(len(keys) * count, -1, reach)
+    scores.baddbmm_(_queries(queries, group, len(keys)), _keys(keys, group).mT, alpha=queries.shape[-1] ** -0.5)
+    return torch.softmax(scores, dim=-1, out=scores)
 
 
 class _InGroups(torch.autograd.Function):
@@ -106,14 +110,16 @@ class _InGroups(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *kept = ctx.saved_tensors
-        return *_backward(grads[0], q, k, v, kept, ctx.groups), None
+        return *_backward(grads[0], q, k, v, ctx.groups, kept), None
 
 
 def _in_blocks(x: Tensor) -> Tensor:
     """(B, H, T, head_dim) as (H, B * blocks, BLOCK, head_dim), the last block of a row filled up with zeros."""
-    filled = F.pad(x, (0, 0, 0, -x.shape[2] % BLOCK))
+    missing = -x.shape[2] % BLOCK
+    filled = F.pad(x, (0, 0, 0, missing)) if missing else x
     return filled.transpose(0, 1).reshape(x.shape[1], -1, BLOCK, x.shape[3])
 
 
@@ -134,13 +140,6 @@ def _queries(blocks: Tensor, group: BlockGroup, kv_heads: int) -> Tensor:
 def _keys(blocks: Tensor, group: BlockGroup) -> Tensor:
     """(H_kv * n, reach * BLOCK, head_dim)."""
     return blocks.index_select(1, group.keys.flatten()).view(len(blocks) * len(group.keys), -1, blocks.shape[-1])
-
-
-def _biased(group: BlockGroup, kv_heads: int, shared: int) -> Tensor:
-    """Scores to add to, (H_kv * n, shared * BLOCK, reach * BLOCK)."""
-    count, _, size, reach = group.bias.shape
-    scores = group.bias.new_empty(kv_heads, count, shared, size, reach).copy_(group.bias)
-    return scores.view(kv_heads * count, shared * size, reach)
 
 
 def _put(blocks: Tensor, group: BlockGroup, found: Tensor, kv_heads: int) -> None:
@@ -173,7 +172,7 @@ def _backward_operator(
     window: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     groups = block_groups(PackedRows(positions, segments, branches, window), q.dtype)
-    return _backward(grad, q, k, v, _forward(q, k, v, groups)[1], groups)
+    return _backward(grad, q, k, v, groups)
 
 
 @_operator.register_fake

@@ -1,4 +1,4 @@
-"""Attention of short rows in blocks of queries, each with those keys alone that it may see, and its own backward pass.
+"""Attention of short rows in blocks of queries, each with the keys up to its last query, and its own backward pass.
 
 What lies above the diagonal blocks is neither computed nor kept for the backward pass, which keeps the probabilities in
 the queries' dtype. Products and softmax are torch's own: the kernel that the compiler makes of the mask and the softmax
@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 class QueryBlock(NamedTuple):
-    """Neighbouring queries of all rows, and the keys from the first to the last that any of them sees."""
+    """Neighbouring queries of all rows, and the keys up to the last one that any of them sees."""
 
     queries: slice
-    keys: slice
+    keys: slice  # from the first
     bias: Tensor  # (B or 1, 1, queries, keys): 0 where seen, -inf elsewhere, in the queries' dtype
 
 
@@ -95,6 +96,7 @@ class _InBlocks(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, kept = ctx.saved_tensors
         return *backward(grads[0].contiguous(), q, k, v, kept, ctx.blocks), None

@@ -29,6 +29,11 @@ def allowed_pairs(
     return allowed
 
 
+def as_bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores: 0 where ``allowed``, -inf elsewhere."""
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, -torch.inf)
+
+
 class PackedRows(NamedTuple):
     """Rows of several documents, each perhaps a prompt with completions that share it (``branches.py``)."""
 

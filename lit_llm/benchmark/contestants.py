@@ -71,6 +71,13 @@ class Contestant(nn.Module):
 Maker = Callable[[Shape], Contestant]
 
 ATTENTIONS = ("sdpa", "eager")
+PEERS = ("transformers", "litgpt")
+
+
+def asked(peers: str) -> tuple[str, ...]:
+    """The names in ``peers``, with commas between; "installed" asks for all that there are."""
+    names = tuple(name for name in peers.replace(" ", "").split(",") if name)
+    return PEERS if names == ("installed",) else names
 
 
 def find(peers: str, nanogpt: Path | None) -> Iterator[tuple[str, Maker]]:
@@ -84,13 +91,12 @@ def find(peers: str, nanogpt: Path | None) -> Iterator[tuple[str, Maker]]:
         "transformers": {f"transformers {kind}": partial(transformers, kind) for kind in ATTENTIONS},
         "litgpt": {"litgpt": litgpt},
     }
-    wanted = [name for name in peers.replace(" ", "").split(",") if name]
-    for name in known if wanted == ["installed"] else wanted:
+    for name in asked(peers):
         if name not in known:
             raise UserError(f"peers={peers}: {name!r} is none; known are {', '.join(known)}, installed, or none at all")
         if importlib.util.find_spec(name) is not None:
             yield from known[name].items()
-        elif wanted != ["installed"]:
+        elif peers.strip() != "installed":
             raise UserError(f"peers={peers}: {name} is not installed here (pip install {name})")
     if nanogpt is not None:
         if not (nanogpt / "model.py").is_file():

@@ -13,7 +13,7 @@ import torch
 from lit_llm.benchmark.agreement import demand
 from lit_llm.benchmark.command import say
 from lit_llm.benchmark.conditions import conditions
-from lit_llm.benchmark.contestants import Shape, find
+from lit_llm.benchmark.contestants import Shape, asked, find
 from lit_llm.benchmark.generation.here import Here, Task, draw
 from lit_llm.benchmark.generation.peers import Continuous, LitGPT, Transformers
 from lit_llm.benchmark.matmuls import MATMULS, MatmulsAlone
@@ -24,7 +24,6 @@ from lit_llm.errors import UserError
 SHAPES = {"10m": (384, 6, 6, 65), "124m": (768, 12, 12, 50304)}  # width, layers, heads, vocabulary
 CONTEXT = 1024
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-PEERS = ("transformers", "litgpt")
 CACHES = ("dynamic", "static", "continuous")
 ATTENTIONS = ("sdpa", "eager")
 COMPILED = " compiled"
@@ -82,7 +81,7 @@ def run(settings: Settings) -> Record:
         f"{settings.shape}, {len(task.prompts)} prompts of {settings.prompt[0]} to {settings.prompt[1]} tokens, "
         f"answers of {settings.answer[0]} to {settings.answer[1]} ({sum(task.limits)} in all), "
         f"{settings.batch} at once",
-        *conditions(settings.threads, "cpu", PEERS),
+        *conditions(settings.threads, "cpu", asked(settings.peers)),
     ]
     say("\n".join(described))
     contestants = list(_contestants(settings))

@@ -12,7 +12,7 @@ import torch
 
 from lit_llm.benchmark.command import say
 from lit_llm.benchmark.conditions import conditions, device_of
-from lit_llm.benchmark.contestants import Shape, find, here, random_batch
+from lit_llm.benchmark.contestants import Shape, asked, find, here, random_batch
 from lit_llm.benchmark.matmuls import MATMULS, MatmulsAlone
 from lit_llm.benchmark.race import Contestant, race
 from lit_llm.benchmark.record import Goal, Record
@@ -103,7 +103,7 @@ def run(settings: Settings) -> Record:
 
 
 def _conditions(settings: Settings, device: str) -> list[str]:
-    return conditions(settings.threads, device, ("transformers", "litgpt"), settings.nanogpt)
+    return conditions(settings.threads, device, asked(settings.peers), settings.nanogpt)
 
 
 def _contestants(settings: Settings, device: str) -> Iterator[Contestant]:
