@@ -12,6 +12,7 @@ import lightning as L
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 from torch import nn
+from torch._functorch import config as functorch
 
 from lit_llm.backbone import huggingface
 from lit_llm.backbone.heads import LanguageModel
@@ -144,4 +145,5 @@ def _settle_network(cfg: DictConfig, stage: Stage) -> None:
         network.gradient_checkpointing = True
     if cfg.trainer.compile:
         keep_compiled(Path(cfg.data.get("cache_dir") or "outputs/cache") / "compiled")
+        functorch.activation_memory_budget = cfg.trainer.activation_memory_budget
         (network if network is not None else stage.model).compile()

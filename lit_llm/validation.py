@@ -246,6 +246,14 @@ def _check_trainer(path: str, values: Mapping[str, Any]) -> Iterator[str]:
             yield f"{path}{key}={values[key]}: must not be negative"
         elif key in shares and values[key] is not None and values[key] > 1 and values[key] % 1:
             yield f"{path}{key}={values[key]}: must be a whole number, or a share from 0.0 to 1.0"
+    budget = values["activation_memory_budget"]
+    if not 0 <= budget <= 1:
+        yield f"{path}activation_memory_budget={budget}: must be a share from 0 to 1"
+    elif budget < 1 and not values["compile"]:
+        yield (
+            f"{path}activation_memory_budget={budget}: is the compiler's; give {path}compile=true, or "
+            f"{path}gradient_checkpointing=true in its place"
+        )
     if values["max_time"] and not any(values[k] for k in ("max_steps", "max_epochs", "max_tokens", "fast_dev_run")):
         yield (
             f"{path}max_time={values['max_time']}: the schedule needs a length too; give max_steps, max_epochs or "

@@ -76,25 +76,26 @@ def build_mask(
     cached_slots: Tensor | None = None,
     extent: int = 0,
     backend: Backend | None = None,
+    compiled: bool = False,
 ) -> AttentionMask:
     """The mask of one forward over rows of ``length`` tokens.
 
     ``segments`` (B, T): documents of packed rows, ascending within a row. ``cached_slots`` (B, T) and ``extent``: the
     tokens are appended to a cache and look at its first ``extent`` slots. ``dtype`` is the queries'. ``backend`` forces
-    one (the tests compare them).
+    one (the tests compare them). ``compiled``: the layers are.
     """
     if window is not None and window >= max(length, extent):
         window = None
     slots = torch.arange(length, device=device)[None]
     packed = None if segments is None else PackedRows(slots, segments, window=window)
     if backend is None:
-        backend = choose_backend(device, dtype, length, packed, window is not None, cached_slots is not None)
+        backend = choose_backend(device, dtype, length, packed, window is not None, cached_slots is not None, compiled)
     if backend == "flex":
         return AttentionMask("flex", blocks=flex_blocks(length, device, segments, window))
     if backend == "documents" and segments is not None:
         return AttentionMask("documents", bounds=document_bounds(segments, length), window=window)
-    if backend == "blocks" and packed is not None and length > _packed_from(dtype):
-        return _packed(packed, dtype)
+    if backend == "blocks" and packed is not None and length > _packed_from(dtype, compiled):
+        return _packed(packed, dtype, compiled)
     if backend == "sdpa" and segments is None and window is None and cached_slots is None:
         return AttentionMask("sdpa")
     if cached_slots is None:
@@ -111,6 +112,7 @@ def branched_mask(
     dtype: torch.dtype,
     window: int | None = None,
     backend: Backend | None = None,
+    compiled: bool = False,
 ) -> AttentionMask:
     """The mask of rows with completions behind prompts that they share (``branches.py``); all (B, T).
 
@@ -118,16 +120,16 @@ def branched_mask(
     """
     rows = PackedRows(positions, segments, branches, window)
     if backend is None:
-        backend = _branched_backend(rows)
+        backend = _branched_backend(rows, compiled)
     if backend == "flex":
         return AttentionMask("flex", blocks=branched_blocks(positions, segments, branches, window))
     if backend == "blocks":
-        return _packed(rows, dtype)
+        return _packed(rows, dtype, compiled)
     return _dense(backend, rows.sees(rows), dtype)
 
 
-def _packed(rows: PackedRows, dtype: torch.dtype) -> AttentionMask:
-    if torch.compiler.is_compiling():  # how many blocks there are, and how wide, depends on the batch
+def _packed(rows: PackedRows, dtype: torch.dtype, compiled: bool) -> AttentionMask:
+    if compiled:  # how many blocks there are, and how wide, depends on the batch
         return AttentionMask("blocks", packed=rows)
     return AttentionMask("blocks", groups=block_groups(rows, dtype))
 
@@ -141,37 +143,43 @@ def _dense(backend: Backend, allowed: Tensor, dtype: torch.dtype) -> AttentionMa
 
 
 def choose_backend(
-    device: torch.device, dtype: torch.dtype, length: int, packed: PackedRows | None, windowed: bool, cached: bool
+    device: torch.device,
+    dtype: torch.dtype,
+    length: int,
+    packed: PackedRows | None,
+    windowed: bool,
+    cached: bool,
+    compiled: bool = False,
 ) -> Backend:
     """The backend for rows of ``length`` tokens, as measured: see ``SHORT_ROW``."""
     if device.type == "cuda" and not cached and (packed is not None or windowed):
         return "flex"
     if device.type != "cpu":
         return "sdpa"
-    if packed is not None and not cached and length > _packed_from(dtype):
-        return "blocks" if _are_short(packed) else "documents"
+    if packed is not None and not cached and length > _packed_from(dtype, compiled):
+        return "blocks" if _are_short(packed, compiled) else "documents"
     if dtype == torch.float32 or length > SHORT_ROW:
         return "sdpa"
     return "explicit" if cached else "blocks"
 
 
-def _branched_backend(rows: PackedRows) -> Backend:
+def _branched_backend(rows: PackedRows, compiled: bool) -> Backend:
     if rows.segments.is_cpu:
-        return "blocks" if _are_short(rows) else "sdpa"
+        return "blocks" if _are_short(rows, compiled) else "sdpa"
     # Flex skips blocks of 128 x 128: short rows have none to skip, and each new width is compiled.
     return "flex" if rows.segments.is_cuda and rows.segments.shape[1] > SHORT_ROW else "sdpa"
 
 
-def _packed_from(dtype: torch.dtype) -> int:
+def _packed_from(dtype: torch.dtype, compiled: bool) -> int:
     """Packed rows above it are read by what their documents see. Compiled code, which computes every score twice then,
     later; half precision too: forward and backward of 16 rows of 256, 4 layers, 3 heads of 64, two threads, documents
     of 120 or 400 tokens on average that begin anywhere: as rows that are not packed in 0.89 and 0.93 of the time."""
-    return 256 if dtype != torch.float32 or torch.compiler.is_compiling() else 128
+    return 256 if dtype != torch.float32 or compiled else 128
 
 
-def _are_short(rows: PackedRows) -> bool:
+def _are_short(rows: PackedRows, compiled: bool) -> bool:
     """Whether the probabilities of all documents may be kept; compiled code keeps none."""
-    return torch.compiler.is_compiling() or rows.segments.shape[1] <= SHORT_ROW or rows.longest() <= SHORT_ROW
+    return compiled or rows.segments.shape[1] <= SHORT_ROW or rows.longest() <= SHORT_ROW
 
 
 def document_bounds(segments: Tensor, length: int) -> Tensor:

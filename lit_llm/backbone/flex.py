@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import flex_attention
 
 
 def flex_blocks(length: int, device: torch.device, segments: Tensor | None, window: int | None) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
-
     def rule(batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         seen = query >= key
         if window is not None:
@@ -21,12 +21,10 @@ def flex_blocks(length: int, device: torch.device, segments: Tensor | None, wind
         return seen
 
     rows = None if segments is None else segments.shape[0]
-    return create_block_mask(rule, rows, None, length, length, device=device)
+    return _blocks(rule, rows, length, device)
 
 
 def branched_blocks(positions: Tensor, segments: Tensor, branches: Tensor, window: int | None) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
-
     def rule(batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         ahead = positions[batch, query] - positions[batch, key]
         seen = (ahead >= 0) & (segments[batch, query] == segments[batch, key])
@@ -35,19 +33,26 @@ def branched_blocks(positions: Tensor, segments: Tensor, branches: Tensor, windo
         return seen & ((branches[batch, key] == 0) | (branches[batch, query] == branches[batch, key]))
 
     rows, length = positions.shape
-    return create_block_mask(rule, rows, None, length, length, device=positions.device)
+    return _blocks(rule, rows, length, positions.device)
 
 
-@cache
-def _compiled_flex() -> Any:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return torch.compile(flex_attention)  # uncompiled it would hold all scores in memory
+def _blocks(rule: Callable[..., Tensor], rows: int | None, length: int, device: torch.device) -> Any:
+    # Uncompiled, the whole mask, rows x length x length, is in memory before its blocks are counted.
+    make = flex_attention.create_block_mask if device.type != "cuda" else _compiled("create_block_mask")
+    return make(rule, rows, None, length, length, device=device)
 
 
 def flex_kernel() -> Any:
-    if torch.compiler.is_compiling():
-        from torch.nn.attention.flex_attention import flex_attention
+    return _compiled("flex_attention")  # uncompiled it would hold all scores in memory
 
-        return flex_attention
-    return _compiled_flex()
+
+def _compiled(name: str) -> Any:
+    """Of ``torch.nn.attention.flex_attention``; as it is inside of code that is being compiled."""
+    if torch.compiler.is_compiling():
+        return getattr(flex_attention, name)
+    return _compiled_alone(name)
+
+
+@cache
+def _compiled_alone(name: str) -> Any:
+    return torch.compile(getattr(flex_attention, name))

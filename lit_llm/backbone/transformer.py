@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -19,7 +21,7 @@ class Transformer(nn.Module):
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.config = config
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing = self.compiled = False
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
         self.rotary = Rotary(config)
@@ -37,6 +39,14 @@ class Transformer(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.embed_tokens.weight, std=std)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Each layer on its own, with ``torch.compile``'s arguments: they share one compilation, so that a deep model
+        takes no longer to compile than a shallow one (12 layers, 124M, two cores: 11 s, the whole 43 s; steps take as
+        long)."""
+        self.compiled = True
+        for layer in self.layers:
+            layer.compile(*args, **kwargs)
 
     def forward(
         self,
@@ -81,10 +91,11 @@ class Transformer(nn.Module):
         positions: Tensor,
     ) -> AttentionMask:
         slots, extent = (None, 0) if cached is None else (cached.slots, cached.extent)
-        window = self.config.sliding_window
+        window, compiled = self.config.sliding_window, self.compiled or torch.compiler.is_compiling()
         if branches is not None and segments is not None:
-            return branched_mask(positions, segments, branches, dtype, window)
-        return build_mask(input_ids.shape[1], input_ids.device, dtype, segments, window, slots, extent)
+            return branched_mask(positions, segments, branches, dtype, window, compiled=compiled)
+        length, device = input_ids.shape[1], input_ids.device
+        return build_mask(length, device, dtype, segments, window, slots, extent, compiled=compiled)
 
     def _layer(
         self, layer: nn.Module, x: Tensor, rotation: Rotation, mask: AttentionMask, cached: CacheSlots | None

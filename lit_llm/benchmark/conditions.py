@@ -48,14 +48,19 @@ def load() -> str:
 
 def _state(file: Path) -> str:
     """The commit of the source that a file belongs to, and whether it was changed since; else the file's digest."""
-    describe = ("git", "describe", "--always", "--dirty=, with changes", "--abbrev=12", "--exclude=*")
-    try:
+    commands = (
         # Only of a repository that knows the file: an environment may lie inside of anybody's.
-        done = [
-            subprocess.run(words, cwd=file.parent, capture_output=True, text=True, check=True, timeout=20).stdout
-            for words in (("git", "ls-files", "--error-unmatch", file.name), describe)
-        ]
-        return f"commit {done[1].strip()}"
+        "git ls-files --error-unmatch -- " + file.name,
+        "git rev-parse --short=12 HEAD",
+        # A race that follows another finds that one's record changed.
+        "git status --porcelain --untracked-files=no -- :/ :(exclude,top)scripts/benchmarks",
+    )
+    try:
+        _, commit, changed = (
+            subprocess.run(each.split(), cwd=file.parent, capture_output=True, text=True, check=True, timeout=20).stdout
+            for each in commands
+        )
+        return f"commit {commit.strip()}{', with changes' if changed.strip() else ''}"
     except (OSError, subprocess.SubprocessError):
         return f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
 

@@ -23,6 +23,7 @@ class Goal:
         ours: a contestant's name, or several: the fastest of them stands, for memory too.
         rivals: names of contestants. Who did not take part is left out, of both.
         wanted: speed: so many times as fast, at least. memory: so many times the peak, at most. None: only reported.
+        detail: left out of the project's README and plot; the records' own page has it.
     """
 
     text: str
@@ -30,6 +31,7 @@ class Goal:
     rivals: Sequence[str]
     wanted: float | None = None
     of: Literal["speed", "memory"] = "speed"
+    detail: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Comparison:
     wanted: float | None
     of: str
     few: str = ""  # rounds, in words, where they are too few to rely on
+    detail: bool = False
 
     @property
     def met(self) -> bool | None:
@@ -103,7 +106,8 @@ class Record:
                 best = fastest(rivals)
                 ratio, low, high = ours.against(best)
             few = self._few(len(ours.rounds))
-            yield Comparison(goal.text, ours.name, best.name, ratio, low, high, goal.wanted, goal.of, few)
+            detail = goal.detail and goal.wanted is None
+            yield Comparison(goal.text, ours.name, best.name, ratio, low, high, goal.wanted, goal.of, few, detail)
 
     def _few(self, rounds: int) -> str:
         least, noun = (3, "seed") if self.work == "to_loss" else (5, "round")

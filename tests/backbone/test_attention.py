@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lit_llm.backbone import attention
+from lit_llm.backbone import attention, flex
 from lit_llm.backbone.attention import Backend, attend, build_mask, choose_backend, document_bounds
 from lit_llm.backbone.visibility import PackedRows, allowed_pairs
 
@@ -134,6 +134,18 @@ def test_the_rule_of_flex_is_the_same_rule() -> None:
         expected = oracle(q, k, v, allowed_pairs(slots, slots, documents, documents, window))
         out = flex_attention(q, k, v, block_mask=mask.blocks, enable_gqa=True)
         assert torch.allclose(out, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_of_flex_are_the_same_for_every_batch() -> None:
+    """On CUDA they are made by compiled code, also where the layers alone are compiled."""
+    make = flex._compiled("create_block_mask")
+    for seed in range(3):
+        torch.manual_seed(seed)
+        segments = torch.randint(0, 3, (2, 300)).sort(dim=1).values
+        expected = flex.flex_blocks(300, CPU, segments, window=100)
+        made = make(expected.mask_mod, 2, None, 300, 300, device=CPU)
+        assert torch.equal(made.to_dense(), expected.to_dense()) and made.to_dense().sum() > 0
 
 
 def test_one_token_sees_itself_even_in_half_precision() -> None:

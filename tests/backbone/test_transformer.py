@@ -8,6 +8,7 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from lit_llm.backbone import attention
 from lit_llm.backbone.cache import KVCache
@@ -131,7 +132,33 @@ def test_keys_stay_clean_under_compile(tiny: BackboneConfig) -> None:
     model = LanguageModel(tiny)
     keys = list(model.state_dict())
     model.compile()
+    model.backbone.compile()
     assert list(model.state_dict()) == keys
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_all_layers_share_one_compilation_and_compute_the_same(packed: bool, tiny: BackboneConfig) -> None:
+    """Packed batches whose documents begin elsewhere need no other compilation."""
+    torch._dynamo.reset()
+    model = wide_weights(LanguageModel(dataclasses.replace(tiny, max_positions=512)))
+    plain = copy.deepcopy(model)
+    counter = CompileCounterWithBackend("aot_eager")
+    model.backbone.compile(backend=counter)
+    length = 320 if packed else 64  # packed rows from 257 tokens on are read in blocks
+    for seed in range(3):
+        torch.manual_seed(seed)
+        tokens = random_tokens(2, length)
+        segments = torch.randint(0, 9, (2, length)).sort(dim=1).values if packed else None
+        results = []
+        for each in (model, plain):
+            with torch.autocast("cpu", torch.bfloat16):
+                hidden = each(tokens, segments=segments)
+            hidden.float().square().mean().backward()
+            results.append([hidden.detach().float(), *(p.grad for p in each.parameters())])
+            each.zero_grad()
+        for ours, expected in zip(*results, strict=True):
+            assert (ours - expected).norm() <= 0.03 * expected.norm()
+    assert tiny.num_layers > 1 and counter.frame_count == 1
 
 
 def test_initial_scale(tiny: BackboneConfig) -> None:

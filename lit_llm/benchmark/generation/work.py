@@ -132,7 +132,7 @@ def _goals(settings: Settings, names: list[str]) -> Iterator[Goal]:
     peers = [each for each in names if not each.startswith(("here", MATMULS))]
     for name in settings.precision:
         yield Goal(name, f"here {name}", [each for each in peers if f" {name}" in each], wanted)
-        yield Goal(f"{name}, its matrix products alone", f"here {name}", [f"{MATMULS} {name}"])
+        yield Goal(f"{name}, its matrix products alone", f"here {name}", [f"{MATMULS} {name}"], detail=True)
     if len(settings.precision) > 1:
         ours = [each for each in names if each.startswith("here")]
         yield Goal("peers in any precision", ours, peers, wanted)

@@ -85,7 +85,8 @@ def run(settings: Settings) -> Record:
             demand(alike, ("loss", "margin", "gradient"), tolerance)
     names = [contestant.name for contestant in contestants]
     goals = list(_goals(names))
-    timed, title = list(without_start(results)), f"preference, d {settings.hidden_size}, {settings.layers} layers"
+    timed = list(without_start(results))
+    title = f"preference ({', '.join(settings.kinds)}), d {settings.hidden_size}, {settings.layers} layers"
     return Record("preference", settings.unit, described, timed, goals, settings=asdict(settings), title=title)
 
 

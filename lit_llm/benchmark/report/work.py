@@ -1,4 +1,5 @@
-"""The README's table and plot of every record that is kept: ratios first, goals beside them, missed ones as plainly.
+"""The README's table and plot of every record that is kept: ratios first, goals beside them, missed ones as plainly;
+and a page beside the records that holds all the rest.
 
 A record is what a work wrote with ``json=scripts/benchmarks/NAME.json``.
 """
@@ -6,7 +7,8 @@ A record is what a work wrote with ``json=scripts/benchmarks/NAME.json``.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -23,27 +25,42 @@ BEGIN, END = "<!-- benchmarks: scripts/benchmark.py report writes what is betwee
 class Settings:
     """Writes the README's table and plot from the records of all works."""
 
-    records: Annotated[Path, "the folder of the records"] = Path("scripts/benchmarks")
+    records: Annotated[Path, "the folder of the records, and of their page, README.md"] = Path("scripts/benchmarks")
     readme: Annotated[Path, "a file that holds the two marks"] = Path("README.md")
     picture: Annotated[Path, "the plot, as SVG"] = Path("scripts/benchmarks/ratios.svg")
 
 
 def run(settings: Settings) -> None:
-    files = sorted(settings.records.glob("*.json"))
+    files = sorted(settings.records.glob("*.json"), key=_natural)
     records = [load(file) for file in files]
     groups: dict[str, list[Comparison]] = {}
     for record in records:
-        groups.setdefault(record.heading, []).extend(record.comparisons())
+        groups.setdefault(record.heading, []).extend(_headlines(record))
     if not any(groups.values()):
         raise UserError(f"records={settings.records}: no record with a goal; write some with json={settings.records}/…")
     before, after = _around(settings.readme)
-    shown = os.path.relpath(settings.picture.resolve(), settings.readme.resolve().parent)
     settings.picture.parent.mkdir(parents=True, exist_ok=True)
     drawn = [(heading, found) for heading, found in groups.items() if found]
     settings.picture.write_text(plot(drawn), encoding="utf-8")
-    text = "\n".join(markdown(records, Path(shown).as_posix()))
+    page = settings.records / "README.md"
+    picture, link = (_from(settings.readme, file) for file in (settings.picture, page))
+    text = "\n".join(summary(records, picture, link))
     settings.readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
-    say(f"{settings.readme}: {len(records)} record{'s' if len(records) > 1 else ''}; {settings.picture}")
+    page.write_text("\n".join(details(records, _from(page, settings.picture))), encoding="utf-8")
+    say(f"{settings.readme}, {page}: {len(records)} record{'s' if len(records) > 1 else ''}; {settings.picture}")
+
+
+def _natural(file: Path) -> list[int | str]:
+    """Batch 8 before batch 32."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.stem)]
+
+
+def _from(page: Path, file: Path) -> str:
+    return Path(os.path.relpath(file.resolve(), page.resolve().parent)).as_posix()
+
+
+def _headlines(record: Record) -> list[Comparison]:
+    return [each for each in record.comparisons() if not each.detail]
 
 
 def _around(readme: Path) -> tuple[str, str]:
@@ -54,32 +71,67 @@ def _around(readme: Path) -> tuple[str, str]:
     return text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
 
 
-def markdown(records: Sequence[Record], picture: str) -> Iterator[str]:
-    """The plot, a row for every goal, then what each record depends on and what bounds what was missed."""
+def summary(records: Sequence[Record], picture: str, link: str) -> Iterator[str]:
+    """The plot and a row for every goal, with dates and machines."""
     yield f"![How many times faster than the fastest rival, with the goals]({picture})\n"
+    yield from _ratios(records, details=False)
+    dates, machines = sorted({record.date for record in records}), sorted({_machine(record) for record in records})
+    span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    yield f"\nMeasured {span} on {'; '.join(filter(None, machines))}. [Threads, load, versions, every"
+    yield f"configuration's figures and the ablation]({link})."
+
+
+def _machine(record: Record) -> str:
+    """Processor and cores: what its conditions, lines of text, say in front of threads and load."""
+    return next((_plain(line.rsplit(", ", 1)[0]) for line in map(_before_load, record.conditions) if line), "")
+
+
+def _before_load(line: str) -> str:
+    before, load, _ = line.partition(", load before")
+    return before if load else ""
+
+
+def _ratios(records: Sequence[Record], details: bool) -> Iterator[str]:
     yield "| work | against the fastest rival | ratio (lowest to highest) | goal | |"
     yield "|---|---|---|---|---|"
     for record in records:
-        for each in record.comparisons():
+        for each in record.comparisons() if details else _headlines(record):
             yield _row(record.heading, each)
-    yield ""
+        if not record.goals:
+            for result in record.results:
+                rate = f"{result.median:.3g} {record.unit} a second"
+                yield f"| {_plain(record.heading)} | {_plain(result.name)}, no rival | {rate} | | |"
+
+
+def details(records: Sequence[Record], picture: str) -> Iterator[str]:
+    """All that the records hold: conditions, every configuration's figures, what bounds them."""
+    yield "# What the benchmarks found\n\n`scripts/benchmark.py report` writes this page from the records beside it.\n"
+    yield f"![How many times faster than the fastest rival, with the goals]({picture})\n"
+    yield from _ratios(records, details=True)
     for record in records:
-        yield f"- **{_plain(record.heading)}**, {record.date}. {'; '.join(_plain(line) for line in record.conditions)}."
+        yield f"\n## {_plain(record.heading)}\n\n{record.date}. {'; '.join(map(_plain, record.conditions))}.\n"
+        yield from _table(_figures(record))
         if bounds := [_plain(note) for note in record.notes if note]:
-            yield f"  {'; '.join(bounds)}."
-        yield from _table(record.table)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A record's own table, inside its entry of the list."""
-    for number, row in enumerate(rows):
-        if number == 0:
+            yield f"\n{'; '.join(bounds)}."
+        if record.table:
             yield ""
-        yield f"  | {' | '.join(_plain(cell) for cell in row)} |"
+            yield from _table(record.table)
+    yield ""
+
+
+def _figures(record: Record) -> Iterator[Sequence[str]]:
+    yield "", f"{record.unit}/s", "lowest", "highest", "peak GB", "first call, s"
+    for each in sorted(record.results, key=lambda each: -each.median):
+        rates = (f"{value:,.4g}" for value in (each.median, min(each.rounds), max(each.rounds)))
+        yield each.name, *rates, f"{each.peak_gb:.2f}", f"{each.first_seconds:.2f}"
+
+
+def _table(rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """The first row names the columns."""
+    for number, row in enumerate(rows):
+        yield f"| {' | '.join(_plain(cell) for cell in row)} |"
         if number == 0:
-            yield f"  |{'---|' * len(row)}"
-    if rows:
-        yield ""
+            yield f"|{'---|' * len(row)}"
 
 
 def _row(heading: str, each: Comparison) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
+from torch._functorch import config as functorch
 
 from lit_llm.benchmark.command import say
 from lit_llm.benchmark.conditions import conditions, device_of
@@ -19,21 +20,25 @@ from lit_llm.benchmark.record import Goal, Record
 from lit_llm.benchmark.training.step import PRECISIONS, TrainingStep
 from lit_llm.errors import UserError
 
+LEAN = "keeping"
+
 
 @dataclass(frozen=True)
 class Preset:
-    """A shape, with what is wanted of it: so many times the best peer's speed, and so much of its peak memory."""
+    """A shape, with what is wanted of it: so many times the best peer's speed, and so much of its peak memory, with so
+    many of the activations kept."""
 
     shape: Shape
     speed: float
     memory: float | None = None
+    budget: float | None = None
 
 
 PRESETS = {
     "10m8": Preset(Shape(384, 6, 6, 65, 256, 8, qk_norm=False), 1.6),
     "10m32": Preset(Shape(384, 6, 6, 65, 256, 32, qk_norm=False), 1.5),
     "default": Preset(Shape(256, 4, 4, 4096, 256, 32, qk_norm=True), 1.5),
-    "124m": Preset(Shape(768, 12, 12, 50304, 512, 4, qk_norm=False), 1.8, 0.7),
+    "124m": Preset(Shape(768, 12, 12, 50304, 512, 4, qk_norm=False), 1.8, 0.7, 0.1),
 }
 
 
@@ -53,6 +58,7 @@ class Settings:
     nanogpt: Annotated[Path | None, "a checkout of nanoGPT, to take part as well"] = None
     precision: Annotated[tuple[str, ...], f"of {', '.join(PRECISIONS)}"] = ("bf16-true",)
     compile: Annotated[Literal["no", "yes", "both"], "torch.compile: a minute per contestant"] = "both"
+    budget: Annotated[float | None, "compiled here also with this trainer.activation_memory_budget; 124m: 0.1"] = None
     allocator: Annotated[Literal["own", "both"], "peers as they ship, or also with freed memory kept as here"] = "both"
     matmuls: Annotated[bool, "also the step's matrix products alone: what no step can beat"] = True
     rounds: Annotated[int, "rounds, at least 5 to be reported"] = 5
@@ -75,6 +81,8 @@ class Settings:
         sizes = self.sizes
         if sizes.hidden_size <= 0 or sizes.hidden_size % (2 * sizes.heads):
             raise UserError(f"hidden_size={sizes.hidden_size}: must be a multiple of 2 x heads={sizes.heads}")
+        if self.budget is not None and not 0 <= self.budget <= 1:
+            raise UserError(f"budget={self.budget}: must be a share from 0 to 1")
         device_of(self.device)
 
     @property
@@ -114,6 +122,9 @@ def _contestants(settings: Settings, device: str) -> Iterator[Contestant]:
                 built = partial(_built, make, settings.sizes, precision, compiled, device)
                 if name == "here":
                     yield Contestant(label, built)
+                    budget = PRESETS[settings.shape].budget if settings.budget is None else settings.budget
+                    if compiled and budget is not None:
+                        yield Contestant(f"{label} {LEAN} {budget:g}", partial(built, budget=budget))
                     continue
                 yield Contestant(label, built, tuned=False)
                 if settings.allocator == "both":
@@ -126,24 +137,32 @@ def _matmuls(shape: Shape, precision: str, device: str) -> MatmulsAlone:
     return MatmulsAlone(_built(here, shape, precision, False, device), torch.device(device))
 
 
-def _built(make: object, shape: Shape, precision: str, compiled: bool, device: str) -> TrainingStep:
+def _built(
+    make: object, shape: Shape, precision: str, compiled: bool, device: str, budget: float = 1.0
+) -> TrainingStep:
+    functorch.activation_memory_budget = budget
     torch.manual_seed(0)
     return TrainingStep(make(shape), random_batch(shape, torch.device(device)), precision, compiled)  # type: ignore[operator]
 
 
 def goals(names: list[str], wanted: Preset | None) -> Iterator[Goal]:
     """What is wanted is held against the fastest of ours and the best of the peers, in whatever configuration."""
-    own = [name for name in names if name.startswith("here ")]
+    every = [name for name in names if name.startswith("here ")]
+    own, lean = ([name for name in every if (LEAN in name) == is_lean] for is_lean in (False, True))
     peers = [name for name in names if not name.startswith(("here ", MATMULS))]
     shipped = [name for name in peers if not name.endswith("+allocator")]
     tuned = [name for name in peers if name.endswith("+allocator")]
     yield Goal("peers as they ship", own, shipped, wanted.speed if wanted else None)
-    yield Goal("peak memory, peers as they ship", own, shipped, wanted.memory if wanted else None, of="memory")
+    memory = wanted.memory if wanted else None
+    yield Goal("peak memory, peers as they ship", own, shipped, None if lean else memory, "memory", True)
+    for name in lean:
+        yield Goal(f"keeping {name.split()[-1]} of the activations: peak memory", name, shipped, memory, "memory")
+        yield Goal(f"keeping {name.split()[-1]} of the activations: speed", name, shipped)
     yield Goal("peers with the allocator too", own, tuned)
-    for name in own:
+    for name in every:
         way = name.removeprefix("here ")
-        yield Goal(f"{way}, peers as they ship", name, shipped)
-        yield Goal(f"{way}, its matrix products alone", name, [f"{MATMULS} {way.split()[0]}"])
+        yield Goal(f"{way}, peers as they ship", name, shipped, detail=True)
+        yield Goal(f"{way}, its matrix products alone", name, [f"{MATMULS} {way.split()[0]}"], detail=True)
 
 
 def _millions(shape: Shape) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -25,11 +26,12 @@ def settings(tmp_path: Path) -> Settings:
         Goal("said already", "here", ["peer | other"]),
         Goal("memory held", "here", ["peer | other"], 0.4, "memory"),
         Goal("only shown", "here small", ["peer | other"]),
+        Goal("a detail", "here", ["here small"], detail=True),
     ]
     Record(
         "training",
         "tokens",
-        ["two cores", "torch 2"],
+        ["A chip, two cores, two threads, load before 0.1", "torch 2"],
         results,
         goals,
         ["matmuls bound it"],
@@ -53,11 +55,24 @@ def test_the_table_says_ratio_spread_goal_and_what_was_missed(settings: Settings
     )
     assert "**2.50** (2.00 to 3.00) | 4 | **missed** |" in text
     assert "two rows: memory held | here against peer \\| other | **0.50** | 0.4 at most | **missed** |" in text
-    assert "- **a step \\| two rows**, 2030-01-02. two cores; torch 2." in text and "matmuls bound it." in text
-    assert "\n\n  | part | loss |\n  |---|---|\n  | none \\| all | 1.5 |\n" in text and "rounds only" not in text
-    assert "only shown" in text and "said already" not in text
+    assert "Measured 2030-01-02 on A chip, two cores. [" in text and "](records/README.md)." in text
+    assert "only shown" in text and "said already" not in text and "a detail" not in text and "rounds only" not in text
     run(settings)
     assert settings.readme.read_text(encoding="utf-8") == text
+
+
+def test_the_records_page_holds_conditions_and_every_figure(settings: Settings) -> None:
+    peerless = Record("preference", "answers", [], [Result("here ppo", (2.0,) * 5)], title="alone")
+    peerless.save(settings.records / "b10.json")
+    replace(peerless, title="before").save(settings.records / "b9.json")
+    run(settings)
+    text = (settings.records / "README.md").read_text(encoding="utf-8")
+    assert "(ratios.svg)" in text and "two rows: a detail | here against here small | **1.00** (0.80 to 1.20) |" in text
+    assert "## a step \\| two rows\n\n2030-01-02. A chip, two cores, two threads, load before 0.1; torch 2." in text
+    assert "| peer \\| other | 1 | 1 | 1 | 2.00 | 0.00 |\n" in text and "matmuls bound it." in text
+    assert "\n| part | loss |\n|---|---|\n| none \\| all | 1.5 |\n" in text
+    assert "| alone | here ppo, no rival | 2 answers a second | | |" in text
+    assert text.index("| before |") < text.index("| alone |")  # 9 before 10
 
 
 def test_too_few_rounds_are_said_and_a_rate_of_nothing_is_drawn(settings: Settings) -> None:

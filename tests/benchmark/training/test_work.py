@@ -132,6 +132,10 @@ def test_the_fastest_of_ours_is_held_to_the_goal_of_the_shape():
     assert found["peak memory, peers as they ship"].wanted == 0.7
     assert found["a, peers as they ship"].wanted is None
     assert found["a, its matrix products alone"].rivals == ["matmuls alone a"]
+    lean = {goal.text: goal for goal in goals([*names, "here a compiled keeping 0.1"], PRESETS["124m"])}
+    assert lean["peers as they ship"] == best and lean["peak memory, peers as they ship"].wanted is None
+    kept = lean["keeping 0.1 of the activations: peak memory"]
+    assert (kept.ours, kept.rivals, kept.wanted) == ("here a compiled keeping 0.1", best.rivals, 0.7)
 
 
 def test_the_products_alone_are_those_of_the_step():
