@@ -149,7 +149,10 @@ def free(key: str) -> bool:
         (["trainer.max_steps=0"], "trainer.max_steps=0: must be 1 or more"),
         (["trainer.max_time=00:01:00:00"], "trainer.max_time=00:01:00:00: the schedule needs a length too"),
         (["trainer.activation_memory_budget=2"], "trainer.activation_memory_budget=2.0: must be a share from 0 to 1"),
-        (["trainer.activation_memory_budget=0.5"], "trainer.activation_memory_budget=0.5: is the compiler's; give trainer.compile=true"),
+        (
+            ["trainer.activation_memory_budget=0.5"],
+            "trainer.activation_memory_budget=0.5: is the compiler's; give trainer.compile=true",
+        ),
         (["trainer.limit_val_batches=1.5"], "trainer.limit_val_batches=1.5: must be a whole number, or a share"),
     ],
 )
