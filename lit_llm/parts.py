@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 from torch import nn
@@ -145,5 +146,6 @@ def _settle_network(cfg: DictConfig, stage: Stage) -> None:
         network.gradient_checkpointing = True
     if cfg.trainer.compile:
         keep_compiled(Path(cfg.data.get("cache_dir") or "outputs/cache") / "compiled")
+        torch.compiler.reset()  # what earlier runs of this process compiled would count against the compiler's limit
         functorch.activation_memory_budget = cfg.trainer.activation_memory_budget
         (network if network is not None else stage.model).compile()
