@@ -50,7 +50,7 @@ class TrainerConfig:
     fast_dev_run: int = 0  # batches; no checkpoints, no model folder
     profiler: str | None = None  # simple, advanced, pytorch
     gradient_checkpointing: bool = False  # recompute activations: less memory, a third more compute
-    # With compile: the share of activations to keep; what is cheapest to compute again is, until the rest fits.
+    # With compile: the share to keep of what a layer saves for its backward pass; attention is computed again first.
     activation_memory_budget: float = 1.0
     progress: bool = True
     sanity_steps: int = 0  # validation batches before the first step

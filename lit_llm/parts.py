@@ -145,7 +145,21 @@ def _settle_network(cfg: DictConfig, stage: Stage) -> None:
     if network is not None and cfg.trainer.gradient_checkpointing:
         network.gradient_checkpointing = True
     if cfg.trainer.compile:
-        keep_compiled(Path(cfg.data.get("cache_dir") or "outputs/cache") / "compiled")
-        torch.compiler.reset()  # what earlier runs of this process compiled would count against the compiler's limit
-        functorch.activation_memory_budget = cfg.trainer.activation_memory_budget
-        (network if network is not None else stage.model).compile()
+        _compile(cfg, stage, network if network is not None else stage.model)
+
+
+def _compile(cfg: DictConfig, stage: Stage, network: nn.Module) -> None:
+    """What this process compiled for other runs is dropped: it counts against the compiler's limit, and has their
+    budget."""
+    keep_compiled(Path(cfg.data.get("cache_dir") or "outputs/cache") / "compiled")
+    torch.compiler.reset()
+    torch._dynamo.config.recompile_limit = 32  # of a layer: with and without gradients, rows of few and many tokens
+    budget = cfg.trainer.activation_memory_budget
+    if budget < 1 and any(isinstance(part, nn.Dropout) and part.p > 0 for part in stage.modules()):
+        raise UserError(  # torch 2.13 draws them anew when it computes activations again: the gradients are others'
+            f"trainer.activation_memory_budget={budget}: the compiler forgets what dropout left out; give "
+            "backbone.dropout=0 and stage.lora_dropout=0 (where there are adapters), or "
+            "trainer.gradient_checkpointing=true in its place"
+        )
+    functorch.activation_memory_budget = budget
+    network.compile()

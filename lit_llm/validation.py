@@ -249,6 +249,8 @@ def _check_trainer(path: str, values: Mapping[str, Any]) -> Iterator[str]:
     budget = values["activation_memory_budget"]
     if not 0 <= budget <= 1:
         yield f"{path}activation_memory_budget={budget}: must be a share from 0 to 1"
+    elif budget < 1 and values["gradient_checkpointing"]:
+        yield f"{path}activation_memory_budget={budget}: computes again what {path}gradient_checkpointing does; choose"
     elif budget < 1 and not values["compile"]:
         yield (
             f"{path}activation_memory_budget={budget}: is the compiler's; give {path}compile=true, or "

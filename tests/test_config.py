@@ -153,6 +153,10 @@ def free(key: str) -> bool:
             ["trainer.activation_memory_budget=0.5"],
             "trainer.activation_memory_budget=0.5: is the compiler's; give trainer.compile=true",
         ),
+        (
+            ["trainer.activation_memory_budget=0.5", "trainer.compile=true", "trainer.gradient_checkpointing=true"],
+            "trainer.activation_memory_budget=0.5: computes again what trainer.gradient_checkpointing does; choose",
+        ),
         (["trainer.limit_val_batches=1.5"], "trainer.limit_val_batches=1.5: must be a whole number, or a share"),
     ],
 )

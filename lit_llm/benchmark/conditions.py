@@ -20,9 +20,8 @@ def conditions(
 ) -> list[str]:
     """Processor or GPU, cores, threads, load, versions: a line each. The load afterwards is the command's to add."""
     count = torch.get_num_threads() if threads is None else threads
-    lines = [f"{processor()}, {os.cpu_count()} cores, {count} threads, load before {load()}"]
-    if device.startswith("cuda"):
-        lines.insert(0, torch.cuda.get_device_name(device))
+    gpu = f"{torch.cuda.get_device_name(device)}, " if device.startswith("cuda") else ""
+    lines = [f"{gpu}{processor()}, {os.cpu_count()} cores, {count} threads, load before {load()}"]
     versions = [f"{name} {version}" for name in packages if (version := _version(name))]
     if nanogpt is not None:
         versions.append(f"nanoGPT {_state(nanogpt / 'model.py')}")

@@ -17,7 +17,7 @@ _CPU_CHUNK_BYTES = 8 * 2**20  # logits of a chunk in float32: small enough to st
 _CPU_SOFTMAX_BYTES = 2 * 2**20  # of probabilities in float32 that the loss makes at once: for an inner cache
 _GPU_CHUNK_BYTES = 512 * 2**20  # large enough to fill a GPU
 _KEEP_BYTES = 256 * 2**20  # of probabilities kept for the backward pass, or of logits that become their gradients
-_CPU_ROWS = 256  # at least: a product of fewer rows with a vocabulary of 50k runs at 3/4 of the speed
+_LEAST_ROWS = 256  # at least: a product of fewer rows with a vocabulary of 50k runs at 3/4 of the speed
 
 
 class CrossEntropy(NamedTuple):
@@ -35,7 +35,7 @@ def cross_entropy(
 
     Positions labelled ``IGNORE`` take no part. ``z_loss`` weighs ``logsumexp(logits)^2`` (PaLM, arXiv:2204.02311,
     section 5). The logits become their own gradients, ``chunk_tokens`` rows at a time, as soon as the loss is known: so
-    nothing is recomputed and at most 256 MB of them are held; hence no second derivatives.
+    nothing is recomputed and at most 256 MB of them, or 256 rows, are held; hence no second derivatives.
     """
     flat, targets = _trained_positions(hidden, labels)
     flat, chunk = flat.to(_compute_dtype(weight)), chunk_tokens or _softmax_tokens(weight)
@@ -94,9 +94,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         hidden_grad = torch.empty_like(hidden) if with_gradient else hidden
         head_grad: Tensor | None = None
         sums = torch.zeros(2, device=hidden.device, dtype=exact)  # of the negative log-likelihood, and with the z-loss
-        # Many rows at once, so that the head's gradient is one product: at 124M adding up those of 256 rows each took
-        # 10% of a step. And one buffer: 2,048 tokens and 50,304 words take 0.90 of the time of chunks of 256.
-        held = max(_CPU_ROWS, _KEEP_BYTES // (head.shape[0] * hidden.element_size()))
+        held = _held_tokens(hidden, weight) if with_gradient else _chunk_tokens(weight)
         for block in _chunks(slice(0, len(hidden)), held):
             logits = hidden[block] @ head.T
             for rows in _chunks(slice(0, len(logits)), chunk):
@@ -106,6 +104,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
             if trains_head:
                 product = logits.T @ hidden[block]
                 head_grad = product if head_grad is None else product.to(exact).add_(head_grad)
+            del logits  # before the next are made
         if with_gradient:
             if trains_head:
                 head_grad = torch.zeros_like(weight) if head_grad is None else head_grad.to(weight.dtype)
@@ -207,8 +206,14 @@ def _compute_dtype(weight: Tensor) -> torch.dtype:
 
 def _chunk_tokens(weight: Tensor) -> int:
     if weight.is_cpu:
-        return max(_CPU_ROWS, _CPU_CHUNK_BYTES // (4 * weight.shape[0]))
+        return max(_LEAST_ROWS, _CPU_CHUNK_BYTES // (4 * weight.shape[0]))
     return max(64, _GPU_CHUNK_BYTES // (4 * weight.shape[0]))
+
+
+def _held_tokens(hidden: Tensor, weight: Tensor) -> int:
+    """Many at once, so that the head's gradient is one product: at 124M adding up those of 256 rows each took 10% of a
+    step. And in one buffer: 2,048 tokens and 50,304 words take 0.90 of the time of chunks of 256."""
+    return max(_LEAST_ROWS, _KEEP_BYTES // (weight.shape[0] * hidden.element_size()))
 
 
 def _softmax_tokens(weight: Tensor) -> int:

@@ -147,7 +147,7 @@ def test_all_layers_share_one_compilation_and_compute_the_same(packed: bool, tin
     length = 320 if packed else 64  # packed rows from 257 tokens on are read in blocks
     for seed in range(3):
         torch.manual_seed(seed)
-        tokens = random_tokens(2, length)
+        tokens = torch.randint(0, VOCAB, (2, length))
         segments = torch.randint(0, 9, (2, length)).sort(dim=1).values if packed else None
         results = []
         for each in (model, plain):
@@ -159,6 +159,11 @@ def test_all_layers_share_one_compilation_and_compute_the_same(packed: bool, tin
         for ours, expected in zip(*results, strict=True):
             assert (ours - expected).norm() <= 0.03 * expected.norm()
     assert tiny.num_layers > 1 and counter.frame_count == 1
+    assert model.backbone.compiled and not copy.deepcopy(model).backbone.compiled
+    cache = KVCache(model.config, 2, 8)
+    with torch.no_grad():
+        assert torch.allclose(model(tokens[:, :4], cache=cache), plain(tokens[:, :4]), atol=1e-4)
+    assert counter.frame_count == 1  # with a cache nothing is
 
 
 def test_initial_scale(tiny: BackboneConfig) -> None:

@@ -51,7 +51,7 @@ def test_the_sum_is_that_of_explicit_loops(chunk, z_loss):
 @pytest.mark.parametrize("chunk", [1, 3, 100])
 def test_gradients_of_cross_entropy_by_finite_differences(chunk, keep, monkeypatch):
     monkeypatch.setattr("lit_llm.objectives.language._KEEP_BYTES", keep)
-    monkeypatch.setattr("lit_llm.objectives.language._CPU_ROWS", 1)
+    monkeypatch.setattr("lit_llm.objectives.language._LEAST_ROWS", 1)
     hidden, weight, labels = problem()
     assert torch.autograd.gradcheck(
         lambda h, w: 0.37 * cross_entropy(h, w, labels, z_loss=0.1, chunk_tokens=chunk).loss, (hidden, weight)
@@ -151,22 +151,37 @@ def test_micro_batches_divided_by_the_whole_count_equal_one_batch(cut, seed):
 
 
 def test_a_large_vocabulary_never_holds_all_logits(monkeypatch):
-    """The largest tensor that is made is that of a chunk's logits, not of tokens x vocabulary."""
+    """Of logits a block is made at once, of probabilities a few rows; never tokens x vocabulary."""
     hidden, weight, labels = problem(rows=16, tokens=64, vocabulary=500, dtype=torch.float32)
-
-    class Sizes(TorchDispatchMode):
-        largest = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            made = func(*args, **(kwargs or {}))
-            self.largest = max([self.largest, *(each.numel() for each in tree_leaves(made) if torch.is_tensor(each))])
-            return made
-
     monkeypatch.setattr("lit_llm.objectives.language._CPU_CHUNK_BYTES", 4 * 500 * 64)
-    monkeypatch.setattr("lit_llm.objectives.language._KEEP_BYTES", 0)
+    monkeypatch.setattr("lit_llm.objectives.language._CPU_SOFTMAX_BYTES", 4 * 500 * 40)
+    monkeypatch.setattr("lit_llm.objectives.language._KEEP_BYTES", 4 * 500 * 300)
     with Sizes() as sizes:
-        (cross_entropy(hidden, weight, labels).loss + token_logps(hidden, weight, labels).sum()).backward()
+        cross_entropy(hidden, weight, labels).loss.backward()
+    assert sizes.largest == 300 * 500 and sizes.softmax == 40 * 500
+    with Sizes() as sizes, torch.no_grad():
+        cross_entropy(hidden, weight, labels)
     assert sizes.largest == 256 * 500
+    with Sizes() as sizes:
+        token_logps(hidden, weight, labels).sum().backward()
+    assert sizes.largest == sizes.softmax == 256 * 500
+
+
+class Sizes(TorchDispatchMode):
+    """Numbers in the largest tensor that is made, and in the largest softmax."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest = self.softmax = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for each in tree_leaves(made):
+            if torch.is_tensor(each) and not any(each is given for given in args):
+                self.largest = max(self.largest, each.numel())
+                if "softmax" in func.__name__:
+                    self.softmax = max(self.softmax, each.numel())
+        return made
 
 
 def test_extreme_logits_keep_their_loss_and_gradient():

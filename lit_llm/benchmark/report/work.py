@@ -18,6 +18,7 @@ from lit_llm.benchmark.record import Comparison, Record, load
 from lit_llm.benchmark.report.plot import plot
 from lit_llm.errors import UserError
 
+PAGE = "# What the benchmarks found\n"
 BEGIN, END = "<!-- benchmarks: scripts/benchmark.py report writes what is between -->", "<!-- end of benchmarks -->"
 
 
@@ -39,10 +40,12 @@ def run(settings: Settings) -> None:
     if not any(groups.values()):
         raise UserError(f"records={settings.records}: no record with a goal; write some with json={settings.records}/…")
     before, after = _around(settings.readme)
+    page = settings.records / "README.md"
+    if page.is_file() and not page.read_text(encoding="utf-8").startswith(PAGE):
+        raise UserError(f"records={settings.records}: its README.md is not one that this command wrote; move it away")
     settings.picture.parent.mkdir(parents=True, exist_ok=True)
     drawn = [(heading, found) for heading, found in groups.items() if found]
     settings.picture.write_text(plot(drawn), encoding="utf-8")
-    page = settings.records / "README.md"
     picture, link = (_from(settings.readme, file) for file in (settings.picture, page))
     text = "\n".join(summary(records, picture, link))
     settings.readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
@@ -52,7 +55,7 @@ def run(settings: Settings) -> None:
 
 def _natural(file: Path) -> list[int | str]:
     """Batch 8 before batch 32."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.stem)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.stem)]
 
 
 def _from(page: Path, file: Path) -> str:
@@ -77,8 +80,9 @@ def summary(records: Sequence[Record], picture: str, link: str) -> Iterator[str]
     yield from _ratios(records, details=False)
     dates, machines = sorted({record.date for record in records}), sorted({_machine(record) for record in records})
     span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    yield f"\nMeasured {span} on {'; '.join(filter(None, machines))}. [Threads, load, versions, every"
-    yield f"configuration's figures and the ablation]({link})."
+    where = "; ".join(filter(None, machines))
+    yield f"\nMeasured {span}{' on ' if where else ''}{where}. [Threads, load, versions, every configuration's"
+    yield f"figures and what each part contributes]({link})."
 
 
 def _machine(record: Record) -> str:
@@ -97,7 +101,7 @@ def _ratios(records: Sequence[Record], details: bool) -> Iterator[str]:
     for record in records:
         for each in record.comparisons() if details else _headlines(record):
             yield _row(record.heading, each)
-        if not record.goals:
+        if not any(record.comparisons()):
             for result in record.results:
                 rate = f"{result.median:.3g} {record.unit} a second"
                 yield f"| {_plain(record.heading)} | {_plain(result.name)}, no rival | {rate} | | |"
@@ -105,7 +109,7 @@ def _ratios(records: Sequence[Record], details: bool) -> Iterator[str]:
 
 def details(records: Sequence[Record], picture: str) -> Iterator[str]:
     """All that the records hold: conditions, every configuration's figures, what bounds them."""
-    yield "# What the benchmarks found\n\n`scripts/benchmark.py report` writes this page from the records beside it.\n"
+    yield PAGE + "\n`scripts/benchmark.py report` writes this page from the records beside it.\n"
     yield f"![How many times faster than the fastest rival, with the goals]({picture})\n"
     yield from _ratios(records, details=True)
     for record in records:
@@ -122,8 +126,12 @@ def details(records: Sequence[Record], picture: str) -> Iterator[str]:
 def _figures(record: Record) -> Iterator[Sequence[str]]:
     yield "", f"{record.unit}/s", "lowest", "highest", "peak GB", "first call, s"
     for each in sorted(record.results, key=lambda each: -each.median):
-        rates = (f"{value:,.4g}" for value in (each.median, min(each.rounds), max(each.rounds)))
+        rates = (_rate(value) for value in (each.median, min(each.rounds), max(each.rounds)))
         yield each.name, *rates, f"{each.peak_gb:.2f}", f"{each.first_seconds:.2f}"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _table(rows: Iterable[Sequence[str]]) -> Iterator[str]:

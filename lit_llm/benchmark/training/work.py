@@ -83,12 +83,20 @@ class Settings:
             raise UserError(f"hidden_size={sizes.hidden_size}: must be a multiple of 2 x heads={sizes.heads}")
         if self.budget is not None and not 0 <= self.budget <= 1:
             raise UserError(f"budget={self.budget}: must be a share from 0 to 1")
+        if self.budget is not None and self.compile == "no":
+            raise UserError(f"budget={self.budget}: is the compiler's; give compile=yes or compile=both")
         device_of(self.device)
 
     @property
     def sizes(self) -> Shape:
         given = {each.name: getattr(self, each.name) for each in fields(Shape)}
         return replace(PRESETS[self.shape].shape, **{key: value for key, value in given.items() if value is not None})
+
+    @property
+    def kept(self) -> float:
+        """The share of activations; 1: all, and nobody takes part with fewer."""
+        preset = PRESETS[self.shape].budget if self.sizes == PRESETS[self.shape].shape else None
+        return next((each for each in (self.budget, preset) if each is not None), 1.0)
 
     @property
     def one_at_a_time(self) -> bool:
@@ -122,8 +130,8 @@ def _contestants(settings: Settings, device: str) -> Iterator[Contestant]:
                 built = partial(_built, make, settings.sizes, precision, compiled, device)
                 if name == "here":
                     yield Contestant(label, built)
-                    budget = PRESETS[settings.shape].budget if settings.budget is None else settings.budget
-                    if compiled and budget is not None:
+                    budget = settings.kept
+                    if compiled and budget < 1:
                         yield Contestant(f"{label} {LEAN} {budget:g}", partial(built, budget=budget))
                     continue
                 yield Contestant(label, built, tuned=False)
@@ -154,9 +162,9 @@ def goals(names: list[str], wanted: Preset | None) -> Iterator[Goal]:
     tuned = [name for name in peers if name.endswith("+allocator")]
     yield Goal("peers as they ship", own, shipped, wanted.speed if wanted else None)
     memory = wanted.memory if wanted else None
-    yield Goal("peak memory, peers as they ship", own, shipped, None if lean else memory, "memory", True)
+    yield Goal("peak memory, peers as they ship", own, shipped, None if lean else memory, of="memory", detail=True)
     for name in lean:
-        yield Goal(f"keeping {name.split()[-1]} of the activations: peak memory", name, shipped, memory, "memory")
+        yield Goal(f"keeping {name.split()[-1]} of the activations: peak memory", name, shipped, memory, of="memory")
         yield Goal(f"keeping {name.split()[-1]} of the activations: speed", name, shipped)
     yield Goal("peers with the allocator too", own, tuned)
     for name in every:

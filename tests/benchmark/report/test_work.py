@@ -104,6 +104,15 @@ def test_the_plot_shows_bars_spreads_and_goals_with_better_to_the_right(settings
     assert "goal 4 missed" in (picture.get("aria-label") or "")
 
 
+def test_somebody_elses_page_is_not_overwritten(settings: Settings) -> None:
+    run(Settings(settings.records, settings.readme, settings.picture))
+    page = settings.records / "README.md"
+    page.write_text("precious", encoding="utf-8")
+    with pytest.raises(UserError, match="move it away"):
+        run(settings)
+    assert page.read_text(encoding="utf-8") == "precious"
+
+
 def test_without_marks_or_records_there_is_one_line(settings: Settings, tmp_path: Path) -> None:
     settings.readme.write_text("nothing", encoding="utf-8")
     with pytest.raises(UserError, match=r"readme=.*once each"):
