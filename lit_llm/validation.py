@@ -150,6 +150,7 @@ def _check_run(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
     for name, node in values["evaluation"]["scorers"].items():
         yield from _check_node(f"{prefix}evaluation.scorers.{name}", node, "scorers", allowed)
     yield from _check_trainer(prefix + "trainer.", values["trainer"])
+    yield from _check_recomputed(prefix, values)
     if values["resume"] not in (None, "auto"):
         changed = change_from(values, RunFolder(values["resume"]))
         if changed is not None:
@@ -231,6 +232,24 @@ def _reference(value: Any) -> bool:
     if isinstance(value, Mapping):
         return "_target_" in value
     return isinstance(value, str) and value.startswith(("@", "${oc.env:"))
+
+
+def _check_recomputed(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
+    """What can be known of it before the model is there; ``parts.py`` looks at the model."""
+    budget, stage, backbone = values["trainer"]["activation_memory_budget"], values["stage"], values["backbone"]
+    if budget >= 1 or not isinstance(stage, Mapping) or not isinstance(backbone, Mapping):
+        return
+    shares = {
+        "backbone.dropout": backbone.get("dropout") if values["init_from"] is None else 0,
+        "stage.lora_dropout": stage.get("lora_dropout") if stage.get("lora_rank") else 0,
+    }
+    for key, share in shares.items():
+        if share:
+            yield (
+                f"{prefix}{key}={share}: what it leaves out would be drawn anew with "
+                f"{prefix}trainer.activation_memory_budget={budget}; give {prefix}{key}=0, "
+                f"or {prefix}trainer.gradient_checkpointing=true in its place"
+            )
 
 
 def _check_trainer(path: str, values: Mapping[str, Any]) -> Iterator[str]:

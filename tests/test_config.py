@@ -157,6 +157,10 @@ def free(key: str) -> bool:
             ["trainer.activation_memory_budget=0.5", "trainer.compile=true", "trainer.gradient_checkpointing=true"],
             "trainer.activation_memory_budget=0.5: computes again what trainer.gradient_checkpointing does; choose",
         ),
+        (
+            ["trainer.activation_memory_budget=0.5", "trainer.compile=true", "backbone.dropout=0.1"],
+            "backbone.dropout=0.1: what it leaves out would be drawn anew with trainer.activation_memory_budget=0.5",
+        ),
         (["trainer.limit_val_batches=1.5"], "trainer.limit_val_batches=1.5: must be a whole number, or a share"),
     ],
 )

@@ -74,10 +74,12 @@ class Settings:
         for name in self.precision:
             if name not in PRECISIONS:
                 raise UserError(f"precision={name}: must be of {', '.join(PRECISIONS)}")
-        for name in ("layers", "heads", "vocab_size", "length", "batch", "rounds", "seconds"):
+        for name in ("layers", "heads", "vocab_size", "length", "batch", "rounds", "seconds", "threads"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{name}={value}: must be above 0")
+        if self.nanogpt is not None and not (self.nanogpt / "model.py").is_file():
+            raise UserError(f"nanogpt={self.nanogpt}: no model.py in it; point to a checkout of nanoGPT")
         sizes = self.sizes
         if sizes.hidden_size <= 0 or sizes.hidden_size % (2 * sizes.heads):
             raise UserError(f"hidden_size={sizes.hidden_size}: must be a multiple of 2 x heads={sizes.heads}")
