@@ -74,6 +74,12 @@ ATTENTIONS = ("sdpa", "eager")
 PEERS = ("transformers", "litgpt")
 
 
+def check_nanogpt(folder: Path) -> None:
+    """Raises UserError where the folder is no checkout of nanoGPT."""
+    if not (folder / "model.py").is_file():
+        raise UserError(f"nanogpt={folder}: no model.py in it; point to a checkout of nanoGPT")
+
+
 def asked(peers: str) -> tuple[str, ...]:
     """The names in ``peers``, with commas between; "installed" asks for all that there are."""
     names = tuple(name for name in peers.replace(" ", "").split(",") if name)
@@ -99,8 +105,7 @@ def find(peers: str, nanogpt: Path | None) -> Iterator[tuple[str, Maker]]:
         elif peers.strip() != "installed":
             raise UserError(f"peers={peers}: {name} is not installed here (pip install {name})")
     if nanogpt is not None:
-        if not (nanogpt / "model.py").is_file():
-            raise UserError(f"nanogpt={nanogpt}: no model.py in it; point to a checkout of nanoGPT")
+        check_nanogpt(nanogpt)
         yield "nanogpt", partial(nanogpt_at, nanogpt)
 
 

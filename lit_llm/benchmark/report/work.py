@@ -87,12 +87,8 @@ def summary(records: Sequence[Record], picture: str, link: str) -> Iterator[str]
 
 def _machine(record: Record) -> str:
     """Processor and cores: what its conditions, lines of text, say in front of threads and load."""
-    return next((_plain(line.rsplit(", ", 1)[0]) for line in map(_before_load, record.conditions) if line), "")
-
-
-def _before_load(line: str) -> str:
-    before, load, _ = line.partition(", load before")
-    return before if load else ""
+    found = (line.partition(", load before") for line in record.conditions)
+    return next((_plain(before.rpartition(", ")[0]) for before, load, _ in found if load), "")
 
 
 def _ratios(records: Sequence[Record], details: bool) -> Iterator[str]:

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 from lit_llm.benchmark.command import say
 from lit_llm.benchmark.conditions import conditions
+from lit_llm.benchmark.contestants import check_nanogpt
 from lit_llm.benchmark.race import Contestant, Result, race
 from lit_llm.benchmark.record import Goal, Record
 from lit_llm.benchmark.to_loss.ablation import Trial, ablation_table, variants
@@ -46,8 +47,7 @@ class Settings:
     json: Annotated[Path | None, "also write the results here"] = None
 
     def __post_init__(self) -> None:
-        if not (self.nanogpt / "model.py").is_file():
-            raise UserError(f"nanogpt={self.nanogpt}: no model.py in it; point to a checkout of nanoGPT")
+        check_nanogpt(self.nanogpt)
         for name, least in {"seeds": 1, "peer_steps": PARTS, "steps": PARTS}.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least {least}")

@@ -13,7 +13,7 @@ from torch._functorch import config as functorch
 
 from lit_llm.benchmark.command import say
 from lit_llm.benchmark.conditions import conditions, device_of
-from lit_llm.benchmark.contestants import Shape, asked, find, here, random_batch
+from lit_llm.benchmark.contestants import Shape, asked, check_nanogpt, find, here, random_batch
 from lit_llm.benchmark.matmuls import MATMULS, MatmulsAlone
 from lit_llm.benchmark.race import Contestant, race
 from lit_llm.benchmark.record import Goal, Record
@@ -78,8 +78,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{name}={value}: must be above 0")
-        if self.nanogpt is not None and not (self.nanogpt / "model.py").is_file():
-            raise UserError(f"nanogpt={self.nanogpt}: no model.py in it; point to a checkout of nanoGPT")
+        if self.nanogpt is not None:
+            check_nanogpt(self.nanogpt)
         sizes = self.sizes
         if sizes.hidden_size <= 0 or sizes.hidden_size % (2 * sizes.heads):
             raise UserError(f"hidden_size={sizes.hidden_size}: must be a multiple of 2 x heads={sizes.heads}")
