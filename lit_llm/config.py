@@ -134,6 +134,7 @@ class PipelineConfig:
     """A chain of runs. In a stage's values the text ``@name`` stands for what the step of that name made."""
 
     stages: dict[str, TrainConfig] = field(default_factory=dict)
+    seed: int = 0  # of every stage and of the simulated annotators
     rankings: Any = None  # the step that collects rankings between instruction tuning and the reward model
     people: PeopleConfig = field(default_factory=PeopleConfig)
     win_rate: str | None = (

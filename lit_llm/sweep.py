@@ -48,6 +48,7 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
     if "resume" in cfg and RunFolder(folder).state.get("identity") == identity:
         cfg.resume = "auto"  # a sweep begun before in this folder: the job goes on
     result: dict[str, Any] = {"identity": identity, "overrides": list(hydra.overrides.task)}
+    result["pipeline"] = "stages" in cfg
     try:
         validate(cfg)
         metrics = job(cfg, folder)
@@ -116,9 +117,25 @@ class Leaderboard(Callback):
             return
         write_json(folder / "leaderboard.json", {"jobs": rows})
         print("\n".join(table(folder, rows)))
+        if only_seeds_differ(rows):
+            from lit_llm.report.seeds import write_over_seeds
+
+            file = write_over_seeds(folder, [folder / row["job"] for row in sorted(rows, key=lambda row: row["job"])])
+            print(f"\n{file.read_text(encoding='utf-8')}kept in {file}")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Nothing: what a job made is read from its folder, also when another process ran it."""
+
+
+def only_seeds_differ(rows: list[dict[str, Any]]) -> bool:
+    """Whether a sweep is one pipeline with several seeds, all of which finished."""
+    common = set.intersection(*(set(row["overrides"]) for row in rows))
+    differing = [[word for word in row["overrides"] if word not in common] for row in rows]
+    return (
+        len(rows) > 1
+        and all(row["status"] == "finished" and row.get("pipeline") for row in rows)
+        and all(len(words) == 1 and words[0].startswith("seed=") for words in differing)
+    )
 
 
 def table(folder: Path, rows: list[dict[str, Any]]) -> Iterator[str]:

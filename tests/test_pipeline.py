@@ -89,6 +89,13 @@ def test_every_step_runs_after_what_it_needs_and_is_linked(run, tmp_path):
     assert json.loads((tmp_path / "one/pipeline.json").read_text())["stages"]["ppo"]["reused"] is False
 
 
+def test_one_seed_is_that_of_every_stage_and_of_the_simulated_annotators():
+    values = schema.plain(compose("pipeline", ["seed=3", "stages.ppo.seed=5"]))
+    seeds = {name: stage["seed"] for name, stage in values["stages"].items()}
+    assert seeds == {name: 5 if name == "ppo" else 3 for name in ALL if name != "rankings"}
+    assert values["rankings"]["seed"] == 3
+
+
 def test_what_is_finished_and_unchanged_is_reused(run):
     run()
     assert run(name="two") == []

@@ -22,7 +22,7 @@ from lit_llm.errors import UserError
 from lit_llm.launch import launch
 from lit_llm.run import run
 from lit_llm.run_folder import RunFolder, unfinished
-from lit_llm.sweep import Leaderboard, objective, table
+from lit_llm.sweep import Leaderboard, objective, only_seeds_differ, table
 from tests.chain_data import write_data
 
 ROOT = Path(__file__).parents[1]
@@ -250,6 +250,17 @@ def test_the_leaderboard_shows_what_differs(tmp_path, capsys):
     assert lines[2].split() == ["0", "2", "1.5", "b=1"] and "a=1" not in "".join(lines)
     Leaderboard().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
     assert capsys.readouterr().out == "" and not (tmp_path / "leaderboard.json").exists()
+
+
+def test_a_table_over_seeds_ends_a_sweep_of_seeds_alone():
+    def jobs(*words: str, **more: object) -> list[dict]:
+        return [{"status": "finished", "pipeline": True, "overrides": ["a=1", word], **more} for word in words]
+
+    assert only_seeds_differ(jobs("seed=0", "seed=1"))
+    assert not only_seeds_differ(jobs("seed=0"))
+    assert not only_seeds_differ(jobs("seed=0", "objective=dpo"))
+    assert not only_seeds_differ(jobs("seed=0", "seed=1", pipeline=False))  # runs of one stage have no chain to show
+    assert not only_seeds_differ([*jobs("seed=0"), *jobs("seed=1", status="failed: ValueError")])
 
 
 def test_the_objective_of_a_run():
