@@ -196,7 +196,7 @@ class _Rewriter:
 
 @contextmanager
 def worded(name: str = "chat template") -> Iterator[None]:
-    """Any failure of a template as one line that begins with its name. A template is a stranger's program: it may raise anything."""
+    """Any failure of a template as one line with its name. It is a stranger's program: it may raise anything."""
     try:
         yield
     except UserError:

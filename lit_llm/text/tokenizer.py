@@ -265,12 +265,13 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Text of ids; bytes that are no UTF-8 (a character cut in two) become U+FFFD."""
         control = set(self.control_tokens.values()) if skip_special else set()
-        if not self._byte_level:
+        if not self.byte_level:
             return str(self.engine.decode(list(ids), skip_special_tokens=skip_special))
         return b"".join(self.token_bytes(i) for i in ids if i not in control).decode("utf-8", errors="replace")
 
     @cached_property
-    def _byte_level(self) -> bool:
+    def byte_level(self) -> bool:
+        """Whether a token is a string of bytes, and a text's bytes are those of its tokens."""
         decoder = json.loads(self.engine.to_str()).get("decoder") or {}
         return "ByteLevel" in {decoder.get("type"), *(d.get("type") for d in decoder.get("decoders", []))}
 
@@ -292,7 +293,7 @@ class Tokenizer:
         token = self.engine.id_to_token(token_id)
         if token is None:
             return b""  # rows of an embedding beyond the vocabulary
-        if self._byte_level:
+        if self.byte_level:
             return bytes(_BYTE_OF[c] for c in token)
         if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token):
             return bytes([int(token[3:5], 16)])
@@ -314,9 +315,11 @@ class Tokenizer:
             raise UserError(f"new_tokens: {bad[0]!r} is blank; give words")
         if bad := [t for t in tokens if t in self.control_tokens]:
             raise UserError(f"new_tokens: {bad[0]!r} is a control token already; give words")
-        spelled = {t: whole_pieces(self.engine, t) if pieces and self._byte_level else () for t in tokens}
+        spelled = {t: whole_pieces(self.engine, t) if pieces and self.byte_level else () for t in tokens}
         if new := [piece for found in spelled.values() for piece in found]:
             self.engine = with_pieces(self.engine, new)
+        for word in [t for t, found in spelled.items() if not found]:
+            spelled[word] = self._whole(word)
         others = [t for t, found in spelled.items() if not found]
         if others and self.vocab_size != self.engine.get_vocab_size(with_added_tokens=True):
             self.engine = with_pieces(self.engine, others)  # ids are left out: the library would count into them
@@ -325,6 +328,11 @@ class Tokenizer:
             self.__dict__.pop(stale, None)
         vocabulary = self.engine.get_vocab(with_added_tokens=True)
         return list(dict.fromkeys(vocabulary[piece] for t in tokens for piece in spelled[t] or (t,)))
+
+    def _whole(self, word: str) -> tuple[str, ...]:
+        """The tokens that stand for a word already, with and without the space before it; () where it is cut."""
+        found = [self.encode(text) for text in ((word, f" {word}") if self.byte_level else (word,))]
+        return () if any(len(ids) != 1 for ids in found) else tuple(self.engine.id_to_token(i) for (i,) in found)
 
     # ---- the folder ------------------------------------------------------------------------------------------------
 

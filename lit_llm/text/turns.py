@@ -1,9 +1,9 @@
 """Where in a rendered conversation each assistant writes, and which control tokens are the template's.
 
-The conversation is rendered with private marks: around the core of every message, and inside any control token that
-a message holds. Taken out again, they say where each text came to stand. Where the marks change what the template writes
-(it looks at how a text begins, say), or where it cuts one away (a reasoning part), the conversation is rendered once more
-with another text in the turn's place, and what differs is the turn.
+The conversation is rendered with private marks: around the core of every message, and inside any control token that a
+message holds. Taken out again, they say where each text came to stand. Where the marks change what the template writes
+(it looks at how a text begins, say), or where it cuts one away (a reasoning part), the conversation is rendered once
+more with another text in the turn's place, and what differs is the turn.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Span:
 class Written:
     """A conversation as the template writes it, the marks taken out.
 
-    ``controls``: (begin, stop) of each control token that the template wrote. ``starts`` and ``stops``: where the core of
-    an assistant's message begins and ends, by the message's number. ``fences``: both ends of the others' messages.
+    ``controls``: (begin, stop) of each control token that the template wrote. ``starts`` and ``stops``: where the core
+    of an assistant's message begins and ends, by the message's number. ``fences``: both ends of the others' messages.
     """
 
     text: str
@@ -178,7 +178,8 @@ class Marks:
 
     def broken(self, message: Message, habits: Habits) -> Message:
         """The message with a mark inside each of its control tokens."""
-        return replace(message, content=habits.inside.sub(lambda found: found.group() + self.split, message.content))
+        broken = habits.inside.sub(lambda found: found.group() + self.split, message.content)
+        return Message(message.role, broken)
 
     def around(self, number: int, message: Message, habits: Habits) -> Message:
         """The message with marks around its core too: blanks stay outside, where a template can trim them."""
@@ -190,11 +191,11 @@ class Marks:
             core = f"{self.starts[number]}{core}{self.stops[number]}"
         elif core:
             core = f"{self.fence}{core}{self.fence}"
-        return replace(message, content=before + core + behind)
+        return Message(message.role, before + core + behind)
 
     def read(self, text: str, habits: Habits) -> Written:
         """The text without the marks, and where they stood."""
-        names = {mark: ("fence", 0) for mark in self.fence} | {mark: ("split", 0) for mark in self.split}
+        names = {self.fence: ("fence", 0), self.split: ("split", 0)}
         names |= {mark: ("start", n) for n, mark in self.starts.items()}
         names |= {mark: ("stop", n) for n, mark in self.stops.items()}
         found = [(f.start(), *names[f.group()]) for f in _PRIVATE_CHARACTER.finditer(text) if f.group() in names]
