@@ -71,7 +71,7 @@ def _engine_at(engine: Engine, place: Place) -> Engine | None:
     return found
 
 
-_EMPTY = {
+_EMPTY: dict[str, Any] = {
     "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "post_processor": None, "decoder": None,
     "model": {"type": "BPE", "vocab": {}, "merges": []},
 }  # fmt: skip

@@ -332,7 +332,7 @@ class Tokenizer:
     def _whole(self, word: str) -> tuple[str, ...]:
         """The tokens that stand for a word already, with and without the space before it; () where it is cut."""
         found = [self.encode(text) for text in ((word, f" {word}") if self.byte_level else (word,))]
-        return () if any(len(ids) != 1 for ids in found) else tuple(self.engine.id_to_token(i) for (i,) in found)
+        return () if any(len(ids) != 1 for ids in found) else tuple(str(self.engine.id_to_token(i)) for (i,) in found)
 
     # ---- the folder ------------------------------------------------------------------------------------------------
 

@@ -139,9 +139,9 @@ class Written:
         except UserError as error:
             return Span(unknown=str(error))
         unknown = Span(unknown="where an assistant's message begins cannot be told; use a template that keeps messages")
-        begin = common_length(self.text, other.text)
-        if n not in other.starts or begin > other.starts[n]:
+        if n not in other.starts:
             return unknown
+        begin = min(common_length(self.text, other.text), other.starts[n])
         behind = other.text[other.starts[n] :]
         lead = other.text[begin : other.starts[n]]
         if begin < place or not any((habits.generation_prompt + one).endswith(lead) for one in habits.leads):

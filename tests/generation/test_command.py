@@ -35,7 +35,7 @@ def test_a_text_is_continued(folder, capsys, small_model, tokenizer):
     run(Generate(folder, "The cat", max_new_tokens=9, seed=4, temperature=0.9, top_k=20, samples=2, device="cpu"))
     texts = [
         "The cat" + "".join(stream_text(tokenizer, stream(
-            small_model, tokenizer.encode("The cat"), max_new_tokens=9, end_ids=tokenizer.end_ids,
+            small_model, [tokenizer.document_end_id, *tokenizer.encode("The cat")], max_new_tokens=9, end_ids=tokenizer.end_ids,
             temperature=0.9, top_k=20, seed=seed,
         )))
         for seed in (4, 5)
