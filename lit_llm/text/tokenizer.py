@@ -84,19 +84,24 @@ class Tokenizer:
             self.__dict__.pop("control_tokens", None)
 
     def _obey_bos_and_eos_switches(self) -> None:
-        """``add_bos_token`` and ``add_eos_token``, where either is given, decide in the post-processor's place (as in
-        transformers); written into it, they hold for every reader of the saved file."""
-        if not {"add_bos_token", "add_eos_token"} & set(self.config):
+        """``add_bos_token`` and ``add_eos_token``, where given as true or false, decide in the post-processor's place.
+
+        Some readers take the switches (transformers 4 for Llama's classes), some the post-processor (transformers 5):
+        with the one written into the other, all read the saved files alike.
+        """
+        before, behind = found = self._added_around()
+        for key, ends in (("bos_token", before), ("eos_token", behind)):
+            switch, own = self.config.get(f"add_{key}"), self.id_of(self._named(key) or "")
+            if isinstance(switch, bool) and own is not None:
+                ends[:] = [own] if switch else []
+        if found == self._added_around():
             return
-        names = (self._named(key) if self.config.get(f"add_{key}") else None for key in ("bos_token", "eos_token"))
-        found = [None if name is None else self.id_of(name) for name in names]
-        wanted = tuple([] if i is None else [i] for i in found)
-        if wanted == self._added_around():
-            return
-        before, after = (self.engine.id_to_token(i) if i is not None else None for i in found)
-        first = ([f"{before}:0"] if before else []) + ["$A:0"] + ([f"{after}:0"] if after else [])
-        second = ([f"{before}:1"] if before else []) + ["$B:1"] + ([f"{after}:1"] if after else [])
-        known = [(name, i) for name, i in {before: found[0], after: found[1]}.items() if name is not None]
+        names = {i: str(self.engine.id_to_token(i)) for i in (*before, *behind)}
+        first, second = (
+            [*(f"{names[i]}:{n}" for i in before), f"${text}:{n}", *(f"{names[i]}:{n}" for i in behind)]
+            for n, text in enumerate("AB")
+        )
+        known = [(name, i) for i, name in names.items()]
         self.engine.post_processor = TemplateProcessing(single=first, pair=first + second, special_tokens=known)
 
     def _added_around(self) -> tuple[list[int], list[int]]:

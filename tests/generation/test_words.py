@@ -75,7 +75,7 @@ def word_that_just_ended(sequence):
 
 
 def test_probabilities_are_sums_over_spellings(model):
-    prompt = [0, 6, 5, 1]  # the end of a document, " ab. a": a letter would go on with "a", so a space has to come first
+    prompt = [0, 6, 5, 1]  # a document's end, " ab. a": a letter would go on with "a", so a space has to come first
     expected = brute_force(model, prompt)
     got = dict(next_words(model, ByHand(without=[b" "]), " ab. a", 50, beams=4000))
     for word in ("a", "ab", "aa", "aab", "abb", "aق"):  # what 3 tokens can spell; the brute force sees a fourth behind

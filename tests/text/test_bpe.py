@@ -34,4 +34,5 @@ def test_a_tokenizer_trained_here_is_the_same_from_version_to_version():
     """Ids and fingerprint: what is cached under it, and models that were trained with it, stay valid."""
     learned = train_bpe(PROSE, 500, show_progress=False)
     assert learned.fingerprint() == "5a4b293dd986eaa389e7d090b92f6189bdaffb9cdb074a8f2641028c96545e38"
-    assert learned.encode("the cat sat <|im_end|> 東京") == [86, 265, 292, 268, 223, 30, 94, 75, 79, 65, 71, 80, 70, 94, 32, 310]
+    ids = learned.encode("the cat sat <|im_end|> 東京")
+    assert ids == [86, 265, 292, 268, 223, 30, 94, 75, 79, 65, 71, 80, 70, 94, 32, 310]

@@ -278,7 +278,9 @@ def test_a_broken_template_names_its_file(base, tmp_path):
         tokenizer.chat.check(tokenizer)
 
 
-@pytest.mark.parametrize("content", ["\n Four \n", "", "  ", "<think>\n\n</think>\n\nFour", "\n\n<|im_end|>Four<|im_end|>  "])
+@pytest.mark.parametrize(
+    "content", ["\n Four \n", "", "  ", "<think>\n\n</think>\n\nFour", "\n\n<|im_end|>Four<|im_end|>  "]
+)
 @pytest.mark.parametrize("cut", ["m.content", "m.content | trim", "m.content.lstrip('\n')", "m.content.rstrip()"])
 def test_blanks_are_cut_as_the_template_cuts_them(base, content, cut):
     source = "{% for m in messages %}" + HEAD + "{{ " + cut + " }}{{ '<|im_end|>\n' }}{% endfor %}" + ASK
