@@ -115,13 +115,13 @@ class ChatTemplate:
     def encode_completion(self, tokenizer: Tokenizer, text: str) -> list[int]:
         """Ids of one answer with its end token: what follows ``encode_prompt`` in ``encode``. Never refuses a text."""
         messages = (Message("user", "x"), Message("assistant", text))
-        asked, _ = self._prompt(tokenizer, messages[:1])
         try:
             written, spans = self._conversation(tokenizer, messages)
             span = spans[1]
         except UserError as error:  # a model may write what the template refuses
             span = Span(unknown=str(error))
         if span.unknown:
+            asked, _ = self._prompt(tokenizer, messages[:1])
             written = self._goes_on(tokenizer, asked, text)
             span = Span(len(asked.text), len(written.text))
         begin, stop = span.begin, span.stop

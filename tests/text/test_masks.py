@@ -59,8 +59,8 @@ HABITS = {
     ),
     # DeepSeek R1, QwQ: thoughts are dropped from every turn, but the generation prompt opens them
     "thoughts_never_shown": (
-        "{% for m in messages %}" + HEAD + REST + "{{ (rest if m.role == 'assistant' else m.content) + '<|im_end|>\n' }}"
-        "{% endfor %}" + OPEN_ASK,
+        "{% for m in messages %}" + HEAD + REST +
+        "{{ (rest if m.role == 'assistant' else m.content) + '<|im_end|>\n' }}{% endfor %}" + OPEN_ASK,
         None,
         ["Four.<|im_end|>", "One on.\n</think>\n\nFive.<|im_end|>"],
     ),
@@ -75,7 +75,8 @@ HABITS = {
     ),
     # Llama 2: nothing but blanks invites an answer, the system message goes into the first question
     "no_invitation": (
-        "{% set system = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' if messages[0].role == 'system' else '' %}"
+        "{% set first = messages[0].content if messages[0].role == 'system' %}"
+        "{% set system = '<<SYS>>\n' + first + '\n<</SYS>>\n\n' if first else '' %}"
         "{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}"
         "{{ bos_token + '[INST] ' + (system if loop.first else '') + m.content.strip() + ' [/INST]' }}"
         "{% else %}{{ ' ' + m.content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}",
@@ -213,7 +214,7 @@ def test_any_template_can_be_asked_and_answered(base, name):
 
 
 WORDS = st.lists(
-    st.sampled_from(["four", "Assistant: ", "Human: ", "\n", " ", "<|bot|>", "[/INST]", "</s>", "ü", "東", "assistant"]),
+    st.sampled_from(["four", "Assistant: ", "Human: ", "\n", " ", "<|bot|>", "[/INST]", "</s>", "ü東", "assistant"]),
     min_size=1, max_size=6,
 ).map("".join).filter(str.strip)  # fmt: skip
 
@@ -270,11 +271,11 @@ def test_a_broken_template_names_its_file(base, tmp_path):
 
     base.save(tmp_path)
     (tmp_path / "chat_template.jinja").write_text("{% for m in messages %}\n{{ m.content }")
-    with pytest.raises(UserError, match="chat_template.jinja line 2: "):
+    with pytest.raises(UserError, match=r"chat_template\.jinja line 2: "):
         load_tokenizer(tmp_path)
     (tmp_path / "chat_template.jinja").write_text("{{ nothing.at.all }}")
     tokenizer = load_tokenizer(tmp_path)
-    with pytest.raises(UserError, match="chat_template.jinja: 'nothing' is undefined"):
+    with pytest.raises(UserError, match=r"chat_template\.jinja: 'nothing' is undefined"):
         tokenizer.chat.check(tokenizer)
 
 

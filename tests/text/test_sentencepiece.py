@@ -71,7 +71,9 @@ def unigram(normalizer, pre_tokenizer, decoder):
 PREPEND = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
 KINDS = {
     "llama2_legacy": (bpe, PREPEND, None, [*SPELLED, FIRST_BLANK], LLAMA2),
-    "llama2": (bpe, None, pre_tokenizers.Metaspace(prepend_scheme="first", split=False), [*SPELLED, FIRST_BLANK], LLAMA2),
+    "llama2": (
+        bpe, None, pre_tokenizers.Metaspace(prepend_scheme="first", split=False), [*SPELLED, FIRST_BLANK], LLAMA2,
+    ),
     "mistral1": (bpe, PREPEND, None, [*SPELLED, FIRST_BLANK], MISTRAL1),
     "mistral2": (bpe, None, pre_tokenizers.Metaspace(prepend_scheme="always"), [*SPELLED, FIRST_BLANK], MISTRAL1),
     "mistral3": (bpe, None, pre_tokenizers.Metaspace(prepend_scheme="first"), [*SPELLED, FIRST_BLANK], MISTRAL3),
@@ -156,8 +158,8 @@ def test_usual_answers_have_the_ids_of_the_whole(both, kind):
     """No merge goes over the place where an answer begins: then cutting there changes no id."""
     ours, theirs = both[kind]
     messages = [
-        Message("user", "the cat?"), Message("assistant", "sat on the mat. 🙂\n\nand  قطة <tool> x"), Message("user", " who?"),
-        Message("assistant", "me"),
+        Message("user", "the cat?"), Message("assistant", "sat on the mat. 🙂\n\nand  قطة <tool> x"),
+        Message("user", " who?"), Message("assistant", "me"),
     ]  # fmt: skip
     whole = theirs.apply_chat_template([{"role": m.role, "content": m.content} for m in messages])["input_ids"]
     ids, mask = ours.chat.encode(ours, messages)
