@@ -68,7 +68,7 @@ class Samples(L.Callback):
         if self.chat:
             ids = [tokenizer.chat.encode_prompt(tokenizer, [Message("user", prompt)]) for prompt in self.prompts]
         else:
-            ids = [tokenizer.encode(prompt) for prompt in self.prompts]
+            ids = [[*tokenizer.beginning, *tokenizer.encode(prompt)] for prompt in self.prompts]
         room = model.config.max_positions - self.max_new_tokens
         if room < 1:
             raise UserError(f"callbacks.samples.max_new_tokens: {self.max_new_tokens}; the context has "

@@ -220,6 +220,7 @@ class LabelledAnswers(DataModule):
     def _tokenized(self, records: list[Labelled], description: str) -> TokenStore:
         """For each record its prompt and then its completion, as documents of their own."""
         tokenizer, chat = self.tokenizer, self.tokenizer.chat
+        chat.check(tokenizer)
 
         def encode(batch: Sequence[tuple[Labelled, bool]]) -> list[Encoded]:
             return [

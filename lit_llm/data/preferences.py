@@ -224,6 +224,7 @@ class Preferences(DataModule):
     def _tokenized(self, comparisons: list[Comparison], description: str) -> TokenStore:
         """For each comparison its prompt and then its completions, as documents of their own."""
         tokenizer, chat = self.tokenizer, self.tokenizer.chat
+        chat.check(tokenizer)
         parts = [(c, part) for c in comparisons for part in (None, *c.completions)]
 
         def encode(batch: Sequence[tuple[Comparison, str | None]]) -> list[Encoded]:

@@ -206,6 +206,7 @@ class Prompts(DataModule):
 
     def _tokenized(self, prompts: list[Prompt], description: str) -> TokenStore:
         tokenizer = self.tokenizer
+        tokenizer.chat.check(tokenizer)
 
         def encode(batch: Sequence[Prompt]) -> list[Encoded]:
             return [(tokenizer.chat.encode_prompt(tokenizer, prompt.messages), None) for prompt in batch]

@@ -180,7 +180,7 @@ class RawText(DataModule):
 
     def _tokenized(self, documents: list[Document], description: str) -> TokenStore:
         tokenizer = self.tokenizer
-        beginning = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+        beginning = tokenizer.beginning
 
         def encode(batch: Sequence[Document]) -> list[Encoded]:
             encoded = tokenizer.encode_batch([document.text for document in batch])

@@ -140,6 +140,7 @@ class SupervisedData(DataModule):
         return PackedRows(documents, plan, pad_id=self.tokenizer.pad_id, trim=not self.packing), fit
 
     def _tokenized(self, examples: list[Example], description: str) -> TokenStore:
+        self.tokenizer.chat.check(self.tokenizer)
         parameters = [str(self.train_last_only), self.tokenizer.fingerprint()]
         return cached_tokens(
             examples,

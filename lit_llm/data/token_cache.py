@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from lit_llm.errors import UserError
 
-LAYOUT = "1"
+LAYOUT = "2"
 """Part of every key: a change of the files' layout or of how documents become tokens makes new folders."""
 
 WRITTEN_AT_ONCE = 2**20  # bytes

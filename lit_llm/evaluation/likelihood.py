@@ -33,10 +33,9 @@ class Likelihood(NamedTuple):
 
 
 def document_rows(tokenizer: Tokenizer, document: Document, context: int, max_tokens: int | None) -> list[Scored]:
-    """Windows over the text, each token foreseen once: all but the first (the first too after a beginning token)."""
-    ids = tokenizer.encode(document.text)[:max_tokens]
-    ids = ids if tokenizer.bos_id is None else [tokenizer.bos_id, *ids]
-    ahead = ids[1:]
+    """Windows over the text, each token foreseen once: the first of all from what documents begin behind."""
+    ids = [*tokenizer.beginning, *tokenizer.encode(document.text)[:max_tokens]]
+    ahead = [*[IGNORE] * (len(tokenizer.beginning) - 1), *ids[len(tokenizer.beginning) :]]
     starts = range(0, len(ahead), context)
     return [Scored(ids[:-1][s : s + context], ahead[s : s + context]) for s in starts]
 

@@ -52,11 +52,11 @@ def run(arguments: Generate) -> None:
     for name in ("samples", "max_new_tokens"):
         if getattr(arguments, name) < 1:
             raise UserError(f"{name}={getattr(arguments, name)}: must be at least 1")
-    prompt = ([] if tokenizer.bos_id is None else [tokenizer.bos_id]) + tokenizer.encode(text)
+    prompt = [*tokenizer.beginning, *tokenizer.encode(text)]
     for number in range(arguments.samples):
         ids = stream(
             model,
-            prompt or [tokenizer.document_end_id],
+            prompt,
             max_new_tokens=arguments.max_new_tokens,
             end_ids=tokenizer.end_ids,
             temperature=arguments.temperature,
@@ -65,7 +65,7 @@ def run(arguments: Generate) -> None:
             seed=arguments.seed + number,
         )
         print(text, end="", flush=True)
-        for piece in stream_text(tokenizer, ids):
+        for piece in stream_text(tokenizer, ids, prompt):
             print(piece, end="", flush=True)
         print("\n" if number + 1 < arguments.samples else "")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -14,6 +15,8 @@ from lit_llm.backbone.norm import compute_dtype
 from lit_llm.errors import UserError
 from lit_llm.generation.choice import NOT_FINITE, Choice
 from lit_llm.text.tokenizer import Tokenizer
+
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 @torch.no_grad()
@@ -59,9 +62,14 @@ def stream(
         following = tokens[:, None]
 
 
-def stream_text(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
+def stream_text(tokenizer: Tokenizer, ids: Iterable[int], before: Sequence[int] = ()) -> Iterator[str]:
     """The text of ``ids`` piece by piece, each piece of whole characters: a character whose bytes are spread over
-    several tokens (Arabic, emoji) comes when it is complete. Control tokens are left out."""
+    several tokens (Arabic, emoji) comes when it is complete. Control tokens are left out. The pieces join to
+    ``tokenizer.decode(ids)``; with the ids that they go on from in ``before``, to what these make of them (a
+    sentencepiece tokenizer takes the blank off a text's first word, and of no other)."""
+    if not tokenizer.byte_level:
+        yield from _decoded(tokenizer, ids, before)
+        return
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     control = set(tokenizer.control_tokens.values())
     for token in ids:
@@ -70,3 +78,23 @@ def stream_text(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
             yield text
     if rest := decoder.decode(b"", final=True):
         yield rest
+
+
+def _decoded(tokenizer: Tokenizer, ids: Iterable[int], before: Sequence[int]) -> Iterator[str]:
+    """By the library, from a few tokens back: what it makes of a token depends on those before it."""
+    control = set(tokenizer.control_tokens.values())
+    known = [token for token in before[-8:] if token not in control]
+    shown = len(tokenizer.decode(known))
+    held = list[int]()
+    for token in ids:
+        if token in control:
+            continue
+        held.append(token)
+        if _BYTE.fullmatch(str(tokenizer.engine.id_to_token(token))):
+            continue  # a run of bytes is text only when it is whole
+        if text := tokenizer.decode([*known, *held])[shown:]:
+            yield text
+        known, held = [token], []
+        shown = len(tokenizer.decode(known))
+    if held and (text := tokenizer.decode([*known, *held])[shown:]):
+        yield text

@@ -48,8 +48,7 @@ def next_words(model: LanguageModel, tokenizer: Tokenizer, text: str, count: int
     if count < 1:
         raise UserError(f"next_words={count}: must be at least 1")
     shown = text.rstrip(" ")  # a space at the end belongs to the next word's first token
-    prompt = ([tokenizer.bos_id] if tokenizer.bos_id is not None else []) + tokenizer.encode(shown)
-    prompt = prompt or [tokenizer.document_end_id]
+    prompt = [*tokenizer.beginning, *tokenizer.encode(shown)]
     if len(prompt) + MAX_TOKENS > model.config.max_positions:
         raise UserError(
             f"prompt: {len(prompt)} tokens; at most {model.config.max_positions - MAX_TOKENS} leave room for a word"

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lit_llm.backbone.heads import grow_vocabulary
 from lit_llm.errors import UserError
 from lit_llm.stages.language import LanguageStage
+from lit_llm.text.new_words import REBUILT
 
 
 class ContinuedPretraining(LanguageStage):
@@ -52,7 +53,8 @@ class ContinuedPretraining(LanguageStage):
 def add_words(model: Any, tokenizer: Any, words: Sequence[str]) -> None:
     """New tokens; each new one's row is the mean of the old ones' (Hewitt 2021), also where a row lay spare."""
     old = min(tokenizer.vocab_size, model.config.vocab_size)
-    new = [i for i in tokenizer.add_tokens(list(words)) if i >= old]
+    ids = tokenizer.add_tokens(list(words), pieces=model.config.family not in REBUILT)
+    new = [i for i in ids if i >= old]
     grow_vocabulary(model, max(model.config.vocab_size, tokenizer.vocab_size, *(i + 1 for i in new)))
     for weight in {id(w): w for w in (model.backbone.embed_tokens.weight, model.output_weight)}.values():
         weight[new] = weight[:old].float().mean(dim=0).to(weight.dtype)

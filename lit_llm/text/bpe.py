@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
@@ -12,6 +13,9 @@ from lit_llm.text.pieces import QWEN2
 from lit_llm.text.tokenizer import DOCUMENT_END, SPECIALS, TURN_END, Tokenizer
 
 PATTERN = QWEN2  # one digit a piece; no normalizer, so that every byte comes back (Qwen's NFC would change some)
+LONGEST = 1024
+"""Characters of a piece that is learned from whole: the library's time grows with the square of the longest one."""
+_LONG_BLANK = re.compile(rf"\s{{{LONGEST}}}")
 
 
 def train_bpe(
@@ -57,4 +61,21 @@ def train_bpe(
 def _valid(texts: Iterable[str]) -> Iterator[str]:
     """The library stops at half a surrogate pair; its replacement is a character like any other."""
     for text in texts:
-        yield text if text.isascii() else text.encode("utf-8", errors="replace").decode()
+        valid = text if text.isascii() else text.encode("utf-8", errors="replace").decode()
+        if max(map(len, valid.split()), default=0) >= LONGEST or _LONG_BLANK.search(valid):
+            yield from _bounded(valid)
+        else:
+            yield valid
+
+
+def _bounded(text: str) -> Iterator[str]:
+    """The text in parts, cut nowhere but around and inside pieces longer than ``LONGEST``."""
+    usual: list[str] = []
+    for piece, _ in pre_tokenizers.Split(Regex(PATTERN), "isolated").pre_tokenize_str(text):
+        if len(piece) <= LONGEST:
+            usual.append(piece)
+            continue
+        yield "".join(usual)
+        usual = []
+        yield from (piece[start : start + LONGEST] for start in range(0, len(piece), LONGEST))
+    yield "".join(usual)

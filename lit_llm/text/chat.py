@@ -1,23 +1,27 @@
 """Chat templates: a conversation to ids, and to the mask of what the assistant has to learn.
 
-A template is rendered once, with private marks around the assistants' texts and inside any control token that a user
-wrote. The rendered text is cut at real control tokens and at the places where an assistant begins and ends to write;
-the pieces are encoded as plain text. Hence three guarantees, for any template:
+The conversation is rendered and cut at the template's control tokens and where an assistant begins and ends to write
+(``turns.py``); the pieces are encoded as plain text. Hence three guarantees, for any template:
 
 - a control token in a message stays plain text;
-- the ids of the prompt are an exact prefix of the ids of prompt and answer;
-- the mask is right whether or not the template has ``{% generation %}`` marks.
+- the ids of the prompt are an exact prefix of the ids of prompt and answer, or the conversation is refused;
+- the mask is what the assistants write, whether or not the template has ``{% generation %}`` marks; a conversation of
+  which that cannot be told is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from lit_llm.errors import UserError
 from lit_llm.records import Message
+from lit_llm.text.places import Place
 from lit_llm.text.sandbox import Sandbox, worded
-from lit_llm.text.template_habits import Habits, Marks
+from lit_llm.text.template_habits import Habits
+from lit_llm.text.turns import Span, Written, common_length
 
 if TYPE_CHECKING:
     from lit_llm.text.tokenizer import Tokenizer
@@ -59,49 +63,71 @@ class ChatTemplate:
 
     Args:
         source: Jinja, in the dialect of Hugging Face models.
+        file: where it was read, for what is said about it.
 
     Raises:
         UserError: the template does not compile, or is beyond the bounds of ``sandbox.py``.
     """
 
-    def __init__(self, source: str = CHATML) -> None:
-        self.source = source
+    def __init__(self, source: str = CHATML, file: str = "") -> None:
+        self.source, self.file = source, file
         self._sandbox = Sandbox()
-        with worded():
+        with worded(self._name):
             self._template = self._sandbox.from_string(source)
         self._habits: WeakKeyDictionary[Tokenizer, Habits] = WeakKeyDictionary()
 
-    def __reduce__(self) -> tuple[type[ChatTemplate], tuple[str]]:
-        return ChatTemplate, (self.source,)  # to the workers of a loader: the environment does not travel
+    def __reduce__(self) -> tuple[type[ChatTemplate], tuple[str, str]]:
+        return ChatTemplate, (self.source, self.file)  # to the workers of a loader: the environment does not travel
 
     # ---- what the other rooms use ----------------------------------------------------------------------------------
 
+    def check(self, tokenizer: Tokenizer) -> None:
+        """Raises UserError for a template that fails on any conversation: its own fault and no row's."""
+        self.habits(tokenizer)
+
     def encode(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
-        """Ids of a conversation, and which of them are trained: each assistant's text and its end token.
+        """Ids of a conversation, and which are trained: the assistants' texts and end tokens, where ``trained``.
 
         Where a template writes no end token, the tokenizer's follows the last answer: a model always learns to stop.
+
+        Raises UserError where the template refuses the conversation, where it does not begin an answer as it invites
+        one, and where it cannot be told what it makes of a turn that is to be trained.
         """
-        ids: list[int] = []
-        mask: list[bool] = []
-        habits, marks = self.habits(tokenizer), self._marks(messages)
-        pieces = list(self._pieces(tokenizer, messages, marks, prompt=False))
-        ends = habits.end_token is None and bool(messages) and messages[-1].role == "assistant"
-        for piece, trained in pieces[:-1] if ends else pieces:
-            found = habits.piece_ids(tokenizer, piece, marks)
-            ids += found
-            mask += [trained] * len(found)
-        return ([*ids, tokenizer.turn_end_id], [*mask, True]) if ends else (ids, mask)
+        written, spans = self._conversation(tokenizer, messages)
+        for number, span in spans.items():
+            if span.unknown and messages[number].trained:
+                raise self.refusal(span.unknown)
+        if not written.exact and any(messages[number].trained for number in spans):
+            raise self.refusal(
+                "it takes messages apart at a control token that one of them holds; leave the token out of the message"
+            )
+        trained = [(s.begin, s.stop, messages[n].trained) for n, s in spans.items() if not s.unknown]
+        if not trained or not self._ends_here(tokenizer, messages, spans):
+            return self._ids(tokenizer, written, trained)
+        ids, mask = self._ids(tokenizer, written, trained, stop=trained[-1][1])
+        return [*ids, tokenizer.turn_end_id], [*mask, trained[-1][2]]
 
     def encode_prompt(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
         """Ids up to where the assistant begins to write: an exact prefix of ``encode(messages + answer)``."""
-        habits, marks = self.habits(tokenizer), self._marks(messages)
-        pieces = self._pieces(tokenizer, messages, marks, prompt=True)
-        return [i for piece, _ in pieces for i in habits.piece_ids(tokenizer, piece, marks)]
+        written, spans = self._prompt(tokenizer, messages)
+        return self._ids(tokenizer, written, [(s.begin, s.stop, True) for s in spans.values() if not s.unknown])[0]
 
     def encode_completion(self, tokenizer: Tokenizer, text: str) -> list[int]:
-        """Ids of one answer with its end token: what follows ``encode_prompt`` in ``encode``."""
-        ids, mask = self.encode(tokenizer, (Message("user", "x"), Message("assistant", text)))
-        return [i for i, trained in zip(ids, mask, strict=True) if trained]
+        """Ids of one answer with its end token: what follows ``encode_prompt`` in ``encode``. Never refuses a text."""
+        messages = (Message("user", "x"), Message("assistant", text))
+        try:
+            written, spans = self._conversation(tokenizer, messages)
+            span = spans[1]
+        except UserError as error:  # a model may write what the template refuses
+            span = Span(unknown=str(error))
+        if span.unknown:
+            asked, _ = self._prompt(tokenizer, messages[:1])
+            written = self._goes_on(tokenizer, asked, text)
+            span = Span(len(asked.text), len(written.text))
+        begin, stop = span.begin, span.stop
+        ids, mask = self._ids(tokenizer, written, [(begin, stop, True)], stop=stop)
+        found = [i for i, trained in zip(ids, mask, strict=True) if trained]
+        return [*found, tokenizer.turn_end_id] if self.habits(tokenizer).end_token is None else found
 
     def end_token(self, tokenizer: Tokenizer) -> int | None:
         """The id of the control token that closes an assistant's turn, or None if the template writes none."""
@@ -109,12 +135,27 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], *, prompt: bool = False, bos: str = "", eos: str = "") -> str:
         """The text that transformers' ``apply_chat_template(tokenize=False)`` gives."""
-        written = [{"role": m.role, "content": m.content} for m in messages]
-        variables = {"messages": written, "add_generation_prompt": prompt, "bos_token": bos, "eos_token": eos}
-        with worded():
-            return self._sandbox.render_text(self._template, variables)
+        return self._render(messages, prompt, {"bos_token": bos, "eos_token": eos})
 
     # ---- how -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _name(self) -> str:
+        return f"chat template {self.file}" if self.file else "chat template"
+
+    def refusal(self, what: str) -> UserError:
+        """An error that names the template."""
+        return UserError(what if what.startswith(self._name) else f"{self._name}: {what}")
+
+    def _render(self, messages: Sequence[Message], prompt: bool, tokens: dict[str, str]) -> str:
+        written = [{"role": m.role, "content": m.content} for m in messages]
+        variables = {"messages": written, "tools": None, "documents": None, "add_generation_prompt": prompt}
+        with worded(self._name):
+            return self._sandbox.render_text(self._template, variables | tokens)
+
+    def written(self, tokenizer: Tokenizer, messages: Sequence[Message], *, prompt: bool) -> str:
+        """The conversation in this tokenizer's words."""
+        return self._render(messages, prompt, tokenizer.named_tokens)
 
     def habits(self, tokenizer: Tokenizer) -> Habits:
         """What the template writes around an assistant's text, found once per tokenizer by rendering probes."""
@@ -122,21 +163,108 @@ class ChatTemplate:
             self._habits[tokenizer] = Habits.of(self, tokenizer)
         return self._habits[tokenizer]
 
-    def _marks(self, messages: Sequence[Message]) -> Marks:
-        return Marks.unlike(self.source, *(m.content for m in messages))
-
-    def _pieces(
-        self, tokenizer: Tokenizer, messages: Sequence[Message], marks: Marks, prompt: bool
-    ) -> Iterator[tuple[str, bool]]:
-        """The rendered text in pieces that are encoded apart: (text, trained). The last one is what follows all."""
+    def _prompt(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[Written, dict[int, Span]]:
+        """The conversation with the invitation to answer, and where assistants wrote before."""
         habits = self.habits(tokenizer)
-        written = [Message(m.role, marks.wrap(m, habits)) for m in messages]
-        text = self.render(written, prompt=prompt, bos=tokenizer.bos_token, eos=tokenizer.eos_token)
-        if prompt:
-            text += habits.unwritten_prompt
-        begun = 0
-        for begin, stop in marks.spans(text, habits, answers=sum(m.role == "assistant" for m in messages)):
-            yield marks.strip(text[begun:begin]), False
-            yield marks.strip(text[begin:stop]), True
-            begun = stop
-        yield marks.strip(text[begun:]), False
+
+        def render(some: Sequence[Message]) -> str:
+            return self.written(tokenizer, some, prompt=True) + habits.unwritten_prompt
+
+        written = Written.of(messages, habits, render, self.source)
+        return written, written.spans(messages, habits, render, self.source)
+
+    def _conversation(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[Written, dict[int, Span]]:
+        """The conversation and where assistants write in it; a last answer begins where its prompt ends."""
+        habits = self.habits(tokenizer)
+
+        def render(some: Sequence[Message]) -> str:
+            return self.written(tokenizer, some, prompt=False)
+
+        written = Written.of(messages, habits, render, self.source)
+        if len(messages) < 2 or messages[-1].role != "assistant":
+            return written, written.spans(messages, habits, render, self.source)
+        number, last = len(messages) - 1, messages[-1]
+        span = written.spans(messages, habits, render, self.source, number)[number]
+        asked, spans = self._prompt(tokenizer, messages[:-1])
+        length = len(asked.text)
+        if written.text.startswith(asked.text) and (span.unknown or length <= span.stop):
+            span = span if span.unknown else Span(length, span.stop)
+            return asked.going_on(*written.behind(length), written.exact), spans | {number: span}
+        between = None if span.unknown else written.since_the_last_message(span.begin)
+        if between is not None and between == asked.since_the_last_message(length):  # only what stands before differs
+            found = asked.going_on(*written.behind(span.begin), written.exact)
+            return found, spans | {number: Span(length, length + span.stop - span.begin)}
+        if (rest := _behind_thoughts(habits.generation_prompt, last.content)) is not None:
+            found = self._goes_on(tokenizer, asked, rest)
+            return found, spans | {number: Span(length, len(found.text))}
+        why = (
+            f"the last answer does not begin with the generation prompt ({asked.text[-40:]!r} against "
+            f"{written.text[-60:]!r}); use a template where it does, or let the answer begin as the prompt ends"
+        )
+        return written, written.spans(messages, habits, render, self.source) | {number: Span(unknown=why)}
+
+    def _goes_on(self, tokenizer: Tokenizer, asked: Written, text: str) -> Written:
+        """The prompt, and behind it an answer as a model writes it: the text and the end token."""
+        habits = self.habits(tokenizer)
+        text = text.rstrip() if habits.trims_end else text
+        length, token = len(text + habits.end_text), ""
+        if habits.end_token is not None:
+            token = str(tokenizer.engine.id_to_token(habits.end_token))
+        return asked.going_on(text + habits.end_text, [(length - len(token), length)] if token else [])
+
+    def _ends_here(self, tokenizer: Tokenizer, messages: Sequence[Message], spans: dict[int, Span]) -> bool:
+        """Whether the last answer wants an end token that the template does not write."""
+        number = len(messages) - 1
+        return self.habits(tokenizer).end_token is None and number in spans and not spans[number].unknown
+
+    def _ids(
+        self, tokenizer: Tokenizer, written: Written, turns: Sequence[tuple[int, int, bool]], stop: int | None = None
+    ) -> tuple[list[int], list[bool]]:
+        """Ids and mask of the text up to ``stop``, cut at its control tokens and where turns begin and end."""
+        text = written.text if stop is None else written.text[:stop]
+        controls = dict(c for c in written.controls if c[1] <= len(text))
+        cuts = {0, len(text), *(place for begin, end, _ in turns for place in (begin, end)), *controls}
+        cuts |= set(controls.values())
+        learned = [(begin, end) for begin, end, trained in turns if trained]
+        pieces = [
+            (text[a:b], controls.get(a) == b, any(begin <= a < end for begin, end in learned))
+            for a, b in pairwise(sorted(place for place in cuts if place <= len(text)))
+        ]
+        ids: list[int] = []
+        mask: list[bool] = []
+        place = Place.START
+        for piece, is_control, trained in _trimmed(pieces, tokenizer):
+            found = [tokenizer.control_tokens[piece]] if is_control else tokenizer.encode(piece, place)
+            place = Place.SECTION if is_control else Place.INSIDE if piece else place
+            ids += found
+            mask += [trained] * len(found)
+        return ids, mask
+
+
+def _behind_thoughts(invitation: str, content: str) -> str | None:
+    """What is left of an answer that begins as the generation prompt ends (``<think>``); None for any other."""
+    core = content.lstrip()
+    blanks = invitation[len(invitation.rstrip()) :]
+    for place in range(len(invitation) - len(blanks)):
+        if core.startswith(begun := invitation[place:].rstrip()) and begun == begun.lstrip():
+            rest = core[len(begun) :]
+            return rest[common_length(rest, blanks) :]
+    return None
+
+
+def _trimmed(pieces: list[tuple[str, bool, bool]], tokenizer: Tokenizer) -> list[tuple[str, bool, bool]]:
+    """The pieces without the blanks that a control token takes with it (``lstrip`` and ``rstrip`` of its entry)."""
+    before, behind = tokenizer.blank_takers
+    if not before and not behind:
+        return pieces
+    found = list(pieces)
+    for step, takers, strip in ((1, behind, str.lstrip), (-1, before, str.rstrip)):
+        taking = False
+        for n in range(len(found))[::step]:
+            piece, is_control, trained = found[n]
+            if is_control:
+                taking = piece in takers
+            elif taking:
+                found[n] = (kept := strip(piece), False, trained)
+                taking = not kept
+    return found

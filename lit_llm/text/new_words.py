@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer as Engine
 from tokenizers import models
 
+REBUILT = ("qwen2",)
+"""Families whose tokenizer transformers' AutoTokenizer makes anew from vocabulary and merges, whatever class the folder
+names (``MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS``): an entry without merges is lost, an added token is not."""
+
 
 def whole_pieces(engine: Engine, word: str) -> tuple[str, ...]:
     """The word without and with a space before it, as a byte-level BPE spells them; () where it is cut, or no BPE."""

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from jinja2 import nodes, pass_context
@@ -28,6 +29,7 @@ MAX_STEPS = 200_000  # turns of loops and calls of macros, plus the constant tex
 MAX_SECONDS = 5.0
 MAX_NUMBER = 1_000_000
 MAX_DEPTH = 12
+DAY = datetime(2024, 7, 26)
 # fmt: off
 _FILTERS = (
     "abs", "batch", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "format",
@@ -80,6 +82,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             "namespace": self.globals["namespace"],
             "dict": dict,
             "raise_exception": _raise,
+            "strftime_now": _date,
         }
         kept = {name: self.filters[name] for name in _FILTERS if name in self.filters}
         kept |= {"strip": self.filters["trim"], "join": _join, "replace": _replace, "tojson": _to_json, "safe": str}
@@ -192,8 +195,8 @@ class _Rewriter:
 
 
 @contextmanager
-def worded() -> Iterator[None]:
-    """Any failure of a template as one line. A template is a stranger's program: it may raise anything."""
+def worded(name: str = "chat template") -> Iterator[None]:
+    """Any failure of a template as one line with its name. It is a stranger's program: it may raise anything."""
     try:
         yield
     except UserError:
@@ -201,11 +204,16 @@ def worded() -> Iterator[None]:
     except (Exception, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
         what = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"chat template{f' line {line}' if line else ''}: {what}") from None
+        raise UserError(f"{name}{f' line {line}' if line else ''}: {what}") from None
 
 
 def _raise(message: str) -> None:
     raise TemplateError(str(message)[:300])
+
+
+def _date(form: str) -> str:
+    """``strftime_now``: always the same day (Llama 3.2's own default), so that ids do not change overnight."""
+    return DAY.strftime(str(form)[:100])
 
 
 def _small(value: Any, limit: float) -> bool:

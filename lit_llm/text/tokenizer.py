@@ -2,7 +2,8 @@
 
 A text is never parsed for control tokens: ``<|im_end|>`` in a user's text becomes plain pieces, since
 ``encode_special_tokens`` is set at every load (the library does not save it). Control tokens come only from the chat
-template (``chat.py``) and from ids.
+template (``chat.py``) and from ids. What a file asks for beyond its rules (to cut texts, to fill them up, to leave out
+merges at random) is switched off: ids depend on the text alone.
 """
 
 from __future__ import annotations
@@ -11,18 +12,21 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Encoding
 from tokenizers import Tokenizer as Engine
+from tokenizers.models import WordLevel
+from tokenizers.processors import TemplateProcessing
 
 from lit_llm.errors import UserError
 from lit_llm.text.chat import CHATML, PLAIN, ChatTemplate
 from lit_llm.text.new_words import whole_pieces, with_pieces
 from lit_llm.text.pieces import Pieces, pieces_of
+from lit_llm.text.places import Place, Places
 
 DOCUMENT_END, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIALS = (DOCUMENT_END, TURN_START, TURN_END)
@@ -39,7 +43,8 @@ class Tokenizer:
     """Text to ids and back.
 
     Args:
-        engine: a ``tokenizers.Tokenizer``; its ``encode_special_tokens`` is switched on.
+        engine: a ``tokenizers.Tokenizer``; its ``encode_special_tokens`` is switched on, and its truncation, padding
+            and dropout off.
         config: what ``tokenizer_config.json`` holds (``eos_token``, ``bos_token``, ``pad_token``, ...), kept on saving.
         chat: the chat template; by default ChatML, or a plain one where the vocabulary lacks ChatML's tokens.
         stop_ids: further ids that end a generation (``eos_token_id`` of ``generation_config.json``).
@@ -53,13 +58,18 @@ class Tokenizer:
         stop_ids: Sequence[int] = (),
     ) -> None:
         engine.encode_special_tokens = True
+        engine.no_truncation()
+        engine.no_padding()
+        if getattr(engine.model, "dropout", None) is not None:
+            engine.model.dropout = None
         self.engine = engine
         self.config = dict(config or {})
         self._stop_ids = tuple(stop_ids)
         self._characters = 0  # encoded so far
+        self._rows = (-1, 0)  # tokens when it was last asked, and the rows for them
         self._mark_ends_as_special()
-        knows_chatml = self.id_of(TURN_START) is not None and self.id_of(TURN_END) is not None
-        self.chat = chat or ChatTemplate(CHATML if knows_chatml else PLAIN)
+        self._obey_bos_and_eos_switches()
+        self.chat = chat or self._own_template()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Tokenizer, (self.engine, self.config, self.chat, self._stop_ids)  # the engine forgets its switch
@@ -72,6 +82,41 @@ class Tokenizer:
         if missing:
             self.engine.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
             self.__dict__.pop("control_tokens", None)
+
+    def _obey_bos_and_eos_switches(self) -> None:
+        """``add_bos_token`` and ``add_eos_token``, where given as true or false, decide in the post-processor's place.
+
+        Some readers take the switches (transformers 4 for Llama's classes), some the post-processor (transformers 5):
+        with the one written into the other, all read the saved files alike.
+        """
+        before, behind = found = self._added_around()
+        for key, ends in (("bos_token", before), ("eos_token", behind)):
+            switch, own = self.config.get(f"add_{key}"), self.id_of(self._named(key) or "")
+            if isinstance(switch, bool) and own is not None:
+                ends[:] = [own] if switch else []
+        if found == self._added_around():
+            return
+        names = {i: str(self.engine.id_to_token(i)) for i in (*before, *behind)}
+        first, second = (
+            [*(f"{names[i]}:{n}" for i in before), f"${text}:{n}", *(f"{names[i]}:{n}" for i in behind)]
+            for n, text in enumerate("AB")
+        )
+        known = [(name, i) for i, name in names.items()]
+        self.engine.post_processor = TemplateProcessing(single=first, pair=first + second, special_tokens=known)
+
+    def _added_around(self) -> tuple[list[int], list[int]]:
+        """What the post-processor puts before and behind a text."""
+        if self.engine.post_processor is None:
+            return [], []
+        around = self.engine.post_processor.process(_one_token(), None, True)
+        own = around.special_tokens_mask.index(0)
+        return list(around.ids[:own]), list(around.ids[own + 1 :])
+
+    def _own_template(self) -> ChatTemplate:
+        """ChatML where the vocabulary has its tokens; it begins as the tokenizer lets its texts begin."""
+        knows_chatml = self.id_of(TURN_START) is not None and self.id_of(TURN_END) is not None
+        begins = "{{- bos_token }}" if self._added_around()[0] == [self.bos_id] else ""
+        return ChatTemplate(begins + (CHATML if knows_chatml else PLAIN))
 
     def _named(self, key: str) -> str | None:
         """The token that ``tokenizer_config.json`` names under ``key``, written as text or as an object."""
@@ -89,12 +134,26 @@ class Tokenizer:
         """Tokens that only a template or an id can produce, by name."""
         return {t.content: i for i, t in self.engine.get_added_tokens_decoder().items() if t.special}
 
+    @cached_property
+    def blank_takers(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Control tokens that take the blanks before, and behind, them (``lstrip``, ``rstrip`` of their entries)."""
+        special = [t for t in self.engine.get_added_tokens_decoder().values() if t.special]
+        return frozenset(t.content for t in special if t.lstrip), frozenset(t.content for t in special if t.rstrip)
+
+    @cached_property
+    def named_tokens(self) -> dict[str, str]:
+        """What templates may write by name, as in transformers; the two ends always."""
+        keys = ("pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
+        found = {key: name for key in keys if (name := self._named(key)) is not None}
+        return found | {"bos_token": self.bos_token, "eos_token": self.eos_token}
+
     # ---- ids of the ends -------------------------------------------------------------------------------------------
 
     @cached_property
     def document_end_id(self) -> int:
-        """Ends a document of raw text."""
-        for name in (*_DOCUMENT_ENDS, self._named("eos_token") or ""):
+        """Ends a document of raw text: what separated documents in pretraining, by its usual names, else the eos."""
+        named = self._named("eos_token") or ""
+        for name in (*(n for n in _DOCUMENT_ENDS if n in self.control_tokens), named, *_DOCUMENT_ENDS):
             if (found := self.id_of(name)) is not None:
                 return found
         raise UserError(
@@ -125,8 +184,17 @@ class Tokenizer:
 
     @property
     def bos_id(self) -> int | None:
-        """Begins a document, where the model was trained with such a token."""
+        """What ``bos_token`` names. A name alone puts it before no text: see ``beginning``."""
         return self.id_of(self._named("bos_token") or "")
+
+    @cached_property
+    def beginning(self) -> tuple[int, ...]:
+        """What every text begins behind that no template writes: documents, prompts to go on from.
+
+        The BOS where the tokenizer itself adds one (its post-processor, or ``add_bos_token``); else the document's
+        end, which stood before a text in the rows of pretraining.
+        """
+        return tuple(self._added_around()[0]) or (self.document_end_id,)
 
     @property
     def bos_token(self) -> str:
@@ -140,19 +208,37 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, added tokens included: the rows that an embedding needs."""
-        return int(self.engine.get_vocab_size(with_added_tokens=True))
+        """The largest id and one, added tokens included: the rows that an embedding needs. Ids may be left out."""
+        number = int(self.engine.get_vocab_size(with_added_tokens=True))
+        if self._rows[0] != number:
+            self._rows = number, 1 + max(self.engine.get_vocab(with_added_tokens=True).values(), default=-1)
+        return self._rows[1]
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a plain text, without a beginning or an end token. Control tokens in it stay plain text."""
+    def encode(self, text: str, place: Place = Place.START) -> list[int]:
+        """Ids of a plain text, without a beginning or an end token. Control tokens in it stay plain text.
+
+        ``place``: where in a longer text it stands; a sentencepiece tokenizer puts a blank before some of these.
+        """
+        if place is not Place.START and self._places.matters:
+            return self._ids(text, lambda: self._places.encode(text, place))
         found = self._looked_up(text)
         return self._encode_one(text) if found is None else found
 
     def _encode_one(self, text: str) -> list[int]:
+        return self._ids(text, lambda: list(self.engine.encode(text, add_special_tokens=False).ids))
+
+    def _ids(self, text: str, encoded: Callable[[], list[int]]) -> list[int]:
+        """Raises UserError for what is no Unicode, and for what the vocabulary has no token for."""
         try:
-            return list(self.engine.encode(text, add_special_tokens=False).ids)
+            return encoded()
         except (TypeError, UnicodeEncodeError):  # the library's answer to what is no UTF-8
             raise UserError(f"text: {_what_is_wrong(text)}") from None
+        except Exception as error:  # the library raises bare Exception
+            raise UserError(f"text: the tokenizer cannot encode {text[:40]!r} ({_one_line(error)})") from None
+
+    @cached_property
+    def _places(self) -> Places:
+        return Places(self.engine)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many texts: by the table of pieces, or by the library on more cores than the table is worth."""
@@ -178,18 +264,19 @@ class Tokenizer:
         """By the library, on all cores that it may use."""
         try:
             return [list(e.ids) for e in self.engine.encode_batch_fast(texts, add_special_tokens=False)]
-        except (TypeError, UnicodeEncodeError):
-            return [self._encode_one(text) for text in texts]  # names the character
+        except Exception:  # the library raises bare Exception
+            return [self._encode_one(text) for text in texts]  # names the text
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Text of ids; bytes that are no UTF-8 (a character cut in two) become U+FFFD."""
         control = set(self.control_tokens.values()) if skip_special else set()
-        if not self._byte_level:
+        if not self.byte_level:
             return str(self.engine.decode(list(ids), skip_special_tokens=skip_special))
         return b"".join(self.token_bytes(i) for i in ids if i not in control).decode("utf-8", errors="replace")
 
     @cached_property
-    def _byte_level(self) -> bool:
+    def byte_level(self) -> bool:
+        """Whether a token is a string of bytes, and a text's bytes are those of its tokens."""
         decoder = json.loads(self.engine.to_str()).get("decoder") or {}
         return "ByteLevel" in {decoder.get("type"), *(d.get("type") for d in decoder.get("decoders", []))}
 
@@ -211,7 +298,7 @@ class Tokenizer:
         token = self.engine.id_to_token(token_id)
         if token is None:
             return b""  # rows of an embedding beyond the vocabulary
-        if self._byte_level:
+        if self.byte_level:
             return bytes(_BYTE_OF[c] for c in token)
         if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token):
             return bytes([int(token[3:5], 16)])
@@ -221,33 +308,48 @@ class Tokenizer:
     def _added(self) -> dict[int, str]:
         return {i: t.content for i, t in self.engine.get_added_tokens_decoder().items()}
 
-    def add_tokens(self, tokens: Sequence[str]) -> list[int]:
+    def add_tokens(self, tokens: Sequence[str], *, pieces: bool = True) -> list[int]:
         """Add whole words (of a domain, say) and return all ids that stand for them; known ones keep theirs.
 
         A word that the pre-tokenizer leaves in one piece gets two ids, with and without the space before it; they are
-        taken for that piece alone, never inside a longer word. Any other ("<tensor>") gets one id, without the space.
+        taken for that piece alone, never inside a longer word. Any other ("<tensor>") gets one id, without the space;
+        so does every word with ``pieces=False``, for readers that make the vocabulary's merges anew
+        (``new_words.REBUILT``).
         """
         if bad := [t for t in tokens if not t.strip()]:
             raise UserError(f"new_tokens: {bad[0]!r} is blank; give words")
         if bad := [t for t in tokens if t in self.control_tokens]:
             raise UserError(f"new_tokens: {bad[0]!r} is a control token already; give words")
-        pieces = {t: whole_pieces(self.engine, t) if self._byte_level else () for t in tokens}
-        if new := [piece for found in pieces.values() for piece in found]:
+        spelled = {t: whole_pieces(self.engine, t) if pieces and self.byte_level else () for t in tokens}
+        if new := [piece for found in spelled.values() for piece in found]:
             self.engine = with_pieces(self.engine, new)
-        others = [t for t, found in pieces.items() if not found]
+        for word in [t for t, found in spelled.items() if not found]:
+            spelled[word] = self._whole(word)
+        others = [t for t, found in spelled.items() if not found]
+        if others and self.vocab_size != self.engine.get_vocab_size(with_added_tokens=True):
+            self.engine = with_pieces(self.engine, others)  # ids are left out: the library would count into them
         self.engine.add_tokens([AddedToken(t, special=False, normalized=False, single_word=True) for t in others])
-        for stale in ("_added", "_bytes", "_pieces"):
+        for stale in ("_added", "_bytes", "_pieces", "_places"):
             self.__dict__.pop(stale, None)
         vocabulary = self.engine.get_vocab(with_added_tokens=True)
-        return list(dict.fromkeys(vocabulary[piece] for t in tokens for piece in pieces[t] or (t,)))
+        return list(dict.fromkeys(vocabulary[piece] for t in tokens for piece in spelled[t] or (t,)))
+
+    def _whole(self, word: str) -> tuple[str, ...]:
+        """The tokens that stand for a word already, with and without the space before it; () where it is cut."""
+        found = [self.encode(text) for text in ((word, f" {word}") if self.byte_level else (word,))]
+        return () if any(len(ids) != 1 for ids in found) else tuple(str(self.engine.id_to_token(i)) for (i,) in found)
 
     # ---- the folder ------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
-        """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``chat_template.jinja``, as transformers reads."""
+        """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``chat_template.jinja``, as transformers reads.
+
+        The class is the one that takes ``tokenizer.json`` as it is: those of a family (``Qwen2Tokenizer``) make its
+        rules anew, and new words are lost.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False} | self.config
+        config = {"clean_up_tokenization_spaces": False} | self.config | {"tokenizer_class": "PreTrainedTokenizerFast"}
         config.pop("chat_template", None)  # the file is the one place for it
         (folder / "tokenizer.json").write_text(self.engine.to_str(pretty=True), encoding="utf-8")
         text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True)
@@ -258,6 +360,11 @@ class Tokenizer:
         """SHA-256 of vocabulary, merges, rules and template: equal fingerprints give equal ids."""
         ends = json.dumps([self.bos_token, self.eos_token])  # further stop ids end generation; they change no encoding
         return hashlib.sha256("\0".join((self.engine.to_str(), self.chat.source, ends)).encode()).hexdigest()
+
+
+def _one_token() -> Encoding:
+    """A text of one token, of no vocabulary."""
+    return Engine(WordLevel({"x": 0}, "x")).encode("x")
 
 
 def library_cores() -> int:
@@ -288,49 +395,104 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Read a tokenizer folder: one of ours, or of any model with a ``tokenizer.json``.
 
     Raises:
-        UserError: the folder or ``tokenizer.json`` is missing, or a file is damaged.
+        UserError: the folder or ``tokenizer.json`` is missing, a file is damaged, or what they say cannot be: names of
+            ends that no token has, ids far beyond the number of tokens, a template that does not compile.
     """
     folder = Path(folder)
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise UserError(f"{folder}: no tokenizer.json here; give a model folder that holds one")
-    try:
-        engine = Engine.from_str(file.read_text(encoding="utf-8"))
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"{file}: not a tokenizer ({_one_line(error)}); copy the file again") from None
+    engine = _read_engine(file)
     config = _read_json(folder / "tokenizer_config.json")
     if "eos_token" not in config:
         config = _read_json(folder / "special_tokens_map.json") | config
-    stops = _read_json(folder / "generation_config.json").get("eos_token_id") or []
-    stops = [stops] if isinstance(stops, int) else [s for s in stops if isinstance(s, int)]
-    source = _template_source(folder, config)
-    return Tokenizer(engine, config, None if source is None else ChatTemplate(source), stops)
+    _check_names(folder / "tokenizer_config.json", engine, config)
+    stops = _stop_ids(folder / "generation_config.json", engine)
+    return Tokenizer(engine, config, _read_template(folder, config), stops)
 
 
-def _template_source(folder: Path, config: dict[str, Any]) -> str | None:
+def _read_engine(file: Path) -> Engine:
+    text = _read_text(file)
+    try:
+        engine = Engine.from_str(text)
+        ids = engine.get_vocab(with_added_tokens=True)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception, and panics as what is none
+        raise UserError(f"{file}: not a tokenizer ({_one_line(error)}); copy the file again") from None
+    if not ids:
+        raise UserError(f"{file}: its vocabulary is empty; copy the file again")
+    token, largest = max(ids.items(), key=lambda item: item[1])
+    if largest >= 2 * len(ids) + 1024:
+        raise UserError(
+            f"{file}: {token[:40]!r} has the id {largest}, but there are {len(ids)} tokens: an embedding would need "
+            f"{largest + 1} rows; number the tokens from 0 on"
+        )
+    return engine
+
+
+def _check_names(file: Path, engine: Engine, config: dict[str, Any]) -> None:
+    """The ends that the configuration names must be tokens: a reader would add them as new ones without a row."""
+    for key in ("eos_token", "bos_token", "pad_token"):
+        value = config.get(key)
+        name = value.get("content") if isinstance(value, dict) else value
+        if name is None:
+            continue
+        if not isinstance(name, str):
+            raise UserError(f"{file}: {key}={value!r}; the name of a token is needed, or null")
+        needed = key == "eos_token" or (key == "bos_token" and config.get("add_bos_token"))
+        if needed and engine.token_to_id(name) is None:
+            raise UserError(f"{file}: {key}={name!r} is no token of tokenizer.json; name one that is, or null")
+
+
+def _stop_ids(file: Path, engine: Engine) -> list[int]:
+    """The ends of a generation in ``generation_config.json``."""
+    found = _read_json(file).get("eos_token_id")
+    stops = [] if found is None else found if isinstance(found, list) else [found]
+    for stop in stops:
+        known = isinstance(stop, int) and not isinstance(stop, bool) and 0 <= stop < 2**31
+        if not known or engine.id_to_token(stop) is None:
+            raise UserError(f"{file}: eos_token_id={found!r}: {stop!r} is no token's id; give those of end tokens")
+    return stops
+
+
+def _read_template(folder: Path, config: dict[str, Any]) -> ChatTemplate | None:
     """The chat template: its own file, or the entry of ``tokenizer_config.json`` (one, or several by name)."""
     file = folder / "chat_template.jinja"
     if file.is_file():
-        with file.open(encoding="utf-8", newline="") as stream:
-            return stream.read()
-    found = config.get("chat_template")
+        return ChatTemplate(_read_text(file), str(file))
+    file, found = folder / "tokenizer_config.json", config.get("chat_template")
     if isinstance(found, list):
         by_name = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
         found = by_name.get("default") or next(iter(by_name.values()), None)
-    return found if isinstance(found, str) and found.strip() else None
+    if found is not None and not isinstance(found, str):
+        raise UserError(f"{file}: chat_template is a {type(found).__name__}; a template's text is needed, or null")
+    return ChatTemplate(found, str(file)) if found and found.strip() else None
+
+
+def _read_text(file: Path) -> str:
+    """The file as it is, line ends too."""
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            text = stream.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not readable as UTF-8 text ({_one_line(error)}); copy the file again") from None
+    if text.startswith("version https://git-lfs"):
+        raise UserError(f"{file}: a Git LFS pointer and not the file itself; fetch it with: git lfs pull")
+    return text
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        value = json.loads(_read_text(file))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not JSON ({_one_line(error)}); copy the file again") from None
     if not isinstance(value, dict):
         raise UserError(f"{file}: holds a {type(value).__name__}; an object is needed")
     return value
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:160]

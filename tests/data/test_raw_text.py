@@ -27,10 +27,10 @@ def labelled(loader):
     return torch.cat([batch.labels[batch.labels != IGNORE] for batch in loader]).tolist()
 
 
-def test_an_epoch_trains_every_token_but_the_documents_first_exactly_once(tokenizer, documents, cache):
+def test_an_epoch_trains_every_token_of_the_documents_exactly_once(tokenizer, documents, cache):
     path, texts = documents
     data = RawText(tokenizer=tokenizer, path=path, max_length=32, micro_batch_size=3, cache_dir=cache)
-    wanted = [i for text in texts[:40] for i in [*tokenizer.encode(text)[1:], tokenizer.document_end_id]]
+    wanted = [i for text in texts[:40] for i in [*tokenizer.encode(text), tokenizer.document_end_id]]
     for _ in range(2):
         assert sorted(labelled(data.train_dataloader())) == sorted(wanted)
     assert data.train_tokens == len(wanted)

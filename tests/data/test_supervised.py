@@ -124,13 +124,20 @@ def test_when_nothing_fits_it_says_why(task_pairs, sentence):
 
 
 def test_a_conversation_without_a_trained_token_is_an_error_or_is_counted(task_pairs, tokenizer, sentence):
-    """A template that leaves the assistant's text out: the mask would be empty, and nothing be learnt."""
-    silent = "{% for m in messages %}{{ '<|im_start|>' + m['role'] }}{% endfor %}"
+    """A template that leaves these answers out: the mask would be empty, and nothing be learnt."""
+    silent = "{% for m in messages %}{{ m['role'] }}{{ m.content if m.content | length < 4 }}{% endfor %}"
     deaf = Tokenizer(tokenizer.engine, tokenizer.config, ChatTemplate(silent))
     with pytest.raises(UserError, match=r"train.jsonl:1: chat template: "):
         task_pairs(pairs(sentence, 10), tokenizer=deaf).setup()
     with pytest.raises(UserError, match=r"no conversation to train on \(skipped: no_trained_token 10\)"):
         task_pairs(pairs(sentence, 10), tokenizer=deaf, on_error="skip").setup()
+
+
+def test_a_template_that_fails_on_any_conversation_is_no_fault_of_a_row(task_pairs, tokenizer, sentence):
+    broken = Tokenizer(tokenizer.engine, tokenizer.config, ChatTemplate("{{ messages[0].content }}", "folder/a.jinja"))
+    for on_error in ("stop", "skip"):
+        with pytest.raises(UserError, match=r"^chat template folder/a\.jinja: it drops or rewrites"):
+            task_pairs(pairs(sentence, 10), tokenizer=broken, on_error=on_error).setup()
 
 
 def test_control_tokens_in_a_user_s_text_stay_plain(task_pairs, tokenizer):

@@ -60,15 +60,16 @@ def nats(model, ids, start):
 def test_bits_per_byte_of_documents(model, tokenizer):
     scores = evaluate(model, tokenizer, DOCUMENTS)
     found = scores.items["bits_per_byte"]
-    ids = tokenizer.encode(DOCUMENTS.items[0].text)
+    end = tokenizer.document_end_id  # what a document begins behind
+    ids = [end, *tokenizer.encode(DOCUMENTS.items[0].text)]
     assert found.values[0] == pytest.approx(nats(model, ids, 1) / math.log(2), rel=1e-4)
-    assert found.weights[0] == sum(len(tokenizer.token_bytes(i)) for i in ids[1:])
-    long = tokenizer.encode(DOCUMENTS.items[1].text)
+    assert found.weights[0] == len(DOCUMENTS.items[0].text.encode())  # the first token's bytes too
+    long = [end, *tokenizer.encode(DOCUMENTS.items[1].text)]
     assert len(long) > 48  # two windows, no token foreseen twice
     expected = sum(nats(model, long[s : s + 49], 1) for s in range(0, len(long) - 1, 48))
     assert found.values[1] == pytest.approx(expected / math.log(2), rel=1e-4)
-    assert found.weights[2] == 0  # one token: nothing to foresee
-    total, tokens = found.values.sum() * math.log(2), len(ids) + len(long) - 2
+    assert found.weights[2] == 1  # one token, foreseen from the end of a document
+    total, tokens = found.values.sum() * math.log(2), len(ids) + len(long) + 2 - 3
     assert scores.summary["perplexity"].mean == pytest.approx(math.exp(total / tokens), rel=1e-4)
     assert scores.summary["bits_per_byte"].mean == pytest.approx(found.values.sum() / found.weights.sum())
 

@@ -33,9 +33,10 @@ def test_next_words_are_printed_with_what_is_left(folder, capsys, small_model, t
 
 def test_a_text_is_continued(folder, capsys, small_model, tokenizer):
     run(Generate(folder, "The cat", max_new_tokens=9, seed=4, temperature=0.9, top_k=20, samples=2, device="cpu"))
+    prompt = [tokenizer.document_end_id, *tokenizer.encode("The cat")]
     texts = [
         "The cat" + "".join(stream_text(tokenizer, stream(
-            small_model, tokenizer.encode("The cat"), max_new_tokens=9, end_ids=tokenizer.end_ids,
+            small_model, prompt, max_new_tokens=9, end_ids=tokenizer.end_ids,
             temperature=0.9, top_k=20, seed=seed,
         )))
         for seed in (4, 5)

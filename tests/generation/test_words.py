@@ -18,8 +18,7 @@ class ByHand:
     """The smallest vocabulary with all that is hard: two spellings, a token over two words, a cut character (ق)."""
 
     control_tokens = {"<end>": 0}  # noqa: RUF012
-    bos_id = None
-    document_end_id = 0
+    beginning = (0,)
 
     def __init__(self, without=()):
         self.tokens = [b"" if token in without else token for token in TOKENS]
@@ -76,7 +75,7 @@ def word_that_just_ended(sequence):
 
 
 def test_probabilities_are_sums_over_spellings(model):
-    prompt = [6, 5, 1]  # " ab. a": a letter would go on with "a", so a space has to come first
+    prompt = [0, 6, 5, 1]  # a document's end, " ab. a": a letter would go on with "a", so a space has to come first
     expected = brute_force(model, prompt)
     got = dict(next_words(model, ByHand(without=[b" "]), " ab. a", 50, beams=4000))
     for word in ("a", "ab", "aa", "aab", "abb", "aق"):  # what 3 tokens can spell; the brute force sees a fourth behind
@@ -86,7 +85,7 @@ def test_probabilities_are_sums_over_spellings(model):
 
 def test_single_token_words_exactly(model):
     """With one spelling: P(" ab" ending) = P(" ab") P(no letter behind) + P(" a") P("b") P(...) + P(" ") ..."""
-    prompt = [6, 5, 1]
+    prompt = [0, 6, 5, 1]
 
     def p(ids, nexts):
         with torch.no_grad():

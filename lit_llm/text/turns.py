@@ -1,0 +1,227 @@
+"""Where in a rendered conversation each assistant writes, and which control tokens are the template's.
+
+The conversation is rendered with private marks: around the core of every message, and inside any control token that a
+message holds. Taken out again, they say where each text came to stand. Where the marks change what the template writes
+(it looks at how a text begins, say), or where it cuts one away (a reasoning part), the conversation is rendered once
+more with another text in the turn's place, and what differs is the turn.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from lit_llm.errors import UserError
+from lit_llm.records import Message
+from lit_llm.text.template_habits import Habits
+
+_PRIVATE = range(0xF0000, 0x10FFFE)  # code points that mean nothing in any text
+_PRIVATE_CHARACTER = re.compile(f"[{chr(_PRIVATE.start)}-{chr(_PRIVATE.stop - 1)}]")
+
+Render = Callable[[Sequence[Message]], str]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters ``begin`` to ``stop`` are an assistant's; or, where that cannot be known, why not."""
+
+    begin: int = 0
+    stop: int = 0
+    unknown: str = ""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A conversation as the template writes it, the marks taken out.
+
+    ``controls``: (begin, stop) of each control token that the template wrote. ``starts`` and ``stops``: where the core
+    of an assistant's message begins and ends, by the message's number. ``fences``: both ends of the others' messages.
+    """
+
+    text: str
+    controls: list[tuple[int, int]]
+    starts: dict[int, int] = field(default_factory=dict)
+    stops: dict[int, int] = field(default_factory=dict)
+    fences: list[int] = field(default_factory=list)
+    marked: bool = True  # the marks around messages are in; else only control tokens are broken
+    exact: bool = True  # it is what transformers writes
+
+    @classmethod
+    def of(cls, messages: Sequence[Message], habits: Habits, render: Render, source: str) -> Written:
+        """Renders with as many marks as leave the text as it is without."""
+        plain = render(messages)
+        marks = Marks.unlike(source, messages)
+        try:
+            found = marks.read(render([marks.around(n, m, habits) for n, m in enumerate(messages)]), habits)
+        except UserError:
+            found = None
+        if found is not None and found.text == plain:
+            return found
+        found = marks.read(render([marks.broken(m, habits) for m in messages]), habits)
+        return replace(found, marked=False, exact=found.text == plain)
+
+    def going_on(self, text: str, controls: Sequence[tuple[int, int]], exact: bool = True) -> Written:
+        """This text and another behind it, whose control tokens stand at ``controls`` of it."""
+        length = len(self.text)
+        moved = [(length + begin, length + stop) for begin, stop in controls]
+        return Written(self.text + text, [*self.controls, *moved], exact=self.exact and exact)
+
+    def behind(self, place: int) -> tuple[str, list[tuple[int, int]]]:
+        """The text from ``place`` on, and where its control tokens stand in it."""
+        return self.text[place:], [(begin - place, stop - place) for begin, stop in self.controls if begin >= place]
+
+    def since_the_last_message(self, place: int) -> str | None:
+        """What the template wrote between the last message before ``place`` and there; None where that is not known."""
+        ends = [end for end in (*self.fences, *self.stops.values()) if end <= place]
+        return self.text[max(ends) : place] if self.marked and ends else None
+
+    def spans(
+        self, messages: Sequence[Message], habits: Habits, render: Render, source: str, first: int = 0
+    ) -> dict[int, Span]:
+        """Where assistants write, by their messages' numbers from ``first`` on: generation prompt to end token."""
+        spans: dict[int, Span] = {}
+        place = 0
+        for n, message in enumerate(messages):
+            if message.role != "assistant" or n < first:
+                continue
+            if not self.marked:
+                span = self._by_difference(n, messages, habits, render, source, place)
+            elif n not in self.stops:
+                span = Span(unknown="it drops or rewrites an assistant's message; use one that keeps them")
+            else:
+                span = self._by_marks(n, messages, habits, render, source, place)
+            if not span.unknown and not place <= span.begin <= span.stop:
+                span = Span(unknown="it writes the messages in another order; use one that keeps it")
+            elif not span.unknown and any(span.begin < fence < span.stop for fence in self.fences):
+                span = Span(unknown="it writes other messages inside an assistant's; use one that does not")
+            spans[n] = span
+            place = place if span.unknown else span.stop
+        return spans
+
+    def stop_after(self, end: int, blanks: str, habits: Habits) -> int:
+        """Where a turn stops whose core ends at ``end``, before ``blanks`` of its own."""
+        for length in range(len(blanks), -1, -1):
+            if habits.end_text and self.text.startswith(blanks[:length] + habits.end_text, end):
+                return end + length + len(habits.end_text)
+            if not habits.end_text and not habits.trims_end and self.text.startswith(blanks[:length], end):
+                return end + length
+        return end
+
+    def _by_marks(
+        self, n: int, messages: Sequence[Message], habits: Habits, render: Render, source: str, place: int
+    ) -> Span:
+        content = messages[n].content
+        blanks = content[: len(content) - len(content.lstrip())]
+        stop = self.stop_after(self.stops[n], content[len(content.rstrip()) :], habits)
+        start = self.starts.get(n)
+        if start is None:  # the template cut the beginning away
+            found = self._by_difference(n, messages, habits, render, source, place)
+            return found if found.unknown else replace(found, stop=stop)
+        for length in range(len(blanks) + 1):
+            for lead in habits.leads:
+                before = habits.generation_prompt + lead + blanks[length:]
+                if (begin := start - len(before)) >= place and self.text.startswith(before, begin):
+                    return Span(begin + len(habits.generation_prompt), stop)
+        return Span(start, stop)  # past turns begin otherwise than the last
+
+    def _by_difference(
+        self, n: int, messages: Sequence[Message], habits: Habits, render: Render, source: str, place: int
+    ) -> Span:
+        """What another text in the turn's place changes."""
+        marks = Marks.unlike(source, messages)
+        dress = marks.around if self.marked else lambda _, m, habits: marks.broken(m, habits)
+        dressed = [dress(k, m, habits) for k, m in enumerate(messages)]
+        dressed[n] = Message("assistant", marks.starts[n])
+        try:
+            other = marks.read(render(dressed), habits)
+        except UserError as error:
+            return Span(unknown=str(error))
+        unknown = Span(unknown="where an assistant's message begins cannot be told; use a template that keeps messages")
+        if n not in other.starts:
+            return unknown
+        begin = min(common_length(self.text, other.text), other.starts[n])
+        behind = other.text[other.starts[n] :]
+        lead = other.text[begin : other.starts[n]]
+        if begin < place or not any((habits.generation_prompt + one).endswith(lead) for one in habits.leads):
+            return unknown
+        stop = self.stops.get(n, len(self.text) - len(behind))
+        if not self.marked and not (stop >= begin and self.text.endswith(behind)):
+            return unknown
+        for one in habits.leads:  # what is left of a lead that the turn's own text goes on with
+            for length in range(len(one), -1, -1):
+                before = habits.generation_prompt + one[:length]
+                if habits.generation_prompt and self.text.endswith(before, place, begin):
+                    return Span(begin - length, self.stop_after(stop, "", habits))
+        return Span(begin, self.stop_after(stop, "", habits))
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Characters that occur nowhere in a conversation."""
+
+    fence: str  # around the core of a message that is no assistant's
+    split: str  # inside the control tokens that people wrote
+    starts: dict[int, str]  # before and behind the core of an assistant's message, by the message's number
+    stops: dict[int, str]
+
+    @classmethod
+    def unlike(cls, source: str, messages: Sequence[Message]) -> Marks:
+        """Private-use characters that neither the template nor the messages hold."""
+        used = {c for m in messages if not m.content.isascii() for c in _PRIVATE_CHARACTER.findall(m.content)}
+        used |= set() if source.isascii() else set(_PRIVATE_CHARACTER.findall(source))
+        free = (chr(c) for c in _PRIVATE if chr(c) not in used)
+        fence, split = next(free), next(free)
+        answers = [n for n, m in enumerate(messages) if m.role == "assistant"]
+        return cls(fence, split, {n: next(free) for n in answers}, {n: next(free) for n in answers})
+
+    def broken(self, message: Message, habits: Habits) -> Message:
+        """The message with a mark inside each of its control tokens."""
+        broken = habits.inside.sub(lambda found: found.group() + self.split, message.content)
+        return Message(message.role, broken)
+
+    def around(self, number: int, message: Message, habits: Habits) -> Message:
+        """The message with marks around its core too: blanks stay outside, where a template can trim them."""
+        message = self.broken(message, habits)
+        content, core = message.content, message.content.strip()
+        at = content.index(core) if core else len(content)
+        before, behind = content[:at], content[at + len(core) :]
+        if message.role == "assistant":
+            core = f"{self.starts[number]}{core}{self.stops[number]}"
+        elif core:
+            core = f"{self.fence}{core}{self.fence}"
+        return Message(message.role, before + core + behind)
+
+    def read(self, text: str, habits: Habits) -> Written:
+        """The text without the marks, and where they stood."""
+        names = {self.fence: ("fence", 0), self.split: ("split", 0)}
+        names |= {mark: ("start", n) for n, mark in self.starts.items()}
+        names |= {mark: ("stop", n) for n, mark in self.stops.items()}
+        found = [(f.start(), *names[f.group()]) for f in _PRIVATE_CHARACTER.finditer(text) if f.group() in names]
+        places = [place for place, _, _ in found]
+        kept, last = [], 0
+        starts: dict[int, int] = {}
+        stops: dict[int, int] = {}
+        fences: list[int] = []
+        for number, (place, kind, n) in enumerate(found):
+            kept.append(text[last:place])
+            last = place + 1
+            if kind == "fence":
+                fences.append(place - number)
+            elif kind == "start":
+                starts.setdefault(n, place - number)
+            elif kind == "stop":
+                stops[n] = place - number
+        controls = [(f.start(), f.end()) for f in habits.control.finditer(text)]
+        moved = [(a - (before := bisect_left(places, a)), b - before) for a, b in controls]
+        return Written("".join([*kept, text[last:]]), moved, starts, stops, fences)
+
+
+def common_length(one: str, other: str) -> int:
+    """Length of what both texts begin with."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:  # slices are compared at once: a search by halves is faster than a loop over characters
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return low
