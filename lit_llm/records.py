@@ -29,6 +29,7 @@ class Document:
 class Message:
     role: Role
     content: str
+    trained: bool = True
 
 
 @dataclass(frozen=True, slots=True)
