@@ -44,7 +44,7 @@ def _part(part: Mapping[str, Any], key: str, where: str) -> str:
     kind = part.get("type", "text")
     if kind not in TEXT_PARTS:
         raise RowError(
-            "unknown_part", f"{where}: '{key}' is a part of type {str(kind)[:30]!r}; text alone is trained, and not media"
+            "unknown_part", f"{where}: '{key}' is a part of type {str(kind)[:30]!r}; text alone is trained, no media"
         )
     if "text" not in part:
         keys = ", ".join(str(one)[:40] for one in part) or "none"
@@ -150,8 +150,8 @@ def _history(value: Any, where: str) -> list[Message]:
 
 def tools_hint(role: Any) -> str:
     """What is said of the roles that a tool's call and result have."""
-    names = ("tool", "function", "observation", "function_call", "function_response", "tool_call", "tool_response", "ipython")
-    return "; tool calls are not trained" if str(role).lower() in names else ""
+    known = ("tool", "function", "observation", "ipython")
+    return "; tool calls are not trained" if str(role).lower().startswith(known) else ""
 
 
 def check_order(messages: Sequence[Message], last: Role, where: str) -> tuple[Message, ...]:

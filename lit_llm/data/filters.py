@@ -17,8 +17,8 @@ _LINE_ENDS = re.compile("\r\n?")
 
 
 def clean(text: str) -> str:
-    """One kind of line end (\\n for \\r\\n and \\r) and no NUL. Nothing else is altered: no other character, no blank."""
-    return cleaned(text, Counter())
+    """One kind of line end (\\n for \\r\\n and \\r) and no NUL. Nothing else is altered."""
+    return str(cleaned(text, Counter()))
 
 
 def cleaned(value: Any, altered: Counter[str]) -> Any:

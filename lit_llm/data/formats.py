@@ -70,7 +70,7 @@ def sharegpt(value: Mapping[str, Any], where: str) -> Example:
 
 
 def alpaca(value: Mapping[str, Any], where: str) -> Example:
-    """``instruction``, perhaps ``input``, ``output``; perhaps ``system`` and ``history``: a list of [user, assistant]."""
+    """``instruction``, perhaps ``input``, ``output``; perhaps ``system``, and ``history``: [user, assistant] each."""
     source = _instruction(value, where)
     return _pair(source, text_of(value["output"], "output", where), value, ("instruction", "input", "output"), where)
 

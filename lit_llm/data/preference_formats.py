@@ -142,7 +142,18 @@ def _comparison(
 ) -> Comparison:
     prompt = check_order(untrained(in_context(value, prompt, where)), "user", where)
     who, weight, simulated = who_said(value, where)
-    read = (*CONTEXT, "prompt", "completions", "ranking", "ranks", "chosen", "rejected", "weight", "margin", "simulated")
+    read = (
+        *CONTEXT,
+        "prompt",
+        "completions",
+        "ranking",
+        "ranks",
+        "chosen",
+        "rejected",
+        "weight",
+        "margin",
+        "simulated",
+    )
     tags = tags_of(value, read)
     tags.pop("annotator", None)
     if value.get("flags"):

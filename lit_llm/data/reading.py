@@ -39,6 +39,7 @@ class Counts:
     skipped: Counter[str] = field(default_factory=Counter)
     ignored_files: int = 0
     altered: Counter[str] = field(default_factory=Counter)  # places in the rows read, by ``filters.ALTERED``
+    first: dict[str, str] = field(default_factory=dict)  # by reason, the message of the first row that is skipped
     repeated_ids: int = 0  # rows used whose id an earlier row has with other content
 
     def as_dict(self) -> dict[str, Any]:
@@ -114,19 +115,18 @@ def read_records(
         log.warning("data.path=%s: files that are not read: %s%s", path, ", ".join(names[:8]), more)
     encoding = checked_encoding(encoding)
     splits: dict[str, list[Record]] = {}
-    examples: list[str] = []
     ids = _Ids()
     for name, members in files.items():
         rows = read_rows(members, encoding)
         rows = _expanded(_cleaned(rows, counts.altered) if clean else rows, expand)
-        splits[name] = list(_kept(rows, kind, parse, on_error, counts, ignore_keys, ids, examples))
+        splits[name] = list(_kept(rows, kind, parse, on_error, counts, ignore_keys, ids))
     if ids.first:
         log.warning(
             "data.path=%s: %d rows have the id of another row and other content; the first: %s",
             *(path, ids.repeated, ids.first),
         )
     counts.repeated_ids = ids.repeated
-    _check(counts, path, max_error_rate, examples)
+    _check(counts, path, max_error_rate)
     return Records(_held_out(splits, kind, counts, validation_fraction, test_fraction), counts)
 
 
@@ -166,7 +166,10 @@ class _Ids:
 
     def see(self, row: Row, record: Record) -> None:
         """A ranking's other annotators and its labels have its id with the same prompt: that is what they are of."""
-        if isinstance(row.value, str) or (key := next((k for k in IDS if row.value.get(k) not in (None, "")), None)) is None:
+        if isinstance(row.value, str):
+            return
+        key = next((k for k in IDS if row.value.get(k) not in (None, "")), None)
+        if key is None:
             return
         place = hash((row.file, row.line))
         said = group_key(record) if isinstance(record, Comparison | Labelled) else content_key(record)
@@ -184,7 +187,6 @@ def _kept(
     counts: Counts,
     ignore_keys: Collection[str],
     ids: _Ids,
-    examples: list[str],
 ) -> Iterator[Record]:
     """The usable records of a split's rows; everything else is counted."""
     seen: set[bytes] = set()
@@ -199,8 +201,7 @@ def _kept(
             if on_error == "stop" and error.reason not in HARMLESS:
                 raise UserError(f"{error} (data.on_error=skip counts such rows and goes on)") from None
             counts.skipped[error.reason] += 1
-            if error.reason not in HARMLESS and len(examples) < 3:
-                examples.append(str(error))
+            counts.first.setdefault(error.reason, str(error))
             continue
         seen.add(key)
         counts.used += 1
@@ -222,8 +223,9 @@ def _record(row: Row | RowError, kind: Kind, parse: Format | Parse | None, ignor
     return record
 
 
-def _check(counts: Counts, path: Any, max_error_rate: float, examples: list[str]) -> None:
-    first = f"; the first: {examples[0]}" if examples else ""
+def _check(counts: Counts, path: Any, max_error_rate: float) -> None:
+    bad = [told for reason, told in counts.first.items() if reason not in HARMLESS]
+    first = f"; the first: {bad[0]}" if bad else ""
     if counts.used == 0:
         raise UserError(f"data.path={path}: no usable row ({counts}){first}")
     if counts.errors > max_error_rate * counts.read:

@@ -14,57 +14,57 @@ from typing import Any
 from lit_llm.data.streams import RowError
 from lit_llm.data.suggestions import nearest
 
-ABOUT = frozenset(
-    """
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+ABOUT = _words("""
     id _id idx index uuid uid guid key row row_id hash sha sha1 sha256 md5 __index_level_0__
-    source sources dataset dataset_name dataset_source data_source origin subset split config collection corpus file
-    files filename file_name file_path filepath path repo repo_name repository page pages line url urls uri link title
-    author authors publisher license licence copyright citation domain host country
+    source sources dataset dataset_name dataset_source data_source origin subset split config collection corpus
+    file files filename file_name file_path filepath path repo repo_name repository page pages line url urls uri link
+    title author authors publisher license licence copyright citation domain host country
     time timestamp date year month created created_at updated updated_at modified submitted_at added crawled_at
     version schema dump crawl snapshot revision meta metadata attributes info provenance
-    lang language languages locale language_score language_code lang_code dialect
-    category categories subcategory topic topics subject subjects genre type kind task tasks task_type task_name tag tags
-    keywords level difficulty grade wording function language_confidence
-    length num_chars num_tokens n_tokens tokens token_count text_token_length token_length char_count num_turns turn turns
-    turn_id turn_identifier views likes upvotes downvotes score_count
+    lang language languages locale language_score language_confidence language_code lang_code dialect
+    category categories subcategory topic topics subject subjects genre type kind task tasks task_type task_name
+    tag tags keywords level difficulty grade wording function
+    length num_chars num_tokens n_tokens tokens token_count text_token_length token_length char_count
+    num_turns turn turns turn_id turn_identifier views likes upvotes downvotes
     model models model_name model_id generator engine checkpoint checkpoints sampling temperature top_p seed
-    """.split()
-)
+""")
 """Where a row (or a message, or a completion) is from and what it is about: in every kind of data."""
 
 _ABOUT_ENDS = re.compile(r".+[-_.](id|uuid|hash|sha256|url|date|timestamp|lang|language|model|version|file|path|type)")
 
+_JUDGING = _words("""
+    score scores rating ratings rule gold seconds duration agreement adjudicated too_fast comment comments notes
+    positions unranked repeat_of completion_hashes worker annotators words num_completions
+""")
+"""Who judged how, and what else was said: rankings and labels say themselves what is better."""
+
 OF_KIND: dict[str, frozenset[str]] = {
     # What a filter measured of a text that was kept.
-    "texts": frozenset(
-        """score int_score quality quality_score perplexity ppl toxicity rating fasttext_score edu_score warc_type format audience style
-        redpajama_set_name pile_set_name ext size stars seed_data""".split()
-    ),
-    "examples": frozenset(("words", "simulated", "annotator", "annotators")),
-    # Rankings and labels say themselves what is better: who judged how, and what else was said, describes it.
-    "comparisons": frozenset(
-        """score score_chosen score_rejected chosen_score rejected_score scores rating ratings rule gold seconds
-        duration agreement adjudicated too_fast comment comments notes positions unranked repeat_of all_bad
-        completion_hashes worker annotators words num_completions""".split()
-    ),
-    "labels": frozenset(
-        """score scores rating ratings rule gold seconds duration agreement adjudicated too_fast comment comments notes
-        positions unranked repeat_of all_bad completion_hashes worker annotators margin words""".split()
-    ),
+    "texts": _words("""
+        score int_score quality quality_score perplexity ppl toxicity rating fasttext_score edu_score warc_type format
+        audience style redpajama_set_name pile_set_name ext size stars seed_data
+    """),
+    "examples": _words("words simulated annotator annotators"),
+    "comparisons": _JUDGING | _words("score_chosen score_rejected"),
+    "labels": _JUDGING | _words("margin"),
     # Answers are left out of prompts, and so is what is said of them.
-    "prompts": frozenset(
-        """answer answers solution completion completions response responses output outputs target chosen rejected
-        ranking ranks label margin flags all_bad weight annotator annotators annotator_id simulated score scores
-        score_chosen score_rejected rating ratings rule gold seconds agreement adjudicated comment notes
-        positions unranked repeat_of too_fast completion_hashes words""".split()
-    ),
+    "prompts": _JUDGING
+    | _words("""
+        answers response responses outputs ranks label margin flags all_bad weight annotator annotator_id simulated
+        score_chosen score_rejected
+    """),
 }
 _OF_ANSWERS = re.compile(
     r"(chosen|rejected|completion)[-_](hash|model|checkpoint|position|rank|ratings?|flags|scores?|avg_rating)"
 )
 """What exported rankings and public pairs say of each answer."""
 
-OF_MESSAGES = frozenset(("redacted", "toxic", "hashed_ip", "header", "state", "message_id", "parent_id"))
+OF_MESSAGES = _words("redacted toxic hashed_ip header state message_id parent_id")
 
 CHANGES = {
     **dict.fromkeys(
@@ -98,7 +98,7 @@ def known(key: Any, kind: str | None) -> bool:
 
 
 def empty(value: Any) -> bool:
-    """Whether a value says nothing: null, blanks, or nothing but such in a list or object. False and 0 say something."""
+    """Whether a value says nothing: null, blanks, or a list or object of such. False and 0 say something."""
     if value is None:
         return True
     if isinstance(value, str):

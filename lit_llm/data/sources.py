@@ -193,7 +193,9 @@ def is_about_data(file: str) -> bool:
 def _check_link(path: Path) -> None:
     """Raises UserError for a link to what is not there."""
     if path.is_symlink() and not path.exists():
-        raise UserError(f"{path}: a link to {path.readlink()}, which is not there; restore that file or remove the link")
+        raise UserError(
+            f"{path}: a link to {path.readlink()}, which is not there; restore that file or remove the link"
+        )
 
 
 def _hidden(path: Path) -> bool:

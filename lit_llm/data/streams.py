@@ -36,7 +36,7 @@ def open_bytes(file: str) -> BinaryIO:
     """Open for reading, decompressing by extension, within ``MAX_RATIO`` and ``MAX_UNPACKED``."""
     suffix = Path(file).suffix.lower()
     try:
-        packed = Path(file).open("rb")
+        packed = Path(file).open("rb")  # noqa: SIM115  (the caller closes it)
     except OSError as error:
         raise UserError(f"{file}: cannot be opened ({error.strerror or error})") from None
     if suffix not in COMPRESSED:
@@ -78,8 +78,8 @@ class _Unpacked(io.RawIOBase):
         if self._since > MAX_RATIO * packed:
             raise RowError(
                 "decompression_bomb",
-                f"{self._file}: {self._since:,} bytes come out of {packed:,}, more than {MAX_RATIO} to 1, as of no text "
-                "but of a bomb; unpack the file yourself if it is meant",
+                f"{self._file}: {self._since:,} bytes come out of {packed:,}, more than {MAX_RATIO} to 1: no text "
+                "packs so, a bomb does; unpack the file yourself if it is meant",
             )
         if self._total > MAX_UNPACKED:
             raise RowError(

@@ -90,7 +90,7 @@ class ChatTemplate:
             found = habits.piece_ids(tokenizer, piece, marks)
             ids += found
             mask += [trained] * len(found)
-        return ([*ids, tokenizer.turn_end_id], [*mask, True]) if ends else (ids, mask)
+        return ([*ids, tokenizer.turn_end_id], [*mask, messages[-1].trained]) if ends else (ids, mask)
 
     def encode_prompt(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
         """Ids up to where the assistant begins to write: an exact prefix of ``encode(messages + answer)``."""
@@ -134,9 +134,9 @@ class ChatTemplate:
         text = self.render(written, prompt=prompt, bos=tokenizer.bos_token, eos=tokenizer.eos_token)
         if prompt:
             text += habits.unwritten_prompt
-        begun = 0
-        for begin, stop in marks.spans(text, habits, answers=sum(m.role == "assistant" for m in messages)):
+        begun, answers = 0, [message for message in messages if message.role == "assistant"]
+        for answer, (begin, stop) in zip(answers, marks.spans(text, habits, answers=len(answers)), strict=True):
             yield marks.strip(text[begun:begin]), False
-            yield marks.strip(text[begin:stop]), True
+            yield marks.strip(text[begin:stop]), answer.trained
             begun = stop
         yield marks.strip(text[begun:]), False
