@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -21,6 +22,7 @@ MAX_FILE = 4 * 2**30  # bytes of a text file that is read as one document, after
 WINDOW = 64 * 2**20  # bytes that come out of a compressed file between two looks at its ratio
 MAX_RATIO = 500  # of a window's bytes to those it came out of: text has 3 to 10, rows that are nearly the same 100
 MAX_UNPACKED = 256 * 2**30  # bytes that may come out of one compressed file
+_LINE_ENDS = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
 _DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
@@ -28,7 +30,7 @@ class RowError(UserError):
     """A row or a file that cannot be used. ``reason`` is the word under which it is counted."""
 
     def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(_LINE_ENDS.sub(" ", message))  # one line, whatever keys and values it names
         self.reason = reason
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.huggingface import check_vocabulary, load_language_model
 from lit_llm.data.reading import read_records
+from lit_llm.data.row_keys import known
 from lit_llm.errors import UserError
 from lit_llm.feedback.agreement import agreement
 from lit_llm.feedback.rule import reward, rule
@@ -130,7 +131,7 @@ def collect(
         counts[reason] += 1
         if reason == "prompts":
             chosen = _in_turn(annotators, annotators_per_prompt, number)
-            about = {"sampling": asdict(sampling), "model": digest, **prompt.tags}
+            about = {"sampling": asdict(sampling), "model": digest, **_tags(prompt)}
             rows.setdefault(split, []).extend(_rows(prompt, answers or [], chosen, (seed, number), about))
     if not rows:
         raise UserError(f"rankings: no prompt has two different answers among {len(every)}; raise rankings.temperature")
@@ -197,6 +198,13 @@ def _rows(
         row = {"prompt": messages, "completions": list(answers), "annotator": annotator.name, **judged}
         models = [about["model"]] * len(answers)
         yield {**row, "simulated": True, "schema": SCHEMA, "models": models, "rule": worth, **about}
+
+
+def _tags(prompt: Prompt) -> dict[str, Any]:
+    """A prompt's tags as keys of a ranking row; under ``tags`` those that a ranking row does not have."""
+    own = {key: value for key, value in prompt.tags.items() if known(key, "comparisons")}
+    others = {key: value for key, value in prompt.tags.items() if key not in own}
+    return own | ({"tags": others} if others else {})
 
 
 def _in_turn(annotators: Sequence[Annotator], count: int | None, number: int) -> list[Annotator]:

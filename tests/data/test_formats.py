@@ -15,6 +15,7 @@ from lit_llm.data.row_keys import _short as short
 from lit_llm.data.sources import Row
 from lit_llm.data.streams import RowError
 from lit_llm.errors import UserError
+from lit_llm.feedback.simulated import _tags
 from lit_llm.records import Comparison, Document, Example, Message, Prompt
 
 U, A, S = (lambda text, role=role: Message(role, text) for role in ("user", "assistant", "system"))
@@ -456,3 +457,9 @@ def test_a_users_function_by_its_dotted_path(monkeypatch, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             find_format(path, "texts")
+
+
+def test_the_tags_of_a_prompt_reach_the_rankings_of_its_answers():
+    prompt = Prompt((U("q"),), "a:1", {"answer": "72", "function": "f", "level": "3"})
+    row = {"prompt": "q", "completions": ["a", "b"], "ranking": [1, 2], **_tags(prompt)}
+    assert parse(row, "comparisons").tags == prompt.tags and row["function"] == "f"
