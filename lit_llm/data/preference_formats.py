@@ -183,6 +183,7 @@ def who_said(value: Mapping[str, Any], where: str) -> tuple[str, float, bool]:
 
 def tags_of(value: Mapping[str, Any], read: Sequence[str]) -> dict[str, str]:
     """The other fields of a row that are short and plain, and those of its ``tags``: kept with the record."""
-    given = value.get("tags") if isinstance(value.get("tags"), Mapping) else {}
-    kept = {k: v for k, v in {**given, **value}.items() if k not in read and isinstance(v, str | int | float)}
+    given = value.get("tags")
+    every = {**given, **value} if isinstance(given, Mapping) else value
+    kept = {k: v for k, v in every.items() if k not in read and isinstance(v, str | int | float)}
     return {str(k): str(v) for k, v in kept.items() if len(str(v)) <= 200}

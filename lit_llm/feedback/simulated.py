@@ -95,6 +95,7 @@ def collect(
     bf16: bool = False,
     device: Device = "auto",
     cache_dir: str | Path = "outputs/cache",
+    ignore_keys: Sequence[str] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
     """Samples up to ``k`` different answers to each prompt and has the annotators rank them.
@@ -106,6 +107,7 @@ def collect(
             prompt and annotator, with ``"simulated": true``) and ``collection.json`` with what is returned.
         max_prompts: of each split, or of all of them, chosen by the seed.
         device: where a model folder answers; auto: on a GPU where there is one.
+        ignore_keys: as ``data.ignore_keys`` of the Prompts data.
         annotators_per_prompt: None: all of them; else so many, in turn.
 
     Returns:
@@ -119,7 +121,8 @@ def collect(
         raise UserError(f"rankings.k={k}: a ranking needs at least 2 answers")
     loaded, tokenizer, digest = _load(model, tokenizer, choose_device(device))
     sampling = Sampling(temperature, max_new_tokens, seed)
-    splits = chosen_prompts(read_records(prompts, "prompts", cache_dir=cache_dir).splits, max_prompts, seed)
+    found = read_records(prompts, "prompts", cache_dir=cache_dir, ignore_keys=ignore_keys)
+    splits = chosen_prompts(found.splits, max_prompts, seed)
     rows, counts = dict[str, list[dict[str, Any]]](), {"prompts": 0, "too_long": 0, "too_few_answers": 0}
     every = [(split, prompt) for split, members in splits.items() for prompt in members]
     shown = "answers to rank" if progress else None

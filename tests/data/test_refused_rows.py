@@ -83,5 +83,5 @@ def test_evaluation_and_sampling_name_the_row(refusing):
             refusing.chat.encode_prompt(refusing, asked.messages)
     with pytest.raises(UserError, match=r"^prompts.jsonl:3: chat template: "):
         _ids(refusing, asked)
-    with pytest.raises(UserError, match="^another fault$"), _naming_the_row(refusing, [fine]):
+    with pytest.raises(UserError, match=r"^another fault$"), _naming_the_row(refusing, [fine]):
         raise UserError("another fault")
