@@ -121,8 +121,8 @@ def collect(
         raise UserError(f"rankings.k={k}: a ranking needs at least 2 answers")
     loaded, tokenizer, digest = _load(model, tokenizer, choose_device(device))
     sampling = Sampling(temperature, max_new_tokens, seed)
-    found = read_records(prompts, "prompts", cache_dir=cache_dir, ignore_keys=ignore_keys)
-    splits = chosen_prompts(found.splits, max_prompts, seed)
+    records = read_records(prompts, "prompts", cache_dir=cache_dir, ignore_keys=ignore_keys)
+    splits = chosen_prompts(records.splits, max_prompts, seed)
     rows, counts = dict[str, list[dict[str, Any]]](), {"prompts": 0, "too_long": 0, "too_few_answers": 0}
     every = [(split, prompt) for split, members in splits.items() for prompt in members]
     shown = "answers to rank" if progress else None
