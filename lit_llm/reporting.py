@@ -62,6 +62,7 @@ def training_metrics(parts: Parts, trainer: L.Trainer) -> dict[str, Any]:
         "steps": trainer.global_step,
         "tokens": int(values.get("train/tokens", 0)),
         "counts": parts.data.counts(),
+        "dropped_shares": parts.data.dropped_shares(),
         "hardware": hardware(trainer),
         "train": values,
         "train_loss": values.get("train/loss"),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lit_llm.data.filters import group_key
+from lit_llm.errors import UserError
 from lit_llm.records import Comparison
 from lit_llm.text.attacks import MADE, TRAINING, Conversation, Fits, attacks_of
 from lit_llm.text.tokenizer import Tokenizer
@@ -38,7 +39,10 @@ def fits_in(max_length: int, tokenizer: Tokenizer) -> Fits:
 
     def fits(prompt: Conversation, text: str) -> bool:
         if prompt not in sizes:
-            sizes[prompt] = len(tokenizer.chat.encode_prompt(tokenizer, prompt))
+            try:
+                sizes[prompt] = len(tokenizer.chat.encode_prompt(tokenizer, prompt))
+            except UserError:  # refused by the template: the rows that are made of it say so
+                sizes[prompt] = max_length
         room = max_length - sizes[prompt]
         # A text far too long is not worth its tokens; of n characters it may be one.
         return len(text) <= 64 * room and len(tokenizer.chat.encode_completion(tokenizer, text)) <= room

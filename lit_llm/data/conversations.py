@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lit_llm.data.filters import clean
+from lit_llm.data.row_keys import check_part
+from lit_llm.data.row_keys import empty as says_nothing
 from lit_llm.data.streams import RowError
 from lit_llm.data.suggestions import nearest
 from lit_llm.records import Message, Role
@@ -16,23 +17,40 @@ ROLES: dict[str, Role] = {
     **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt", "ai"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
 }
+SYSTEM = ("system", "system_prompt", "system_message")
+"""A row's own system message, beside its messages or its prompt."""
+CONTEXT = (*SYSTEM, "history")
+TRAINED = ("weight", "train", "loss", "training")
+"""Whether an assistant's turn is learned from: 0 or false, 1 or true."""
+TEXT_PARTS = ("text", "input_text", "output_text")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def text_of(value: Any, key: str, where: str, *, empty: bool = False) -> str:
-    """A field that must hold a text, cleaned. ``empty``: nothing but blanks is allowed."""
-    if isinstance(value, list) and value and all(isinstance(p, dict) and p.get("type") == "text" for p in value):
-        value = "".join(str(p.get("text", "")) for p in value)  # the parts of multimodal data sets
+    """A field that must hold a text, or a list of parts that each do. ``empty``: nothing but blanks is allowed."""
+    if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
+        value = "".join(_part(part, f"{key}[{n}]", where) for n, part in enumerate(value))
     if not isinstance(value, str):
         raise RowError("wrong_type", f"{where}: '{key}' is {_kind(value)}; a string is needed")
     if not value.isascii() and (found := _SURROGATE.search(value)):
         raise RowError("invalid_unicode", f"{where}: '{key}' has half of a surrogate pair at character {found.start()}")
-    if "\0" in value:
-        raise RowError("nul_byte", f"{where}: '{key}' has a NUL byte at character {value.index(chr(0))}; is this text?")
-    text = clean(value)
-    if not empty and not text.strip():
+    if not empty and not value.strip():
         raise RowError("empty_turn", f"{where}: '{key}' is empty; it needs a text")
-    return text
+    return value
+
+
+def _part(part: Mapping[str, Any], key: str, where: str) -> str:
+    """The text of one part of a content: {"type": "text", "text": ...}."""
+    kind = part.get("type", "text")
+    if kind not in TEXT_PARTS:
+        raise RowError(
+            "unknown_part", f"{where}: '{key}' is a part of type {str(kind)[:30]!r}; text alone is trained, no media"
+        )
+    if "text" not in part:
+        keys = ", ".join(str(one)[:40] for one in part) or "none"
+        raise RowError("unknown_part", f"{where}: '{key}' has keys {keys}; a part of a text has type and text")
+    check_part(part, ("type", "text"), where, key)
+    return text_of(part["text"], f"{key}.text", where, empty=True)
 
 
 def _kind(value: Any) -> str:
@@ -56,13 +74,84 @@ def _message(value: Any, key: str, where: str) -> Message:
         if name not in value:
             keys = ", ".join(map(str, value)) or "none"
             raise RowError("missing_field", f"{where}: '{key}' has keys {keys}; role and content, or from and value")
+    check_part(value, (role_key, text_key, *TRAINED), where, key)
     role = value[role_key]
     known = ROLES.get(role.lower()) if isinstance(role, str) else None
     if known is None:
         near = nearest(str(role), ROLES)
-        hint = f"; did you mean '{near}'?" if near else ""
+        hint = tools_hint(role) or (f"; did you mean '{near}'?" if near else "")
         raise RowError("unknown_role", f"{where}: '{key}' has role {str(role)[:30]!r}; user, assistant or system{hint}")
-    return Message(known, text_of(value[text_key], f"{key}.{text_key}", where))
+    trained = trained_of(value, key, where)
+    if trained and known != "assistant":
+        raise RowError(
+            "not_trainable",
+            f"{where}: '{key}' asks to train the {known}'s turn; only the assistant's are trained "
+            "(data.train_on_prompt=true trains all)",
+        )
+    return Message(known, text_of(value[text_key], f"{key}.{text_key}", where), trained is not False)
+
+
+def trained_of(value: Mapping[str, Any], key: str, where: str) -> bool | None:
+    """What ``weight``, ``train`` or ``loss`` say: whether a turn is trained, or None where they say nothing."""
+    found: bool | None = None
+    for name in TRAINED:
+        if says_nothing(said := value.get(name)):
+            continue
+        named = f"{key}.{name}" if key else name
+        if not isinstance(said, bool | int | float) or said not in (0, 1):
+            raise RowError(
+                "wrong_type", f"{where}: '{named}' is {str(said)[:30]}; 0 (not trained) or 1 (trained) is needed"
+            )
+        if found is not None and found != bool(said):
+            raise RowError("wrong_type", f"{where}: '{named}' is {said} and another key of the turn says the opposite")
+        found = bool(said)
+    return found
+
+
+def untrained(messages: Sequence[Message]) -> list[Message]:
+    """Messages of a prompt, of which nothing is trained whatever they say of it."""
+    return [message if message.trained else Message(message.role, message.content) for message in messages]
+
+
+def in_context(value: Mapping[str, Any], messages: Sequence[Message], where: str) -> list[Message]:
+    """The messages behind the row's own ``system`` message and its ``history`` of turns, where it has them.
+
+    ``history`` is a list of [user, assistant] (LLaMA-Factory), or of messages. As there, its answers are trained like
+    all others; ``train_last_only`` leaves them out.
+    """
+    told = {key: text_of(value[key], key, where) for key in SYSTEM if not says_nothing(value.get(key))}
+    past = _history(value.get("history"), where)
+    messages = list(messages)
+    if not told and not past:
+        return messages
+    if messages[:1] and messages[0].role == "system":
+        told["messages"] = messages.pop(0).content
+    if len(set(told.values())) > 1:
+        raise RowError("two_systems", f"{where}: {' and '.join(told)} hold different system messages; one is needed")
+    head = [Message("system", next(iter(told.values())))] if told else []
+    return [*head, *past, *messages]
+
+
+def _history(value: Any, where: str) -> list[Message]:
+    if says_nothing(value):
+        return []
+    if not isinstance(value, list):
+        raise RowError("wrong_type", f"{where}: 'history' is {_kind(value)}; a list of [user, assistant] is needed")
+    if all(isinstance(turn, Mapping) for turn in value):
+        return messages_of(value, "history", where)
+    turns: list[Message] = []
+    for n, turn in enumerate(value):
+        if not isinstance(turn, list | tuple) or len(turn) != 2:
+            raise RowError("wrong_type", f"{where}: 'history[{n}]' is {_kind(turn)}; [user, assistant] is needed")
+        user, assistant = (text_of(text, f"history[{n}][{k}]", where) for k, text in enumerate(turn))
+        turns += [Message("user", user), Message("assistant", assistant)]
+    return turns
+
+
+def tools_hint(role: Any) -> str:
+    """What is said of the roles that a tool's call and result have."""
+    known = ("tool", "function", "observation", "ipython")
+    return "; tool calls are not trained" if str(role).lower().startswith(known) else ""
 
 
 def check_order(messages: Sequence[Message], last: Role, where: str) -> tuple[Message, ...]:
@@ -80,10 +169,14 @@ def check_order(messages: Sequence[Message], last: Role, where: str) -> tuple[Me
     return tuple(messages)
 
 
-def prompt_of(value: Any, key: str, where: str) -> tuple[Message, ...]:
-    """A prompt as text, as an HH transcript that ends with ``Assistant:``, or as messages that end with the user's."""
+def prompt_of(value: Any, key: str, where: str, *, masks: bool = False) -> tuple[Message, ...]:
+    """A prompt as text, as an HH transcript that ends with ``Assistant:``, or as messages that end with the user's.
+
+    ``masks``: keep which of its answers are trained, for a prompt that is the beginning of an example.
+    """
     if not isinstance(value, str):
-        return check_order(messages_of(value, key, where), "user", where)
+        found = messages_of(value, key, where)
+        return check_order(found if masks else untrained(found), "user", where)
     if value.startswith("\n\nHuman:") and value.rstrip().endswith("\n\nAssistant:"):
         turns = transcript(value.rstrip().removesuffix("\n\nAssistant:"), key, where)
         return check_order(turns, "user", where)

@@ -19,6 +19,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import shutil
 import sys
 import sysconfig
@@ -55,6 +56,8 @@ _SKIPPED = {
     "test", "tests", "testing", "_vendor", "vendor", "benchmarks", "site-packages", "dist-packages", "idlelib",
     "lib2to3", "turtledemo", "ensurepip", "__pycache__", "_inductor", "_dynamo", "_export", "third_party",
 }  # fmt: skip
+# What an escape in a docstring that is not raw makes of a path: '\\amd64' becomes a bell and 'md64'.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff]")
 _SOURCES = (corpus_overlap, docstrings, extraction, prose, questions)
 
 
@@ -200,7 +203,8 @@ def _raw_text(entries: Iterable[Entry], seen: set[str]) -> dict[str, list[dict[s
             continue
         title = f"{entry.qualified}({', '.join(entry.arguments)})" if entry.arguments else entry.qualified
         title = entry.name if entry.kind == "topic" else title
-        splits[split_of(entry)].append({"text": "\n\n".join([title, *fresh]), "source": entry.module})
+        text = _CONTROL.sub("", "\n\n".join([title, *fresh]))
+        splits[split_of(entry)].append({"text": text, "source": entry.module})
     return splits
 
 

@@ -4,24 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import lightning as L
+import numpy as np
 
 from lit_llm.data.filters import Record, content_key
 from lit_llm.data.formats import Kind
 from lit_llm.data.loading import Order, ResumableLoader, Rows, shuffled
 from lit_llm.data.reading import Expand, Records, read_records
-from lit_llm.data.sources import resolve
+from lit_llm.data.sources import checked_encoding, resolve
 from lit_llm.data.token_cache import content_hash
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Heldout, Labelled
 from lit_llm.text.tokenizer import Tokenizer
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+LOUD = 0.05
+"""Share of the rows read above which it is said at the terminal that they are dropped."""
+ASKED_FOR = ("other_half", "no_weight", "left_out")
+"""Reasons that an option or the user's own function gives."""
+REMEDIES = {
+    "duplicate": "they say the same as an earlier row",
+    "in_heldout": "a held-out part has their text or prompt",
+    "empty_text": "they hold no text",
+    "all_tied": "their ranks are all equal, which says nothing",
+    "unlabelled": "they stand between the best and the worst, which says neither good nor bad",
+    "no_trained_token": "no token of theirs is trained (weights of 0, or answers without a token)",
+    "template_refuses": "the chat template refuses them, such as system messages; take another template or rows",
+    "unknown_key": "data.ignore_keys lets keys pass",
+}
 Kinds = Literal["documents", "responses", "rankings", "labels", "flags", "prompts"]
 DataPath = str | int | Sequence[str | int] | Mapping[str, Any]
 """What ``data.path`` may be: see ``sources.resolve``. A number is the name of a file or folder."""
@@ -38,6 +56,7 @@ class Prepared:
     counts: Mapping[str, Any]
     content: str  # hash of the records
     train_tokens: int  # labels that an epoch trains
+    remedies: Mapping[str, str] = field(default_factory=dict)  # what to change, by the reason why rows are dropped
 
 
 class DataModule(L.LightningDataModule, ABC):
@@ -55,6 +74,10 @@ class DataModule(L.LightningDataModule, ABC):
         validation_fraction, test_fraction: held out by content where the files do not say.
         cache_dir: where tokens and the installed documentation are kept.
         accept_changed_data: let a resumed run go on with other data than its checkpoint saw.
+        ignore_keys: keys that rows are read without, at every depth. Any other that is neither used nor known to say
+            nothing makes a bad row (``row_keys.py``).
+        clean: line ends (\\r\\n, \\r) become \\n and NUL characters go, which is counted; False alters no character.
+        encoding: of texts and JSON.
     """
 
     batch_type: ClassVar[type]
@@ -75,6 +98,9 @@ class DataModule(L.LightningDataModule, ABC):
         test_fraction: float,
         cache_dir: str,
         accept_changed_data: bool,
+        ignore_keys: Sequence[str],
+        clean: bool,
+        encoding: str,
     ) -> None:
         super().__init__()
         at_least("micro_batch_size", micro_batch_size, 1)
@@ -87,6 +113,10 @@ class DataModule(L.LightningDataModule, ABC):
         self.on_error, self.max_error_rate = on_error, max_error_rate
         self.validation_fraction, self.test_fraction = validation_fraction, test_fraction
         self.accept_changed_data = accept_changed_data
+        if isinstance(ignore_keys, str) or not all(isinstance(key, str) for key in ignore_keys):
+            raise UserError(f"data.ignore_keys={ignore_keys}: a list of keys is needed, such as [tools,images]")
+        self.ignore_keys, self.clean, self.encoding = tuple(ignore_keys), clean, checked_encoding(encoding)
+        self._first_bad: dict[str, str] = {}  # by reason
         self._prepared: Prepared | None = None
         self._files: dict[str, None] = {}  # an ordered set
 
@@ -100,7 +130,7 @@ class DataModule(L.LightningDataModule, ABC):
 
     def _read(self, path: DataPath, kind: Kind, expand: Expand | None = None) -> Records:
         self._files |= dict.fromkeys(file for files in resolve(path, self.cache_dir).values() for file in files)
-        return read_records(
+        records = read_records(
             path,
             kind,
             format=self.format,
@@ -110,13 +140,61 @@ class DataModule(L.LightningDataModule, ABC):
             test_fraction=self.test_fraction,
             cache_dir=self.cache_dir,
             expand=expand,
+            ignore_keys=self.ignore_keys,
+            clean=self.clean,
+            encoding=self.encoding,
         )
+        self._first_bad = records.counts.first | self._first_bad
+        return records
 
     @property
     def prepared(self) -> Prepared:
         if self._prepared is None:
             self._prepared = self._prepare()
+            self._tell_dropped()
         return self._prepared
+
+    def _encoded_or(self, nothing: T, record: Record, encode: Callable[[], T]) -> T:
+        """What a chat template makes of a record; where it refuses it, ``nothing``, or an error that names the row."""
+        try:
+            return encode()
+        except UserError as error:
+            self._first_bad.setdefault("template_refuses", f"{record.source}: {error}")
+            if self.on_error == "skip":
+                return nothing
+            raise self._refusal(record, encode) from None
+
+    def _refusal(self, record: Record, encode: Callable[[], Any]) -> UserError:
+        """The error for a record that a chat template refused, now or when its tokens were cached."""
+        what = "the chat template makes no token of it"
+        try:
+            encode()
+        except UserError as error:
+            what = str(error)
+        return UserError(f"{record.source}: {what} (data.on_error=skip counts such rows and goes on)")
+
+    def _check_template(self) -> None:
+        """A template that fails whatever the conversation is an error of its own, and of no row."""
+        self.tokenizer.chat.habits(self.tokenizer)
+
+    def dropped_shares(self) -> dict[str, float]:
+        """What share of the rows read is dropped (or cut: ``truncated``), by reason, where it is above ``LOUD``."""
+        counts = self.prepared.counts
+        numbers = {**counts["skipped"], "truncated": counts.get("truncated", 0)}
+        shares = {reason: number / max(1, counts["read"]) for reason, number in numbers.items()}
+        return {reason: share for reason, share in sorted(shares.items()) if share > LOUD and reason not in ASKED_FOR}
+
+    def _tell_dropped(self) -> None:
+        prepared = self.prepared
+        for reason, share in self.dropped_shares().items():
+            number = prepared.counts["skipped"].get(reason, prepared.counts.get("truncated"))
+            told = prepared.remedies.get(reason) or REMEDIES.get(reason) or "mend them"
+            first = f"; the first: {self._first_bad[reason]}" if reason in self._first_bad else ""
+            log.warning(
+                "data: %.1f%% of the rows of %s (%s of %s) are %s: %s: %s%s",
+                *(100 * share, self.name, f"{number:,}", f"{prepared.counts['read']:,}"),
+                *("cut" if reason == "truncated" else "dropped", reason, told, first),
+            )
 
     # What Lightning calls
 
@@ -227,6 +305,15 @@ def moved(counts: Mapping[str, Any], reasons: Mapping[str, int]) -> dict[str, An
         if number:
             skipped[reason] = skipped.get(reason, 0) + number
     return {**counts, "used": counts["used"] - sum(reasons.values()), "skipped": dict(sorted(skipped.items()))}
+
+
+def room(key: str, needed: Sequence[int]) -> str:
+    """Which value of a limit in tokens keeps how many of the rows that need so many each."""
+    if not len(needed):
+        return f"raise data.{key}"
+    most, all_but_few = max(needed), int(np.ceil(np.percentile(np.asarray(needed), 99)))
+    some = f"{all_but_few} keeps 99%, " if all_but_few < most else ""
+    return f"data.{key}={some}{most} keeps all"
 
 
 def _always_the_first_epoch(order: Order) -> Order:

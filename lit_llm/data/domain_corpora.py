@@ -48,6 +48,9 @@ class DomainCorpora(RawText):
         name: str = "domain",
         replay_name: str = "general",
         accept_changed_data: bool = False,
+        ignore_keys: Sequence[str] = (),
+        clean: bool = True,
+        encoding: str = "utf-8",
     ) -> None:
         super().__init__(
             tokenizer=tokenizer,
@@ -64,6 +67,9 @@ class DomainCorpora(RawText):
             cache_dir=cache_dir,
             name=name,
             accept_changed_data=accept_changed_data,
+            ignore_keys=ignore_keys,
+            clean=clean,
+            encoding=encoding,
         )
         if not 0 <= replay_ratio < 1:
             raise UserError(f"data.replay_ratio={replay_ratio}: a share of the rows, from 0 to below 1")

@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from lit_llm.records import Comparison, Document, Example, Labelled, Message, Prompt
 
 Record = Document | Example | Comparison | Labelled | Prompt
 
-# C0 and C1 controls but tab and newline; the byte order mark; half surrogates never get here (formats.py).
-_CONTROL = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff]")
-_LINE_ENDS = re.compile("\r\n?|\x85|\u2028|\u2029")
-_UNCLEAN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff]")  # of either: most texts have none
+ALTERED = ("line_ends", "nul_characters")
+_LINE_ENDS = re.compile("\r\n?")
 
 
 def clean(text: str) -> str:
-    """One kind of line end, no control characters, no byte order mark. Nothing else: no normalization, no trimming."""
-    if _UNCLEAN.search(text):
-        text = _CONTROL.sub("", _LINE_ENDS.sub("\n", text))
-    return text
+    """One kind of line end (\\n for \\r\\n and \\r) and no NUL. Nothing else is altered."""
+    return str(cleaned(text, Counter()))
+
+
+def cleaned(value: Any, altered: Counter[str]) -> Any:
+    """``clean`` of a text, or of all texts in lists and objects; what is altered is counted by ``ALTERED``."""
+    if isinstance(value, str):
+        if "\r" in value:
+            value, number = _LINE_ENDS.subn("\n", value)
+            altered["line_ends"] += number
+        if "\0" in value:
+            altered["nul_characters"] += value.count("\0")
+            value = value.replace("\0", "")
+        return value
+    if isinstance(value, dict):
+        return {key: cleaned(one, altered) for key, one in value.items()}
+    return [cleaned(one, altered) for one in value] if isinstance(value, list) else value
 
 
 def _digest(*parts: str) -> bytes:
     return hashlib.sha256("\0".join(f"{len(p)}:{p}" for p in parts).encode("utf-8", "surrogatepass")).digest()[:16]
 
 
-def _flat(messages: Iterable[Message]) -> Iterator[str]:
+def _flat(messages: Iterable[Message], *, trained: bool = True) -> Iterator[str]:
     for message in messages:
-        yield message.role
+        yield message.role if message.trained or not trained else f"{message.role} untrained"
         yield message.content
 
 
@@ -53,7 +66,7 @@ def group_key(record: Record) -> bytes:
         return _digest(*_flat(record.prompt))
     asked = record.messages[:-1] if record.messages[-1].role == "assistant" else record.messages
     messages = asked or record.messages  # an answer to nothing stands for itself
-    return _digest(*_flat(messages))
+    return _digest(*_flat(messages, trained=False))
 
 
 def share(key: bytes) -> float:

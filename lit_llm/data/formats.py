@@ -7,14 +7,25 @@ Document, Example, Comparison, Labelled or Prompt, or None to leave the row out.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lit_llm.data import preference_formats as preferences
-from lit_llm.data.conversations import check_order, messages_of, prompt_of, text_of
+from lit_llm.data import row_keys
+from lit_llm.data.conversations import (
+    CONTEXT,
+    TRAINED,
+    check_order,
+    in_context,
+    messages_of,
+    prompt_of,
+    text_of,
+    trained_of,
+    untrained,
+)
 from lit_llm.data.filters import Record
-from lit_llm.data.label_formats import labelled
+from lit_llm.data.label_formats import labelled, labelled_messages
 from lit_llm.data.preference_formats import tags_of
 from lit_llm.data.problem_formats import ANSWERS, ASKED, problem
 from lit_llm.data.sources import Row
@@ -33,11 +44,11 @@ _RECORDS: dict[str, type] = {
     "prompts": Prompt,
 }
 _USED_BY = {
-    "texts": "data=raw_text",
-    "examples": "data=task_pairs or data=instructions",
-    "comparisons": "data=preferences",
-    "labels": "data=labelled_answers",
-    "prompts": "data=prompts",
+    "texts": "data=raw_text (stage=pretraining, continued_pretraining)",
+    "examples": "data=task_pairs or data=instructions (stage=fine_tuning, instruction_tuning)",
+    "comparisons": "data=preferences (stage=reward_modeling, dpo)",
+    "labels": "data=labelled_answers (stage=kto)",
+    "prompts": "data=prompts (stage=ppo, grpo)",
 }
 
 
@@ -49,21 +60,17 @@ def text(value: Mapping[str, Any], where: str) -> Document:
 
 
 def messages(value: Mapping[str, Any], where: str) -> Example:
-    """``messages``: a list of {role, content}."""
-    found = check_order(messages_of(value["messages"], "messages", where), "assistant", where)
-    return Example(found, where, tags_of(value, ("messages",)))
+    """``messages``: a list of {role, content}, each perhaps with ``weight``, ``train`` or ``loss`` (0: not trained)."""
+    return _example(messages_of(value["messages"], "messages", where), value, ("messages",), where)
 
 
 def sharegpt(value: Mapping[str, Any], where: str) -> Example:
-    """``conversations``: a list of {from, value}, and perhaps ``system``."""
-    found = messages_of(value["conversations"], "conversations", where)
-    if value.get("system"):
-        found = [Message("system", text_of(value["system"], "system", where)), *found]
-    return Example(check_order(found, "assistant", where), where, tags_of(value, ("conversations", "system")))
+    """``conversations``: a list of {from, value}, each perhaps with ``weight``, and perhaps ``system``."""
+    return _example(messages_of(value["conversations"], "conversations", where), value, ("conversations",), where)
 
 
 def alpaca(value: Mapping[str, Any], where: str) -> Example:
-    """``instruction``, perhaps ``input``, ``output``."""
+    """``instruction``, perhaps ``input``, ``output``; perhaps ``system``, and ``history``: [user, assistant] each."""
     source = _instruction(value, where)
     return _pair(source, text_of(value["output"], "output", where), value, ("instruction", "input", "output"), where)
 
@@ -91,36 +98,60 @@ def _two(source: str, target: str, value: Mapping[str, Any], where: str) -> Exam
 
 
 def _pair(source: str, target: str, value: Mapping[str, Any], read: tuple[str, ...], where: str) -> Example:
-    return Example((Message("user", source), Message("assistant", target)), where, tags_of(value, read))
+    return _example([Message("user", source), Message("assistant", target)], value, read, where)
+
+
+def _example(found: list[Message], value: Mapping[str, Any], read: tuple[str, ...], where: str) -> Example:
+    """The conversation with the row's own system message, history and weight."""
+    found = in_context(value, found, where)
+    if trained_of(value, "", where) is False:
+        found = [replace(one, trained=False) if one.role == "assistant" else one for one in found]
+    return Example(check_order(found, "assistant", where), where, tags_of(value, (*read, *CONTEXT, *TRAINED)))
 
 
 def prompt_completion(value: Mapping[str, Any], where: str) -> Example:
     """``prompt``, ``completion``: texts, or lists of messages."""
-    if isinstance(value.get("label"), bool):
-        raise RowError("labelled", f"{where}: 'label' says good or bad (KTO); examples to imitate have no 'label'")
-    told = prompt_of(value["prompt"], "prompt", where)
+    told = prompt_of(value["prompt"], "prompt", where, masks=True)
     answer = value["completion"]
     if isinstance(answer, str):
         answer = [Message("assistant", text_of(answer, "completion", where))]
     else:
         answer = messages_of(answer, "completion", where)
-    whole = check_order([*told, *answer], "assistant", where)
-    return Example(whole, where, tags_of(value, ("prompt", "completion")))
+    return _example([*told, *answer], value, ("prompt", "completion"), where)
+
+
+_PROMPT_KEYS = ("messages", "conversations", "instruction", "prompt", "question", "source")
+_ANSWER_KEYS = ("answer", "output", "completion", "target", "completions", "chosen", "rejected", "ranking")
 
 
 def prompt(value: Mapping[str, Any], where: str) -> Prompt:
     """``prompt``, ``messages``, ``conversations``, ``question``, ``instruction``, ``source``; answers are left out."""
-    read = ("prompt", "messages", "conversations", "question", "answer", "instruction", "input", "output", "completion")
-    tags = tags_of(value, (*read, "source", "target", "completions", "chosen", "rejected", "ranking"))
-    for key in ("messages", "conversations"):
-        if key in value:
-            found = messages_of(value[key], key, where)
-            found = found[:-1] if found[-1].role == "assistant" else found
-            return Prompt(check_order(found, "user", where), where, tags)
-    if "instruction" in value:
-        return Prompt((Message("user", _instruction(value, where)),), where, tags)
-    key = next(k for k in ("prompt", "question", "source") if k in value)
-    return Prompt(prompt_of(value[key], key, where), where, tags)
+    tags = tags_of(value, (*_PROMPT_KEYS, "input", *_ANSWER_KEYS, *CONTEXT))
+    key = _asked_by(value)
+    if key in ("messages", "conversations"):
+        found = untrained(messages_of(value[key], key, where))
+        found = found[:-1] if found[-1].role == "assistant" else found
+    elif key == "instruction":
+        found = [Message("user", _instruction(value, where))]
+    else:
+        found = list(prompt_of(value[key], key, where))
+    return Prompt(check_order(untrained(in_context(value, found, where)), "user", where), where, tags)
+
+
+def _asked_by(value: Mapping[str, Any]) -> str:
+    found = next((key for key in _PROMPT_KEYS if key in value), None)
+    if found is None:
+        raise KeyError("prompt")
+    return found
+
+
+def _read_of_prompt(value: Mapping[str, Any]) -> tuple[str, ...]:
+    asked = _asked_by(value)
+    return (asked, *(("input",) if asked == "instruction" else ()), *_ANSWER_KEYS, *CONTEXT)
+
+
+def _read_of_problem(value: Mapping[str, Any]) -> tuple[str, ...]:
+    return (next(key for key in ASKED if key in value), *ANSWERS, *_ANSWER_KEYS, *CONTEXT)
 
 
 def prompt_of_comparison(value: Mapping[str, Any], where: str) -> Prompt:
@@ -135,78 +166,168 @@ class Format:
     kind: Kind
     keys: tuple[tuple[str, ...], ...]  # all of one of these
     parse: Parse
+    more: tuple[str, ...] = ()  # keys that it reads besides, where a row has them
+    read_of: Callable[[Mapping[str, Any]], tuple[str, ...]] | None = None  # where that depends on the row
 
-    def fits(self, value: Mapping[str, Any]) -> bool:
-        return any(all(k in value for k in keys) for keys in self.keys)
+    def fits(self, value: Mapping[str, Any]) -> int:
+        """How many of the row's keys say that it is of this format; 0 where it is not."""
+        return max(len(keys) if all(k in value for k in keys) else 0 for keys in self.keys)
+
+    def read(self, value: Mapping[str, Any]) -> Collection[str]:
+        """The keys that it reads of a row."""
+        return self.read_of(value) if self.read_of else (*(k for keys in self.keys for k in keys), *self.more)
 
 
-_PROMPT_KEYS = ("prompt", "messages", "conversations", "question", "instruction", "source")
+_OF_EXAMPLES = (*CONTEXT, *TRAINED)
+_JUDGED = (*CONTEXT, "annotator", "annotator_id", "weight", "simulated")
+_OF_COMPARISONS = (*_JUDGED, "margin", "flags", "all_bad")
+_OF_LABELS = (*_OF_COMPARISONS, "completions", "ranking", "ranks", "chosen", "rejected")
 FORMATS = (
-    Format("text", "texts", (("text",),), text),
-    Format("messages", "examples", (("messages",),), messages),
-    Format("sharegpt", "examples", (("conversations",),), sharegpt),
-    Format("alpaca", "examples", (("instruction", "output"),), alpaca),
-    Format("source_target", "examples", (("source", "target"),), source_target),
-    Format("prompt_completion", "examples", (("prompt", "completion"),), prompt_completion),
-    Format("question_answer", "examples", (("question", "answer"),), question_answer),
+    Format("text", "texts", (("text",),), text, ("source",)),
+    Format("messages", "examples", (("messages",),), messages, _OF_EXAMPLES),
+    Format("sharegpt", "examples", (("conversations",),), sharegpt, _OF_EXAMPLES),
+    Format("alpaca", "examples", (("instruction", "output"),), alpaca, ("input", *_OF_EXAMPLES)),
+    Format("source_target", "examples", (("source", "target"),), source_target, _OF_EXAMPLES),
+    Format("prompt_completion", "examples", (("prompt", "completion"),), prompt_completion, _OF_EXAMPLES),
+    Format("question_answer", "examples", (("question", "answer"),), question_answer, _OF_EXAMPLES),
     Format(
-        "ranking", "comparisons", tuple(("prompt", "completions", r) for r in ("ranking", "ranks")), preferences.ranking
+        "ranking",
+        "comparisons",
+        tuple(("prompt", "completions", r) for r in ("ranking", "ranks")),
+        preferences.ranking,
+        _OF_COMPARISONS,
     ),
-    Format("chosen_rejected", "comparisons", (("chosen", "rejected"),), preferences.chosen_and_rejected),
-    Format("preference_pair", "comparisons", (("prompt", "chosen", "rejected"),), preferences.preference_pair),
-    Format("hh_transcript", "comparisons", (("chosen", "rejected"),), preferences.hh_transcript),
-    Format("labelled", "labels", (("prompt", "completion", "label"),), labelled),
-    Format("problem", "prompts", tuple((k, a) for k in ASKED for a in ANSWERS), problem),
-    Format("prompt", "prompts", tuple((k,) for k in _PROMPT_KEYS), prompt),
-    Format("prompt_of_comparison", "prompts", (("chosen", "rejected"),), prompt_of_comparison),
+    Format(
+        "chosen_rejected",
+        "comparisons",
+        (("chosen", "rejected"),),
+        preferences.chosen_and_rejected,
+        ("prompt", *_OF_COMPARISONS),
+    ),
+    Format(
+        "preference_pair",
+        "comparisons",
+        (("prompt", "chosen", "rejected"),),
+        preferences.preference_pair,
+        _OF_COMPARISONS,
+    ),
+    Format("hh_transcript", "comparisons", (("chosen", "rejected"),), preferences.hh_transcript, _OF_COMPARISONS),
+    Format("labelled", "labels", (("prompt", "completion", "label"),), labelled, _OF_LABELS),
+    Format(
+        "labelled_messages",
+        "labels",
+        (("messages", "label"), ("conversations", "label")),
+        labelled_messages,
+        _JUDGED,
+    ),
+    Format("problem", "prompts", tuple((k, a) for k in ASKED for a in ANSWERS), problem, read_of=_read_of_problem),
+    Format("prompt", "prompts", tuple((k,) for k in _PROMPT_KEYS), prompt, read_of=_read_of_prompt),
+    Format(
+        "prompt_of_comparison",
+        "prompts",
+        (("chosen", "rejected"),),
+        prompt_of_comparison,
+        ("prompt", *_OF_COMPARISONS),
+    ),
 )
 
 
-def parse_row(row: Row, kind: Kind, parse: Parse | None = None) -> Record | None:
+def parse_row(
+    row: Row, kind: Kind, parse: Format | Parse | None = None, ignore_keys: Collection[str] = ()
+) -> Record | None:
     """One row as a record of a kind.
 
     Args:
         parse: what ``find_format`` gave, or None to choose by the row's keys.
+        ignore_keys: keys that the row is read without, at every depth. A short value of one stays a tag.
 
     Returns:
         The record, or None where a function of the user's left the row out.
 
     Raises:
-        RowError: with file, line, keys found, and what would be right.
+        RowError: with file, line, keys found, and what would be right. So for a key that would be dropped
+            (``row_keys.py``); a user's own function reads what it likes.
     """
     value = {"text": row.value} if isinstance(row.value, str) else row.value
-    where = row.where
-    chosen = parse or _detect(value, kind, where)
+    where, ignored = row.where, {key: value[key] for key in ignore_keys if key in value}
     try:
-        return chosen(value, where)
+        value = row_keys.without(value, ignore_keys) if ignore_keys else value
+        chosen = parse or _detect(value, kind, where)
+        if not isinstance(chosen, Format):
+            return chosen(value, where)
+        record = _parsed(chosen, value, where)
     except KeyError as error:  # a format chosen by name whose key the row lacks
         raise _unfit(value, kind, where, f"'{error.args[0]}' is missing") from None
     except RecursionError:
         raise RowError("too_deep", f"{where}: nested too deep; flat fields are needed") from None
+    return replace(record, tags=record.tags | tags_of(ignored, CONTEXT)) if ignored else record
 
 
-def _detect(value: Mapping[str, Any], kind: Kind, where: str) -> Parse:
+def _parsed(form: Format, value: Mapping[str, Any], where: str) -> Record:
+    read = form.read(value)
+    unused = row_keys.unused(value, read, form.kind)
+    if unused and not row_keys.CHANGES.keys().isdisjoint(unused):
+        raise _refusal(unused, read, form.kind, where)
+    record = form.parse(value, where)
+    unused = [key for key in unused if not _said_again(key, value[key], record, where)]
+    if unused:
+        raise _refusal(unused, read, form.kind, where)
+    return record
+
+
+def _refusal(unused: list[str], read: Collection[str], kind: Kind, where: str) -> RowError:
+    error = row_keys.refusal(unused[:8], read, where)
+    if kind == "examples" and "label" in unused:
+        return RowError("labelled", f"{error} (KTO)")
+    return error
+
+
+def _said_again(key: str, value: Any, record: Record, where: str) -> bool:
+    """Whether a value holds nothing that the record does not: a turn's text, turns, or (``text``) all of them."""
+    texts = [text.strip() for text in _texts(record)]
+    if isinstance(value, str):
+        return value.strip() in texts or (key == "text" and all(text in value for text in texts))
+    try:
+        turns = messages_of(value, "", where)
+    except RowError:
+        return False
+    return all(turn.trained and turn.content.strip() in texts for turn in turns)
+
+
+def _texts(record: Record) -> Iterator[str]:
+    if isinstance(record, Document):
+        yield record.text
+        return
+    for message in record.messages if isinstance(record, Example | Prompt) else record.prompt:
+        yield message.content
+    if isinstance(record, Comparison):
+        yield from record.completions
+    if isinstance(record, Labelled):
+        yield record.completion
+
+
+def _detect(value: Mapping[str, Any], kind: Kind, where: str) -> Format:
     for candidate in FORMATS:
         if candidate.kind == kind and candidate.fits(value):
-            return candidate.parse
+            return candidate
     raise _unfit(value, kind, where, "no known format")
 
 
 def _unfit(value: Mapping[str, Any], kind: Kind, where: str, what: str) -> RowError:
-    """Keys found, formats accepted, the nearest match, and the kind of data that these keys are."""
+    """Keys found, formats accepted, and the kind of data that these keys are or else the nearest match of each."""
     mine = [f for f in FORMATS if f.kind == kind]
     accepted = "; ".join(dict.fromkeys(" + ".join(keys) for f in mine for keys in f.keys))
     wanted = list(dict.fromkeys(k for f in mine for keys in f.keys for k in keys))
     near = [(k, nearest(str(k), wanted)) for k in value if k not in wanted]
     hint = "".join(f"; did you mean '{n}' for '{str(k)[:40]}'?" for k, n in near[:8] if n and n not in value)
-    other = next((f.kind for f in FORMATS if f.kind != kind and f.fits(value)), None)
-    if not hint and other:
-        hint = f"; this is for {_USED_BY[other]}"
+    other = max((f for f in FORMATS if f.kind != kind), key=lambda f: f.fits(value))  # most keys, the first of equals
+    if (fitting := other.fits(value)) and (fitting > 1 or not hint):
+        hint = f"; this is for {_USED_BY[other.kind]}"
     keys = ", ".join(str(k)[:40] for k in list(value)[:12]) or "none"
     return RowError("unknown_format", f"{where}: {what}; keys found: {keys}; accepted: {accepted}{hint}")
 
 
-def find_format(name: str | None, kind: Kind) -> Parse | None:
+def find_format(name: str | None, kind: Kind) -> Format | Parse | None:
     """A format by name, or a user's function by its dotted path; None stays None (chosen by keys).
 
     Raises:
@@ -221,7 +342,7 @@ def find_format(name: str | None, kind: Kind) -> Parse | None:
         near = nearest(name, mine)
         hint = f"; did you mean {near}?" if near else ""
         raise UserError(f"data.format={name}: unknown for {kind}; {', '.join(mine)} or a function's dotted path{hint}")
-    return mine[name].parse
+    return mine[name]
 
 
 def _users_function(path: str, kind: Kind) -> Parse:

@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from lit_llm.data.conversations import check_order, messages_of, prompt_of, text_of
-from lit_llm.data.preference_formats import chosen_and_rejected, completion_text, ranking, tags_of, who_said
+from lit_llm.data.conversations import CONTEXT, check_order, in_context, messages_of, prompt_of, text_of, untrained
+from lit_llm.data.preference_formats import chosen_and_rejected, completion_text, judged, ranking, tags_of, who_said
 from lit_llm.data.sources import Row
 from lit_llm.data.streams import RowError
-from lit_llm.records import Labelled
+from lit_llm.records import Labelled, Message
 
 SEVERITIES = range(1, 4)
 
@@ -23,17 +23,34 @@ def labelled(value: Mapping[str, Any], where: str) -> Labelled:
         text = text_of(completion, "completion", where)
     else:
         answer = messages_of(completion, "completion", where)
-        text = check_order([*prompt, *answer], "assistant", where)[-1].content
+        text = judged(check_order([*prompt, *answer], "assistant", where)[-1], "completion", where)
         if len(answer) > 1:
             raise RowError(
                 "wrong_type", f"{where}: 'completion' has {len(answer)} turns; the assistant's alone is judged"
             )
+    return _labelled(prompt, text, value, ("prompt", "completion"), where)
+
+
+def labelled_messages(value: Mapping[str, Any], where: str) -> Labelled:
+    """``messages`` (or ``conversations``) that end with the assistant's turn, and its ``label``."""
+    key = "messages" if "messages" in value else "conversations"
+    whole = check_order(messages_of(value[key], key, where), "assistant", where)
+    text = judged(whole[-1], f"{key}[{len(whole) - 1}]", where)
+    if len(whole) < 2:
+        raise RowError("missing_field", f"{where}: '{key}' has no turn before the answer; the user's is needed")
+    return _labelled(whole[:-1], text, value, (key,), where)
+
+
+def _labelled(
+    prompt: Sequence[Message], text: str, value: Mapping[str, Any], read: tuple[str, ...], where: str
+) -> Labelled:
     label = value["label"]
     if not isinstance(label, bool):
         raise RowError("wrong_type", f"{where}: 'label' is {str(label)[:30]!r}; true (good) or false (bad) is needed")
+    prompt = check_order(untrained(in_context(value, prompt, where)), "user", where)
     who, weight, simulated = who_said(value, where)
-    tags = tags_of(value, ("prompt", "completion", "label", "weight", "simulated", "annotator", "annotator_id"))
-    return Labelled(prompt, text, label, who, weight, simulated, where, tags)
+    known = (*read, *CONTEXT, "label", "weight", "simulated", "annotator", "annotator_id")
+    return Labelled(prompt, text, label, who, weight, simulated, where, tags_of(value, known))
 
 
 @dataclass(frozen=True)
@@ -78,7 +95,8 @@ def _ranking_of(value: Mapping[str, Any], where: str) -> dict[str, Any]:
     if "completions" not in value:
         pair = chosen_and_rejected(value, where)
         prompt = [{"role": message.role, "content": message.content} for message in pair.prompt]
-        return {**value, "prompt": prompt, "completions": list(pair.completions), "ranking": list(pair.ranks)}
+        rest = {key: one for key, one in value.items() if key not in CONTEXT}  # which the pair's prompt has by now
+        return {**rest, "prompt": prompt, "completions": list(pair.completions), "ranking": list(pair.ranks)}
     listed = value["completions"]
     if not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:
         raise RowError("wrong_type", f"{where}: 'completions' is {str(listed)[:30]}; a list of texts is needed")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from lit_llm.data.data_module import (
     moved,
     one_of,
     records_hash,
+    room,
     splits_hash,
     tests_of,
 )
@@ -52,6 +54,7 @@ class LabelledRows:
     weights: Sequence[float]
     max_length: int
     pad_id: int
+    lender: TokenStore | None = None  # where ``unrelated`` is from, if not from ``store``
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -59,11 +62,14 @@ class LabelledRows:
     def __getitem__(self, index: int) -> Judged:
         prompt, completion = (self._document(2 * self.kept[index] + k) for k in (0, 1))
         other = self.unrelated[index]
-        unrelated = None if other is None else self._document(2 * other + 1)[: self.max_length - len(prompt)]
+        unrelated = None
+        if other is not None:
+            unrelated = self._document(2 * other + 1, self.lender)[: self.max_length - len(prompt)]
         return Judged(prompt, completion, unrelated, self.labels[index], self.weights[index])
 
-    def _document(self, number: int) -> NDArray[Any]:
-        return self.store.tokens(number, 0, self.store.lengths_of(number, number + 1)[0])
+    def _document(self, number: int, store: TokenStore | None = None) -> NDArray[Any]:
+        store = store or self.store
+        return store.tokens(number, 0, store.lengths_of(number, number + 1)[0])
 
     def collate(self, items: Sequence[Judged]) -> LabelledBatch:
         """N labelled completions to a LabelledBatch, right-padded to the longest."""
@@ -129,6 +135,9 @@ class LabelledAnswers(DataModule):
         cache_dir: str = "outputs/cache",
         name: str = "labels",
         accept_changed_data: bool = False,
+        ignore_keys: Sequence[str] = (),
+        clean: bool = True,
+        encoding: str = "utf-8",
     ) -> None:
         super().__init__(
             tokenizer=tokenizer,
@@ -143,6 +152,9 @@ class LabelledAnswers(DataModule):
             test_fraction=test_fraction,
             cache_dir=cache_dir,
             accept_changed_data=accept_changed_data,
+            ignore_keys=ignore_keys,
+            clean=clean,
+            encoding=encoding,
         )
         at_least("max_length", max_length, 2)
         one_of("label", label, ("desirable", "flagged"))
@@ -153,25 +165,33 @@ class LabelledAnswers(DataModule):
         self.path, self.label, self.max_length = path, label, max_length
         self.flag_kinds = None if flag_kinds is None else sorted(flag_kinds)
         self.min_severity = min_severity
+        self._needed: list[int] = []  # tokens of each record's prompt and completion
 
     def _parameters(self) -> dict[str, Any]:
         names = ("label", "flag_kinds", "min_severity", "max_length")
         return {name: getattr(self, name) for name in names}
 
     def _prepare(self) -> Prepared:
+        self._check_template()
+        self._needed = []
         rule = LabelsOfRankings(self.label, self.flag_kinds, self.min_severity)
         records = self._read(self.path, "labels", None if self.format and "." in self.format else rule)
-        reasons = {"prompt_too_long": 0, "too_long": 0}
+        reasons = {"prompt_too_long": 0, "too_long": 0, "template_refuses": 0}
         train = self._rows(records["train"], "train", reasons)
         validation = self._rows(records["validation"], "validation", reasons)
+        if validation.kept and set(validation.unrelated) == {None}:  # of one prompt: another's is borrowed
+            validation = self._borrowing(validation, train)
         splits = dict(records.splits)
         for name, tests in records.splits.items():
             if name.startswith("test"):
                 splits[name] = [tests[index] for index in self._fitted(tests, name, reasons)[1]]
         if len(set(train.labels)) < 2:
+            refused = self._first_bad.get("template_refuses")
+            why = ", ".join(f"{reason} {n}" for reason, n in reasons.items() if n)
             raise NothingToLearn(
-                f"data.path={self.path}: {_of_one_kind(train.labels)} to train on ({records.counts}; too long: "
-                f"{sum(reasons.values())}); good and bad ones are needed"
+                f"data.path={self.path}: {_of_one_kind(train.labels)} to train on ({records.counts}"
+                f"{f'; of these {why}' if why else ''}); good and bad ones are needed"
+                f"{f'; the first: {refused}' if refused else ''}"
             )
         records = Records(splits, records.counts)
         shown = {"good": sum(train.labels), "bad": len(train) - sum(train.labels)}
@@ -183,6 +203,7 @@ class LabelledAnswers(DataModule):
             counts={**moved(records.counts.as_dict(), reasons), **shown},
             content=splits_hash(records),
             train_tokens=sum(len(train[index].completion) for index in range(len(train))),
+            remedies=dict.fromkeys(("too_long", "prompt_too_long"), room("max_length", self._needed)),
         )
 
     def _rows(self, records: list[Labelled], split: str, reasons: dict[str, int]) -> LabelledRows:
@@ -198,12 +219,25 @@ class LabelledAnswers(DataModule):
             self.tokenizer.pad_id,
         )
 
+    def _borrowing(self, rows: LabelledRows, train: LabelledRows) -> LabelledRows:
+        """Rows whose completions of another prompt are from the training split, which has none of theirs."""
+        if not train.kept:
+            return rows
+        chosen = np.random.default_rng(self.seed).choice(train.kept, len(rows)).tolist()
+        return replace(rows, unrelated=chosen, lender=train.store)
+
     def _fitted(self, records: list[Labelled], split: str, reasons: dict[str, int]) -> tuple[TokenStore, list[int]]:
         """Tokens, and the numbers of the records that fit."""
         store = self._tokenized(records, f"tokenize {self.name} {split}")
         kept: list[int] = []
         for index, record in enumerate(records):
             prompt, completion = store.lengths_of(2 * index, 2 * index + 2)
+            if not prompt or not completion:
+                if self.on_error == "stop":
+                    raise self._refusal(record, partial(self._all_ids, record))
+                reasons["template_refuses"] += 1
+                continue
+            self._needed.append(prompt + completion)
             if prompt >= self.max_length:
                 if self.on_error == "stop":
                     raise UserError(
@@ -219,28 +253,29 @@ class LabelledAnswers(DataModule):
 
     def _tokenized(self, records: list[Labelled], description: str) -> TokenStore:
         """For each record its prompt and then its completion, as documents of their own."""
-        tokenizer, chat = self.tokenizer, self.tokenizer.chat
-        chat.check(tokenizer)
+        self.tokenizer.chat.check(self.tokenizer)
 
         def encode(batch: Sequence[tuple[Labelled, bool]]) -> list[Encoded]:
-            return [
-                (
-                    chat.encode_completion(tokenizer, record.completion)
-                    if is_completion
-                    else chat.encode_prompt(tokenizer, record.prompt),
-                    None,
-                )
-                for record, is_completion in batch
-            ]
+            return [(self._encoded_or([], one, partial(self._ids, one, part)), None) for one, part in batch]
 
         return cached_tokens(
             [(record, part) for record in records for part in (False, True)],
             encode,
-            key=content_hash(["labels", tokenizer.fingerprint(), records_hash(records)]),
+            key=content_hash(["labels", self.tokenizer.fingerprint(), records_hash(records)]),
             cache_dir=self.cache_dir,
             size_of=lambda part: len(part[0].completion) + 100,
             description=description,
         )
+
+    def _ids(self, record: Labelled, completion: bool) -> list[int]:
+        """Of the prompt, or of the completion with its end token."""
+        chat = self.tokenizer.chat
+        if completion:
+            return chat.encode_completion(self.tokenizer, record.completion)
+        return chat.encode_prompt(self.tokenizer, record.prompt)
+
+    def _all_ids(self, record: Labelled) -> list[list[int]]:
+        return [self._ids(record, completion) for completion in (False, True)]
 
 
 def unrelated(prompts: Sequence[Any], numbers: Sequence[int], seed: int) -> list[int | None]:

@@ -7,7 +7,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lit_llm.data.conversations import check_order, messages_of, prompt_of, text_of, transcript
+from lit_llm.data.conversations import (
+    CONTEXT,
+    check_order,
+    in_context,
+    messages_of,
+    prompt_of,
+    text_of,
+    transcript,
+    untrained,
+)
+from lit_llm.data.row_keys import check_part
 from lit_llm.data.streams import RowError
 from lit_llm.records import Comparison, Message
 
@@ -30,13 +40,24 @@ def _side(value: Any, key: str, prompt: tuple[Message, ...] | None, where: str) 
     if prompt is not None and len(messages) == 1:
         messages = [*prompt, *messages]
     whole = check_order(messages, "assistant", where)
+    text = judged(whole[-1], key, where)
+    whole = (*untrained(whole[:-1]), whole[-1])
     if prompt is not None and whole[:-1] != prompt:
         raise RowError("prompts_differ", f"{where}: the turns of '{key}' before its last are not the 'prompt'")
     if len(whole) < 2:
         raise RowError(
             "missing_field", f"{where}: '{key}' has no turn before the answer; add 'prompt' or the user's turn"
         )
-    return whole[:-1], whole[-1].content
+    return whole[:-1], text
+
+
+def judged(answer: Message, key: str, where: str) -> str:
+    """The text of an answer that is judged. Raises RowError for one that is not to be trained."""
+    if answer.role != "assistant":
+        raise RowError("last_role", f"{where}: '{key}' is the {answer.role}'s turn; the assistant's is needed")
+    if not answer.trained:
+        raise RowError("not_trainable", f"{where}: '{key}' has weight 0; what is judged counts, so leave out the row")
+    return answer.content
 
 
 def hh_transcript(value: Mapping[str, Any], where: str) -> Comparison:
@@ -89,11 +110,15 @@ def ranking(value: Mapping[str, Any], where: str) -> Comparison:
 
 def completion_text(value: Any, key: str, where: str) -> str:
     """A completion as text, as one message, or as an object with ``text``."""
-    if isinstance(value, Mapping):
-        value = value.get("text", value.get("content"))
-    elif isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping):
-        return messages_of(value, key, where)[0].content
-    return text_of(value, key, where)
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping) and "type" not in value[0]:
+        value = value[0]
+    if not isinstance(value, Mapping):
+        return text_of(value, key, where)
+    if "role" in value or "from" in value:
+        return judged(messages_of([value], key, where)[0], key, where)
+    name = "text" if "text" in value else "content"
+    check_part(value, (name,), where, key)
+    return text_of(value.get(name), key, where)
 
 
 def _ranks(value: Any, key: str, count: int, where: str) -> tuple[int, ...]:
@@ -115,8 +140,20 @@ def _ranks(value: Any, key: str, count: int, where: str) -> tuple[int, ...]:
 def _comparison(
     prompt: tuple[Message, ...], texts: tuple[str, ...], ranks: tuple[int, ...], value: Mapping[str, Any], where: str
 ) -> Comparison:
+    prompt = check_order(untrained(in_context(value, prompt, where)), "user", where)
     who, weight, simulated = who_said(value, where)
-    read = ("prompt", "completions", "ranking", "ranks", "chosen", "rejected", "weight", "margin", "simulated")
+    read = (
+        *CONTEXT,
+        "prompt",
+        "completions",
+        "ranking",
+        "ranks",
+        "chosen",
+        "rejected",
+        "weight",
+        "margin",
+        "simulated",
+    )
     tags = tags_of(value, read)
     tags.pop("annotator", None)
     if value.get("flags"):
@@ -145,6 +182,8 @@ def who_said(value: Mapping[str, Any], where: str) -> tuple[str, float, bool]:
 
 
 def tags_of(value: Mapping[str, Any], read: Sequence[str]) -> dict[str, str]:
-    """The other fields of a row that are short and plain: kept with the record."""
-    kept = {k: v for k, v in value.items() if k not in read and isinstance(v, str | int | float)}
+    """The other fields of a row that are short and plain, and those of its ``tags``: kept with the record."""
+    given = value.get("tags")
+    every = {**given, **value} if isinstance(given, Mapping) else value
+    kept = {k: v for k, v in every.items() if k not in read and isinstance(v, str | int | float)}
     return {str(k): str(v) for k, v in kept.items() if len(str(v)) <= 200}

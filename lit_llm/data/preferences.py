@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from lit_llm.data.data_module import (
     moved,
     one_of,
     records_hash,
+    room,
     splits_hash,
     tests_of,
 )
@@ -83,6 +85,9 @@ class Preferences(DataModule):
         cache_dir: str = "outputs/cache",
         name: str = "rankings",
         accept_changed_data: bool = False,
+        ignore_keys: Sequence[str] = (),
+        clean: bool = True,
+        encoding: str = "utf-8",
     ) -> None:
         super().__init__(
             tokenizer=tokenizer,
@@ -97,6 +102,9 @@ class Preferences(DataModule):
             test_fraction=test_fraction,
             cache_dir=cache_dir,
             accept_changed_data=accept_changed_data,
+            ignore_keys=ignore_keys,
+            clean=clean,
+            encoding=encoding,
         )
         at_least("max_length", max_length, 2)
         one_of("overlong", overlong, ("drop", "truncate"))
@@ -107,6 +115,7 @@ class Preferences(DataModule):
             raise UserError(f"data.attacks={attacks}: a share of the training prompts, from 0 to 1")
         self.attacks, self.by_prompt = attacks, by_prompt
         self._annotators: tuple[str, ...] = ()
+        self._needed: list[int] = []  # tokens of each comparison's prompt and longest completion
         self._trained_by: Counter[str] = Counter()
 
     def _parameters(self) -> dict[str, Any]:
@@ -135,7 +144,10 @@ class Preferences(DataModule):
         return [replace(one, weight=self.choice.weight(one)) for one in records["train"]]
 
     def _prepare(self) -> Prepared:
+        self._check_template()
+        self._needed = []
         reasons = {"prompt_too_long": 0, "too_long": 0, "truncated": 0, "other_half": 0, "no_weight": 0}
+        reasons |= {"template_refuses": 0}
         records = self.choice.of(self._read(self.path, "comparisons"), reasons)
         self._annotators = annotators_of(records)
         trained = with_attacks(records["train"], self.attacks, fits_in(self.max_length, self.tokenizer))
@@ -145,10 +157,13 @@ class Preferences(DataModule):
         truncated = reasons.pop("truncated")
         if len(train) == 0:
             why = ", ".join(f"{reason} {n}" for reason, n in reasons.items() if n)
+            refused = self._first_bad.get("template_refuses")
+            longer = f"raise data.max_length={self.max_length}, or set data.overlong=truncate"
             raise UserError(
                 f"data.path={self.path}: no comparison to train on (skipped: {why or 'none was read'}); "
-                f"raise data.max_length={self.max_length}, or set data.overlong=truncate"
+                f"{f'the first: {refused}' if refused else longer}"
             )
+        needed = room("max_length", self._needed)
         return Prepared(
             train=train,
             order=self._order(train),
@@ -157,6 +172,11 @@ class Preferences(DataModule):
             counts={**moved(records.counts.as_dict(), reasons), "truncated": truncated} | _simulated(records),
             content=splits_hash(records),
             train_tokens=sum(len(c) for index in range(len(train)) for c in train[index].completions),
+            remedies={
+                "too_long": f"{needed}; data.overlong=truncate cuts prompts from the left",
+                "prompt_too_long": needed,
+                "truncated": f"{needed} whole",
+            },
         )
 
     def _order(self, train: RankingRows) -> Order:
@@ -202,6 +222,12 @@ class Preferences(DataModule):
         for index, comparison in enumerate(comparisons):
             lengths = store.lengths_of(firsts[index], firsts[index + 1])
             prompt, longest = lengths[0], max(lengths[1:])
+            if not min(lengths):
+                if self.on_error == "stop":
+                    raise self._refusal(comparison, partial(self._all_ids, comparison))
+                reasons["template_refuses"] += 1
+                continue
+            self._needed.append(prompt + longest)
             cut = max(0, prompt + longest - self.max_length)
             if prompt >= self.max_length and self.overlong == "drop":
                 self._stop_at(comparison, f"the prompt has {prompt} tokens and the context {self.max_length}")
@@ -223,29 +249,30 @@ class Preferences(DataModule):
 
     def _tokenized(self, comparisons: list[Comparison], description: str) -> TokenStore:
         """For each comparison its prompt and then its completions, as documents of their own."""
-        tokenizer, chat = self.tokenizer, self.tokenizer.chat
-        chat.check(tokenizer)
+        self.tokenizer.chat.check(self.tokenizer)
         parts = [(c, part) for c in comparisons for part in (None, *c.completions)]
 
         def encode(batch: Sequence[tuple[Comparison, str | None]]) -> list[Encoded]:
-            return [
-                (
-                    chat.encode_prompt(tokenizer, comparison.prompt)
-                    if part is None
-                    else chat.encode_completion(tokenizer, part),
-                    None,
-                )
-                for comparison, part in batch
-            ]
+            return [(self._encoded_or([], one, partial(self._ids, one, part)), None) for one, part in batch]
 
         return cached_tokens(
             parts,
             encode,
-            key=content_hash(["comparisons", tokenizer.fingerprint(), records_hash(comparisons)]),
+            key=content_hash(["comparisons", self.tokenizer.fingerprint(), records_hash(comparisons)]),
             cache_dir=self.cache_dir,
             size_of=lambda part: len(part[1] or "") + 100,
             description=description,
         )
+
+    def _ids(self, comparison: Comparison, part: str | None) -> list[int]:
+        """Of the prompt (None), or of a completion with its end token."""
+        chat = self.tokenizer.chat
+        if part is None:
+            return chat.encode_prompt(self.tokenizer, comparison.prompt)
+        return chat.encode_completion(self.tokenizer, part)
+
+    def _all_ids(self, comparison: Comparison) -> list[list[int]]:
+        return [self._ids(comparison, part) for part in (None, *comparison.completions)]
 
 
 def _simulated(records: Records) -> dict[str, int]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lit_llm.data.conversations import prompt_of, text_of
+from lit_llm.data.conversations import CONTEXT, check_order, in_context, prompt_of, text_of, untrained
 from lit_llm.data.preference_formats import tags_of
 from lit_llm.data.streams import RowError
 from lit_llm.records import Prompt
@@ -27,12 +27,13 @@ def problem(value: Mapping[str, Any], where: str) -> Prompt:
     So is one that is null.
     """
     asked = next(key for key in ASKED if key in value)
-    tags = tags_of(value, (asked, *ANSWERS, "completion"))
+    tags = tags_of(value, (asked, *ANSWERS, "completion", *CONTEXT))
     for key in ANSWERS:
         if value.get(key) is not None and "answer" not in tags:
             answer = final_answer(_answer(value[key], key, where))
             tags |= {"answer": answer} if len(answer) <= LONGEST else {}
-    return Prompt(prompt_of(value[asked], asked, where), where, tags)
+    told = in_context(value, prompt_of(value[asked], asked, where), where)
+    return Prompt(check_order(untrained(told), "user", where), where, tags)
 
 
 def final_answer(text: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +18,7 @@ from lit_llm.data.data_module import (
     at_least,
     moved,
     records_hash,
+    room,
     splits_hash,
     tests_of,
 )
@@ -87,6 +90,9 @@ class Prompts(DataModule):
         cache_dir: str = "outputs/cache",
         name: str = "prompts",
         accept_changed_data: bool = False,
+        ignore_keys: Sequence[str] = (),
+        clean: bool = True,
+        encoding: str = "utf-8",
     ) -> None:
         super().__init__(
             tokenizer=tokenizer,
@@ -101,6 +107,9 @@ class Prompts(DataModule):
             test_fraction=test_fraction,
             cache_dir=cache_dir,
             accept_changed_data=accept_changed_data,
+            ignore_keys=ignore_keys,
+            clean=clean,
+            encoding=encoding,
         )
         at_least("max_prompt_length", max_prompt_length, 1)
         at_least("ptx_micro_batch_size", ptx_micro_batch_size, 1)
@@ -123,8 +132,13 @@ class Prompts(DataModule):
                 test_fraction=test_fraction,
                 cache_dir=cache_dir,
                 accept_changed_data=accept_changed_data,
+                ignore_keys=ignore_keys,
+                clean=clean,
+                encoding=encoding,
             )
         self._prompts: list[Prompt] = []
+        self._needed: list[int] = []  # tokens of each prompt
+        self._reasons: Counter[str] = Counter()
 
     @property
     def prompts(self) -> list[Prompt]:
@@ -153,36 +167,38 @@ class Prompts(DataModule):
     def _prepare(self) -> Prepared:
         if self._text is not None:
             self._text.setup()  # its mistakes are told before anything is sampled
+        self._check_template()
         records = self._read(self.path, "prompts")
-        self._prompts, self._longest = [], 0
+        self._prompts, self._longest, self._needed, self._reasons = [], 0, [], Counter()
         train = self._rows(records["train"], "train")
         validation = self._rows(records["validation"], "validation")
-        dropped = len(records["train"]) + len(records["validation"]) - len(self._prompts)
-        records, too_long = self._tests_that_fit(records)
-        dropped += too_long
+        records = self._tests_that_fit(records)
         if len(train) == 0:
+            refused = self._first_bad.get("template_refuses")
+            long = self._reasons["prompt_too_long"]
             raise UserError(
-                f"data.path={self.path}: no prompt to train on (skipped: {dropped} longer than "
+                f"data.path={self.path}: no prompt to train on (skipped: {long} longer than "
                 f"data.max_prompt_length={self.max_prompt_length} tokens)"
+                f"{f'; the first that the template refuses: {refused}' if refused else ''}"
             )
         return Prepared(
             train=train,
             order=shuffled(len(train), self.seed),
             validation={self.name: validation},
             heldout=tuple(tests_of(records, self.name, "prompts")),
-            counts=moved(records.counts.as_dict(), {"prompt_too_long": dropped}),
+            counts=moved(records.counts.as_dict(), self._reasons),
             content=content_hash([splits_hash(records), _tags_hash(records)]),
             train_tokens=0,  # nothing is imitated: what is trained is what the policy answers
+            remedies={"prompt_too_long": room("max_prompt_length", self._needed)},
         )
 
-    def _tests_that_fit(self, records: Records) -> tuple[Records, int]:
-        """The records less the test prompts that are too long, and how many those are."""
+    def _tests_that_fit(self, records: Records) -> Records:
+        """The records less the test prompts that are too long or refused by the template."""
         splits = dict(records.splits)
         for name, prompts in records.splits.items():
             if name.startswith("test"):
                 splits[name] = [prompts[index] for index in self._that_fit(prompts, name)[1]]
-        dropped = sum(len(records[name]) - len(prompts) for name, prompts in splits.items())
-        return Records(splits, records.counts), dropped
+        return Records(splits, records.counts)
 
     def _rows(self, prompts: list[Prompt], split: str) -> PromptRows:
         store, kept = self._that_fit(prompts, split)
@@ -192,29 +208,36 @@ class Prompts(DataModule):
         return rows
 
     def _that_fit(self, prompts: list[Prompt], split: str) -> tuple[TokenStore, list[int]]:
-        """Their tokens, and the numbers of those that are not too long."""
+        """Their tokens, and the numbers of those that the template takes and that are not too long."""
         store = self._tokenized(prompts, f"tokenize {self.name} {split}")
-        kept = np.flatnonzero(store.lengths <= self.max_prompt_length).tolist()
-        if self.on_error == "stop" and len(kept) < len(prompts):
-            worst = int(np.flatnonzero(store.lengths > self.max_prompt_length)[0])
+        refused = np.flatnonzero(store.lengths == 0)
+        if self.on_error == "stop" and refused.size:
+            first = prompts[int(refused[0])]
+            raise self._refusal(first, partial(self._ids, first))
+        long = np.flatnonzero(store.lengths > self.max_prompt_length)
+        if self.on_error == "stop" and long.size:
+            worst = int(long[0])
             raise UserError(
                 f"{prompts[worst].source}: the prompt has {store.lengths[worst]} tokens, more than "
                 f"data.max_prompt_length={self.max_prompt_length}; raise it, or set data.on_error=skip to count such "
                 "rows and go on"
             )
-        return store, kept
+        self._reasons += Counter({"template_refuses": int(refused.size), "prompt_too_long": int(long.size)})
+        self._needed += store.lengths[store.lengths > 0].tolist()
+        return store, np.flatnonzero((store.lengths > 0) & (store.lengths <= self.max_prompt_length)).tolist()
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        return self.tokenizer.chat.encode_prompt(self.tokenizer, prompt.messages)
 
     def _tokenized(self, prompts: list[Prompt], description: str) -> TokenStore:
-        tokenizer = self.tokenizer
-        tokenizer.chat.check(tokenizer)
-
+        self.tokenizer.chat.check(self.tokenizer)
         def encode(batch: Sequence[Prompt]) -> list[Encoded]:
-            return [(tokenizer.chat.encode_prompt(tokenizer, prompt.messages), None) for prompt in batch]
+            return [(self._encoded_or([], prompt, partial(self._ids, prompt)), None) for prompt in batch]
 
         return cached_tokens(
             prompts,
             encode,
-            key=content_hash(["prompts", tokenizer.fingerprint(), records_hash(prompts)]),
+            key=content_hash(["prompts", self.tokenizer.fingerprint(), records_hash(prompts)]),
             cache_dir=self.cache_dir,
             size_of=lambda prompt: sum(len(message.content) for message in prompt.messages),
             description=description,

@@ -72,6 +72,9 @@ class RawText(DataModule):
         cache_dir: str = "outputs/cache",
         name: str = "general",
         accept_changed_data: bool = False,
+        ignore_keys: Sequence[str] = (),
+        clean: bool = True,
+        encoding: str = "utf-8",
     ) -> None:
         super().__init__(
             tokenizer=tokenizer,
@@ -86,6 +89,9 @@ class RawText(DataModule):
             test_fraction=test_fraction,
             cache_dir=cache_dir,
             accept_changed_data=accept_changed_data,
+            ignore_keys=ignore_keys,
+            clean=clean,
+            encoding=encoding,
         )
         at_least("max_length", max_length, 2)
         self.path, self.max_length = path, max_length
@@ -105,6 +111,9 @@ class RawText(DataModule):
         validation_fraction: float = 0.05,
         test_fraction: float = 0.05,
         cache_dir: str = "outputs/cache",
+        ignore_keys: Sequence[str] = (),
+        clean: bool = True,
+        encoding: str = "utf-8",
     ) -> Iterator[str]:
         """The training texts before there is a tokenizer: what is held out is held out of the vocabulary too."""
         for source in weighted_sources(path, ""):
@@ -117,6 +126,9 @@ class RawText(DataModule):
                 validation_fraction=validation_fraction,
                 test_fraction=test_fraction,
                 cache_dir=cache_dir,
+                ignore_keys=ignore_keys,
+                clean=clean,
+                encoding=encoding,
             )
             yield from (document.text for document in records["train"])
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from lit_llm.data.filters import Record, content_key, group_key, share, without_overlap
-from lit_llm.data.formats import Kind, Parse, find_format, parse_row
-from lit_llm.data.sources import Row, read_rows, resolve
+from lit_llm.data.filters import Record, cleaned, content_key, group_key, share, without_overlap
+from lit_llm.data.formats import Format, Kind, Parse, find_format, parse_row
+from lit_llm.data.row_keys import ABOUT
+from lit_llm.data.sources import Row, checked_encoding, read_rows, resolve
 from lit_llm.data.splits import UNDIVIDED
 from lit_llm.data.streams import RowError
 from lit_llm.errors import UserError
-from lit_llm.records import Comparison, Document
+from lit_llm.records import Comparison, Document, Labelled
 
 log = logging.getLogger(__name__)
 Expand = Callable[[Row], Iterable[Row | RowError]]
@@ -26,6 +27,7 @@ HARMLESS = ("duplicate", "in_heldout", "empty_text", "all_tied", "left_out", "un
 FEW_TEXTS = 20  # fewer than these are cut into blocks, so that a part can be held out
 BLOCKS = 200  # about so many in all
 BLOCK_CHARACTERS = 400, 20_000
+IDS = ("id", "_id", "uuid", "uid")
 
 
 @dataclass
@@ -36,10 +38,14 @@ class Counts:
     used: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     ignored_files: int = 0
+    altered: Counter[str] = field(default_factory=Counter)  # places in the rows read, by ``filters.ALTERED``
+    first: dict[str, str] = field(default_factory=dict)  # by reason, the message of the first row that is skipped
+    repeated_ids: int = 0  # rows used whose id an earlier row has with other content
 
     def as_dict(self) -> dict[str, Any]:
         found = {"read": self.read, "used": self.used, "skipped": dict(sorted(self.skipped.items()))}
-        return found | ({"ignored_files": self.ignored_files} if self.ignored_files else {})
+        more = {"ignored_files": self.ignored_files, "altered": dict(self.altered), "repeated_ids": self.repeated_ids}
+        return found | {name: value for name, value in more.items() if value}
 
     @property
     def errors(self) -> int:
@@ -72,6 +78,9 @@ def read_records(
     test_fraction: float = 0.05,
     cache_dir: str | Path = "outputs/cache",
     expand: Expand | None = None,
+    ignore_keys: Collection[str] = (),
+    clean: bool = True,
+    encoding: str = "utf-8",
 ) -> Records:
     """Read, check, deduplicate and split.
 
@@ -104,12 +113,20 @@ def read_records(
         names = sorted({Path(file).name for file in ignored})
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         log.warning("data.path=%s: files that are not read: %s%s", path, ", ".join(names[:8]), more)
+    encoding = checked_encoding(encoding)
     splits: dict[str, list[Record]] = {}
-    examples: list[str] = []
+    ids = _Ids()
     for name, members in files.items():
-        seen: set[bytes] = set()
-        splits[name] = list(_kept(_expanded(read_rows(members), expand), kind, parse, on_error, counts, seen, examples))
-    _check(counts, path, max_error_rate, examples)
+        rows = read_rows(members, encoding)
+        rows = _expanded(_cleaned(rows, counts.altered) if clean else rows, expand)
+        splits[name] = list(_kept(rows, kind, parse, on_error, counts, ignore_keys, ids))
+    if ids.first:
+        log.warning(
+            "data.path=%s: %d rows have the id of another row and other content; the first: %s",
+            *(path, ids.repeated, ids.first),
+        )
+    counts.repeated_ids = ids.repeated
+    _check(counts, path, max_error_rate)
     return Records(_held_out(splits, kind, counts, validation_fraction, test_fraction), counts)
 
 
@@ -124,20 +141,59 @@ def _expanded(rows: Iterable[Row | RowError], expand: Expand | None) -> Iterator
             yield error
 
 
+def _cleaned(rows: Iterable[Row | RowError], altered: Counter[str]) -> Iterator[Row | RowError]:
+    for row in rows:
+        if isinstance(row, RowError):
+            yield row
+        elif isinstance(row.value, str):
+            yield replace(row, value=cleaned(row.value, altered))
+        else:
+            try:
+                value = {key: one if key in ABOUT else cleaned(one, altered) for key, one in row.value.items()}
+            except RecursionError:
+                yield RowError("too_deep", f"{row.where}: nested too deep; flat fields are needed")
+                continue
+            yield replace(row, value=value)
+
+
+class _Ids:
+    """Finds rows with the id of an earlier one and other content."""
+
+    def __init__(self) -> None:
+        self.repeated, self.first = 0, ""
+        self._known: dict[int, tuple[int, bytes]] = {}  # hash of the id: the row's place, what it says
+        self._last = 0
+
+    def see(self, row: Row, record: Record) -> None:
+        """A ranking's other annotators and its labels have its id with the same prompt: that is what they are of."""
+        if isinstance(row.value, str):
+            return
+        key = next((k for k in IDS if row.value.get(k) not in (None, "")), None)
+        if key is None:
+            return
+        place = hash((row.file, row.line))
+        said = group_key(record) if isinstance(record, Comparison | Labelled) else content_key(record)
+        known = self._known.setdefault(hash((key, str(row.value[key]))), (place, said))
+        if known[0] != place and known[1] != said and self._last != place:
+            self.repeated, self._last = self.repeated + 1, place
+            self.first = self.first or f"{row.where} ('{key}' is {str(row.value[key])[:40]!r})"
+
+
 def _kept(
     rows: Iterable[Row | RowError],
     kind: Kind,
-    parse: Parse | None,
+    parse: Format | Parse | None,
     on_error: str,
     counts: Counts,
-    seen: set[bytes],
-    examples: list[str],
+    ignore_keys: Collection[str],
+    ids: _Ids,
 ) -> Iterator[Record]:
-    """The usable records of some rows; everything else is counted."""
+    """The usable records of a split's rows; everything else is counted."""
+    seen: set[bytes] = set()
     for row in rows:
         counts.read += 1
         try:
-            record = _record(row, kind, parse)
+            record = _record(row, kind, parse, ignore_keys)
             key = content_key(record)
             if key in seen:
                 raise RowError("duplicate", f"{record.source}: says the same as an earlier row")
@@ -145,18 +201,19 @@ def _kept(
             if on_error == "stop" and error.reason not in HARMLESS:
                 raise UserError(f"{error} (data.on_error=skip counts such rows and goes on)") from None
             counts.skipped[error.reason] += 1
-            if error.reason not in HARMLESS and len(examples) < 3:
-                examples.append(str(error))
+            counts.first.setdefault(error.reason, str(error))
             continue
         seen.add(key)
         counts.used += 1
+        assert isinstance(row, Row)
+        ids.see(row, record)
         yield record
 
 
-def _record(row: Row | RowError, kind: Kind, parse: Parse | None) -> Record:
+def _record(row: Row | RowError, kind: Kind, parse: Format | Parse | None, ignore_keys: Collection[str]) -> Record:
     if isinstance(row, RowError):
         raise row
-    record = parse_row(row, kind, parse)
+    record = parse_row(row, kind, parse, ignore_keys)
     if record is None:
         raise RowError("left_out", f"{row.where}: left out by the format's function")
     if isinstance(record, Document) and not record.text.strip():
@@ -166,8 +223,9 @@ def _record(row: Row | RowError, kind: Kind, parse: Parse | None) -> Record:
     return record
 
 
-def _check(counts: Counts, path: Any, max_error_rate: float, examples: list[str]) -> None:
-    first = f"; the first: {examples[0]}" if examples else ""
+def _check(counts: Counts, path: Any, max_error_rate: float) -> None:
+    bad = [told for reason, told in counts.first.items() if reason not in HARMLESS]
+    first = f"; the first: {bad[0]}" if bad else ""
     if counts.used == 0:
         raise UserError(f"data.path={path}: no usable row ({counts}){first}")
     if counts.errors > max_error_rate * counts.read:

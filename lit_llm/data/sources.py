@@ -6,8 +6,10 @@ reader of rows decides: stop with one line, or count and go on.
 
 from __future__ import annotations
 
+import codecs
 import glob
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from lit_llm.data import row_keys
 from lit_llm.data.projects import is_project, read_project, resolve_project
 from lit_llm.data.splits import UNDIVIDED, divided, of_split, split_name
 from lit_llm.data.streams import COMPRESSED, RowError, open_lines, read_bytes, undecodable
@@ -24,6 +27,28 @@ from lit_llm.errors import UserError
 TEXTS = (".txt", ".text", ".md", ".markdown", ".rst")
 LINES = (".jsonl", ".ndjson")
 FORMATS = (*TEXTS, *LINES, ".json", ".parquet")
+FOREIGN = {
+    **dict.fromkeys((".rtf", ".doc", ".docx", ".odt", ".pages", ".pdf", ".epub"), "a document; save its text as .txt"),
+    **dict.fromkeys((".html", ".htm", ".xml", ".tex"), "markup; save its text as .txt"),
+    **dict.fromkeys((".csv", ".tsv", ".xls", ".xlsx", ".ods"), "a table; save it as .jsonl, one object a row"),
+    **dict.fromkeys((".yaml", ".yml", ".toml"), "settings; save rows as .jsonl"),
+    **dict.fromkeys((".pkl", ".pickle", ".npy", ".npz", ".pt", ".bin"), "no rows of text; save them as .jsonl"),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "an archive; unpack it and give the folder"),
+    **dict.fromkeys(
+        (".arrow", ".feather"), "a cache of the datasets package; save it as .parquet (Dataset.to_parquet) or .jsonl"
+    ),
+}
+"""Formats that are known, and not read: what they are, and what to do."""
+_NO_DATA = re.compile(
+    r"(readme|licen[cs]e|copying|notice|authors|changelog|changes|contributing|code_of_conduct|citation|security|"
+    r"dataset_?card)([-_. ].*)?|(requirements)",
+    re.IGNORECASE,
+)
+_NO_DATA_JSON = re.compile(
+    r"dataset_infos?|dataset_dict|state|(.*[-_.])?croissant|datapackage|metadata|manifest|collection|stats|config|"
+    r"metrics|lineage|package(-lock)?",
+    re.IGNORECASE,
+)
 _UNITS = {".json": "item", ".parquet": "row"}
 _LFS = "version https://git-lfs.github.com/spec/"
 
@@ -125,25 +150,52 @@ def _local(text: str, ignored: list[str]) -> dict[str, list[str]]:
     if path.is_file():
         known_extension(str(path))
         return {UNDIVIDED: [str(path)]}
+    _check_link(path)
     if path.is_dir():
-        files = sorted(str(p) for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
+        found = sorted(str(p) for p in path.rglob("*") if not _hidden(p.relative_to(path)))
         what, root = f"folder {text}", path
     else:
-        found = glob.glob(str(path), recursive=True)  # noqa: PTH207  (absolute patterns, which Path.glob refuses)
-        files = sorted(f for f in found if Path(f).is_file())
+        found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  (absolute patterns, which Path.glob refuses)
         what = f"glob {text}"
-        if not files and not glob.has_magic(text):
+        if not found and not glob.has_magic(text):
             raise UserError(f"{text}: no such file or folder{_near(path)}")
+    for each in found:
+        if extension(each) in FORMATS:
+            _check_link(Path(each))
+    files = [f for f in found if Path(f).is_file()]
     if not files:
         raise UserError(f"{what}: no files in it; put {', '.join(FORMATS)} files there")
     known = [f for f in files if extension(f) in FORMATS]
+    about = [f for f in known if is_about_data(f)]
+    if len(about) < len(files):  # alone, their contents decide
+        known = [f for f in known if f not in set(about)]
     if not known:
-        suffixes = ", ".join(sorted({Path(f).suffix or Path(f).name for f in files})[:8])
+        others = [f for f in files if f not in set(about)]
+        suffixes = ", ".join(sorted({Path(f).suffix or Path(f).name for f in others})[:8])
+        told = next((f"; {extension(f)} is {FOREIGN[extension(f)]}" for f in others if extension(f) in FOREIGN), "")
         raise UserError(
-            f"{what}: no file of a known format among {suffixes}; accepted: {', '.join(FORMATS)}, also compressed"
+            f"{what}: no file of a known format among {suffixes}; accepted: {', '.join(FORMATS)}, also compressed{told}"
         )
-    ignored += [f for f in files if extension(f) not in FORMATS]
+    ignored += [f for f in files if f not in set(known)]
     return divided(known, ignored, root)
+
+
+def is_about_data(file: str) -> bool:
+    """Whether a file beside data is no data, by its name: a README, a licence, what tools write about a data set."""
+    path = Path(file)
+    name = path.stem if path.suffix.lower() in COMPRESSED else path.name
+    kind = extension(file)
+    if kind == ".json":
+        return bool(_NO_DATA_JSON.fullmatch(Path(name).stem))
+    return (kind in TEXTS or not kind) and bool(_NO_DATA.fullmatch(Path(name).stem))
+
+
+def _check_link(path: Path) -> None:
+    """Raises UserError for a link to what is not there."""
+    if path.is_symlink() and not path.exists():
+        raise UserError(
+            f"{path}: a link to {path.readlink()}, which is not there; restore that file or remove the link"
+        )
 
 
 def _hidden(path: Path) -> bool:
@@ -162,12 +214,17 @@ def known_extension(file: str) -> str:
     if found not in FORMATS:
         near = nearest(found, FORMATS)
         hint = f"; did you mean {near}?" if near else ""
+        hint = f"; {found} is {FOREIGN[found]}" if found in FOREIGN else hint
         raise UserError(f"{file}: extension {found or '(none)'} is unknown; accepted: {', '.join(FORMATS)}{hint}")
     return found
 
 
-def read_rows(files: Sequence[str]) -> Iterator[Row | RowError]:
-    """Every row of the files in order; what cannot be read comes as a ``RowError`` in its place."""
+def read_rows(files: Sequence[str], encoding: str = "utf-8") -> Iterator[Row | RowError]:
+    """Every row of the files in order; what cannot be read comes as a ``RowError`` in its place.
+
+    Args:
+        encoding: of texts and JSON, by its name in Python's ``codecs``.
+    """
     for file in files:
         try:
             if file.startswith("hub:"):
@@ -175,20 +232,41 @@ def read_rows(files: Sequence[str]) -> Iterator[Row | RowError]:
             elif is_project(file):
                 yield from (Row(value, file, task, named) for value, named, task in read_project(file))
             else:
-                yield from _READERS[known_extension(file)](file)
+                yield from _READERS[known_extension(file)](file, encoding)
         except RowError as bad:  # the file itself: damaged, a pointer, unreadable
             yield bad
 
 
-def _read_text(file: str) -> Iterator[Row | RowError]:
+def checked_encoding(name: str) -> str:
+    """The canonical name of a text's encoding. Raises UserError for what is none."""
+    try:
+        found = codecs.lookup(name)
+        "a".encode(name)  # what is no text encoding (base64, zip) raises LookupError here
+    except (LookupError, TypeError, ValueError):
+        raise UserError(f"data.encoding={name}: no encoding; such as utf-8, windows-1256, latin-1, utf-16") from None
+    return found.name
+
+
+def _decoded(data: bytes | bytearray, encoding: str) -> str:
+    """The text of a file or line; a byte order mark is no part of it."""
+    return data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+
+
+def _read_text(file: str, encoding: str) -> Iterator[Row | RowError]:
     data = read_bytes(file)
     try:
-        text = data.decode("utf-8-sig")
+        text = _decoded(data, encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise RowError("invalid_utf8", f"{place(file, line)}: {undecodable(data, error)}") from None
+        raise RowError("invalid_utf8", f"{place(file, line)}: {undecodable(data, error, encoding)}") from None
     if text.startswith(_LFS):
         raise _pointer(file)
+    if text.count("\0") > len(text) // 4 and len(text) > 64:
+        raise RowError(
+            "nul_byte",
+            f"{file}: {text.count(chr(0)):,} of {len(text):,} characters are NUL: no text, or UTF-16 without its mark; "
+            "save it as UTF-8, or set data.encoding=utf-16-le",
+        )
     yield Row(text, file, 1)
 
 
@@ -196,8 +274,10 @@ def _pointer(file: str) -> RowError:
     return RowError("git_lfs_pointer", f"{file}:1: a Git-LFS pointer stands in place of the data; run `git lfs pull`")
 
 
-def _read_lines(file: str) -> Iterator[Row | RowError]:
-    for number, line in enumerate(open_lines(file), start=1):
+def _read_lines(file: str, encoding: str) -> Iterator[Row | RowError]:
+    lines, encoding = _lines(file, encoding)
+    reader = _Json()
+    for number, line in enumerate(lines, start=1):
         if isinstance(line, RowError):
             yield line
             continue
@@ -206,19 +286,69 @@ def _read_lines(file: str) -> Iterator[Row | RowError]:
             if line.startswith(_LFS.encode()):
                 raise _pointer(file)
         if line.strip():
-            yield _parse_line(line, file, number)
+            yield _parse_line(line, file, number, encoding, reader)
 
 
-def _parse_line(line: bytes, file: str, number: int) -> Row | RowError:
+def _lines(file: str, encoding: str) -> tuple[Iterator[bytes | RowError], str]:
+    """Lines and their encoding, which is UTF-8 where the file's has other bytes for a line's end than ASCII."""
+    if "\n{".encode(encoding) == b"\n{":
+        return open_lines(file), encoding
+    data = read_bytes(file)
     try:
-        return _row(json.loads(line.decode("utf-8")), file, number)
+        text = _decoded(data, encoding)
+    except UnicodeDecodeError as error:
+        raise RowError("invalid_utf8", f"{file}: {undecodable(data, error, encoding)}") from None
+    return iter(line.encode("utf-8", "surrogatepass") for line in text.split("\n")), "utf-8"
+
+
+def _parse_line(line: bytes, file: str, number: int, encoding: str, reader: _Json) -> Row | RowError:
+    try:
+        value, twice = reader.read(line.decode(encoding))
     except (ValueError, RecursionError) as error:  # of which two kinds say where
-        return _not_json(line, error, place(file, number))
+        return _not_json(line, error, place(file, number), encoding)
+    return _row(value, file, number, twice)
 
 
-def _not_json(line: bytes, error: Exception, where: str) -> RowError:
+class _Twice(dict[str, Any]):
+    """An object that has a key twice."""
+
+    key = ""
+
+
+class _Json:
+    """Reads JSON and finds objects that have a key twice: which of its values is meant, nobody knows."""
+
+    def __init__(self) -> None:
+        self._twice: list[_Twice] = []
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
+
+    def read(self, text: str) -> tuple[Any, list[_Twice]]:
+        """The value, and the objects in it that have a key twice."""
+        self._twice.clear()
+        return self._decoder.decode(text), list(self._twice)
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) == len(pairs):
+            return value
+        found = _Twice(value)
+        names = [key for key, _ in pairs]
+        found.key = next(key for key in names if names.count(key) > 1)
+        self._twice.append(found)
+        return found
+
+
+def _holds(value: Any, part: Any) -> bool:
+    if value is part:
+        return True
+    if isinstance(value, dict):
+        return any(_holds(one, part) for one in value.values())
+    return isinstance(value, list) and any(_holds(one, part) for one in value)
+
+
+def _not_json(line: bytes, error: Exception, where: str, encoding: str) -> RowError:
     if isinstance(error, UnicodeDecodeError):
-        return RowError("invalid_utf8", f"{where}: {undecodable(line, error)}")
+        return RowError("invalid_utf8", f"{where}: {undecodable(line, error, encoding)}")
     if isinstance(error, json.JSONDecodeError):
         return RowError(
             "malformed_json", f"{where}: column {error.colno}: not JSON ({error.msg}); one JSON object a line"
@@ -228,8 +358,14 @@ def _not_json(line: bytes, error: Exception, where: str) -> RowError:
     return RowError("malformed_json", f"{where}: not JSON ({str(error)[:80]}); one JSON object a line")
 
 
-def _row(value: Any, file: str, number: int) -> Row | RowError:
+def _row(value: Any, file: str, number: int, twice: Sequence[_Twice] = ()) -> Row | RowError:
     if isinstance(value, dict):
+        if twice and (found := next((one for one in twice if _holds(value, one)), None)) is not None:
+            return RowError(
+                "duplicate_key",
+                f"{place(file, number)}: an object has the key {found.key[:40]!r} twice, and no order says which "
+                "counts; leave one",
+            )
         return Row(value, file, number)
     kind = type(value).__name__
     return RowError(
@@ -237,28 +373,33 @@ def _row(value: Any, file: str, number: int) -> Row | RowError:
     )
 
 
-def _read_json(file: str) -> Iterator[Row | RowError]:
+def _read_json(file: str, encoding: str) -> Iterator[Row | RowError]:
     data = read_bytes(file)
-    whole = _parse_whole(data, file)
+    whole, twice = _parse_whole(data, file, encoding)
     if isinstance(whole, dict):
-        lists = [v for v in whole.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
+        lists = [key for key, v in whole.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
         known = {"messages", "conversations", "completions", "chosen", "rejected", "prompt"}
-        whole = lists[0] if len(lists) == 1 and not known & whole.keys() else [whole]
+        if len(lists) == 1 and not known & whole.keys():
+            if keys := row_keys.unused(whole, lists, None):
+                raise row_keys.refusal(keys[:8], lists, f"{file}: beside the list '{lists[0]}'")
+            whole = whole[lists[0]]
+        else:
+            whole = [whole]
     if not isinstance(whole, list):
         raise RowError("not_an_object", f"{file}: a JSON {type(whole).__name__}; a list of objects is needed")
     for number, value in enumerate(whole, start=1):
-        yield _row(value, file, number)
+        yield _row(value, file, number, twice)
 
 
-def _parse_whole(data: bytes, file: str) -> Any:
+def _parse_whole(data: bytearray, file: str, encoding: str) -> tuple[Any, list[_Twice]]:
     try:
-        text = data.decode("utf-8-sig")
+        text = _decoded(data, encoding)
         if text.startswith(_LFS):
             raise _pointer(file)
-        return json.loads(text)
+        return _Json().read(text)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise RowError("invalid_utf8", f"{file}:line {line}: {undecodable(data, error)}") from None
+        raise RowError("invalid_utf8", f"{file}:line {line}: {undecodable(data, error, encoding)}") from None
     except json.JSONDecodeError as error:
         hint = "; one object a line is a .jsonl" if error.msg == "Extra data" else ""
         raise RowError(
@@ -270,7 +411,7 @@ def _parse_whole(data: bytes, file: str) -> Any:
         raise RowError("malformed_json", f"{file}: not JSON ({str(error)[:80]})") from None
 
 
-def _read_parquet(file: str) -> Iterator[Row | RowError]:
+def _read_parquet(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa: ARG001  (it says itself)
     try:
         import pyarrow
         import pyarrow.parquet
@@ -308,7 +449,7 @@ def _read_hub(name: str) -> Iterator[Row | RowError]:
         raise UserError(f"{name}: cannot be read from the hub ({type(error).__name__}: {what})") from None
 
 
-_READERS: dict[str, Callable[[str], Iterator[Row | RowError]]] = {
+_READERS: dict[str, Callable[[str, str], Iterator[Row | RowError]]] = {
     **dict.fromkeys(TEXTS, _read_text),
     **dict.fromkeys(LINES, _read_lines),
     ".json": _read_json,

@@ -5,6 +5,7 @@ Only the assistant's turns are trained, each with its end token. Rows hold whole
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -19,11 +20,13 @@ from lit_llm.data.data_module import (
     moved,
     one_of,
     records_hash,
+    room,
     splits_hash,
     tests_of,
 )
 from lit_llm.data.loading import shuffled
 from lit_llm.data.packing import PackedRows, Plan, best_fit_decreasing, one_per_row, trained_labels
+from lit_llm.data.reading import Records
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import UserError
 from lit_llm.records import Example, TokenBatch
@@ -70,6 +73,9 @@ class SupervisedData(DataModule):
         cache_dir: str = "outputs/cache",
         name: str | None = None,
         accept_changed_data: bool = False,
+        ignore_keys: Sequence[str] = (),
+        clean: bool = True,
+        encoding: str = "utf-8",
     ) -> None:
         super().__init__(
             tokenizer=tokenizer,
@@ -84,6 +90,9 @@ class SupervisedData(DataModule):
             test_fraction=test_fraction,
             cache_dir=cache_dir,
             accept_changed_data=accept_changed_data,
+            ignore_keys=ignore_keys,
+            clean=clean,
+            encoding=encoding,
         )
         at_least("max_length", max_length, 2)
         one_of("overlong", overlong, ("drop", "truncate"))
@@ -104,16 +113,22 @@ class SupervisedData(DataModule):
         ]
 
     def _prepare(self) -> Prepared:
+        self._check_template()
         records = self._read(self.path, "examples")
         train, fit = self._rows(records["train"], "train")
         validation, validation_fit = self._rows(records["validation"], "validation")
         if len(train) == 0:
             why = ", ".join(f"{reason} {n}" for reason, n in fit.reasons.items() if n)
+            refused = self._first_bad.get("template_refuses")
+            longer = f"raise data.max_length={self.max_length}, or set data.overlong=truncate"
             raise UserError(
                 f"data.path={self.path}: no conversation to train on (skipped: {why or 'none was read'}); "
-                f"raise data.max_length={self.max_length}, or set data.overlong=truncate"
+                f"{f'the first: {refused}' if refused else longer}"
             )
+        records, refused_tests = self._tests_that_render(records)
         reasons = {reason: fit.reasons[reason] + validation_fit.reasons[reason] for reason in fit.reasons}
+        reasons["template_refuses"] += refused_tests
+        needed = room("max_length", np.concatenate([fit.needed, validation_fit.needed]).tolist())
         counts = moved(records.counts.as_dict(), reasons)
         return Prepared(
             train=train,
@@ -123,11 +138,16 @@ class SupervisedData(DataModule):
             counts={**counts, "truncated": fit.truncated + validation_fit.truncated},
             content=splits_hash(records),
             train_tokens=len(trained_labels(train.documents, train.plan)),
+            remedies={
+                "too_long": f"{needed}; data.overlong=truncate cuts them from the left",
+                "truncated": f"{needed} whole",
+            },
         )
 
     def _rows(self, examples: list[Example], split: str) -> tuple[PackedRows, Fit]:
         store = self._tokenized(examples, f"tokenize {self.name} {split}")
         fit = fitted(store, self.max_length, truncate=self.overlong == "truncate")
+        self._check_rendered(store, examples)
         if self.on_error == "stop" and fit.untrained.size:
             raise UserError(
                 f"{examples[int(fit.untrained[0])].source}: no token of an answer to train on "
@@ -138,6 +158,24 @@ class SupervisedData(DataModule):
         plan = Plan(packed.document, fit.starts[packed.document], packed.length, packed.row_bounds, packed.capacity)
         documents = WhollyTrained(store) if self.train_on_prompt else store
         return PackedRows(documents, plan, pad_id=self.tokenizer.pad_id, trim=not self.packing), fit
+
+    def _check_rendered(self, store: TokenStore, examples: list[Example]) -> None:
+        """Raises UserError for the first conversation that the template refused when its tokens were cached."""
+        refused = np.flatnonzero(store.lengths == 0)
+        if refused.size and self.on_error == "stop":
+            first = examples[int(refused[0])]
+            raise self._refusal(first, lambda: self.tokenizer.chat.encode(self.tokenizer, first.messages))
+
+    def _tests_that_render(self, records: Records) -> tuple[Records, int]:
+        """The records less the tests that the template refuses, and how many: no run's end is lost to one."""
+        splits, refused = dict(records.splits), 0
+        for name, tests in records.splits.items():
+            if name.startswith("test"):
+                store = self._tokenized(tests, f"tokenize {self.name} {name}")
+                self._check_rendered(store, tests)
+                splits[name] = [one for one, length in zip(tests, store.lengths.tolist(), strict=True) if length]
+                refused += len(tests) - len(splits[name])
+        return Records(splits, records.counts), refused
 
     def _tokenized(self, examples: list[Example], description: str) -> TokenStore:
         self.tokenizer.chat.check(self.tokenizer)
@@ -152,12 +190,10 @@ class SupervisedData(DataModule):
         )
 
     def _encoded(self, example: Example) -> Encoded:
-        try:
-            ids, trained = self.tokenizer.chat.encode(self.tokenizer, example.messages)
-        except UserError as error:
-            if self.on_error == "skip":
-                return [], []  # counted as one without a trained token
-            raise UserError(f"{example.source}: {error}") from None
+        nothing: tuple[list[int], list[bool]] = ([], [])
+        ids, trained = self._encoded_or(
+            nothing, example, lambda: self.tokenizer.chat.encode(self.tokenizer, example.messages)
+        )
         mask = np.asarray(trained, dtype=bool)
         if not mask.any():
             return ids, mask.tolist()
@@ -190,7 +226,8 @@ class Fit:
 
     positions: NDArray[np.int64]  # (documents,)
     starts: NDArray[np.int64]  # (documents,): its first position that is kept
-    untrained: NDArray[np.int64]  # documents without a trained label
+    untrained: NDArray[np.int64]  # documents without a trained label, less those that the template refused
+    needed: NDArray[np.int64]  # positions that each document with a trained label has in all
     reasons: dict[str, int]
     truncated: int
 
@@ -199,7 +236,9 @@ def fitted(store: TokenStore, max_length: int, *, truncate: bool) -> Fit:
     """Decides what of each conversation fits into ``max_length`` positions."""
     positions = np.maximum(store.lengths - 1, 0)
     starts = np.zeros_like(positions)
-    untrained, dropped, truncated = [], 0, 0
+    untrained: list[int] = []
+    needed: list[int] = []
+    dropped, truncated = 0, 0
     for document, length in enumerate(positions.tolist()):
         mask = store.trained(document, 1, length + 1)  # of the labels of positions 0, 1, ...
         answer = length - _run_length(mask)  # the position whose label begins the last answer
@@ -207,11 +246,16 @@ def fitted(store: TokenStore, max_length: int, *, truncate: bool) -> Fit:
         if not mask.any():
             untrained.append(document)
             positions[document] = 0
-        elif start > 0 and truncate and answer >= start:
+            continue
+        needed.append(length)
+        if start > 0 and truncate and answer >= start:
             starts[document], positions[document] = start, max_length
             truncated += 1
         elif start > 0:
             positions[document] = 0
             dropped += 1
-    reasons = {"no_trained_token": len(untrained), "too_long": dropped}
-    return Fit(positions, starts, np.array(untrained, dtype=np.int64), reasons, truncated)
+    untrained = [document for document in untrained if store.lengths_of(document, document + 1)[0]]
+    refused = int((store.lengths == 0).sum())
+    reasons = {"no_trained_token": len(untrained), "template_refuses": refused, "too_long": dropped}
+    numbers = np.array(untrained, dtype=np.int64), np.array(needed, dtype=np.int64)
+    return Fit(positions, starts, *numbers, reasons, truncated)

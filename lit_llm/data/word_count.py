@@ -41,7 +41,7 @@ def part_files(cache_dir: str | Path = "outputs/cache") -> list[str]:
 
 
 def _rows(source: Path) -> Iterator[dict[str, Any]]:
-    for line in source.read_text(encoding="utf-8").splitlines():
+    for line in filter(None, source.read_text(encoding="utf-8").split("\n")):
         row = json.loads(line)
         if len(row["messages"]) == 1:
             yield asked(row)

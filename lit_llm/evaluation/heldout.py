@@ -77,7 +77,7 @@ def evaluate(
     numbers = _selection(len(heldout.items), max_items)
     items = [heldout.items[n] for n in numbers]
     ask = answers.Asking(max_new_tokens, temperature, seed, batch_size, torch.bfloat16 if bf16 else None, progress)
-    with _as_examined(model, bf16):
+    with _as_examined(model, bf16), _naming_the_row(tokenizer, items):
         if heldout.kind == "flags" and isinstance(model, ScoreModel) and model.label is not None:
             return flags.on_flags(model, tokenizer, heldout, numbers, batch_tokens, floors)
         if heldout.kind == "flags":
@@ -96,6 +96,24 @@ def evaluate(
         if not generate:
             return found
         return answers.on_responses(model, tokenizer, heldout, numbers, ask, found, training_answers, floors)
+
+
+@contextmanager
+def _naming_the_row(tokenizer: Tokenizer, items: Sequence[Any]) -> Iterator[None]:
+    """An error of the chat template gets the file and line of the item that it refuses."""
+    try:
+        yield
+    except UserError:
+        for item in items:
+            messages = getattr(item, "messages", None) or getattr(item, "prompt", None)
+            try:
+                if messages and messages[-1].role == "assistant":
+                    tokenizer.chat.encode(tokenizer, messages)
+                elif messages:
+                    tokenizer.chat.encode_prompt(tokenizer, messages)
+            except UserError as error:
+                raise UserError(f"{item.source}: {error}") from None
+        raise
 
 
 def _documents(

@@ -27,10 +27,19 @@ def write_heldout(folder: str | Path, heldout: Heldout) -> Path:
         raise UserError(f"held-out set {heldout.name!r}: its name would be a path; set data.name to a plain name")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({"kind": heldout.kind, **asdict(item)}, ensure_ascii=False) for item in heldout.items]
+    lines = [json.dumps({"kind": heldout.kind, **_fields(item)}, ensure_ascii=False) for item in heldout.items]
     path = folder / f"{heldout.name}.jsonl"
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     return path
+
+
+def _fields(item: Any) -> dict[str, Any]:
+    """An item's fields; of a message, that it is trained is not written: all are but a few."""
+    fields = asdict(item)
+    for message in (one for name in ("messages", "prompt") for one in fields.get(name, ())):
+        if message["trained"]:
+            del message["trained"]
+    return fields
 
 
 def read_heldout(path: str | Path) -> Heldout:
@@ -82,4 +91,4 @@ def _item(kind: type, value: Mapping[str, Any]) -> Any:
 def _message(value: Mapping[str, Any]) -> Message:
     if value["role"] not in get_args(Role) or not isinstance(value["content"], str):
         raise ValueError(value)
-    return Message(value["role"], value["content"])
+    return Message(value["role"], value["content"], value.get("trained", True) is True)

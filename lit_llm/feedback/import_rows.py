@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from lit_llm.data.conversations import prompt_of
+from lit_llm.data import row_keys
+from lit_llm.data.conversations import CONTEXT, check_order, in_context, prompt_of, untrained
+from lit_llm.data.filters import cleaned
 from lit_llm.data.preference_formats import completion_text, ranking, tags_of, who_said
 from lit_llm.data.sources import Row, read_rows, resolve
 from lit_llm.data.splits import UNDIVIDED, split_name
@@ -97,8 +100,10 @@ def _asked(row: Row, home: str) -> Asked:
     if isinstance(row.value, str) or not {"prompt", "completions"} <= set(row.value):
         keys = "a text" if isinstance(row.value, str) else f"keys {', '.join(list(row.value)[:8]) or 'none'}"
         raise UserError(f"{row.where}: {keys}; prompt and completions are needed, and ranking where there is one")
-    value, where = row.value, row.where
-    messages, answers = prompt_of(value["prompt"], "prompt", where), _answers(value, where)
+    value, where = cleaned(row.value, Counter()), row.where  # as training reads it
+    _check_keys(value, where)
+    told = in_context(value, prompt_of(value["prompt"], "prompt", where), where)
+    messages, answers = check_order(untrained(told), "user", where), _answers(value, where)
     split = home
     if value.get("split") is not None:
         _need(isinstance(value["split"], str) and len(value["split"]) <= 40, where, "split", value["split"], "a name")
@@ -107,6 +112,16 @@ def _asked(row: Row, home: str) -> Asked:
     if "ranking" in value or "ranks" in value:
         one.rankings.append(_said(value, answers, where))
     return one
+
+
+def _check_keys(value: Mapping[str, Any], where: str) -> None:
+    """Raises UserError for what would be dropped: short plain fields are tags, but for those that change the row."""
+    unused = row_keys.unused(value, (*_READ, *CONTEXT, "flags", "tags", "models", "checkpoints"), "comparisons")
+    tags = tags_of(value, tuple(row_keys.CHANGES))
+    if lost := [key for key in unused if key not in tags]:
+        raise UserError(
+            f"{where}: '{lost[0]}' would be dropped: {row_keys.CHANGES.get(lost[0], 'no tag')}; take it out"
+        )
 
 
 def _answers(value: Mapping[str, Any], where: str) -> dict[str, Answer]:
@@ -194,7 +209,7 @@ def _unranked(value: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:
 def _tags(value: Mapping[str, Any], where: str) -> dict[str, str]:
     given = value.get("tags") or {}
     _need(isinstance(given, Mapping), where, "tags", given, "an object of names and texts")
-    tags = tags_of(value, _READ) | {str(key): str(one) for key, one in given.items()}
+    tags = tags_of(value, (*_READ, *CONTEXT)) | {str(key): str(one) for key, one in given.items()}
     for key, text in tags.items():
         problem = unstorable(key) or unstorable(text)
         _need(problem is None, where, f"tags.{key}", text, f"a text that can be kept (it {problem})")

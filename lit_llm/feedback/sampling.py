@@ -68,7 +68,7 @@ def answers(
 
     Half as many again are drawn, since some come out the same.
     """
-    encoded = [tokenizer.chat.encode_prompt(tokenizer, prompt.messages) for prompt in prompts]
+    encoded = [_ids(tokenizer, prompt) for prompt in prompts]
     room = model.config.max_positions - sampling.max_new_tokens
     fits = [i for i, ids in enumerate(encoded) if len(ids) <= room]
     if not fits:
@@ -87,16 +87,26 @@ def answers(
         progress=progress,
     )
     reasons = ["stop" if finished else "length" for finished in rollout.finished.tolist()]
-    texts = [clean(tokenizer.decode(ids)).strip() for ids in completions(rollout)]  # as the data will read them
-    drawn = [Answer(text, reason) for text, reason in zip(texts, reasons, strict=True)]
+    texts = [tokenizer.decode(ids) for ids in completions(rollout)]
+    drawn = [
+        Answer(clean(text).strip(), reason) for text, reason in zip(texts, reasons, strict=True)
+    ]  # as data reads it
+    drawn = [Answer("", each.finish_reason) if "\0" in text else each for text, each in zip(texts, drawn, strict=True)]
     found: list[list[Answer] | None] = [None] * len(prompts)
     for place, i in enumerate(fits):
         own: dict[str, Answer] = {}
         for answer in drawn[place * draws : (place + 1) * draws]:
-            if answer.text and "\0" not in answer.text:
+            if answer.text:
                 own.setdefault(answer.text, answer)
         found[i] = list(own.values())[:k]
     return found
+
+
+def _ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
+    try:
+        return tokenizer.chat.encode_prompt(tokenizer, prompt.messages)
+    except UserError as error:  # the template refuses it
+        raise UserError(f"{prompt.source}: {error}") from None
 
 
 def items_to_rank(

@@ -17,6 +17,7 @@ import numpy as np
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.huggingface import check_vocabulary, load_language_model
 from lit_llm.data.reading import read_records
+from lit_llm.data.row_keys import known
 from lit_llm.errors import UserError
 from lit_llm.feedback.agreement import agreement
 from lit_llm.feedback.rule import reward, rule
@@ -94,6 +95,7 @@ def collect(
     bf16: bool = False,
     device: Device = "auto",
     cache_dir: str | Path = "outputs/cache",
+    ignore_keys: Sequence[str] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
     """Samples up to ``k`` different answers to each prompt and has the annotators rank them.
@@ -105,6 +107,7 @@ def collect(
             prompt and annotator, with ``"simulated": true``) and ``collection.json`` with what is returned.
         max_prompts: of each split, or of all of them, chosen by the seed.
         device: where a model folder answers; auto: on a GPU where there is one.
+        ignore_keys: as ``data.ignore_keys`` of the Prompts data.
         annotators_per_prompt: None: all of them; else so many, in turn.
 
     Returns:
@@ -118,7 +121,8 @@ def collect(
         raise UserError(f"rankings.k={k}: a ranking needs at least 2 answers")
     loaded, tokenizer, digest = _load(model, tokenizer, choose_device(device))
     sampling = Sampling(temperature, max_new_tokens, seed)
-    splits = chosen_prompts(read_records(prompts, "prompts", cache_dir=cache_dir).splits, max_prompts, seed)
+    records = read_records(prompts, "prompts", cache_dir=cache_dir, ignore_keys=ignore_keys)
+    splits = chosen_prompts(records.splits, max_prompts, seed)
     rows, counts = dict[str, list[dict[str, Any]]](), {"prompts": 0, "too_long": 0, "too_few_answers": 0}
     every = [(split, prompt) for split, members in splits.items() for prompt in members]
     shown = "answers to rank" if progress else None
@@ -130,7 +134,7 @@ def collect(
         counts[reason] += 1
         if reason == "prompts":
             chosen = _in_turn(annotators, annotators_per_prompt, number)
-            about = {"sampling": asdict(sampling), "model": digest, **prompt.tags}
+            about = {"sampling": asdict(sampling), "model": digest, **_tags(prompt)}
             rows.setdefault(split, []).extend(_rows(prompt, answers or [], chosen, (seed, number), about))
     if not rows:
         raise UserError(f"rankings: no prompt has two different answers among {len(every)}; raise rankings.temperature")
@@ -197,6 +201,13 @@ def _rows(
         row = {"prompt": messages, "completions": list(answers), "annotator": annotator.name, **judged}
         models = [about["model"]] * len(answers)
         yield {**row, "simulated": True, "schema": SCHEMA, "models": models, "rule": worth, **about}
+
+
+def _tags(prompt: Prompt) -> dict[str, Any]:
+    """A prompt's tags as keys of a ranking row; under ``tags`` those that a ranking row does not have."""
+    own = {key: value for key, value in prompt.tags.items() if known(key, "comparisons")}
+    others = {key: value for key, value in prompt.tags.items() if key not in own}
+    return own | ({"tags": others} if others else {})
 
 
 def _in_turn(annotators: Sequence[Annotator], count: int | None, number: int) -> list[Annotator]:

@@ -100,7 +100,7 @@ def _read_lines(file: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
         return [{**row, "kl": float(row["kl"]), "source": str(row["source"]), "step": int(row["step"])} for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: not readable as lines of JSON ({error}); run the stage again") from None

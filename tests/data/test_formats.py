@@ -1,11 +1,21 @@
 """Every accepted shape gives its record; every wrong one is a line that says what would be right."""
 
-import pytest
+import re
+from dataclasses import replace
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lit_llm.data.conversations import TRAINED
 from lit_llm.data.formats import FORMATS, find_format, parse_row
+from lit_llm.data.label_formats import LabelsOfRankings
+from lit_llm.data.row_keys import ABOUT, CHANGES, known, without
+from lit_llm.data.row_keys import _short as short
 from lit_llm.data.sources import Row
 from lit_llm.data.streams import RowError
 from lit_llm.errors import UserError
+from lit_llm.feedback.simulated import _tags
 from lit_llm.records import Comparison, Document, Example, Message, Prompt
 
 U, A, S = (lambda text, role=role: Message(role, text) for role in ("user", "assistant", "system"))
@@ -69,6 +79,211 @@ def test_pairs_with_explicit_and_implicit_prompts(value):
     assert parse(value, "comparisons") == PAIR
 
 
+# A key that would change what is trained: (kind, row, the key's name in the message).
+M, L = chat(("user", "a"), ("assistant", "b")), {"prompt": "q", "completion": "a", "label": True}
+R = {"prompt": "q", "completions": ["a", "b"], "ranking": [1, 2]}
+
+
+def turn(**more):
+    return {"messages": [M[0], M[1] | more]}
+
+
+DROPPED = [
+    *(
+        ("examples", turn(**{key: "Two."}), f"messages[1].{key}")
+        for key in ("thinking", "reasoning_content", "reasoning")
+    ),
+    ("examples", turn(tool_calls=[{"type": "function"}]), "messages[1].tool_calls"),
+    ("examples", turn(images=["a.png"]), "messages[1].images"),
+    ("examples", turn(name="Bob"), "messages[1].name"),
+    ("examples", {"messages": M, "tools": [{"name": "f"}]}, "tools"),
+    ("examples", {"messages": M, "functions": '[{"name": "f"}]'}, "functions"),
+    ("examples", {"messages": M, "label": False}, "label"),
+    (
+        "examples",
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "label": 0},
+        "label",
+    ),
+    ("examples", {"instruction": "a", "output": "b", "images": ["x"]}, "images"),
+    ("examples", {"source": "a", "target": "b", "context": "c"}, "context"),
+    ("texts", {"text": "a", "label": 1}, "label"),
+    ("texts", {"text": "a", "system": "Be brief."}, "system"),
+    ("comparisons", {"prompt": "q", "chosen": "a", "rejected": "b", "tools": ["f"]}, "tools"),
+    ("comparisons", R | {"completions": [{"text": "a", "thinking": "x"}, "b"]}, "completions[0].thinking"),
+    ("comparisons", R | {"videos": ["v"]}, "videos"),
+    ("labels", L | {"image": "x.png"}, "image"),
+    ("labels", {"messages": M, "label": True, "tools": ["f"]}, "tools"),
+    ("prompts", {"prompt": "q", "audio": "x.wav"}, "audio"),
+    ("prompts", {"question": "q", "answer": "4", "input": "x"}, "input"),
+]
+
+
+@pytest.mark.parametrize(("kind", "value", "key"), DROPPED)
+def test_a_key_that_would_be_dropped_is_refused_by_name_and_let_pass_on_request(kind, value, key):
+    with pytest.raises(RowError, match=re.escape(f"data.jsonl:7: key '{key}' would be dropped")) as caught:
+        parse(value, kind)
+    name = key.rpartition(".")[2]
+    assert f"data.ignore_keys=[{name}]" in str(caught.value) and "\n" not in str(caught.value)
+    row = Row(value, "data.jsonl", 7)
+    got = parse_row(row, kind, ignore_keys=[name])
+    assert replace(got, tags={}) == replace(parse(without(value, [name]), kind), tags={})
+    assert caught.value.reason in ("unknown_key", "labelled")
+
+
+ROWS = {
+    "texts": {"text": "a"},
+    "examples": {"messages": M},
+    "comparisons": {"prompt": "q", "chosen": "a", "rejected": "b"},
+    "labels": L,
+    "prompts": {"prompt": "q"},
+}
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(sorted(ROWS)),
+    st.text(min_size=1) | st.sampled_from(sorted(CHANGES | dict.fromkeys(ABOUT))),
+    st.booleans() | st.integers(1) | st.text("xyz", min_size=9) | st.lists(st.just({"x": 1}), min_size=1),
+    st.booleans(),
+)
+def test_any_key_is_used_or_listed_as_harmless_or_refused(kind, key, value, inside):
+    row = dict(ROWS[kind])
+    if inside:  # a message's key
+        row = {"messages": M} | ({"label": True} if kind == "labels" else {})
+        kind = kind if kind in ("examples", "labels", "prompts") else "examples"
+        row["messages"] = [M[0], M[1] | {key: value}]
+        read, named = {"role", "content", "from", "value", *TRAINED}, f"'messages[1].{short(key)}'"
+    else:
+        read = {
+            "from",
+            "value",
+            *(k for form in FORMATS if form.kind == kind for k in form.read(dict.fromkeys(row, ""))),
+        }
+        read |= {k for form in FORMATS for keys in form.keys for k in keys}
+        row[key], named = value, f"'{short(key)}'"
+    if key in row and not inside and key in ROWS[kind]:
+        return
+    if key in read or known(key, None if inside else kind):
+        return
+    with pytest.raises(RowError) as caught:
+        parse(row, kind)
+    assert caught.value.reason in ("unknown_key", "labelled")
+    assert str(caught.value).startswith("data.jsonl:7: ") and named in str(caught.value)
+    record = parse_row(Row(row, "data.jsonl", 7), kind, ignore_keys=[key])
+    assert replace(record, tags={}) == replace(parse(row if inside and not row else without(row, [key]), kind), tags={})
+
+
+def test_what_says_nothing_or_says_it_again_passes():
+    messages = [M[0] | {"tool_calls": None, "images": []}, M[1] | {"reasoning_content": "", "weight": None, "id": "x1"}]
+    value = {"messages": messages, "prompt": "a", "prompt_id": "9", "tools": [], "meta": {"label": 1}, "history": []}
+    assert parse(value, "examples").messages == (U("a"), A("b"))
+    alpaca = {"instruction": "a", "input": "", "output": "b", "text": "Below is\n\na\n\nResponse: b"}
+    assert parse(alpaca, "examples").messages == (U("a"), A("b"))
+    sides = {"prompt": "q", "chosen": chat(("user", "q"), ("assistant", "a")), "rejected": "b", "score_chosen": 9.0}
+    assert parse(sides | {"messages": sides["chosen"], "chosen-rating": 5}, "comparisons").completions == ("a", "b")
+
+
+def test_the_row_s_system_message_and_history_are_trained_on():
+    value = {
+        "instruction": "Who?",
+        "input": "",
+        "output": "Arr.",
+        "system": "Be a pirate.",
+        "history": [["Hi", "Ahoy!"]],
+    }
+    whole = (S("Be a pirate."), U("Hi"), A("Ahoy!"), U("Who?"), A("Arr."))
+    assert parse(value, "examples") == Example(whole, "data.jsonl:7")
+    past = {"system": "Be a pirate.", "history": [["Hi", "Ahoy!"]]}
+    for kind, row in (
+        ("comparisons", {"prompt": "Who?", "chosen": "Arr.", "rejected": "I."}),
+        ("comparisons", {"prompt": "Who?", "completions": ["Arr.", "I."], "ranking": [1, 2]}),
+        ("labels", {"prompt": "Who?", "completion": "Arr.", "label": True}),
+    ):
+        assert parse(row | past, kind).prompt == whole[:4]
+    for row in ({"prompt": "Who?"}, {"instruction": "Who?"}, {"question": "Who?", "answer": "Arr."}):
+        assert parse(row | past, "prompts").messages == whole[:4]
+    (one, _) = LabelsOfRankings()(Row({"prompt": "Who?", "chosen": "A", "rejected": "B"} | past, "data.jsonl", 7))
+    assert parse(one.value, "labels").prompt == whole[:4]
+    told = chat(("system", "s"), ("user", "a"), ("assistant", "b"))
+    assert parse({"messages": told, "system": "s"}, "examples").messages == (S("s"), U("a"), A("b"))
+    for bad, reason in (
+        ({"system": "t"}, "two_systems"),
+        ({"history": [["a"]]}, "wrong_type"),
+        ({"history": "a"}, "wrong_type"),
+    ):
+        with pytest.raises(RowError) as caught:
+            parse({"messages": told} | bad, "examples")
+        assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("key", ["weight", "train", "loss"])
+@pytest.mark.parametrize(("value", "trained"), [(0, False), (0.0, False), (False, False), (1, True), (True, True)])
+def test_a_turn_s_weight_says_whether_it_is_trained(key, value, trained):
+    assert parse(turn(**{key: value}), "examples").messages == (U("a"), Message("assistant", "b", trained))
+    assert parse({"source": "a", "target": "b", key: value}, "examples").messages[1].trained is trained
+    assert parse({"prompt": [*M, M[0]], "chosen": "c", "rejected": "d"}, "comparisons").prompt[1].trained
+    masked = parse({"prompt": [*turn(**{key: value})["messages"], M[0]], "completion": "c"}, "examples")
+    assert [m.trained for m in masked.messages] == [True, trained, True, True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "reason", "message"),
+    [
+        ("examples", turn(weight=0.5), "wrong_type", "'messages[1].weight' is 0.5; 0 (not trained) or 1 (trained)"),
+        ("examples", turn(train="yes"), "wrong_type", "'messages[1].train' is yes"),
+        ("examples", turn(weight=0, train=True), "wrong_type", "says the opposite"),
+        (
+            "examples",
+            {"messages": [M[0] | {"train": True}, M[1]]},
+            "not_trainable",
+            "'messages[0]' asks to train the user",
+        ),
+        (
+            "comparisons",
+            {"prompt": "q", "chosen": [M[1] | {"weight": 0}], "rejected": "d"},
+            "not_trainable",
+            "'chosen'",
+        ),
+        ("comparisons", {"prompt": "q", "chosen": [M[0]], "rejected": "d"}, "role_order", "the assistant's"),
+        ("comparisons", R | {"completions": [[M[0]], "d"]}, "last_role", "is the user's turn"),
+        (
+            "examples",
+            {"messages": [*M[:1], {"role": "tool", "content": "3"}, M[1]]},
+            "unknown_role",
+            "tool calls are not",
+        ),
+    ],
+)
+def test_a_weight_that_means_nothing_here_is_refused(kind, value, reason, message):
+    with pytest.raises(RowError, match=re.escape(message)) as caught:
+        parse(value, kind)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"type": "text", "text": None}, "'messages[1].content[0].text' is null"),
+        (
+            {"type": "text", "value": "Hello."},
+            "'messages[1].content[0]' has keys type, value; a part of a text has type",
+        ),
+        ({"type": "image", "image": "x.png"}, "'messages[1].content[0]' is a part of type 'image'"),
+        ({"type": "text", "text": "a", "image": "x.png"}, "'messages[1].content[0].image' would be dropped"),
+    ],
+)
+def test_a_content_s_part_that_is_no_text_is_named(part, message):
+    with pytest.raises(RowError, match=re.escape(message)):
+        parse({"messages": [M[0], {"role": "assistant", "content": [part]}]}, "examples")
+    told = [{"type": "text", "text": "b", "image": None}, {"text": "c"}]
+    assert parse({"messages": [M[0], {"role": "assistant", "content": told}]}, "examples").messages[1] == A("bc")
+
+
+def test_labelled_conversations_are_labels():
+    got = parse({"messages": chat(("user", "q"), ("assistant", "a")), "label": False}, "labels")
+    assert (got.prompt, got.completion, got.label, got.tags) == ((U("q"),), "a", False, {})
+
+
 def test_rankings_keep_ties_annotator_weight_and_flags():
     value = {"prompt": "q", "completions": ["a", "b", "c"], "ranking": [2, 1, 2], "annotator": "p1", "weight": 0.5}
     value |= {"simulated": True, "flags": [["violent"], [], []], "seconds": 9}
@@ -117,7 +332,8 @@ def test_the_answer_to_a_problem_is_kept_as_a_tag(value, tags):
 
 
 def test_texts_from_rows_and_from_text_files():
-    assert parse({"text": "a\r\nb\u200fc"}, "texts") == Document("a\nb\u200fc", "data.jsonl:7")
+    kept = "a\fb\u2028c\x0bd\x85e\u2029f\ufeff\u200f\x1b"
+    assert parse({"text": kept}, "texts") == Document(kept, "data.jsonl:7")
     assert parse_row(Row("a", "b.txt", 1), "texts") == Document("a", "b.txt:1")
 
 
@@ -127,10 +343,12 @@ WRONG = [
     ("examples", {"prompt": "a", "completions": "b"}, "unknown_format", "did you mean 'completion' for 'completions'"),
     ("texts", {"txt": "a"}, "unknown_format", "keys found: txt; accepted: text; did you mean 'text' for 'txt'"),
     ("texts", {"chosen": "a", "rejected": "b"}, "unknown_format", "this is for data=preferences"),
+    ("comparisons", {"prompt": "q", "completion": "a", "label": True}, "unknown_format", r"\(stage=kto\)"),
+    ("examples", {"prompt": "q", "chosen": "a", "rejected": "b"}, "unknown_format", "stage=reward_modeling, dpo"),
+    ("labels", {"prompt": "q", "completion": "a"}, "unknown_format", "data=instructions .stage=fine_tuning, instruc"),
     ("examples", {}, "unknown_format", "keys found: none"),
     ("texts", {"text": None}, "wrong_type", "'text' is null; a string"),
     ("texts", {"text": 5}, "wrong_type", "'text' is a int"),
-    ("texts", {"text": "a\0b"}, "nul_byte", "NUL byte at character 1"),
     ("texts", {"text": "a\ud800"}, "invalid_unicode", "surrogate pair at character 1"),
     ("examples", {"source": "a", "target": " \n"}, "empty_turn", "'target' is empty"),
     ("examples", {"prompt": "a", "completion": "b", "label": False}, "labelled", "KTO"),
@@ -239,3 +457,9 @@ def test_a_users_function_by_its_dotted_path(monkeypatch, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             find_format(path, "texts")
+
+
+def test_the_tags_of_a_prompt_reach_the_rankings_of_its_answers():
+    prompt = Prompt((U("q"),), "a:1", {"answer": "72", "function": "f", "level": "3"})
+    row = {"prompt": "q", "completions": ["a", "b"], "ranking": [1, 2], **_tags(prompt)}
+    assert parse(row, "comparisons").tags == prompt.tags and row["function"] == "f"

@@ -161,3 +161,20 @@ def test_padding_is_outside_the_lengths(answers, tokenizer, sentence):
     for ids, lengths in ((batch.input_ids, batch.lengths), (batch.unrelated_ids, batch.unrelated_lengths)):
         beyond = torch.arange(ids.shape[1]) >= lengths[:, None]
         assert (ids[beyond] == tokenizer.pad_id).all() and ids.shape[1] == lengths.max()
+
+
+def test_a_validation_split_of_one_prompt_borrows_other_completions(tokenizer, write, cache, sentence):
+    """KTO measures its KL on completions of other prompts: training has them even where validation has none."""
+    rows = [judged(sentence, n, n % 2 == 0) for n in range(6)]
+    one = [{"prompt": "One?", "completion": sentence(90 + n, 4), "label": n == 0} for n in range(2)]
+    path = {"train": write("train.jsonl", rows), "validation": write("validation.jsonl", one)}
+    data = LabelledAnswers(tokenizer=tokenizer, path=path, max_length=64, cache_dir=cache)
+    (batch,) = data.val_dataloader()[0]
+    assert batch.unrelated_ids is not None
+    lengths = zip(batch.unrelated_ids, batch.prompt_lengths.tolist(), batch.unrelated_lengths.tolist(), strict=True)
+    found = {tokenizer.decode(ids[prompt:end].tolist()) for ids, prompt, end in lengths}
+    assert found <= {row["completion"] for row in rows}
+    assert (
+        data.fingerprint()
+        == LabelledAnswers(tokenizer=tokenizer, path=path, max_length=64, cache_dir=cache).fingerprint()
+    )

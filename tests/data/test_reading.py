@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from lit_llm.data.filters import content_key, group_key
+from lit_llm.data.label_formats import LabelsOfRankings
 from lit_llm.data.reading import blocks, read_records
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Document
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-KINDS = ("texts", "examples", "comparisons", "prompts")
+KINDS = ("texts", "examples", "comparisons", "labels", "prompts")
 
 
 def lines(tmp_path, rows, name="data.jsonl"):
@@ -130,14 +131,54 @@ def test_texts_are_held_out_whole_as_soon_as_there_are_twenty(tmp_path):
     assert any(d.text not in texts for d in fewer["validation"])
 
 
+def test_what_cleaning_alters_is_counted_and_left_alone_on_request(tmp_path):
+    file = lines(tmp_path, [{"text": "a\r\nb\rc", "meta": "x\r\n"}, {"text": "d\0e\ff"}, {"text": "plain"}])
+    got = read_records(file, "texts", validation_fraction=0, test_fraction=0)
+    assert [d.text for d in got["train"]] == ["a\nb\nc", "de\ff", "plain"]
+    assert accounted(got).as_dict()["altered"] == {"line_ends": 2, "nul_characters": 1}
+    got = read_records(file, "texts", validation_fraction=0, test_fraction=0, clean=False)
+    assert [d.text for d in got["train"]] == ["a\r\nb\rc", "d\0e\ff", "plain"]
+    assert "altered" not in accounted(got).as_dict()
+
+
+def test_an_id_with_other_content_is_counted_with_its_line(tmp_path, caplog):
+    rows = [{"id": n, "text": f"t{n}"} for n in range(4)] + [{"id": 2, "text": "other"}, {"id": 1, "text": "t1"}]
+    file = lines(tmp_path, rows)
+    with caplog.at_level("WARNING"):
+        counts = accounted(read_records(file, "texts"))
+    assert (counts.repeated_ids, counts.used, counts.skipped) == (1, 5, {"duplicate": 1})
+    assert counts.as_dict()["repeated_ids"] == 1
+    (line,) = [r.getMessage() for r in caplog.records]
+    assert f"1 rows have the id of another row and other content; the first: {file}:5 ('id' is '2')" in line
+    ranked = [
+        {"id": "p", "prompt": "q", "completions": ["a", "b"], "ranking": [1, 2], "annotator": who} for who in "xyz"
+    ]
+    assert read_records(lines(tmp_path, ranked, "b.jsonl"), "comparisons").counts.repeated_ids == 0
+    labels = read_records(str(tmp_path / "b.jsonl"), "labels", expand=LabelsOfRankings())
+    assert labels.counts.repeated_ids == 0 and labels.counts.used == 6
+
+
+def test_unknown_keys_stop_or_are_counted_or_are_let_pass(tmp_path):
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "thinking": "c"}]
+    file = lines(tmp_path, [{"source": f"a{n}", "target": "b"} for n in range(9)] + [{"messages": messages}])
+    with pytest.raises(UserError, match=r"data.jsonl:10: key 'messages\[1\].thinking' would be dropped"):
+        read_records(file, "examples")
+    assert accounted(read_records(file, "examples", on_error="skip")).skipped == {"unknown_key": 1}
+    assert accounted(read_records(file, "examples", ignore_keys=["thinking"])).used == 10
+
+
 def test_all_tied_rankings_are_counted_and_do_not_stop(tmp_path):
     rows = [{"prompt": f"q{n}", "completions": ["a", "b"], "ranking": [1, 1 + n % 2]} for n in range(8)]
     got = read_records(lines(tmp_path, rows), "comparisons")
     assert accounted(got).skipped == {"all_tied": 4}
 
 
+MORE = ("weight", "train", "loss", "system", "history", "thinking", "tools", "tool_calls", "images", "label", "id",
+        "text", "type", "content", "value", "messages", "prompt", "completion", "score", "flags", "margin")  # fmt: skip
+
+
 def mangle(rng, line):
-    kind = rng.randrange(9)
+    kind = rng.randrange(11)
     data = bytearray(line)
     if kind == 0:
         data[rng.randrange(len(data))] = rng.randrange(256)
@@ -166,6 +207,26 @@ def mangle(rng, line):
             if isinstance(value[key], list):
                 value[key] = rng.sample(value[key] * 2, rng.randrange(len(value[key]) * 2))
         data = bytearray(json.dumps(value).encode())
+    elif kind in (8, 9):  # a key of any kind, at the top or in a message
+        value = json.loads(line)
+        places = [value, *(one for v in value.values() if isinstance(v, list) for one in v if isinstance(one, dict))]
+        rng.choice(places)[rng.choice([*MORE, "".join(rng.choices("abc_ :\n\0", k=5))])] = rng.choice(
+            [
+                None,
+                0,
+                1,
+                0.5,
+                False,
+                "x",
+                [],
+                ["x"],
+                [["a", "b"]],
+                [{"role": "user", "content": "x"}],
+                {"x": 1},
+                "\ud800",
+            ]
+        )
+        data = bytearray(json.dumps(value).encode())
     elif kind == 7:
         data = data[: len(data) // 2] + data[: len(data) // 3]
     return bytes(data).replace(b"\n", b" ")
@@ -181,6 +242,7 @@ def test_ten_thousand_mangled_lines_never_give_a_bare_traceback(tmp_path):
         {"prompt": "a", "chosen": "b", "rejected": "c", "weight": 1.0},
         {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"},
         {"prompt": "a", "completions": ["b", "c", "d"], "ranking": [1, 2, 2], "annotator": "p", "flags": ["x"]},
+        {"prompt": "a", "completion": "b", "label": True},
         {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]},
     ]
     rng = random.Random(0)
@@ -195,7 +257,7 @@ def test_ten_thousand_mangled_lines_never_give_a_bare_traceback(tmp_path):
         file = tmp_path / "one.jsonl"
         file.write_bytes(row)
         try:
-            read_records(str(file), KINDS[n % 4])
+            read_records(str(file), KINDS[n % 5])
         except UserError as error:
             assert "\n" not in str(error)
 

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import json
 import lzma
 import sys
 import types
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_llm.data.sources import Row, read_rows, resolve
+from lit_llm.data.sources import Row, checked_encoding, read_rows, resolve
 from lit_llm.data.streams import RowError
 from lit_llm.errors import UserError
 
@@ -137,7 +138,57 @@ def test_a_text_file_is_one_row_and_a_byte_order_mark_is_no_text(tmp_path):
     assert [(r.value["text"], r.line) for r in read_rows([lines])] == [("a", 1), ("b", 3)]
 
 
+def test_zstandard_frames_are_read_and_a_cut_file_is_named(tmp_path):
+    zstandard = pytest.importorskip("zstandard")
+    rows = [b'{"text": "row %d"}\n' % n for n in range(30_000)]
+    packed = zstandard.compress(b"".join(rows[:9])) + zstandard.compress(b"".join(rows[9:]))
+    file = write(tmp_path, "a.jsonl.zst", packed)
+    assert [r.value["text"] for r in read_rows([file])] == [f"row {n}" for n in range(30_000)]
+    text = write(tmp_path, "b.txt.zst", zstandard.compress("سلام".encode()))
+    assert [r.value for r in read_rows([text])] == ["سلام"]
+    for damaged in (packed[:-5], b"not packed"):
+        last = list(read_rows([write(tmp_path, "a.jsonl.zst", damaged)]))[-1]
+        assert isinstance(last, RowError) and last.reason == "damaged_file" and file in str(last)
+
+
+def test_without_the_package_a_line_names_the_extra(tmp_path, monkeypatch):
+    for module in ("zstandard", "compression.zstd"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=r"a.jsonl.zst: .*pip install 'lit-llm\[zst\]'"):
+        list(read_rows([write(tmp_path, "a.jsonl.zst", b"")]))
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst"])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json"])
+def test_bombs_are_refused_before_they_fill_the_memory(tmp_path, monkeypatch, suffix, name):
+    monkeypatch.setattr("lit_llm.data.streams.WINDOW", 2**20)
+    pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}.get(suffix)
+    pack = pack or pytest.importorskip("zstandard").compress
+    read = []
+    monkeypatch.setattr("lit_llm.data.streams.MAX_LINE", 2**20)
+    honest = b"".join(b'{"text": "%d"}\n' % (n * 7919) for n in range(200_000))
+    file = write(tmp_path, f"{name}.{suffix}", pack(honest + b" " * 2**25 if name.endswith("l") else b"[" * 2**25))
+    for row in read_rows([file]):
+        read.append(row)
+    bomb = read[-1]
+    assert isinstance(bomb, RowError) and bomb.reason == "decompression_bomb"
+    assert file in str(bomb) and "more than 500 to 1" in str(bomb) and "\n" not in str(bomb)
+    if name.endswith("l"):
+        assert read[99_999].value == {"text": str(99_999 * 7919)}  # what came before it
+
+
+def test_what_comes_out_of_a_file_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr("lit_llm.data.streams.MAX_UNPACKED", 1000)
+    file = write(tmp_path, "a.txt.gz", gzip.compress(bytes(range(32, 127)) * 30))
+    (bad,) = read_rows([file])
+    assert bad.reason == "decompression_bomb" and "split it" in str(bad)
+
+
 BAD = {
+    "duplicate_key": (
+        b'{"text": "ok"}\n{"text": "a", "meta": {"b": 1, "b": 2}}',
+        ":2: an object has the key 'b' twice",
+    ),
     "invalid_utf8": (b'{"text": "ok"}\n{"text": "\xff"}', ":2: byte 11"),
     "malformed_json": (b'{"text": "ok"}\n{"text": ', ":2: column"),
     "not_an_object": (b'{"text": "ok"}\n[1, 2]', ":2: a JSON list"),
@@ -163,6 +214,84 @@ def test_a_git_lfs_pointer_is_named_in_every_format(tmp_path, name):
     assert [r.reason for r in read_rows([file])] == ["git_lfs_pointer"]
 
 
+def test_a_key_twice_in_an_item_of_a_list_is_named_with_the_item(tmp_path):
+    file = write(tmp_path, "a.json", '[{"text": "a"}, {"text": "b", "text": "c"}, {"text": "d"}]')
+    first, second, third = read_rows([file])
+    assert (first.value, third.value) == ({"text": "a"}, {"text": "d"})
+    assert second.reason == "duplicate_key" and f"{file}:item 2: " in str(second)
+
+
+def test_what_stands_beside_a_list_of_rows_is_not_dropped_in_silence(tmp_path):
+    rows = '"data": [{"text": "a"}]'
+    assert [r.value for r in read_rows([write(tmp_path, "a.json", f'{{"version": "1", {rows}}}')])] == [{"text": "a"}]
+    (bad,) = read_rows([write(tmp_path, "a.json", f'{{"system": "Be brief.", {rows}}}')])
+    assert bad.reason == "unknown_key" and "'system'" in str(bad) and "beside the list 'data'" in str(bad)
+
+
+def test_lines_end_at_line_feeds_alone(tmp_path):
+    odd = "a\u2028b\u2029c\x85d\u000be"
+    file = write(
+        tmp_path, "a.jsonl", "".join(json.dumps({"text": odd + str(n)}, ensure_ascii=False) + "\n" for n in (1, 2))
+    )
+    assert [(r.value["text"], r.line) for r in read_rows([file])] == [(f"{odd}1", 1), (f"{odd}2", 2)]
+    text = write(tmp_path, "a.txt", odd + "\f")
+    assert [r.value for r in read_rows([text])] == [odd + "\f"]
+
+
+@pytest.mark.parametrize("encoding", ["windows-1256", "utf-16", "utf-16-be", "utf-8"])
+def test_other_encodings_are_named_by_an_option(tmp_path, encoding):
+    name = checked_encoding(encoding)
+    rows = "".join(json.dumps({"text": f"مرحبا {n}"}, ensure_ascii=False) + "\n" for n in range(3))
+    lines, text = write(tmp_path, "a.jsonl", rows.encode(encoding)), write(tmp_path, "a.txt", "مرحبا".encode(encoding))
+    assert [r.value["text"] for r in read_rows([lines], name)] == [f"مرحبا {n}" for n in range(3)]
+    assert [r.value for r in read_rows([text], name)] == ["مرحبا"]
+    if encoding == "windows-1256":
+        (bad,) = read_rows([text])
+        assert bad.reason == "invalid_utf8" and f"{text}:1: byte 1 (0xe3) is no UTF-8; set data.encoding" in str(bad)
+
+
+@pytest.mark.parametrize("encoding", ["klingon", "base64", "zip", ""])
+def test_what_is_no_encoding_is_refused(encoding):
+    with pytest.raises(UserError, match=f"data.encoding={encoding}: no encoding"):
+        checked_encoding(encoding)
+
+
+def test_a_text_file_of_nul_bytes_is_no_text_and_a_few_are(tmp_path):
+    (bad,) = read_rows([write(tmp_path, "a.txt", ("hello " * 50).encode("utf-16-le"))])
+    assert bad.reason == "nul_byte" and "300 of 600 characters are NUL" in str(bad)
+    (row,) = read_rows([write(tmp_path, "a.txt", b"a\0b")])
+    assert row.value == "a\0b"
+
+
+def test_files_about_data_are_no_data_beside_it(tmp_path):
+    about = ("README.md", "readme.txt", "LICENSE.txt", "dataset_info.json", "dataset_infos.json", "state.json",
+             "croissant.json", "collection.json", ".gitattributes", "requirements.txt", "README_fa.md")  # fmt: skip
+    for name in about:
+        write(tmp_path, name, "{}")
+    rows = write(tmp_path, "rows.json", "[]")
+    guide = write(tmp_path, "guide.md", "a")
+    for path in (str(tmp_path), str(tmp_path / "*")):
+        ignored = []
+        assert resolve(path, ignored=ignored) == {"all": [guide, rows]}
+        assert sorted(Path(f).name for f in ignored) == sorted(name for name in about if name[0] != ".")
+    assert resolve(str(tmp_path / "README.md")) == {"all": [str(tmp_path / "README.md")]}
+    assert resolve(str(tmp_path / "state.json")) == {"all": [str(tmp_path / "state.json")]}
+    alone = write(tmp_path / "alone", "README.md", "a")
+    assert resolve(str(tmp_path / "alone")) == {"all": [alone]}
+    for name in ("data-00000.arrow", "state.json", "dataset_info.json"):
+        write(tmp_path / "saved", name, "{}")
+    with pytest.raises(UserError, match=r"known format among \.arrow; .*save it as .parquet"):
+        resolve(str(tmp_path / "saved"))
+
+
+def test_a_link_to_what_is_not_there_is_called_one(tmp_path):
+    write(tmp_path, "a.jsonl", "{}")
+    (tmp_path / "b.jsonl").symlink_to("../blobs/abc")
+    for path in (tmp_path, tmp_path / "b.jsonl", tmp_path / "*.jsonl"):
+        with pytest.raises(UserError, match=r"b.jsonl: a link to ../blobs/abc, which is not there"):
+            resolve(str(path))
+
+
 def test_utf16_and_latin1_text_files(tmp_path):
     assert "UTF-16" in str(next(iter(read_rows([write(tmp_path, "a.txt", "hello".encode("utf-16"))]))))
     assert ":2: byte 4" in str(next(iter(read_rows([write(tmp_path, "b.txt", "ab\ncafé".encode("latin-1"))]))))
@@ -185,6 +314,9 @@ def test_a_line_beyond_the_limit_is_skipped_without_holding_it(tmp_path, monkeyp
         (lambda _: "", "is empty"),
         (lambda d: write(d, "a.csv", "x"), r"extension \.csv is unknown; accepted"),
         (lambda d: write(d, "a.jsnol", "x"), r"did you mean \.jsonl"),
+        (lambda d: write(d, "a.rtf", "x"), r"\.rtf is a document; save its text as \.txt$"),
+        (lambda d: write(d, "a.docx", "x"), r"\.docx is a document"),
+        (lambda d: write(d, "a.xlsx", "x"), r"\.xlsx is a table; save it as \.jsonl"),
         (lambda d: (write(d, "a.exe", "x"), str(d))[1], r"no file of a known format among \.exe"),
         (lambda d: (write(d, "mydata.jsonl", "x"), str(d / "mydta.jsonl"))[1], "did you mean .*mydata.jsonl"),
         (lambda _: "installed/raw_txt", "did you mean installed/raw_text"),

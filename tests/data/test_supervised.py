@@ -1,5 +1,7 @@
 """Task pairs and instructions: answers alone are trained, each with its end, and nothing goes missing uncounted."""
 
+import re
+
 import pytest
 import torch
 
@@ -127,9 +129,9 @@ def test_a_conversation_without_a_trained_token_is_an_error_or_is_counted(task_p
     """A template that leaves these answers out: the mask would be empty, and nothing be learnt."""
     silent = "{% for m in messages %}{{ m['role'] }}{{ m.content if m.content | length < 4 }}{% endfor %}"
     deaf = Tokenizer(tokenizer.engine, tokenizer.config, ChatTemplate(silent))
-    with pytest.raises(UserError, match=r"train.jsonl:1: chat template: "):
+    with pytest.raises(UserError, match="chat template: "):
         task_pairs(pairs(sentence, 10), tokenizer=deaf).setup()
-    with pytest.raises(UserError, match=r"no conversation to train on \(skipped: no_trained_token 10\)"):
+    with pytest.raises(UserError, match=r"chat template: "):  # of all rows alike: no row is to blame
         task_pairs(pairs(sentence, 10), tokenizer=deaf, on_error="skip").setup()
 
 
@@ -181,3 +183,56 @@ def test_the_order_of_the_rows_is_the_seed_s(task_pairs, sentence):
         torch.cat([b.input_ids for b in task_pairs(rows, seed=s).train_dataloader()]) for s in (0, 0, 1)
     )
     assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+def turns(*pairs_):
+    return [{"role": role, "content": text, **more} for role, text, more in pairs_]
+
+
+def test_a_turn_of_weight_0_is_read_and_not_trained(task_pairs, tokenizer):
+    """The answers' labels alone, as if the turn were the user's."""
+    told = [
+        ("user", "One?", {}),
+        ("assistant", "Wrong.", {"weight": 0}),
+        ("user", "Again?", {}),
+        ("assistant", "Right.", {}),
+    ]
+    for options in ({}, {"train_last_only": True}):
+        data = task_pairs([{"messages": turns(*told)}], cls=Instructions, **options)
+        ((ids, labels),) = segments(data.train_dataloader())
+        assert "Wrong." in tokenizer.decode(ids)
+        assert tokenizer.decode([label for label in labels if label != IGNORE]) == "Right."
+    both = [{"messages": turns(*told)}, {"messages": turns(*((*one[:2], {}) for one in told))}]
+    assert len(list(segments(task_pairs(both, cls=Instructions).train_dataloader()))) == 2  # no duplicates
+    masked = {"messages": turns(("user", "Two?", {}), ("assistant", "Wrong.", {"train": False}))}
+    with pytest.raises(UserError, match=r"train.jsonl:2: no token of an answer to train on"):
+        task_pairs([pair("a", "b"), masked]).setup()
+    data = task_pairs([pair("a", "b"), masked], on_error="skip")
+    assert data.counts()["skipped"] == {"no_trained_token": 1}
+
+
+def test_history_is_trained_and_left_out_with_the_last_answer_alone(task_pairs, tokenizer):
+    row = {"instruction": "Who?", "output": "Arr.", "system": "Be a pirate.", "history": [["Hi", "Ahoy!"]]}
+    for last_only, wanted in ((False, "Ahoy!Arr."), (True, "Arr.")):
+        ((ids, labels),) = segments(task_pairs([row], train_last_only=last_only, max_length=128).train_dataloader())
+        found = [label for label in labels if label not in (IGNORE, tokenizer.turn_end_id)]
+        assert tokenizer.decode(found) == wanted and "Be a pirate." in tokenizer.decode(ids)
+
+
+def test_dropped_shares_are_said_with_what_keeps_them(task_pairs, sentence, caplog):
+    rows = [*pairs(sentence, 90), *(pair(f"Say {sentence(n, 90)}", "Much.") for n in range(10))]
+    data = task_pairs([*rows, rows[0]])
+    with caplog.at_level("WARNING"):
+        counts = data.counts()
+    assert counts["read"] == 104 and counts["skipped"] == {"duplicate": 1, "too_long": 10}
+    assert data.dropped_shares() == {"too_long": 10 / 104}
+    (line,) = [r.getMessage() for r in caplog.records if "too_long" in r.getMessage()]
+    keeps = int(re.search(r"data.max_length=(\d+) keeps all", line)[1])
+    assert line.startswith("data: 9.6% of the rows of task_pairs (10 of 104) are dropped: too_long: ")
+    assert task_pairs(rows, max_length=keeps).counts()["skipped"] == {}
+    assert task_pairs(rows, max_length=keeps - 1).counts()["skipped"]["too_long"] > 0
+    caplog.clear()
+    data = task_pairs(rows, overlong="truncate")
+    with caplog.at_level("WARNING"):
+        assert data.dropped_shares() == {"truncated": 10 / 103}
+    assert "are cut: truncated: " in caplog.text

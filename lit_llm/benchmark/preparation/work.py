@@ -107,7 +107,7 @@ def _write_documentation(folder: Path, cache_dir: Path) -> None:
     folder.mkdir()
     texts, size, number = [], 0, 0
     for file in [*part_files("raw_text", cache_dir), *part_files("domain", cache_dir)]:
-        for line in Path(file).read_text(encoding="utf-8").splitlines():
+        for line in filter(None, Path(file).read_text(encoding="utf-8").split("\n")):
             texts.append(json.loads(line)["text"])
             size += len(texts[-1])
             if size >= FILE_CHARACTERS:

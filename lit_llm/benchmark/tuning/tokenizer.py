@@ -12,7 +12,7 @@ from lit_llm.text.tokenizer import Tokenizer
 def own_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
     """Raises UserError where the file cannot be read."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise UserError(f"path={path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:

@@ -1,0 +1,87 @@
+"""A chat template that refuses a conversation: file and line in every kind of data, or counted with on_error=skip."""
+
+import pytest
+
+from lit_llm.data.instructions import Instructions
+from lit_llm.data.labelled_answers import LabelledAnswers
+from lit_llm.data.preferences import Preferences
+from lit_llm.data.prompts import Prompts
+from lit_llm.errors import UserError
+from lit_llm.evaluation.heldout import _naming_the_row
+from lit_llm.feedback.sampling import _ids
+from lit_llm.records import Example, Message, Prompt
+from lit_llm.text.chat import CHATML, ChatTemplate
+from lit_llm.text.tokenizer import Tokenizer
+
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+SYSTEM = {"role": "system", "content": "Be brief."}
+KINDS = {
+    Instructions: ("messages", {}),
+    Preferences: ("prompt", {"chosen": "This.", "rejected": "Not this."}),
+    LabelledAnswers: ("prompt", {"completion": "This."}),
+    Prompts: ("prompt", {}),
+}
+
+
+@pytest.fixture
+def refusing(tokenizer):
+    return Tokenizer(tokenizer.engine, tokenizer.config, ChatTemplate(NO_SYSTEM + CHATML))
+
+
+def rows(cls, number, where, count=20):
+    """Rows of which the number'th has a system message."""
+    key, more = KINDS[cls]
+    for n in range(count):
+        messages = [{"role": "user", "content": f"Say {where} {n}."}]
+        if n == number:
+            messages = [SYSTEM, *messages]
+        if cls is Instructions:
+            messages.append({"role": "assistant", "content": f"It is {n}."})
+        yield {key: messages, **more, **({"label": n % 2 == 0} if cls is LabelledAnswers else {})}
+
+
+@pytest.mark.parametrize("cls", KINDS)
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_refused_row_is_named_or_counted(cls, split, refusing, write, cache):
+    path = {
+        name: write(f"{name}.jsonl", list(rows(cls, 1 if name == split else -1, name)))
+        for name in ("train", "validation", "test")
+    }
+
+    def data(**options):
+        return cls(tokenizer=refusing, path=path, cache_dir=cache, **options)
+
+    for _ in range(2):  # the second time its tokens are cached
+        with pytest.raises(
+            UserError, match=rf"{split}.jsonl:2: .*System role not supported.*data.on_error=skip"
+        ) as found:
+            data().setup()
+        assert "\n" not in str(found.value)
+        counts = data(on_error="skip").counts()
+        assert counts["skipped"] == {"template_refuses": 1} and (counts["read"], counts["used"]) == (60, 59)
+        tests = [item for heldout in data(on_error="skip").heldout() for item in heldout.items]
+        assert len(tests) == (19 if split == "test" else 20)
+        assert all(getattr(item, "messages", None) or item.prompt for item in tests)
+
+
+@pytest.mark.parametrize("cls", KINDS)
+def test_where_all_rows_are_refused_the_first_is_said(cls, refusing, write, cache):
+    key, more = KINDS[cls]
+    told = [{key: row[key] if row[key][0] == SYSTEM else [SYSTEM, *row[key]], **more} for row in rows(cls, 0, "a", 4)]
+    told = [row | ({"label": n % 2 == 0} if cls is LabelledAnswers else {}) for n, row in enumerate(told)]
+    data = cls(tokenizer=refusing, path=write("all.jsonl", told), cache_dir=cache, on_error="skip")
+    with pytest.raises(UserError, match=r"to train on .*all.jsonl:\d: chat template: .*System role not supported"):
+        data.setup()
+
+
+def test_evaluation_and_sampling_name_the_row(refusing):
+    asked = Prompt((Message("system", "Be brief."), Message("user", "Why?")), "prompts.jsonl:3")
+    fine = Prompt((Message("user", "Why?"),), "prompts.jsonl:2")
+    told = Example((*asked.messages, Message("assistant", "So.")), "examples.jsonl:4")
+    for items, where in (([fine, asked], "prompts.jsonl:3"), ([told], "examples.jsonl:4")):
+        with pytest.raises(UserError, match=rf"^{where}: chat template: "), _naming_the_row(refusing, items):
+            refusing.chat.encode_prompt(refusing, asked.messages)
+    with pytest.raises(UserError, match=r"^prompts.jsonl:3: chat template: "):
+        _ids(refusing, asked)
+    with pytest.raises(UserError, match=r"^another fault$"), _naming_the_row(refusing, [fine]):
+        raise UserError("another fault")
