@@ -123,8 +123,8 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
 
 def worker(folder: Path) -> None:
     """What every process of the run does: read the configuration, run, and the first one writes the result."""
+    from lit_llm.durable import write_json
     from lit_llm.run import run
-    from lit_llm.run_folder import write_json
     from lit_llm.secrets import hide
 
     level = logging.INFO if is_first_process() else logging.WARNING

@@ -21,6 +21,7 @@ from typing import Any
 
 from lit_llm.config import digest, texts
 from lit_llm.data.projects import is_file_of_project, is_project, rankings_hash, shown
+from lit_llm.durable import write_text
 from lit_llm.errors import UserError
 from lit_llm.secrets import real, real_text
 
@@ -86,8 +87,13 @@ def record(
     lineage = json.loads(text_of(lineage))  # as it is read again
     lineage["digest"] = content_digest(lineage)
     lineage["seal"] = seal(lineage)
-    (folder / NAME).write_text(text_of(lineage), encoding="utf-8")
+    write_text(folder / NAME, text_of(lineage))
     return lineage
+
+
+def forget(folder: Path) -> None:
+    """Remove the lineage of a folder that is about to be written again: it is of the files before."""
+    (folder / NAME).unlink(missing_ok=True)
 
 
 def read(folder: Path) -> dict[str, Any] | None:

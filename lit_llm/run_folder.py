@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from lit_llm.durable import write_json
 
 
 class RunFolder:
@@ -43,13 +43,6 @@ class RunFolder:
         """``best.ckpt`` where a run keeps one (callbacks.checkpoints.monitor), else the newest."""
         best = self.checkpoints / "best.ckpt"
         return best if best.is_file() else max(self.checkpoints.glob("step-*.ckpt"), default=None)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write so that a reader, or a crash, sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def unfinished(parent: Path, identity: str) -> Path | None:

@@ -18,8 +18,9 @@ from omegaconf import DictConfig
 
 from lit_llm import config as schema
 from lit_llm.command_line import complain
+from lit_llm.durable import write_json
 from lit_llm.errors import UserError
-from lit_llm.run_folder import RunFolder, write_json
+from lit_llm.run_folder import RunFolder
 from lit_llm.secrets import hide
 from lit_llm.validation import validate
 

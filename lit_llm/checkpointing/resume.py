@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from lit_llm.checkpointing import atomic
+from lit_llm.durable import clean_unfinished
 from lit_llm.errors import UserError
 
 try:
@@ -80,9 +82,10 @@ class RunLock:
             os.close(descriptor)
             raise UserError(f"{self.path.parent}: in use by {holder}; choose another folder or wait") from error
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        with suppress(OSError):  # on a full disk the lock holds all the same
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
         self._descriptor = descriptor
-        atomic.clean_unfinished(self.path.parent / CHECKPOINTS)
+        clean_unfinished(self.path.parent)
         return self
 
     def __exit__(
