@@ -38,6 +38,13 @@ class RunFolder:
     def has_checkpoint(self) -> bool:
         return any(self.checkpoints.glob("*.ckpt"))
 
+    def kept(self) -> str:
+        """What a run that could not go on has, and how it does."""
+        newest = max(self.checkpoints.glob("step-*.ckpt"), default=None)
+        if newest is None:
+            return "no checkpoint was written yet"
+        return f"{newest} is kept, resume={self.path} goes on from it"
+
     @property
     def best_checkpoint(self) -> Path | None:
         """``best.ckpt`` where a run keeps one (callbacks.checkpoints.monitor), else the newest."""
