@@ -81,8 +81,8 @@ def whole_files() -> None:
     was called with.
     """
 
-    def save(config: DictConfig, filename: str, output_dir: Path) -> None:
-        write_text(output_dir / filename, OmegaConf.to_yaml(config))
+    def save(cfg: DictConfig, filename: str, output_dir: Path) -> None:
+        write_text(output_dir / filename, OmegaConf.to_yaml(cfg))
 
     hydra.core.utils._save_config = save
     logging.raiseExceptions = False

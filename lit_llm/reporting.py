@@ -138,6 +138,7 @@ def describe(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> Non
         metrics={key: metrics[key] for key in kept if key in metrics},
         tokenizer={"fingerprint": parts.tokenizer.fingerprint(), "tokens": parts.tokenizer.vocab_size},
         simulated=bool(metrics["counts"].get("simulated")),
+        people=bool(metrics["counts"].get("people")),
     )
     write_text(folder.model / "README.md", model_card.render(record))
 

@@ -142,7 +142,7 @@ class _Tensors:
 
     def kind(self, name: str) -> torch.dtype | str:
         """The type of its numbers; the file's name for it where it is none of ``KINDS``."""
-        named = self.entries[name]["dtype"]
+        named = str(self.entries[name]["dtype"])
         return KINDS.get(named, named)
 
     def shape(self, name: str) -> torch.Size:
@@ -155,7 +155,7 @@ class _Tensors:
             raise UserError(f"{self.path}: {name} is {dtype}, should be a floating-point weight (not quantised)")
         tensor = torch.empty(self.shape(name), dtype=dtype)
         self.stream.seek(self.begin + self.entries[name]["data_offsets"][0])
-        into = memoryview(tensor.view(-1).view(torch.uint8).numpy()) if tensor.numel() else memoryview(b"")
+        into = tensor.view(-1).view(torch.uint8).numpy() if tensor.numel() else bytearray()
         if self.stream.readinto(into) != len(into):  # type: ignore[attr-defined]
             raise OSError(f"{name} ends early")
         return tensor

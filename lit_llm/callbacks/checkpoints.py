@@ -16,6 +16,7 @@ from lit_llm.callbacks.steps import is_trial, step_ended, steps_done
 from lit_llm.checkpointing import atomic
 from lit_llm.checkpointing.resume import CHECKPOINTS, PATTERN, checkpoint_name
 from lit_llm.checkpointing.signals import Interrupted, StopSignals
+from lit_llm.durable import written_atomically
 from lit_llm.errors import UserError
 from lit_llm.file_hashes import identity_of
 
@@ -68,7 +69,7 @@ class Checkpoints(Checkpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: ARG002
         """A folder that cannot be written to is found out before hours of compute, not after."""
         if stage == "fit" and trainer.is_global_zero and not is_trial(trainer):
-            with atomic.written_atomically(self.folder(trainer) / ".probe") as file:
+            with written_atomically(self.folder(trainer) / ".probe") as file:
                 file.write(b"writable")
             (self.folder(trainer) / ".probe").unlink()
 

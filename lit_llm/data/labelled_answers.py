@@ -16,6 +16,7 @@ from lit_llm.data.data_module import (
     DataPath,
     Prepared,
     at_least,
+    judged_by,
     moved,
     one_of,
     records_hash,
@@ -180,7 +181,7 @@ class LabelledAnswers(DataModule):
             order=shuffled(len(train), self.seed),
             validation={self.name: validation},
             heldout=tuple(tests_of(records, self.name, "flags" if self.label == "flagged" else "labels")),
-            counts={**moved(records.counts.as_dict(), reasons), **shown},
+            counts={**moved(records.counts.as_dict(), reasons), **shown, **judged_by(records)},
             content=splits_hash(records),
             train_tokens=sum(len(train[index].completion) for index in range(len(train))),
         )
