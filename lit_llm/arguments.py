@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 from lit_llm.errors import UserError
+from lit_llm.exhaustion import one_line
 
 T = TypeVar("T")
 
+NEEDS_MEMORY = ("batch_size", "micro_batch_size", "max_length", "samples", "max_new_tokens", "max_items", "k")
+"""Keys of the scripts whose value memory grows with."""
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
 
@@ -52,11 +55,15 @@ def run_command(arguments: type[T], command: Callable[[T], None], argv: Sequence
     """A script's main: parse, run; a user's mistake is one line on stderr and status 2, Ctrl+C is 130."""
     try:
         command(parse(arguments, sys.argv[1:] if argv is None else argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Exception as error:
+        keys = [f.name for f in dataclasses.fields(arguments) if f.name in NEEDS_MEMORY]  # type: ignore[arg-type]
+        told = one_line(error, " or ".join([*(f"lower {key}" for key in keys), "take a smaller model"]))
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def describe(arguments: type) -> str:

@@ -15,6 +15,7 @@ from lit_llm import left_out
 from lit_llm.backbone import huggingface
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.control_curve import write_best_of_n
+from lit_llm.durable import write_json
 from lit_llm.errors import UserError
 from lit_llm.evaluation.heldout import examinable
 from lit_llm.evaluation.ledger import Ledger, examine_chain
@@ -25,7 +26,6 @@ from lit_llm.generation.sampling import respond
 from lit_llm.people import comparison
 from lit_llm.records import Heldout, Message
 from lit_llm.report.page import write_report
-from lit_llm.run_folder import write_json
 from lit_llm.text.tokenizer import load_tokenizer
 
 log = logging.getLogger("lit_llm")

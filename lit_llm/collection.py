@@ -15,11 +15,11 @@ from lit_llm import config as schema
 from lit_llm import lineage
 from lit_llm.checkpointing.resume import RunLock
 from lit_llm.data.projects import shown
+from lit_llm.durable import write_json
 from lit_llm.feedback.people import describe as describe_people
 from lit_llm.feedback.people import fingerprint
 from lit_llm.feedback.simulated import describe
 from lit_llm.ingredients import files_of
-from lit_llm.run_folder import write_json
 from lit_llm.secrets import real_text
 
 log = logging.getLogger("lit_llm")

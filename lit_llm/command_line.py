@@ -6,6 +6,7 @@ Hydra runs, all that is wrong is collected, and the nearest right name is given.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -14,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import hydra.core.utils
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm import config as schema
+from lit_llm.durable import write_text
 from lit_llm.errors import UserError
+from lit_llm.exhaustion import one_line
 from lit_llm.other_options import without_strangers
 from lit_llm.overrides import (
     CONFIG,
@@ -48,6 +52,7 @@ def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] 
     except UserError as error:
         complain(error)
         raise SystemExit(2) from None
+    whole_files()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of Hydra's own printing
     sys.argv[1:] = arguments
     decorated = hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG}", config_name=config_name)(job)
@@ -61,6 +66,26 @@ def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] 
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Exception as error:
+        told = one_line(error)
+        if told is None:
+            raise
+        complain(told)
+        raise SystemExit(2) from None
+
+
+def whole_files() -> None:
+    """Hydra's own files are written whole or not at all, and a log that cannot be written is no error of its own.
+
+    Hydra empties ``.hydra/overrides.yaml`` before it writes it again: resumed on a full disk, a run would lose what it
+    was called with.
+    """
+
+    def save(cfg: DictConfig, filename: str, output_dir: Path) -> None:
+        write_text(output_dir / filename, OmegaConf.to_yaml(cfg))
+
+    hydra.core.utils._save_config = save
+    logging.raiseExceptions = False
 
 
 def _own(error: BaseException | None) -> UserError | None:

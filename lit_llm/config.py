@@ -17,7 +17,10 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from lit_llm.durable import write_text
+
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed")
+SAVE_DTYPES = (None, "float32", "bfloat16", "float16")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 
 
@@ -52,6 +55,7 @@ class TrainerConfig:
     gradient_checkpointing: bool = False  # recompute activations: less memory, a third more compute
     # With compile: the share to keep of what a layer saves for its backward pass; attention is computed again first.
     activation_memory_budget: float = 1.0
+    save_dtype: str | None = None  # of the model folder's weights; null: the type of init_from's, else float32
     progress: bool = True
     sanity_steps: int = 0  # validation batches before the first step
 
@@ -222,8 +226,7 @@ def identity(config: Any) -> str:
 
 def save(config: Any, path: Path) -> None:
     """Write the resolved configuration, without secrets, as YAML that can be loaded and run again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(written(config), encoding="utf-8")
+    write_text(path, written(config))
 
 
 def written(config: Any) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import random
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,13 +21,13 @@ from torch import nn
 
 from lit_llm.code_closure import code_hashes
 from lit_llm.config import digest
+from lit_llm.durable import write_json, write_text
 from lit_llm.evaluation.best_of_n import measure_best_of_n
 from lit_llm.exam_key import weights_hash
 from lit_llm.ingredients import data_hashes
 from lit_llm.lineage import versions
 from lit_llm.records import Prompt
 from lit_llm.rewards.learned import LearnedReward
-from lit_llm.run_folder import write_json
 from lit_llm.steps import filled, references
 from lit_llm.trainer import in_bf16
 
@@ -70,7 +69,7 @@ def write_best_of_n(config: Mapping[str, Any], folder: Path, models: Any) -> Pat
     if not _whole(place):
         with torch.autocast(model.output_weight.device.type, torch.bfloat16, enabled=bf16):
             _measure(settings, model, tokenizer, prompts, proxy, gold, place)
-    shutil.copyfile(place, folder / FILE)
+    write_text(folder / FILE, place.read_text(encoding="utf-8"))
     return folder / FILE
 
 
@@ -91,7 +90,6 @@ def _measure(
         batch_size=settings["batch_size"],
         progress="best of n",
     )
-    place.parent.mkdir(parents=True, exist_ok=True)
     of = {"model": settings["model"], "reward": settings["proxy"], "seconds": time.monotonic() - started}
     write_json(place, result | of)
 

@@ -6,7 +6,6 @@ Every score is kept item by item, so that the pipeline's ledger need not examine
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -20,6 +19,7 @@ from torch import nn
 
 from lit_llm.backbone import huggingface
 from lit_llm.backbone.heads import LanguageModel
+from lit_llm.durable import folder_beside, write_json, write_text
 from lit_llm.evaluation.heldout import evaluate, examinable
 from lit_llm.evaluation.scores import Scores
 from lit_llm.evaluation.sets import write_heldout
@@ -27,7 +27,7 @@ from lit_llm.exam_key import key_of, settings_hash, weights_hash
 from lit_llm.launch import is_first_process
 from lit_llm.parts import Parts
 from lit_llm.records import Heldout
-from lit_llm.run_folder import RunFolder, write_json
+from lit_llm.run_folder import RunFolder
 from lit_llm.secrets import hiding
 from lit_llm.stages.on_policy import OnPolicy
 from lit_llm.stages.reference import AgainstReference
@@ -58,7 +58,9 @@ def examine_result(parts: Parts, folder: RunFolder, device: torch.device) -> tup
     keep_sets(parts, folder)
     if not parts.cfg.evaluation.enabled:
         return {}, {}
-    model, exam = parts.stage.exported().to(device), Exam(parts.cfg, trained_answers(folder.path), device)
+    model = parts.stage.exported().to(device)
+    huggingface.as_stored(model)  # what is measured is what the folder holds
+    exam = Exam(parts.cfg, trained_answers(folder.path), device)
     sets, reference = parts.data.heldout(), parent_of(parts.cfg, device)
     scores = exam.take_all(model, parts.tokenizer, sets, folder.path / AFTER, "after", reference)
     return {one.name: one.as_metrics() for one in scores}, {one.name: one.floors_as_metrics() for one in scores}
@@ -71,16 +73,13 @@ def keep_sets(parts: Parts, folder: RunFolder) -> None:
     """
     if folder.heldout.is_dir():
         return
-    unfinished = folder.path / ".heldout"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
     shown = hiding(parts.cfg)
-    for heldout in parts.data.heldout():
-        items = tuple(replace(item, source=shown(item.source)) for item in heldout.items)
-        write_heldout(unfinished, heldout._replace(items=items))
-    if hasattr(parts.data, "training_answers"):
-        write_json(folder.path / TRAINED, Counter(parts.data.training_answers()))
-    unfinished.rename(folder.heldout)
+    with folder_beside(folder.heldout) as unfinished:
+        for heldout in parts.data.heldout():
+            items = tuple(replace(item, source=shown(item.source)) for item in heldout.items)
+            write_heldout(unfinished, heldout._replace(items=items))
+        if hasattr(parts.data, "training_answers"):
+            write_json(folder.path / TRAINED, Counter(parts.data.training_answers()))
 
 
 def trained_answers(folder: Path) -> Mapping[str, int] | None:
@@ -177,7 +176,7 @@ class Exam:
             if not (file.is_file() and mark.is_file() and mark.read_text(encoding="utf-8") == key):
                 mark.unlink(missing_ok=True)
                 self.take(model, tokenizer, heldout, f"{heldout.name} {name}", reference=parent).save(file)
-                mark.write_text(key, encoding="utf-8")  # last: a score cut off by a kill has none
+                write_text(mark, key)  # last: a score cut off by a kill has none
             found.append(Scores.load(file))
         return found
 

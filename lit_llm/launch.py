@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 
 from lit_llm import config as schema
 from lit_llm.errors import UserError
+from lit_llm.run_folder import RunFolder
 
 log = logging.getLogger("lit_llm")
 
@@ -68,14 +69,16 @@ def launch(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         raise UserError(result["user_error"])
     if "exit" in result:
         raise SystemExit(result["exit"])
-    raise RuntimeError(f"{folder}: its processes ended with status {code}; the reason is printed above")
+    raise UserError(
+        f"{folder}: its processes ended with status {code}; the reason is printed above, and where none is the system "
+        f"killed one, as it does when memory runs out: lower data.micro_batch_size; {RunFolder(folder).kept()}"
+    )
 
 
 def _prepare(cfg: DictConfig, folder: Path) -> None:
     """What is done once, before there are several processes: they find it in the run folder."""
     from lit_llm.parts import load_run_tokenizer
     from lit_llm.run import prepare
-    from lit_llm.run_folder import RunFolder
 
     with one_process_at(folder):
         prepare(cfg, RunFolder(folder))  # first: the folder of another run is refused before anything is put into it
@@ -123,8 +126,8 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
 
 def worker(folder: Path) -> None:
     """What every process of the run does: read the configuration, run, and the first one writes the result."""
+    from lit_llm.durable import write_json
     from lit_llm.run import run
-    from lit_llm.run_folder import write_json
     from lit_llm.secrets import hide
 
     level = logging.INFO if is_first_process() else logging.WARNING

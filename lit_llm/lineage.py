@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,8 +20,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lit_llm.config import digest, texts
 from lit_llm.data.projects import is_file_of_project, is_project, rankings_hash, shown
+from lit_llm.durable import write_text
 from lit_llm.errors import UserError
 from lit_llm.secrets import real, real_text
 
@@ -68,14 +72,16 @@ def record(
         people: whether people ranked; true also when a parent's rankings are people's.
     """
     known = [_parent(folder, role, Path(place)) for role, place in parents.items()]
+    bases = [base for place in parents.values() for base in base_models(real(Path(place)))]
     lineage: dict[str, Any] = {
-        "version": 1,
+        "version": 2,
         "stage": stage,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "simulated_preferences": simulated or any(parent["simulated_preferences"] for parent in known),
         "people_preferences": people or any(parent["people_preferences"] for parent in known),
         "files": hash_folder(folder),
         "parents": known,
+        "base_models": [base for number, base in enumerate(bases) if base not in bases[:number]],
         "data": {**data, "files": [_data_file(folder, str(path)) for path in data.get("files", ())]},
         "tokenizer": dict(tokenizer),
         "config": dict(config),
@@ -86,8 +92,13 @@ def record(
     lineage = json.loads(text_of(lineage))  # as it is read again
     lineage["digest"] = content_digest(lineage)
     lineage["seal"] = seal(lineage)
-    (folder / NAME).write_text(text_of(lineage), encoding="utf-8")
+    write_text(folder / NAME, text_of(lineage))
     return lineage
+
+
+def forget(folder: Path) -> None:
+    """Remove the lineage of a folder that is about to be written again: it is of the files before."""
+    (folder / NAME).unlink(missing_ok=True)
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -188,6 +199,48 @@ def _parent(folder: Path, role: str, place: Path) -> dict[str, Any]:
         "people_preferences": bool(known.get("people_preferences")),
         "files": known.get("files") or hash_folder(real(place)),
     }
+
+
+def base_models(place: Path) -> list[dict[str, str]]:
+    """The models from elsewhere that a folder goes back to: their names, licences, and that their data are unknown."""
+    known = read(place)
+    if known is not None:
+        return list(known.get("base_models") or ())
+    if not (place / "config.json").is_file():  # rankings, a corpus
+        return []
+    config, card = _settings(place / "config.json"), _front_matter(place / "README.md")
+    hub = next((part[8:].replace("--", "/", 1) for part in place.resolve().parts if part.startswith("models--")), None)
+    named = config.get("_name_or_path")
+    named = named if isinstance(named, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", named) else None
+    licence = card.get("license_name") if card.get("license") == "other" else card.get("license")
+    licence = licence or card.get("license") or config.get("license")
+    licence = ", ".join(map(str, licence)) if isinstance(licence, list) else licence
+    name = hub or named or place.resolve().name
+    return [{"name": _plain(name), "license": _plain(licence or "unknown"), "data": "unknown"}]
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _front_matter(file: Path) -> dict[str, Any]:
+    """What a hub's card says of itself before its text, as YAML between two lines of dashes."""
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace").lstrip("\ufeff")
+        found = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
+        value = yaml.safe_load(found[1]) if found else {}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _plain(value: Any) -> str:
+    """A stranger's word in one short line without marks of its own."""
+    return " ".join(re.sub(r"[^\w.,:/+() -]", "", str(value).replace("\n", " ")).split())[:100] or "unknown"
 
 
 def _data_file(folder: Path, file: str) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lit_llm.evaluation.exam_words import Row, exam_words
@@ -13,7 +14,11 @@ SIMULATED = (
 )
 
 
-PEOPLE = "> **People's preferences.** People made rankings that this model learned from (simulated: {simulated})."
+PEOPLE_1 = "> **People's preferences.** People made rankings that this model learned from (simulated: {simulated})."
+PEOPLE = (
+    "> **People's preferences.** This model learned from judgements that are not marked as simulated: they are taken "
+    "for people's (simulated: {simulated})."
+)
 
 
 def render(lineage: Mapping[str, Any]) -> str:
@@ -22,7 +27,8 @@ def render(lineage: Mapping[str, Any]) -> str:
     if lineage["simulated_preferences"]:
         parts += ["", SIMULATED]
     if lineage.get("people_preferences"):
-        parts += ["", PEOPLE.format(simulated="also, in part" if lineage["simulated_preferences"] else "false")]
+        words = PEOPLE_1 if lineage["version"] == 1 else PEOPLE  # a card is that of its lineage, also an older one
+        parts += ["", words.format(simulated="also, in part" if lineage["simulated_preferences"] else "false")]
     parts += ["", "## Data", "", *_data(lineage["data"])]
     parts += ["", "## Held-out results", "", *_results(lineage["metrics"])]
     if lineage["metrics"].get("exam"):
@@ -39,7 +45,15 @@ def _title(stage: str) -> str:
 def _front(lineage: Mapping[str, Any]) -> list[str]:
     tags = ["lit-llm", lineage["stage"].replace("_", "-")]
     tags += ["simulated-preferences"] if lineage["simulated_preferences"] else []
-    return ["---", "library_name: transformers", "tags:", *(f"- {tag}" for tag in tags), "---"]
+    bases = lineage.get("base_models") or []
+    about = [f"base_model: {json.dumps(bases[0]['name'])}", f"license: {json.dumps(_license(bases))}"] if bases else []
+    return ["---", "library_name: transformers", *about, "tags:", *(f"- {tag}" for tag in tags), "---"]
+
+
+def _license(bases: Sequence[Mapping[str, str]]) -> str:
+    """The base's; where there are several that differ, it takes a person to say."""
+    found = {base["license"] for base in bases}
+    return found.pop() if len(found) == 1 else "unknown"
 
 
 def _made(lineage: Mapping[str, Any]) -> list[str]:
@@ -109,6 +123,12 @@ def _parents(lineage: Mapping[str, Any]) -> Iterator[str]:
     for parent in lineage["parents"]:
         digest = f", lineage `{parent['digest'][:12]}`" if parent["digest"] else ", from elsewhere"
         yield f"- {parent['role']}: {parent['stage'] or 'model'} at `{parent['path']}`{digest}"
+    for base in lineage.get("base_models") or ():
+        licence = base["license"] if base["license"] != "unknown" else "unknown: ask its makers before you pass this on"
+        yield (
+            f"- base model: {base['name']}, from elsewhere; licence {licence}; the data that it was trained on are "
+            "unknown here"
+        )
 
 
 def _code(lineage: Mapping[str, Any]) -> Iterator[str]:

@@ -16,10 +16,12 @@ from torch import nn
 from torch._functorch import config as functorch
 
 from lit_llm.backbone import huggingface
-from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.heads import LanguageModel, StoredDtypes
 from lit_llm.compile_cache import keep_compiled
 from lit_llm.data.data_module import DataModule
+from lit_llm.durable import folder_beside
 from lit_llm.errors import UserError
+from lit_llm.model_folder import check_model_folder
 from lit_llm.stages.base import Stage
 from lit_llm.stages.on_policy import OnPolicy
 from lit_llm.stages.reference import AgainstReference
@@ -78,16 +80,15 @@ def check_batches(cfg: DictConfig) -> None:
 def load_run_tokenizer(cfg: DictConfig, folder: Path) -> Tokenizer:
     """The model's own with init_from; else the one configured, trained on the run's own text where it is to be."""
     if cfg.init_from is not None:
+        check_model_folder(cfg.init_from, "init_from")
         return load_tokenizer(cfg.init_from)
     if (folder / "tokenizer.json").is_file():
         return load_tokenizer(folder)
     made = instantiate(cfg.tokenizer, _convert_="all")
     tokenizer: Tokenizer = made if isinstance(made, Tokenizer) else made(texts=_training_texts(cfg))
-    unfinished = folder.with_name(f".{folder.name}-unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    tokenizer.save(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.replace(folder)  # whole or absent, whenever the process is killed
+    with folder_beside(folder) as unfinished:  # whole or absent, whenever the process is killed
+        tokenizer.save(unfinished)
+        shutil.rmtree(folder, ignore_errors=True)
     return tokenizer
 
 
@@ -119,6 +120,8 @@ def load_run_model(cfg: DictConfig, tokenizer: Tokenizer) -> nn.Module:
         own = {} if cfg.backbone.get("vocab_size") else {"vocab_size": tokenizer.vocab_size}
         model = LanguageModel(instantiate(cfg.backbone, _convert_="all")(**own))
     _check_fit(cfg, model, tokenizer)
+    if cfg.trainer.save_dtype is not None:
+        model.stored = StoredDtypes(getattr(torch, cfg.trainer.save_dtype))  # type: ignore[assignment]
     return model
 
 

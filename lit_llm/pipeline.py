@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 from lit_llm import config as schema
 from lit_llm.chain import COLLECTED, RANKINGS, Chain, filled, ingredients_of, outputs, plan
 from lit_llm.command_line import command
+from lit_llm.durable import write_json
 from lit_llm.errors import NothingToLearn, UserError
 from lit_llm.people import ASK, asked, found_win_rate, of_this_chain
-from lit_llm.run_folder import write_json
 from lit_llm.simulated_gold import without_rule
 from lit_llm.steps import Step, begins_from, descendants, spared
 

@@ -19,12 +19,13 @@ from lit_llm import config as schema
 from lit_llm import lineage, model_card
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.data.projects import is_project, place_of
+from lit_llm.durable import write_json, write_text
 from lit_llm.errors import UserError
 from lit_llm.examination import Metrics, examine_result
 from lit_llm.launch import is_first_process
 from lit_llm.parts import Parts
 from lit_llm.reward_examination import examine_reward
-from lit_llm.run_folder import RunFolder, write_json
+from lit_llm.run_folder import RunFolder
 from lit_llm.secrets import hiding
 
 log = logging.getLogger("lit_llm")
@@ -37,6 +38,7 @@ def report(parts: Parts, trainer: L.Trainer, folder: RunFolder, before: Metrics,
         return metrics | {"objective": objective(metrics, None)}
     device = trainer.strategy.root_device
     parts.stage.cpu().eval()
+    lineage.forget(folder.model)
     parts.stage.save(folder.model)
     after, floors = examine_result(parts, folder, device)
     parts.stage.examined(folder.model, after)
@@ -137,8 +139,9 @@ def describe(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> Non
         metrics={key: metrics[key] for key in kept if key in metrics},
         tokenizer={"fingerprint": parts.tokenizer.fingerprint(), "tokens": parts.tokenizer.vocab_size},
         simulated=bool(metrics["counts"].get("simulated")),
+        people=bool(metrics["counts"].get("people")),
     )
-    (folder.model / "README.md").write_text(model_card.render(record), encoding="utf-8")
+    write_text(folder.model / "README.md", model_card.render(record))
 
 
 def data_files(parts: Parts) -> list[str]:

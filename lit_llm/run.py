@@ -8,11 +8,12 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lit_llm import config as schema
 from lit_llm.collector import imports_uncollected
 from lit_llm.command_line import command
+from lit_llm.exhaustion import told_in_one_line
 from lit_llm.run_folder import RunFolder
 from lit_llm.same_run import refuse_another
 
@@ -54,12 +55,25 @@ def run(cfg: DictConfig, path: Path) -> dict[str, Any]:
         from lit_llm.trainer import build
 
     folder, started = RunFolder(path), time.monotonic()
-    with one_process_at(folder.path):
+    with one_process_at(folder.path), told_in_one_line(lambda: needs_less(cfg), lambda: folder.kept()):
         prepare(cfg, folder)
         parts = load(cfg, folder.path)
         trainer = build(parts, folder.path)
         before = fit(parts, trainer, folder)
         return report(parts, trainer, folder, before, started)
+
+
+def needs_less(cfg: DictConfig) -> str:
+    """What a run that memory ran out on can be given, by the keys that its configuration has."""
+    keys = [f"{group}.{key}" for group, key in (
+        ("data", "micro_batch_size"), ("data", "max_length"), ("stage", "group_size"), ("stage", "max_new_tokens"),
+        ("evaluation", "batch_size"),
+    ) if cfg[group].get(key) is not None]  # fmt: skip
+    values = ", ".join(f"{key}={OmegaConf.select(cfg, key)}" for key in keys)
+    more = [] if cfg.trainer.gradient_checkpointing else ["trainer.gradient_checkpointing=true"]
+    more += ["stage.lora_rank=16"] if cfg.stage.get("lora_rank") == 0 else []
+    more += ["data.num_workers=0"] if cfg.data.get("num_workers") else []
+    return f"lower {values}" + (f", or give {' or '.join(more)}" if more else "")
 
 
 def prepare(cfg: DictConfig, folder: RunFolder) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from lit_llm.durable import write_json
 
 
 class RunFolder:
@@ -38,18 +38,18 @@ class RunFolder:
     def has_checkpoint(self) -> bool:
         return any(self.checkpoints.glob("*.ckpt"))
 
+    def kept(self) -> str:
+        """What a run that could not go on has, and how it does."""
+        newest = max(self.checkpoints.glob("step-*.ckpt"), default=None)
+        if newest is None:
+            return "no checkpoint was written yet"
+        return f"{newest} is kept, resume={self.path} goes on from it"
+
     @property
     def best_checkpoint(self) -> Path | None:
         """``best.ckpt`` where a run keeps one (callbacks.checkpoints.monitor), else the newest."""
         best = self.checkpoints / "best.ckpt"
         return best if best.is_file() else max(self.checkpoints.glob("step-*.ckpt"), default=None)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write so that a reader, or a crash, sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def unfinished(parent: Path, identity: str) -> Path | None:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from lit_llm.config import digest, flat
+from lit_llm.durable import write_json
 from lit_llm.errors import UserError
 from lit_llm.lineage import hash_folder
-from lit_llm.run_folder import write_json
 from lit_llm.verification import compare_files
 
 MANIFEST = "manifest.json"

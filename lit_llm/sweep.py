@@ -18,8 +18,10 @@ from omegaconf import DictConfig
 
 from lit_llm import config as schema
 from lit_llm.command_line import complain
+from lit_llm.durable import write_json
 from lit_llm.errors import UserError
-from lit_llm.run_folder import RunFolder, write_json
+from lit_llm.exhaustion import one_line
+from lit_llm.run_folder import RunFolder
 from lit_llm.secrets import hide
 from lit_llm.validation import validate
 
@@ -56,10 +58,13 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
         status = "finished" if math.isfinite(value) and value < FAILED else "failed: the result is not a finite number"
         result |= {"status": status, "objective": min(value, FAILED) if math.isfinite(value) else FAILED}
         result["metrics"] = dict(summary(metrics))
-    except UserError as error:
-        log.error("%s", error)
-        result |= {"status": f"failed: {shown(str(error))}", "objective": FAILED}
     except Exception as error:
+        told = one_line(error)
+        if told is not None:
+            log.error("%s", told)
+            result |= {"status": f"failed: {shown(str(told))}", "objective": FAILED}
+            write_json(folder / RESULT, result)
+            return FAILED
         log.error("%s", traceback.format_exc())
         first = next(iter(shown(str(error)).splitlines()), "")
         result |= {"status": f"failed: {type(error).__name__}: {first}"}
@@ -74,8 +79,11 @@ def _alone(job: Job, cfg: DictConfig, folder: Path) -> float:
     try:
         validate(cfg)
         return objective(job(cfg, folder))
-    except UserError as error:
-        complain(UserError(shown(str(error))))
+    except Exception as error:
+        told = one_line(error)
+        if told is None:
+            raise
+        complain(UserError(shown(str(told))))
         raise SystemExit(2) from None
 
 

@@ -253,9 +253,10 @@ def _check_recomputed(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _check_trainer(path: str, values: Mapping[str, Any]) -> Iterator[str]:
-    for key, choices in (("precision", schema.PRECISIONS), ("accelerator", schema.ACCELERATORS)):
-        if values[key] not in choices:
-            yield f"{path}{key}={values[key]}: must be one of {', '.join(choices)}"
+    choices = {"precision": schema.PRECISIONS, "accelerator": schema.ACCELERATORS, "save_dtype": schema.SAVE_DTYPES}
+    for key, known in choices.items():
+        if values[key] not in known:
+            yield f"{path}{key}={values[key]}: must be one of {', '.join(str(one or 'null') for one in known)}"
     for key in ("devices", "num_nodes", "max_steps", "max_epochs", "max_tokens", "global_batch_size", "num_threads"):
         if values[key] is not None and values[key] < 1:
             yield f"{path}{key}={values[key]}: must be 1 or more"

@@ -208,3 +208,48 @@ def test_the_script_exits_with_1_on_a_difference(chain):
     (chain / "config.json").write_text("{ }")
     done = run()
     assert done.returncode == 1 and "differs: model/config.json: its bytes differ" in done.stdout
+
+
+FOREIGN = {  # what a folder from elsewhere holds: (README.md, config.json) to (name, licence)
+    "a hub": ("---\nlicense: apache-2.0\n---\n# X", {"_name_or_path": "org/base-1B"}, ("org/base-1B", "apache-2.0")),
+    "a licence of its own": ("---\nlicense: other\nlicense_name: llama3.2\n---\n", {}, ("elsewhere", "llama3.2")),
+    "several": ("---\nlicense: [mit, bsd]\n---\n", {}, ("elsewhere", "mit, bsd")),
+    "no card": (None, {}, ("elsewhere", "unknown")),
+    "a card that says nothing": ("# A model\nlicense: mit", {}, ("elsewhere", "unknown")),
+    "in the configuration": (None, {"license": "mit", "_name_or_path": "/home/ann/x"}, ("elsewhere", "mit")),
+    "broken": ("---\nlicense: [\n---\n", [], ("elsewhere", "unknown")),
+    "a stranger's marks": ('---\nlicense: "a\\n\\n# <b>[x](y)`"\n---\n', {}, ("elsewhere", "a bx(y)")),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_model_from_elsewhere_is_named_with_its_licence_and_its_data_are_unknown(tmp_path, kind):
+    card, config, (name, licence) = FOREIGN[kind]
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    (place / "config.json").write_text(json.dumps(config))
+    if card is not None:
+        (place / "README.md").write_text(card)
+    first = make(tmp_path / "tuning", {"init_from": place}, [])
+    second = make(tmp_path / "ppo", {"init_from": first}, [])
+    for model in (first, second):  # also of what is made of what is made from it
+        assert lineage.read(model)["base_models"] == [{"name": name, "license": licence, "data": "unknown"}]
+        text = (model / "README.md").read_text()
+        assert f'base_model: "{name}"\nlicense: "{licence}"\n' in text
+        assert f"- base model: {name}, from elsewhere; licence {licence}" in text
+        assert "data that it was trained on are unknown here" in text
+    assert verify(second)[1] == []
+
+
+def test_a_model_from_scratch_has_no_base(chain):
+    assert lineage.read(chain)["base_models"] == []
+    assert "base_model" not in (chain / "README.md").read_text()
+
+
+def test_an_older_card_is_still_its_lineage_s():
+    record = {
+        "version": 1, "stage": "ppo", "created": "", "simulated_preferences": False, "people_preferences": True,
+        "data": {}, "metrics": {}, "parents": [], "code": {"digest": ""}, "packages": {}, "config": {},
+    }  # fmt: skip
+    assert "People made rankings that this model learned from (simulated: false)." in model_card.render(record)
+    assert "are not marked as simulated" in model_card.render({**record, "version": 2})

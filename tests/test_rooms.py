@@ -27,7 +27,9 @@ MAY_IMPORT = {
     "report": {"evaluation"},
     "benchmark": {"text", "data", "backbone", "objectives", "optim", "generation", "stages"},
 }
-TOP = {"arguments", "allocator", "errors", "records"}  # files at the top of the package that a room may import
+TOP = {  # files at the top of the package that a room may import
+    "arguments", "allocator", "durable", "errors", "exhaustion", "file_hashes", "model_folder", "records",
+}  # fmt: skip
 CONFIGURATION = {"hydra", "omegaconf"}
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from lit_llm.backbone.config import BackboneConfig, Family, RopeScaling
 from lit_llm.errors import UserError
+from lit_llm.model_folder import refuse_pointer
 
 Head = Literal["language", "score"]
 
@@ -43,11 +44,12 @@ class ConfigFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        refuse_pointer(path)
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; a model folder has config.json and model.safetensors") from None
-        except (OSError, ValueError) as error:  # ValueError: neither UTF-8 nor JSON
+        except (OSError, ValueError, RecursionError) as error:  # ValueError: neither UTF-8 nor JSON
             raise UserError(f"{path}: damaged, not readable as JSON ({_one_line(error)})") from None
         if not isinstance(raw, dict):
             raise UserError(f"{path}: holds a {type(raw).__name__}, should hold an object of settings")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +18,24 @@ from lit_llm.backbone.transformer import Transformer
 from lit_llm.errors import UserError
 
 
+@dataclass(frozen=True)
+class StoredDtypes:
+    """The types in which a folder keeps its weights, whatever they are computed in: ``main`` as its config.json says,
+    ``tensors`` by their names in the files."""
+
+    main: torch.dtype
+    tensors: Mapping[str, torch.dtype] = field(default_factory=dict)
+
+    def of(self, name: str) -> torch.dtype:
+        """A new tensor gets the main one."""
+        return self.tensors.get(name, self.main)
+
+
 class LanguageModel(nn.Module):
     """Transformer and vocabulary head. ``forward`` stops at the hidden states, so that a loss may cut the vocabulary
     product into chunks; ``logits`` goes on."""
+
+    stored: StoredDtypes | None = None  # of the folder that it was read from and is written as; None: as it is
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -72,6 +89,7 @@ class ScoreModel(nn.Module):
     reward_std: Tensor
     label: str | None = None  # what a classifier tells; None: the score is a reward
     threshold: float = 0.5  # the probability from which on a classifier says so
+    stored: StoredDtypes | None = None  # as a language model's
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -89,6 +107,7 @@ class ScoreModel(nn.Module):
         with torch.device("meta"):
             score_model = cls(model.config)
         score_model.backbone = copy.deepcopy(model.backbone)
+        score_model.stored = model.stored
         weight = model.backbone.embed_tokens.weight
         score_model.score = nn.Linear(model.config.hidden_size, 1, bias=False, device=weight.device, dtype=weight.dtype)
         nn.init.normal_(score_model.score.weight, std=(model.config.hidden_size + 1) ** -0.5)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -12,12 +14,18 @@ from torch import Tensor
 
 from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.families import Head, read_config, write_config
-from lit_llm.backbone.heads import LanguageModel, ScoreModel
-from lit_llm.backbone.weights import read_tensors, weight_files, write_json, write_tensors
+from lit_llm.backbone.heads import LanguageModel, ScoreModel, StoredDtypes
+from lit_llm.backbone.weights import FLOATS, Found, names_in, read_tensors, same_tensor, weight_files, write_tensors
+from lit_llm.durable import write_json
 from lit_llm.errors import UserError
+from lit_llm.model_folder import check_model_folder, checked_meanwhile
+
+log = logging.getLogger("lit_llm")
 
 PREFIXES = {"backbone.": "model."}  # ours to theirs; every name below it is the same
 NORMALISATION = {"mean": "reward_mean", "std": "reward_std"}  # in config.json, since theirs has no such tensors
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}  # by their names in config.json
 KINDS = {"language": "a language model", "score": "a reward model"}
 
 
@@ -43,17 +51,50 @@ def load_model(
     Raises UserError, one line, for a missing or damaged file, a NaN, a missing or unexpected key, a wrong shape, an
     architecture that is not supported, or a head other than the one wanted.
     """
-    path = Path(folder) / "config.json"
+    folder = Path(folder)
+    check_model_folder(folder)
+    path = folder / "config.json"
     config, found, raw = read_config(path)
     if head not in (found, "auto"):
         raise UserError(f"{path}: holds {KINDS[found]} ({raw['architectures'][0]}), {KINDS[head]} is wanted")
     config = dataclasses.replace(config, dropout=dropout)
-    with torch.device("meta"):  # no memory and no random numbers for weights that are read anyway
-        model = LanguageModel(config) if found == "language" else ScoreModel(config)
-    shapes = {name: parameter.shape for name, parameter in _named_tensors(model).items()}
-    tensors = read_tensors(weight_files(Path(folder)), shapes, lambda key: _ignored(key, config, found), dtype, device)
-    _assign(model, tensors, raw, path, device)
+    files = weight_files(folder)
+    with checked_meanwhile(folder, ["config.json", *(file.name for file in files)]):
+        config, renamed = _as_in_files(config, found, files, path)
+        with torch.device("meta"):  # no memory and no random numbers for weights that are read anyway
+            model = LanguageModel(config) if found == "language" else ScoreModel(config)
+        shapes = {name: parameter.shape for name, parameter in _named_tensors(model).items()}
+        read = read_tensors(files, shapes, dtype, device, lambda key: _ignored(key, config, found, renamed), renamed)
+    _assign(model, read.tensors, raw, path, device)
+    model.stored = _stored(raw, read)
     return model
+
+
+def _as_in_files(
+    config: BackboneConfig, head: Head, files: list[Path], path: Path
+) -> tuple[BackboneConfig, dict[str, str]]:
+    """A tied model whose file holds another head is not tied, and one that holds the head alone has its embedding
+    there (as transformers 5 reads both). Returns the configuration, and names in the files to those expected."""
+    if head != "language" or not config.tie_embeddings:
+        return config, {}
+    names = names_in(files)
+    if HEAD not in names:
+        return config, {}
+    if EMBEDDING not in names:
+        return config, {HEAD: EMBEDDING}
+    if same_tensor(names, EMBEDDING, HEAD):
+        return config, {}
+    log.warning("%s: tie_word_embeddings is true, but %s is unlike the embedding: both are kept", path, HEAD)
+    return dataclasses.replace(config, tie_embeddings=False), {}
+
+
+def _stored(raw: Mapping[str, Any], read: Found) -> StoredDtypes:
+    """The type that config.json names, else that of most weights."""
+    sizes: Counter[torch.dtype] = Counter()
+    for name, dtype in read.dtypes.items():
+        sizes[dtype] += read.tensors[name].numel()
+    named = DTYPES.get(str(raw.get("dtype") or raw.get("torch_dtype")).removeprefix("torch."))
+    return StoredDtypes(named or sizes.most_common(1)[0][0], read.dtypes)
 
 
 def load_language_model(
@@ -79,12 +120,15 @@ def save_model(
     model: LanguageModel | ScoreModel,
     tokenizer: SavesTokenizer | None = None,
     generation: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write config.json, model.safetensors, generation_config.json, and what ``tokenizer.save`` writes.
 
-    Each file is written whole or not at all, the weights last. Token ids come from the tokenizer (``end_ids``,
+    Each file is written whole or not at all, the weights last. ``dtype``: of the weights; None: as in the folder that
+    the model was read from, else as they are. Token ids come from the tokenizer (``end_ids``,
     ``pad_id``, ``bos_id``) and from ``generation``, which goes into generation_config.json and wins. Raises ValueError
-    for a model with LoRA adapters (merge them first), UserError for more tokens than the embedding has rows.
+    for a model with LoRA adapters (merge them first), UserError for more tokens than the embedding has rows or
+    a file that cannot be written (a full disk).
     """
     tensors = _named_tensors(model)
     if any(".lora_" in name for name in tensors):
@@ -92,14 +136,39 @@ def save_model(
     if tokenizer is not None and hasattr(tokenizer, "vocab_size"):
         check_vocabulary(model.config, tokenizer.vocab_size)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    if dtype is not None:
+        model.stored = StoredDtypes(dtype)
+    as_stored(model)
+    if model.stored is not None:
+        tensors = {name: tensor.detach().to(model.stored.of(name)) for name, tensor in tensors.items()}
+    if isinstance(model, ScoreModel) and tokenizer is not None and hasattr(tokenizer, "for_scores"):
+        tokenizer = tokenizer.for_scores()
     settings = _token_ids(tokenizer) | dict(generation or {})
-    write_json(folder / "config.json", _config_json(model, settings))
+    write_json(folder / "config.json", _config_json(model, settings), indent=2)
     if isinstance(model, LanguageModel) and settings:
-        write_json(folder / "generation_config.json", settings)
+        write_json(folder / "generation_config.json", settings, indent=2)
     if tokenizer is not None:
         tokenizer.save(folder)
     write_tensors(folder / "model.safetensors", tensors)
+
+
+@torch.no_grad()
+def as_stored(model: LanguageModel | ScoreModel) -> None:
+    """Round the weights, in place, to what the folder will hold: what is measured then is what is written.
+
+    Where a weight is beyond float16's range (65,504) the folder is written in float32, and a warning says so.
+    """
+    if model.stored is None:
+        return
+    weights = {name: each for name, each in _named_tensors(model).items() if model.stored.of(name) != each.dtype}
+    for name, each in weights.items():
+        kept = model.stored.of(name)
+        if kept == torch.float16 and each.abs().max() > torch.finfo(kept).max:
+            log.warning("%s is beyond the range of %s: the model is written in float32", name, kept)
+            model.stored = StoredDtypes(torch.float32)
+            return
+    for name, each in weights.items():
+        each.copy_(each.to(model.stored.of(name)))
 
 
 def check_vocabulary(config: BackboneConfig, tokenizer_size: int, folder: str | Path | None = None) -> None:
@@ -137,11 +206,10 @@ def _named_tensors(model: LanguageModel | ScoreModel) -> dict[str, Tensor]:
     return {their_name(name): parameter for name, parameter in model.named_parameters()}
 
 
-def _ignored(key: str, config: BackboneConfig, head: Head) -> bool:
+def _ignored(key: str, config: BackboneConfig, head: Head, renamed: Mapping[str, str]) -> bool:
     """Tensors that files may hold and no one needs: a tied head again, and the frequencies that old versions saved."""
-    return key.endswith("rotary_emb.inv_freq") or (
-        key == "lm_head.weight" and head == "language" and config.tie_embeddings
-    )
+    tied = key == HEAD and key not in renamed and head == "language" and config.tie_embeddings
+    return tied or key.endswith("rotary_emb.inv_freq")
 
 
 def _assign(
@@ -193,7 +261,8 @@ def _token_ids(tokenizer: SavesTokenizer | None) -> dict[str, Any]:
 
 def _config_json(model: LanguageModel | ScoreModel, token_ids: Mapping[str, Any]) -> dict[str, Any]:
     settings = write_config(model.config, head_of(model))
-    dtype = str(model.backbone.embed_tokens.weight.dtype).removeprefix("torch.")
+    kept = model.stored.main if model.stored is not None else model.backbone.embed_tokens.weight.dtype
+    dtype = str(kept).removeprefix("torch.")
     settings |= {"dtype": dtype, "torch_dtype": dtype}  # new engines read the first, old ones the second
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = token_ids.get(key)

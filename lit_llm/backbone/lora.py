@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from lit_llm.backbone.families import ConfigFile
 from lit_llm.backbone.heads import LanguageModel, ScoreModel
 from lit_llm.backbone.huggingface import their_name
-from lit_llm.backbone.weights import read_tensors, write_json, write_tensors
+from lit_llm.backbone.weights import read_tensors, write_tensors
+from lit_llm.durable import write_json
 from lit_llm.errors import UserError
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -159,7 +160,7 @@ def save_adapter(folder: str | Path, model: LanguageModel | ScoreModel, base: st
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG, settings)
+    write_json(folder / CONFIG, settings, indent=2)
     write_tensors(folder / WEIGHTS, lora_state_dict(model))
 
 
@@ -178,7 +179,7 @@ def load_adapter(folder: str | Path, model: LanguageModel | ScoreModel) -> Langu
     if not path.is_file():
         raise UserError(f"{path}: no such file; an adapter folder has {CONFIG} and {WEIGHTS}")
     shapes = {key: tensor.shape for key, tensor in wanted.items()}
-    for key, tensor in read_tensors([path], shapes, lambda _key: False, weight.dtype, weight.device).items():
+    for key, tensor in read_tensors([path], shapes, weight.dtype, weight.device).tensors.items():
         wanted[key].copy_(tensor)
     return model
 

@@ -5,17 +5,27 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lit_llm.durable import beside
 from lit_llm.errors import UserError
+from lit_llm.exhaustion import is_out_of_memory
+from lit_llm.model_folder import refuse_pointer
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+KINDS = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # narrower ones have scales beside them
 NAMED = 3  # keys that a message names, the rest are counted
 
 
@@ -32,64 +42,154 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[str]:
+    refuse_pointer(index)
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{index}: damaged, should hold an object weight_map of tensor to file") from None
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
             raise UserError(f"{index}: weight_map names the file {name!r}, should be a file of the same folder")
+    if not names:
+        raise UserError(f"{index}: weight_map names no file, should hold every tensor's")
+    absent = [name for name in names if not (index.parent / name).is_file()]
+    if absent:
+        raise UserError(
+            f"{index.parent / absent[0]}: no such file, though {INDEX} names it ({len(absent)} of {len(names)} shards "
+            "are missing); fetch it"
+        )
     return names
+
+
+class Found(NamedTuple):
+    """Tensors as they were asked for, and the types that their files hold them in."""
+
+    tensors: dict[str, Tensor]
+    dtypes: dict[str, torch.dtype]
+
+
+def names_in(files: list[Path]) -> dict[str, Path]:
+    """Which tensor lies in which file. Raises UserError for a damaged file, or a tensor that two of them hold."""
+    found: dict[str, Path] = {}
+    for path in files:
+        with _opened(path) as file:
+            for key in file.keys():  # noqa: SIM118 (no mapping)
+                if key in found:
+                    raise UserError(f"{path}: holds {key}, which {found[key].name} holds too; fetch the folder again")
+                found[key] = path
+    return found
+
+
+def same_tensor(files: Mapping[str, Path], one: str, other: str) -> bool:
+    """Whether two tensors of a folder, by ``names_in``, are equal in every number."""
+    with _opened(files[one]) as first, _opened(files[other]) as second:
+        if first.shape(one) != second.shape(other):
+            return False
+        return torch.equal(first.get(one).float(), second.get(other).float())
 
 
 def read_tensors(
     files: list[Path],
     expected: Mapping[str, torch.Size],
-    ignored: Callable[[str], bool],
     dtype: torch.dtype,
     device: torch.device | str,
-) -> dict[str, Tensor]:
+    ignored: Callable[[str], bool] = lambda key: False,  # noqa: ARG005
+    renamed: Mapping[str, str] | None = None,
+) -> Found:
     """The tensors of ``files`` as ``dtype`` on ``device``, exactly those ``expected`` by name and shape.
 
-    Raises UserError for a damaged file, a NaN or infinite weight, a missing or unexpected key, a wrong shape.
+    ``renamed``: names in the files to those that are expected. Raises UserError for a damaged file, a NaN or infinite
+    weight, a missing or unexpected key, a wrong shape.
     """
     tensors: dict[str, Tensor] = {}
+    dtypes: dict[str, torch.dtype] = {}
     for path in files:
-        for key, tensor in _tensors(path):
-            if ignored(key):
-                continue
-            if key in expected:
-                _check(path, key, tensor, expected[key])
-                tensor = tensor.to(device=device, dtype=dtype, copy=True)  # the file stays its own
-            tensors[key] = tensor
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                key = (renamed or {}).get(name, name)
+                if ignored(name):
+                    continue
+                if key not in expected:
+                    tensors[key] = torch.empty(0)
+                    continue
+                _check_shape(path, name, file.shape(name), expected[key])
+                tensor = file.get(name)
+                _check_finite(path, name, tensor)
+                dtypes[key] = tensor.dtype
+                tensors[key] = tensor.to(device=device, dtype=dtype)
     where = files[0] if len(files) == 1 else files[0].parent
     _compare(where, set(expected), set(tensors))
-    return tensors
+    return Found(tensors, dtypes)
 
 
-def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+class _Tensors:
+    """An opened file's tensors, each read into memory of its own.
+
+    safetensors maps the file, and its pages then come one fault at a time: 538 MB took 8 seconds of a core on a
+    virtual machine, and 2 read like this.
+    """
+
+    def __init__(self, path: Path, stream: BinaryIO) -> None:
+        self.path, self.stream = path, stream
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        self.entries: dict[str, Any] = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        self.begin = 8 + length
+
+    def keys(self) -> list[str]:
+        """In the order in which they lie in the file."""
+        return sorted(self.entries, key=lambda name: self.entries[name]["data_offsets"])
+
+    def kind(self, name: str) -> torch.dtype | str:
+        """The type of its numbers; the file's name for it where it is none of ``KINDS``."""
+        named = str(self.entries[name]["dtype"])
+        return KINDS.get(named, named)
+
+    def shape(self, name: str) -> torch.Size:
+        return torch.Size(self.entries[name]["shape"])
+
+    def get(self, name: str) -> Tensor:
+        """Raises UserError for numbers of a type that weights do not have (those of quantised ones)."""
+        dtype = self.kind(name)
+        if dtype not in FLOATS or isinstance(dtype, str):
+            raise UserError(f"{self.path}: {name} is {dtype}, should be a floating-point weight (not quantised)")
+        tensor = torch.empty(self.shape(name), dtype=dtype)
+        self.stream.seek(self.begin + self.entries[name]["data_offsets"][0])
+        into = tensor.view(-1).view(torch.uint8).numpy() if tensor.numel() else bytearray()
+        if self.stream.readinto(into) != len(into):  # type: ignore[attr-defined]
+            raise OSError(f"{name} ends early")
+        return tensor
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Tensors]:
+    refuse_pointer(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 (no mapping)
-                yield key, file.get_tensor(key)
+        with safe_open(path, framework="pt"):  # its checks of header, offsets and length
+            pass
+        with path.open("rb", buffering=0) as stream:
+            yield _Tensors(path, stream)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file, though the index names it; fetch the missing shard") from None
+        raise UserError(f"{path}: no such file; fetch it again") from None
     except (SafetensorError, OSError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: damaged or cut short ({reason}); save or fetch it again") from None
 
 
-def _check(path: Path, key: str, tensor: Tensor, shape: torch.Size) -> None:
-    if tensor.shape != shape:
-        have, want = list(tensor.shape), list(shape)
+def _check_shape(path: Path, key: str, found: torch.Size, shape: torch.Size) -> None:
+    if found != shape:
+        have, want = list(found), list(shape)
         hint = (
             "; vocab_size and the embedding differ" if key.endswith(("embed_tokens.weight", "lm_head.weight")) else ""
         )
         raise UserError(f"{path}: {key} has shape {have}, the configuration asks for {want}{hint}")
-    if not tensor.is_floating_point():
-        raise UserError(f"{path}: {key} is {tensor.dtype}, should be a floating-point weight (not quantised)")
-    # The sum is finite if all are, and takes no memory; look closer only if it is not.
-    if not torch.isfinite(tensor.sum(dtype=torch.float32)) and not torch.isfinite(tensor).all():
+
+
+def _check_finite(path: Path, key: str, tensor: Tensor) -> None:
+    # The extremes tell, and take no memory; look closer only if they are not finite.
+    if tensor.numel() and not all(torch.isfinite(each) for each in tensor.aminmax()):
         bad = int((~torch.isfinite(tensor)).sum())
         raise UserError(f"{path}: {key} has {bad} NaN or infinite of {tensor.numel()} weights; use an earlier folder")
 
@@ -97,6 +197,11 @@ def _check(path: Path, key: str, tensor: Tensor, shape: torch.Size) -> None:
 def _compare(where: Path, expected: set[str], found: set[str]) -> None:
     missing, unexpected = sorted(expected - found), sorted(found - expected)
     if missing:
+        if missing == ["lm_head.weight"]:
+            raise UserError(
+                f"{where}: missing lm_head.weight, and config.json ties it to nothing; fetch the folder again, or set "
+                "tie_word_embeddings to true there if the model's head is its embedding"
+            )
         also = f"; unexpected: {_some(unexpected)}" if unexpected else ""
         raise UserError(f"{where}: missing {_some(missing)}, which the configuration asks for{also}")
     if unexpected:
@@ -109,37 +214,12 @@ def _some(keys: list[str]) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file atomically."""
+    """Write a safetensors file atomically. Raises NotWritten when the disk is full or the folder not writable."""
     held = {key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}
     # transformers refuses a file that does not say which framework it is from.
-    _replace(path, lambda temporary: save_file(held, temporary, metadata={"format": "pt"}))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Temporary file in the same folder, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
+    with beside(path) as temporary:
+        save_file(held, temporary, metadata={"format": "pt"})
         temporary.chmod(0o666 & ~_umask())
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _umask() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from pathlib import Path
@@ -15,7 +16,11 @@ from lit_llm.callbacks.steps import is_trial, step_ended, steps_done
 from lit_llm.checkpointing import atomic
 from lit_llm.checkpointing.resume import CHECKPOINTS, PATTERN, checkpoint_name
 from lit_llm.checkpointing.signals import Interrupted, StopSignals
+from lit_llm.durable import written_atomically
 from lit_llm.errors import UserError
+from lit_llm.file_hashes import identity_of
+
+log = logging.getLogger("lit_llm")
 
 BEST = "best.ckpt"
 
@@ -29,7 +34,8 @@ class Checkpoints(Checkpoint):
     Args:
         every_n_steps: optimizer steps (rollouts of PPO) between checkpoints; None: none on the way.
         every_minutes: minutes between checkpoints, beside ``every_n_steps``; None: by steps alone.
-        keep: how many of the newest to keep; with two or more a damaged one has another before it.
+        keep: how many of the newest to keep; with two or more a damaged one has another before it. Only those that
+            verify are counted and removed: one that cannot be read is nobody's to delete.
         at_end: also write one when training ends.
         monitor: a logged number such as ``val/loss``: the weights with the least are kept in ``best.ckpt``; None: no.
     """
@@ -51,6 +57,8 @@ class Checkpoints(Checkpoint):
         self.best = math.inf
         self._saved_step, self._saved_time = -1, time.monotonic()
         self._signals = StopSignals()
+        self._anew = False  # begun at step 0: what lies in the folder is not this run's
+        self._whole: dict[Path, list[int]] = {}
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -61,12 +69,13 @@ class Checkpoints(Checkpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: ARG002
         """A folder that cannot be written to is found out before hours of compute, not after."""
         if stage == "fit" and trainer.is_global_zero and not is_trial(trainer):
-            with atomic.written_atomically(self.folder(trainer) / ".probe") as file:
+            with written_atomically(self.folder(trainer) / ".probe") as file:
                 file.write(b"writable")
             (self.folder(trainer) / ".probe").unlink()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         self._saved_step, self._saved_time = steps_done(trainer), time.monotonic()
+        self._anew = self._saved_step == 0
         self._signals.listen()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:  # noqa: ARG002
@@ -123,11 +132,37 @@ class Checkpoints(Checkpoint):
         step = steps_done(trainer)
         if step == self._saved_step or is_trial(trainer):
             return
-        trainer.save_checkpoint(self.folder(trainer) / checkpoint_name(step), weights_only=False)
+        path = self.folder(trainer) / checkpoint_name(step)
+        if trainer.is_global_zero and self._anew:
+            keep_aside(path)
+        trainer.save_checkpoint(path, weights_only=False)
         self._saved_step, self._saved_time = step, time.monotonic()
         if trainer.is_global_zero:
-            for old in sorted(self.folder(trainer).glob(PATTERN))[: -self.keep]:
+            self._whole[path] = identity_of(path)  # its bytes were hashed as they were written
+            good = [each for each in sorted(self.folder(trainer).glob(PATTERN)) if self._verifies(each)]
+            for old in good[: -self.keep]:
                 trainer.strategy.remove_checkpoint(old)
+
+    def _verifies(self, path: Path) -> bool:
+        """Whether a checkpoint is whole; one that was, and was not touched since, is not read again."""
+        if atomic.manifest_path(path).is_file() and self._whole.get(path) == identity_of(path):
+            return True
+        if atomic.problem_with(path) is not None:
+            return False
+        self._whole[path] = identity_of(path)
+        return True
+
+
+def keep_aside(path: Path) -> None:
+    """Rename a checkpoint that cannot be read, where a new one is about to take its name: ``....ckpt.unreadable``."""
+    problem = atomic.problem_with(path) if path.is_file() else None
+    if problem is None:
+        return
+    number, aside = 1, path.with_name(f"{path.name}.unreadable")
+    while aside.exists():
+        number, aside = number + 1, path.with_name(f"{path.name}.unreadable.{number}")
+    path.rename(aside)
+    log.warning("%s: %s; kept as %s", path, problem, aside.name)
 
 
 def _is_last_step(trainer: L.Trainer) -> bool:

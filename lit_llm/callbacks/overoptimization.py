@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from lit_llm.callbacks.steps import is_trial, steps_done
+from lit_llm.durable import write_text
 from lit_llm.errors import UserError
 
 log = logging.getLogger("lit_llm")
@@ -182,6 +182,4 @@ def rows_of(metrics: Mapping[str, Any], step: int) -> list[Row]:
 
 def write_rows(path: Path, rows: list[Row]) -> None:
     """One JSON object a line; the file is whole whenever it is read."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    unfinished.replace(path)
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -8,61 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
+from lit_llm.durable import written_atomically
 from lit_llm.errors import UserError
 
 FORMAT = 1  # of the manifest
-_TEMPORARY = ".unfinished-"
-
-
-@contextmanager
-def written_atomically(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, which takes its name only once all is on the disk. On an error nothing is left behind.
-
-    Raises UserError when the disk or the quota is full, or the folder cannot be written to.
-    """
-    temporary = path.with_name(f"{_TEMPORARY}{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:  # 0666 less the umask: readable by whoever may read the folder's other files
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)  # noqa: PTH105
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); what was there before is kept"
-        ) from error
-    finally:
-        with suppress(OSError):  # gone by its renaming, or never made
-            temporary.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    """The rename itself lives in the folder: without this it can be lost in a power cut."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def clean_unfinished(folder: Path) -> None:
-    """Removes what a killed process had begun to write. Only while the run's folder is locked."""
-    for leftover in folder.glob(f"{_TEMPORARY}*"):
-        leftover.unlink(missing_ok=True)
 
 
 class _Hashing:
@@ -89,16 +45,9 @@ def manifest_path(path: Path) -> Path:
 def save(content: dict[str, Any], path: Path) -> None:
     """Writes a checkpoint and then its manifest. The manifest of a file that is replaced goes first."""
     manifest_path(path).unlink(missing_ok=True)
-    try:
-        with written_atomically(path) as file:
-            hashing = _Hashing(file)
-            torch.save(content, hashing)  # type: ignore[arg-type]
-    except RuntimeError as error:  # torch reports a full disk so, with the real error as context
-        if isinstance(error.__context__, OSError):
-            raise UserError(
-                f"{path}: cannot be written ({error.__context__}); what was there before is kept"
-            ) from error
-        raise
+    with written_atomically(path) as file:
+        hashing = _Hashing(file)
+        torch.save(content, hashing)  # type: ignore[arg-type]
     entry = {
         "format": FORMAT,
         "file": path.name,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from lit_llm.checkpointing import atomic
+from lit_llm.durable import clean_unfinished
 from lit_llm.errors import UserError
 
 try:
@@ -29,8 +31,9 @@ def checkpoint_name(step: int) -> str:
 def find_checkpoint(run_folder: str | Path) -> Path | None:
     """The newest checkpoint of a run that verifies; each newer one that does not is named in a warning.
 
-    None if the run was stopped before its first one was finished. Raises UserError if there are some and all are bad:
-    a run never starts afresh silently.
+    None if the run was stopped before its first one was finished: one file without a manifest, which stays where it
+    is. Raises UserError if there are some and all are bad, or several without manifests, which a stopped run cannot
+    leave: a run never starts afresh silently.
     """
     folder = Path(run_folder) / CHECKPOINTS
     if not Path(run_folder).is_dir():
@@ -47,10 +50,16 @@ def find_checkpoint(run_folder: str | Path) -> Path | None:
             log.warning("not resumed from: %s", problem)
         log.info("resuming from %s", path)
         return path
-    if newest_first and not any(atomic.manifest_path(path).is_file() for path in newest_first):
-        for path in newest_first:  # the first checkpoint of all, cut off before its manifest: nothing was ever finished
-            log.warning("%s: was not finished; the run starts anew", path)
+    unfinished = [path for path in newest_first if not atomic.manifest_path(path).is_file()]
+    if len(newest_first) == len(unfinished) == 1:  # cut off before its manifest: nothing was ever finished
+        log.warning("%s: was not finished; the run starts anew", unfinished[0])
         return None
+    if len(unfinished) == len(newest_first) > 1:
+        raise UserError(
+            f"{folder}: none of {len(unfinished)} checkpoints has its manifest (such as "
+            f"{atomic.manifest_path(newest_first[0]).name}): copy the manifests beside them, or start a run in another "
+            "folder"
+        )
     if problems:
         raise UserError(f"{folder}: no checkpoint can be resumed from: " + "; ".join(problems))
     return None
@@ -80,9 +89,10 @@ class RunLock:
             os.close(descriptor)
             raise UserError(f"{self.path.parent}: in use by {holder}; choose another folder or wait") from error
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        with suppress(OSError):  # on a full disk the lock holds all the same
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
         self._descriptor = descriptor
-        atomic.clean_unfinished(self.path.parent / CHECKPOINTS)
+        clean_unfinished(self.path.parent)
         return self
 
     def __exit__(

@@ -20,7 +20,6 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import sys
 import sysconfig
 import time
@@ -35,6 +34,7 @@ from lit_llm.data.corpus_overlap import plain, said
 from lit_llm.data.extraction import Entry, Job
 from lit_llm.data.filters import share
 from lit_llm.data.suggestions import nearest
+from lit_llm.durable import folder_beside
 from lit_llm.errors import UserError
 
 # Import name: distribution. Requirements of this project alone, and what they require; never what tests need.
@@ -86,15 +86,10 @@ def build(cache_dir: str | Path = "outputs/cache", *, workers: int | None = None
         total=len(jobs), desc="Reading the installed documentation", unit="file", disable=not show_progress
     ) as bar:
         entries = extraction.extract(jobs, workers or _cores(), bar.update)
-    staging = folder.with_name(f"{folder.name}.{os.getpid()}")
-    shutil.rmtree(staging, ignore_errors=True)
-    stats = write(entries, staging)
-    stats |= {"versions": versions, "files": len(jobs), "seconds": round(time.monotonic() - began, 1)}
-    (staging / "stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
-    try:
-        staging.rename(folder)
-    except OSError:  # another process was faster
-        shutil.rmtree(staging, ignore_errors=True)
+    with folder_beside(folder) as staging:
+        stats = write(entries, staging)
+        stats |= {"versions": versions, "files": len(jobs), "seconds": round(time.monotonic() - began, 1)}
+        (staging / "stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
     return folder
 
 

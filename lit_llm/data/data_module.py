@@ -316,6 +316,13 @@ def room(key: str, needed: Sequence[int]) -> str:
     return f"data.{key}={some}{most} keeps all"
 
 
+def judged_by(records: Records) -> dict[str, int]:
+    """How many judgements say of themselves that no person made them, and how many do not; what is 0 is left out."""
+    every = [record.simulated for split in records.splits.values() for record in split]
+    found = {"simulated": sum(every), "people": len(every) - sum(every)}
+    return {name: number for name, number in found.items() if number}
+
+
 def _always_the_first_epoch(order: Order) -> Order:
     return lambda _: order(0)
 

@@ -19,6 +19,7 @@ from lit_llm.data.data_module import (
     DataPath,
     Prepared,
     at_least,
+    judged_by,
     moved,
     one_of,
     records_hash,
@@ -169,7 +170,7 @@ class Preferences(DataModule):
             order=self._order(train),
             validation={self.name: validation},
             heldout=tuple(tests_of(records, self.name, "rankings")),
-            counts={**moved(records.counts.as_dict(), reasons), "truncated": truncated} | _simulated(records),
+            counts={**moved(records.counts.as_dict(), reasons), "truncated": truncated} | judged_by(records),
             content=splits_hash(records),
             train_tokens=sum(len(c) for index in range(len(train)) for c in train[index].completions),
             remedies={
@@ -273,9 +274,3 @@ class Preferences(DataModule):
 
     def _all_ids(self, comparison: Comparison) -> list[list[int]]:
         return [self._ids(comparison, part) for part in (None, *comparison.completions)]
-
-
-def _simulated(records: Records) -> dict[str, int]:
-    """How many rankings say of themselves that no person made them."""
-    number = sum(comparison.simulated for split in records.splits.values() for comparison in split)
-    return {"simulated": number} if number else {}

@@ -7,13 +7,10 @@ that the tokens depend on, so that a stale folder is never found. A folder appea
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
-import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from lit_llm.durable import NotWritten, folder_beside
 from lit_llm.errors import UserError
 
 LAYOUT = "2"
@@ -98,8 +96,10 @@ def cached_tokens(
     if store is None:
         try:
             _write(folder, _encoded(documents, encode_batch, size_of, description), len(documents))
-        except OSError as error:
-            raise UserError(f"{folder}: cannot write the token cache ({error}); set data.cache_dir elsewhere") from None
+        except NotWritten as error:
+            raise UserError(
+                f"{folder}: cannot write the token cache ({error.reason}); set data.cache_dir elsewhere"
+            ) from None
         store = _opened(folder)
         assert store is not None, f"{folder} was just written"
     return store
@@ -135,21 +135,12 @@ def _batches(documents: Sequence[Any], size_of: Callable[[Any], int]) -> Iterato
 
 def _write(folder: Path, encoded: Iterable[Encoded], count: int) -> None:
     """Writes beside ``folder`` and renames when all is on the disk; another process may have been faster."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(folder.parent)
-    temporary = folder.parent / f".writing-{uuid.uuid4().hex}"
-    temporary.mkdir()
     try:
-        _write_arrays(temporary, encoded, count)
-        if folder.exists():  # only a damaged one gets here: _opened refused it
-            folder.rename(temporary / "damaged")
-        temporary.rename(folder)
-        _sync(folder.parent)
-    except OSError:
-        if _opened(folder) is None:
-            raise
+        with folder_beside(folder) as temporary:
+            _write_arrays(temporary, encoded, count)
+            if folder.exists():  # only a damaged one gets here: _opened refused it
+                folder.rename(temporary / "damaged")
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(folder / "damaged", ignore_errors=True)
 
 
@@ -170,9 +161,6 @@ def _write_arrays(folder: Path, encoded: Iterable[Encoded], count: int) -> None:
     bounds.tofile(folder / "bounds.bin")
     facts = {"documents": count, "tokens": int(bounds[-1]), "trained": partly}
     (folder / "store.json").write_text(json.dumps(facts))
-    for file in folder.iterdir():
-        _sync(file)
-    _sync(folder)
 
 
 def _opened(folder: Path) -> TokenStore | None:
@@ -193,20 +181,3 @@ def _mapped(file: Path, dtype: Any, count: int) -> NDArray[Any]:
     if file.stat().st_size != count * np.dtype(dtype).itemsize:
         raise ValueError(f"{file} is not as long as it should be")
     return np.memmap(file, dtype=dtype, mode="r") if count else np.zeros(0, dtype=dtype)
-
-
-def _sync(path: Path) -> None:
-    """Makes a file, or the names in a folder, survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """What a killed process left behind a day ago."""
-    for left in folder.glob(".writing-*"):
-        with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > 86_400:
-                shutil.rmtree(left, ignore_errors=True)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lit_llm.data import corpus, questions
+from lit_llm.durable import folder_beside
 
 FEWEST, MOST = 3, 6
 """Words that may be asked for: so few that a small model's usual answers (4 to 12 words) hit some of them."""
@@ -27,16 +26,10 @@ def part_files(cache_dir: str | Path = "outputs/cache") -> list[str]:
     sources = [Path(file) for file in corpus.part_files("prompts", cache_dir)]
     folder = Path(cache_dir) / f"word_count-{_key(sources)}"
     if not folder.is_dir():
-        staging = folder.with_name(f"{folder.name}.{os.getpid()}")
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        for source in sources:
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(source))
-            (staging / source.name).write_text(text, encoding="utf-8")
-        try:
-            staging.rename(folder)
-        except OSError:  # another process was faster
-            shutil.rmtree(staging, ignore_errors=True)
+        with folder_beside(folder) as staging:
+            for source in sources:
+                text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(source))
+                (staging / source.name).write_text(text, encoding="utf-8")
     return sorted(str(file) for file in folder.glob("*.jsonl"))
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lit_llm.durable import write_json
 from lit_llm.errors import UserError
 from lit_llm.evaluation.scores import as_plain
 from lit_llm.evaluation.statistics import Estimate
@@ -93,7 +94,7 @@ class ExamResult:
     def save(self, folder: str | Path) -> Path:
         """Writes ``folder/exam.json``."""
         path = Path(folder) / NAME
-        path.write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, self.as_dict())
         return path
 
 

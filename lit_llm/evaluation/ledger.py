@@ -7,7 +7,6 @@ noise floor; else it is called the same.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lit_llm.durable import write_json
 from lit_llm.evaluation.scores import BINARY, Measured, Scores, as_plain, direction
 from lit_llm.evaluation.statistics import Estimate, exchange_noise, holm, mcnemar, paired_bootstrap, ratio
 
@@ -98,7 +98,7 @@ class Ledger:
             for name, scores in sets.items():
                 scores.save(folder / "ledger_items" / stage / f"{name}.json")
         path = folder / "ledger.json"
-        path.write_text(json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, self.as_json())
         return path
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_llm.durable import write_json
 from lit_llm.errors import UserError
 from lit_llm.evaluation.statistics import Estimate, ratio
 from lit_llm.records import Heldout
@@ -106,7 +107,7 @@ class Scores:
             "answers": [list(answer) for answer in self.answers],
         }
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(Path(path), content, indent=None)
 
     @classmethod
     def load(cls, path: str | Path) -> Scores:

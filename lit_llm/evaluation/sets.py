@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
+from lit_llm.durable import write_text
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Document, Example, Heldout, Labelled, Message, Prompt, Role
 
@@ -29,7 +30,7 @@ def write_heldout(folder: str | Path, heldout: Heldout) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"kind": heldout.kind, **_fields(item)}, ensure_ascii=False) for item in heldout.items]
     path = folder / f"{heldout.name}.jsonl"
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    write_text(path, "".join(line + "\n" for line in lines))
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_llm.arguments import run_command
+from lit_llm.durable import write_json
 from lit_llm.errors import UserError
 from lit_llm.feedback.rank_arguments import SETTINGS, Rank, check_read
 from lit_llm.generation.command import utf8_output
@@ -129,7 +129,7 @@ def _win_rate(a: Rank) -> None:
     if a.output is not None:
         try:
             a.output.parent.mkdir(parents=True, exist_ok=True)
-            a.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            write_json(a.output, found)
         except OSError as error:
             raise UserError(f"output={a.output}: cannot be written ({error.strerror})") from None
 

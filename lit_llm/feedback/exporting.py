@@ -10,6 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
+from lit_llm.durable import written_atomically
 from lit_llm.errors import UserError
 from lit_llm.feedback.store.engine import Store
 from lit_llm.feedback.store.exports import record_export
@@ -91,14 +92,8 @@ def export(store: Store, kind: Kind, output: Path, adjudicated: bool = True) -> 
 
 def _write(file: Path, lines: Iterable[bytes]) -> None:
     """Whole or not at all."""
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as opened:
-            opened.writelines(lines)
-        unfinished.replace(file)
-    except OSError as error:
-        raise UserError(f"output={file}: cannot be written ({error.strerror or error})") from None
+    with written_atomically(file) as opened:
+        opened.writelines(lines)
 
 
 def _whole(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from lit_llm.data.projects import is_project, rankings_hash, shown
 from lit_llm.data.sources import Row, read_rows, resolve
 from lit_llm.data.splits import UNDIVIDED
+from lit_llm.durable import write_json, write_text
 from lit_llm.errors import UserError
 from lit_llm.generation.command import Device
 
@@ -64,8 +65,8 @@ def collect(
     for split, some in rows.items():
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in some)
         name = "rankings" if split == UNDIVIDED else split
-        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8", errors="surrogatepass")
-    (folder / "collection.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_text(folder / f"{name}.jsonl", text, errors="surrogatepass")
+    write_json(folder / "collection.json", result)
     return result
 
 

@@ -18,6 +18,7 @@ from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.huggingface import check_vocabulary, load_language_model
 from lit_llm.data.reading import read_records
 from lit_llm.data.row_keys import known
+from lit_llm.durable import write_json, write_text
 from lit_llm.errors import UserError
 from lit_llm.feedback.agreement import agreement
 from lit_llm.feedback.rule import reward, rule
@@ -249,5 +250,5 @@ def _write(output: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]], result
     output.mkdir(parents=True, exist_ok=True)
     for split, members in rows.items():
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in members)
-        (output / f"{split}.jsonl").write_text(text, encoding="utf-8")
-    (output / "collection.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_text(output / f"{split}.jsonl", text)
+    write_json(output / "collection.json", result)

@@ -15,6 +15,7 @@ from lit_llm.backbone.huggingface import check_vocabulary, load_language_model
 from lit_llm.errors import UserError
 from lit_llm.generation.streaming import stream, stream_text
 from lit_llm.generation.words import Word, next_words
+from lit_llm.model_folder import check_model_folder
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -80,8 +81,7 @@ def table(words: list[Word]) -> str:
 
 def load(folder: Path, device: Device = "auto") -> tuple[LanguageModel, Tokenizer]:
     """A folder's language model in eval mode, and its tokenizer."""
-    if not folder.is_dir():
-        raise UserError(f"model={folder}: no such folder; give a model folder, such as outputs/<stage>/<time>/model")
+    check_model_folder(folder, "model")
     model, tokenizer = load_language_model(folder, device=choose_device(device)).eval(), load_tokenizer(folder)
     check_vocabulary(model.config, tokenizer.vocab_size, folder)
     return model, tokenizer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import resources
@@ -15,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from lit_llm.durable import write_text
 from lit_llm.report.answers import answered
 from lit_llm.report.chain import SIGNS, WORDS, Link, chain_picture
 from lit_llm.report.charts import number
@@ -42,10 +42,8 @@ def write_report(pipeline_folder: Path) -> Path:
     run = read_pipeline(Path(pipeline_folder))
     page = render(run, verify_chain(run.stages))
     file = run.folder / "report.html"
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
     # A model may have answered with half a surrogate pair, which no encoding can hold.
-    temporary.write_text(page, encoding="utf-8", errors="replace")
-    temporary.replace(file)
+    write_text(file, page, errors="replace")
     return file
 
 

@@ -39,7 +39,7 @@ class FlagProbability(nn.Module):
 
     def check_tokenizer(self, tokenizer: Tokenizer | None) -> None:
         """Raises UserError unless the policy's tokens mean the same to the classifier."""
-        if tokenizer is not None and tokenizer.fingerprint() != self.tokenizer.fingerprint():
+        if tokenizer is not None and tokenizer.for_scores().fingerprint() != self.tokenizer.for_scores().fingerprint():
             raise UserError(
                 f"folder={self.folder}: its tokenizer or chat template is unlike the policy's; train the flag "
                 "classifier from the same model"

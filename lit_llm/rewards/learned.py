@@ -41,7 +41,7 @@ class LearnedReward(nn.Module):
 
     def check_tokenizer(self, tokenizer: Any) -> None:
         """Raises UserError unless the policy's tokens mean the same to the reward model."""
-        if tokenizer is None or tokenizer.fingerprint() == self.tokenizer.fingerprint():
+        if tokenizer is None or tokenizer.for_scores().fingerprint() == self.tokenizer.for_scores().fingerprint():
             return
         raise UserError(
             f"reward.folder: {self.folder} has a tokenizer of {self.tokenizer.vocab_size} tokens or a chat template "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.branches import branches_of
 from lit_llm.backbone.heads import LanguageModel, ScoreModel
+from lit_llm.durable import write_json
 from lit_llm.errors import UserError
 from lit_llm.evaluation.classification import best_threshold, labels
 from lit_llm.evaluation.flags import estimates
@@ -220,7 +220,7 @@ def check_labelled(batch: LabelledBatch, vocab_size: int, max_positions: int) ->
 
 
 def write(folder: Path, content: Mapping[str, Any]) -> None:
-    (folder / FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / FILE, content)
 
 
 def _positive(value: Any) -> bool:

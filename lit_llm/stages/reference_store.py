@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lit_llm.backbone.weights import write_tensors
+from lit_llm.durable import NotWritten
 from lit_llm.errors import UserError
 
 KEY_BYTES = 16
@@ -68,10 +69,9 @@ def write(path: Path, origin: Origin, known: Mapping[bytes, float]) -> None:
         "logps": torch.tensor(list(known.values()), dtype=torch.float64),
     }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(path, tensors)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); set data.cache_dir elsewhere") from None
+    except NotWritten as error:
+        raise UserError(f"{path}: cannot be written ({error.reason}); set data.cache_dir elsewhere") from None
 
 
 def read(path: str | Path, origin: Origin) -> dict[bytes, float]:

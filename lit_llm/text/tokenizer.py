@@ -22,11 +22,14 @@ from tokenizers import Tokenizer as Engine
 from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 
+from lit_llm.durable import write_text
 from lit_llm.errors import UserError
+from lit_llm.model_folder import check_model_folder, check_recorded, refuse_pointer
 from lit_llm.text.chat import CHATML, PLAIN, ChatTemplate
 from lit_llm.text.new_words import whole_pieces, with_pieces
 from lit_llm.text.pieces import Pieces, pieces_of
 from lit_llm.text.places import Place, Places
+from lit_llm.text.score_tokens import scoring_tokenizer
 
 DOCUMENT_END, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIALS = (DOCUMENT_END, TURN_START, TURN_END)
@@ -36,6 +39,11 @@ WORTH_PIECES = 500_000
 WORTH_LIBRARY = 3
 """Cores: on one, the table does 7 MB a second and the library 2 to 3; only the library uses them all."""
 
+FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
+    "chat_template.jinja",
+)  # fmt: skip
+"""What a tokenizer is read from."""
 _DOCUMENT_ENDS = (DOCUMENT_END, "<|end_of_text|>", "</s>", "<eos>")  # Qwen and GPT-2, Llama 3, Llama 2 and Mistral
 
 
@@ -181,6 +189,16 @@ class Tokenizer:
         """Fills rows; masks come from lengths, so that it may equal an end token."""
         found = self.id_of(self._named("pad_token") or "")
         return self.document_end_id if found is None else found
+
+    @property
+    def pad_token(self) -> str:
+        """The name that the folder gives it; empty where it gives none."""
+        return self._named("pad_token") or ""
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Further ids that end a generation, beside the end of a turn and of a document."""
+        return self._stop_ids
 
     @property
     def bos_id(self) -> int | None:
@@ -351,10 +369,14 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         config = {"clean_up_tokenization_spaces": False} | self.config | {"tokenizer_class": "PreTrainedTokenizerFast"}
         config.pop("chat_template", None)  # the file is the one place for it
-        (folder / "tokenizer.json").write_text(self.engine.to_str(pretty=True), encoding="utf-8")
+        write_text(folder / "tokenizer.json", self.engine.to_str(pretty=True))
         text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True)
-        (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
-        (folder / "chat_template.jinja").write_text(self.chat.source, encoding="utf-8", newline="")
+        write_text(folder / "tokenizer_config.json", text + "\n")
+        write_text(folder / "chat_template.jinja", self.chat.source)
+
+    def for_scores(self) -> Tokenizer:
+        """The tokenizer that goes into a reward model's folder: transformers scores there what is scored here."""
+        return scoring_tokenizer(self)
 
     def fingerprint(self) -> str:
         """SHA-256 of vocabulary, merges, rules and template: equal fingerprints give equal ids."""
@@ -399,9 +421,11 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
             ends that no token has, ids far beyond the number of tokens, a template that does not compile.
     """
     folder = Path(folder)
+    check_model_folder(folder)
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise UserError(f"{folder}: no tokenizer.json here; give a model folder that holds one")
+    check_recorded(folder, FILES)
     engine = _read_engine(file)
     config = _read_json(folder / "tokenizer_config.json")
     if "eos_token" not in config:
@@ -472,13 +496,12 @@ def _read_template(folder: Path, config: dict[str, Any]) -> ChatTemplate | None:
 
 def _read_text(file: Path) -> str:
     """The file as it is, line ends too."""
+    refuse_pointer(file)
     try:
         with file.open(encoding="utf-8", newline="") as stream:
-            text = stream.read()
+            return stream.read()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not readable as UTF-8 text ({_one_line(error)}); copy the file again") from None
-    if text.startswith("version https://git-lfs"):
-        raise UserError(f"{file}: a Git LFS pointer and not the file itself; fetch it with: git lfs pull")
     return text
 
 

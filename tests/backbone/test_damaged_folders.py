@@ -143,7 +143,7 @@ def test_a_failed_write_leaves_the_old_file(folder: Path, model: LanguageModel, 
         raise OSError("disk full")
 
     monkeypatch.setattr("lit_llm.backbone.weights.save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match=r"model\.safetensors: cannot be written \(disk full\)"):
         save_model(folder, model)
     assert (folder / "model.safetensors").read_bytes() == before
     assert not list(folder.glob(".*"))

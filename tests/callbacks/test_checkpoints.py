@@ -10,6 +10,7 @@ from training_run import Data, run, sgd, tiny_model, tiny_stage, trainer_for
 
 from lit_llm.callbacks.checkpoints import Checkpoints
 from lit_llm.checkpointing import atomic
+from lit_llm.checkpointing.resume import checkpoint_name, find_checkpoint
 from lit_llm.errors import UserError
 from lit_llm.optim.schedules import constant
 from lit_llm.stages.pretraining import Pretraining
@@ -94,3 +95,33 @@ def test_steps_are_batches_where_a_stage_updates_itself(tmp_path: Path) -> None:
     trainer = trainer_for(tmp_path, [Checkpoints(2, keep=9)], max_steps=-1, max_epochs=9, limit_val_batches=0)
     trainer.fit(stage, datamodule=Data())
     assert trainer.global_step == 10 and steps(tmp_path) == [2, 4, 5]
+
+
+def test_only_checkpoints_that_verify_are_counted_and_removed(tmp_path: Path) -> None:
+    """A file without a manifest stays with its bytes, also under a name that the new run takes, and keeps no good one
+    out; the run can be resumed."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / "step-000000006.ckpt").write_bytes(b"the only copy")
+    (folder / "step-000000090.ckpt").write_bytes(b"of an older run")
+    run(tmp_path, every_n_steps=3, keep=2)
+    assert steps(tmp_path) == [9, 12, 90]
+    assert (folder / "step-000000006.ckpt.unreadable").read_bytes() == b"the only copy"
+    assert (folder / "step-000000090.ckpt").read_bytes() == b"of an older run"
+    assert find_checkpoint(tmp_path) == folder / "step-000000012.ckpt"
+
+
+def test_one_damaged_on_the_way_is_not_counted(tmp_path: Path) -> None:
+    class Damage(Checkpoints):
+        def _save(self, trainer) -> None:  # type: ignore[no-untyped-def]
+            super()._save(trainer)
+            newest = self.folder(trainer) / "step-000000006.ckpt"
+            if newest.is_file() and newest.stat().st_size > 100:
+                newest.write_bytes(b"cut off")
+
+    trainer = trainer_for(tmp_path, [Damage(every_n_steps=3, keep=2)], max_steps=12)
+    trainer.fit(tiny_stage(), datamodule=Data(24))
+    assert steps(tmp_path) == [6, 9, 12]
+    assert [atomic.problem_with(tmp_path / "checkpoints" / checkpoint_name(step)) is None for step in (6, 9, 12)] == [
+        False, True, True,
+    ]  # fmt: skip

@@ -91,6 +91,15 @@ def test_a_first_checkpoint_cut_off_before_its_manifest_blocks_nothing(
     assert f"{checkpoint}: was not finished; the run starts anew" in caplog.text
 
 
+def test_several_checkpoints_without_manifests_are_no_stopped_start(checkpoint: Path) -> None:
+    atomic.save(CONTENT, checkpoint.with_name("step-000000010.ckpt"))
+    for path in checkpoint.parent.glob("*.json"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"none of 2 checkpoints has its manifest .*copy the manifests"):
+        find_checkpoint(checkpoint.parents[1])
+    assert len(list(checkpoint.parent.glob("*.ckpt"))) == 2
+
+
 @pytest.mark.parametrize(("damage", "message"), DAMAGES.items(), ids=lambda value: getattr(value, "__name__", None))
 def test_damage_is_named_and_the_one_before_is_used(
     checkpoint: Path, damage: object, message: str, caplog: pytest.LogCaptureFixture

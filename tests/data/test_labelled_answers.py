@@ -57,7 +57,11 @@ def test_counts_held_out_sets_and_what_changes_the_fingerprint(answers, sentence
     rows = [judged(sentence, n, n < 3) for n in range(5)]
     long = {"prompt": "Q?", "completion": sentence(5, 90), "label": True}
     data = answers([*rows, long])
-    assert data.counts() == {"read": 10, "used": 9, "skipped": {"too_long": 1}, "good": 3, "bad": 2}
+    counts = {"read": 10, "used": 9, "skipped": {"too_long": 1}, "good": 3, "bad": 2}
+    assert data.counts() == counts | {"people": 10}
+    marked = answers([{**row, "simulated": number < 4} for number, row in enumerate([*rows, long])])
+    assert marked.counts()["simulated"] + marked.counts()["people"] == 10  # of them those that are marked
+    assert marked.counts()["simulated"] >= 4
     (heldout,) = data.heldout()
     assert (heldout.kind, heldout.name, [item.label for item in heldout.items]) == ("labels", "labels", [True, False])
     flipped = [{**row, "label": not row["label"]} for row in rows]

@@ -84,7 +84,7 @@ def test_a_completion_that_does_not_fit_drops_its_whole_comparison(preferences, 
     long = {"prompt": "Q?", "completions": ["Yes.", sentence(5, 90)], "ranking": [1, 2]}
     data = preferences([ranking(sentence, 1), long])
     assert len(data.prepared.train) == 1
-    assert data.counts() == {"read": 4, "used": 3, "skipped": {"too_long": 1}, "truncated": 0}
+    assert data.counts() == {"read": 4, "used": 3, "skipped": {"too_long": 1}, "truncated": 0, "people": 4}
 
 
 def test_truncation_cuts_the_prompt_and_never_a_completion(preferences, tokenizer, sentence):
@@ -96,7 +96,7 @@ def test_truncation_cuts_the_prompt_and_never_a_completion(preferences, tokenize
     found = list(completions_of(batch, tokenizer))
     assert [completion for *_, completion in found] == ["Yes.", "No, never."]
     assert found[0][2] == found[1][2] and found[0][2].endswith("assistant\n")
-    assert data.counts() == {"read": 4, "used": 3, "skipped": {"too_long": 1}, "truncated": 1}
+    assert data.counts() == {"read": 4, "used": 3, "skipped": {"too_long": 1}, "truncated": 1, "people": 4}
 
 
 def test_a_prompt_that_fills_the_context_is_an_error_with_its_line_or_is_counted(preferences, sentence):
@@ -113,7 +113,7 @@ def test_held_out_comparisons_are_measured_like_those_that_are_trained(preferenc
         preferences([ranking(sentence, 1)], [filled]).setup()
     for overlong, reasons in (("drop", {"prompt_too_long": 1, "too_long": 1}), ("truncate", {"too_long": 2})):
         data = preferences([ranking(sentence, 1)], [filled, long], on_error="skip", overlong=overlong)
-        assert data.counts() == {"read": 5, "used": 3, "skipped": reasons, "truncated": 0}
+        assert data.counts() == {"read": 5, "used": 3, "skipped": reasons, "truncated": 0, "people": 3}
         assert len(data.heldout()[0].items) == 1
 
 
@@ -210,6 +210,7 @@ def test_simulated_rankings_are_counted_as_such(preferences, sentence):
     rows = [ranking(sentence, n, simulated=n < 2) for n in range(3)]
     assert preferences(rows).counts()["simulated"] == 2
     assert "simulated" not in preferences(rows[2:]).counts()
+    assert preferences(rows).counts()["people"] == preferences(rows).counts()["read"] - 2
 
 
 @pytest.mark.parametrize(
