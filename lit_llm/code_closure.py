@@ -16,7 +16,7 @@ from typing import Any
 
 from lit_llm.config import texts
 from lit_llm.errors import UserError
-from lit_llm.signatures import module_file, modules_of, tree
+from lit_llm.signatures import absolute, module_file, modules_of, tree
 
 ALWAYS = ("lit_llm.run", "lit_llm.config")
 # What shows, starts or checks runs, and cannot change what they compute.
@@ -82,18 +82,12 @@ def _left_out(module: str) -> bool:
 @cache
 def imports(module: str) -> tuple[str, ...]:
     """The modules with a Python file that a module names in its imports, relative ones too."""
-    path = module_file(module)
-    assert path is not None
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found: set[str] = set()
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*parents, *([node.module] if node.module else [])])
+            base = absolute(module, node)
             found |= {base, *(f"{base}.{alias.name}" for alias in node.names if alias.name != "*")}
     return tuple(sorted(name for name in found if module_file(name) is not None))
 
