@@ -70,13 +70,23 @@ def module_file(module: str) -> Path | None:
     if spec is None:
         return None
     if not rest:
-        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+        origin = Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+        return origin if origin is not None and origin.is_file() else None  # in a zip file there is none
     for place in spec.submodule_search_locations or ():
         base = Path(place).joinpath(*rest)
         for path in (base.with_suffix(".py"), base / "__init__.py"):
             if path.is_file():
                 return path
     return None
+
+
+def archive(module: str) -> Path | None:
+    """The zip file (``.egg``, ``.whl``) that the module's top package is imported from, if it is."""
+    spec = _top_level(module.split(".")[0])
+    origin = Path(spec.origin) if spec is not None and spec.origin else None
+    if origin is None or origin.exists():
+        return None
+    return next((place for place in origin.parents if place.is_file()), None)
 
 
 @cache
