@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.metadata
+import json
 import re
+import site
+import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 from lit_llm.config import texts
 from lit_llm.errors import UserError
-from lit_llm.signatures import module_file, modules_of, tree
+from lit_llm.signatures import absolute, archive, module_file, modules_of, tree
 
 ALWAYS = ("lit_llm.run", "lit_llm.config")
 # What shows, starts or checks runs, and cannot change what they compute.
@@ -30,7 +35,17 @@ LEFT_OUT = (
 
 def code_hashes(config: Mapping[str, Any]) -> dict[str, str]:
     """SHA-256 of the syntax tree of every module that a run of ``config`` can reach (comments do not count)."""
-    return {module: _hash(module) for module in sorted(closure({*ALWAYS, *targets(config)}))}
+    named = {*ALWAYS, *targets(config)}
+    archives = {module: _archive_hash(module) for module in named if archive(module) is not None}
+    return {module: _hash(module) for module in sorted(closure(named))} | archives
+
+
+@cache
+def _archive_hash(module: str) -> str:
+    """Of a module in a zip file the whole file counts: it has no source file of its own."""
+    place = archive(module)
+    assert place is not None
+    return hashlib.sha256(place.read_bytes()).hexdigest()
 
 
 def targets(config: Any) -> Iterator[str]:
@@ -65,14 +80,101 @@ def _own(module: str) -> bool:
     """Whether a module is of lit_llm or a file of the user's: not of Python's library, not of an installed package."""
     if module == "lit_llm" or module.startswith("lit_llm."):
         return True
+    top = module.split(".")[0]
     path = module_file(module)
-    return path is not None and not any(path.resolve().is_relative_to(place) for place in _installed())
+    if path is None or top in sys.stdlib_module_names or top in REQUIRED:
+        return False
+    folder = path.parents[module.count(".") + (path.name == "__init__.py")]  # the one on the search path
+    return not _installed(folder, top)
+
+
+# What lit_llm itself requires is never the user's own code, wherever it lies: a torch built from its source has
+# thousands of files.
+REQUIRED = frozenset((
+    "torch", "torchgen", "functorch", "triton", "torchvision", "torchaudio", "lightning", "pytorch_lightning",
+    "lightning_utilities", "lightning_fabric", "torchmetrics", "hydra", "omegaconf", "antlr4", "yaml", "tensorboard",
+    "tokenizers", "safetensors", "jinja2", "numpy", "scipy", "tqdm", "pyarrow", "pandas", "datasets", "transformers",
+    "peft", "sklearn", "sympy", "networkx", "matplotlib", "fastapi", "starlette", "sqlalchemy",
+))  # fmt: skip
 
 
 @cache
-def _installed() -> tuple[Path, ...]:
+def _installed(folder: Path, top: str) -> bool:
+    """Whether the top package found in a folder of the search path was installed there.
+
+    So says Python's own library, a folder for installed packages (of the environment, the user, the system, conda), a
+    folder that a ``.pth`` file in one of those adds, or the RECORD of a distribution beside the package, as
+    ``pip install --target`` leaves it. An editable install is the user's own code.
+    """
+    for place in {folder, folder.resolve()}:
+        if any(place.is_relative_to(root) for root in _editable()):
+            return False
+        if any(part in ("site-packages", "dist-packages") for part in place.parts):
+            return True
+        if any(place.is_relative_to(root) for root in _libraries()) or place in _added():
+            return True
+    return top in _recorded(folder)
+
+
+@cache
+def _libraries() -> tuple[Path, ...]:
+    """The folders of Python's own library, and those that Python takes for folders of installed packages."""
     names = ("stdlib", "platstdlib", "purelib", "platlib")
-    return tuple(Path(place).resolve() for name in names if (place := sysconfig.get_path(name)))
+    places = [place for name in names if (place := sysconfig.get_path(name))]
+    return tuple(Path(place).resolve() for place in [*places, *_site_folders()])
+
+
+def _site_folders() -> list[str]:
+    """As ``site`` tells them; inside some environments it has no such functions."""
+    found = list(getattr(site, "getsitepackages", list)())
+    user = getattr(site, "getusersitepackages", None)
+    return [*found, *([user()] if user is not None else [])]
+
+
+@cache
+def _added() -> frozenset[Path]:
+    """The folders that ``.pth`` files of the search path's folders for installed packages add to it."""
+    found = set()
+    for folder in {*map(Path, _site_folders()), *(Path(place) for place in sys.path if "-packages" in place)}:
+        for file in folder.glob("*.pth") if folder.is_dir() else ():
+            for line in _lines(file):
+                place = folder / line.strip()
+                if line.strip() and not line.startswith(("#", "import ", "import\t")) and place.is_dir():
+                    found |= {place, place.resolve()}
+    return frozenset(found)
+
+
+@cache
+def _editable() -> tuple[Path, ...]:
+    """The folders of the projects that are installed as they are worked on (``pip install -e``)."""
+    found = []
+    for distribution in importlib.metadata.distributions():
+        try:
+            told = json.loads(distribution.read_text("direct_url.json") or "{}")
+        except (OSError, ValueError):
+            continue
+        url = str(told.get("url", ""))
+        if told.get("dir_info", {}).get("editable") and url.startswith("file://"):
+            found.append(Path(unquote(urlparse(url).path)).resolve())
+    return tuple(found)
+
+
+@cache
+def _recorded(folder: Path) -> frozenset[str]:
+    """The top packages that the distributions in a folder installed beside themselves."""
+    found = set()
+    for record in [*folder.glob("*.dist-info/RECORD"), *folder.glob("*.egg-info/installed-files.txt")]:
+        for line in _lines(record):
+            first = line.split(",")[0].strip('"').removeprefix("../").split("/")[0]
+            found.add(first.removesuffix(".py").split(".")[0])
+    return frozenset(found - {""})
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def _left_out(module: str) -> bool:
@@ -82,18 +184,12 @@ def _left_out(module: str) -> bool:
 @cache
 def imports(module: str) -> tuple[str, ...]:
     """The modules with a Python file that a module names in its imports, relative ones too."""
-    path = module_file(module)
-    assert path is not None
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found: set[str] = set()
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*parents, *([node.module] if node.module else [])])
+            base = absolute(module, node)
             found |= {base, *(f"{base}.{alias.name}" for alias in node.names if alias.name != "*")}
     return tuple(sorted(name for name in found if module_file(name) is not None))
 

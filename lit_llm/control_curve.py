@@ -10,13 +10,12 @@ import json
 import logging
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import nn
 
 from lit_llm.code_closure import code_hashes
@@ -29,6 +28,7 @@ from lit_llm.lineage import versions
 from lit_llm.records import Prompt
 from lit_llm.rewards.learned import LearnedReward
 from lit_llm.steps import filled, references
+from lit_llm.targets import construct
 from lit_llm.trainer import in_bf16
 
 log = logging.getLogger("lit_llm")
@@ -68,16 +68,24 @@ def write_best_of_n(config: Mapping[str, Any], folder: Path, models: Any) -> Pat
     place = Path(config["cache_dir"]).parent / "best_of_n" / f"{key[:32]}.json"
     if not _whole(place):
         with torch.autocast(model.output_weight.device.type, torch.bfloat16, enabled=bf16):
-            _measure(settings, model, tokenizer, prompts, proxy, gold, place)
+            allowed = config.get("allowed_targets") or ()
+            _measure(settings, model, tokenizer, prompts, proxy, gold, place, allowed)
     write_text(folder / FILE, place.read_text(encoding="utf-8"))
     return folder / FILE
 
 
 def _measure(
-    settings: Mapping[str, Any], model: Any, tokenizer: Any, prompts: list[Prompt], proxy: Any, gold: Any, place: Path
+    settings: Mapping[str, Any],
+    model: Any,
+    tokenizer: Any,
+    prompts: list[Prompt],
+    proxy: Any,
+    gold: Any,
+    place: Path,
+    allowed: Sequence[str],
 ) -> None:
     started = time.monotonic()
-    judge = None if gold is None else instantiate(gold, _convert_="all")
+    judge = None if gold is None else construct(gold, "reward", allowed, "best_of_n.gold")
     if isinstance(judge, nn.Module):
         judge.to(model.output_weight.device)
     result = measure_best_of_n(

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 from torch import nn
 
@@ -31,6 +30,7 @@ from lit_llm.run_folder import RunFolder
 from lit_llm.secrets import hiding
 from lit_llm.stages.on_policy import OnPolicy
 from lit_llm.stages.reference import AgainstReference
+from lit_llm.targets import construct, named_class
 from lit_llm.text.tokenizer import load_tokenizer
 from lit_llm.trainer import in_bf16
 
@@ -91,7 +91,7 @@ def trained_answers(folder: Path) -> Mapping[str, int] | None:
 def beside_parent(cfg: DictConfig, kind: str) -> bool:
     """Whether what a run makes is measured beside its parent on a kind of set: as the reward that its log-probabilities
     stand for there, and on prompts by how far its answers have moved."""
-    stage = get_class(cfg.stage._target_)
+    stage = named_class(cfg.stage, "stage", cfg.allowed_targets)
     return issubclass(stage, AgainstReference) or (kind == "prompts" and issubclass(stage, OnPolicy))
 
 
@@ -118,7 +118,8 @@ class Exam:
                 nodes["reward"] = self.cfg.stage.reward
             if self.cfg.stage.get("gold") is not None:
                 nodes["gold"] = self.cfg.stage.gold
-            made = {name: instantiate(node, _convert_="all") for name, node in nodes.items()}
+            allowed = self.cfg.allowed_targets
+            made = {name: construct(node, "reward", allowed, f"the scorer {name}") for name, node in nodes.items()}
             for scorer in made.values():
                 if isinstance(scorer, nn.Module):
                     scorer.to(self.device)

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_class, instantiate
-
 from lit_llm import config as schema
 from lit_llm.errors import UserError
 from lit_llm.evaluation.sets import write_heldout
 from lit_llm.records import PromptBatch
 from lit_llm.secrets import hiding
 from lit_llm.steps import Step, begins_from, filled, references, spared
+from lit_llm.targets import construct, named_class
 from lit_llm.text.tokenizer import load_tokenizer
 
 log = logging.getLogger("lit_llm")
@@ -59,7 +58,8 @@ def keep_prompts(stages: Mapping[str, Mapping[str, Any]], folder: Path, outputs:
 
 
 def _samples(config: Mapping[str, Any]) -> bool:
-    return getattr(get_class(config["data"]["_target_"]), "batch_type", None) is PromptBatch
+    made = named_class(config["data"], "data", config["allowed_targets"])
+    return getattr(made, "batch_type", None) is PromptBatch
 
 
 def judged(step: Step, outputs: Mapping[str, Path]) -> Step:
@@ -74,7 +74,7 @@ def judged(step: Step, outputs: Mapping[str, Path]) -> Step:
 
 def _write(config: Mapping[str, Any], place: Path) -> None:
     cfg = schema.restored(config)
-    data = instantiate(cfg.data, _convert_="all")(tokenizer=load_tokenizer(cfg.init_from))
+    data = construct(cfg.data, "data", cfg.allowed_targets)(tokenizer=load_tokenizer(cfg.init_from))
     shown = hiding(cfg)
     for heldout in data.heldout():
         items = tuple(replace(item, source=shown(item.source)) for item in heldout.items)

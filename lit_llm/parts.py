@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 from torch._functorch import config as functorch
@@ -26,6 +26,7 @@ from lit_llm.stages.base import Stage
 from lit_llm.stages.on_policy import OnPolicy
 from lit_llm.stages.reference import AgainstReference
 from lit_llm.stages.supervised import SupervisedStage
+from lit_llm.targets import construct, named_class
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -53,22 +54,26 @@ def load(cfg: DictConfig, folder: Path) -> Parts:
         cfg.seed, workers=True, verbose=False
     )  # the same weights whether the tokenizer was trained or read
     model = load_run_model(cfg, tokenizer)
-    stage = instantiate(cfg.stage, _convert_="all")(
+    stage = construct(cfg.stage, "stage", cfg.allowed_targets)(
         model=model,
         tokenizer=tokenizer,
-        optimizer=instantiate(cfg.optimizer, _convert_="all"),
-        schedule=instantiate(cfg.schedule, _convert_="all"),
+        optimizer=construct(cfg.optimizer, "optimizer", cfg.allowed_targets),
+        schedule=construct(cfg.schedule, "schedule", cfg.allowed_targets),
     )
     _settle_network(cfg, stage)
     # After the stage: new tokens are in the tokenizer before any data is tokenized.
-    data = instantiate(cfg.data, _convert_="all")(tokenizer=tokenizer)
-    callbacks = [instantiate(item, _convert_="all") for item in cfg.callbacks.values() if item is not None]
+    data = construct(cfg.data, "data", cfg.allowed_targets)(tokenizer=tokenizer)
+    callbacks = [
+        construct(item, "callbacks", cfg.allowed_targets, f"callbacks.{name}")
+        for name, item in cfg.callbacks.items()
+        if item is not None
+    ]
     return Parts(cfg, tokenizer, model, data, stage, callbacks)
 
 
 def check_batches(cfg: DictConfig) -> None:
     """Refuses data that gives other batches than the stage takes."""
-    stage, data = get_class(cfg.stage._target_), get_class(cfg.data._target_)
+    stage, data = (named_class(cfg[group], group, cfg.allowed_targets) for group in ("stage", "data"))
     wanted, given = getattr(stage, "batch_type", None), getattr(data, "batch_type", None)
     if wanted is not None and given is not None and wanted is not given:
         raise UserError(
@@ -84,7 +89,7 @@ def load_run_tokenizer(cfg: DictConfig, folder: Path) -> Tokenizer:
         return load_tokenizer(cfg.init_from)
     if (folder / "tokenizer.json").is_file():
         return load_tokenizer(folder)
-    made = instantiate(cfg.tokenizer, _convert_="all")
+    made = construct(cfg.tokenizer, "tokenizer", cfg.allowed_targets)
     tokenizer: Tokenizer = made if isinstance(made, Tokenizer) else made(texts=_training_texts(cfg))
     with folder_beside(folder) as unfinished:  # whole or absent, whenever the process is killed
         tokenizer.save(unfinished)
@@ -94,7 +99,7 @@ def load_run_tokenizer(cfg: DictConfig, folder: Path) -> Tokenizer:
 
 def _training_texts(cfg: DictConfig) -> Any:
     """The data's own training texts; data without any raw text cannot train a tokenizer."""
-    data = get_class(cfg.data._target_)
+    data: Any = named_class(cfg.data, "data", cfg.allowed_targets)
     if not hasattr(data, "tokenizer_texts"):
         raise UserError(
             f"tokenizer: {data.__name__} has no raw text to train one on; give init_from=FOLDER, or "
@@ -113,12 +118,12 @@ def _accepted(function: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 def load_run_model(cfg: DictConfig, tokenizer: Tokenizer) -> nn.Module:
     """The folder's model, or a fresh one; a vocabulary unlike the embedding's rows is refused here."""
     if cfg.init_from is not None:
-        head: Any = getattr(get_class(cfg.stage._target_), "head", "language")
+        head: Any = getattr(named_class(cfg.stage, "stage", cfg.allowed_targets), "head", "language")
         dropout = cfg.backbone.get("dropout") or 0.0
         model: nn.Module = huggingface.load_model(cfg.init_from, head=head, dropout=dropout)
     else:
         own = {} if cfg.backbone.get("vocab_size") else {"vocab_size": tokenizer.vocab_size}
-        model = LanguageModel(instantiate(cfg.backbone, _convert_="all")(**own))
+        model = LanguageModel(construct(cfg.backbone, "backbone", cfg.allowed_targets)(**own))
     _check_fit(cfg, model, tokenizer)
     if cfg.trainer.save_dtype is not None:
         model.stored = StoredDtypes(getattr(torch, cfg.trainer.save_dtype))  # type: ignore[assignment]

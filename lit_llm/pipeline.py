@@ -97,7 +97,7 @@ def _compute(
     started = time.monotonic()
     try:
         if name == RANKINGS:
-            _collect(config, place)
+            _collect(config, place, list(chain.cfg.allowed_targets))
         else:
             execute(schema.restored({**config, "resume": "auto"}), place)
     except UserError as error:
@@ -156,10 +156,12 @@ def _ask(chain: Chain, heading: str) -> None:
     chain.steps[RANKINGS] = Step(RANKINGS, asked(values, sampled, step.config, schema.digest(parents)), step.parents)
 
 
-def _collect(config: dict[str, Any], place: Path) -> None:
+def _collect(config: dict[str, Any], place: Path, allowed: list[str]) -> None:
     """The rankings step: asks (simulated) annotators about answers of the model, and writes what they said."""
     from lit_llm.collection import collect
+    from lit_llm.targets import refuse
 
+    refuse(config, "rankings", "rankings", allowed)
     collect(config, place, place / COLLECTED)
 
 

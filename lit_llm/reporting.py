@@ -12,7 +12,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra.utils import get_class
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_llm import config as schema
@@ -163,7 +162,7 @@ def say(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> None:
             log.info("  floor of %s, %s: %s", group, floor, shown)
     log.info("best checkpoint: %s", folder.best_checkpoint or "none was kept")
     log.info("model: %s", folder.model)
-    chat = get_class(parts.cfg.stage._target_).__name__ not in ("Pretraining", "ContinuedPretraining")
+    chat = type(parts.stage).__name__ not in ("Pretraining", "ContinuedPretraining")
     script = "chat.py" if chat else "generate.py"
     more = "" if chat else ' prompt="The function"'
     if isinstance(parts.stage.exported(), LanguageModel):

@@ -7,7 +7,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -25,12 +25,13 @@ class Parameter:
 class Signature:
     parameters: tuple[Parameter, ...]
     open: bool = False  # takes **kwargs: an unknown key cannot be told from a known one
+    function: bool = False  # of a function (or method), not of a class
 
 
 @cache
 def signature(target: str) -> Signature:
     """The signature of the function or class at a dotted path. Raises UserError when there is none."""
-    module, names = _split(target)
+    module, names = split(target)
     source = module_file(module)
     if source is None:
         return _by_import(target)
@@ -48,10 +49,10 @@ def tree(module: str) -> ast.Module:
 
 def modules_of(target: str) -> str:
     """The module of a dotted path to a function or class."""
-    return _split(target)[0]
+    return split(target)[0]
 
 
-def _split(target: str) -> tuple[str, list[str]]:
+def split(target: str) -> tuple[str, list[str]]:
     """ "a.b.C.method" -> the longest module "a.b" and the names within it."""
     parts = target.split(".")
     for end in range(len(parts) - 1, 0, -1):
@@ -69,13 +70,23 @@ def module_file(module: str) -> Path | None:
     if spec is None:
         return None
     if not rest:
-        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+        origin = Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+        return origin if origin is not None and origin.is_file() else None  # in a zip file there is none
     for place in spec.submodule_search_locations or ():
         base = Path(place).joinpath(*rest)
         for path in (base.with_suffix(".py"), base / "__init__.py"):
             if path.is_file():
                 return path
     return None
+
+
+def archive(module: str) -> Path | None:
+    """The zip file (``.egg``, ``.whl``) that the module's top package is imported from, if it is."""
+    spec = _top_level(module.split(".")[0])
+    origin = Path(spec.origin) if spec is not None and spec.origin else None
+    if origin is None or origin.exists():
+        return None
+    return next((place for place in origin.parents if place.is_file()), None)
 
 
 @cache
@@ -103,7 +114,9 @@ def _find(module: str, names: list[str]) -> Signature | None:
         node = _definition(node, name)
     if isinstance(node, ast.ClassDef):
         return _class_signature(module, node)
-    return _function_signature(module, node, bound=len(names) > 1) if isinstance(node, _FUNCTIONS) else None
+    if not isinstance(node, _FUNCTIONS):
+        return None
+    return replace(_function_signature(module, node, bound=len(names) > 1), function=True)
 
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -116,12 +129,22 @@ def _definition(scope: ast.Module | ast.ClassDef, name: str) -> ast.AST | None:
     return None
 
 
+def absolute(module: str, node: ast.ImportFrom) -> str:
+    """The module that ``from ... import`` in a module names; dots at its beginning count from the module's package."""
+    if not node.level:
+        return node.module or ""
+    path = module_file(module)
+    inside = module if path is not None and path.name == "__init__.py" else module.rpartition(".")[0]
+    parents = inside.split(".")[: len(inside.split(".")) - node.level + 1]
+    return ".".join([*parents, *([node.module] if node.module else [])])
+
+
 def _imported_from(module: str, name: str) -> str | None:
     for node in ast.walk(tree(module)):
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
-                    return f"{node.module}.{alias.name}"
+                    return f"{absolute(module, node)}.{alias.name}"
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
@@ -189,7 +212,7 @@ def _annotation(module: str, node: ast.expr) -> str:
 
 def _by_import(target: str) -> Signature:
     """The fallback for code outside lit_llm: import it. Built-in callables without a signature take anything."""
-    module, names = _split(target)
+    module, names = split(target)
     try:
         value = importlib.import_module(module)
         for name in names:
@@ -214,6 +237,7 @@ def _by_import(target: str) -> Signature:
             if item.kind not in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL)
         ),
         open=any(item.kind is kinds.VAR_KEYWORD for item in parameters),
+        function=not inspect.isclass(value),
     )
 
 

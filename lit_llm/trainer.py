@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
@@ -16,6 +15,7 @@ from lit_llm.checkpointing.atomic import AtomicCheckpointIO
 from lit_llm.checkpointing.random_state import RandomState
 from lit_llm.errors import UserError
 from lit_llm.parts import Parts
+from lit_llm.targets import construct
 
 DEFAULT_STEPS = 500  # of a run that is given no limit
 
@@ -57,7 +57,7 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
         num_sanity_val_steps=cfg.sanity_steps,
         default_root_dir=folder,
         callbacks=callbacks,
-        logger=instantiate(parts.cfg.logger)(folder=folder) if parts.cfg.logger is not None else False,
+        logger=_logger(parts.cfg, folder),
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=True,
         enable_progress_bar=cfg.progress,
@@ -65,6 +65,10 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
         use_distributed_sampler=False,  # the loaders share out their rows themselves
         **_validation(cfg, accumulate),
     )
+
+
+def _logger(cfg: DictConfig, folder: Path) -> Any:
+    return construct(cfg.logger, "logger", cfg.allowed_targets)(folder=folder) if cfg.logger is not None else False
 
 
 def accumulation(cfg: DictConfig) -> int:

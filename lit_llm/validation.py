@@ -15,14 +15,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm import config as schema
+from lit_llm import targets
 from lit_llm.annotations import fits
 from lit_llm.errors import UserError
+from lit_llm.ranges import out_of_range
 from lit_llm.run_folder import RunFolder
 from lit_llm.same_run import change_from
 from lit_llm.signatures import Signature, signature
 
-ALLOWED = ("lit_llm.",)
+CONVERSIONS = ("none", "partial", "object", "all")
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+TIME = re.compile(r"\d{1,3}:\d{1,2}:\d{1,2}:\d{1,2}")
 # What a caller in this package passes at call time, by the root key of the partial.
 PASSED_AT_CALL = {
     "stage": {"model", "tokenizer", "optimizer", "schedule"},
@@ -43,17 +46,27 @@ def validate(cfg: DictConfig) -> None:
     findings = list(_not_set(values)) or list(_missing(cfg))
     if findings:  # what is missing cannot be resolved: the rest is checked when it is there
         raise UserError("\n".join(findings))
-    findings = list(dict.fromkeys(findings_in(values)))
+    findings = list(dict.fromkeys([*findings_in(values), *_told_by_environment(cfg, values)]))
     if findings:
         raise UserError("\n".join(findings))
 
 
 def findings_in(values: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with the plain form (``config.plain``) of a run's or a pipeline's configuration."""
+    yield from out_of_range(values)
     for prefix, run in _runs(values):
         yield from _check_run(prefix, run)
     if "stages" in values:
         yield from _check_pipeline(values)
+
+
+def _told_by_environment(cfg: DictConfig, values: Mapping[str, Any]) -> Iterator[str]:
+    """Numbers that the environment gives (``${oc.decode:${oc.env:RATE}}``) have ranges too; their marks are shown."""
+    shown = dict(schema.flat(values))
+    for line in out_of_range(OmegaConf.to_container(cfg, resolve=True)):
+        key, _, rest = line.partition("=")
+        if "${" in str(shown.get(key)):
+            yield f"{key}={shown[key]}: {rest.partition(': ')[2]}"
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -98,7 +111,8 @@ def _check_pipeline(values: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}={value}: no step of this name; {nearest(value, steps)}"
     if values["init_from"] is not None and values["start_from"] is None:
         yield f"init_from={values['init_from']}: say from which step on it is used: from=NAME"
-    allowed = (*ALLOWED, *values["allowed_targets"])
+    allowed = (*targets.ALLOWED, *values["allowed_targets"])
+    yield from _check_allowed("", values["allowed_targets"])
     yield from _check_keys("answers.", values["answers"], schema.AnswersConfig)
     yield from _check_best_of_n(values["best_of_n"], list(values["stages"]), allowed)
     yield from _check_people(values["people"])
@@ -112,29 +126,22 @@ def _check_pipeline(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _check_people(values: Mapping[str, Any]) -> Iterator[str]:
     yield from _check_keys("people.", values, schema.PeopleConfig)
-    for key in ("enough", "overlap"):
-        if values[key] < 1:
-            yield f"people.{key}={values[key]}: must be 1 or more"
-    if values["poll_seconds"] <= 0:
-        yield f"people.poll_seconds={values['poll_seconds']}: must be above 0"
 
 
 def _check_best_of_n(values: Mapping[str, Any], stages: Sequence[str], allowed: Sequence[str]) -> Iterator[str]:
     yield from _check_keys("best_of_n.", values, schema.BestOfNConfig)
-    if values["n"] < 0 or values["n"] == 1:
+    if values["n"] == 1:
         yield f"best_of_n.n={values['n']}: must be 2 or more answers to choose from, or 0"
-    for key in ("prompts", "max_new_tokens", "batch_size"):
-        if values[key] < 1:
-            yield f"best_of_n.{key}={values[key]}: must be 1 or more"
     for key in ("model", "proxy"):
         if values["n"] and values[key] not in stages:
             yield f"best_of_n.{key}={values[key]}: no step of this name; {nearest(values[key], stages)}"
     if values["gold"] is not None:
-        yield from _check_node("best_of_n.gold", values["gold"], "scorers", allowed)
+        yield from _check_node("best_of_n.gold", values["gold"], "reward", allowed)
 
 
 def _check_run(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
-    allowed = (*ALLOWED, *values["allowed_targets"])
+    allowed = (*targets.ALLOWED, *values["allowed_targets"])
+    yield from _check_allowed(prefix, values["allowed_targets"])
     yield from _check_keys(prefix, values, schema.TrainConfig)
     yield from _check_keys(f"{prefix}trainer.", values["trainer"], schema.TrainerConfig)
     yield from _check_keys(f"{prefix}evaluation.", values["evaluation"], schema.EvaluationConfig)
@@ -148,13 +155,18 @@ def _check_run(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
         if node is not None:
             yield from _check_node(f"{prefix}callbacks.{name}", node, "callbacks", allowed)
     for name, node in values["evaluation"]["scorers"].items():
-        yield from _check_node(f"{prefix}evaluation.scorers.{name}", node, "scorers", allowed)
+        yield from _check_node(f"{prefix}evaluation.scorers.{name}", node, "reward", allowed)
     yield from _check_trainer(prefix + "trainer.", values["trainer"])
     yield from _check_recomputed(prefix, values)
     if values["resume"] not in (None, "auto"):
         changed = change_from(values, RunFolder(values["resume"]))
         if changed is not None:
             yield changed
+
+
+def _check_allowed(prefix: str, allowed: Sequence[str]) -> Iterator[str]:
+    for name in targets.bad_prefixes(allowed):
+        yield f"{prefix}allowed_targets={name!r}: no package's name; write it as allowed_targets=[my_package.]"
 
 
 def _check_keys(path: str, values: Mapping[str, Any], schema_class: type) -> Iterator[str]:
@@ -173,42 +185,49 @@ def _check_node(path: str, node: Any, role: str, allowed: Sequence[str]) -> Iter
     if "_target_" not in node:
         yield f"{path}: has no _target_; write the dotted path of what to build"
         return
-    yield from _check_target(path, node, role, allowed)
+    yield from _check_below(path, node, role, allowed)
 
 
-def _check_below(path: str, value: Any, allowed: Sequence[str]) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        if "_target_" in value:
-            yield from _check_target(path, value, "", allowed)
-        else:
-            for key, item in value.items():
-                yield from _check_below(f"{path}.{key}", item, allowed)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _check_below(f"{path}[{index}]", item, allowed)
+def _check_below(path: str, value: Any, role: str, allowed: Sequence[str]) -> Iterator[str]:
+    for key, kind, node in targets.nodes(value, path, role):
+        yield from _check_target(key, node, kind, allowed)
 
 
 def _check_target(path: str, node: Mapping[str, Any], role: str, allowed: Sequence[str]) -> Iterator[str]:
     target = node["_target_"]
-    if not isinstance(target, str) or not target.startswith(tuple(allowed)) or ".." in target:
-        prefixes = ", ".join(allowed)
-        yield f"{path}._target_={target}: not under {prefixes} (add a prefix of your own to allowed_targets)"
+    reason = targets.refusal(target, role, allowed)
+    if reason is not None:
+        yield f"{path}._target_={target}: {reason}"
         return
     try:
         found = signature(target)
     except UserError as error:
         yield f"{path}._target_={error}"
         return
-    later = PASSED_AT_CALL.get(role, set())
+    later, ours = PASSED_AT_CALL.get(role, set()), targets.under(target, targets.ALLOWED)
     yield from _check_values(path, {k: v for k, v in node.items() if v is not None or k not in later}, found)
+    yield from _check_hydra_keys(path, node, ours)
     if not node.get("_partial_") or role in PASSED_AT_CALL:
         given = set(node) | later
-        for parameter in found.parameters:
-            if parameter.required and parameter.name not in given and not node.get("_args_"):
-                yield f"{path}.{parameter.name}: no value; give it as {path}.{parameter.name}=VALUE"
-    for key, item in node.items():
-        if key not in HYDRA_KEYS:
-            yield from _check_below(f"{path}.{key}", item, allowed)
+        missing = [each.name for each in found.parameters if each.required and each.name not in given]
+        for name in missing if not node.get("_args_") else ():
+            yield f"{path}.{name}: no value; give it as {path}.{name}=VALUE"
+    at_call = [each.name for each in found.parameters if each.required and each.name in later and each.name not in node]
+    if at_call and ours and not node.get("_partial_"):
+        yield f"{path}._partial_={node.get('_partial_')}: must be true; {', '.join(at_call)} is given when it is built"
+    if role == "reward" and ours and node.get("_partial_") and not found.function:
+        yield f"{path}._partial_=True: must be false; a reward is an object of this class"
+
+
+def _check_hydra_keys(path: str, node: Mapping[str, Any], ours: bool) -> Iterator[str]:
+    """The keys that Hydra reads beside ``_target_``."""
+    for key in ("_partial_", "_recursive_"):
+        if key in node and not isinstance(node[key], bool):
+            yield f"{path}.{key}={node[key]}: must be true or false"
+    if "_convert_" in node and node["_convert_"] not in CONVERSIONS:
+        yield f"{path}._convert_={node['_convert_']}: must be one of {', '.join(CONVERSIONS)}"
+    if node.get("_args_") and (ours or not isinstance(node["_args_"], list)):
+        yield f"{path}._args_={node['_args_']}: give every value by its name"
 
 
 def _check_values(path: str, node: Mapping[str, Any], found: Signature) -> Iterator[str]:
@@ -257,19 +276,13 @@ def _check_trainer(path: str, values: Mapping[str, Any]) -> Iterator[str]:
     for key, known in choices.items():
         if values[key] not in known:
             yield f"{path}{key}={values[key]}: must be one of {', '.join(str(one or 'null') for one in known)}"
-    for key in ("devices", "num_nodes", "max_steps", "max_epochs", "max_tokens", "global_batch_size", "num_threads"):
-        if values[key] is not None and values[key] < 1:
-            yield f"{path}{key}={values[key]}: must be 1 or more"
-    shares = ("val_check_interval", "limit_train_batches", "limit_val_batches", "overfit_batches")
-    for key in ("gradient_clip_val", *shares):
-        if values[key] is not None and values[key] < 0:
-            yield f"{path}{key}={values[key]}: must not be negative"
-        elif key in shares and values[key] is not None and values[key] > 1 and values[key] % 1:
+    for key in ("val_check_interval", "limit_train_batches", "limit_val_batches", "overfit_batches"):
+        if values[key] is not None and values[key] > 1 and values[key] % 1:
             yield f"{path}{key}={values[key]}: must be a whole number, or a share from 0.0 to 1.0"
+    if values["max_time"] and not TIME.fullmatch(values["max_time"]):
+        yield f"{path}max_time={values['max_time']}: must be DD:HH:MM:SS, days to seconds, such as 00:01:30:00"
     budget = values["activation_memory_budget"]
-    if not 0 <= budget <= 1:
-        yield f"{path}activation_memory_budget={budget}: must be a share from 0 to 1"
-    elif budget < 1 and values["gradient_checkpointing"]:
+    if budget < 1 and values["gradient_checkpointing"]:
         yield f"{path}activation_memory_budget={budget}: computes again what {path}gradient_checkpointing does; choose"
     elif budget < 1 and not values["compile"]:
         yield (

@@ -502,7 +502,6 @@ def _read_text(file: Path) -> str:
             return stream.read()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not readable as UTF-8 text ({_one_line(error)}); copy the file again") from None
-    return text
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -1,0 +1,130 @@
+"""What a configuration may build: what an allowed module defines, of the kind that the key takes, and nothing else."""
+
+import pytest
+
+from lit_llm import config as schema
+from lit_llm.command_line import check, compose, rewrite
+from lit_llm.errors import UserError
+from lit_llm.targets import construct, named_class, refusal
+from lit_llm.validation import validate
+
+OURS = ("lit_llm.",)
+
+
+@pytest.mark.parametrize(
+    ("target", "role"),
+    [
+        ("lit_llm.parts.torch.load", "stage"),
+        ("lit_llm.parts.torch.load", ""),
+        ("lit_llm.launch.shutil.copyfile", "loss"),
+        ("lit_llm.launch.subprocess.Popen", "callbacks"),
+        ("lit_llm.parts.L.Trainer", "stage"),
+        ("lit_llm.data.streams.import_module", "reward"),
+        ("lit_llm.stages.grpo.GRPO.load_from_checkpoint", "stage"),
+        ("lit_llm.stages.grpo.GRPO.__init__.__globals__", "stage"),
+        ("lit_llm.targets.construct", ""),
+        ("lit_llm.feedback.rule.rule", "reward"),
+        ("lit_llm.rewards.gate.ExamFailed", "reward"),
+        ("lit_llm.rewards.learned.LearnedReward", "stage"),
+        ("lit_llm.stages.pretraining.Pretraining", "data"),
+        ("lit_llm.optim.muon.newton_schulz", "optimizer"),
+        ("lit_llm.evaluation.reward_exam.RewardExam", "loss"),
+        ("lit_llm", "stage"),
+        ("lit_llm.parts", "stage"),
+        ("lit_llm..parts.load", "stage"),
+        ("os.system", "stage"),
+        (["lit_llm.stages.grpo.GRPO"], "stage"),
+        (None, "stage"),
+    ],
+)
+def test_what_is_not_defined_here_or_is_of_another_kind_is_refused(target, role):
+    assert refusal(target, role, OURS)
+
+
+def test_every_part_of_the_configurations_may_be_built():
+    validate(compose("pipeline", []))
+    for word in ("reward=weighted_sum", "reward=ensemble", "gold=learned", "callbacks=aligned", "logger=csv"):
+        cfg = compose("train", ["stage=grpo", "init_from=m", word])
+        lines = []
+        try:
+            validate(cfg)
+        except UserError as error:
+            lines = str(error).splitlines()
+        assert not [line for line in lines if "_target_" in line]
+
+
+PLACES = [
+    "+stage.deep={a: [{b: {_target_: os.system}}]}",
+    "+stage._args_=[{_target_: os.system}]",
+    "data.path={_target_: os.system}",
+    "+evaluation.scorers.x={_target_: lit_llm.parts.torch.load}",
+    "+callbacks.x={_target_: lit_llm.launch.shutil.rmtree}",
+    "logger={_target_: lit_llm.parts.torch.load, _partial_: true}",
+    "optimizer._target_=lit_llm.launch.shutil.copyfile",
+    "schedule._target_=hydra.utils.get_method",
+    "tokenizer._target_=lit_llm.parts.torch.load",
+]
+
+
+@pytest.mark.parametrize("word", PLACES)
+def test_no_place_builds_foreign_code(word):
+    schema.register()
+    with pytest.raises(UserError) as error:
+        check("train", rewrite("train", [word]))
+    assert any("_target_=" in line for line in str(error.value).splitlines()), str(error.value)
+
+
+@pytest.fixture
+def own_package(tmp_path, monkeypatch):
+    """A package of the user's: its own stage, re-exports of it, an alias, and the same ways to foreign code."""
+    package = tmp_path / "own_parts_of_test"
+    (package / "inner").mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        "from .inner.stage import Mine\nfrom own_parts_of_test.inner import stage as st\nimport torch\n"
+        "from pickle import loads\nfrom os.path import *\nShort = Mine\nsneaky = torch.load\nShorter = st.Mine\n"
+    )
+    (package / "inner/__init__.py").write_text("")
+    (package / "inner/stage.py").write_text(
+        "from lit_llm.stages.pretraining import Pretraining as P\nimport functools\n"
+        "class Mine(P):\n    load = functools.partial\n    @classmethod\n    def made(cls): ...\n"
+        "try:\n    import fast\nexcept ImportError:\n    def late(x): ...\nmade_here = functools.partial(late, 1)\n"
+        "def __getattr__(name):\n    import os\n    if name == 'lazy': return late\n"
+        "    if name == 'system': return os.system\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "own_parts_of_test."
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("Mine", True), ("Short", True), ("Shorter", True), ("st.Mine", True), ("inner.stage.Mine", True),
+        ("inner.stage.Mine.made", True), ("inner.stage.late", True), ("inner.stage.made_here", True),
+        ("inner.stage.lazy", True), ("inner.stage.system", False), ("inner.stage.P", False), ("torch.load", False),
+        ("loads", False), ("sneaky", False), ("join", False), ("inner.stage.Mine.load", False),
+        ("inner.stage.functools.partial", False), ("nothing", False),
+    ],
+)  # fmt: skip
+def test_of_an_allowed_package_what_it_defines_itself_is_built(own_package, name, right):
+    assert (refusal(own_package + name, "reward", (own_package,)) is None) is right
+    assert refusal(own_package + name, "reward", OURS)
+    assert refusal(own_package + name, "reward", ("own_parts",))  # a prefix names a package, not the start of a word
+
+
+def test_a_package_allowed_on_the_command_line_brings_a_stage(own_package):
+    schema.register()
+    words = [f"stage._target_={own_package}Short", f"allowed_targets=[{own_package}]"]
+    check("train", rewrite("train", words))
+    with pytest.raises(UserError, match=r"allowed_targets=''"):
+        check("train", rewrite("train", [*words[:1], "allowed_targets=['']"]))
+
+
+def test_the_last_gate_sees_values_after_their_interpolation():
+    """What the check of the configuration took for text can become a mapping when it is resolved."""
+    hidden = "${oc.decode:'{_target_: lit_llm.run_folder.write_json, path: x}'}"
+    cfg = compose("train", ["stage=grpo", "init_from=m"])
+    cfg.stage.gold = hidden
+    with pytest.raises(UserError, match=r"gold\._target_=lit_llm\.run_folder\.write_json"):
+        construct(cfg.stage, "stage")
+    with pytest.raises(UserError, match=r"stage\._target_=lit_llm\.parts\.torch\.load"):
+        named_class({"_target_": "lit_llm.parts.torch.load"}, "stage")
