@@ -216,6 +216,13 @@ class Stage(L.LightningModule):
         """The network that goes into the model folder."""
         return self.model
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["latest"] = {name: float(value) for name, value in self.latest.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The last step's numbers too: a run that had ended, and is resumed to be reported, makes no step more."""
+        self.latest = dict(checkpoint.get("latest", {}))
+
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         state: dict[str, Any] = super().state_dict(*args, **kwargs)
         prefix = kwargs.get("prefix", "")

@@ -165,9 +165,11 @@ class OnPolicy(Answering):
             self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         checkpoint["ended_by_exam"] = self.ended
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         self.ended = checkpoint.get("ended_by_exam", False)
 
     def tokens_in(self, batch: Any) -> int:  # noqa: ARG002

@@ -196,6 +196,19 @@ class AgainstReference(Stage):
 
     # What is saved
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """With each process's log-probabilities that no file holds: computed anew, in other batches, they would be
+        rounded otherwise."""
+        super().on_save_checkpoint(checkpoint)
+        if self.needs_reference and not self._reference_hash:
+            checkpoint["reference_logps"] = [store.as_tensors(known) for known in self._everywhere(self._known)]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        kept = checkpoint.get("reference_logps", [])
+        if kept:
+            self._known = store.from_tensors(kept[self.trainer.global_rank % len(kept)])
+
     def exported(self) -> LanguageModel:
         """The policy, adapters merged into a copy."""
         return merge_lora(copy.deepcopy(self.model)) if self.lora_rank else self.model  # type: ignore[return-value]

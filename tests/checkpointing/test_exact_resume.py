@@ -10,6 +10,7 @@ import pytest
 from training_run import DieAt, assert_same, run, state_of
 
 from lit_llm.checkpointing.signals import Interrupted
+from lit_llm.errors import UserError
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
@@ -48,6 +49,14 @@ def test_five_resumes_in_a_chain(tmp_path: Path, uninterrupted: dict) -> None:
 def test_a_finished_run_can_be_prolonged(tmp_path: Path, uninterrupted: dict, steps: int) -> None:
     run(tmp_path, max_steps=steps, every_n_steps=None)
     assert_same(state_of(*run(tmp_path, every_n_steps=None, resume=True)), uninterrupted[2])
+
+
+def test_a_run_of_epochs_can_be_prolonged_but_not_cut(tmp_path: Path, uninterrupted: dict) -> None:
+    run(tmp_path, max_steps=-1, max_epochs=1, every_n_steps=None)
+    longer = run(tmp_path, max_steps=-1, max_epochs=2, every_n_steps=None, resume=True)
+    assert_same(state_of(*longer), uninterrupted[2])
+    with pytest.raises(UserError, match=r"^trainer.max_epochs=1: the run has trained 2 epochs already; give more$"):
+        run(tmp_path, max_steps=-1, max_epochs=1, every_n_steps=None, resume=True)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
