@@ -31,11 +31,11 @@ ACCUMULATED = ["trainer.global_batch_size=4", "trainer.limit_train_batches=7"]  
 ROLLOUTS = ["trainer.limit_train_batches=4", "reward=length", "stage.max_new_tokens=4", "stage.minibatches=2"]
 STAGES = {
     "pretraining": ["data.max_length=32", "backbone.dropout=0.1", *ACCUMULATED],
-    "continued_pretraining": ["data.max_length=32", "data.replay_ratio=0.4", *ACCUMULATED],
+    "continued_pretraining": ["data.max_length=32", "data.replay_ratio=0.4", "stage.lora_rank=2", *ACCUMULATED],
     "fine_tuning": ["data.max_length=64", "stage.lora_rank=2", "stage.lora_dropout=0.2", *ACCUMULATED],
     "instruction_tuning": ["data.max_length=96", "stage.neftune_noise_alpha=5", *ACCUMULATED],
     "reward_modeling": ["data.max_length=96", *ACCUMULATED],
-    "flag_classification": ["data.max_length=96", "data.label=desirable", *ACCUMULATED],
+    "flag_classification": ["data.max_length=96", "data.label=desirable", "stage.lora_rank=2", *ACCUMULATED],
     "dpo": ["data.max_length=96", *ACCUMULATED],
     "kto": ["data.max_length=96", *ACCUMULATED],
     "ppo": ["stage.epochs=2", *ROLLOUTS],
