@@ -148,6 +148,7 @@ class GRPO(OnPolicy):
         experience, logged = self._experience(rollout, scores, plan[0], first=number == 0)
         logged |= self.numbers(parts) if parts else {}
         logged |= self.learn(plan, lambda share, first: self._gradients(experience, share, first))
+        self.signs.tell(logged, number)
         self._tokens = int(rollout.lengths.sum())
         self.log_training(logged | examined)
 

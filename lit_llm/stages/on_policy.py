@@ -30,6 +30,7 @@ from lit_llm.stages.on_policy_checks import (
     check_sampling,
 )
 from lit_llm.stages.reward_watch import RewardWatch
+from lit_llm.stages.rollout_signs import RolloutSigns
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class OnPolicy(Answering):
         self.end_ids = answer_ends(end_ids, tokenizer, model.config.vocab_size)
         self.reward = fitting(reward, model, tokenizer)
         self.gold = None if gold is None else fitting(gold, model, tokenizer, "gold")
+        self.signs = RolloutSigns(max_new_tokens, model.config.max_positions)
         self.reference: LanguageModel | None = None
         if not lora_rank:
             self.reference = copy.deepcopy(model).requires_grad_(False)
@@ -134,11 +136,13 @@ class OnPolicy(Answering):
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             raise UserError("trainer.precision: 16-mixed; a policy's own updates need bf16-mixed or 32-true")
         data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.signs.speaks = self.trainer.is_global_zero
         prompts, longest = getattr(data, "micro_batch_size", None), getattr(data, "longest_prompt", None)
         if prompts is not None:
             check_minibatches(prompts, self.group_size, self.minibatches)
         if longest is not None:
             check_room(int(longest), self.max_new_tokens, self.model.config.max_positions)
+            self.signs.room = self.model.config.max_positions - int(longest)
             for name, reward in (("reward", self.reward), ("gold", self.gold)):
                 check_reward_room(reward, int(longest), self.max_new_tokens, name)
 

@@ -171,6 +171,7 @@ class PPO(OnPolicy):
         logged |= self.numbers(parts) if parts else {}
         logged |= self.learn(plan, lambda share, first: self._gradients(experience, share, first))
         self._adapt(logged["objective/kl"], len(scores))
+        self.signs.tell(logged, number)
         self._tokens = int(rollout.lengths.sum())
         self.log_training(logged | examined)
 
@@ -199,6 +200,7 @@ class PPO(OnPolicy):
             "objective/rlhf_reward": (penalised - coef * kl).mean(),
             "objective/response_length": mask.sum(1).float().mean(),
             "objective/eos_rate": rollout.finished.float().mean(),
+            "objective/truncated": cut.float().mean(),
             "policy/entropy": policy.masked_mean(entropy, mask),
             "policy/sampling_gap": policy.masked_mean((logps - sequences.dense(rollout.logps)).abs(), mask),
             "val/explained_variance": policy.explained_variance(values, experience.returns, mask),
