@@ -76,7 +76,7 @@ def test_killed_in_the_middle(tmp_path: Path, uninterrupted: dict) -> None:
         target=run, args=(tmp_path,), kwargs={"more": [DieAt(7, signal.SIGKILL)]}
     )
     process.start()
-    process.join(100)
+    process.join(250)
     assert process.exitcode == -signal.SIGKILL
     resumed = run(tmp_path, resume=True)
     assert_same(state_of(*resumed), uninterrupted[2])
