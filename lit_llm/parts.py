@@ -23,9 +23,6 @@ from lit_llm.durable import folder_beside
 from lit_llm.errors import UserError
 from lit_llm.model_folder import check_model_folder
 from lit_llm.stages.base import Stage
-from lit_llm.stages.on_policy import OnPolicy
-from lit_llm.stages.reference import AgainstReference
-from lit_llm.stages.supervised import SupervisedStage
 from lit_llm.targets import construct, named_class
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -147,8 +144,7 @@ def _check_fit(cfg: DictConfig, model: Any, tokenizer: Tokenizer) -> None:
 
 def _settle_network(cfg: DictConfig, stage: Stage) -> None:
     """Options of the network that are the run's, not the model's; and what its adapters, if any, belong to."""
-    if isinstance(stage, SupervisedStage | OnPolicy | AgainstReference):
-        stage.base_model = stage.base_model or str(cfg.init_from or "")
+    stage.base_model = stage.base_model or str(cfg.init_from or "")
     network = getattr(stage.model, "backbone", None)
     if network is not None and cfg.trainer.gradient_checkpointing:
         network.gradient_checkpointing = True

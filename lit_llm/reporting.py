@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import platform
+import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -164,10 +165,17 @@ def say(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> None:
     log.info("model: %s", folder.model)
     chat = type(parts.stage).__name__ not in ("Pretraining", "ContinuedPretraining")
     script = "chat.py" if chat else "generate.py"
-    more = "" if chat else ' prompt="The function"'
+    more = "" if chat else f' prompt="{beginning(parts)}"'
     if isinstance(parts.stage.exported(), LanguageModel):
         log.info("next: python scripts/%s model=%s%s", script, folder.model, more)
     log.info("curves: tensorboard --logdir %s", folder.path)
+
+
+def beginning(parts: Parts) -> str:
+    """Some words of the held-out text at hand, without anything that a shell or Hydra would read."""
+    texts = (item.text for one in parts.data.heldout() if one.kind == "documents" for item in one.items)
+    found = (re.findall(r"[^\W_]+", text[:200])[:3] for text in texts)
+    return " ".join(next((words for words in found if words), ["..."]))
 
 
 def _counted(counts: Mapping[str, Any]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import torch
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
+from lit_llm.callbacks.steps import step_ended
+from lit_llm.checkpointing import loops
 from lit_llm.checkpointing.atomic import AtomicCheckpointIO
 from lit_llm.checkpointing.random_state import RandomState
 from lit_llm.errors import UserError
@@ -33,9 +37,11 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
         callbacks.append(RandomState())
     if own and steps is not None:
         callbacks.append(StopAfter(steps))
+    if cfg.max_time is not None:
+        callbacks.append(TimeLimit(cfg.max_time))
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
-    return L.Trainer(
+    trainer = L.Trainer(
         accelerator=_accelerator(cfg),
         devices=cfg.devices,
         num_nodes=cfg.num_nodes,
@@ -43,7 +49,6 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
         precision=precision(cfg.precision, cfg.accelerator),  # type: ignore[arg-type]
         max_steps=-1 if own else optimizer_steps(parts.cfg, accumulate),
         max_epochs=-1 if own and steps is not None and cfg.max_epochs is None else cfg.max_epochs,
-        max_time=cfg.max_time,
         accumulate_grad_batches=accumulate,
         gradient_clip_val=None if own else cfg.gradient_clip_val,
         limit_train_batches=_batches(cfg.limit_train_batches),
@@ -65,6 +70,7 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
         use_distributed_sampler=False,  # the loaders share out their rows themselves
         **_validation(cfg, accumulate),
     )
+    return loops.install(trainer)
 
 
 def _logger(cfg: DictConfig, folder: Path) -> Any:
@@ -183,3 +189,42 @@ class StopAfter(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.done = state_dict["done"]
+
+
+class TimeLimit(L.Callback):
+    """Ends training with the first step that ends after so much time, that of runs which were resumed counted.
+
+    Args:
+        duration: "DD:HH:MM:SS".
+    """
+
+    def __init__(self, duration: str) -> None:
+        found = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", duration.strip())
+        if found is None:
+            raise UserError(f"trainer.max_time={duration}: must be DD:HH:MM:SS, such as 00:02:30:00")
+        days, hours, minutes, seconds = map(int, found.groups())
+        self.seconds = float(((24 * days + hours) * 60 + minutes) * 60 + seconds)
+        self._before = 0.0
+        self._started: float | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        self._started = time.monotonic()
+        self._check(trainer)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:  # noqa: ARG002
+        if step_ended(trainer):
+            self._check(trainer)
+
+    def _check(self, trainer: L.Trainer) -> None:
+        over = trainer.strategy.broadcast(self.elapsed() >= self.seconds)  # all processes end with the same step
+        trainer.should_stop = trainer.should_stop or bool(over)
+
+    def elapsed(self) -> float:
+        """Seconds of training so far."""
+        return self._before + (0.0 if self._started is None else time.monotonic() - self._started)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.elapsed()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._before = state_dict["seconds"]

@@ -1,4 +1,5 @@
-"""Every test runs on one thread: on a busy two-core machine many threads make small tensors 10 times slower."""
+"""Tests hold on a busy machine: on one thread (on two busy cores many make small tensors 10 times slower), and with no
+limit of time for an example."""
 
 import os
 
@@ -6,5 +7,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")

@@ -202,7 +202,7 @@ def test_parents_are_the_folders_that_the_configuration_names(chain, tmp_path):
 def test_the_script_exits_with_1_on_a_difference(chain):
     def run() -> subprocess.CompletedProcess[str]:
         words = [sys.executable, str(SCRIPT), f"model={chain}"]
-        return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
 
     assert run().returncode == 0
     (chain / "config.json").write_text("{ }")

@@ -72,15 +72,18 @@ def apply_lora(
     target that the model has not.
     """
     if rank < 1:
-        raise UserError(f"lora.rank={rank} must be at least 1")
+        raise UserError(f"stage.lora_rank={rank}: must be at least 1")
+    if not 0 < alpha < math.inf:
+        raise UserError(f"stage.lora_alpha={alpha}: must be above 0")
     if not 0 <= dropout < 1:
-        raise UserError(f"lora.dropout={dropout} must be at least 0 and below 1")
+        raise UserError(f"stage.lora_dropout={dropout}: must be at least 0 and below 1")
     if adapted(model):
         raise ValueError("the model has adapters already: merge_lora first")
     chosen = [name for name, module in model.named_modules() if _is_target(name, module, targets)]
     found = {name.rpartition(".")[2] for name in chosen}
     if not targets or found != set(targets):
-        raise UserError(f"lora.targets: {sorted(set(targets) - found)} not in the model; use {', '.join(TARGETS)}")
+        unknown = sorted(set(targets) - found) or list(targets)
+        raise UserError(f"stage.lora_targets: {unknown} not in the model; use some of {', '.join(TARGETS)}")
     model.requires_grad_(False)
     for name in chosen:
         base = model.get_submodule(name)

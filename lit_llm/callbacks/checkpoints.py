@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from lit_llm.callbacks.steps import is_trial, step_ended, steps_done
+from lit_llm.callbacks.steps import is_trial, run_ends, step_ended, steps_done
 from lit_llm.checkpointing import atomic
 from lit_llm.checkpointing.resume import CHECKPOINTS, PATTERN, checkpoint_name
 from lit_llm.checkpointing.signals import Interrupted, StopSignals
@@ -110,8 +110,8 @@ class Checkpoints(Checkpoint):
         return Path(trainer.default_root_dir) / CHECKPOINTS
 
     def _is_due(self, trainer: L.Trainer) -> bool:
-        if self.at_end and _is_last_step(trainer):
-            return True
+        if self.at_end and run_ends(trainer):
+            return True  # saved now, not afterwards, a longer run can go on from it
         if self.every_n_steps is not None and steps_done(trainer) % self.every_n_steps == 0:
             return True
         if self.every_minutes is None:
@@ -163,14 +163,3 @@ def keep_aside(path: Path) -> None:
         number, aside = number + 1, path.with_name(f"{path.name}.unreadable.{number}")
     path.rename(aside)
     log.warning("%s: %s; kept as %s", path, problem, aside.name)
-
-
-def _is_last_step(trainer: L.Trainer) -> bool:
-    """Whether training ends here by steps or epochs. Saved now, not afterwards, a longer run can go on from it."""
-    loop = trainer.fit_loop.epoch_loop
-    if trainer.should_stop and trainer.fit_loop._can_stop_early:
-        return True
-    if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
-        return True
-    epochs = trainer.max_epochs
-    return epochs not in (None, -1) and loop._num_ready_batches_reached() and trainer.current_epoch + 1 >= epochs

@@ -65,6 +65,12 @@ class Overoptimization(L.Callback):
         self._warned: set[str] = set()
         self._writer: Any = None
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """A run that ended so does not go on when it is resumed, unless ``patience`` is another now."""
+        sources = {row["source"] for row in self.rows if row["step"] == steps_done(trainer)}
+        if any(self._overoptimized(source) for source in sources):
+            trainer.should_stop = True
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking:
             return

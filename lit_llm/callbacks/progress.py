@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +16,10 @@ from lit_llm.callbacks.steps import step_ended, steps_done
 from lit_llm.errors import UserError
 
 SHOWN = {"train/loss": "loss", "val/loss": "val", "train/lr": "lr", "train/tokens_per_second": "tok/s"}
+ROLLOUT = {  # of a stage that answers prompts; cut: the share of answers that max_new_tokens ended
+    "objective/scores": "reward", "objective/kl": "kl", "objective/response_length": "length",
+    "objective/truncated": "cut", "val/loss": "val reward", "train/lr": "lr",
+}  # fmt: skip
 
 
 class Progress(ProgressBar):
@@ -73,8 +78,7 @@ class Progress(ProgressBar):
         self._close()
 
     def _show(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        values = {**trainer.callback_metrics, **getattr(pl_module, "latest", {})}
-        text = ", ".join(f"{short} {float(values[key]):.4g}" for key, short in SHOWN.items() if key in values)
+        text = shown({**trainer.callback_metrics, **getattr(pl_module, "latest", {})})
         done = steps_done(trainer)
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
@@ -86,3 +90,12 @@ class Progress(ProgressBar):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def shown(values: Mapping[str, Any]) -> str:
+    """The numbers of a step in words: of a rollout reward, KL and length of its answers, and how many were cut."""
+    keys = ROLLOUT if "objective/scores" in values else SHOWN
+    found = {short: float(values[key]) for key, short in keys.items() if key in values}
+    if "val reward" in found:
+        found["val reward"] *= -1.0  # a policy's loss in validation is minus the reward
+    return ", ".join(f"{name} {value:.0%}" if name == "cut" else f"{name} {value:.4g}" for name, value in found.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import lightning as L
@@ -11,7 +12,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lit_llm.callbacks.steps import step_ended, steps_done
 from lit_llm.errors import UserError
 from lit_llm.generation.sampling import completions, generate
-from lit_llm.records import Message
+from lit_llm.records import IGNORE, Message, TokenBatch
+
+BEGINNING = 8  # tokens of a document that a sample goes on from
 
 
 class Samples(L.Callback):
@@ -20,28 +23,38 @@ class Samples(L.Callback):
     Sampling has random streams of its own, so that training is the same with and without it.
 
     Args:
-        prompts: what to go on from.
+        prompts: what to go on from; None: ``count`` of the validation data's own, or of the training data's where
+            nothing is held out (a document's first ``BEGINNING`` tokens, a question as the data's template writes it).
         every_n_steps: optimizer steps (rollouts of PPO) between samples; None: only when training ends.
-        chat: the prompts are a user's questions, answered through the chat template.
+        chat: ``prompts`` are a user's questions, answered through the chat template.
+        count: how many of the data's own.
         max_new_tokens, temperature, seed: of the sampling.
     """
 
     def __init__(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str] | None = None,
         every_n_steps: int | None = 100,
         chat: bool = False,
         max_new_tokens: int = 48,
         temperature: float = 0.8,
         seed: int = 0,
+        count: int = 3,
     ) -> None:
-        if not prompts or not all(prompts):
-            raise UserError(f"callbacks.samples.prompts: {list(prompts)}; give one text or more, none of them empty")
+        if prompts is not None and not (prompts and all(prompts)):
+            raise UserError(
+                f"callbacks.samples.prompts: {list(prompts)}; give one text or more, none of them empty, or null for "
+                "the data's own"
+            )
+        if count < 1:
+            raise UserError(f"callbacks.samples.count: {count}; must be 1 or more")
         if every_n_steps is not None and every_n_steps < 1:
             raise UserError(f"callbacks.samples.every_n_steps: {every_n_steps}; must be 1 or more, or null")
-        self.prompts, self.every_n_steps, self.chat = list(prompts), every_n_steps, chat
+        self.prompts, self.count = None if prompts is None else list(prompts), count
+        self.every_n_steps, self.chat = every_n_steps, chat
         self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
         self._last_step = -1
+        self._ids: list[list[int]] | None = None
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:  # noqa: ARG002
         if self.every_n_steps and step_ended(trainer) and steps_done(trainer) % self.every_n_steps == 0:
@@ -55,33 +68,76 @@ class Samples(L.Callback):
         if step == self._last_step or not trainer.is_global_zero:
             return
         self._last_step = step
-        texts = self.texts(pl_module.model, pl_module.tokenizer)
-        rows = "\n\n".join(
-            f"**{_shown(prompt)}** {_shown(text)}" for prompt, text in zip(self.prompts, texts, strict=True)
-        )
+        tokenizer: Any = pl_module.tokenizer
+        if self._ids is None:
+            own = self.prompts is None
+            self._ids = prompts_of(trainer.datamodule, self.count) if own else self.encoded(tokenizer)  # type: ignore[attr-defined]
+        if not self._ids:
+            return
+        prompts = self.prompts or [tokenizer.decode(row) for row in self._ids]
+        texts = self.texts(pl_module.model, tokenizer, self._ids)
+        rows = "\n\n".join(f"**{_shown(prompt)}** {_shown(text)}" for prompt, text in zip(prompts, texts, strict=True))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("samples", rows, step)
 
-    def texts(self, model: Any, tokenizer: Any) -> list[str]:
-        """A completion of each prompt, special tokens left out."""
+    def encoded(self, tokenizer: Any) -> list[list[int]]:
+        """The tokens of the ``prompts`` that were given."""
+        given = self.prompts or []
         if self.chat:
-            ids = [tokenizer.chat.encode_prompt(tokenizer, [Message("user", prompt)]) for prompt in self.prompts]
-        else:
-            ids = [[*tokenizer.beginning, *tokenizer.encode(prompt)] for prompt in self.prompts]
+            return [tokenizer.chat.encode_prompt(tokenizer, [Message("user", prompt)]) for prompt in given]
+        return [[*tokenizer.beginning, *tokenizer.encode(prompt)] for prompt in given]
+
+    def texts(self, model: Any, tokenizer: Any, ids: Sequence[Sequence[int]]) -> list[str]:
+        """A completion of each prompt, special tokens left out."""
         room = model.config.max_positions - self.max_new_tokens
         if room < 1:
             raise UserError(f"callbacks.samples.max_new_tokens: {self.max_new_tokens}; the context has "
                             f"{model.config.max_positions} positions")  # fmt: skip
         rollout = generate(
             model,
-            [row[-room:] for row in ids],
+            [list(row[-room:]) for row in ids],
             max_new_tokens=self.max_new_tokens,
             end_ids=tokenizer.end_ids,
             temperature=self.temperature,
             seed=self.seed,
         )
         return [tokenizer.decode(row) for row in completions(rollout)]
+
+
+def prompts_of(data: Any, count: int) -> list[list[int]]:
+    """The tokens of ``count`` prompts (fewer where there are not so many rows) of a DataModule, spread over its rows
+    and sources; none where it does not say what it prepared."""
+    prepared = getattr(data, "prepared", None)
+    if prepared is None:
+        return []
+    sources = [rows for rows in prepared.validation.values() if len(rows)] or [prepared.train]
+    share = -(-count // len(sources))
+    places = [(rows, turn * len(rows) // share) for turn in range(share) for rows in sources]
+    rows_of_prompts = [prompts_in(rows.collate([rows[index]]), first=index == 0) for rows, index in places]
+    # The first of each row before the second of any; parts only where there is nothing whole.
+    ordered = [prompt for turn in zip_longest(*rows_of_prompts) for prompt in turn if prompt is not None]
+    found = [tokens for part, tokens in ordered if not part] or [tokens for _, tokens in ordered]
+    return [list(tokens) for tokens in dict.fromkeys(found)][:count]
+
+
+def prompts_in(batch: Any, first: bool) -> list[tuple[bool, tuple[int, ...]]]:
+    """The prompts in the first row of a batch of any kind: what stands before the first trained token; where all of a
+    text is trained its first ``BEGINNING`` tokens. Beside each, whether it may be a part: a row may begin within a
+    document (unless it is the ``first`` of the data), and end soon after one begins.
+    """
+    if not isinstance(batch, TokenBatch):
+        lengths = getattr(batch, "prompt_lengths", batch.lengths)
+        return [(False, tuple(batch.input_ids[0, : int(lengths[0])].tolist()))]
+    ids, trained, segments = batch.input_ids[0], batch.labels[0] != IGNORE, batch.segments[0]
+    found = []
+    for segment in sorted(set(segments.tolist())):
+        here = segments == segment
+        if trained[here].any():
+            start = int(trained[here].int().argmax())
+            tokens = tuple(ids[here][: start + 1 if start else BEGINNING].tolist())
+            found.append((start == 0 and (len(tokens) < BEGINNING or (segment == 0 and not first)), tokens))
+    return found
 
 
 def _shown(text: str) -> str:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import lightning as L
 
+from lit_llm.checkpointing.loops import run_ends, steps_done
+
+__all__ = ["is_logging_step", "is_trial", "run_ends", "step_ended", "steps_done"]
+
 
 def step_ended(trainer: L.Trainer) -> bool:
     """Whether the micro-batch that just ended was the last of its accumulation window."""
     return not trainer.fit_loop._should_accumulate()
-
-
-def steps_done(trainer: L.Trainer) -> int:
-    """Optimizer steps so far; batches for a stage that makes its own updates (a rollout of PPO is one step)."""
-    if trainer.lightning_module.automatic_optimization:
-        return trainer.global_step
-    return trainer.fit_loop.epoch_loop.batch_progress.total.ready
 
 
 def is_logging_step(trainer: L.Trainer) -> bool:

@@ -46,9 +46,11 @@ class RandomState(L.Callback):
         self._loaded = state_dict["processes"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """Also before the validation that a resumed run begins with."""
         if trainer.global_rank < len(self._loaded):
             set_random_state(self._loaded[trainer.global_rank])
         self._loaded = []
+        self._before_validation = random_state() if _validation_is_next(trainer) else None
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:  # noqa: ARG002
         """Before a validation, whose loaders draw a seed before any hook for it runs."""
@@ -61,5 +63,6 @@ class RandomState(L.Callback):
 
 
 def _validation_is_next(trainer: L.Trainer) -> bool:
-    fetcher = trainer.fit_loop._data_fetcher
-    return fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+    loop = trainer.fit_loop
+    begun = loop.epoch_loop.batch_progress.total.ready > 0
+    return begun and loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)

@@ -156,6 +156,11 @@ class ResumableLoader:
         batches = len(self) if self.max_batches is None else self.max_batches
         return min(self.rows_per_epoch, batches * self.batch_size * _world()[1])
 
+    @property
+    def batches_seen(self) -> int:
+        """Batches of the epoch under way that were given out, counted as this number of processes shares them."""
+        return -(-self._rows_seen // (self.batch_size * _world()[1]))
+
     def __iter__(self) -> Iterator[Any]:
         if self._under_way:
             self._epoch, self._rows_seen, self._under_way = self._epoch + 1, 0, False

@@ -141,6 +141,7 @@ def _finite(name: str, scores: Any) -> Array:
 
 
 def _fit(points: Sequence[dict[str, Any]], name: str) -> dict[str, Any] | None:
-    """From the reward of one answer, where d = 0."""
-    found = fit([math.sqrt(p["kl"]) for p in points], [p[name]["mean"] for p in points], points[0][name]["mean"])
+    """From the reward of one answer, where d = 0, in the form of best-of-n."""
+    distances, rewards = [math.sqrt(p["kl"]) for p in points], [p[name]["mean"] for p in points]
+    found = fit(distances, rewards, rewards[0], "best_of_n")
     return None if found is None else found.as_plain()

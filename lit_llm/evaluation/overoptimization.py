@@ -6,15 +6,18 @@ Gao, Schulman and Hilton 2023, arXiv:2210.10760.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+Form = Literal["rl", "best_of_n"]
+
 
 class Fit(NamedTuple):
-    """R = start + d (alpha - beta ln d), equation 2 there. ``peak`` is the d where R is largest, None where it has no
-    maximum."""
+    """``R = start + d (alpha - beta ln d)`` of reinforcement learning (equation 2 there), or of best-of-n
+    ``R = start + d (alpha - beta d)`` (equation 1 there). ``peak`` is the d > 0 where R is largest, None where there is
+    none."""
 
     alpha: float
     beta: float
@@ -22,22 +25,28 @@ class Fit(NamedTuple):
     r2: float  # share of the variance that the curve explains; nan where the rewards do not vary
     rmse: float  # of the n points, in the reward's units
     n: int
+    form: Form = "rl"
 
     @property
     def peak(self) -> float | None:
-        """R' = alpha - beta (1 + ln d) = 0."""
+        """R' = 0: alpha = beta (1 + ln d), or alpha = 2 beta d."""
+        if self.form == "best_of_n":
+            return self.alpha / (2 * self.beta) if self.alpha > 0 and self.beta > 0 else None
         exponent = self.alpha / self.beta - 1 if self.beta > 0 else math.inf
         return math.exp(exponent) if exponent < 700 else None
 
     def __call__(self, distance: float) -> float:
-        return self.start + _times_log(self.alpha, self.beta, distance)
+        return self.start + self.alpha * distance - self.beta * _bend(distance, self.form)
 
     def as_plain(self) -> dict[str, Any]:
-        return {name: value if math.isfinite(value) else None for name, value in self._asdict().items()}
+        values = self._asdict()
+        return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
 
 
-def fit(distances: ArrayLike, rewards: ArrayLike, start: float | None = None) -> Fit | None:
+def fit(distances: ArrayLike, rewards: ArrayLike, start: float | None = None, form: Form = "rl") -> Fit | None:
     """The curve of least squares through rewards (n,) at d (n,); d = 0 is a point like others.
+
+    ``form``: what the rewards are of, reinforcement learning or best-of-n.
 
     ``start``: the reward at d = 0 where it is known; else it is fitted too. None where there are fewer points, at
     different d, than numbers to find.
@@ -45,7 +54,7 @@ def fit(distances: ArrayLike, rewards: ArrayLike, start: float | None = None) ->
     d, y = np.asarray(distances, dtype=np.float64), np.asarray(rewards, dtype=np.float64)
     kept = np.isfinite(d) & np.isfinite(y) & (d >= 0)
     d, y = d[kept], y[kept]
-    columns = [d, -np.array([_times_log(0.0, -1.0, x) for x in d])]
+    columns = [d, -np.array([_bend(x, form) for x in d])]
     columns = columns if start is not None else [*columns, np.ones_like(d)]
     if len(np.unique(d[d > 0])) < 2 or len(np.unique(d)) < len(columns):
         return None
@@ -56,9 +65,13 @@ def fit(distances: ArrayLike, rewards: ArrayLike, start: float | None = None) ->
     total = float(((y - y.mean()) ** 2).sum())
     r2 = 1 - float(residual @ residual) / total if total > 0 else math.nan
     begins = float(found[2]) if start is None else start
-    return Fit(float(found[0]), float(found[1]), begins, r2, math.sqrt(float(residual @ residual) / len(d)), len(d))
+    return Fit(
+        float(found[0]), float(found[1]), begins, r2, math.sqrt(float(residual @ residual) / len(d)), len(d), form
+    )
 
 
-def _times_log(alpha: float, beta: float, distance: float) -> float:
-    """d (alpha - beta ln d), 0 at d = 0."""
-    return distance * (alpha - beta * math.log(distance)) if distance > 0 else 0.0
+def _bend(distance: float, form: Form) -> float:
+    """What beta takes away: d ln d (0 at d = 0), or d^2."""
+    if form == "best_of_n":
+        return distance**2
+    return distance * math.log(distance) if distance > 0 else 0.0

@@ -2,10 +2,13 @@
 
 Rows are answers, B = P * G: the G answers of a prompt stand side by side. Tokens are a dense matrix (B, C), answer b's
 token c; ``mask`` is true on tokens. GRPO: DeepSeekMath (arXiv:2402.03300); ``scale="none"`` and ``constant``: Dr. GRPO
-(arXiv:2503.20783); ``eps_high`` and ``token_mean``: DAPO (arXiv:2503.14476); ``scale="batch"``: arXiv:2508.08221.
+(arXiv:2503.20783); ``eps_high`` and ``token_mean``: DAPO (arXiv:2503.14476); ``scale="batch"``: arXiv:2508.08221;
+``ratio="sequence"``: GSPO (arXiv:2507.18071); ``delta``: INTELLECT-2 (arXiv:2505.07291).
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -15,6 +18,7 @@ from lit_llm.objectives.policy import kl_k3
 
 SCALES = ("none", "group", "batch")
 AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
+RATIOS = ("token", "sequence")
 SCALE_EPS = 1e-4  # added to a standard deviation, in units of the reward
 
 
@@ -97,12 +101,21 @@ def grpo_loss(
     eps_high: float = 0.28,
     reference: Tensor | None = None,
     kl_coef: float = 0.0,
+    ratio: str = "token",
+    delta: float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """``sum weights * (-min(rho A, clip(rho, 1 - eps_low, 1 + eps_high) A) + kl_coef * rho * k3)``.
+    """``sum weights * (-min(rho A, clip(rho, 1 - eps_low, 1 + eps_high) A) + kl_coef * rho_t * k3)``.
 
-    rho = exp(new - old). DeepSeekMath, equation 3, with the two bounds of DAPO's equation 10. The KL term is multiplied
-    by rho: k3 alone has the gradient of KL(reference || policy), and k1 in the loss none at all; rho * k3 has that of
-    KL(policy || reference), also when the answers are those of an older policy.
+    rho_t = exp(new - old) of token t, and rho = rho_t. DeepSeekMath, equation 3, with the two bounds of DAPO's equation
+    10. The KL term is multiplied by rho_t: k3 alone has the gradient of KL(reference || policy), and k1 in the loss
+    none at all; rho_t * k3 has that of KL(policy || reference), also when the answers are those of an older policy.
+
+    ``ratio="sequence"``: rho = s = (pi(y) / pi_old(y))^(1/|y|) = exp(mean_t (new - old)), one for the whole answer
+    (GSPO, equation 7); with weights of ``sequence_mean`` the loss is minus its equation 5. Its bounds are of another
+    order: 3e-4 and 4e-4 there.
+
+    ``delta``: ``-min(min(rho, delta) A, clip(rho, ...) A)``, two-sided clipping (INTELLECT-2; ``delta`` of TRL's
+    GRPOConfig). Without it rho A has no bound where A < 0. It is larger than 1 + eps_high.
 
     Args:
         logps, old_logps, reference: (B, C), any finite value outside the mask.
@@ -111,16 +124,24 @@ def grpo_loss(
 
     Returns:
         The loss (), and metrics summed over tokens, detached: ``tokens``, ``policy/clip_low`` and ``policy/clip_high``
-        (where the lower or upper bound holds the gradient back), ``policy/ratio``, ``policy/approx_kl`` (k2 of old
-        against new).
+        (where the lower or upper bound holds the gradient back), ``policy/clip_delta`` (where ``delta`` does),
+        ``policy/ratio`` (rho), ``policy/approx_kl`` (k2 of old against new).
+
+    Raises UserError for another ``ratio``, or a ``delta`` that is not above 1 + eps_high.
     """
+    check_ratio(ratio, delta, eps_high)
     mask = weights > 0
     log_ratio = torch.where(mask, logps - old_logps, 0)
-    ratio, gain = log_ratio.exp(), advantages[:, None]
-    terms = -torch.minimum(ratio * gain, ratio.clamp(1 - eps_low, 1 + eps_high) * gain)
+    gain, of_tokens = advantages[:, None], log_ratio.exp()
+    if ratio == "sequence":
+        rho = (log_ratio.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp_min(1)).exp()
+    else:
+        rho = of_tokens
+    free = rho if delta is None else rho.clamp(max=delta)
+    terms = -torch.minimum(free * gain, rho.clamp(1 - eps_low, 1 + eps_high) * gain)
     if reference is not None and kl_coef:
-        terms = terms + kl_coef * ratio * kl_k3(torch.where(mask, logps, 0), torch.where(mask, reference, 0))
-    seen = ratio.detach()
+        terms = terms + kl_coef * of_tokens * kl_k3(torch.where(mask, logps, 0), torch.where(mask, reference, 0))
+    seen = rho.detach()
     metrics = {
         "tokens": mask.sum().float(),
         "policy/clip_low": (mask & (seen < 1 - eps_low) & (gain < 0)).sum().float(),
@@ -128,4 +149,14 @@ def grpo_loss(
         "policy/ratio": torch.where(mask, seen, 0).sum(),
         "policy/approx_kl": 0.5 * log_ratio.detach().square().sum(),
     }
+    if delta is not None:
+        metrics["policy/clip_delta"] = (mask & (seen > delta) & (gain < 0)).sum().float()
     return (weights * terms).sum(), metrics
+
+
+def check_ratio(ratio: str, delta: float | None, eps_high: float, where: str = "") -> None:
+    """Raises UserError for a ratio of another kind, or a bound that would cut into the clip's range."""
+    if ratio not in RATIOS:
+        raise UserError(f"{where}ratio: {ratio}; must be one of {', '.join(RATIOS)}")
+    if delta is not None and not 1 + eps_high < delta < math.inf:
+        raise UserError(f"{where}delta: {delta}; must be above 1 + eps_high = {1 + eps_high:g}, or null")

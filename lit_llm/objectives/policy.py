@@ -85,9 +85,17 @@ def gae(
 
 
 def ppo_policy_loss(
-    logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: Tensor, clip_range: float = 0.2
+    logps: Tensor,
+    old_logps: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_range: float = 0.2,
+    clip_range_high: float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """``mean max(-A rho, -A clip(rho, 1 - eps, 1 + eps))``, rho = exp(new - old) (PPO, arXiv:1707.06347, equation 7).
+
+    With ``clip_range_high`` the upper bound is its own, ``clip(rho, 1 - eps_low, 1 + eps_high)`` (clip-higher of DAPO,
+    arXiv:2503.14476, equation 10): what was unlikely may become likelier by more, which keeps the entropy up.
 
     Metrics, detached, under the mask: ``policy/approx_kl`` (k2 of old against new), ``policy/clipfrac`` (share of
     tokens where the clipped term is the larger), ``policy/ratio`` (mean).
@@ -95,7 +103,8 @@ def ppo_policy_loss(
     log_ratio = torch.where(mask, logps - old_logps, 0)
     ratio = log_ratio.exp()
     free = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
+    high = clip_range if clip_range_high is None else clip_range_high
+    clipped = -advantages * ratio.clamp(1 - clip_range, 1 + high)
     metrics = {
         "policy/approx_kl": masked_mean(0.5 * log_ratio.detach().square(), mask),
         "policy/clipfrac": masked_mean((clipped > free).float(), mask),

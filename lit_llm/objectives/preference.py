@@ -49,14 +49,24 @@ def _reference_free(function: _Function) -> _Function:
     return function
 
 
-def dpo(pairs: Pairs, beta: float = 0.1, label_smoothing: float = 0.0, margins: Tensor | float = 0.0) -> PairLosses:
+def dpo(
+    pairs: Pairs,
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
+    length_normalized: bool = False,
+    margins: Tensor | float = 0.0,
+) -> PairLosses:
     """``-(1-e) log sigmoid(beta D - m) - e log sigmoid(-beta D - m)``, D = h_chosen - h_rejected.
 
     DPO, arXiv:2305.18290, equation 7; with ``label_smoothing`` e, the conservative DPO of its authors. beta > 0.
     ``margins`` m (M,), by how much each chosen one must be ahead, are the offsets of ODPO (arXiv:2402.10571).
+    ``length_normalized``: ``D = h_chosen / |y_chosen| - h_rejected / |y_rejected|``, so that length earns nothing
+    (Tulu 3, arXiv:2411.15124, section 5.1; with beta = 5 there).
     """
     _check(beta, label_smoothing)
     chosen, rejected = pairs.log_ratios()
+    if length_normalized:
+        chosen, rejected = chosen / pairs.chosen_tokens, rejected / pairs.rejected_tokens
     logits = beta * (chosen - rejected)
     right, flipped = F.logsigmoid(logits - margins), F.logsigmoid(-logits - margins)
     losses = -(1 - label_smoothing) * right - label_smoothing * flipped
@@ -103,11 +113,16 @@ def orpo(pairs: Pairs, lambda_: float = 0.1) -> PairLosses:
 
 
 @_reference_free
-def simpo(pairs: Pairs, beta: float = 2.0, gamma: float = 1.0) -> PairLosses:
-    """``-log sigmoid(beta (m_c - m_r) - gamma)``, m the mean log-probability (SimPO, arXiv:2405.14734, equation 6)."""
-    _check(beta)
+def simpo(pairs: Pairs, beta: float = 2.0, gamma: float = 1.0, label_smoothing: float = 0.0) -> PairLosses:
+    """``-(1-e) log sigmoid(z) - e log sigmoid(-z)``, z = beta (m_c - m_r) - gamma, m the mean log-probability.
+
+    SimPO, arXiv:2405.14734, equation 6; with ``label_smoothing`` e as in its authors' code.
+    """
+    _check(beta, label_smoothing)
     chosen, rejected = pairs.chosen / pairs.chosen_tokens, pairs.rejected / pairs.rejected_tokens
-    return _with_rewards(-F.logsigmoid(beta * (chosen - rejected) - gamma), beta * chosen, beta * rejected)
+    logits = beta * (chosen - rejected) - gamma
+    losses = -(1 - label_smoothing) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
+    return _with_rewards(losses, beta * chosen, beta * rejected)
 
 
 def kto(

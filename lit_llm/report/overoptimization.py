@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_llm.errors import UserError
-from lit_llm.evaluation.overoptimization import Fit, fit
+from lit_llm.evaluation.overoptimization import Fit, Form, fit
 from lit_llm.report.charts import Line, line_chart, number
 from lit_llm.report.figures import Figure
 from lit_llm.report.reading import PipelineRun, read_json
@@ -54,6 +54,7 @@ class _Path:
     points: Mapping[str, Sequence[tuple[float, float, float]]]
     notes: tuple[str, ...] = ()
     start: Mapping[str, float] | None = None  # the reward at d = 0, where it was measured
+    form: Form = "rl"  # of the curve that is fitted
 
 
 def overoptimization(run: PipelineRun) -> Section | None:
@@ -110,7 +111,7 @@ def _control(control: Mapping[str, Any]) -> _Path:
     points = control["points"]
     found = {key: [(math.sqrt(p["kl"]), *_mean_and_error(p[key])) for p in points if p.get(key)] for key in REWARDS}
     start = {key: values[0][1] for key, values in found.items() if values and values[0][0] == 0}
-    return _Path("best of n", found, tuple(f"n = {p['n']}" for p in points), start)
+    return _Path("best of n", found, tuple(f"n = {p['n']}" for p in points), start, "best_of_n")
 
 
 def _ends(run: PipelineRun) -> list[tuple[str, Mapping[str, Mapping[str, Any]]]]:
@@ -157,10 +158,10 @@ def _figure(key: str, title: str, paths: Sequence[_Path]) -> Figure | None:
 
 
 def _fits(path: _Path) -> Iterator[str]:
-    """R = start + d (alpha - beta ln d) by least squares, where there are points enough."""
+    """The curve of least squares, where there are points enough."""
     for key in REWARDS:
         points = path.points.get(key, ())
-        found = fit([d for d, *_ in points], [v for _, v, _ in points], (path.start or {}).get(key))
+        found = fit([d for d, *_ in points], [v for _, v, _ in points], (path.start or {}).get(key), path.form)
         if found is not None:
             yield f"{path.name}, {key}: {_in_words(found)}"
 
@@ -168,10 +169,9 @@ def _fits(path: _Path) -> Iterator[str]:
 def _in_words(found: Fit) -> str:
     quality = f"R\N{SUPERSCRIPT TWO} {number(found.r2)}" if math.isfinite(found.r2) else "no variation"
     peak = f"; largest at d = {number(found.peak)}" if found.peak is not None and found.peak < 100 else ""
-    return (
-        f"R = {number(found.start)} + d ({number(found.alpha)} - {number(found.beta)} ln d), {quality} over {found.n} "
-        f"points{peak}"
-    )
+    bend = "d" if found.form == "best_of_n" else "ln d"
+    curve = f"R = {number(found.start)} + d ({number(found.alpha)} - {number(found.beta)} {bend})"
+    return f"{curve}, {quality} over {found.n} points{peak}"
 
 
 def _control_rows(control: Mapping[str, Any]) -> Iterator[Method]:

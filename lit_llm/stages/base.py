@@ -7,8 +7,9 @@ A stage says which batch it takes and ``loss(batch) -> (sum, count, metrics)``. 
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.huggingface import save_model
+from lit_llm.backbone.lora import apply_lora, merge_lora, save_adapter
 from lit_llm.errors import UserError
 from lit_llm.stages.totals import Totals
 
@@ -53,6 +55,7 @@ class Stage(L.LightningModule):
         self.tokenizer = tokenizer
         self.make_optimizer = optimizer
         self.make_schedule = schedule
+        self.lora_rank, self.base_model = 0, ""
         self.latest: dict[str, float] = {}  # the last step's numbers: for the progress bar and the report
         self._window = Totals()
         self._validation: list[Totals] = []
@@ -63,6 +66,24 @@ class Stage(L.LightningModule):
             if not isinstance(value, PLAIN):
                 raise TypeError(f"{key} is a {type(value).__name__}: only plain values are kept as hyper-parameters")
         self.save_hyperparameters({**self.hparams, **values}, logger=False)
+
+    def adapt(self, rank: int, alpha: float, dropout: float, targets: Sequence[str], base_model: str | None) -> None:
+        """Freezes ``model`` and puts LoRA adapters (arXiv:2106.09685) beside its layers named ``targets``; a score head
+        stays trainable. Rank 0: nothing, all weights are trained.
+
+        Args:
+            alpha: the adapters' scale is alpha / rank.
+            dropout: share of the adapters' input that is left out while training.
+            base_model: name or folder that the adapter's configuration names; None: a run gives what it started from.
+
+        Raises UserError for a value that makes no sense, or a layer that the model has not.
+        """
+        if rank < 0:
+            raise UserError(f"stage.lora_rank: {rank}; must be 0 or more")
+        self.lora_rank, self.base_model = rank, base_model or ""
+        if rank:
+            apply_lora(self.model, rank, alpha, dropout, tuple(targets))  # type: ignore[arg-type]
+        self.remember(lora_rank=rank, lora_alpha=alpha, lora_dropout=dropout, lora_targets=list(targets))
 
     # What a stage adds
 
@@ -206,15 +227,25 @@ class Stage(L.LightningModule):
     # What is saved
 
     def save(self, folder: str | Path) -> None:
-        """Writes the model folder in the Hugging Face layout, tokenizer included."""
+        """Writes the model folder in the Hugging Face layout, tokenizer included; beside it, where there are adapters,
+        ``adapter/`` in PEFT's layout."""
         save_model(folder, self.exported(), self.tokenizer)
+        if self.lora_rank:
+            save_adapter(Path(folder).parent / "adapter", self.model, self.base_model)  # type: ignore[arg-type]
 
     def examined(self, folder: Path, heldout: Mapping[str, Mapping[str, Any]]) -> None:
         """What a model folder is to hold of its held-out scores, {set: {measure: {"mean", "se", "n"}}}: nothing."""
 
     def exported(self) -> Any:
-        """The network that goes into the model folder."""
-        return self.model
+        """The network that goes into the model folder: adapters are merged into a copy."""
+        return merge_lora(copy.deepcopy(self.model)) if self.lora_rank else self.model  # type: ignore[arg-type]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["latest"] = {name: float(value) for name, value in self.latest.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The last step's numbers too: a run that had ended, and is resumed to be reported, makes no step more."""
+        self.latest = dict(checkpoint.get("latest", {}))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         state: dict[str, Any] = super().state_dict(*args, **kwargs)

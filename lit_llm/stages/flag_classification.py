@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.branches import branches_of
 from lit_llm.backbone.heads import LanguageModel, ScoreModel
+from lit_llm.backbone.lora import TARGETS
 from lit_llm.durable import write_json
 from lit_llm.errors import UserError
 from lit_llm.evaluation.classification import best_threshold, labels
@@ -35,6 +36,11 @@ class FlagClassification(Stage):
     Args:
         model: a language model (the instruction-tuned one), whose transformer is copied and given a head of one logit.
         trained: "full", or "head": the transformer stays as it is.
+        lora_rank: rank of the transformer's adapters (arXiv:2106.09685), with which the head alone is trained whole; 0
+            trains all weights.
+        lora_alpha, lora_dropout, lora_targets: the adapters' scale times their rank, the share of their input that is
+            left out, and the layers that get one.
+        base_model: name or folder of the model that an adapter belongs to; None: a run gives what it started from.
         positive_weight: w; None or 1 leaves the probabilities calibrated, "balanced" is the training data's unflagged
             over flagged answers, each with its annotator's weight.
     """
@@ -52,16 +58,24 @@ class FlagClassification(Stage):
         schedule: Callable[[Optimizer, int], LRScheduler],
         tokenizer: Any = None,
         trained: Literal["full", "head"] = "full",
+        lora_rank: int = 0,
+        lora_alpha: float = 32.0,
+        lora_dropout: float = 0.05,
+        lora_targets: Sequence[str] = TARGETS,
+        base_model: str | None = None,
         positive_weight: float | Literal["balanced"] | None = None,
     ) -> None:
         if trained not in ("full", "head"):
             raise UserError(f"stage.trained={trained}: must be full or head")
+        if trained == "head" and lora_rank:
+            raise UserError(f"stage.trained=head: trains no adapters; leave it or stage.lora_rank={lora_rank} out")
         if positive_weight is not None and positive_weight != "balanced" and not _positive(positive_weight):
             raise UserError(f"stage.positive_weight={positive_weight}: must be above 0, balanced or null")
         scored = ScoreModel.from_language_model(model)
         scored.label = LABEL
         scored.backbone.requires_grad_(trained == "full")
         super().__init__(model=scored, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
+        self.adapt(lora_rank, lora_alpha, lora_dropout, lora_targets, base_model)
         self.positive_weight = positive_weight
         self.chosen: dict[str, Any] = {}  # the threshold and what it gives on validation
         self._weight = 1.0 if positive_weight in (None, "balanced") else float(positive_weight)

@@ -42,6 +42,10 @@ class GRPO(OnPolicy):
     group_size: G, answers to each prompt. A rollout has data.micro_batch_size times G answers on every device.
     scale: what an advantage is divided by: none, or the standard deviation of its group or of the batch.
     eps_low, eps_high: how far below and above 1 the ratio may learn.
+    ratio: whose ratio to the policy that sampled is clipped: token, or sequence (GSPO, arXiv:2507.18071: the answer's,
+        its geometric mean over tokens; with aggregation sequence_mean and bounds such as 3e-4 and 4e-4).
+    delta: where the ratio of a bad answer stops to count, above 1 + eps_high (two-sided clipping, arXiv:2505.07291);
+        None: nowhere.
     aggregation: token_mean (every token counts alike), sequence_mean (every answer), constant (as token_mean, but over
         max_new_tokens for each answer, whatever its length).
     kl_coef: beta, the price of a nat away from the reference; 0: none.
@@ -69,6 +73,8 @@ class GRPO(OnPolicy):
         scale: str = "none",
         eps_low: float = 0.2,
         eps_high: float = 0.28,
+        ratio: str = "token",
+        delta: float | None = None,
         aggregation: str = "token_mean",
         kl_coef: float = 0.0,
         kl_in: str = "loss",
@@ -118,6 +124,7 @@ class GRPO(OnPolicy):
         )
         self.group_size, self.scale, self.aggregation = group_size, scale, aggregation
         self.eps_low, self.eps_high, self.kl_coef, self.kl_in = eps_low, eps_high, kl_coef, kl_in
+        self.ratio, self.delta = ratio, delta
         self.mask_truncated, self.success_at, self.validation_samples = mask_truncated, success_at, validation_samples
         self.remember(**options)
 
@@ -141,6 +148,7 @@ class GRPO(OnPolicy):
         experience, logged = self._experience(rollout, scores, plan[0], first=number == 0)
         logged |= self.numbers(parts) if parts else {}
         logged |= self.learn(plan, lambda share, first: self._gradients(experience, share, first))
+        self.signs.tell(logged, number)
         self._tokens = int(rollout.lengths.sum())
         self.log_training(logged | examined)
 
@@ -213,6 +221,8 @@ class GRPO(OnPolicy):
                 self.eps_high,
                 part.reference,
                 self.kl_coef if paid else 0.0,
+                self.ratio,
+                self.delta,
             )
             if teaches:
                 self.add_gradients(loss, last=number == len(parts))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_llm.errors import UserError
-from lit_llm.objectives.group import AGGREGATIONS, SCALES
+from lit_llm.objectives.group import AGGREGATIONS, SCALES, check_ratio
 from lit_llm.stages.on_policy_checks import not_negative, positive
 
 KL_PLACES = ("loss", "reward")
@@ -25,3 +25,4 @@ def check_options(options: Mapping[str, Any]) -> None:
     not_negative(options, "kl_coef")
     if options["eps_low"] >= 1:
         raise UserError(f"stage.eps_low: {options['eps_low']}; must be below 1, as no ratio is below 0")
+    check_ratio(options["ratio"], options.get("delta"), options["eps_high"], "stage.")

@@ -9,7 +9,6 @@ import copy
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.heads import LanguageModel
-from lit_llm.backbone.lora import TARGETS, apply_lora, merge_lora, save_adapter
+from lit_llm.backbone.lora import TARGETS
 from lit_llm.errors import UserError
 from lit_llm.records import PromptBatch
 from lit_llm.rewards.scoring import Answers, fitting
@@ -31,6 +30,7 @@ from lit_llm.stages.on_policy_checks import (
     check_sampling,
 )
 from lit_llm.stages.reward_watch import RewardWatch
+from lit_llm.stages.rollout_signs import RolloutSigns
 
 log = logging.getLogger(__name__)
 
@@ -98,15 +98,14 @@ class OnPolicy(Answering):
         self.epochs, self.minibatches, self.micro_batch_size = epochs, minibatches, micro_batch_size
         self.temperature, self.max_new_tokens, self.max_grad_norm = temperature, max_new_tokens, max_grad_norm
         self.target_kl, self.seed = target_kl, seed
-        self.lora_rank, self.base_model = lora_rank, base_model or ""
         self.end_ids = answer_ends(end_ids, tokenizer, model.config.vocab_size)
         self.reward = fitting(reward, model, tokenizer)
         self.gold = None if gold is None else fitting(gold, model, tokenizer, "gold")
+        self.signs = RolloutSigns(max_new_tokens, model.config.max_positions)
         self.reference: LanguageModel | None = None
-        if lora_rank:
-            apply_lora(model, lora_rank, lora_alpha, 0.0, tuple(lora_targets))
-        else:
+        if not lora_rank:
             self.reference = copy.deepcopy(model).requires_grad_(False)
+        self.adapt(lora_rank, lora_alpha, 0.0, lora_targets, base_model)
         self._tokens = 0
         self.train()
         self.remember(**options, lora_targets=list(lora_targets))
@@ -137,11 +136,13 @@ class OnPolicy(Answering):
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             raise UserError("trainer.precision: 16-mixed; a policy's own updates need bf16-mixed or 32-true")
         data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.signs.speaks = self.trainer.is_global_zero
         prompts, longest = getattr(data, "micro_batch_size", None), getattr(data, "longest_prompt", None)
         if prompts is not None:
             check_minibatches(prompts, self.group_size, self.minibatches)
         if longest is not None:
             check_room(int(longest), self.max_new_tokens, self.model.config.max_positions)
+            self.signs.room = self.model.config.max_positions - int(longest)
             for name, reward in (("reward", self.reward), ("gold", self.gold)):
                 check_reward_room(reward, int(longest), self.max_new_tokens, name)
 
@@ -165,9 +166,11 @@ class OnPolicy(Answering):
             self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         checkpoint["ended_by_exam"] = self.ended
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         self.ended = checkpoint.get("ended_by_exam", False)
 
     def tokens_in(self, batch: Any) -> int:  # noqa: ARG002
@@ -227,15 +230,3 @@ class OnPolicy(Answering):
         """Means over ranks, so that all decide alike (to stop early, to drop an update), in one wait for the device."""
         stacked = torch.stack([value.detach().to(self.device, torch.float32) for value in named.values()])
         return dict(zip(named, self.mean_of_processes(stacked).tolist(), strict=True))
-
-    # What is saved
-
-    def exported(self) -> LanguageModel:
-        """The policy, adapters merged into a copy."""
-        return merge_lora(copy.deepcopy(self.model)) if self.lora_rank else self.model  # type: ignore[return-value]
-
-    def save(self, folder: str | Path) -> None:
-        """Writes the model folder, and beside it ``adapter/`` in PEFT's layout when there are adapters."""
-        super().save(folder)
-        if self.lora_rank:
-            save_adapter(Path(folder).parent / "adapter", self.model, self.base_model)

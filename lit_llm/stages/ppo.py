@@ -27,6 +27,7 @@ class PPO(OnPolicy):
     """Args:
     kl_coef: beta, the price of a nat away from the reference; 0 is allowed.
     clip_range, value_clip_range: eps of the ratio, and of values in units of the score.
+    clip_range_high: eps of the ratio's upper bound (DAPO's clip-higher: 0.28 with clip_range 0.2); None: clip_range.
     vf_coef: weight of the value loss.
     gamma, lam: of GAE.
     missing_eos_penalty: taken from the score of an answer cut by max_new_tokens; None: 1, or 0 with
@@ -57,6 +58,7 @@ class PPO(OnPolicy):
         gold: Any = None,
         kl_coef: float = 0.05,
         clip_range: float = 0.2,
+        clip_range_high: float | None = None,
         value_clip_range: float = 0.2,
         vf_coef: float = 0.1,
         gamma: float = 1.0,
@@ -112,6 +114,7 @@ class PPO(OnPolicy):
             seed=seed,
         )
         self.clip_range, self.value_clip_range, self.vf_coef = clip_range, value_clip_range, vf_coef
+        self.clip_range_high = clip_range_high
         self.gamma, self.lam, self.bootstrap_truncated = gamma, lam, bootstrap_truncated
         penalty = missing_eos_penalty
         self.missing_eos_penalty = float(not bootstrap_truncated) if penalty is None else penalty
@@ -168,6 +171,7 @@ class PPO(OnPolicy):
         logged |= self.numbers(parts) if parts else {}
         logged |= self.learn(plan, lambda share, first: self._gradients(experience, share, first))
         self._adapt(logged["objective/kl"], len(scores))
+        self.signs.tell(logged, number)
         self._tokens = int(rollout.lengths.sum())
         self.log_training(logged | examined)
 
@@ -196,6 +200,7 @@ class PPO(OnPolicy):
             "objective/rlhf_reward": (penalised - coef * kl).mean(),
             "objective/response_length": mask.sum(1).float().mean(),
             "objective/eos_rate": rollout.finished.float().mean(),
+            "objective/truncated": cut.float().mean(),
             "policy/entropy": policy.masked_mean(entropy, mask),
             "policy/sampling_gap": policy.masked_mean((logps - sequences.dense(rollout.logps)).abs(), mask),
             "val/explained_variance": policy.explained_variance(values, experience.returns, mask),
@@ -215,7 +220,9 @@ class PPO(OnPolicy):
             if check:
                 self.check_equal("the ratio of the first update is not 1", logps.detach(), part.logps, mask)
             values, _ = completion_values(self.value, part.sequences)
-            policy_loss, metrics = policy.ppo_policy_loss(logps, part.logps, part.advantages, mask, self.clip_range)
+            policy_loss, metrics = policy.ppo_policy_loss(
+                logps, part.logps, part.advantages, mask, self.clip_range, self.clip_range_high
+            )
             value_loss, more = policy.ppo_value_loss(values, part.values, part.returns, mask, self.value_clip_range)
             loss = policy_loss + self.vf_coef * value_loss
             weight = mask.sum() / tokens  # means over parts become the mean over the minibatch

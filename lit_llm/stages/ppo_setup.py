@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name in ("gamma", "lam"):
         if not 0 <= options[name] <= 1:
             raise UserError(f"stage.{name}: {options[name]}; must be between 0 and 1")
+    if not 0 < options.get("clip_range_high", 1) < math.inf:
+        raise UserError(f"stage.clip_range_high: {options['clip_range_high']}; must be above 0, or null")
     if not options.get("adaptive_kl_target", 1) > 0:
         raise UserError(f"stage.adaptive_kl_target: {options['adaptive_kl_target']}; must be above 0, or null")
 

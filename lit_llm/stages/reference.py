@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from lit_llm.backbone.branches import branches_of
 from lit_llm.backbone.heads import LanguageModel
-from lit_llm.backbone.lora import TARGETS, apply_lora, lora_disabled, merge_lora, save_adapter
+from lit_llm.backbone.lora import TARGETS, lora_disabled
 from lit_llm.errors import UserError
 from lit_llm.objectives.language import token_logps
 from lit_llm.stages import reference_store as store
@@ -68,23 +68,18 @@ class AgainstReference(Stage):
         base_model: str | None = None,
     ) -> None:
         super().__init__(model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
-        if lora_rank < 0:
-            raise UserError(f"stage.lora_rank: {lora_rank}; must be 0 or more")
         if reference_logps and not needs_reference:
             raise UserError(f"stage.reference_logps={reference_logps}: this loss needs no reference; leave it out")
         self.needs_reference, self.reference_file = needs_reference, reference_logps
-        self.lora_rank, self.base_model = lora_rank, base_model or ""
         stored = needs_reference and (reference_cache or reference_logps is not None)
         self._reference_hash = store.weights_hash(model) if stored else ""  # before any adapter is added
         self.reference: LanguageModel | None = None
         if needs_reference and not stored and not lora_rank:
             self.reference = copy.deepcopy(model).requires_grad_(False).eval()
-        if lora_rank:
-            apply_lora(model, lora_rank, lora_alpha, 0.0, tuple(lora_targets))
+        self.adapt(lora_rank, lora_alpha, 0.0, lora_targets, base_model)
         self._known: dict[bytes, float] = {}
         self._checked = False
         self.train()
-        self.remember(lora_rank=lora_rank, lora_alpha=lora_alpha, lora_targets=list(lora_targets))
 
     def train(self, mode: bool = True) -> AgainstReference:  # noqa: ARG002
         """Stays in evaluation mode: with dropout on, policy and reference would differ from the start."""
@@ -196,15 +191,18 @@ class AgainstReference(Stage):
 
     # What is saved
 
-    def exported(self) -> LanguageModel:
-        """The policy, adapters merged into a copy."""
-        return merge_lora(copy.deepcopy(self.model)) if self.lora_rank else self.model  # type: ignore[return-value]
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """With each process's log-probabilities that no file holds: computed anew, in other batches, they would be
+        rounded otherwise."""
+        super().on_save_checkpoint(checkpoint)
+        if self.needs_reference and not self._reference_hash:
+            checkpoint["reference_logps"] = [store.as_tensors(known) for known in self._everywhere(self._known)]
 
-    def save(self, folder: str | Path) -> None:
-        """Writes the model folder, and beside it ``adapter/`` in PEFT's layout when there are adapters."""
-        super().save(folder)
-        if self.lora_rank:
-            save_adapter(Path(folder).parent / "adapter", self.model, self.base_model)
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        kept = checkpoint.get("reference_logps", [])
+        if kept:
+            self._known = store.from_tensors(kept[self.trainer.global_rank % len(kept)])
 
 
 def completion_logps(model: LanguageModel, completions: Completions) -> Tensor:

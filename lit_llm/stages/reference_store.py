@@ -65,8 +65,7 @@ def write(path: Path, origin: Origin, known: Mapping[bytes, float]) -> None:
     """Writes one file, atomically. Raises UserError where it cannot."""
     tensors = {
         "origin": torch.frombuffer(bytearray(json.dumps(origin._asdict()).encode()), dtype=torch.uint8),
-        "keys": torch.frombuffer(bytearray(b"".join(known)), dtype=torch.uint8).view(-1, KEY_BYTES),
-        "logps": torch.tensor(list(known.values()), dtype=torch.float64),
+        **as_tensors(known),
     }
     try:
         write_tensors(path, tensors)
@@ -82,7 +81,7 @@ def read(path: str | Path, origin: Origin) -> dict[bytes, float]:
     try:
         tensors = load_file(path)
         found: dict[str, Any] = json.loads(bytes(tensors["origin"].tolist()))
-        keys, values = tensors["keys"].numpy(), tensors["logps"].tolist()
+        known = from_tensors(tensors)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: no log-probabilities of a reference ({error}); delete it, and run again") from None
     for name, wanted in origin._asdict().items():
@@ -92,4 +91,16 @@ def read(path: str | Path, origin: Origin) -> dict[bytes, float]:
                 f"{path}: computed with another {name} ({shown[0]}) than this run's ({shown[1]}); leave "
                 "stage.reference_logps out, and stage.reference_cache=true computes them anew"
             )
-    return dict(zip((key.tobytes() for key in keys), values, strict=True))
+    return known
+
+
+def as_tensors(known: Mapping[bytes, float]) -> dict[str, Tensor]:
+    """N log-probabilities by key: "keys" (N, 16) uint8, "logps" (N,) float64."""
+    keys = torch.tensor(list(b"".join(known)), dtype=torch.uint8)
+    return {"keys": keys.view(-1, KEY_BYTES), "logps": torch.tensor(list(known.values()), dtype=torch.float64)}
+
+
+def from_tensors(tensors: Mapping[str, Tensor]) -> dict[bytes, float]:
+    """What ``as_tensors`` was given."""
+    keys = (key.tobytes() for key in tensors["keys"].numpy())
+    return dict(zip(keys, tensors["logps"].tolist(), strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from inspect import signature
 from itertools import islice
@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.branches import branches_of
 from lit_llm.backbone.heads import LanguageModel, ScoreModel
+from lit_llm.backbone.lora import TARGETS
 from lit_llm.errors import UserError
 from lit_llm.evaluation.reward_exam import RewardExam
 from lit_llm.objectives.ranking import bradley_terry
@@ -46,6 +47,11 @@ class RewardModeling(Stage):
         attack_weight: of the pairs of an answer with an attack (``data.attacks``). They are a loss of their own, their
             mean over each prompt, beside the people's: no annotator's adherence and no margin is in it, and the
             people's pairs keep the weight that they have without attacks.
+        lora_rank: rank of the transformer's adapters (arXiv:2106.09685), with which the head alone is trained whole; 0
+            trains all weights.
+        lora_alpha, lora_dropout, lora_targets: the adapters' scale times their rank, the share of their input that is
+            left out, and the layers that get one.
+        base_model: name or folder of the model that an adapter belongs to; None: a run gives what it started from.
         exam: what the finished model has to pass before PPO takes it for its reward; None: none is taken.
     """
 
@@ -69,6 +75,11 @@ class RewardModeling(Stage):
         adherence_rate: float = 10.0,
         adherence_lr: float = 0.03,
         attack_weight: float = 1.0,
+        lora_rank: int = 0,
+        lora_alpha: float = 32.0,
+        lora_dropout: float = 0.05,
+        lora_targets: Sequence[str] = TARGETS,
+        base_model: str | None = None,
         exam: RewardExam | None = None,
     ) -> None:
         check_options(adherence, adherence_shape, adherence_rate, adherence_lr)
@@ -78,6 +89,7 @@ class RewardModeling(Stage):
             raise UserError(f"stage.attack_weight: {attack_weight}; must be 0 or more")
         scored = ScoreModel.from_language_model(model)
         super().__init__(model=scored, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
+        self.adapt(lora_rank, lora_alpha, lora_dropout, lora_targets, base_model)
         self.ranking_loss, self.exam = loss, exam
         self.attack_weight = attack_weight
         self.normalize_batches, self.normalize_scale = normalize_batches, normalize_scale

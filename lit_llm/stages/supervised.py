@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +11,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.heads import LanguageModel
-from lit_llm.backbone.lora import apply_lora, merge_lora, save_adapter
+from lit_llm.backbone.lora import TARGETS
 from lit_llm.errors import UserError
 from lit_llm.stages.language import LanguageStage
-
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class SupervisedStage(LanguageStage):
@@ -45,41 +41,19 @@ class SupervisedStage(LanguageStage):
         lora_rank: int = 0,
         lora_alpha: float = 32.0,
         lora_dropout: float = 0.05,
-        lora_targets: Sequence[str] = LORA_TARGETS,
+        lora_targets: Sequence[str] = TARGETS,
         neftune_noise_alpha: float = 0.0,
         base_model: str | None = None,
         z_loss: float = 0.0,
     ) -> None:
         super().__init__(model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer, z_loss=z_loss)
-        for name, value in {"lora_rank": lora_rank, "neftune_noise_alpha": neftune_noise_alpha}.items():
-            if value < 0:
-                raise UserError(f"stage.{name}: {value}; must be 0 or more")
-        self.lora_rank, self.base_model = lora_rank, base_model or ""
-        if lora_rank:
-            apply_lora(self._language_model, lora_rank, lora_alpha, lora_dropout, tuple(lora_targets))
+        if neftune_noise_alpha < 0:
+            raise UserError(f"stage.neftune_noise_alpha: {neftune_noise_alpha}; must be 0 or more")
+        self.adapt(lora_rank, lora_alpha, lora_dropout, lora_targets, base_model)
         if neftune_noise_alpha:
-            add_embedding_noise(self._language_model.backbone.embed_tokens, neftune_noise_alpha)
-        self.remember(lora_rank=lora_rank, lora_alpha=lora_alpha, lora_dropout=lora_dropout)
-        self.remember(lora_targets=list(lora_targets), neftune_noise_alpha=neftune_noise_alpha)
-
-    @property
-    def _language_model(self) -> LanguageModel:
-        assert isinstance(self.model, LanguageModel)
-        return self.model
-
-    def exported(self) -> LanguageModel:
-        """The network, adapters merged into a copy."""
-        if not self.lora_rank:
-            return self._language_model
-        merged = copy.deepcopy(self._language_model)
-        merge_lora(merged)
-        return merged
-
-    def save(self, folder: str | Path) -> None:
-        """Writes the model folder, and beside it ``adapter/`` in PEFT's layout when there are adapters."""
-        super().save(folder)
-        if self.lora_rank:
-            save_adapter(Path(folder).parent / "adapter", self._language_model, self.base_model)
+            assert isinstance(self.model, LanguageModel)
+            add_embedding_noise(self.model.backbone.embed_tokens, neftune_noise_alpha)
+        self.remember(neftune_noise_alpha=neftune_noise_alpha)
 
 
 def add_embedding_noise(embedding: nn.Embedding, alpha: float) -> None:

@@ -125,8 +125,8 @@ def test_a_merged_model_is_saved_and_an_adapted_one_refused(adapted: LanguageMod
 
 def test_wrong_settings_are_refused(model: LanguageModel) -> None:
     for wrong, expected in (
-        ({"rank": 0}, "rank=0"),
-        ({"dropout": 1.0}, r"dropout=1\.0"),
+        ({"rank": 0}, "lora_rank=0"),
+        ({"dropout": 1.0}, r"lora_dropout=1\.0"),
         ({"targets": ("q_proj", "query")}, r"\['query'\].*q_proj"),
         ({"targets": ()}, "targets"),
     ):

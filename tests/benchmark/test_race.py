@@ -104,10 +104,10 @@ def test_a_race_that_would_fill_the_memory_says_so_before_it_swaps(monkeypatch):
 
 
 def test_a_process_of_its_own_is_timed_from_outside():
-    contestants = [Contestant("slow", partial(Sleeper, 0.02)), Contestant("fast", partial(Sleeper, 0.005), tuned=False)]
-    slow, fast = race(contestants, rounds=3, seconds=0.05, threads=1)
-    assert 1.5 < fast.against(slow)[0] < 4.5 and slow.median < 500
-    assert slow.peak_gb > 0.01 and slow.first_seconds >= 0.02 and slow.numbers["calls"] > 6
+    contestants = [Contestant("slow", partial(Sleeper, 0.2)), Contestant("fast", partial(Sleeper, 0.05), tuned=False)]
+    slow, fast = race(contestants, rounds=3, seconds=0.4, threads=1)  # a busy machine wakes them up some ms late
+    assert 1.5 < fast.against(slow)[0] < 4.5 and slow.median <= 50
+    assert slow.peak_gb > 0.01 and slow.first_seconds >= 0.2 and slow.numbers["calls"] > 6
 
 
 def test_who_fails_is_named(capfd):

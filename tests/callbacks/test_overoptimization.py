@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -164,6 +165,18 @@ def test_a_resumed_run_goes_on_with_what_was_seen(tmp_path):
     second.rows.append({"step": 4, "source": "prompts", "kl": 9.0, "proxy": 9.0})  # of steps that are done again
     fit(tmp_path, PARTING[3:], second, steps=1)
     assert [one["step"] for one in second.rows] == [1]  # this toy counts from 1 again: later rows are taken back
+
+
+@pytest.mark.parametrize(("patience", "stops"), [(2, True), (None, False), (3, False)])
+def test_a_run_that_it_ended_makes_no_step_more_when_it_is_resumed(patience, stops):
+    first = Overoptimization()
+    seen = [{**one, "proxy": one["scores"], "source": "prompts"} for one in PARTING[:4]]
+    first.rows = [{"step": step, **one} for step, one in enumerate(seen, 1)]
+    second = Overoptimization(patience=patience)
+    second.load_state_dict(first.state_dict())
+    run = SimpleNamespace(should_stop=False, global_step=4, lightning_module=Policy(PARTING))
+    second.on_train_start(run, run.lightning_module)
+    assert run.should_stop is stops
 
 
 @pytest.mark.parametrize(

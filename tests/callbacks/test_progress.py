@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from training_run import Data, tiny_stage, trainer_for
 
-from lit_llm.callbacks.progress import Progress
+from lit_llm.callbacks.progress import Progress, shown
+from lit_llm.stages.pretraining import Pretraining
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
@@ -37,6 +38,28 @@ def test_a_bar_in_a_terminal(
     fit(tmp_path, Progress(refresh_seconds=0.0))
     shown = capsys.readouterr().err
     assert "4/4" in shown and "loss" in shown
+
+
+ROLLOUT = {
+    "train/loss": 0.1, "train/lr": 1e-5, "objective/scores": 0.25, "objective/kl": 1.5, "val/loss": -0.5,
+    "objective/response_length": 31.0, "objective/truncated": 0.125, "train/tokens_per_second": 900.0,
+}  # fmt: skip
+
+
+def test_a_rollout_shows_reward_kl_length_and_the_share_that_was_cut() -> None:
+    assert shown(ROLLOUT) == "reward 0.25, kl 1.5, length 31, cut 12%, val reward 0.5, lr 1e-05"
+    assert shown({"train/loss": 0.5, "val/loss": 2.0}) == "loss 0.5, val 2"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_policy_s_line_and_bar_say_the_same(
+    terminal: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(Pretraining, "log_training", lambda self, values: setattr(self, "latest", values | ROLLOUT))
+    fit(tmp_path, Progress(every_seconds=0.0, refresh_seconds=0.0))
+    assert "reward 0.25, kl 1.5, length 31, cut 12%" in capsys.readouterr().err
 
 
 def test_disabled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from training_run import DieAt, assert_same, run, state_of
 
 from lit_llm.checkpointing.signals import Interrupted
+from lit_llm.errors import UserError
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
@@ -50,6 +51,14 @@ def test_a_finished_run_can_be_prolonged(tmp_path: Path, uninterrupted: dict, st
     assert_same(state_of(*run(tmp_path, every_n_steps=None, resume=True)), uninterrupted[2])
 
 
+def test_a_run_of_epochs_can_be_prolonged_but_not_cut(tmp_path: Path, uninterrupted: dict) -> None:
+    run(tmp_path, max_steps=-1, max_epochs=1, every_n_steps=None)
+    longer = run(tmp_path, max_steps=-1, max_epochs=2, every_n_steps=None, resume=True)
+    assert_same(state_of(*longer), uninterrupted[2])
+    with pytest.raises(UserError, match=r"^trainer.max_epochs=1: the run has trained 2 epochs already; give more$"):
+        run(tmp_path, max_steps=-1, max_epochs=1, every_n_steps=None, resume=True)
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_at_the_end_of_the_step(tmp_path: Path, uninterrupted: dict, signum: int) -> None:
     before = signal.getsignal(signum)
@@ -67,7 +76,7 @@ def test_killed_in_the_middle(tmp_path: Path, uninterrupted: dict) -> None:
         target=run, args=(tmp_path,), kwargs={"more": [DieAt(7, signal.SIGKILL)]}
     )
     process.start()
-    process.join(100)
+    process.join(250)
     assert process.exitcode == -signal.SIGKILL
     resumed = run(tmp_path, resume=True)
     assert_same(state_of(*resumed), uninterrupted[2])

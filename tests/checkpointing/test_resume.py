@@ -15,14 +15,14 @@ FORK = multiprocessing.get_context("fork")
 def hold(folder: Path, held: "multiprocessing.Queue[bool]") -> None:
     with RunLock(folder):
         held.put(True)
-        time.sleep(60)
+        time.sleep(600)
 
 
 def test_a_second_run_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
     held = FORK.Queue()
     process = FORK.Process(target=hold, args=(tmp_path, held))
     process.start()
-    assert held.get(timeout=60)
+    assert held.get(timeout=200)
     with pytest.raises(UserError, match=f"in use by process {process.pid}"), RunLock(tmp_path):
         pass
     process.kill()

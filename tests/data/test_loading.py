@@ -295,7 +295,7 @@ def test_lightning_leaves_the_loader_as_it_is_across_processes(tmp_path):
     workers = [context.Process(target=_fit_as_rank, args=(r, port, str(tmp_path), queue)) for r in (0, 1)]
     for worker in workers:
         worker.start()
-    shares = dict(queue.get(timeout=120) for _ in workers)
+    shares = dict(queue.get(timeout=240) for _ in workers)
     for worker in workers:
         worker.join()
     alone = Recorder()

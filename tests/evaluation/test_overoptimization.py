@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from lit_llm.evaluation.best_of_n import kl, sizes_up_to
 from lit_llm.evaluation.overoptimization import fit
 
 D = np.linspace(0, 4, 15)
@@ -23,6 +24,19 @@ def test_coefficients_are_found_again(known):
     assert found(2.0) == pytest.approx(1.5 + 2 * (0.9 - 0.4 * math.log(2)))
     heights = [found(d) for d in np.linspace(0.01, 12, 2000)]
     assert np.linspace(0.01, 12, 2000)[int(np.argmax(heights))] == pytest.approx(found.peak, abs=0.02)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_best_of_n_has_its_own_form(known):
+    """R = d (alpha - beta d), equation 1 of arXiv:2210.10760, at the exact d of n = 1, 2, 4 ... 64."""
+    distances = [math.sqrt(kl(n)) for n in sizes_up_to(64)]
+    values = [0.3 + d * (1.1 - 0.35 * d) for d in distances]
+    found = fit(distances, values, 0.3 if known else None, "best_of_n")
+    assert (found.alpha, found.beta, found.start) == pytest.approx((1.1, 0.35, 0.3), abs=1e-9)
+    assert found.r2 == pytest.approx(1) and found.peak == pytest.approx(1.1 / 0.7)
+    assert found(1.3) == pytest.approx(0.3 + 1.3 * (1.1 - 0.35 * 1.3)) and found.as_plain()["form"] == "best_of_n"
+    assert fit(distances, values, 0.3).r2 < 1 - 1e-6  # the form of training does not fit it
+    assert fit(distances, [0.3 - d for d in distances], 0.3, "best_of_n").peak is None
 
 
 def test_noise_lowers_the_quality_of_the_fit():

@@ -78,7 +78,7 @@ def test_no_input_is_the_end(options, monkeypatch, capsys):
 def test_the_script_ends_with_its_input(folder):
     done = subprocess.run(
         [sys.executable, "scripts/chat.py", f"model={folder}", "max_new_tokens=3", "device=cpu"],
-        input="The cat\nقطة\n", capture_output=True, text=True, timeout=120, check=False,
+        input="The cat\nقطة\n", capture_output=True, text=True, timeout=240, check=False,
         env={**os.environ, "PYTHONPATH": ".", "PYTHONIOENCODING": "ascii"}, encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -81,15 +81,17 @@ def test_groups_that_are_none_are_refused(rows, size, message):
         group.group_advantages(torch.zeros(rows), size)
 
 
-def loss_by_hand(mask, logps, old, reference, advantages, how, low, high, beta, longest):
+def loss_by_hand(mask, logps, old, reference, advantages, how, low, high, beta, longest, ratio="token", delta=math.inf):
     rows, answers = mask.shape[0], []
     for b in range(rows):
-        terms = []
-        for t in range(int(mask[b].sum())):
-            rho = math.exp(logps[b, t] - old[b, t])
-            gain = min(rho * advantages[b], min(max(rho, 1 - low), 1 + high) * advantages[b])
+        terms, n = [], int(mask[b].sum())
+        of_answer = math.prod(math.exp(logps[b, t] - old[b, t]) for t in range(n)) ** (1 / n)
+        for t in range(n):
+            of_token = math.exp(logps[b, t] - old[b, t])
+            rho = of_answer if ratio == "sequence" else of_token
+            gain = min(min(rho, delta) * advantages[b], min(max(rho, 1 - low), 1 + high) * advantages[b])
             log_q_over_p = float(reference[b, t] - logps[b, t])
-            terms.append(-float(gain) + beta * rho * (math.exp(log_q_over_p) - log_q_over_p - 1))
+            terms.append(-float(gain) + beta * of_token * (math.exp(log_q_over_p) - log_q_over_p - 1))
         answers.append(terms)
     if how == "token_mean":
         return sum(map(sum, answers)) / sum(map(len, answers))
@@ -118,6 +120,50 @@ def test_the_loss_is_the_sum_written_out_whatever_stands_outside_the_mask(how, s
 
 
 @settings(max_examples=25, deadline=None)
+@given(seed=seeds, beta=st.sampled_from([0.0, 0.3]), delta=st.sampled_from([None, 1.3, 1.6]))
+@pytest.mark.parametrize("how", group.AGGREGATIONS)
+@pytest.mark.parametrize("ratio", group.RATIOS)
+def test_ratios_of_whole_answers_and_the_second_bound_are_the_sum_written_out(ratio, how, seed, beta, delta):
+    mask, logps, old, reference, advantages = problem(seed)
+    weights = group.token_weights(mask, how, max_length=9)
+    loss, metrics = group.grpo_loss(logps, old, advantages, weights, 0.1, 0.2, reference, beta, ratio, delta)
+    expected = loss_by_hand(
+        mask, logps, old, reference, advantages, how, 0.1, 0.2, beta, 9, ratio, math.inf if delta is None else delta
+    )
+    assert loss.item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    sums, lengths = ((logps - old) * mask).sum(1, keepdim=True), mask.sum(1, keepdim=True)
+    rho = ((sums / lengths).exp() if ratio == "sequence" else (logps - old).exp()).expand_as(mask)
+    held = mask & (rho > (delta or math.inf)) & (advantages[:, None] < 0)
+    assert metrics.get("policy/clip_delta", 0) == held.sum() and metrics["tokens"] == mask.sum()
+    assert metrics["policy/ratio"].item() == pytest.approx(rho[mask].sum().item())
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, delta=st.sampled_from([None, 1.6]))
+def test_the_gradient_of_a_ratio_of_whole_answers_is_gspos(seed, delta):
+    """GSPO's equation 10, of what is not clipped: A s times the mean of the tokens' gradients, for each answer."""
+    mask, logps, old, _, advantages = problem(seed)
+    one = logps.clone().requires_grad_()
+    weights = group.token_weights(mask, "sequence_mean").double()
+    group.grpo_loss(one, old, advantages, weights, 0.1, 0.2, ratio="sequence", delta=delta)[0].backward()
+    lengths = mask.sum(1)
+    s = (((logps - old) * mask).sum(1) / lengths).exp()
+    taught = ~((s < 0.9) & (advantages < 0)) & ~((s > 1.2) & (advantages > 0))
+    taught &= ~((s > (delta or math.inf)) & (advantages < 0))
+    expected = -(advantages * s * taught / lengths / len(mask))[:, None] * mask
+    torch.testing.assert_close(one.grad, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_what_delta_holds_back_has_no_gradient_and_the_rest_has_all_of_it():
+    logps = torch.tensor([[2.0, 0.5], [2.0, 0.1]], dtype=torch.float64, requires_grad=True)
+    weights, advantages = torch.full((2, 2), 0.25, dtype=torch.float64), torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    old = torch.zeros(2, 2, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(group.grpo_loss(logps, old, advantages, weights, delta=4.0)[0], logps)
+    expected = [[0.0, 0.25 * math.exp(0.5)], [0.0, -0.25 * math.exp(0.1)]]
+    assert gradient.tolist() == [pytest.approx(row) for row in expected]
+
+
+@settings(max_examples=25, deadline=None)
 @given(seed=seeds)
 @pytest.mark.parametrize("how", group.AGGREGATIONS)
 def test_the_gradient_is_autograds_of_another_formula(how, seed):
@@ -135,16 +181,17 @@ def test_the_gradient_is_autograds_of_another_formula(how, seed):
 
 
 @pytest.mark.parametrize("how", group.AGGREGATIONS)
-def test_micro_batches_and_padding_add_up_to_the_same_loss_and_gradient(how):
+@pytest.mark.parametrize("ratio", group.RATIOS)
+def test_micro_batches_and_padding_add_up_to_the_same_loss_and_gradient(ratio, how):
     mask, logps, old, reference, advantages = problem(3)
     weights = group.token_weights(mask, how, max_length=9)
     whole, parts = logps.clone().requires_grad_(), logps.clone().requires_grad_()
-    loss, metrics = group.grpo_loss(whole, old, advantages, weights, 0.2, 0.28, reference, 0.1)
+    loss, metrics = group.grpo_loss(whole, old, advantages, weights, 0.2, 0.28, reference, 0.1, ratio)
     loss.backward()
     total, clipped = 0.0, 0.0
     for rows in (torch.tensor([4, 0]), torch.tensor([1]), torch.tensor([5, 3, 2])):
         part, counted = group.grpo_loss(
-            parts[rows], old[rows], advantages[rows], weights[rows], 0.2, 0.28, reference[rows], 0.1
+            parts[rows], old[rows], advantages[rows], weights[rows], 0.2, 0.28, reference[rows], 0.1, ratio
         )
         part.backward()
         total, clipped = total + part.item(), clipped + counted["policy/clip_high"].item()
@@ -199,5 +246,10 @@ def test_k1_in_the_reward_has_the_gradient_of_the_kl_from_policy_to_reference():
 def test_an_unknown_choice_is_refused():
     with pytest.raises(UserError, match="scale: std; must be one of none, group, batch"):
         group.group_advantages(torch.zeros(4), 2, "std")
+    for delta in (1.0, 1.28, math.nan, math.inf):
+        with pytest.raises(UserError, match=r"delta: .*; must be above 1 \+ eps_high = 1.28, or null"):
+            group.grpo_loss(*[torch.zeros(1, 1)] * 2, torch.zeros(1), torch.ones(1, 1), delta=delta)
+    with pytest.raises(UserError, match="ratio: answer; must be one of token, sequence"):
+        group.grpo_loss(*[torch.zeros(1, 1)] * 2, torch.zeros(1), torch.ones(1, 1), ratio="answer")
     with pytest.raises(UserError, match="aggregation: mean; must be one of token_mean"):
         group.token_weights(torch.ones(2, 2, dtype=torch.bool), "mean")

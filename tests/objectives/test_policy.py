@@ -80,11 +80,11 @@ def test_statistics_under_a_mask_are_those_of_the_selected_values():
     assert policy.masked_mean(values, torch.zeros_like(mask)).item() == 0
 
 
-def policy_loss_by_hand(new, old, advantages, mask, eps):
+def policy_loss_by_hand(new, old, advantages, mask, eps, eps_high=None):
     terms = []
     for b, t in mask.nonzero().tolist():
         ratio, a = math.exp(new[b, t] - old[b, t]), advantages[b, t].item()
-        terms.append(max(-a * ratio, -a * min(max(ratio, 1 - eps), 1 + eps)))
+        terms.append(max(-a * ratio, -a * min(max(ratio, 1 - eps), 1 + (eps_high or eps))))
     return sum(terms) / len(terms)
 
 
@@ -105,6 +105,21 @@ def test_losses_are_the_loops(seed, eps):
     assert loss.item() == pytest.approx(policy_loss_by_hand(new, old, targets, mask, eps), rel=1e-9)
     loss, _ = policy.ppo_value_loss(new, old, targets, mask, eps)
     assert loss.item() == pytest.approx(value_loss_by_hand(new, old, targets, mask, eps), rel=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=seeds, eps=st.floats(0.05, 0.4), high=st.floats(0.05, 0.9))
+def test_an_upper_bound_of_its_own_moves_only_the_upper_side(seed, eps, high):
+    """DAPO's clip-higher: the value, and the gradient -A rho where neither bound holds it back."""
+    mask, given, old, advantages, _ = problem(seed)
+    new = given.clone().requires_grad_()
+    loss, metrics = policy.ppo_policy_loss(new, old, advantages, mask, eps, high)
+    assert loss.item() == pytest.approx(policy_loss_by_hand(given, old, advantages, mask, eps, high), rel=1e-9)
+    (gradient,) = torch.autograd.grad(loss, new)
+    ratio = (given - old).exp()
+    held = ((ratio < 1 - eps) & (advantages < 0)) | ((ratio > 1 + high) & (advantages > 0))
+    torch.testing.assert_close(gradient, torch.where(mask & ~held, -advantages * ratio / mask.sum(), 0))
+    assert metrics["policy/clipfrac"].item() == pytest.approx(held[mask].double().mean().item())
 
 
 @settings(max_examples=30, deadline=None)

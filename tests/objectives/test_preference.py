@@ -49,6 +49,43 @@ def test_each_gradient_raises_the_chosen_and_lowers_the_rejected(loss):
     assert chosen.item() < 0 < rejected.item()
 
 
+OPTIONS = {  # written out: Tulu 3's equation, and the code of SimPO's authors
+    "dpo, length normalised": (
+        lambda batch: dpo(batch, beta=5.0, length_normalized=True),
+        -log_sigmoid(5 / N_C * H_C - 5 / N_R * H_R),
+    ),
+    "dpo, length normalised and smoothed": (
+        lambda batch: dpo(batch, beta=5.0, length_normalized=True, label_smoothing=0.2),
+        -0.8 * log_sigmoid(5 * H_C / N_C - 5 * H_R / N_R) - 0.2 * log_sigmoid(5 * H_R / N_R - 5 * H_C / N_C),
+    ),
+    "simpo, smoothed": (
+        lambda batch: simpo(batch, beta=2.5, gamma=1.4, label_smoothing=0.3),
+        -0.7 * log_sigmoid(2.5 * (CHOSEN / N_C - REJECTED / N_R) - 1.4)
+        - 0.3 * log_sigmoid(-2.5 * (CHOSEN / N_C - REJECTED / N_R) + 1.4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_are_their_formulas_and_gradients_their_differences(name):
+    loss, expected = OPTIONS[name]
+    batch, step = pairs(), 1e-6
+    assert loss(batch).losses.item() == pytest.approx(expected, rel=1e-12)
+    found = torch.autograd.grad(loss(batch).losses.sum(), (batch.chosen, batch.rejected))
+    for place, gradient in enumerate(found):
+        moved = [[CHOSEN, REJECTED, REF_CHOSEN, REF_REJECTED] for _ in range(2)]
+        moved[0][place] += step
+        moved[1][place] -= step
+        up, down = (loss(pairs(*values)).losses.item() for values in moved)
+        assert gradient.item() == pytest.approx((up - down) / (2 * step), rel=1e-6)
+
+
+def test_length_normalised_rewards_are_means_over_tokens():
+    found = dpo(pairs(), beta=5.0, length_normalized=True)
+    assert found.chosen_rewards.item() == pytest.approx(5 * H_C / N_C)
+    assert found.rejected_rewards.item() == pytest.approx(5 * H_R / N_R)
+
+
 def test_label_smoothing_mixes_both_directions():
     x = 0.1 * (H_C - H_R)
     assert dpo(pairs(), label_smoothing=0.2).losses.item() == pytest.approx(
@@ -104,7 +141,7 @@ def test_beta_must_be_positive(loss, beta):
         loss(pairs(), **{name: beta})
 
 
-@pytest.mark.parametrize("loss", [dpo, robust_dpo])
+@pytest.mark.parametrize("loss", [dpo, robust_dpo, simpo])
 def test_half_of_the_labels_flipped_says_nothing(loss):
     with pytest.raises(UserError, match=r"label_smoothing: 0\.5"):
         loss(pairs(), label_smoothing=0.5)

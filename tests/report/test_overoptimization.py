@@ -37,7 +37,12 @@ def measured(tmp_path):
     ]
     (tmp_path / "ppo" / "overoptimization.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     points = [
-        {"n": n, "kl": kl(n), "proxy": estimate(0.2 + i), "gold": estimate(0.5 + 0.1 * i)}
+        {
+            "n": n,
+            "kl": kl(n),
+            "proxy": estimate(0.2 + i),
+            "gold": estimate(0.5 + kl(n) ** 0.5 * (0.4 - 0.1 * kl(n) ** 0.5)),
+        }
         for i, n in enumerate((1, 2, 4, 8, 16))
     ]
     control = {"points": points, "seconds": 3.0, "model": "instruction_tuning"}
@@ -74,6 +79,8 @@ def test_curves_points_bars_and_fits(measured):
     (line,) = [one for one in found.fits if one.startswith("ppo, validation, gold")]
     alpha, beta = re.search(r"d \(([\d.]+) - ([\d.]+) ln d\), R² 1 over 5 points", line).groups()
     assert (float(alpha), float(beta)) == pytest.approx((0.9, 0.4))
+    (line,) = [one for one in found.fits if one.startswith("best of n, gold")]
+    assert line == "best of n, gold: R = 0.5 + d (0.4 - 0.1 d), R² 1 over 5 points; largest at d = 2"
 
 
 def test_the_page_has_the_section(measured):

@@ -187,7 +187,7 @@ def test_in_a_real_browser_nothing_runs(finished, hostile, tmp_path):
     done = subprocess.run(
         [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--dump-dom",
          "--enable-logging=stderr", f"file://{file}"],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=240, check=True,
     )  # fmt: skip
     assert "<title>From raw text to an aligned model" in done.stdout
     assert hostile not in done.stdout and "Content Security Policy" not in done.stderr

@@ -13,6 +13,7 @@ from lit_llm.records import Message, Prompt
 from lit_llm.rewards.verifiers import ExactAnswer
 from lit_llm.rewards.weighted import WeightedSum
 from lit_llm.stages.grpo import GRPO
+from lit_llm.stages.rollout_signs import RolloutSigns
 from lit_llm.trainer import StopAfter
 
 from .toy import END, LIKED, VOCABULARY, loader, parts, prompt_batch, tiny_model, trainer
@@ -73,6 +74,58 @@ def test_it_raises_a_reward_from_a_random_policy(options):
     before = mean_reward(stage.model)
     fit(stage, 15, prompts=16, precision=precision)
     assert before < 0.1 and mean_reward(stage.model) > before + 0.2
+
+
+class ByPrompt(LikedShare):
+    """The prompts' lengths: other rewards for other prompts, one for all answers of a group."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+
+    def score_tokens(self, input_ids, lengths):  # noqa: ARG002
+        return (torch.arange(len(lengths)) // self.size).float()
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        (
+            Constant(0.0),
+            "all answers have the same reward (0): raise stage.group_size or stage.temperature, give easier",
+        ),
+        (ByPrompt(4), "the answers to one prompt have the same reward: raise stage.group_size"),
+        (Constant(1.0), "all are right: give harder prompts"),
+        (Constant(math.nan), "none of the answers could be verified: look at the reward"),
+    ],
+)
+def test_rollouts_without_any_spread_are_said_with_what_to_change(reward, said, caplog):
+    fit(grpo(reward=reward), 10)
+    found = [record.getMessage() for record in caplog.records if "no group of answers" in record.getMessage()]
+    assert len(found) == 2 and all(said in line for line in found)  # the first and the tenth
+    assert found[0].startswith("rollout 0: no group of answers has a spread of rewards: every advantage is 0")
+    assert found[1].endswith("(the 10th such rollout)")
+
+
+def test_answers_that_are_mostly_cut_are_said_with_what_to_change(caplog):
+    fit(grpo(max_new_tokens=4, end_ids=(0,)), 1)
+    (found,) = [record.getMessage() for record in caplog.records if "cut" in record.getMessage()]
+    assert found.startswith("rollout 0: ") and found.endswith(
+        "% of the answers were cut at stage.max_new_tokens=4 and judged unfinished: raise it (stage.max_new_tokens=8), "
+        "or fine-tune on answers of that length first"
+    )
+
+
+@pytest.mark.parametrize(("room", "remedy"), [(30, "stage.max_new_tokens=30"), (24, "shorten the prompts")])
+def test_no_longer_answer_is_advised_than_the_context_has_room_for(room, remedy, caplog):
+    RolloutSigns(24, room).tell({"objective/truncated": 0.75}, 3)
+    (found,) = [record.getMessage() for record in caplog.records]
+    assert found.startswith("rollout 3: 75% of the answers were cut") and remedy in found
+
+
+def test_a_rollout_that_teaches_is_not_complained_of(caplog):
+    fit(grpo(max_new_tokens=24, end_ids=tuple(range(0, VOCABULARY, 2))), 2)
+    assert not [record for record in caplog.records if record.getMessage().startswith("rollout")]
 
 
 def test_the_first_rollout_starts_at_kl_0_and_ratio_1_even_with_dropout_in_the_model():

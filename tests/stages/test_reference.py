@@ -89,6 +89,21 @@ def test_a_second_run_reads_what_the_first_computed_and_learns_the_same(stage, m
     assert len(list((tmp_path / "reference_logps").iterdir())) == 1
 
 
+def test_a_resumed_run_knows_what_was_computed_to_the_bit(tmp_path):
+    """In another batch a log-probability is rounded otherwise: an epoch later it must be the one of before."""
+    one, two = (PreferenceOptimization(model=tiny_model(), **parts()) for _ in range(2))
+    fit(one, Data(rankings, tmp_path))
+    checkpoint, two.trainer = {}, one.trainer
+    one.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "kept")
+    two.on_load_checkpoint(torch.load(tmp_path / "kept", weights_only=True))
+    assert two._known == one._known and len(two._known) > 20
+    stored = PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts())
+    stored.trainer, checkpoint = one.trainer, {}
+    stored.on_save_checkpoint(checkpoint)
+    assert "reference_logps" not in checkpoint  # its file holds them
+
+
 def test_all_data_is_computed_before_the_first_step(tmp_path, counted):
     stage = PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts())
     seen = []

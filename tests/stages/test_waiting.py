@@ -38,7 +38,7 @@ def test_fetching_a_batch_is_a_small_part_of_a_step(tmp_path: Path) -> None:
     profiler = SimpleProfiler()
     trainer = trainer_for(tmp_path, [], max_steps=12, profiler=profiler, enable_checkpointing=False)
     trainer.fit(stage, datamodule=Packed())
-    waited = profiler.recorded_durations["[_TrainingEpochLoop].train_dataloader_next"]
+    waited = profiler.recorded_durations["[EpochLoop].train_dataloader_next"]
     trained = profiler.recorded_durations["run_training_batch"]
     assert len(waited) >= 12 and len(trained) == 12
     assert np.median(waited) < 0.2 * np.median(trained)

@@ -17,6 +17,7 @@ from lit_llm.backbone.heads import LanguageModel
 from lit_llm.callbacks.checkpoints import Checkpoints
 from lit_llm.callbacks.numerics import Numerics
 from lit_llm.callbacks.throughput import Throughput
+from lit_llm.checkpointing import loops
 from lit_llm.checkpointing.atomic import AtomicCheckpointIO
 from lit_llm.checkpointing.random_state import RandomState
 from lit_llm.checkpointing.resume import find_checkpoint
@@ -105,7 +106,7 @@ class DieAt(L.Callback):
 
 def trainer_for(folder: Path, callbacks: list[L.Callback], **options: Any) -> L.Trainer:
     options = {"max_steps": 12, "log_every_n_steps": 1, "num_sanity_val_steps": 0, "logger": False} | options
-    return L.Trainer(
+    trainer = L.Trainer(
         accelerator="cpu",
         default_root_dir=folder,
         plugins=[AtomicCheckpointIO()],
@@ -114,6 +115,7 @@ def trainer_for(folder: Path, callbacks: list[L.Callback], **options: Any) -> L.
         enable_model_summary=False,
         **options,
     )
+    return loops.install(trainer)
 
 
 def twenty_steps(optimizer: torch.optim.Optimizer, total_steps: int) -> Any:  # noqa: ARG001
@@ -125,6 +127,7 @@ def run(
     folder: Path,
     *,
     max_steps: int = 12,
+    max_epochs: int | None = None,
     accumulate: int = 2,
     every_n_steps: int | None = 2,
     keep: int = 2,
@@ -140,6 +143,7 @@ def run(
         folder,
         [RandomState(), Numerics(), Throughput(mfu=False), checkpoints, *(more or [])],
         max_steps=max_steps,
+        max_epochs=max_epochs,
         accumulate_grad_batches=accumulate,
         gradient_clip_val=1.0,
         val_check_interval=4,

@@ -204,12 +204,12 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_template_is_bounded_and_one_line(base, name):
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(UserError, match="chat template") as caught:
         tokenizer = Tokenizer(base.engine, base.config, ChatTemplate(HOSTILE[name]))
         tokenizer.chat.encode(tokenizer, (Message("user", "a"), Message("assistant", "b")))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
 
 
 def test_a_real_template_may_loop_and_use_the_usual_tools(base):

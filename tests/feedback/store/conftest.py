@@ -44,7 +44,7 @@ def cluster():
     bin_folder, data = BINARIES[-1].parent, folder / "data"
 
     def run(*command):
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, **switch)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, **switch)
         assert done.returncode == 0, done.stderr
 
     run(bin_folder / "initdb", "-D", data, "-U", owner, "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8")

@@ -83,7 +83,7 @@ def as_nobody(job):
     process = fork.Process(target=run)
     process.start()
     result = found.get()
-    process.join(60)
+    process.join(240)
     return result
 
 

@@ -31,7 +31,7 @@ def at_once(jobs):
         process.start()
     found = dict(reports.get() for _ in jobs)
     for process in processes:
-        process.join(60)
+        process.join(240)
     assert [process.exitcode for process in processes] == [0] * len(jobs), found
     return [found[n] for n in range(len(jobs))]
 

@@ -73,7 +73,7 @@ def test_what_cannot_become_a_flag_is_kept_and_named(pair, reason):
 
 
 def test_without_script_the_time_is_the_pages_age_on_top_of_earlier_drafts():
-    assert 17 <= read(("opened", str(time.time() - 10)), ("seconds", "")).judgement.seconds < 19
+    assert 17 <= read(("opened", str(time.time() - 10)), ("seconds", "")).judgement.seconds < 60
     assert read(("seconds", "41.5"), ("opened", "0")).judgement.seconds == 41.5
     assert read(("seconds", "nan"), ("opened", "inf")).judgement.seconds == 7
 

@@ -113,7 +113,8 @@ export class Saving {
       return;
     }
     const time = new Date().toLocaleTimeString(document.documentElement.lang, { hour: "2-digit", minute: "2-digit" });
-    this.say(this.words.saved.replace("{time}", time), "saved");
+    // What was changed while it was on its way is not saved yet: that says "unsaved" until its own turn comes.
+    if (this.snapshot() === sent) this.say(this.words.saved.replace("{time}", time), "saved");
     this.showLease(answer.lease_until);
   }
 
