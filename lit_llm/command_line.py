@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm import config as schema
 from lit_llm.errors import UserError
+from lit_llm.given_values import given_in
 from lit_llm.other_options import without_strangers
 from lit_llm.overrides import (
     CONFIG,
@@ -32,6 +33,7 @@ from lit_llm.overrides import (
     people_words,
     search_path,
 )
+from lit_llm.pretrained_defaults import settled
 from lit_llm.run_folder import unfinished
 from lit_llm.validation import validate
 
@@ -201,6 +203,7 @@ def going_on(config_name: str, arguments: list[str]) -> list[str]:
         cfg = hydra.compose(config_name, [*search_path(words, folders), *words], return_hydra_config=True)
     runs = Path("outputs") / cfg.hydra.runtime.choices.stage
     plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    plain = settled(plain, given_in(config_name, arguments))
     found = unfinished(runs, schema.identity(plain))
     print(f"resume=auto: {f'going on with {found}' if found else f'no unfinished run of this configuration in {runs}'}")
     return [*arguments, f"hydra.run.dir={found}"] if found else arguments
@@ -219,6 +222,11 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
         overrides = list(parsed([*search_path(words, folders), *words], findings))
         cfg = composed(config_name, overrides, findings)
         findings += list(_without_effect(cfg, words)) if cfg is not None else []
+        if cfg is not None and not findings:
+            try:
+                cfg = settled(cfg, given_in(config_name, arguments), _run_folder(words))
+            except UserError as error:
+                findings += str(error).splitlines()
         if cfg is not None and not _only_shows(arguments):
             try:
                 validate(cfg)
@@ -232,8 +240,14 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
 def compose(config_name: str, overrides: list[str]) -> DictConfig:
     """The configuration that the command line would give, for tests and for other commands."""
     schema.register()
+    words = rewrite(config_name, overrides)
     with composing():
-        return hydra.compose(config_name, rewrite(config_name, overrides))
+        return settled(hydra.compose(config_name, words), given_in(config_name, words), _run_folder(words))
+
+
+def _run_folder(words: list[str]) -> Path | None:
+    found = [word.partition("=")[2] for word in words if word.startswith("hydra.run.dir=")]
+    return Path(found[-1]) if found else None
 
 
 def _only_shows(arguments: list[str]) -> bool:

@@ -19,6 +19,8 @@ from omegaconf import DictConfig
 from lit_llm import config as schema
 from lit_llm.command_line import complain
 from lit_llm.errors import UserError
+from lit_llm.given_values import given_to_job
+from lit_llm.pretrained_defaults import settled
 from lit_llm.run_folder import RunFolder, write_json
 from lit_llm.secrets import hide
 from lit_llm.validation import validate
@@ -38,6 +40,11 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
+    try:
+        cfg = settled(cfg, given_to_job(), folder)
+    except UserError as error:
+        complain(error)
+        raise SystemExit(2) from None
     if hydra.mode != RunMode.MULTIRUN:
         return _alone(job, cfg, folder)
     identity, shown = schema.identity(cfg), hide(cfg)
