@@ -33,7 +33,7 @@ from lit_llm.overrides import (
     people_words,
     search_path,
 )
-from lit_llm.pretrained_defaults import settled
+from lit_llm.pretrained_defaults import lines, settled
 from lit_llm.run_folder import unfinished
 from lit_llm.validation import validate
 
@@ -203,7 +203,7 @@ def going_on(config_name: str, arguments: list[str]) -> list[str]:
         cfg = hydra.compose(config_name, [*search_path(words, folders), *words], return_hydra_config=True)
     runs = Path("outputs") / cfg.hydra.runtime.choices.stage
     plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    plain = settled(plain, given_in(config_name, arguments))
+    plain = settled(plain, lambda: given_in(config_name, arguments))
     found = unfinished(runs, schema.identity(plain))
     print(f"resume=auto: {f'going on with {found}' if found else f'no unfinished run of this configuration in {runs}'}")
     return [*arguments, f"hydra.run.dir={found}"] if found else arguments
@@ -224,7 +224,9 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
         findings += list(_without_effect(cfg, words)) if cfg is not None else []
         if cfg is not None and not findings:
             try:
-                cfg = settled(cfg, given_in(config_name, arguments), _run_folder(words))
+                cfg = settled(cfg, lambda: given_in(config_name, arguments), _run_folder(words))
+                for line in lines(schema.plain(cfg)) if _only_shows(arguments) else ():  # Hydra shows its own values
+                    print(f"# {line}", file=sys.stderr)
             except UserError as error:
                 findings += str(error).splitlines()
         if cfg is not None and not _only_shows(arguments):
@@ -242,7 +244,8 @@ def compose(config_name: str, overrides: list[str]) -> DictConfig:
     schema.register()
     words = rewrite(config_name, overrides)
     with composing():
-        return settled(hydra.compose(config_name, words), given_in(config_name, words), _run_folder(words))
+        cfg = hydra.compose(config_name, words)
+    return settled(cfg, lambda: given_in(config_name, words), _run_folder(words))
 
 
 def _run_folder(words: list[str]) -> Path | None:

@@ -60,7 +60,7 @@ def given_by(config_name: str, words: Sequence[str], places: Iterable[str]) -> G
     found = create_defaults_list(files, config_name, overrides, prepend_hydra=True, skip_missing=False)
     keys = {override.key_or_group for override in found.config_overrides}
     for default in found.defaults:
-        if default.config_path is not None and (default.package or "").split(".")[0] != "hydra" and _users(files, default.config_path):
+        if default.config_path is not None and _users(files, default.config_path):
             keys.update(_keys(files, default.config_path, default.package or ""))
     chosen = found.overrides.override_metadata.items()
     groups = {

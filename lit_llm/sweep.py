@@ -41,7 +41,7 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     try:
-        cfg = settled(cfg, given_to_job(), folder)
+        cfg = settled(cfg, given_to_job, folder)
     except UserError as error:
         complain(error)
         raise SystemExit(2) from None
