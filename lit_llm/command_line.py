@@ -24,6 +24,7 @@ from lit_llm import config as schema
 from lit_llm.durable import write_text
 from lit_llm.errors import UserError
 from lit_llm.exhaustion import one_line
+from lit_llm.given_values import given_in
 from lit_llm.other_options import without_strangers
 from lit_llm.overrides import (
     CONFIG,
@@ -36,6 +37,7 @@ from lit_llm.overrides import (
     people_words,
     search_path,
 )
+from lit_llm.pretrained_defaults import lines, settled
 from lit_llm.run_folder import unfinished
 from lit_llm.validation import validate
 
@@ -226,6 +228,7 @@ def going_on(config_name: str, arguments: list[str]) -> list[str]:
         cfg = hydra.compose(config_name, [*search_path(words, folders), *words], return_hydra_config=True)
     runs = Path("outputs") / cfg.hydra.runtime.choices.stage
     plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    plain = settled(plain, lambda: given_in(config_name, arguments))
     found = unfinished(runs, schema.identity(plain))
     print(f"resume=auto: {f'going on with {found}' if found else f'no unfinished run of this configuration in {runs}'}")
     return [*arguments, f"hydra.run.dir={found}"] if found else arguments
@@ -244,6 +247,13 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
         overrides = list(parsed([*search_path(words, folders), *words], findings))
         cfg = composed(config_name, overrides, findings)
         findings += list(_without_effect(cfg, words)) if cfg is not None else []
+        if cfg is not None and not findings:
+            try:
+                cfg = settled(cfg, lambda: given_in(config_name, arguments), _run_folder(words))
+                for line in lines(schema.plain(cfg)) if _only_shows(arguments) else ():  # Hydra shows its own values
+                    print(f"# {line}", file=sys.stderr)
+            except UserError as error:
+                findings += str(error).splitlines()
         if cfg is not None and not _only_shows(arguments):
             try:
                 validate(cfg)
@@ -257,8 +267,15 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
 def compose(config_name: str, overrides: list[str]) -> DictConfig:
     """The configuration that the command line would give, for tests and for other commands."""
     schema.register()
+    words = rewrite(config_name, overrides)
     with composing():
-        return hydra.compose(config_name, rewrite(config_name, overrides))
+        cfg = hydra.compose(config_name, words)
+    return settled(cfg, lambda: given_in(config_name, words), _run_folder(words))
+
+
+def _run_folder(words: list[str]) -> Path | None:
+    found = [word.partition("=")[2] for word in words if word.startswith("hydra.run.dir=")]
+    return Path(found[-1]) if found else None
 
 
 def _only_shows(arguments: list[str]) -> bool:

@@ -91,6 +91,7 @@ class TrainConfig:
     logger: Any = None
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     init_from: str | None = None  # a model folder: start a new run from its weights and tokenizer
+    pretrained_defaults: Any = "auto"  # true, false; in a run that took values from that table, what it took
     resume: str | None = None  # auto, or a run folder: go on with an unfinished run
     seed: int = 0
     allowed_targets: list[str] = field(default_factory=list)  # prefixes that _target_ may name besides lit_llm.
@@ -147,6 +148,7 @@ class PipelineConfig:
     skip: list[str] = field(default_factory=list)  # steps to leave out, with what needs them
     start_from: str | None = None  # on the command line: from=NAME. Recompute from there on
     init_from: str | None = None  # with start_from: a model folder in place of the step before
+    pretrained_defaults: Any = "auto"  # false: no stage takes them; in a pipeline that did, what its other parts took
     ledger: bool = True  # examine every stage on every earlier stage's held-out sets
     answers: AnswersConfig = field(default_factory=AnswersConfig)
     best_of_n: BestOfNConfig = field(default_factory=BestOfNConfig)

@@ -30,6 +30,9 @@ def render(lineage: Mapping[str, Any]) -> str:
         words = PEOPLE_1 if lineage["version"] == 1 else PEOPLE  # a card is that of its lineage, also an older one
         parts += ["", words.format(simulated="also, in part" if lineage["simulated_preferences"] else "false")]
     parts += ["", "## Data", "", *_data(lineage["data"])]
+    taken = lineage["config"].get("pretrained_defaults")
+    if isinstance(taken, Mapping):
+        parts += ["", "## Values chosen by size", "", *_chosen(taken)]
     parts += ["", "## Held-out results", "", *_results(lineage["metrics"])]
     if lineage["metrics"].get("exam"):
         parts += ["", "## Exam as a reward", "", *_exam(lineage["metrics"]["exam"])]
@@ -80,6 +83,13 @@ def _data(data: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"| {item['path']} | {item['bytes']:,} | `{item['sha256'][:12]}` |" for item in data["files"][:50])
         if len(data["files"]) > 50:
             yield f"| and {len(data['files']) - 50} more in lineage.json | | |"
+
+
+def _chosen(taken: Mapping[str, Any]) -> Iterator[str]:
+    """What nobody gave, and a pretrained model of this size takes."""
+    yield f"For a pretrained model of {taken['weights']:,} weights ({taken['trained']} trained), where none were given."
+    yield ""
+    yield from (f"- `{key}={value}`" for key, value in taken["values"].items())
 
 
 def _results(metrics: Mapping[str, Any]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from lit_llm.command_line import command
 from lit_llm.durable import write_json
 from lit_llm.errors import NothingToLearn, UserError
 from lit_llm.people import ASK, asked, found_win_rate, of_this_chain
+from lit_llm.pretrained_defaults import tell
 from lit_llm.simulated_gold import without_rule
 from lit_llm.steps import Step, begins_from, descendants, spared
 
@@ -43,6 +44,7 @@ def run_pipeline(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     chain = plan(cfg, folder)
     folder.mkdir(parents=True, exist_ok=True)
     schema.save(cfg, folder / "config.yaml")
+    tell(cfg)
     started = time.monotonic()
     for number, name in enumerate(chain.steps, 1):
         take(chain, name, number)

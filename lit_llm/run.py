@@ -14,6 +14,7 @@ from lit_llm import config as schema
 from lit_llm.collector import imports_uncollected
 from lit_llm.command_line import command
 from lit_llm.exhaustion import told_in_one_line
+from lit_llm.pretrained_defaults import tell
 from lit_llm.run_folder import RunFolder
 from lit_llm.same_run import refuse_another
 
@@ -88,6 +89,7 @@ def prepare(cfg: DictConfig, folder: RunFolder) -> None:
     refuse_another(cfg, folder)
     schema.save(cfg, folder.config)
     folder.mark("running", schema.identity(cfg))
+    tell(cfg)
 
 
 # Lightning's warnings about what is meant here: (what it says, why it is so).

@@ -21,6 +21,8 @@ from lit_llm.command_line import complain
 from lit_llm.durable import write_json
 from lit_llm.errors import UserError
 from lit_llm.exhaustion import one_line
+from lit_llm.given_values import given_to_job
+from lit_llm.pretrained_defaults import settled
 from lit_llm.run_folder import RunFolder
 from lit_llm.secrets import hide
 from lit_llm.validation import validate
@@ -40,6 +42,11 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
+    try:
+        cfg = settled(cfg, given_to_job, folder)
+    except UserError as error:
+        complain(error)
+        raise SystemExit(2) from None
     if hydra.mode != RunMode.MULTIRUN:
         return _alone(job, cfg, folder)
     identity, shown = schema.identity(cfg), hide(cfg)
