@@ -21,11 +21,12 @@ def has_narrow_vectors() -> bool:
     return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
-def kind() -> str:
-    """What sets processors apart as to speed, in a word: the widest units that torch finds; never empty."""
+def units() -> str:
+    """What sets processors apart as to speed, in a word: units for bfloat16, else the vectors that torch computes with.
+    """
     flags = _flags()
-    units = [name for flag, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")) if flag in flags]
-    return " and ".join(units) or torch.backends.cpu.get_cpu_capability()
+    found = [name for flag, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")) if flag in flags]
+    return " and ".join(found) or torch.backends.cpu.get_cpu_capability()
 
 
 def _flags() -> frozenset[str]:

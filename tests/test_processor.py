@@ -27,7 +27,7 @@ def flags(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "bf16", "kind"),
+    ("text", "bf16", "units"),
     [
         ("avx2 fma", False, torch.backends.cpu.get_cpu_capability()),
         ("avx2 avx512f", False, torch.backends.cpu.get_cpu_capability()),
@@ -35,10 +35,10 @@ def flags(monkeypatch):
         ("avx512_bf16 amx_tile amx_bf16", True, "AMX and AVX512-BF16"),
     ],
 )
-def test_bf16_is_chosen_where_the_processor_multiplies_in_it(flags, text, bf16, kind):
+def test_bf16_is_chosen_where_the_processor_multiplies_in_it(flags, text, bf16, units):
     """Emulated on AVX2 it takes longer than float32: nothing that chooses by itself may choose it there."""
     flags(text)
-    assert processor.has_bf16() == bf16 and processor.kind() == kind
+    assert processor.has_bf16() == bf16 and processor.units() == units
     assert precision("auto", "cpu") == ("bf16-mixed" if bf16 else "32-true")
     assert matmul_dtype(torch.device("cpu")) == (torch.bfloat16 if bf16 else torch.float32)
     assert precision("bf16-mixed", "cpu") == "bf16-mixed"  # asked for
