@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
+from lit_llm import processor
 from lit_llm.callbacks.steps import step_ended
 from lit_llm.checkpointing import loops
 from lit_llm.checkpointing.atomic import AtomicCheckpointIO
@@ -128,21 +129,12 @@ def precision(name: str, accelerator: str = "auto") -> str:
         return name
     if accelerator != "cpu" and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    return "bf16-mixed" if _cpu_has_bf16() else "32-true"
+    return "bf16-mixed" if processor.has_bf16() else "32-true"
 
 
 def in_bf16(settings: DictConfig) -> bool:
     """Whether a run's matrices multiply in bfloat16; what it is examined with then does too."""
     return precision(settings.precision, settings.accelerator).startswith("bf16")
-
-
-def _cpu_has_bf16() -> bool:
-    """Matrix units or vector instructions for bf16; without them the conversions cost more than they save."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return "amx_bf16" in flags or "avx512_bf16" in flags
 
 
 def _accelerator(cfg: DictConfig) -> str:

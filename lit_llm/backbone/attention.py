@@ -3,8 +3,9 @@
 Who sees whom is written once, in ``visibility.py``; the backends are ways to compute it:
 
     explicit   softmax(QK' + bias) V with the scores in memory: reading from a cache in half precision on a CPU
-    blocks     the same without what lies above the diagonal (``query_blocks.py``: short rows in half precision on a
-               CPU) or before a document (``packed_blocks.py``: packed rows of short documents there)
+    blocks     the same without what lies above the diagonal (``query_blocks.py``: short rows on a CPU, in half
+               precision or where AVX2 trains) or before a document (``packed_blocks.py``: packed rows of short
+               documents there)
     sdpa       torch's fused kernel, causal or with a boolean mask: everything that no other backend takes
     documents  the fused kernel once per document of a packed row: packed rows of long documents on a CPU
     flex       block-sparse kernel generated from the mask's rule, in ``flex.py``: packed or windowed rows on CUDA
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_llm import processor
 from lit_llm.backbone.flex import branched_blocks, flex_blocks, flex_kernel
 from lit_llm.backbone.packed_blocks import BlockGroup, attend_in_groups, attend_packed, block_groups
 from lit_llm.backbone.query_blocks import attend_causally
@@ -28,7 +30,7 @@ from lit_llm.backbone.visibility import PackedRows, allowed_pairs, as_bias
 Backend = Literal["explicit", "blocks", "sdpa", "documents", "flex"]
 
 SHORT_ROW = 1024
-"""Up to so many tokens a row in half precision on a CPU is short. Forward + backward of 2,048 tokens in rows of T, 6
+"""Up to so many tokens a row on a CPU is short. Forward + backward of 2,048 tokens in rows of T, 6
 heads of 64, one thread of an AVX512-BF16 core, torch 2.13, ms; * is what is chosen:
 
     T                    64     128    256    512    1024   2048
@@ -37,6 +39,11 @@ heads of 64, one thread of an AVX512-BF16 core, torch 2.13, ms; * is what is cho
     bf16 sdpa            44.2   60.6   44.8   77.4   93.4   163*
     fp32 blocks          23.1   32.6   34.4   55.1   97.5   206
     fp32 sdpa            19.6*  30.1*  38.0*  77.1*  108*   192*
+
+The same with AVX2 alone (one thread of a shared core), where forward alone is sdpa's: 8.7 and 9.0 with T 128:
+
+    fp32 blocks          17.1*  25.1*  39.3*  61.6*  106*   234
+    fp32 sdpa            19.2   29.5   51.3   103    143    236*
 
 Packed documents of 128, which begin where blocks do, on another day, * again; documents of 1,024 and 2,048 tokens in a
 row of 2,048 behind them, whose probabilities are not kept where the documents are longer than a short row:
@@ -48,6 +55,9 @@ row of 2,048 behind them, whose probabilities are not kept where the documents a
     fp32 packed blocks   27.8*  30.4*  25.6*  23.4*  94.6*  197
     fp32 documents       37.5   42.3   41.3   37.2   115    188*
     fp32 sdpa            44.8   80.9   166    334    321    329
+
+With AVX2 alone, 32 rows of 256, 4 heads of 64, documents of 64, 120 and 200 tokens on average: fp32 packed blocks 113,
+110, 117; blocks 111*, 105*, 108*; sdpa 142, 142, 143.
 
 Decoding one token of 32 rows, 12 query and 4 key heads, 512 slots: bf16 explicit 8.4, sdpa 22.9; fp32 5.2, 4.5.
 """
@@ -82,7 +92,7 @@ def build_mask(
 
     ``segments`` (B, T): documents of packed rows, ascending within a row. ``cached_slots`` (B, T) and ``extent``: the
     tokens are appended to a cache and look at its first ``extent`` slots. ``dtype`` is the queries'. ``backend`` forces
-    one (the tests compare them). ``compiled``: the layers are.
+    one (the tests compare them). ``compiled``: the layers are. Whether gradients are wanted is torch's to say.
     """
     if window is not None and window >= max(length, extent):
         window = None
@@ -94,7 +104,7 @@ def build_mask(
         return AttentionMask("flex", blocks=flex_blocks(length, device, segments, window))
     if backend == "documents" and segments is not None:
         return AttentionMask("documents", bounds=document_bounds(segments, length), window=window)
-    if backend == "blocks" and packed is not None and length > _packed_from(dtype, compiled):
+    if backend == "blocks" and packed is not None and length > _packed_from(_reads_blocks(dtype), compiled):
         return _packed(packed, dtype, compiled)
     if backend == "sdpa" and segments is None and window is None and cached_slots is None:
         return AttentionMask("sdpa")
@@ -156,11 +166,20 @@ def choose_backend(
         return "flex"
     if device.type != "cpu":
         return "sdpa"
-    if packed is not None and not cached and length > _packed_from(dtype, compiled):
+    in_blocks = _reads_blocks(dtype)
+    if packed is not None and not cached and length > _packed_from(in_blocks, compiled):
         return "blocks" if _are_short(packed, compiled) else "documents"
-    if dtype == torch.float32 or length > SHORT_ROW:
+    if length > SHORT_ROW or not in_blocks:
         return "sdpa"
-    return "explicit" if cached else "blocks"
+    if not cached:
+        return "blocks"
+    return "sdpa" if dtype == torch.float32 else "explicit"
+
+
+def _reads_blocks(dtype: torch.dtype) -> bool:
+    """Whether blocks are faster than torch's kernel on short rows of a CPU: in half precision; in float32 with AVX2
+    for the gradients' sake."""
+    return dtype != torch.float32 or (processor.has_narrow_vectors() and torch.is_grad_enabled())
 
 
 def _branched_backend(rows: PackedRows, compiled: bool) -> Backend:
@@ -170,11 +189,12 @@ def _branched_backend(rows: PackedRows, compiled: bool) -> Backend:
     return "flex" if rows.segments.is_cuda and rows.segments.shape[1] > SHORT_ROW else "sdpa"
 
 
-def _packed_from(dtype: torch.dtype, compiled: bool) -> int:
+def _packed_from(in_blocks: bool, compiled: bool) -> int:
     """Packed rows above it are read by what their documents see. Compiled code, which computes every score twice then,
-    later; half precision too: forward and backward of 16 rows of 256, 4 layers, 3 heads of 64, two threads, documents
-    of 120 or 400 tokens on average that begin anywhere: as rows that are not packed in 0.89 and 0.93 of the time."""
-    return 256 if dtype != torch.float32 or compiled else 128
+    later; where whole rows are read in blocks too: forward and backward in bfloat16 of 16 rows of 256, 4 layers, 3
+    heads of 64, two threads, documents of 120 or 400 tokens on average that begin anywhere: as rows that are not packed
+    in 0.89 and 0.93 of the time."""
+    return 256 if in_blocks or compiled else 128
 
 
 def _are_short(rows: PackedRows, compiled: bool) -> bool:

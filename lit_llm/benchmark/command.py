@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_llm.arguments import parse
-from lit_llm.benchmark.conditions import load
+from lit_llm.benchmark.conditions import device_of, kind_of, load
 from lit_llm.benchmark.record import Record, check_writable
 from lit_llm.errors import UserError
 
@@ -59,7 +59,8 @@ def command(words: Sequence[str]) -> None:
     record: Record | None = work.run(settings)
     if record is None:
         return
-    record = replace(record, conditions=[*record.conditions, f"load afterwards {load()}"])
+    kind = kind_of(device_of(getattr(settings, "device", "cpu")))
+    record = replace(record, conditions=[*record.conditions, f"load afterwards {load()}"], kind=kind)
     print("\n" + "\n".join(record.lines()), flush=True)
     if file is not None:
         record.save(file)

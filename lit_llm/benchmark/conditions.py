@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from lit_llm.errors import UserError
+from lit_llm.processor import units
 
 
 def conditions(
@@ -40,6 +41,11 @@ def device_of(text: str) -> str:
     return text
 
 
+def kind_of(device: str) -> str:
+    """What sets machines apart as to speed, in a word: the GPU, or the processor's units."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else units()
+
+
 def load() -> str:
     """The machine's, over the last 1, 5 and 15 minutes."""
     return ", ".join(f"{value:.1f}" for value in os.getloadavg()) if hasattr(os, "getloadavg") else "unknown"
@@ -65,15 +71,13 @@ def _state(file: Path) -> str:
 
 
 def processor() -> str:
-    """The processor's name, with the matrix units that a figure in bfloat16 depends on."""
+    """The processor's name, with the units that its figures depend on."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     values = {line.split(":", 1)[0].strip(): line.split(":", 1)[1].strip() for line in lines if ":" in line}
-    flags = values.get("flags", "").split()
-    units = [name for flag, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")) if flag in flags]
-    return values.get("model name", platform.machine()) + (f" with {' and '.join(units)}" if units else "")
+    return f"{values.get('model name', platform.machine())} with {units()}"
 
 
 def _version(name: str) -> str | None:

@@ -49,6 +49,12 @@ class Shape:
         )
 
 
+def parameters(config: BackboneConfig) -> int:
+    """Of the model here, which the peers' have as many of."""
+    with torch.device("meta"):
+        return LanguageModel(config).num_parameters()
+
+
 class Contestant(nn.Module):
     """A network whose ``forward(input_ids (B, T), labels (B, T))`` is the mean cross-entropy.
 

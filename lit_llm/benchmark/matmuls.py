@@ -89,7 +89,7 @@ def _weight(weight: Tensor) -> Factor:
 def _call(a: Factor, b: Factor, device: torch.device) -> Callable[[], Tensor]:
     left, right = _random(a, device), _random(b, device)
     if b.packed:
-        layer = Product(right.mT, None, b.dtype)
+        layer = Product(right.mT, None, b.dtype, rows=2)  # packed, as it was
         return lambda: layer(left)
     out = left @ right
     multiply: Callable[..., Tensor] = torch.mm if left.ndim == 2 else torch.bmm

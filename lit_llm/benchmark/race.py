@@ -19,6 +19,9 @@ from typing import Protocol
 from lit_llm.benchmark.worker import Worker
 from lit_llm.errors import UserError
 
+LONG = 5.0
+"""Seconds of a call after which the next one is taken to be as long: the first calls of short ones are no measure."""
+
 ROOM = 1.5
 """Times the memory of the largest so far that must be free for the next: steps take more than what a start has left."""
 
@@ -138,8 +141,10 @@ def _started(
     contestant: Contestant, seconds: float, threads: int | None, say: Callable[[str], None]
 ) -> Iterator[_Measuring]:
     with Worker(contestant.name, contestant.make, contestant.tuned, threads) as worker:
-        worker.timed(2)
         units, took = worker.timed(1)
+        if took < LONG:
+            worker.timed(1)
+            units, took = worker.timed(1)
         say(f"{contestant.name}: warm, {units / took:,.3g} a second")
         yield _Measuring(contestant.name, worker, max(1, round(seconds / took)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -62,7 +62,8 @@ class Record:
 
     ``unit``: of a second's work ("tokens"). ``conditions``: see ``conditions.py``. ``notes``: what bounds a figure.
     ``table``: more that was found, rows of cells, the first of them the columns' names. ``title``: the work and what it
-    was done with, in a few words ("training step, 10M, batch 8"): the goals' texts stand below it.
+    was done with, in a few words ("training step, 10M, batch 8"): the goals' texts stand below it. ``kind``: of the
+    machine, as to speed ("AVX2"): figures of different kinds say nothing of each other.
     """
 
     work: str
@@ -75,6 +76,13 @@ class Record:
     date: str = field(default_factory=lambda: datetime.now(UTC).date().isoformat())
     table: Sequence[Sequence[str]] = ()
     title: str = ""
+    kind: str = ""
+
+    @property
+    def machine(self) -> str:
+        """Processor and cores: what the conditions, lines of text, say in front of threads and load."""
+        found = (line.partition(", load before") for line in self.conditions)
+        return next((" ".join(before.rpartition(", ")[0].split()) for before, load, _ in found if load), "")
 
     @property
     def heading(self) -> str:
@@ -174,7 +182,10 @@ def load(file: Path) -> Record:
         value.pop("comparisons", None)
         results = [Result(**{**each, "rounds": tuple(each["rounds"])}) for each in value.pop("results")]
         goals = [Goal(**each) for each in value.pop("goals")]
-        return Record(**value, results=results, goals=goals)
+        record = Record(**value, results=results, goals=goals)
+        # Records of before 2026-11-29 name it in their conditions alone.
+        _, said, units = record.machine.rpartition(", ")[0].rpartition(" with ")
+        return replace(record, kind=record.kind or units * bool(said))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{file}: is no record of a benchmark ({type(error).__name__}); write one with json={file}"

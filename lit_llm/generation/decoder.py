@@ -24,6 +24,7 @@ class Decoder:
 
     Args:
         positions: the most tokens that a row will hold; None: the model's context. Long contexts have large tables.
+        rows: at once, as a rule: what the weights are laid out for.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Decoder:
         dtype: torch.dtype | None = None,
         cuda_graph: bool = False,
         positions: int | None = None,
+        rows: int = 1,
     ) -> None:
         weight = model.output_weight.detach()
         self.config, self.device = model.config, weight.device
@@ -40,11 +42,12 @@ class Decoder:
         backbone = model.backbone
         self._replays = Replays(self.compute) if cuda_graph else None
         self.layers: list[LayerWeights] = [
-            layer_weights(layer, self.config, self.dtype, self.wide)  # type: ignore[arg-type]
+            layer_weights(layer, self.config, self.dtype, self.wide, rows)  # type: ignore[arg-type]
             for layer in backbone.layers
         ]
         self.embedding = backbone.embed_tokens.weight.detach()  # read as it is, as in autocast's forward
-        self.head = Product(weight.to(self.wide) * backbone.norm.weight.detach().to(self.wide), None, self.dtype)
+        head = weight.to(self.wide) * backbone.norm.weight.detach().to(self.wide)
+        self.head = Product(head, None, self.dtype, rows)
         self.eps = torch.tensor(self.config.norm_eps, dtype=self.wide, device=self.device)
         self.positions = positions or self.config.max_positions
         angles = torch.arange(self.positions)[:, None].float() * rotary_frequencies(self.config)

@@ -79,7 +79,8 @@ def generate(
         torch.autocast(device.type, enabled=False),
         tqdm(total=len(rows), desc=progress, disable=progress is None) as bar,
     ):
-        decoder = Decoder(model, dtype, cuda_graph, int((lengths + limits).max()) if len(rows) else 1)
+        positions = int((lengths + limits).max()) if len(rows) else 1
+        decoder = Decoder(model, dtype, cuda_graph, positions, min(batch_size, len(rows)))
         slots = Slots(decoder, choice, rows, lengths, limits, uniforms, end_ids, batch_size)
         with torch.inference_mode():
             while (done := slots.step()) is not None:

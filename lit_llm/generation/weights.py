@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_llm import processor
 from lit_llm.backbone.blocks import Block
 from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.lora import LoRALinear
@@ -22,15 +23,19 @@ from lit_llm.backbone.lora import LoRALinear
 class Product:
     """x W' + b.
 
-    In bfloat16 on a CPU the weight is kept in the order that oneDNN multiplies it in, as torch.compile keeps frozen
-    weights: else each call brings it into that order anew (768 x 4096, one AVX512-BF16 core, microseconds with 1, 8 and
-    64 rows: 264, 425 and 2,440 against 112, 261 and 1,876).
+    Where it pays the weight is kept in the order that oneDNN multiplies it in, as torch.compile keeps frozen weights:
+    else each call brings it into that order anew. On a CPU in bfloat16 (768 x 4096, one AVX512-BF16 core, microseconds
+    with 1, 8 and 64 rows: 264, 425 and 2,440 against 112, 261 and 1,876), and with AVX2 in float32 for more than one
+    row (384 x 2048, 1e9 operations a second with 1, 4, 8 and 32 rows: 15, 27, 40 and 55 against 14, 41, 46 and 65).
+
+    Args:
+        rows: how many x has as a rule.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int = 1) -> None:
         self.weight = weight.to(dtype).contiguous()
         self.bias = None if bias is None else bias.to(dtype)
-        self.packed = dtype == torch.bfloat16 and weight.device.type == "cpu" and _can_pack()
+        self.packed = weight.device.type == "cpu" and _pays(self.weight, rows)
         if self.packed:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, None)
 
@@ -41,12 +46,17 @@ class Product:
         return F.linear(x, self.weight, self.bias)
 
 
-def _can_pack() -> bool:
-    """Whether this torch has oneDNN with bfloat16, and the operators that inductor gives its packed weights to."""
+def _pays(weight: Tensor, rows: int) -> bool:
+    """Whether packed is faster, and this torch has oneDNN and the operators that inductor gives its packed weights to.
+
+    oneDNN's float32 takes three times as long for what does not fill its vectors, such as 65 words.
+    """
     names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
     if not torch.backends.mkldnn.enabled or not all(hasattr(torch.ops.mkldnn, name) for name in names):
         return False
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if weight.dtype == torch.float32:
+        return rows > 1 and len(weight) % 16 == 0 and processor.has_narrow_vectors()
+    return weight.dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class LayerWeights(NamedTuple):
@@ -59,8 +69,10 @@ class LayerWeights(NamedTuple):
     scales: Tensor | None
 
 
-def layer_weights(block: Block, config: BackboneConfig, dtype: torch.dtype, wide: torch.dtype) -> LayerWeights:
-    """``dtype``: of the products; ``wide``: of all between them."""
+def layer_weights(
+    block: Block, config: BackboneConfig, dtype: torch.dtype, wide: torch.dtype, rows: int = 1
+) -> LayerWeights:
+    """``dtype``: of the products; ``wide``: of all between them; ``rows``: decoded at once, as a rule."""
     attention, mlp = block.self_attn, block.mlp
     first, second = block.input_layernorm.weight.to(wide), block.post_attention_layernorm.weight.to(wide)
     order = _pairs(config.head_dim).to(first.device)
@@ -75,10 +87,10 @@ def layer_weights(block: Block, config: BackboneConfig, dtype: torch.dtype, wide
         scales = torch.cat([q.expand(config.num_heads, -1), k.expand(config.num_kv_heads, -1)])
     gate_up = _joined([_plain(mlp.gate_proj, wide), _plain(mlp.up_proj, wide)])
     return LayerWeights(
-        Product(joined[0] * first, joined[1], dtype),
-        Product(*_plain(attention.o_proj, wide), dtype),
-        Product(gate_up[0] * second, gate_up[1], dtype),
-        Product(*_plain(mlp.down_proj, wide), dtype),
+        Product(joined[0] * first, joined[1], dtype, rows),
+        Product(*_plain(attention.o_proj, wide), dtype, rows),
+        Product(gate_up[0] * second, gate_up[1], dtype, rows),
+        Product(*_plain(mlp.down_proj, wide), dtype, rows),
         scales,
     )
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw as adamw_update
 
+from lit_llm import processor
 from lit_llm.errors import UserError
 from lit_llm.optim.adamw import check_positive
 from lit_llm.optim.parameter_groups import parameter_groups
@@ -63,8 +64,7 @@ def matmul_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         good = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        good = device.type == "cpu" and bool(capabilities.get("avx512_bf16", False))
+        good = device.type == "cpu" and processor.has_bf16()
     return torch.bfloat16 if good else torch.float32
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lit_llm import processor
 from lit_llm.backbone import attention, flex
 from lit_llm.backbone.attention import Backend, attend, build_mask, choose_backend, document_bounds
 from lit_llm.backbone.visibility import PackedRows, allowed_pairs
@@ -99,7 +100,8 @@ def test_gradients_agree() -> None:
             assert torch.allclose(mine, other, atol=1e-5), backend
 
 
-def test_the_backend_follows_device_dtype_and_length() -> None:
+def test_the_backend_follows_device_dtype_and_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "has_narrow_vectors", lambda: False)
     short, long = attention.SHORT_ROW, attention.SHORT_ROW + 1
     half, full = torch.bfloat16, torch.float32
     of_one, of_many = (PackedRows(torch.arange(long)[None], torch.arange(long)[None] // n) for n in (long, 40))
@@ -120,6 +122,25 @@ def test_the_backend_follows_device_dtype_and_length() -> None:
         "flex",
         "sdpa",
     ]
+
+
+def test_with_avx2_short_rows_of_float32_are_read_in_blocks_where_gradients_are_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processor, "has_narrow_vectors", lambda: True)
+    short, long, full = attention.SHORT_ROW, attention.SHORT_ROW + 1, torch.float32
+    documents = torch.arange(256)[None] // 40
+    plain: dict[str, Any] = {"packed": None, "windowed": False, "cached": False}
+    assert [choose_backend(CPU, full, n, **plain) for n in (64, short, long)] == ["blocks", "blocks", "sdpa"]
+    assert choose_backend(CPU, full, 1, **plain | {"cached": True}) == "sdpa"
+    assert choose_backend(CUDA, full, short, **plain) == "sdpa"
+    assert build_mask(256, CPU, full, documents).bias is not None and len(
+        build_mask(257, CPU, full, documents[:, :1].expand(1, 257)).groups
+    )
+    with torch.no_grad():
+        assert choose_backend(CPU, full, short, **plain) == "sdpa"
+        assert choose_backend(CPU, torch.bfloat16, short, **plain) == "blocks"
+        assert build_mask(256, CPU, full, documents).groups
 
 
 def test_the_rule_of_flex_is_the_same_rule() -> None:

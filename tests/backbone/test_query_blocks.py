@@ -73,11 +73,13 @@ def test_half_precision_is_as_exact_as_the_plain_form() -> None:
     assert errors["blocks"] < 1.1 * errors["explicit"] < 0.1
 
 
+@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 4), (torch.float32, 8)])
 @pytest.mark.parametrize("length", [1, 64, 65, 256, 257, 1001])
-def test_causal_blocks_hold_every_query_once(length: int) -> None:
-    blocks = causal_blocks(torch.zeros(1, 1, length, length))
+def test_causal_blocks_hold_every_query_once(length: int, dtype: torch.dtype, most: int) -> None:
+    blocks = causal_blocks(torch.zeros(1, 1, length, length, dtype=dtype))
     queries = [each for block in blocks for each in range(length)[block.queries]]
-    assert queries == list(range(length)) and len(blocks) <= 4
+    assert queries == list(range(length)) and len(blocks) <= (most if length > 256 else 4)
+    assert length != 1001 or len(blocks) == most
     assert all(block.keys == slice(0, block.queries.stop) for block in blocks)
 
 

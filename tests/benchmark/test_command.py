@@ -30,7 +30,7 @@ def test_mistakes_are_one_line(words, said):
 
 def test_from_end_to_end(tmp_path, capsys):
     words = "hidden_size=32 layers=1 heads=2 length=8 batch=1 rounds=2 seconds=0.001 compile=no peers= device=cpu"
-    command(["training", *words.split(), "threads=1", f"json={tmp_path / 'x.json'}"])
+    command(["training", *words.split(), "precision=bf16-true", "threads=1", f"json={tmp_path / 'x.json'}"])
     said = capsys.readouterr().out
     assert "this project: " in said and "load afterwards" in said
     assert "0.0M parameters" in said and "1 threads, load before" in said and "here bf16-true" in said

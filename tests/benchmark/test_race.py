@@ -79,9 +79,15 @@ PAIR = [Contestant("a", 100.0), Contestant("b", 400.0)]
 
 def test_rounds_are_interleaved_take_turns_at_being_first_and_last_equally_long(log):
     results = race(PAIR, rounds=3, seconds=0.5)
-    assert [entry for entry in log if entry[1] in (1, 2)] == [("a", 2), ("a", 1), ("b", 2), ("b", 1)]  # warming up
-    assert log[6:12] == [("a", 5), ("b", 20), ("b", 20), ("a", 5), ("a", 5), ("b", 20)]
+    assert log[:8] == [("a", "starts"), *[("a", 1)] * 3, ("b", "starts"), *[("b", 1)] * 3]  # warming up
+    assert log[8:14] == [("a", 5), ("b", 20), ("b", 20), ("a", 5), ("a", 5), ("b", 20)]
     assert [(each.name, each.rounds) for each in results] == [("a", (100.0,) * 3), ("b", (400.0,) * 3)]
+
+
+def test_long_calls_are_not_repeated_before_the_rounds(log):
+    """Where a call takes minutes, the race would not begin for an hour."""
+    race([Contestant("long", 10.0 / module.LONG)], rounds=2, seconds=0.5)
+    assert log == [("long", "starts"), *[("long", 1)] * 3, ("long", "ends")]
 
 
 def test_fresh_processes_are_one_at_a_time(log):

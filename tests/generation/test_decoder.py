@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from lit_llm import processor
 from lit_llm.backbone.config import RopeScaling, from_depth
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.lora import adapted, apply_lora, lora_disabled
@@ -13,7 +14,7 @@ from lit_llm.generation import replays, sampling, slots
 from lit_llm.generation.choice import Choice
 from lit_llm.generation.decoder import Decoder
 from lit_llm.generation.sampling import completions, generate
-from lit_llm.generation.weights import Product, _can_pack
+from lit_llm.generation.weights import Product
 from lit_llm.objectives.language import token_logps
 
 V = 90
@@ -116,17 +117,47 @@ def test_under_autocast_products_are_in_its_precision():
     assert not torch.equal(found.logps, generate(model, prompts(4), **options).logps)
 
 
-@pytest.mark.skipif(not _can_pack(), reason="this torch has no packed bfloat16 products")
+needs_packing = pytest.mark.skipif(
+    not hasattr(torch.ops.mkldnn, "_linear_pointwise") or not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+    reason="this torch has no packed products",
+)
+
+
+@needs_packing
+@pytest.mark.parametrize(("dtype", "atol", "rtol"), [(torch.bfloat16, 0.2, 0.02), (torch.float32, 1e-5, 1e-6)])
 @pytest.mark.parametrize("bias", [False, True])
-def test_a_packed_product_is_the_plain_one(bias):
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_packed_product_is_the_plain_one(monkeypatch, dtype, atol, rtol, bias, rows):
+    """Laid out for many rows, it takes any number of them: the last rows of a batch are few, a prompt's many."""
+    monkeypatch.setattr(processor, "has_narrow_vectors", lambda: True)
     torch.manual_seed(0)
-    weight, x = torch.randn(24, 40), torch.randn(5, 40)
-    offset = torch.randn(24) if bias else None
-    product = Product(weight, offset, torch.bfloat16)
+    weight, x = torch.randn(32, 40), torch.randn(rows, 40)
+    offset = torch.randn(32) if bias else None
+    product = Product(weight, offset, dtype, rows=5)
     assert product.packed
-    torch.testing.assert_close(
-        product(x.bfloat16()).float(), x @ weight.t() + (offset if bias else 0), atol=0.2, rtol=0.02
-    )
+    exact = x.double() @ weight.double().t() + (offset.double() if bias else 0)
+    torch.testing.assert_close(product(x.to(dtype)).double(), exact, atol=atol, rtol=rtol)
+
+
+def test_float32_is_packed_with_avx2_alone_and_where_it_pays(monkeypatch):
+    made = {}
+    for narrow in (True, False):
+        monkeypatch.setattr(processor, "has_narrow_vectors", lambda narrow=narrow: narrow)
+        sizes = ((32, 2), (32, 1), (65, 2))
+        made[narrow] = [Product(torch.zeros(size, 8), None, torch.float32, rows).packed for size, rows in sizes]
+    assert not any(made[False]) and not any(made[True][1:])
+    assert made[True][0] == hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@needs_packing
+def test_a_batch_with_packed_float32_answers_as_the_model_does(monkeypatch):
+    """The plain forward with a cache, token by token, is the twin."""
+    packed = []
+    for narrow in (True, False):
+        monkeypatch.setattr(processor, "has_narrow_vectors", lambda narrow=narrow: narrow)
+        packed.append(generate(tiny(torch.float32), prompts(6), max_new_tokens=12, end_ids=(), seed=1, batch_size=3))
+    assert torch.equal(packed[0].input_ids, packed[1].input_ids)
+    torch.testing.assert_close(packed[0].logps, packed[1].logps, atol=1e-5, rtol=1e-5)
 
 
 def test_asking_rarely_how_many_are_done_changes_nothing(monkeypatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,12 +13,13 @@ import torch
 from lit_llm.benchmark.agreement import demand
 from lit_llm.benchmark.command import say
 from lit_llm.benchmark.conditions import conditions
-from lit_llm.benchmark.contestants import Shape, asked, find
+from lit_llm.benchmark.contestants import Shape, asked, find, parameters
 from lit_llm.benchmark.generation.here import Here, Task, draw
 from lit_llm.benchmark.generation.peers import Continuous, LitGPT, Transformers
 from lit_llm.benchmark.matmuls import MATMULS, MatmulsAlone
 from lit_llm.benchmark.race import Contestant, race
 from lit_llm.benchmark.record import Goal, Record
+from lit_llm.benchmark.sizing import MINUTES, Machine, default_precisions
 from lit_llm.errors import UserError
 
 SHAPES = {"10m": (384, 6, 6, 65), "124m": (768, 12, 12, 50304)}  # width, layers, heads, vocabulary
@@ -27,6 +28,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 CACHES = ("dynamic", "static", "continuous")
 ATTENTIONS = ("sdpa", "eager")
 COMPILED = " compiled"
+DECODING = 4.0
+"""Times the products of a token that is read, of few rows, which are as fast as memory is."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +40,20 @@ class Settings:
 
     shape: Annotated[Literal["10m", "124m"], "d 384, 6 layers, vocabulary 65; or d 768, 12 layers, 50304"] = "10m"
     batch: Annotated[int, "prompts at once"] = 32
-    prompts: Annotated[int | None, "in all; none: twice the batch where answers are unlike, else the batch"] = None
+    prompts: Annotated[
+        int | None, "in all; none: twice the batch where answers are unlike and minutes= allows, else the batch"
+    ] = None
     prompt: Annotated[tuple[int, int], "shortest and longest prompt, tokens"] = (16, 128)
     answer: Annotated[tuple[int, int], "shortest and longest answer; two equal numbers: all alike"] = (16, 128)
-    precision: Annotated[tuple[str, ...], "of bf16, fp32"] = ("bf16", "fp32")
+    precision: Annotated[tuple[str, ...], "of bf16, fp32; without any, those that the processor multiplies in"] = field(
+        default_factory=partial(default_precisions, *DTYPES)
+    )
     cache: Annotated[tuple[str, ...], f"of transformers: {', '.join(CACHES)}"] = CACHES
     attention: Annotated[tuple[str, ...], f"of transformers: {', '.join(ATTENTIONS)}"] = ATTENTIONS
     compile: Annotated[bool, "peers that can be compiled also compiled: a minute each"] = True
     peers: Annotated[str, "names with commas (transformers, litgpt), installed, or nothing"] = "installed"
     matmuls: Annotated[bool, "also the matrix products alone of what is generated here"] = True
+    minutes: Annotated[float, "of the race, about, where prompts= is not given"] = MINUTES
     rounds: Annotated[int, "rounds, at least 5 to be reported"] = 5
     seconds: Annotated[float, "of each contestant in each round"] = 1.0
     fresh: Annotated[bool | None, "one process at a time, for large models; none: for 124m"] = None
@@ -57,7 +65,7 @@ class Settings:
             for value in getattr(self, name) or ("",):
                 if value not in known:
                     raise UserError(f"{name}={value}: must be of {', '.join(known)}")
-        for name in ("batch", "prompts", "rounds", "seconds", "threads"):
+        for name in ("batch", "prompts", "minutes", "rounds", "seconds", "threads"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{name}={value}: must be above 0")
@@ -67,20 +75,39 @@ class Settings:
                 said = ",".join(map(str, given))
                 raise UserError(f"{name}={said}: two numbers, from 1 to {CONTEXT // 2}, the smaller first")
 
+    @property
+    def model(self) -> Shape:
+        width, layers, heads, vocabulary = SHAPES[self.shape]
+        return Shape(width, layers, heads, vocabulary, CONTEXT, self.batch, qk_norm=False)
+
+    def sized(self) -> tuple[Settings, list[str]]:
+        """With a number of prompts, and the line that says where it came from."""
+        if self.prompts is not None:
+            return self, []
+        if self.answer[0] == self.answer[1]:
+            return replace(self, prompts=self.batch), []
+        one = replace(self, prompts=self.batch)
+        everybody = len(list(_contestants(one))) / len(self.precision)
+        tokens = self.batch * (sum(self.prompt) + DECODING * sum(self.answer)) / 2
+        operations = dict.fromkeys(self.precision, 2.0 * parameters(self.model.config()) * tokens * everybody)
+        machine = Machine(self.minutes, self.threads)
+        batches = machine.parts(operations, self.rounds, most=2)
+        return replace(self, prompts=batches * self.batch), [machine.said(f"{batches} times the batch")]
+
     def tasks(self) -> dict[str, Task]:
         """The same prompts and answers in every precision."""
-        width, layers, heads, vocabulary = SHAPES[self.shape]
-        shape = Shape(width, layers, heads, vocabulary, CONTEXT, self.batch, qk_norm=False)
-        count = self.prompts or self.batch * (1 if self.answer[0] == self.answer[1] else 2)
-        return {name: draw(shape, DTYPES[name], count, self.prompt, self.answer) for name in self.precision}
+        count = self.prompts or self.batch
+        return {name: draw(self.model, DTYPES[name], count, self.prompt, self.answer) for name in self.precision}
 
 
 def run(settings: Settings) -> Record:
+    settings, sized = settings.sized()
     task = next(iter(settings.tasks().values()))
     described = [
         f"{settings.shape}, {len(task.prompts)} prompts of {settings.prompt[0]} to {settings.prompt[1]} tokens, "
         f"answers of {settings.answer[0]} to {settings.answer[1]} ({sum(task.limits)} in all), "
         f"{settings.batch} at once",
+        *sized,
         *conditions(settings.threads, "cpu", asked(settings.peers)),
     ]
     say("\n".join(described))

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from lit_llm.benchmark.agreement import demand
 from lit_llm.benchmark.command import say
 from lit_llm.benchmark.conditions import conditions
-from lit_llm.benchmark.contestants import Shape
+from lit_llm.benchmark.contestants import Shape, parameters
 from lit_llm.benchmark.instruction.conversations import Source, packed
 from lit_llm.benchmark.race import Contestant, race
 from lit_llm.benchmark.record import Goal, Record
@@ -28,6 +28,9 @@ PACKINGS = ("padded", "bfd", "bfd row by row", "wrapped")
 """TRL's: a conversation a row; packed whole, told apart by their positions, the step's rows as one sequence or
 accumulated one by one (its mask is as large as the square of the sequence); cut where a row ends and not told apart."""
 
+STEPS = 4
+"""Of an epoch, at most, where nobody says how many."""
+
 TOLERANCE = {"32-true": 1e-4, "bf16-mixed": 1e-2}
 """Of the mean loss of the epoch's trained tokens, which packing does not change."""
 
@@ -37,15 +40,32 @@ class Settings(StageSettings):
     """Times epochs of instruction tuning here and in TRL, in useful tokens (of conversations, not padding) a second.
     What a call spends before its first step is taken off on both sides."""
 
-    conversations: Annotated[int, "of an epoch, which is one call"] = 64
+    conversations: Annotated[int | None, "of an epoch, which is one call; none: 1 to 4 steps, as minutes= allows"] = (
+        None
+    )
     batch: Annotated[int, "conversations a step where they are padded; packed rows hold as many tokens"] = 16
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.above_zero("conversations", "batch")
 
+    def sized(self) -> tuple[Settings, list[str]]:
+        """With a number of conversations, and the line that says where it came from."""
+        if self.conversations is not None:
+            return self, []
+        machine, one = self.machine, replace(self, conversations=self.batch)
+        tokens = sum(len(ids) for ids, _ in one.source.conversations())
+        work = Work(one.shape(self.max_length, self.batch), one.source, "")
+        everybody = len(list(_contestants(one, work))) / len(self.precision)
+        operations = 6.0 * parameters(work.shape.config()) * tokens * everybody
+        steps = machine.parts(dict.fromkeys(self.precision, operations), self.rounds, most=STEPS)
+        return replace(self, conversations=steps * self.batch), [
+            machine.said(f"{steps} steps of {self.batch} an epoch")
+        ]
+
     @property
     def source(self) -> Source:
+        assert self.conversations is not None, "the settings are not sized"
         return Source(self.path, self.conversations, self.vocab_size, self.max_length)
 
 
@@ -65,11 +85,13 @@ class Work:
 
 
 def run(settings: Settings) -> Record:
+    settings, sized = settings.sized()
     work = Work(settings.shape(settings.max_length, settings.batch), settings.source, "")
     described = [
         f"{settings.hidden_size} wide, {settings.layers} layers, vocabulary {settings.vocab_size}; steps of "
         f"{settings.batch} conversations, or of {work.rows} packed rows of {settings.max_length} tokens",
         settings.source.described(),
+        *sized,
         *conditions(settings.threads, "cpu", ("trl", "transformers", "accelerate")),
     ]
     say("\n".join(described))

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 from lit_llm.benchmark.agreement import demand
 from lit_llm.benchmark.command import say
 from lit_llm.benchmark.conditions import conditions
+from lit_llm.benchmark.contestants import parameters
 from lit_llm.benchmark.preference import here
 from lit_llm.benchmark.preference import trl as theirs
-from lit_llm.benchmark.preference.comparisons import Source
+from lit_llm.benchmark.preference.comparisons import Source, pairs
 from lit_llm.benchmark.race import Contestant, race
 from lit_llm.benchmark.record import Goal, Record
 from lit_llm.benchmark.started import without_start
@@ -26,6 +27,9 @@ KINDS = {"dpo": 4.0, "reward": 3.0, "grpo": 3.0, "ppo": None}
 RANKED = ("dpo", "reward")
 """Those that learn from comparisons; the others learn from answers of their own."""
 
+STEPS = 3
+"""Of an epoch, at most, where nobody says how many."""
+
 TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 0.05}
 """Of the first step's loss, margin and gradient: what bfloat16 rounds here it does not round there."""
 
@@ -36,7 +40,9 @@ class Settings(StageSettings):
     What a call spends before its first step is taken off on both sides."""
 
     kinds: Annotated[tuple[str, ...], f"of {', '.join(KINDS)}"] = tuple(KINDS)
-    comparisons: Annotated[int, "of an epoch, which is one call"] = 24
+    comparisons: Annotated[int | None, "of an epoch, which is one call; none: of 1 to 3 steps, as minutes= allows"] = (
+        None
+    )
     completions: Annotated[int, "of each drawn comparison, all ranked; TRL gets every pair of them"] = 2
     batch: Annotated[int, "comparisons (or prompts) a step"] = 8
     samples: Annotated[int, "answers to a prompt in GRPO"] = 8
@@ -48,11 +54,37 @@ class Settings(StageSettings):
         self.above_zero("comparisons", "batch", "samples", "max_new_tokens")
         if self.completions < 2:
             raise UserError(f"completions={self.completions}: must be 2 or more")
-        if self.comparisons % self.batch:
+        if self.comparisons is not None and self.comparisons % self.batch:
             raise UserError(f"comparisons={self.comparisons}: must be a multiple of batch={self.batch}")
+
+    def sized(self) -> tuple[Settings, list[str]]:
+        """With a number of comparisons, and the line that says where it came from."""
+        if self.comparisons is not None:
+            return self, []
+        machine, one = self.machine, replace(self, comparisons=self.batch)
+        operations = dict.fromkeys(self.precision, one.operations())
+        steps = machine.parts(operations, self.rounds, most=STEPS)
+        return replace(self, comparisons=steps * self.batch), [machine.said(f"{steps} steps an epoch")]
+
+    def operations(self) -> float:
+        """Of the matrix products of all contestants in a call, in one precision."""
+        tokens = {kind: self._tokens(kind) * len(list(_contestants(self, kind, _has_peer()))) for kind in self.kinds}
+        return (
+            8.0 * parameters(self.work.config) * sum(tokens.values()) / len(self.precision)
+        )  # 2 forward, 4 backward, 2 of a reference
+
+    def _tokens(self, kind: str) -> int:
+        """That a call reads or writes."""
+        found = pairs(self.source.rows())
+        if kind in RANKED:
+            return sum(2 * len(prompt) + len(chosen) + len(rejected) for prompt, chosen, rejected in found)
+        answers = self.samples if kind == "grpo" else 1
+        prompts = [prompt for prompt, *_ in map(self.source.rows().__getitem__, range(self.source.count))]
+        return answers * sum(len(prompt) + 2 * self.max_new_tokens for prompt in prompts)
 
     @property
     def source(self) -> Source:
+        assert self.comparisons is not None, "the settings are not sized"
         return Source(self.path, self.comparisons, self.completions, self.vocab_size, self.max_length)
 
     @property
@@ -68,12 +100,14 @@ class Settings(StageSettings):
 
 
 def run(settings: Settings) -> Record:
-    peer, work = find_spec("trl") is not None, settings.work
+    settings, sized = settings.sized()
+    peer, work = _has_peer(), settings.work
     described = [
         f"{settings.hidden_size} wide, {settings.layers} layers, vocabulary {settings.vocab_size}; "
         f"{settings.batch} comparisons a step, an epoch of {settings.comparisons}; "
         f"in TRL {work.pairs_a_step} pairs a step",
         settings.source.described(),
+        *sized,
         *conditions(settings.threads, "cpu", ("trl", "transformers", "accelerate")),
     ]
     say("\n".join(described))
@@ -88,6 +122,10 @@ def run(settings: Settings) -> Record:
     timed = list(without_start(results))
     title = f"preference ({', '.join(settings.kinds)}), d {settings.hidden_size}, {settings.layers} layers"
     return Record("preference", settings.unit, described, timed, goals, settings=asdict(settings), title=title)
+
+
+def _has_peer() -> bool:
+    return find_spec("trl") is not None
 
 
 def _contestants(settings: Settings, kind: str, peer: bool) -> Iterator[Contestant]:

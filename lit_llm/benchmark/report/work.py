@@ -1,5 +1,5 @@
 """The README's table and plot of every record that is kept: ratios first, goals beside them, missed ones as plainly;
-and a page beside the records that holds all the rest.
+and a page beside the records that holds all the rest. Each kind of machine has a table and a plot of its own.
 
 A record is what a work wrote with ``json=scripts/benchmarks/NAME.json``.
 """
@@ -28,29 +28,57 @@ class Settings:
 
     records: Annotated[Path, "the folder of the records, and of their page, README.md"] = Path("scripts/benchmarks")
     readme: Annotated[Path, "a file that holds the two marks"] = Path("README.md")
-    picture: Annotated[Path, "the plot, as SVG"] = Path("scripts/benchmarks/ratios.svg")
+    picture: Annotated[Path, "the plot, as SVG; other kinds of machine have theirs beside it"] = Path(
+        "scripts/benchmarks/ratios.svg"
+    )
 
 
 def run(settings: Settings) -> None:
     files = sorted(settings.records.glob("*.json"), key=_natural)
     records = [load(file) for file in files]
-    groups: dict[str, list[Comparison]] = {}
-    for record in records:
-        groups.setdefault(record.heading, []).extend(_headlines(record))
-    if not any(groups.values()):
+    kinds = _kinds(records)
+    if not any(_headlines(record) for record in records):
         raise UserError(f"records={settings.records}: no record with a goal; write some with json={settings.records}/…")
     before, after = _around(settings.readme)
     page = settings.records / "README.md"
     if page.is_file() and not page.read_text(encoding="utf-8").startswith(PAGE):
         raise UserError(f"records={settings.records}: its README.md is not one that this command wrote; move it away")
-    settings.picture.parent.mkdir(parents=True, exist_ok=True)
-    drawn = [(heading, found) for heading, found in groups.items() if found]
-    settings.picture.write_text(plot(drawn), encoding="utf-8")
-    picture, link = (_from(settings.readme, file) for file in (settings.picture, page))
-    text = "\n".join(summary(records, picture, link))
+    pictures = _draw(kinds, settings.picture)
+    text = "\n".join(summary(kinds, _links(settings.readme, pictures), _from(settings.readme, page)))
     settings.readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
-    page.write_text("\n".join(details(records, _from(page, settings.picture))), encoding="utf-8")
-    say(f"{settings.readme}, {page}: {len(records)} record{'s' if len(records) > 1 else ''}; {settings.picture}")
+    page.write_text("\n".join(details(kinds, _links(page, pictures))), encoding="utf-8")
+    drawn = ", ".join(map(str, pictures.values()))
+    say(f"{settings.readme}, {page}: {len(records)} record{'s' if len(records) > 1 else ''}; {drawn}")
+
+
+Kinds = dict[str, list[Record]]
+
+
+def _kinds(records: Sequence[Record]) -> Kinds:
+    """The records of each kind of machine, those of the kind with most of them first."""
+    found: Kinds = {}
+    for record in records:
+        found.setdefault(record.kind, []).append(record)
+    return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+def _draw(kinds: Kinds, first: Path) -> dict[str, Path]:
+    """A plot for each kind that has anything to draw, the first one into ``first``."""
+    first.parent.mkdir(parents=True, exist_ok=True)
+    drawn: dict[str, Path] = {}
+    for kind, records in kinds.items():
+        groups: dict[str, list[Comparison]] = {}
+        for record in records:
+            groups.setdefault(record.heading, []).extend(_headlines(record))
+        if any(groups.values()):
+            name = re.sub(r"[^a-z0-9]+", "_", kind.lower()).strip("_")
+            drawn[kind] = first.with_stem(f"{first.stem}_{name}") if drawn else first
+            drawn[kind].write_text(plot([item for item in groups.items() if item[1]]), encoding="utf-8")
+    return drawn
+
+
+def _links(page: Path, pictures: dict[str, Path]) -> dict[str, str]:
+    return {kind: _from(page, file) for kind, file in pictures.items()}
 
 
 def _natural(file: Path) -> list[int | str]:
@@ -74,21 +102,27 @@ def _around(readme: Path) -> tuple[str, str]:
     return text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
 
 
-def summary(records: Sequence[Record], picture: str, link: str) -> Iterator[str]:
-    """The plot and a row for every goal, with dates and machines."""
-    yield f"![How many times faster than the fastest rival, with the goals]({picture})\n"
-    yield from _ratios(records, details=False)
-    dates, machines = sorted({record.date for record in records}), sorted({_machine(record) for record in records})
-    span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    where = "; ".join(filter(None, machines))
-    yield f"\nMeasured {span}{' on ' if where else ''}{where}. [Threads, load, versions, every configuration's"
-    yield f"figures and what each part contributes]({link})."
+def summary(kinds: Kinds, pictures: dict[str, str], link: str) -> Iterator[str]:
+    """For each kind of machine the plot and a row for every goal, with dates and machines."""
+    for kind, records in kinds.items():
+        yield from _overview(kind, records, pictures, len(kinds) > 1, details=False)
+        dates = sorted({record.date for record in records})
+        machines = sorted({_plain(record.machine) for record in records})
+        span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+        where = "; ".join(filter(None, machines))
+        yield f"\nMeasured {span}{' on ' if where else ''}{where}.\n"
+    yield f"[Threads, load, versions, every configuration's figures and what each part contributes]({link})."
 
 
-def _machine(record: Record) -> str:
-    """Processor and cores: what its conditions, lines of text, say in front of threads and load."""
-    found = (line.partition(", load before") for line in record.conditions)
-    return next((_plain(before.rpartition(", ")[0]) for before, load, _ in found if load), "")
+def _overview(
+    kind: str, records: Sequence[Record], pictures: dict[str, str], named: bool, details: bool
+) -> Iterator[str]:
+    """Under the kind's name, where there are several, its plot and its ratios."""
+    if named:
+        yield f"\n### {_plain(kind) or 'Other machines'}\n"
+    if kind in pictures:
+        yield f"![How many times faster than the fastest rival, with the goals]({pictures[kind]})\n"
+    yield from _ratios(records, details)
 
 
 def _ratios(records: Sequence[Record], details: bool) -> Iterator[str]:
@@ -103,13 +137,14 @@ def _ratios(records: Sequence[Record], details: bool) -> Iterator[str]:
                 yield f"| {_plain(record.heading)} | {_plain(result.name)}, no rival | {rate} | | |"
 
 
-def details(records: Sequence[Record], picture: str) -> Iterator[str]:
+def details(kinds: Kinds, pictures: dict[str, str]) -> Iterator[str]:
     """All that the records hold: conditions, every configuration's figures, what bounds them."""
     yield PAGE + "\n`scripts/benchmark.py report` writes this page from the records beside it.\n"
-    yield f"![How many times faster than the fastest rival, with the goals]({picture})\n"
-    yield from _ratios(records, details=True)
-    for record in records:
-        yield f"\n## {_plain(record.heading)}\n\n{record.date}. {'; '.join(map(_plain, record.conditions))}.\n"
+    for kind, records in kinds.items():
+        yield from _overview(kind, records, pictures, len(kinds) > 1, details=True)
+    for kind, record in ((kind, record) for kind, records in kinds.items() for record in records):
+        suffix = f", {_plain(kind)}" if len(kinds) > 1 and kind else ""
+        yield f"\n## {_plain(record.heading)}{suffix}\n\n{record.date}. {'; '.join(map(_plain, record.conditions))}.\n"
         yield from _table(_figures(record))
         if bounds := [_plain(note) for note in record.notes if note]:
             yield f"\n{'; '.join(bounds)}."

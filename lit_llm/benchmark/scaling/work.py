@@ -7,7 +7,7 @@ Rows that hold one document each are shown for contrast: their attention grows w
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,12 +21,17 @@ from lit_llm.benchmark.conditions import conditions, device_of
 from lit_llm.benchmark.contestants import Shape, here
 from lit_llm.benchmark.race import Contestant, race
 from lit_llm.benchmark.record import Goal, Record
+from lit_llm.benchmark.sizing import default_precisions
 from lit_llm.benchmark.training.step import PRECISIONS, TrainingStep
 from lit_llm.data.packing import PackedRows, concatenate_and_split
 from lit_llm.errors import UserError
 from lit_llm.records import TokenBatch
 
 FLAT = 0.9  # of the shortest context's speed
+
+
+def _fast() -> str:
+    return "bf16-true" if torch.cuda.is_available() else default_precisions("bf16-true", "32-true")[0]
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Settings:
     shortest: Annotated[int, "tokens of the shortest document"] = 128
     longest: Annotated[int, "tokens of the longest document"] = 300
     whole: Annotated[bool, "also rows of one document each"] = True
-    precision: Annotated[str, f"of {', '.join(PRECISIONS)}"] = "bf16-true"
+    precision: Annotated[str, f"of {', '.join(PRECISIONS)}"] = field(default_factory=_fast)
     compile: Annotated[bool, "torch.compile: a minute per context"] = False
     rounds: Annotated[int, "rounds, at least 5 to be reported"] = 5
     seconds: Annotated[float, "of each contestant in each round"] = 1.0

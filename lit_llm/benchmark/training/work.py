@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,10 +13,11 @@ from torch._functorch import config as functorch
 
 from lit_llm.benchmark.command import say
 from lit_llm.benchmark.conditions import conditions, device_of
-from lit_llm.benchmark.contestants import Shape, asked, check_nanogpt, find, here, random_batch
+from lit_llm.benchmark.contestants import Shape, asked, check_nanogpt, find, here, parameters, random_batch
 from lit_llm.benchmark.matmuls import MATMULS, MatmulsAlone
 from lit_llm.benchmark.race import Contestant, race
 from lit_llm.benchmark.record import Goal, Record
+from lit_llm.benchmark.sizing import default_precisions
 from lit_llm.benchmark.training.step import PRECISIONS, TrainingStep
 from lit_llm.errors import UserError
 
@@ -42,6 +43,10 @@ PRESETS = {
 }
 
 
+def _fast() -> tuple[str, ...]:
+    return ("bf16-true",) if torch.cuda.is_available() else default_precisions("bf16-true", "32-true")[:1]
+
+
 @dataclass(frozen=True)
 class Settings:
     """Times the training step of this project and of its peers, interleaved, each in a process of its own."""
@@ -56,7 +61,7 @@ class Settings:
     qk_norm: Annotated[bool | None, "Qwen3 (with QK-norm) instead of Llama, here and in the peers"] = None
     peers: Annotated[str, "names with commas (transformers, litgpt), installed, or nothing"] = "installed"
     nanogpt: Annotated[Path | None, "a checkout of nanoGPT, to take part as well"] = None
-    precision: Annotated[tuple[str, ...], f"of {', '.join(PRECISIONS)}"] = ("bf16-true",)
+    precision: Annotated[tuple[str, ...], f"of {', '.join(PRECISIONS)}"] = field(default_factory=_fast)
     compile: Annotated[Literal["no", "yes", "both"], "torch.compile: a minute per contestant"] = "both"
     budget: Annotated[float | None, "compiled here also with this trainer.activation_memory_budget; 124m: 0.1"] = None
     allocator: Annotated[Literal["own", "both"], "peers as they ship, or also with freed memory kept as here"] = "both"
@@ -175,21 +180,13 @@ def goals(names: list[str], wanted: Preset | None) -> Iterator[Goal]:
         yield Goal(f"{way}, its matrix products alone", name, [f"{MATMULS} {way.split()[0]}"], detail=True)
 
 
-def _millions(shape: Shape) -> float:
-    """Parameters."""
-    from lit_llm.backbone.heads import LanguageModel
-
-    with torch.device("meta"):
-        return LanguageModel(shape.config()).num_parameters() / 1e6
-
-
 def _title(shape: Shape) -> str:
-    return f"training step, {_millions(shape):.3g}M, batch {shape.batch}"
+    return f"training step, {parameters(shape.config()) / 1e6:.3g}M, batch {shape.batch}"
 
 
 def _described(shape: Shape) -> str:
     return (
         f"d {shape.hidden_size}, {shape.layers} layers, {shape.heads} heads, vocabulary {shape.vocab_size}, "
-        f"{_millions(shape):.1f}M parameters, {'with' if shape.qk_norm else 'no'} QK-norm; "
+        f"{parameters(shape.config()) / 1e6:.1f}M parameters, {'with' if shape.qk_norm else 'no'} QK-norm; "
         f"{shape.batch} x {shape.length} tokens"
     )

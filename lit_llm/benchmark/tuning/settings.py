@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from lit_llm.benchmark.contestants import Shape
+from lit_llm.benchmark.sizing import MINUTES, Machine, default_precisions
 from lit_llm.errors import UserError
 
 PRECISIONS = ("bf16-mixed", "32-true")
@@ -22,7 +24,12 @@ class StageSettings:
     layers: Annotated[int, "layers"] = 6
     heads: Annotated[int, "attention heads"] = 6
     vocab_size: Annotated[int, "rows of the embedding"] = 4096
-    precision: Annotated[tuple[str, ...], f"of {', '.join(PRECISIONS)}"] = PRECISIONS
+    precision: Annotated[
+        tuple[str, ...], f"of {', '.join(PRECISIONS)}; without any, those that the processor multiplies in"
+    ] = field(default_factory=partial(default_precisions, *PRECISIONS))
+    minutes: Annotated[float, "of the race, about: what is not given is sized by what the machine does in them"] = (
+        MINUTES
+    )
     rounds: Annotated[int, "rounds, at least 5 to be reported"] = 5
     seconds: Annotated[float, "of each contestant in each round"] = 1.0
     fresh: Annotated[bool, "one process at a time, for large models"] = False
@@ -30,7 +37,9 @@ class StageSettings:
     json: Annotated[Path | None, "also write the results here"] = None
 
     def __post_init__(self) -> None:
-        self.above_zero("layers", "heads", "hidden_size", "vocab_size", "max_length", "rounds", "seconds", "threads")
+        self.above_zero(
+            "minutes", "layers", "heads", "hidden_size", "vocab_size", "max_length", "rounds", "seconds", "threads"
+        )
         self.known("precision", PRECISIONS)
         if self.hidden_size % (2 * self.heads):
             raise UserError(f"hidden_size={self.hidden_size}: must be a multiple of 2 x heads={self.heads}")
@@ -49,6 +58,10 @@ class StageSettings:
         for value in getattr(self, name) or ("",):
             if value not in values:
                 raise UserError(f"{name}={value}: must be of {', '.join(values)}")
+
+    @property
+    def machine(self) -> Machine:
+        return Machine(self.minutes, self.threads)
 
     def shape(self, length: int, batch: int) -> Shape:
         """The model with room for ``length`` positions."""

@@ -12,8 +12,9 @@ from lit_llm.benchmark.generation.peers import Continuous, LitGPT, Transformers
 from lit_llm.benchmark.generation.work import Settings, _contestants, _goals
 from lit_llm.benchmark.matmuls import MatmulsAlone, Products
 from lit_llm.errors import UserError
-from lit_llm.generation.weights import _can_pack
+from lit_llm.generation.weights import _pays
 
+BOTH = ("bf16", "fp32")
 SHAPE = Shape(32, 2, 2, 50, 64, batch=2, qk_norm=False)
 
 
@@ -71,7 +72,7 @@ def test_litgpt_has_the_same_weights(batch):
 
 
 def test_static_caches_and_litgpt_also_run_compiled_and_rivals_of_none_are_left_out():
-    names = [each.name for each in _contestants(Settings(peers="transformers", attention=("sdpa",)))]
+    names = [each.name for each in _contestants(Settings(precision=BOTH, peers="transformers", attention=("sdpa",)))]
     assert names[:5] == [
         "here bf16",
         "transformers bf16 dynamic sdpa",
@@ -80,7 +81,7 @@ def test_static_caches_and_litgpt_also_run_compiled_and_rivals_of_none_are_left_
         "transformers bf16 continuous sdpa",
     ]
     alone = ["here bf16", "matmuls alone bf16", "here fp32", "matmuls alone fp32"]
-    assert [each.name for each in _contestants(Settings(peers="", compile=False))] == alone
+    assert [each.name for each in _contestants(Settings(precision=BOTH, peers="", compile=False))] == alone
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -99,13 +100,13 @@ def test_the_roofline_has_all_products_of_the_answers(dtype):
     assert counted[32, 50] == decoded  # the head
     assert counted[32, 3 * 32] == layers * (decoded + 8)
     assert counted[32, 32] == layers * decoded + (layers - 1) * 8  # what attention gives
-    assert any(b.packed for _, b in products.counted) == (dtype == torch.bfloat16 and _can_pack())
+    assert any(b.packed for _, b in products.counted) == _pays(torch.zeros(16, 8, dtype=dtype), rows=1)
     MatmulsAlone(here, torch.device("cpu"))()
 
 
 def test_rivals_are_of_the_same_precision_and_then_of_any():
     names = ["here bf16", "litgpt bf16", "matmuls alone bf16", "here fp32", "litgpt fp32", "matmuls alone fp32"]
-    rivals = [(goal.ours, list(goal.rivals)) for goal in _goals(Settings(), names)]
+    rivals = [(goal.ours, list(goal.rivals)) for goal in _goals(Settings(precision=BOTH), names)]
     assert rivals[:2] == [("here bf16", ["litgpt bf16"]), ("here bf16", ["matmuls alone bf16"])]
     assert rivals[2] == ("here fp32", ["litgpt fp32"])
     assert rivals[4] == (["here bf16", "here fp32"], ["litgpt bf16", "litgpt fp32"])

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from lit_llm.benchmark.race import Result
-from lit_llm.benchmark.record import Goal, Record
+from lit_llm.benchmark.record import Goal, Record, load
 from lit_llm.benchmark.report.work import BEGIN, END, Settings, run
 from lit_llm.errors import UserError
 
@@ -55,7 +55,7 @@ def test_the_table_says_ratio_spread_goal_and_what_was_missed(settings: Settings
     )
     assert "**2.50** (2.00 to 3.00) | 4 | **missed** |" in text
     assert "two rows: memory held | here against peer \\| other | **0.50** | 0.4 at most | **missed** |" in text
-    assert "Measured 2030-01-02 on A chip, two cores. [" in text and "](records/README.md)." in text
+    assert "Measured 2030-01-02 on A chip, two cores.\n\n[" in text and "](records/README.md)." in text
     assert "only shown" in text and "said already" not in text and "a detail" not in text and "rounds only" not in text
     run(settings)
     assert settings.readme.read_text(encoding="utf-8") == text
@@ -73,6 +73,27 @@ def test_the_records_page_holds_conditions_and_every_figure(settings: Settings) 
     assert "\n| part | loss |\n|---|---|\n| none \\| all | 1.5 |\n" in text
     assert "| alone | here ppo, no rival | 2 answers a second | | |" in text
     assert text.index("| before |") < text.index("| alone |")  # 9 before 10
+
+
+def test_each_kind_of_machine_has_a_table_and_a_plot(settings: Settings) -> None:
+    """A ratio of one kind says nothing of the other; the kind with most records comes first."""
+    first = load(settings.records / "training.json")
+    wide = replace(first, conditions=["Chip with AVX512-BF16, 2 cores, 2 threads, load before 0.1"], kind="")
+    for name in ("a", "b"):
+        wide.save(settings.records / f"{name}.json")  # as before kinds were written down
+    conditions = ["Chip with AVX2, 4 cores, 2 threads, load before 0.1"]
+    results = [Result("here", (9.0,) * 5), *first.results[1:]]
+    replace(first, conditions=conditions, results=results, kind="AVX2").save(settings.records / "training.json")
+    run(settings)
+    text = settings.readme.read_text(encoding="utf-8")
+    wide_part, narrow_part = text.split("\n### AVX2\n")
+    assert wide_part.count("### AVX512-BF16") == 1 and "AVX512" not in narrow_part
+    assert "**2.50** (2.00" in wide_part and "**9.00** |" in narrow_part and "**9.00**" not in wide_part
+    assert "on Chip with AVX512-BF16, 2 cores." in wide_part and "on Chip with AVX2, 4 cores." in narrow_part
+    assert "(records/ratios.svg)" in wide_part and "(records/ratios_avx2.svg)" in narrow_part
+    assert "9.00" in settings.picture.with_stem("ratios_avx2").read_text(encoding="utf-8")
+    page = (settings.records / "README.md").read_text(encoding="utf-8")
+    assert "two rows, AVX2\n" in page and page.count("two rows, AVX512-BF16\n") == 2
 
 
 def test_too_few_rounds_are_said_and_a_rate_of_nothing_is_drawn(settings: Settings) -> None:
