@@ -83,9 +83,9 @@ def _measures(run: PipelineRun) -> Iterator[tuple[tuple[str, str], float | None,
     if points:
         first, last = points[0], points[-1]
         for measure in ("proxy", "gold"):
-            before, after = score(first.get(measure)), score(last.get(measure))
-            if before is not None and after is not None:
-                yield (f"best of {last['n']}", f"prompts/{measure}"), before.mean, after.mean, after.se
+            one, best = score(first.get(measure)), score(last.get(measure))
+            if one is not None and best is not None:
+                yield (f"best of {last['n']}", f"prompts/{measure}"), one.mean, best.mean, best.se
 
 
 def _row(stage: str, measure: str, triples: Sequence[tuple[float | None, float, float | None]]) -> SeedRow:
