@@ -1,5 +1,6 @@
 """Raw text: all of it once an epoch, in exact shares, and nothing held out among what is trained."""
 
+import copy
 import time
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from lit_llm.data.raw_text import RawText, apportioned, weighted_sources
 from lit_llm.errors import UserError
-from lit_llm.records import IGNORE, TokenBatch
+from lit_llm.records import IGNORE, Document, TokenBatch
+from lit_llm.text.tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -37,6 +39,19 @@ def test_an_epoch_trains_every_token_of_the_documents_exactly_once(tokenizer, do
     batch = next(iter(data.train_dataloader()))
     assert isinstance(batch, TokenBatch) and data.batch_type is TokenBatch
     assert {tensor.shape for tensor in batch} == {(3, 32)}
+
+
+@pytest.mark.parametrize("switch", [None, False, True])
+def test_a_document_begins_behind_an_end_or_the_bos_that_the_tokenizer_adds(tokenizer, documents, cache, switch):
+    config = tokenizer.config | {"bos_token": "<|im_start|>"} | ({} if switch is None else {"add_bos_token": switch})
+    begins = Tokenizer(copy.deepcopy(tokenizer.engine), config)
+    first = tokenizer.id_of("<|im_start|>") if switch else tokenizer.document_end_id
+    store = RawText(tokenizer=begins, path=documents[0], max_length=32, cache_dir=cache)._tokenized(
+        [Document(text) for text in documents[1]], "tokenize"
+    )
+    for n, text in enumerate(documents[1]):
+        ids = store.tokens(n, 0, int(store.lengths[n])).tolist()
+        assert ids == [first, *tokenizer.encode(text), tokenizer.document_end_id]
 
 
 def test_what_it_tells_the_other_rooms(tokenizer, documents, cache):
