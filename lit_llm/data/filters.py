@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from lit_llm.data.row_keys import ABOUT
 from lit_llm.records import Comparison, Document, Example, Labelled, Message, Prompt
 
 Record = Document | Example | Comparison | Labelled | Prompt
@@ -34,6 +35,11 @@ def cleaned(value: Any, altered: Counter[str]) -> Any:
     if isinstance(value, dict):
         return {key: cleaned(one, altered) for key, one in value.items()}
     return [cleaned(one, altered) for one in value] if isinstance(value, list) else value
+
+
+def cleaned_row(value: Mapping[str, Any], altered: Counter[str]) -> dict[str, Any]:
+    """A row with its texts cleaned, but for what is about it (``row_keys.ABOUT``): that is not trained."""
+    return {key: one if key in ABOUT else cleaned(one, altered) for key, one in value.items()}
 
 
 def _digest(*parts: str) -> bytes:

@@ -10,9 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from lit_llm.data.filters import Record, cleaned, content_key, group_key, share, without_overlap
+from lit_llm.data.filters import Record, cleaned, cleaned_row, content_key, group_key, share, without_overlap
 from lit_llm.data.formats import Format, Kind, Parse, find_format, parse_row
-from lit_llm.data.row_keys import ABOUT
 from lit_llm.data.sources import Row, checked_encoding, read_rows, resolve
 from lit_llm.data.splits import UNDIVIDED
 from lit_llm.data.streams import RowError
@@ -149,7 +148,7 @@ def _cleaned(rows: Iterable[Row | RowError], altered: Counter[str]) -> Iterator[
             yield replace(row, value=cleaned(row.value, altered))
         else:
             try:
-                value = {key: one if key in ABOUT else cleaned(one, altered) for key, one in row.value.items()}
+                value = cleaned_row(row.value, altered)
             except RecursionError:
                 yield RowError("too_deep", f"{row.where}: nested too deep; flat fields are needed")
                 continue

@@ -100,7 +100,8 @@ def _asked(row: Row, home: str) -> Asked:
     if isinstance(row.value, str) or not {"prompt", "completions"} <= set(row.value):
         keys = "a text" if isinstance(row.value, str) else f"keys {', '.join(list(row.value)[:8]) or 'none'}"
         raise UserError(f"{row.where}: {keys}; prompt and completions are needed, and ranking where there is one")
-    value, where = cleaned(row.value, Counter()), row.where  # as training reads it
+    where, texts = row.where, ("prompt", "completions", "unranked", *CONTEXT)  # cleaned as training reads them
+    value = {key: cleaned(one, Counter()) if key in texts else one for key, one in row.value.items()}
     _check_keys(value, where)
     told = in_context(value, prompt_of(value["prompt"], "prompt", where), where)
     messages, answers = check_order(untrained(told), "user", where), _answers(value, where)
