@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 from lit_llm import config as schema
 from lit_llm.code_closure import code_hashes
 from lit_llm.errors import UserError
-from lit_llm.model_folder import check_model_folder
 from lit_llm.lineage import versions
+from lit_llm.model_folder import check_model_folder
 from lit_llm.people import rankings_step
 from lit_llm.people_checks import check
 from lit_llm.stage_cache import StageCache
