@@ -13,6 +13,7 @@ from lit_llm import config as schema
 from lit_llm.code_closure import code_hashes
 from lit_llm.errors import UserError
 from lit_llm.lineage import versions
+from lit_llm.model_folder import check_model_folder
 from lit_llm.people import rankings_step
 from lit_llm.people_checks import check
 from lit_llm.stage_cache import StageCache
@@ -67,6 +68,7 @@ def _start_at(chain: Chain, start: str) -> None:
         if chain.replaced is None:
             raise UserError(f"init_from={chain.cfg.init_from}: {start} starts from no other step's model; leave it out")
         folder = Path(chain.cfg.init_from).expanduser()
+        check_model_folder(folder, "init_from")
         if not (folder / "config.json").is_file():
             raise UserError(f"init_from={folder}: no model folder (it has no config.json)")
     chain.before = ancestors(chain.steps, chain.again, stop=chain.replaced)

@@ -180,7 +180,7 @@ def test_from_with_a_model_of_ones_own(run, tmp_path):
     own.mkdir()
     (own / "config.json").write_text("{}")
     assert run("from=instruction_tuning", f"init_from={own}") == ALL[3:]
-    with pytest.raises(UserError, match="no model folder"):
+    with pytest.raises(UserError, match="no such folder; give a model folder"):
         run("from=instruction_tuning", f"init_from={tmp_path}/nothing", name="two")
 
 

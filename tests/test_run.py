@@ -17,12 +17,15 @@ from safetensors.torch import load_file
 
 from lit_llm import config as schema
 from lit_llm import trainer
+from lit_llm.backbone.huggingface import load_language_model, save_model
 from lit_llm.command_line import compose, going_on
 from lit_llm.errors import UserError
 from lit_llm.launch import launch
+from lit_llm.reexamination import Evaluate, reexamine
 from lit_llm.run import run
 from lit_llm.run_folder import RunFolder, unfinished
 from lit_llm.sweep import Leaderboard, objective, only_seeds_differ, table
+from lit_llm.text.tokenizer import load_tokenizer
 from tests.chain_data import write_data
 
 ROOT = Path(__file__).parents[1]
@@ -94,6 +97,32 @@ def test_the_next_stage_starts_from_the_model_and_takes_the_examination_before(d
     assert metrics["before"]["instructions"]["nll"]["n"] == metrics["heldout"]["instructions"]["nll"]["n"] == 4
     assert set(metrics["floors"]["instructions"]) == {"copy_first_sentence", "most_frequent_target"}
     assert "verbatim" in metrics["heldout"]["instructions"]
+
+
+@pytest.mark.parametrize(("more", "kept"), [([], "bfloat16"), (["trainer.save_dtype=float32"], "float32")])
+def test_a_parent_in_bfloat16_gives_a_folder_of_its_type_and_the_scores_are_the_folder_s(
+    done, data, tmp_path, more, kept
+):
+    """Trained in float32, by adapters or all of it; and the card says that it came from elsewhere."""
+    parent = tmp_path / "elsewhere"
+    tokenizer = load_tokenizer(done[0] / "model")
+    save_model(parent, load_language_model(done[0] / "model"), tokenizer, dtype=torch.bfloat16)
+    own = [word for word in SMALL if word.startswith(("trainer", "evaluation", "data.micro", "callbacks"))]
+    words = [*own, "stage=instruction_tuning", f"init_from={parent}", f"data.path={data}/instructions", *more]
+    words += [f"data.cache_dir={data}/cache", "data.max_length=64", "trainer.val_check_interval=null"]
+    rank = 0 if more else 2
+    run(compose("train", [*words, f"stage.lora_rank={rank}", "optimizer.lr=1e-2"]), tmp_path / "run")
+    folder = tmp_path / "run" / "model"
+    assert {str(tensor.dtype) for tensor in load_file(folder / "model.safetensors").values()} == {f"torch.{kept}"}
+    settings = json.loads((folder / "config.json").read_text())
+    assert (settings["dtype"], settings["torch_dtype"]) == (kept, kept)
+    assert 'base_model: "elsewhere"\nlicense: "unknown"' in (folder / "README.md").read_text()
+    assert (tmp_path / "run" / "adapter").is_dir() == bool(rank)
+    again = reexamine(Evaluate(tmp_path / "run"))
+    before = json.loads((tmp_path / "run" / "metrics.json").read_text())["heldout"]
+    for one in again:
+        for name, value in one.as_metrics().items():
+            assert value["mean"] == pytest.approx(before[one.name][name]["mean"], rel=1e-6), name
 
 
 # Refused before the first step

@@ -66,6 +66,8 @@ class ConfigFile:
         whole = isinstance(value, int) and not isinstance(value, bool)
         if not (whole or (kind is float and isinstance(value, float))):
             raise UserError(f"{self.path}: {key}={value!r} should be {'an integer' if kind is int else 'a number'}")
+        if whole and abs(value) >= 2**31:
+            raise UserError(f"{self.path}: {key}={value} should be below {2**31}")
         return kind(value)
 
     def refuse(self, key: str, value: Any, accepted: str) -> UserError:

@@ -75,10 +75,11 @@ def _as_in_files(
 ) -> tuple[BackboneConfig, dict[str, str]]:
     """A tied model whose file holds another head is not tied, and one that holds the head alone has its embedding
     there (as transformers 5 reads both). Returns the configuration, and names in the files to those expected."""
-    if head != "language" or not config.tie_embeddings:
-        return config, {}
     names = names_in(files)
-    if HEAD not in names:
+    layers = len({name.split(".")[2] for name in names if name.startswith("model.layers.")})
+    if config.num_layers > layers:  # before so many are built
+        raise UserError(f"{path}: num_hidden_layers={config.num_layers}, but the weights are missing beyond {layers}")
+    if head != "language" or not config.tie_embeddings or HEAD not in names:
         return config, {}
     if EMBEDDING not in names:
         return config, {HEAD: EMBEDDING}

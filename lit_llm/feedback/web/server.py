@@ -66,8 +66,12 @@ def kept_secret(place: str) -> bytes:
     try:
         with contextlib.suppress(FileExistsError):
             descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as out:
-                out.write(secrets.token_bytes(32))
+            try:
+                with os.fdopen(descriptor, "wb") as out:
+                    out.write(secrets.token_bytes(32))
+            except OSError:  # a full disk: half a secret is not kept
+                file.unlink(missing_ok=True)
+                raise
         found = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: cannot be written and read ({error.strerror or error}); log-ins need it") from None
