@@ -21,25 +21,31 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm import config as schema
+from lit_llm import hydra_node, yaml_files
 from lit_llm.durable import write_text
 from lit_llm.errors import UserError
 from lit_llm.exhaustion import one_line
 from lit_llm.given_values import given_in
+from lit_llm.options import options_first, text_for
 from lit_llm.other_options import without_strangers
 from lit_llm.overrides import (
     CONFIG,
-    TAKES_VALUE,
     composed,
     composing,
     conf_folder,
+    literal,
     override_words,
     parsed,
     people_words,
+    quoted,
     search_path,
+    text_of,
 )
+from lit_llm.places import wrong_places
 from lit_llm.pretrained_defaults import lines, settled
 from lit_llm.run_folder import unfinished
-from lit_llm.validation import validate
+from lit_llm.secrets import named_by_environment
+from lit_llm.validation import nearest, validate
 
 INSIDE_THE_STAGE = ("loss", "reward")  # groups that fill a key of the stage
 
@@ -48,12 +54,18 @@ def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] 
     """Run ``job(cfg)`` under Hydra on the command line's overrides; exits with 2 on a user's mistake."""
     schema.register()
     sys.path.append(str(Path.cwd()))  # modules of one's own: a reward, a format, a stage
-    arguments = _options_first(list(sys.argv[1:] if argv is None else argv))
+    given = list(sys.argv[1:] if argv is None else argv)
     try:
+        arguments = options_first(given)
+        if any(word in ("--help", "-h") for word in arguments):
+            print(text_for(config_name))
+            raise SystemExit(0)
         arguments = going_on(config_name, check(config_name, rewrite(config_name, arguments)))
     except UserError as error:
         complain(error)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     whole_files()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of Hydra's own printing
     sys.argv[1:] = arguments
@@ -97,19 +109,6 @@ def _own(error: BaseException | None) -> UserError | None:
     return error
 
 
-def _options_first(arguments: list[str]) -> list[str]:
-    """Hydra's parser loses overrides that come after an option: ``a=1 -m b=1,2``."""
-    options: list[str] = []
-    words: list[str] = []
-    rest = iter(arguments)
-    for word in rest:
-        if word.startswith("-"):
-            options += [word, next(rest, "")] if word in TAKES_VALUE else [word]
-        else:
-            words.append(word)
-    return [*options, *words]
-
-
 def complain(error: UserError) -> None:
     """One line on stderr for every finding."""
     for line in str(error).splitlines():
@@ -121,7 +120,9 @@ def complain(error: UserError) -> None:
 
 def rewrite(config_name: str, arguments: list[str]) -> list[str]:
     """Our shorthands in Hydra's words. Options (``--multirun``, ``--cfg``) are left as they are."""
+    arguments = literal(arguments)
     if config_name == "pipeline":
+        arguments = debugged(arguments)
         words = [some for word in arguments for some in people_words(word) or [_pipeline_word(word)]]
     else:
         words = _resumed(_usual_choices([_train_word(word) for word in arguments]))
@@ -202,19 +203,55 @@ def _usual_choices(arguments: list[str]) -> list[str]:
 
 
 def _resumed(arguments: list[str]) -> list[str]:
-    """resume=FOLDER: the folder of the run, and its own overrides, of which those given anew win."""
+    """resume=FOLDER: the folder of the run, and its own overrides, of which those given anew win.
+
+    What the folder's files say about Hydra, or which code may run (allowed_targets), is not taken: it may be somebody
+    else's.
+    """
     given = {word.partition("=")[0]: word.partition("=")[2] for word in arguments if "=" in word}
-    place = given.get("resume")
+    place = text_of(given["resume"]) if "resume" in given else None
     if place in (None, "", "auto", "null") or any(word in ("-m", "--multirun") for word in arguments):
         return arguments
     assert place is not None
     saved = Path(place) / ".hydra" / "overrides.yaml"
     if not Path(place).is_dir():
         raise UserError(f"resume={place}: no such run folder")
-    overrides = [str(word) for word in OmegaConf.load(saved)] if saved.is_file() else []
-    kept = [word for word in overrides if word.partition("=")[0] not in {*given, "resume"}]
-    where = [] if "hydra.run.dir" in given else [f"hydra.run.dir={place}"]
+    overrides = list(yaml_files.load(saved, list)) if saved.is_file() else []
+    if not all(isinstance(word, str) for word in overrides):
+        raise UserError(f"resume={place}: {saved} must be a list of overrides; resume by the run's own command line")
+    ours = [
+        word for word in overrides if not word.lstrip("+~").startswith(("hydra", "-", "allowed_targets", "resume="))
+    ]
+    kept = [word for word in ours if word.partition("=")[0] not in given]
+    where = [] if "hydra.run.dir" in given else [f"hydra.run.dir={quoted(place)}"]
     return [*kept, *arguments, *where]
+
+
+def debugged(arguments: list[str]) -> list[str]:
+    """debug=NAME of a pipeline: the overlay on every stage."""
+    words: list[str] = []
+    for word in arguments:
+        key, _, name = word.partition("=")
+        if key != "debug" or name == "null":
+            words += [word] if key != "debug" else []
+        elif name == "fast_dev_run":
+            raise UserError("debug=fast_dev_run: keeps no model, which the next stage needs; debug=limit does")
+        elif not (conf_folder() / f"debug/{name}.yaml").is_file():
+            known = [path.stem for path in (conf_folder() / "debug").glob("*.yaml")]
+            raise UserError(f"debug={name}: no such debug; {nearest(name, known)}")
+        else:
+            words += [f"+debug@stages.{stage}={name}" for stage in _stages_of(arguments)]
+    return words
+
+
+def _stages_of(arguments: list[str]) -> list[str]:
+    """The stages of the pipeline that the other words describe."""
+    words, folders = override_words([word for word in arguments if not word.startswith("debug=")])
+    words = [some for word in words for some in people_words(word) or [_pipeline_word(word)]]
+    findings: list[str] = []
+    with composing():
+        cfg = composed("pipeline", list(parsed([*search_path(words, folders), *words], findings)), findings)
+    return [str(name) for name in cfg.stages] if cfg is not None else []
 
 
 def going_on(config_name: str, arguments: list[str]) -> list[str]:
@@ -231,7 +268,7 @@ def going_on(config_name: str, arguments: list[str]) -> list[str]:
     plain = settled(plain, lambda: given_in(config_name, arguments))
     found = unfinished(runs, schema.identity(plain))
     print(f"resume=auto: {f'going on with {found}' if found else f'no unfinished run of this configuration in {runs}'}")
-    return [*arguments, f"hydra.run.dir={found}"] if found else arguments
+    return [*arguments, f"hydra.run.dir={quoted(str(found))}"] if found else arguments
 
 
 # Checking
@@ -239,14 +276,20 @@ def going_on(config_name: str, arguments: list[str]) -> list[str]:
 
 def check(config_name: str, arguments: list[str]) -> list[str]:
     """Composes what the overrides say and validates it. Raises UserError with all findings; returns the arguments."""
-    if any(word in ("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc") for word in arguments):
+    if any(word in ("--hydra-help", "--version", "--shell-completion", "-sc") for word in arguments):
         return arguments
     words, folders = override_words(arguments)
+    for folder in folders:
+        if not Path(folder).expanduser().is_dir():
+            raise UserError(f"--config-dir={folder}: no such folder; give one with groups such as experiment/ in it")
     findings: list[str] = []
     with composing():
-        overrides = list(parsed([*search_path(words, folders), *words], findings))
+        several = any(word in ("-m", "--multirun") for word in arguments)
+        overrides = list(parsed([*search_path(words, folders), *words], findings, several=several))
         cfg = composed(config_name, overrides, findings)
         findings += list(_without_effect(cfg, words)) if cfg is not None else []
+        if cfg is not None and not findings:
+            findings += list(_hydra_s_own(config_name, cfg, words, folders))
         if cfg is not None and not findings:
             try:
                 cfg = settled(cfg, lambda: given_in(config_name, arguments), _run_folder(words))
@@ -257,11 +300,26 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
         if cfg is not None and not _only_shows(arguments):
             try:
                 validate(cfg)
+                findings += [] if several else wrong_places(schema.plain(cfg))
             except UserError as error:
                 findings += str(error).splitlines()
     if findings:
         raise UserError("\n".join(dict.fromkeys(findings)))
     return arguments
+
+
+def _hydra_s_own(config_name: str, cfg: DictConfig, words: list[str], folders: list[str]) -> Iterator[str]:
+    """What is wrong with Hydra's own part, where the command line or a folder of the user's changes it."""
+    if not folders and not any(word.lstrip("+~").startswith(("hydra.", "hydra/", "hydra=")) for word in words):
+        return
+    findings: list[str] = []
+    overrides = list(parsed([*search_path(words, folders), *words], findings, hydra_too=True))
+    whole = composed(config_name, overrides, findings, hydra_too=True)
+    yield from findings
+    if whole is not None:
+        node: Any = OmegaConf.to_container(whole.hydra, resolve=False)
+        yield from named_by_environment({"hydra": {key: node.get(key) for key in ("run", "sweep", "job")}})
+        yield from hydra_node.findings(node, list(cfg.get("allowed_targets") or ()))
 
 
 def compose(config_name: str, overrides: list[str]) -> DictConfig:
@@ -275,7 +333,7 @@ def compose(config_name: str, overrides: list[str]) -> DictConfig:
 
 def _run_folder(words: list[str]) -> Path | None:
     found = [word.partition("=")[2] for word in words if word.startswith("hydra.run.dir=")]
-    return Path(found[-1]) if found else None
+    return Path(text_of(found[-1])) if found else None
 
 
 def _only_shows(arguments: list[str]) -> bool:

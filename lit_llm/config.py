@@ -16,8 +16,11 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from lit_llm import yaml_files
 from lit_llm.durable import write_text
+from lit_llm.errors import UserError
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed")
 SAVE_DTYPES = (None, "float32", "bfloat16", "float16")
@@ -237,11 +240,13 @@ def written(config: Any) -> str:
 
 
 def load(path: Path) -> DictConfig:
-    """A configuration written by :func:`save`, against the schema again."""
-    loaded = OmegaConf.load(path)
-    assert isinstance(loaded, DictConfig)
+    """A configuration written by :func:`save`, against the schema again. Raises UserError for a file that is none."""
+    loaded = yaml_files.load(path)
     schema = PipelineConfig if "stages" in loaded else TrainConfig
-    merged = OmegaConf.merge(OmegaConf.structured(schema), loaded)
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), loaded)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: {error.full_key or ''}: {next(iter(str(error).splitlines()), '')}") from None
     assert isinstance(merged, DictConfig)
     return merged
 

@@ -22,6 +22,7 @@ from lit_llm.evaluation.sets import read_all
 from lit_llm.examination import Exam, beside_parent, device_of, parent_of, trained_answers
 from lit_llm.records import Heldout
 from lit_llm.run_folder import RunFolder
+from lit_llm.targets import saved_code
 from lit_llm.text.tokenizer import load_tokenizer
 
 
@@ -37,6 +38,9 @@ class Evaluate:
     seed: Annotated[int | None, "of the sampling; none: as the run did"] = None
     answers: Annotated[int, "show so many generated answers of each set"] = 0
     output: Annotated[Path | None, "a folder to write every item's scores to, as JSON"] = None
+    allowed_targets: Annotated[list[str], "packages besides lit_llm whose code the run's configuration may name"] = (
+        field(default_factory=list)
+    )
 
 
 def main() -> None:
@@ -106,12 +110,23 @@ def _settings(folder: RunFolder, arguments: Evaluate) -> DictConfig:
     if not folder.config.is_file():
         raise UserError(f"run={folder.path}: no config.yaml there; give a run's folder, such as outputs/<stage>/<time>")
     cfg = schema.load(folder.config)
+    trusted(cfg, arguments.allowed_targets, f"run={folder.path}")
     _find_parents(cfg, folder)
     for name in ("generate", "seed", "max_items"):
         value = getattr(arguments, name)
         if value is not None:
             cfg.evaluation[name] = None if name == "max_items" and value == 0 else value
     return cfg
+
+
+def trusted(cfg: DictConfig, allowed: Sequence[str], where: str) -> None:
+    """Raises UserError for code that a saved configuration, which may be somebody else's, names outside lit_llm and
+    the packages ``allowed``; what it allows itself does not count."""
+    cfg.allowed_targets = list(allowed)
+    findings = [*saved_code(schema.plain(cfg), allowed)]
+    if findings:
+        rest = "if you trust it, give allowed_targets=PACKAGE"
+        raise UserError("\n".join(f"{where}: {line}; {rest}" for line in findings))
 
 
 def _find_parents(cfg: DictConfig, folder: RunFolder) -> None:

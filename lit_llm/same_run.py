@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lit_llm import config as schema
+from lit_llm import yaml_files
 from lit_llm.errors import UserError
 from lit_llm.run_folder import RunFolder
 
@@ -37,7 +38,7 @@ def change_from(values: Mapping[str, Any], folder: RunFolder) -> str | None:
     """The first value in a plain configuration that a run resumed in ``folder`` cannot have; None: it goes on."""
     if not folder.config.is_file():
         return None
-    before, now = dict(schema.flat(schema.plain(OmegaConf.load(folder.config)))), dict(schema.flat(values))
+    before, now = dict(schema.flat(schema.plain(yaml_files.load(folder.config)))), dict(schema.flat(values))
     fixed = FIXED if folder.has_checkpoint else (*FIXED, "data.path", "data.replay_path")
     for key in {**before, **now}:
         kept = any(key == name or key.startswith(f"{name}.") for name in fixed) and key not in FREE

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,22 @@ from lit_llm import config as schema
 NAMED = re.compile(r"\$\{oc\.env:([^,}]+)")
 MARK = re.compile(r"\$\{oc\.env:([^,}]+)(?:,([^}]*))?\}")
 SHORTEST = 6  # characters: shorter values (a number, "cpu", "/") stand in too many other texts
+
+
+# The last words of keys whose values become names of files, of folders that are written to, or words of a model.
+WRITTEN = ("name", "replay_name", "run_name", "project", "group", "tags", "job_type", "entity", "new_tokens",
+           "cache_dir", "objective", "output", "output_dir", "save_dir", "log_dir")  # fmt: skip
+WRITTEN_HERE = ("people.folder", "answers.prompts", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+
+
+def named_by_environment(values: Any) -> Iterator[str]:
+    """A line for every name, and every place that is written to, which a plain configuration takes from the
+    environment: it would be read in clear in files that are passed on."""
+    for key, text in schema.texts(values):
+        last = key.rpartition(".")[2]
+        samples = last == "prompts" and "callbacks." in key
+        if NAMED.search(text) and (last in WRITTEN or key in WRITTEN_HERE or samples):
+            yield f"{key}={text}: would be written in clear; give it as it is, the environment is for what is only read"
 
 
 class Hiding(logging.Filter):

@@ -317,6 +317,36 @@ def nodes(value: Any, path: str = "", role: str = "") -> Iterator[tuple[str, str
             yield from nodes(item, f"{path}[{number}]", role)
 
 
+# The kind of what stands at the top of a run's configuration; elsewhere INSIDE says it.
+GROUPS = ("stage", "backbone", "tokenizer", "data", "optimizer", "schedule", "logger", "callbacks")
+
+
+def saved_code(values: Mapping[str, Any], allowed: Sequence[str]) -> Iterator[str]:
+    """A line for every piece of code that a run's plain configuration names and that may not run: targets, and the
+    dotted paths of functions (a reward, a format)."""
+    places = (*ALLOWED, *allowed)
+    for group, part in values.items():
+        for key, role, node in nodes(part, group, group if group in GROUPS else ""):
+            reason = refusal(node["_target_"], role, places)
+            if reason is not None:
+                yield f"{key}._target_={node['_target_']}: {reason}"
+        for key, function in _functions(part, group):
+            if not under(function, places) or not all(under(one.path, places) for one in definitions(function)):
+                yield f"{key}={function}: a function that is not under {', '.join(places)}"
+
+
+def _functions(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            if isinstance(item, str) and (name == "function" or (name == "format" and "." in item)):
+                yield f"{key}.{name}", item
+            else:
+                yield from _functions(item, f"{key}.{name}")
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _functions(item, f"{key}[{number}]")
+
+
 def refuse(value: Any, path: str, role: str, allowed: Sequence[str]) -> None:
     """Raises UserError for the first target in ``value`` that may not be built."""
     for key, kind, node in nodes(value, path, role):

@@ -21,6 +21,7 @@ from lit_llm.errors import UserError
 from lit_llm.ranges import out_of_range
 from lit_llm.run_folder import RunFolder
 from lit_llm.same_run import change_from
+from lit_llm.secrets import named_by_environment
 from lit_llm.signatures import Signature, signature
 
 CONVERSIONS = ("none", "partial", "object", "all")
@@ -43,7 +44,7 @@ def validate(cfg: DictConfig) -> None:
         values = schema.plain(cfg)
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key or ''}: {str(error).splitlines()[0]}") from None
-    findings = list(_not_set(values)) or list(_missing(cfg))
+    findings = [*named_by_environment(values), *_not_set(values)] or list(_missing(cfg))
     if findings:  # what is missing cannot be resolved: the rest is checked when it is there
         raise UserError("\n".join(findings))
     findings = list(dict.fromkeys([*findings_in(values), *_told_by_environment(cfg, values)]))
