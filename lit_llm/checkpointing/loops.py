@@ -136,6 +136,11 @@ class EpochLoop(_TrainingEpochLoop):
             super().reset()
         self.resumed = False
 
+    @property
+    def done(self) -> bool:
+        """Whoever asks for the end gets it with a whole step: what a window has added up is not thrown away."""
+        return not self._should_accumulate() and super().done
+
     def validate_if_due(self) -> None:
         """Takes the validation that belongs to the step of the checkpoint, before the next step."""
         trainer = self.trainer
