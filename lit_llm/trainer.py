@@ -11,10 +11,12 @@ import torch
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
+from lit_llm.callbacks.last_step import LastStep
 from lit_llm.checkpointing.atomic import AtomicCheckpointIO
 from lit_llm.checkpointing.random_state import RandomState
 from lit_llm.errors import UserError
 from lit_llm.parts import Parts
+from lit_llm.started import note_begun
 from lit_llm.targets import construct
 
 DEFAULT_STEPS = 500  # of a run that is given no limit
@@ -31,6 +33,7 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
     callbacks = [each for each in parts.callbacks if cfg.progress or not isinstance(each, ProgressBar)]
     if not any(isinstance(callback, RandomState) for callback in callbacks):
         callbacks.append(RandomState())
+    callbacks.append(LastStep(note_begun))
     if own and steps is not None:
         callbacks.append(StopAfter(steps))
     if cfg.num_threads is not None:

@@ -101,7 +101,7 @@ class Checkpoints(Checkpoint):
         return Path(trainer.default_root_dir) / CHECKPOINTS
 
     def _is_due(self, trainer: L.Trainer) -> bool:
-        if self.at_end and _is_last_step(trainer):
+        if self.at_end and is_last_step(trainer):
             return True
         if self.every_n_steps is not None and steps_done(trainer) % self.every_n_steps == 0:
             return True
@@ -130,7 +130,7 @@ class Checkpoints(Checkpoint):
                 trainer.strategy.remove_checkpoint(old)
 
 
-def _is_last_step(trainer: L.Trainer) -> bool:
+def is_last_step(trainer: L.Trainer) -> bool:
     """Whether training ends here by steps or epochs. Saved now, not afterwards, a longer run can go on from it."""
     loop = trainer.fit_loop.epoch_loop
     if trainer.should_stop and trainer.fit_loop._can_stop_early:
