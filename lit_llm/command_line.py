@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm import config as schema
-from lit_llm import hydra_node, yaml_files
+from lit_llm import hydra_node, started, yaml_files
 from lit_llm.durable import write_text
 from lit_llm.errors import UserError
 from lit_llm.exhaustion import one_line
@@ -54,9 +54,9 @@ def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] 
     """Run ``job(cfg)`` under Hydra on the command line's overrides; exits with 2 on a user's mistake."""
     schema.register()
     sys.path.append(str(Path.cwd()))  # modules of one's own: a reward, a format, a stage
-    given = list(sys.argv[1:] if argv is None else argv)
+    started.given[:] = list(sys.argv[1:] if argv is None else argv)
     try:
-        arguments = options_first(given)
+        arguments = options_first(started.given)
         if any(word in ("--help", "-h") for word in arguments):
             print(text_for(config_name))
             raise SystemExit(0)
@@ -223,6 +223,9 @@ def _resumed(arguments: list[str]) -> list[str]:
         word for word in overrides if not word.lstrip("+~").startswith(("hydra", "-", "allowed_targets", "resume="))
     ]
     kept = [word for word in ours if word.partition("=")[0] not in given]
+    for word in kept:
+        if started.names_code(word):
+            raise UserError(f"resume={place}: its saved {word} names code; if you trust it, give {word} again")
     where = [] if "hydra.run.dir" in given else [f"hydra.run.dir={quoted(place)}"]
     return [*kept, *arguments, *where]
 

@@ -21,6 +21,7 @@ from lit_llm.errors import NothingToLearn, UserError
 from lit_llm.people import ASK, asked, found_win_rate, of_this_chain
 from lit_llm.pretrained_defaults import tell
 from lit_llm.simulated_gold import without_rule
+from lit_llm.started import clear, holds_a_run
 from lit_llm.steps import Step, begins_from, descendants, spared
 
 log = logging.getLogger("lit_llm")
@@ -50,7 +51,7 @@ def run_pipeline(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         take(chain, name, number)
     finish(chain, started)
     if cfg.objective in chain.left_out:  # another stage's number would be compared with it
-        return {"objective": None, "seconds": time.monotonic() - started}
+        return {"objective": None, "objective_of": cfg.objective, "seconds": time.monotonic() - started}
     compared = cfg.objective if cfg.objective in chain.metrics else list(chain.metrics)[-1]
     return chain.metrics[compared] | {"seconds": time.monotonic() - started}
 
@@ -96,19 +97,22 @@ def _compute(
     from lit_llm.run import execute
 
     log.info("\n%s%s", heading, _why(chain, name, ingredients, place))
-    started = time.monotonic()
+    started, held = time.monotonic(), holds_a_run(place)
     try:
         if name == RANKINGS:
             _collect(config, place, list(chain.cfg.allowed_targets))
         else:
             execute(schema.restored({**config, "resume": "auto"}), place)
     except UserError as error:
+        if not held:
+            clear(place)
         if not _forbidden(error):
             raise UserError(f"{name}: {error}") from error
         _leave_out(chain, name, str(error), heading)
         return False
     except Exception:
-        log.error("%s: failed, the chain stops here (its folder: %s)", heading, place)
+        gone = not held and clear(place)
+        log.error("%s: failed, the chain stops here%s", heading, "" if gone else f" (its folder: {place})")
         raise
     gc.collect()  # Trainers and modules refer to each other: the next stage needs their memory
     chain.cache.finish(place, ingredients)

@@ -23,6 +23,7 @@ from lit_llm.durable import write_json, write_text
 from lit_llm.errors import UserError
 from lit_llm.examination import Metrics, examine_result
 from lit_llm.launch import is_first_process
+from lit_llm.objective import LOSS
 from lit_llm.parts import Parts
 from lit_llm.reward_examination import examine_reward
 from lit_llm.run_folder import RunFolder
@@ -35,7 +36,7 @@ def report(parts: Parts, trainer: L.Trainer, folder: RunFolder, before: Metrics,
     """Write the model folder, the examination, metrics.json, lineage and card. Returns the metrics."""
     metrics = training_metrics(parts, trainer) | {"train_seconds": time.monotonic() - started}
     if parts.cfg.trainer.fast_dev_run or not is_first_process():
-        return metrics | {"objective": objective(metrics, None)}
+        return metrics | {"objective": objective(metrics, None), "objective_of": LOSS}
     device = trainer.strategy.root_device
     parts.stage.cpu().eval()
     lineage.forget(folder.model)
@@ -45,7 +46,7 @@ def report(parts: Parts, trainer: L.Trainer, folder: RunFolder, before: Metrics,
     exam = examine_reward(parts, folder, device)
     metrics |= {} if exam is None else {"exam": exam}
     metrics |= {"heldout": after, "floors": floors, "before": before, "seconds": time.monotonic() - started}
-    metrics["objective"] = objective(metrics, parts.cfg.evaluation.objective)
+    metrics |= compared(metrics, parts.cfg.evaluation.objective)
     write_json(folder.metrics, metrics)
     log_final(parts, trainer, metrics)
     describe(parts, folder, metrics)
@@ -85,11 +86,22 @@ def hardware(trainer: L.Trainer) -> dict[str, Any]:
     }
 
 
+def compared(metrics: Mapping[str, Any], name: str | None) -> dict[str, Any]:
+    """What sweeps compare, and the name of it. What was not measured is said, and is no error: the run is done."""
+    try:
+        found = objective(metrics, name)
+    except UserError as error:
+        log.warning("%s", error)
+        found = None
+    return {"objective": found, "objective_of": name or LOSS}
+
+
 def objective(metrics: Mapping[str, Any], name: str | None) -> float | None:
-    """The one number that sweeps compare, less being better: "set/measure", or "-set/measure" where more is."""
+    """The one number that sweeps compare, less being better: "set/measure", or "-set/measure" where more is, negated;
+    without a name the validation loss."""
     if name is None:
-        found = [metrics.get("val_loss"), metrics.get("train_loss")]
-        return next((value for value in found if value is not None), None)
+        value: float | None = metrics.get("val_loss")
+        return value
     sign, name = (-1.0, name[1:]) if name.startswith("-") else (1.0, name)
     group, _, measure = name.partition("/")
     heldout = metrics.get("heldout") or {}
@@ -116,6 +128,8 @@ def log_final(parts: Parts, trainer: L.Trainer, metrics: Mapping[str, Any]) -> N
 
 
 def final_scores(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """(name, value) of what a run ended with. ``objective`` is what sweeps compare: less of it is better, always; under
+    its own name a measure of which more is better is not negated."""
     for name in ("objective", "val_loss", "train_loss"):
         if metrics.get(name) is not None and math.isfinite(metrics[name]):
             yield name, float(metrics[name])

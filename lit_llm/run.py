@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from lit_llm import config as schema
 from lit_llm.collector import imports_uncollected
 from lit_llm.command_line import command
+from lit_llm.errors import UserError
 from lit_llm.exhaustion import told_in_one_line
 from lit_llm.pretrained_defaults import tell
 from lit_llm.run_folder import RunFolder
@@ -116,9 +117,26 @@ def fit(parts: Parts, trainer: L.Trainer, folder: RunFolder) -> dict[str, Any]:
     cfg = parts.cfg
     checkpoint = find_checkpoint(folder.path) if cfg.resume is not None else None
     announce(parts, folder, checkpoint)
+    foresee(parts)
     before = examine_parent(parts, folder)
     trainer.fit(parts.stage, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
     return before
+
+
+def foresee(parts: Parts) -> None:
+    """Says before the first step what will not be measured at the end; a sweep's job, which is compared by it, ends."""
+    from lit_llm.launch import is_first_process
+    from lit_llm.objective import missing
+    from lit_llm.sweep import in_sweep
+
+    cfg = parts.cfg
+    if not is_first_process() or cfg.evaluation.objective is None or cfg.trainer.fast_dev_run:
+        return
+    line = missing(schema.plain(cfg), {one.name: one.kind for one in parts.data.heldout() if one.items})
+    if line is not None and in_sweep():
+        raise UserError(line)
+    if line is not None:
+        log.warning("%s", line)
 
 
 def announce(parts: Parts, folder: RunFolder, checkpoint: Path | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,9 +23,12 @@ from lit_llm.durable import write_json
 from lit_llm.errors import UserError
 from lit_llm.exhaustion import one_line
 from lit_llm.given_values import given_to_job
+from lit_llm.objective import refuse_incomparable
+from lit_llm.places import wrong_places
 from lit_llm.pretrained_defaults import settled
 from lit_llm.run_folder import RunFolder
 from lit_llm.secrets import hide
+from lit_llm.started import STOPPED, clear, holds_a_run, how_to_go_on
 from lit_llm.validation import validate
 
 log = logging.getLogger("lit_llm")
@@ -47,8 +51,9 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
     except UserError as error:
         complain(error)
         raise SystemExit(2) from None
+    kind = "run" if "resume" in cfg else "pipeline"
     if hydra.mode != RunMode.MULTIRUN:
-        return _alone(job, cfg, folder)
+        return _alone(job, cfg, folder, kind)
     identity, shown = schema.identity(cfg), hide(cfg)
     done = read(folder)
     if done.get("status") == "finished" and done.get("identity") == identity:
@@ -58,40 +63,78 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
         cfg.resume = "auto"  # a sweep begun before in this folder: the job goes on
     result: dict[str, Any] = {"identity": identity, "overrides": list(hydra.overrides.task)}
     result["pipeline"] = "stages" in cfg
+    held = holds_a_run(folder)
     try:
         validate(cfg)
+        refuse_wrong_places(cfg)
+        refuse_incomparable(schema.plain(cfg))
         metrics = job(cfg, folder)
         value = objective(metrics)
-        status = "finished" if math.isfinite(value) and value < FAILED else "failed: the result is not a finite number"
+        result["measure"] = metrics.get("objective_of")
+        status = _status(value, metrics)
         result |= {"status": status, "objective": min(value, FAILED) if math.isfinite(value) else FAILED}
         result["metrics"] = dict(summary(metrics))
+    except (KeyboardInterrupt, SystemExit) as stop:
+        _stopped(stop, folder, "sweep", shown)
+        raise
     except Exception as error:
         told = one_line(error)
-        if told is not None:
-            log.error("%s", told)
-            result |= {"status": f"failed: {shown(str(told))}", "objective": FAILED}
-            write_json(folder / RESULT, result)
-            return FAILED
-        log.error("%s", traceback.format_exc())
-        first = next(iter(shown(str(error)).splitlines()), "")
-        result |= {"status": f"failed: {type(error).__name__}: {first}"}
-        result["objective"] = FAILED
+        log.error("%s", traceback.format_exc() if told is None else told)
+        first = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}" if told is None else str(told)
+        result |= {"status": f"failed: {shown(first)}", "objective": FAILED}
+    if result["status"] != "finished" and not held and clear(folder):
+        folder.mkdir(parents=True)  # of a start that failed only what the leaderboard tells is kept
     write_json(folder / RESULT, result)
     return float(result["objective"])
 
 
-def _alone(job: Job, cfg: DictConfig, folder: Path) -> float:
+def in_sweep() -> bool:
+    """Whether this process runs a job of a sweep."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _status(value: float, metrics: Mapping[str, Any]) -> str:
+    if math.isfinite(value) and value < FAILED:
+        return "finished"
+    what = metrics.get("objective_of", "val_loss")
+    return f"failed: {what} is not a finite number" if "objective" not in metrics else f"failed: {what} not measured"
+
+
+def _alone(job: Job, cfg: DictConfig, folder: Path, kind: str) -> float:
     """Outside a sweep: a user's mistake ends the command here, before Hydra writes an error of its own about it."""
-    shown = hide(cfg)
+    shown, held = hide(cfg), holds_a_run(folder)
     try:
         validate(cfg)
+        refuse_wrong_places(cfg)
         return objective(job(cfg, folder))
-    except Exception as error:
-        told = one_line(error)
-        if told is None:
-            raise
-        complain(UserError(shown(str(told))))
-        raise SystemExit(2) from None
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        told = None if stopped else one_line(error)
+        if stopped:
+            _stopped(error, folder, kind, shown)
+        elif told is not None:
+            complain(UserError(shown(str(told))))
+        if not held:
+            clear(folder)
+        if told is not None:
+            raise SystemExit(2) from None
+        # 1: Lightning's answer to Ctrl+C before the first step
+        if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code == 1):
+            raise SystemExit(130) from None
+        raise
+
+
+def _stopped(stop: BaseException, folder: Path, kind: str, shown: Callable[[str], str]) -> None:
+    """Ctrl+C and SIGTERM: says how to go on."""
+    code = stop.code if isinstance(stop, SystemExit) else 130
+    if code in (1, *STOPPED):
+        print(shown(how_to_go_on(folder, kind)), file=sys.stderr, flush=True)
+
+
+def refuse_wrong_places(cfg: DictConfig) -> None:
+    """Raises UserError for every folder and file that the configuration names and that is not there."""
+    if lines := list(wrong_places(schema.plain(cfg))):
+        raise UserError("\n".join(lines))
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -103,12 +146,11 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def objective(metrics: Mapping[str, Any]) -> float:
-    """The one number of a run that is compared: its last validation loss, else its training loss; less is better."""
-    for key in ("objective", "val_loss", "train_loss"):
-        value = metrics.get(key)
-        if value is not None:
-            return float(value)
-    return FAILED
+    """The one number of a run that is compared, less being better: what ``evaluation.objective`` names of held-out data
+    (negated where more is better), else the validation loss. ``FAILED`` where nothing held out was measured: a loss of
+    training data is never compared with one of held-out data."""
+    value = metrics["objective"] if "objective" in metrics else metrics.get("val_loss")
+    return FAILED if value is None else float(value)
 
 
 def summary(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
@@ -154,18 +196,33 @@ def only_seeds_differ(rows: list[dict[str, Any]]) -> bool:
 
 
 def table(folder: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
-    """The leaderboard as lines of text."""
+    """The leaderboard as lines of text: a table for each measure that jobs are compared by, best first in each."""
     failed = sum(1 for row in rows if row["status"] != "finished")
     yield f"\nSweep {folder}: {len(rows)} jobs{f', {failed} failed' if failed else ''}, best first"
-    measures = list(dict.fromkeys(key for row in rows for key in row.get("metrics", {})))[:6]
-    head = ["job", "objective", *measures, "overrides"]
-    lines = [head]
-    for row in rows:
+    compared = list(dict.fromkeys(row.get("measure") for row in rows if row["status"] == "finished")) or [None]
+    for measure in compared:
+        own = [row for row in rows if row["status"] == "finished" and row.get("measure") == measure]
+        rest = [row for row in rows if row["status"] != "finished"] if measure == compared[-1] else []
+        yield from _lines_of(measure, [*own, *rest], rows)
+    if len(compared) > 1:
+        yield f"{len(compared)} measures: jobs of different tables cannot be compared"
+    yield f"compare the curves: tensorboard --logdir {folder}"
+
+
+def _lines_of(measure: str | None, own: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Iterator[str]:
+    """One table. A measure of which more is better begins with a minus; its own values are shown, not negated."""
+    name = (measure or "objective").removeprefix("-")
+    more = measure is not None and measure.startswith("-")
+    title = name if measure is None else f"{name} ({'more' if more else 'less'} is better)"
+    measures = [key for row in own for key in row.get("metrics", {}) if key != name]
+    measures = list(dict.fromkeys(measures))[:6]
+    lines = [["job", title, *measures, "overrides"]]
+    for row in own:
         numbers = [f"{row['metrics'][key]:.4g}" if key in row.get("metrics", {}) else "" for key in measures]
-        value = f"{row['objective']:.5g}" if row["status"] == "finished" else row["status"][:60]
+        value = f"{-row['objective'] if more else row['objective']:.5g}"
+        value = value if row["status"] == "finished" else row["status"][:60]
         differing = [word for word in row["overrides"] if not all(word in other["overrides"] for other in rows)]
         lines.append([row["job"], value, *numbers, " ".join(differing)])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     for line in lines:
         yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-    yield f"compare the curves: tensorboard --logdir {folder}"

@@ -14,12 +14,14 @@ from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
 from lit_llm import processor
+from lit_llm.callbacks.begun import Begun
 from lit_llm.callbacks.steps import step_ended
 from lit_llm.checkpointing import loops
 from lit_llm.checkpointing.atomic import AtomicCheckpointIO
 from lit_llm.checkpointing.random_state import RandomState
 from lit_llm.errors import UserError
 from lit_llm.parts import Parts
+from lit_llm.started import note_begun
 from lit_llm.targets import construct
 
 DEFAULT_STEPS = 500  # of a run that is given no limit
@@ -36,6 +38,7 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
     callbacks = [each for each in parts.callbacks if cfg.progress or not isinstance(each, ProgressBar)]
     if not any(isinstance(callback, RandomState) for callback in callbacks):
         callbacks.append(RandomState())
+    callbacks.append(Begun(note_begun))
     if own and steps is not None:
         callbacks.append(StopAfter(steps))
     if cfg.max_time is not None:
