@@ -73,10 +73,20 @@ class Checkpoints(Checkpoint):
                 file.write(b"writable")
             (self.folder(trainer) / ".probe").unlink()
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_step, self._saved_time = steps_done(trainer), time.monotonic()
         self._anew = self._saved_step == 0
+        self._check_monitor(pl_module)
         self._signals.listen()
+
+    def _check_monitor(self, stage: Any) -> None:
+        """A number that validation cannot log is refused before the first step, as far as it can be told."""
+        if self.monitor is None or not hasattr(stage, "validation_names"):
+            return
+        groups = [f"val/{name}/" for name in stage.validation_names()]
+        if self.monitor != "val/loss" and not self.monitor.startswith(tuple(groups)):
+            known = ", ".join(["val/loss", *(f"{group}..." for group in groups)])
+            raise UserError(f"callbacks.checkpoints.monitor: {self.monitor}; nothing logs it; there are {known}")
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:  # noqa: ARG002
         if not step_ended(trainer):
@@ -92,7 +102,11 @@ class Checkpoints(Checkpoint):
             return
         if self.monitor not in trainer.callback_metrics:
             known = ", ".join(sorted(trainer.callback_metrics))
-            raise UserError(f"callbacks.checkpoints.monitor: {self.monitor}; nothing logs it; there are {known}")
+            said = f"callbacks.checkpoints.monitor: {self.monitor}; nothing logs it; there are {known}"
+            if run_ends(trainer):  # what was trained is not thrown away for it
+                log.warning("%s", said)
+                return
+            raise UserError(said)
         value = float(trainer.callback_metrics[self.monitor])
         if value < self.best:
             self.best = value

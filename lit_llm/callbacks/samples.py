@@ -56,6 +56,13 @@ class Samples(L.Callback):
         self._last_step = -1
         self._ids: list[list[int]] | None = None
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: ARG002
+        """What cannot be sampled is said before the first step, not at the end of training."""
+        model: Any = pl_module.model
+        if not hasattr(model, "output_weight"):
+            raise UserError("callbacks.samples: this stage's model gives scores, no words; give callbacks.samples=null")
+        self._room(model)
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:  # noqa: ARG002
         if self.every_n_steps and step_ended(trainer) and steps_done(trainer) % self.every_n_steps == 0:
             self._log(trainer, pl_module)
@@ -90,10 +97,7 @@ class Samples(L.Callback):
 
     def texts(self, model: Any, tokenizer: Any, ids: Sequence[Sequence[int]]) -> list[str]:
         """A completion of each prompt, special tokens left out."""
-        room = model.config.max_positions - self.max_new_tokens
-        if room < 1:
-            raise UserError(f"callbacks.samples.max_new_tokens: {self.max_new_tokens}; the context has "
-                            f"{model.config.max_positions} positions")  # fmt: skip
+        room = self._room(model)
         rollout = generate(
             model,
             [list(row[-room:]) for row in ids],
@@ -103,6 +107,16 @@ class Samples(L.Callback):
             seed=self.seed,
         )
         return [tokenizer.decode(row) for row in completions(rollout)]
+
+    def _room(self, model: Any) -> int:
+        """Tokens that a prompt may have."""
+        room = int(model.config.max_positions) - self.max_new_tokens
+        if room < 1:
+            raise UserError(
+                f"callbacks.samples.max_new_tokens: {self.max_new_tokens}; the context has "
+                f"{model.config.max_positions} positions"
+            )
+        return room
 
 
 def prompts_of(data: Any, count: int) -> list[list[int]]:

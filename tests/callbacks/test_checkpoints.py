@@ -47,9 +47,18 @@ def test_the_best_weights_are_those_of_the_least_loss(tmp_path: Path) -> None:
 
 
 def test_a_misspelt_monitor_is_named(tmp_path: Path) -> None:
-    trainer = trainer_for(tmp_path, [Checkpoints(monitor="val/los")], max_steps=2, val_check_interval=2)
-    with pytest.raises(UserError, match=r"monitor: val/los; nothing logs it; there are .*val/loss"):
+    stage = tiny_stage()
+    before = stage.model.output_weight.detach().clone()
+    trainer = trainer_for(tmp_path, [Checkpoints(monitor="val/los")], max_steps=4, val_check_interval=2)
+    with pytest.raises(UserError, match=r"monitor: val/los; nothing logs it; there are val/loss, val/general/\.\.\."):
+        trainer.fit(stage, datamodule=Data())
+    assert torch.equal(stage.model.output_weight, before)
+    # What cannot be told before is told by the first validation, and by the last one without losing the run.
+    trainer = trainer_for(tmp_path, [Checkpoints(monitor="val/general/los")], max_steps=4, val_check_interval=2)
+    with pytest.raises(UserError, match=r"monitor: val/general/los; nothing logs it; there are .*val/general/loss"):
         trainer.fit(tiny_stage(), datamodule=Data())
+    trainer_for(tmp_path, [Checkpoints(monitor="val/general/los")], max_steps=4).fit(tiny_stage(), datamodule=Data())
+    assert steps(tmp_path) == [4]
 
 
 def test_a_folder_that_cannot_be_written_fails_before_the_first_step(tmp_path: Path) -> None:

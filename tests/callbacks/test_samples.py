@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_run import Data, sgd, tiny_model, tiny_stage, trainer_for
 
+from lit_llm.backbone.heads import ScoreModel
 from lit_llm.callbacks.samples import Samples, prompts_of
 from lit_llm.command_line import compose
 from lit_llm.data.data_module import DataModule
@@ -96,7 +97,7 @@ def test_prompts_are_those_of_the_data_at_hand(kind: str, tmp_path: Path, tokeni
 
 
 def test_a_stage_without_data_of_its_own_samples_nothing(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    fit(tmp_path, tokenizer, [Samples(every_n_steps=2)])
+    fit(tmp_path, tokenizer, [Samples(every_n_steps=2, max_new_tokens=4)])
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert "samples/text_summary" not in events.Tags()["tensors"]
@@ -110,6 +111,10 @@ def test_bad_values_are_named(values: dict, key: str) -> None:
         Samples(**values)
 
 
-def test_more_new_tokens_than_the_context_is_named(tokenizer: Tokenizer) -> None:
+def test_what_cannot_be_sampled_is_said_before_the_first_step(tmp_path: Path, tokenizer: Tokenizer) -> None:
     with pytest.raises(UserError, match="max_new_tokens: 32; the context has 32 positions"):
-        Samples(max_new_tokens=32).texts(tiny_model(vocab_size=tokenizer.vocab_size), tokenizer, [[1]])
+        fit(tmp_path, tokenizer, [Samples(max_new_tokens=32, every_n_steps=None)])
+    stage = tiny_stage(tiny_model())
+    stage.model = ScoreModel.from_language_model(tiny_model())
+    with pytest.raises(UserError, match=r"callbacks\.samples: this stage's model gives scores, no words"):
+        Samples().setup(trainer_for(tmp_path, []), stage, "fit")
