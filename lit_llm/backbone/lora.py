@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_llm.backbone.families import ConfigFile
 from lit_llm.backbone.heads import LanguageModel, ScoreModel
 from lit_llm.backbone.huggingface import their_name
+from lit_llm.backbone.linear import linear
 from lit_llm.backbone.weights import read_tensors, write_tensors
 from lit_llm.durable import write_json
 from lit_llm.errors import UserError
@@ -43,7 +43,7 @@ class LoRALinear(nn.Linear):
         nn.init.zeros_(self.lora_B.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.linear(x, self.weight, self.bias)
+        out = linear(x, self.weight, self.bias)
         if not self.enabled:
             return out
         change: Tensor = self.lora_B(self.lora_A(self.lora_dropout(x)))

@@ -83,7 +83,8 @@ def _rows(x: Tensor) -> Factor:
 
 def _weight(weight: Tensor) -> Factor:
     """As the second factor of ``mm``."""
-    return Factor((weight.shape[1], weight.shape[0]), True, weight.dtype, weight.is_mkldnn)
+    turned = not weight.is_mkldnn and weight.stride(-1) != 1
+    return Factor((weight.shape[1], weight.shape[0]), not turned, weight.dtype, weight.is_mkldnn)
 
 
 def _call(a: Factor, b: Factor, device: torch.device) -> Callable[[], Tensor]:

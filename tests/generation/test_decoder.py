@@ -118,8 +118,7 @@ def test_under_autocast_products_are_in_its_precision():
 
 
 needs_packing = pytest.mark.skipif(
-    not hasattr(torch.ops.mkldnn, "_linear_pointwise") or not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
-    reason="this torch has no packed products",
+    not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this torch has no packed products"
 )
 
 
@@ -127,14 +126,18 @@ needs_packing = pytest.mark.skipif(
 @pytest.mark.parametrize(("dtype", "atol", "rtol"), [(torch.bfloat16, 0.2, 0.02), (torch.float32, 1e-5, 1e-6)])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("rows", [1, 5])
-def test_a_packed_product_is_the_plain_one(monkeypatch, dtype, atol, rtol, bias, rows):
+@pytest.mark.parametrize("laid_out_for", [1, 5])
+def test_a_product_is_the_plain_one_however_its_weight_lies(monkeypatch, dtype, atol, rtol, bias, rows, laid_out_for):
     """Laid out for many rows, it takes any number of them: the last rows of a batch are few, a prompt's many."""
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor multiplies bfloat16 otherwise")
     monkeypatch.setattr(processor, "has_narrow_vectors", lambda: True)
     torch.manual_seed(0)
     weight, x = torch.randn(32, 40), torch.randn(rows, 40)
     offset = torch.randn(32) if bias else None
-    product = Product(weight, offset, dtype, rows=5)
-    assert product.packed
+    product = Product(weight, offset, dtype, rows=laid_out_for)
+    assert product.packed == (laid_out_for > 1 or dtype == torch.bfloat16)
+    assert product.packed or product.weight.stride() == (1, 32)
     exact = x.double() @ weight.double().t() + (offset.double() if bias else 0)
     torch.testing.assert_close(product(x.to(dtype)).double(), exact, atol=atol, rtol=rtol)
 
