@@ -45,6 +45,8 @@ def folder(place: Path, **settings) -> Path:
     """A model folder as far as its shape goes."""
     place.mkdir(parents=True, exist_ok=True)
     (place / "config.json").write_text(json.dumps(SMOLLM2 | settings))
+    (place / "tokenizer.json").write_text("{}")
+    (place / "model.safetensors").touch()
     return place
 
 
@@ -230,7 +232,7 @@ def test_false_keeps_the_files_values_and_a_wrong_word_is_refused(smollm2):
 
 
 def test_what_is_only_shown_says_what_a_run_would_take(smollm2, capsys):
-    check("train", rewrite("train", ["--cfg", "job", *words("continued_pretraining", smollm2)]))
+    check("train", rewrite("train", ["--cfg=job", *words("continued_pretraining", smollm2)]))
     assert "#   optimizer=adamw optimizer.lr=0.0001" in capsys.readouterr().err
 
 

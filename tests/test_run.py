@@ -182,10 +182,11 @@ def test_what_a_stage_with_its_own_updates_would_not_read_is_refused(key, value)
 
 
 def test_a_processor_with_bf16_uses_it(monkeypatch):
-    monkeypatch.setattr(trainer.Path, "read_text", lambda *_, **__: "flags: avx2 amx_bf16")
+    monkeypatch.setattr("lit_llm.processor.has_bf16", lambda: True)
     assert trainer.precision("auto", "cpu") == "bf16-mixed"
-    monkeypatch.setattr(trainer.Path, "read_text", lambda *_, **__: "flags: avx2")
-    assert trainer.precision("auto", "cpu") == "32-true" and trainer.precision("16-mixed") == "16-mixed"
+    monkeypatch.setattr("lit_llm.processor.has_bf16", lambda: False)
+    assert trainer.precision("auto", "cpu") == "32-true"
+    assert trainer.precision("16-mixed") == "16-mixed"
 
 
 @pytest.mark.parametrize(

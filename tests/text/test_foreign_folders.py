@@ -189,7 +189,7 @@ def vocabulary(**tokens):
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 99\n"
 MISTAKES = [
-    ("tokenizer.json", LFS, "a Git LFS pointer and not the file itself"),
+    ("tokenizer.json", LFS, "is a Git LFS pointer"),
     ("tokenizer.json", "", "not a tokenizer"),
     ("tokenizer.json", '{"model": {"type": "BPE", "voc', "not a tokenizer"),
     ("tokenizer.json", "null", "not a tokenizer"),
