@@ -253,6 +253,7 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
     """Composes what the overrides say and validates it. Raises UserError with all findings; returns the arguments."""
     if any(word in ("--hydra-help", "--version", "--shell-completion", "-sc") for word in arguments):
         return arguments
+    schema.register()
     words, folders = override_words(arguments)
     for folder in folders:
         if not Path(folder).expanduser().is_dir():
@@ -293,8 +294,9 @@ def _hydra_s_own(config_name: str, cfg: DictConfig, words: list[str], folders: l
 def compose(config_name: str, overrides: list[str]) -> DictConfig:
     """The configuration that the command line would give, for tests and for other commands."""
     schema.register()
+    words = rewrite(config_name, overrides)  # which may compose too
     with composing():
-        return hydra.compose(config_name, rewrite(config_name, overrides))
+        return hydra.compose(config_name, words)
 
 
 def _only_shows(arguments: list[str]) -> bool:
