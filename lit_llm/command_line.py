@@ -281,6 +281,7 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
     """Composes what the overrides say and validates it. Raises UserError with all findings; returns the arguments."""
     if any(word in ("--hydra-help", "--version", "--shell-completion", "-sc") for word in arguments):
         return arguments
+    schema.register()
     words, folders = override_words(arguments)
     for folder in folders:
         if not Path(folder).expanduser().is_dir():
@@ -328,7 +329,7 @@ def _hydra_s_own(config_name: str, cfg: DictConfig, words: list[str], folders: l
 def compose(config_name: str, overrides: list[str]) -> DictConfig:
     """The configuration that the command line would give, for tests and for other commands."""
     schema.register()
-    words = rewrite(config_name, overrides)
+    words = rewrite(config_name, overrides)  # which may compose too
     with composing():
         cfg = hydra.compose(config_name, words)
     return settled(cfg, lambda: given_in(config_name, words), _run_folder(words))

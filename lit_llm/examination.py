@@ -91,7 +91,7 @@ def trained_answers(folder: Path) -> Mapping[str, int] | None:
 def beside_parent(cfg: DictConfig, kind: str) -> bool:
     """Whether what a run makes is measured beside its parent on a kind of set: as the reward that its log-probabilities
     stand for there, and on prompts by how far its answers have moved."""
-    stage = named_class(cfg.stage, "stage", cfg.allowed_targets)
+    stage = named_class(cfg.stage, "stage", cfg.get("allowed_targets") or ())
     return issubclass(stage, AgainstReference) or (kind == "prompts" and issubclass(stage, OnPolicy))
 
 
@@ -118,7 +118,7 @@ class Exam:
                 nodes["reward"] = self.cfg.stage.reward
             if self.cfg.stage.get("gold") is not None:
                 nodes["gold"] = self.cfg.stage.gold
-            allowed = self.cfg.allowed_targets
+            allowed = self.cfg.get("allowed_targets") or ()
             made = {name: construct(node, "reward", allowed, f"the scorer {name}") for name, node in nodes.items()}
             for scorer in made.values():
                 if isinstance(scorer, nn.Module):

@@ -58,7 +58,7 @@ def keep_prompts(stages: Mapping[str, Mapping[str, Any]], folder: Path, outputs:
 
 
 def _samples(config: Mapping[str, Any]) -> bool:
-    made = named_class(config["data"], "data", config["allowed_targets"])
+    made = named_class(config["data"], "data", config.get("allowed_targets") or ())
     return getattr(made, "batch_type", None) is PromptBatch
 
 

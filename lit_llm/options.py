@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -115,9 +116,13 @@ OPTIONS = """Options:
 def text_for(config_name: str) -> str:
     """What --help prints."""
     if config_name == "pipeline":
-        return "\n".join([PIPELINE, "", f"Steps: {', '.join(_steps())}", "", OPTIONS])
-    groups = [f"  {group}={' | '.join(_names(group))}" for group in GROUPS]
-    return "\n".join([TRAIN, "", "Choices:", *groups, f"  experiment={' | '.join(_names('experiment'))}", "", OPTIONS])
+        return "\n".join([PIPELINE, "", *_wrapped(f"Steps: {', '.join(_steps())}"), "", OPTIONS])
+    groups = [line for group in (*GROUPS, "experiment") for line in _wrapped(f"  {group}={' | '.join(_names(group))}")]
+    return "\n".join([TRAIN, "", "Choices:", *groups, "", OPTIONS])
+
+
+def _wrapped(line: str) -> list[str]:
+    return textwrap.wrap(line, 118, subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _names(group: str) -> list[str]:

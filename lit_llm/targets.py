@@ -331,8 +331,15 @@ def saved_code(values: Mapping[str, Any], allowed: Sequence[str]) -> Iterator[st
             if reason is not None:
                 yield f"{key}._target_={node['_target_']}: {reason}"
         for key, function in _functions(part, group):
-            if not under(function, places) or not all(under(one.path, places) for one in definitions(function)):
+            if not under(function, places) or not _defined(function, places):
                 yield f"{key}={function}: a function that is not under {', '.join(places)}"
+
+
+def _defined(function: str, places: Sequence[str]) -> bool:
+    try:
+        return all(under(one.path, places) for one in definitions(function))
+    except UserError:
+        return False
 
 
 def _functions(value: Any, key: str) -> Iterator[tuple[str, str]]:

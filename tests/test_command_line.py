@@ -6,8 +6,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from lit_llm import config as schema
+from lit_llm import hydra_node
 from lit_llm.command_line import _own, check, compose, rewrite
 from lit_llm.errors import UserError
+from lit_llm.options import options_first, text_for
+from lit_llm.overrides import quoted, text_of
 
 
 def test_the_message_inside_hydras_is_found(tmp_path):
@@ -43,3 +46,141 @@ def test_another_option_takes_no_value_of_the_experiment_s_own(config, words, pl
 def test_a_value_that_the_user_gives_the_other_option_is_not_taken_away():
     with pytest.raises(UserError, match=r"schedule\.decay_ratio"):
         check("train", rewrite("train", ["stage=pretraining", "schedule=linear", "schedule.decay_ratio=0.5"]))
+
+
+def refused(config, *words):
+    with pytest.raises(UserError) as error:
+        check(config, rewrite(config, options_first(words)))
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "a=b", "a'b", "a\\'b", "end\\", "a,b", "[x]", "{y}", "1_000", "null", "${x}", "$x", "a#b", "文 (1)"]
+)
+def test_a_text_is_taken_literally_whatever_is_special_in_it(name):
+    assert text_of(quoted(name)) == name
+    assert compose("train", [f"init_from={quoted(name)}"]).init_from == name
+
+
+@pytest.mark.parametrize("name", ["a=b", "1_000", "c, d", "[x] 'y'"])
+def test_places_of_any_name_are_found_as_they_are_typed(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "a.txt").write_text("text")
+    check("train", rewrite("train", [f"data.path={name}", "data.name=1_000"]))
+    cfg = compose("train", [f"data.path={name}", "data.name=1_000", f"resume={name}"])
+    assert (cfg.data.path, cfg.data.name, cfg.resume) == (name, "1_000", name)
+
+
+def test_options():
+    assert options_first(["a=1", "-m", "--info", "b=2", "-c", "job"]) == [
+        "--multirun", "--info=all", "--cfg=job", "a=1", "b=2",
+    ]  # fmt: skip
+    assert refused("train", "--mutlirun") == "--mutlirun: unknown option; did you mean --multirun?"
+    assert refused("train", "--cfg") == "--cfg: needs a value (job, hydra, all)"
+    assert refused("train", "--experimental-rerun", "x").startswith("--experimental-rerun: it reads a pickle")
+    assert refused("train", "--config-dir", "nowhere").startswith("--config-dir=nowhere: no such folder")
+
+
+@pytest.mark.parametrize("config", ["train", "pipeline"])
+def test_help_fits_on_a_screen_or_two(config):
+    text = text_for(config)
+    assert len(text.splitlines()) < 50 and max(map(len, text.splitlines())) <= 120 and "_target_" not in text
+    assert "reward_modeling" in text and "--multirun" in text
+
+
+@pytest.mark.parametrize(
+    ("config", "word", "line"),
+    [
+        ("pipeline", "stage=reward_modeling", "stage=reward_modeling: a key of one step; write stages.STEP.stage="),
+        ("pipeline", "debug=fast_dev_run", "debug=fast_dev_run: keeps no model"),
+        ("train", "loss=dpo", "loss=dpo: this stage takes no loss"),
+        ("train", "optimizer.lr=1e-3,1e-4", "optimizer.lr=1e-3,1e-4: several values are a sweep; add --multirun"),
+        ("train", "data.path=nowhere.txt", "data.path=nowhere.txt: no such file or folder"),
+        ("train", "init_from=org/name", "init_from=org/name: no such folder; a model of the Hugging Face hub"),
+        ("train", "data.name=${oc.env:HOME}", "data.name=${oc.env:HOME}: would be written in clear"),
+        ("train", "hydra.run.dir=${oc.env:HOME}/x", "hydra.run.dir=${oc.env:HOME}/x: would be written in clear"),
+        ("train", "hydra.launcher._target_=os.system", "hydra.launcher._target_=os.system: not under"),
+        ("train", "+hydra.callbacks.x._target_=lit_llm.parts.torch.load", "hydra.callbacks.x._target_="),
+        ("train", "hydra.job_logging.handlers.console.class=os.system", "hydra.job_logging.handlers.console.class="),
+        ("train", "evaluation.objective=generl/bits_per_byte", "evaluation.objective=generl/bits_per_byte: the data"),
+        ("train", "evaluation.objective=general/bpb", "evaluation.objective=general/bpb: no such measure"),
+    ],
+)
+def test_the_first_line_says_what_is_wrong(config, word, line):
+    assert refused(config, word).splitlines()[0].startswith(line)
+
+
+def test_a_debug_overlay_reaches_every_stage_of_a_pipeline():
+    stages = compose("pipeline", ["debug=limit"]).stages
+    assert {stage.trainer.max_steps for stage in stages.values()} == {5}
+
+
+def test_adapters_and_runs_are_told_from_models(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/adapter_config.json").write_text("{}")
+    (tmp_path / "run/model").mkdir(parents=True)
+    (tmp_path / "run/model/config.json").write_text("{}")
+    assert "an adapter, no model" in refused("train", f"init_from={tmp_path}/adapter")
+    assert f"give the model in it, {tmp_path}/run/model" in refused("train", f"init_from={tmp_path}/run")
+    assert "no tokenizer.json" in refused("train", f"init_from={tmp_path}/run/model")
+    reward = ["stage=ppo", f"init_from={tmp_path}", f"stage.reward.folder={tmp_path}/adapter"]
+    assert any(line.startswith("stage.reward.folder=") for line in refused("train", *reward).splitlines())
+
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{new}: &{new} [{','.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefg", "bcdefgh", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"trainer:\n\tmax_steps: 3\n", ":2: a tab"),
+        (b"\xef\xbb\xbfseed: 1\n", ":1: begins with a byte order mark"),
+        (b"seed: 1\nx: \xff\n", ":2: not UTF-8"),
+        (b"\x00\x01", "cannot be in YAML"),
+        (b"- a\n- b\n", "holds a list; a mapping"),
+        (b"words\n", "holds one value; a mapping"),
+        (b"seed: 1\nseed: 2\n", ":2: the key seed is there twice"),
+        (BOMB.encode(), "values with its aliases written out"),
+        (b"a: &a\n  b: *a\n", "is a part of itself"),
+        (b"a: " + b"[" * 5000, "nested too deep"),
+        (b"a: !!python/object/apply:os.system [x]\n", "the tag"),
+    ],
+)
+def test_a_broken_file_is_one_line(tmp_path, content, line):
+    """As an experiment, as a run's saved configuration, and as its saved overrides."""
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/mine.yaml").write_bytes(content)
+    found = refused("train", "--config-dir", str(tmp_path / "conf"), "experiment=mine")
+    assert line in found and "\n" not in found and "mine.yaml" in found
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(UserError) as error:
+        schema.load(tmp_path / "config.yaml")
+    assert line in str(error.value) and "\n" not in str(error.value)
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/overrides.yaml").write_bytes(content)
+    if not content.startswith(b"- a"):  # a list is what that file holds
+        assert "overrides.yaml" in refused("train", f"resume={tmp_path}")
+
+
+def test_saved_overrides_of_a_stranger_bring_no_code(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    words = ["allowed_targets=[os.]", "hydra.launcher._target_=os.system", "+stage.x._target_=os.system", "seed=3"]
+    (tmp_path / ".hydra/overrides.yaml").write_text("".join(f"- '{word}'\n" for word in words))
+    kept = rewrite("train", [f"resume={tmp_path}"])
+    assert "seed=3" in kept and not [word for word in kept if word.startswith(("allowed_targets", "hydra.launcher"))]
+    assert "stage.x._target_=os.system: not under lit_llm." in refused("train", f"resume={tmp_path}")
+    (tmp_path / ".hydra/overrides.yaml").write_text("- stage.reward.function=os.system\n")
+    assert "names code; if you trust it" in refused("train", f"resume={tmp_path}")
+
+
+def test_loggers_import_only_what_loggers_need():
+    made = {"class": "logging.StreamHandler", "stream": "ext://sys.stdout"}
+    good = {"job_logging": {"handlers": {"a": made}, "formatters": {"b": {"()": "colorlog.ColoredFormatter"}}}}
+    assert list(hydra_node.findings(good, ())) == []
+    for bad in ({"()": "os.system"}, {"class": "my.Handler"}, {"stream": "ext://os.system"}, {"x": "${oc.env:X}"}):
+        (line,) = hydra_node.findings({"hydra_logging": {"handlers": [{"deep": bad}]}}, ())
+        assert line.startswith("hydra.hydra_logging.handlers.deep.")
+    assert list(hydra_node.findings({"job_logging": {"handlers": {"a": {"class": "my.Handler"}}}}, ("my.",))) == []

@@ -168,7 +168,7 @@ def test_no_file_of_a_failed_sweep_holds_a_value_from_the_environment(scratch, t
     words = [word for word in scratch if not word.startswith("data.path")]
     train([*words, "-m", "data.path=${oc.env:SECRETDIR}/pairs", f"hydra.sweep.dir={tmp_path}"])
     status = json.loads((tmp_path / "0/job.json").read_text())["status"]
-    assert status.startswith("failed: ${oc.env:SECRETDIR}/pairs: no such file or folder")
+    assert status.startswith("failed: data.path=${oc.env:SECRETDIR}/pairs: no such file or folder")
     assert files_with(tmp_path, "hunter2secret") == []
 
 

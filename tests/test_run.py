@@ -294,7 +294,20 @@ def test_a_table_over_seeds_ends_a_sweep_of_seeds_alone():
 
 
 def test_the_objective_of_a_run():
-    assert objective({"objective": -1.0}) == -1.0 and objective({"train_loss": 2.0}) == 2.0 and objective({}) == 1e30
+    assert objective({"objective": -1.0}) == -1.0 and objective({"val_loss": 2.0}) == 2.0 and objective({}) == 1e30
+    assert objective({"train_loss": 2.0}) == 1e30, "no loss of training data is compared with one of held-out data"
+    assert objective({"objective": None, "val_loss": 2.0}) == 1e30, "nor another measure than the one that is named"
+
+
+def test_jobs_that_are_compared_by_different_measures_stand_in_tables_of_their_own(tmp_path):
+    rows = [
+        {"job": "0", "objective": 2.0, "status": "finished", "overrides": ["a=1"], "measure": "val_loss"},
+        {"job": "1", "objective": -0.7, "status": "finished", "overrides": ["a=2"], "measure": "-rankings/accuracy"},
+    ]
+    lines = list(table(tmp_path, rows))
+    assert "val_loss (less is better)" in lines[1] and lines[2].split() == ["0", "2", "a=1"]
+    assert "rankings/accuracy (more is better)" in lines[3] and lines[4].split() == ["1", "0.7", "a=2"]
+    assert lines[5].startswith("2 measures")
 
 
 # Several processes

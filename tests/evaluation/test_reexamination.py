@@ -89,3 +89,24 @@ def test_mistakes(folder, tmp_path):
         reexamine(Evaluate(tmp_path / "nothing"))
     with pytest.raises(UserError, match="sets=generl: the run has general, task_pairs"):
         reexamine(Evaluate(folder, sets=["generl"]))
+
+
+@pytest.mark.parametrize(
+    ("stage", "line"),
+    [
+        ("{_target_: lit_llm.parts.torch.load, _partial_: true}", "stage._target_=lit_llm.parts.torch.load"),
+        ("{_target_: os.system}", "stage._target_=os.system"),
+        (
+            "{_target_: lit_llm.stages.grpo.GRPO, _partial_: true, "
+            "reward: {_target_: lit_llm.rewards.function.FunctionReward, function: os.system}}",
+            "stage.reward.function=os.system",
+        ),
+    ],
+)
+def test_a_strangers_configuration_runs_no_code_whatever_it_allows_itself(folder, stage, line):
+    (folder / "config.yaml").write_text(f"allowed_targets: [os., torch.]\n{CONFIG}".replace(
+        "{_target_: lit_llm.stages.fine_tuning.FineTuning, _partial_: true}", stage
+    ))  # fmt: skip
+    with pytest.raises(UserError) as error:
+        reexamine(Evaluate(folder))
+    assert line in str(error.value) and "allowed_targets=PACKAGE" in str(error.value)
