@@ -97,7 +97,8 @@ RANGES: dict[str, Range] = {
     "limit_empty": SHARE, "limit_long": SHARE, "limit_repeated": SHARE, "limit_shuffled": SHARE,
     "limit_sentinels": SHARE, "limit_gibberish": SHARE, "limit_constant": SHARE,
     # Policies
-    "kl_coef": WEIGHT, "clip_range": FACTOR, "value_clip_range": FACTOR, "vf_coef": WEIGHT, "gamma": SHARE,
+    "kl_coef": WEIGHT, "clip_range": FACTOR, "clip_range_high": FACTOR, "delta": Range(1, 10**6, above=True),
+    "value_clip_range": FACTOR, "vf_coef": WEIGHT, "gamma": SHARE,
     "lam": SHARE, "epochs": Range(1, 10**4), "minibatches": Range(1, 10**6), "max_new_tokens": SOME,
     "temperature": Range(0, 100), "stage.temperature": Range(0, 100, above=True),
     "missing_eos_penalty": WEIGHT, "max_grad_norm": FACTOR, "value_lr_ratio": WEIGHT, "target_kl": FACTOR,
@@ -109,6 +110,7 @@ RANGES: dict[str, Range] = {
     "least": COUNT, "most": COUNT, "margin": COUNT, "seconds": SECONDS,
     # Callbacks and loggers
     "every_n_steps": SOME, "every_minutes": SECONDS, "keep": Range(1, 10**6), "max_in_a_row": SOME, "patience": SOME,
+    "samples.count": SOME,
     "length_change": Range(1, 10**6, above=True), "eos_drop": EPSILON,
     "spread_change": Range(1, 10**6, above=True),
     "every_seconds": Range(0, 10**9), "refresh_seconds": Range(0, 10**9), "peak_tflops": FACTOR,
