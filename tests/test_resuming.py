@@ -122,7 +122,7 @@ def test_a_tokenizer_is_whole_or_absent(scratch, tmp_path, monkeypatch):
     from lit_llm.text.tokenizer import Tokenizer
 
     def killed(_, folder):
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_text("{")
         raise KeyboardInterrupt
 

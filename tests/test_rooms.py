@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "benchmark": {"text", "data", "backbone", "objectives", "optim", "generation", "stages"},
 }
 TOP = {  # files at the top of the package that a room may import
+    "processor",
     "arguments", "allocator", "durable", "errors", "exhaustion", "file_hashes", "model_folder", "records",
 }  # fmt: skip
 CONFIGURATION = {"hydra", "omegaconf"}
