@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from lit_llm import processor
 from lit_llm.backbone.attention import attend, branched_mask
 from lit_llm.backbone.branches import Branches, branches_of
 from lit_llm.backbone.config import from_depth
@@ -128,3 +129,13 @@ def test_rows_without_a_prompt_are_packed() -> None:
     rows = branches_of(ids, torch.zeros_like(lengths), lengths, row_tokens=12)
     assert rows.input_ids.numel() < ids.numel()
     assert torch.allclose(model.score_branches(rows), model(ids, lengths), atol=1e-5)
+
+
+def test_with_avx2_alone_no_prompt_is_read_twice_where_a_short_row_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There products take longest, which are what reading a prompt again costs."""
+    ids, prompts, lengths = rows_of([list(range(150))], [(0, 100)] * 3)
+    read = {}
+    for narrow in (False, True):
+        monkeypatch.setattr(processor, "has_narrow_vectors", lambda narrow=narrow: narrow)
+        read[narrow] = branches_of(ids, prompts, lengths).input_ids.numel()
+    assert read == {False: 3 * 250, True: 150 + 3 * 100}
