@@ -38,8 +38,11 @@ def cleaned(value: Any, altered: Counter[str]) -> Any:
 
 
 def cleaned_row(value: Mapping[str, Any], altered: Counter[str]) -> dict[str, Any]:
-    """A row with its texts cleaned, but for what is about it (``row_keys.ABOUT``): that is not trained."""
-    return {key: one if key in ABOUT else cleaned(one, altered) for key, one in value.items()}
+    """A row with its texts cleaned, but for what is about it (``row_keys.ABOUT``): that is not trained.
+
+    ``source`` may be either, where a row is from or the text of a task pair.
+    """
+    return {key: one if key in ABOUT and key != "source" else cleaned(one, altered) for key, one in value.items()}
 
 
 def _digest(*parts: str) -> bytes:
@@ -48,7 +51,8 @@ def _digest(*parts: str) -> bytes:
 
 def _flat(messages: Iterable[Message], *, trained: bool = True) -> Iterator[str]:
     for message in messages:
-        yield message.role if message.trained or not trained else f"{message.role} untrained"
+        masked = trained and message.role == "assistant" and not message.trained
+        yield f"{message.role} untrained" if masked else message.role
         yield message.content
 
 
@@ -58,10 +62,13 @@ def content_key(record: Record) -> bytes:
         return _digest(record.text)
     if isinstance(record, Comparison):
         ranks = (str(r) for r in record.ranks)
-        return _digest(*_flat(record.prompt), "|", *record.completions, "|", *ranks, record.annotator)
+        counts = [repr(n) for n, usual in ((record.weight, 1.0), (record.margin, 0.0)) if n != usual]
+        return _digest(*_flat(record.prompt), "|", *record.completions, "|", *ranks, record.annotator, *counts)
     if isinstance(record, Labelled):
-        return _digest(*_flat(record.prompt), "|", record.completion, "|", str(record.label), record.annotator)
-    return _digest(*_flat(record.messages))
+        counts = [repr(record.weight)] if record.weight != 1.0 else []
+        return _digest(*_flat(record.prompt), "|", record.completion, "|", str(record.label), record.annotator, *counts)
+    answer = [record.tags["answer"]] if isinstance(record, Prompt) and "answer" in record.tags else []
+    return _digest(*_flat(record.messages), *answer)
 
 
 def group_key(record: Record) -> bytes:

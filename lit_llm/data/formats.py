@@ -7,7 +7,8 @@ Document, Example, Comparison, Labelled or Prompt, or None to leave the row out.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -284,26 +285,46 @@ def _refusal(unused: list[str], read: Collection[str], kind: Kind, where: str) -
 
 def _said_again(key: str, value: Any, record: Record, where: str) -> bool:
     """Whether a value holds nothing that the record does not: a turn's text, turns, or (``text``) all of them."""
-    texts = [text.strip() for text in _texts(record)]
+    said = [(role, text.strip()) for role, text in _said(record)]
+    texts = [text for _, text in said]
     if isinstance(value, str):
-        return value.strip() in texts or (key == "text" and all(text in value for text in texts))
+        return value.strip() in texts or (key == "text" and _renders(value, texts))
     try:
         turns = messages_of(value, "", where)
     except RowError:
         return False
-    return all(turn.trained and turn.content.strip() in texts for turn in turns)
+    return all(turn.trained and (turn.role, turn.content.strip()) in said for turn in turns)
 
 
-def _texts(record: Record) -> Iterator[str]:
+_ALPACA = re.compile(
+    r"Below is an instruction that describes a task(, paired with an input that provides further context)?\. "
+    r"Write a response that appropriately completes the request\."
+)
+_MARKS = 60
+"""The most characters that a template writes between two turns, such as ``<|im_end|>\\n<|im_start|>assistant\\n``."""
+
+
+def _renders(text: str, turns: Sequence[str]) -> bool:
+    """Whether a text is the turns in their order and a template's marks: more than those would be dropped."""
+    rest = _ALPACA.sub("", text)
+    for part in (part.strip() for turn in turns for part in turn.split("\n\n") if part.strip()):
+        before, found, rest = rest.partition(part)
+        if not found or len(before.strip()) > _MARKS:
+            return False
+    return len(rest.strip()) <= _MARKS
+
+
+def _said(record: Record) -> Iterator[tuple[str, str]]:
+    """(role, text) of everything that a record holds."""
     if isinstance(record, Document):
-        yield record.text
+        yield "", record.text
         return
     for message in record.messages if isinstance(record, Example | Prompt) else record.prompt:
-        yield message.content
+        yield message.role, message.content
     if isinstance(record, Comparison):
-        yield from record.completions
+        yield from (("assistant", completion) for completion in record.completions)
     if isinstance(record, Labelled):
-        yield record.completion
+        yield "assistant", record.completion
 
 
 def _detect(value: Mapping[str, Any], kind: Kind, where: str) -> Format:

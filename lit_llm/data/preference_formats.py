@@ -21,6 +21,13 @@ from lit_llm.data.row_keys import check_part
 from lit_llm.data.streams import RowError
 from lit_llm.records import Comparison, Message
 
+_SCORES_OF_PAIRS = [("score_chosen", "score_rejected")] + [
+    (f"chosen{dash}{what}", f"rejected{dash}{what}")
+    for dash in "-_"
+    for what in ("score", "rating", "avg_rating", "rank")
+]
+"""What public pairs call the two answers' scores."""
+
 
 def preference_pair(value: Mapping[str, Any], where: str) -> Comparison:
     """``prompt`` (or none: the common beginning of both), ``chosen``, ``rejected``; texts or message lists."""
@@ -90,7 +97,22 @@ def _pair(
         )
     if chosen[1] == rejected[1]:
         raise RowError("chosen_is_rejected", f"{where}: 'chosen' and 'rejected' are the same; they must differ")
+    _check_scores(value, where)
     return _comparison(chosen[0], (chosen[1], rejected[1]), (1, 2), value, where)
+
+
+def _check_scores(value: Mapping[str, Any], where: str) -> None:
+    """Raises RowError where a row's own scores (or ranks) say that the rejected answer is the better one."""
+    for names in _SCORES_OF_PAIRS:
+        better, worse = (value.get(name) for name in names)
+        if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in (better, worse)):
+            continue
+        if (better > worse) if "rank" in names[0] else (better < worse):
+            raise RowError(
+                "scores_disagree",
+                f"{where}: '{names[0]}' is {better} and '{names[1]}' is {worse}: the rejected answer is the better "
+                "one; swap the two answers, or take the scores out",
+            )
 
 
 def ranking(value: Mapping[str, Any], where: str) -> Comparison:

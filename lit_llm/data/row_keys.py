@@ -35,7 +35,17 @@ ABOUT = _words("""
 """)
 """Where a row (or a message, or a completion) is from and what it is about: in every kind of data."""
 
-_ABOUT_ENDS = re.compile(r".+[-_.](id|uuid|hash|sha256|url|date|timestamp|lang|language|model|version|file|path|type)")
+_ABOUT_ENDS = re.compile(
+    r".+[-_.](id|uuid|hash|sha256|url|date|timestamp|model|version)"
+    r"|(?!(input|target|output|reference|expected|response|answer)[-_.]).+[-_.](lang|language|file|path|type)"
+)
+_ELSE_THAN_TEXT = re.compile(r"(images?|videos?|audios?|media|tools?|functions)([-_.].+)?", re.IGNORECASE)
+_LABELS = _words("task tasks task_type task_name type kind function")
+"""Short names of something. A sentence there is an instruction, and an object a function's schema."""
+_SENTENCE = re.compile(r"[.!?:\n]\s|[.!?:]$")
+_TOOL_OR_MEDIA = re.compile(
+    r"(tool|function|image|video|audio)s?([-_](use|call|output|result|response|url)s?)?", re.IGNORECASE
+)
 
 _JUDGING = _words("""
     score scores rating ratings rule gold seconds duration agreement adjudicated too_fast comment comments notes
@@ -90,11 +100,29 @@ def known(key: Any, kind: str | None) -> bool:
     """Whether a key of a row (``kind``: of which data) or of a part of one (None) is known to say nothing."""
     if not isinstance(key, str):
         return False
+    if kind is not None and key in OF_KIND[kind]:
+        return True
+    if key in CHANGES or _ELSE_THAN_TEXT.fullmatch(key):
+        return False
     if key in ABOUT or _ABOUT_ENDS.fullmatch(key):
         return True
     if kind is None:
         return key in OF_MESSAGES
-    return key in OF_KIND[kind] or (kind in ("comparisons", "labels", "prompts") and bool(_OF_ANSWERS.fullmatch(key)))
+    return kind in ("comparisons", "labels", "prompts") and bool(_OF_ANSWERS.fullmatch(key))
+
+
+def _is_about(key: str, value: Any) -> bool:
+    """Whether what stands under a key that is ``known`` is what its name promises."""
+    if key == "unranked":  # in exported rankings the list of what nobody ranked
+        return isinstance(value, list)
+    if key not in _LABELS:
+        return True
+    if isinstance(value, str):
+        return not _TOOL_OR_MEDIA.fullmatch(value) and (
+            len(value.split()) < 2 or (len(value) <= 60 and not _SENTENCE.search(value))
+        )
+    held = value if isinstance(value, list) else [value]
+    return not any(isinstance(one, Mapping) for one in held)
 
 
 def empty(value: Any) -> bool:
@@ -110,7 +138,11 @@ def empty(value: Any) -> bool:
 
 def unused(value: Mapping[str, Any], read: Collection[str], kind: str | None) -> list[str]:
     """The keys that are neither read nor known to say nothing, in their order."""
-    return [key for key in value if key not in read and not known(key, kind) and not empty(value[key])]
+    return [
+        key
+        for key, held in value.items()
+        if key not in read and not empty(held) and not (known(key, kind) and _is_about(key, held))
+    ]
 
 
 def refusal(keys: Collection[str], read: Collection[str], where: str, part: str = "") -> RowError:

@@ -6,7 +6,7 @@ Only the assistant's turns are trained, each with its end token. Rows hold whole
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -29,7 +29,7 @@ from lit_llm.data.packing import PackedRows, Plan, best_fit_decreasing, one_per_
 from lit_llm.data.reading import Records
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import UserError
-from lit_llm.records import Example, TokenBatch
+from lit_llm.records import Example, Message, TokenBatch
 from lit_llm.text.tokenizer import Tokenizer
 
 
@@ -108,19 +108,21 @@ class SupervisedData(DataModule):
         return [
             message.content
             for example in self._read(self.path, "examples")["train"]
-            for message in example.messages
-            if message.role == "assistant"
+            for message in self._learned(example.messages)
+            if message.role == "assistant" and message.trained
         ]
 
     def _prepare(self) -> Prepared:
         self._check_template()
-        records = self._read(self.path, "examples")
+        records, unasked = self._asked(self._read(self.path, "examples"))
         train, fit = self._rows(records["train"], "train")
         validation, validation_fit = self._rows(records["validation"], "validation")
         if len(train) == 0:
-            why = ", ".join(f"{reason} {n}" for reason, n in fit.reasons.items() if n)
+            left_out = {**fit.reasons, "no_weight": unasked}
+            why = ", ".join(f"{reason} {n}" for reason, n in left_out.items() if n)
             refused = self._first_bad.get("template_refuses")
             longer = f"raise data.max_length={self.max_length}, or set data.overlong=truncate"
+            longer = longer if fit.reasons["too_long"] else "an answer is trained unless its weight is 0"
             raise UserError(
                 f"data.path={self.path}: no conversation to train on (skipped: {why or 'none was read'}); "
                 f"{f'the first: {refused}' if refused else longer}"
@@ -128,6 +130,7 @@ class SupervisedData(DataModule):
         records, refused_tests = self._tests_that_render(records)
         reasons = {reason: fit.reasons[reason] + validation_fit.reasons[reason] for reason in fit.reasons}
         reasons["template_refuses"] += refused_tests
+        reasons["no_weight"] = unasked
         needed = room("max_length", np.concatenate([fit.needed, validation_fit.needed]).tolist())
         counts = moved(records.counts.as_dict(), reasons)
         return Prepared(
@@ -144,7 +147,20 @@ class SupervisedData(DataModule):
             },
         )
 
+    def _asked(self, records: Records) -> tuple[Records, int]:
+        """The records less those of weight 0, and how many: they are neither learned nor a test of what was."""
+        splits = {}
+        for name, members in records.splits.items():
+            learned = last_alone if name.startswith("test") else self._learned
+            splits[name] = [
+                one for one in members if any(m.trained for m in learned(one.messages) if m.role == "assistant")
+            ]
+        left_out = sum(map(len, records.splits.values())) - sum(map(len, splits.values()))
+        return Records(splits, records.counts), left_out
+
     def _rows(self, examples: list[Example], split: str) -> tuple[PackedRows, Fit]:
+        if self.train_on_prompt:
+            self._check_all_trained(examples)
         store = self._tokenized(examples, f"tokenize {self.name} {split}")
         fit = fitted(store, self.max_length, truncate=self.overlong == "truncate")
         self._check_rendered(store, examples)
@@ -158,6 +174,15 @@ class SupervisedData(DataModule):
         plan = Plan(packed.document, fit.starts[packed.document], packed.length, packed.row_bounds, packed.capacity)
         documents = WhollyTrained(store) if self.train_on_prompt else store
         return PackedRows(documents, plan, pad_id=self.tokenizer.pad_id, trim=not self.packing), fit
+
+    def _check_all_trained(self, examples: list[Example]) -> None:
+        """Raises UserError for a turn of weight 0 where every token is to be trained."""
+        for example in examples:
+            if any(not m.trained for m in example.messages if m.role == "assistant"):
+                raise UserError(
+                    f"{example.source}: a turn has weight 0, and data.train_on_prompt=true trains every token; leave "
+                    "out one of the two"
+                )
 
     def _check_rendered(self, store: TokenStore, examples: list[Example]) -> None:
         """Raises UserError for the first conversation that the template refused when its tokens were cached."""
@@ -189,19 +214,26 @@ class SupervisedData(DataModule):
             description=description,
         )
 
+    def _learned(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The messages with the marks of which are trained."""
+        return last_alone(messages) if self.train_last_only else messages
+
     def _encoded(self, example: Example) -> Encoded:
         nothing: tuple[list[int], list[bool]] = ([], [])
-        ids, trained = self._encoded_or(
-            nothing, example, lambda: self.tokenizer.chat.encode(self.tokenizer, example.messages)
-        )
+        messages = self._learned(example.messages)
+        ids, trained = self._encoded_or(nothing, example, lambda: self.tokenizer.chat.encode(self.tokenizer, messages))
         mask = np.asarray(trained, dtype=bool)
         if not mask.any():
             return ids, mask.tolist()
         last = int(np.flatnonzero(mask)[-1])
-        if self.train_last_only:
-            mask[: last + 1 - _run_length(mask[: last + 1])] = False
         # What a template writes after the last answer's end token is never sampled: it would only take up room.
         return ids[: last + 1], mask[: last + 1].tolist()
+
+
+def last_alone(messages: Sequence[Message]) -> list[Message]:
+    """The messages with the last of the assistant's as the only one that is trained, if it is to be."""
+    last = max((n for n, message in enumerate(messages) if message.role == "assistant"), default=-1)
+    return [replace(message, trained=message.trained and n == last) for n, message in enumerate(messages)]
 
 
 class WhollyTrained:

@@ -53,6 +53,15 @@ def test_every_completion_comes_once_with_its_label_and_a_completion_of_another_
         assert (label, weight) == (row["label"], row.get("weight", 1.0)) and row["prompt"] in asked
 
 
+def test_labels_of_weight_0_are_left_out_and_counted(answers, sentence):
+    """Of the balance of good and bad as well, which KTO weighs its two losses by."""
+    rows = [judged(sentence, n, n < 3, weight=0.0 if n in (0, 4) else 1.0) for n in range(5)]
+    counts = answers(rows).counts()
+    assert (counts["skipped"], counts["good"], counts["bad"]) == ({"no_weight": 2}, 2, 1)
+    with pytest.raises(UserError, match=r"of these no_weight 1"):
+        answers([judged(sentence, 0, True), judged(sentence, 1, False, weight=0.0)]).setup()
+
+
 def test_counts_held_out_sets_and_what_changes_the_fingerprint(answers, sentence):
     rows = [judged(sentence, n, n < 3) for n in range(5)]
     long = {"prompt": "Q?", "completion": sentence(5, 90), "label": True}

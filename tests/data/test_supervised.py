@@ -205,10 +205,23 @@ def test_a_turn_of_weight_0_is_read_and_not_trained(task_pairs, tokenizer):
     both = [{"messages": turns(*told)}, {"messages": turns(*((*one[:2], {}) for one in told))}]
     assert len(list(segments(task_pairs(both, cls=Instructions).train_dataloader()))) == 2  # no duplicates
     masked = {"messages": turns(("user", "Two?", {}), ("assistant", "Wrong.", {"train": False}))}
-    with pytest.raises(UserError, match=r"train.jsonl:2: no token of an answer to train on"):
-        task_pairs([pair("a", "b"), masked]).setup()
-    data = task_pairs([pair("a", "b"), masked], on_error="skip")
-    assert data.counts()["skipped"] == {"no_trained_token": 1}
+    data = task_pairs([pair("a", "b"), masked])
+    assert data.counts()["skipped"] == {"no_weight": 1}
+    with pytest.raises(UserError, match=r"no conversation to train on \(skipped: no_weight 1\)"):
+        task_pairs([masked]).setup()
+
+
+def test_a_last_answer_of_weight_0_leaves_nothing_to_the_last_answer_alone(task_pairs):
+    """And no answer before it takes its place."""
+    told = [("user", "1?", {}), ("assistant", "Right.", {}), ("user", "2?", {}), ("assistant", "No.", {"loss": 0})]
+    data = task_pairs([pair("a", "b"), {"messages": turns(*told)}], cls=Instructions, train_last_only=True)
+    assert data.counts()["skipped"] == {"no_weight": 1} and data.training_answers() == ["b"]
+
+
+def test_training_on_every_token_refuses_a_turn_of_weight_0(task_pairs):
+    told = [("user", "1?", {}), ("assistant", "No.", {"weight": 0}), ("user", "2?", {}), ("assistant", "Yes.", {})]
+    with pytest.raises(UserError, match=r"train.jsonl:2: a turn has weight 0, and data.train_on_prompt=true"):
+        task_pairs([pair("a", "b"), {"messages": turns(*told)}], cls=Instructions, train_on_prompt=True).setup()
 
 
 def test_history_is_trained_and_left_out_with_the_last_answer_alone(task_pairs, tokenizer):
