@@ -105,7 +105,7 @@ def _check_scores(value: Mapping[str, Any], where: str) -> None:
     """Raises RowError where a row's own scores (or ranks) say that the rejected answer is the better one."""
     for names in _SCORES_OF_PAIRS:
         better, worse = (value.get(name) for name in names)
-        if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in (better, worse)):
+        if not (isinstance(better, int | float) and isinstance(worse, int | float)):
             continue
         if (better > worse) if "rank" in names[0] else (better < worse):
             raise RowError(
