@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm import config as schema
-from lit_llm import hydra_node, started, yaml_files
+from lit_llm import devices, hydra_node, started, yaml_files
 from lit_llm.durable import write_text
 from lit_llm.errors import UserError
 from lit_llm.exhaustion import one_line
@@ -304,7 +304,7 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
         if cfg is not None and not _only_shows(arguments):
             try:
                 validate(cfg)
-                findings += [] if several else wrong_places(schema.plain(cfg))
+                findings += [] if several else [*wrong_places(schema.plain(cfg)), *devices.faults(schema.plain(cfg))]
             except UserError as error:
                 findings += str(error).splitlines()
     if findings:

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
-from lit_llm import processor
+from lit_llm import devices, processor
 from lit_llm.callbacks.begun import Begun
 from lit_llm.callbacks.steps import step_ended
 from lit_llm.checkpointing import loops
@@ -47,7 +47,7 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
         torch.set_num_threads(cfg.num_threads)
     trainer = L.Trainer(
         accelerator=_accelerator(cfg),
-        devices=cfg.devices,
+        devices=devices.for_lightning(cfg),
         num_nodes=cfg.num_nodes,
         strategy="ddp" if cfg.strategy == "auto" and _world(cfg) > 1 else cfg.strategy,
         precision=precision(cfg.precision, cfg.accelerator),  # type: ignore[arg-type]
@@ -147,7 +147,7 @@ def _accelerator(cfg: DictConfig) -> str:
 
 
 def _world(trainer: DictConfig) -> int:
-    return int(trainer.devices * trainer.num_nodes)
+    return int(devices.count(trainer) * trainer.num_nodes)
 
 
 def _batches(value: int | float | None) -> int | float | None:
