@@ -27,8 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from lit_llm.bars import Bar
 from lit_llm.data import corpus_overlap, docstrings, extraction, prose, questions
 from lit_llm.data.corpus_overlap import plain, said
 from lit_llm.data.extraction import Entry, Job
@@ -83,7 +82,7 @@ def build(cache_dir: str | Path = "outputs/cache", *, workers: int | None = None
         return folder
     began = time.monotonic()
     jobs = list(_jobs())
-    with tqdm(
+    with Bar(
         total=len(jobs), desc="Reading the installed documentation", unit="file", disable=not show_progress
     ) as bar:
         entries = extraction.extract(jobs, workers or cores(), bar.update)
