@@ -11,7 +11,7 @@ from tqdm import tqdm
 EVERY_SECONDS = 30.0  # between two lines of a log file
 
 
-class Bar(tqdm):  # type: ignore[type-arg]
+class Bar(tqdm):  # type: ignore[misc]
     """tqdm's bar. Where stderr is no terminal, redrawing would write it ten times a second, one after the other: there
     it is a line every ``EVERY_SECONDS``, and a last one; none for work that is done sooner."""
 
