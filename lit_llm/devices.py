@@ -51,9 +51,9 @@ def most_processes() -> int:
     return max(2, cores())
 
 
-def count(trainer: Any) -> int:
+def count(settings: Any) -> int:
     """Processes on this machine, as Lightning reads it. 1 for what :func:`fault` refuses."""
-    value, gpu = _read(trainer["devices"]), _on_gpu(trainer["accelerator"])
+    value, gpu = _read(settings["devices"]), _on_gpu(settings["accelerator"])
     if isinstance(value, list):
         return max(1, len(value))
     if value in ("auto", -1):
@@ -61,9 +61,9 @@ def count(trainer: Any) -> int:
     return value if isinstance(value, int) and value > 0 else 1
 
 
-def fault(trainer: Any) -> str | None:
+def fault(settings: Any) -> str | None:
     """What is wrong with ``devices`` on this machine; None: nothing. What is no number in its range is told before."""
-    value, accelerator = _read(trainer["devices"]), trainer["accelerator"]
+    value, accelerator = _read(settings["devices"]), settings["accelerator"]
     if value in (None, 0, []):
         return SAID
     if accelerator == "mps":
@@ -97,10 +97,10 @@ def _fault_of_processes(value: Any) -> str | None:
     )
 
 
-def refuse(trainer: Any) -> None:
+def refuse(settings: Any) -> None:
     """Raises UserError where the machine has not what is asked for."""
-    if found := fault(trainer):
-        raise UserError(f"trainer.devices={trainer['devices']}: {found}")
+    if found := fault(settings):
+        raise UserError(f"trainer.devices={settings['devices']}: {found}")
 
 
 def faults(values: Mapping[str, Any]) -> Iterator[str]:
@@ -114,10 +114,10 @@ def faults(values: Mapping[str, Any]) -> Iterator[str]:
             yield f"{prefix}trainer.devices={run['trainer']['devices']}: {found}"
 
 
-def for_lightning(trainer: Any) -> Any:
+def for_lightning(settings: Any) -> Any:
     """What ``lightning.Trainer(devices=...)`` takes."""
-    value = _read(trainer["devices"])
-    return value if isinstance(value, list) or value in ("auto", -1) else count(trainer)
+    value = _read(settings["devices"])
+    return value if isinstance(value, list) or value in ("auto", -1) else count(settings)
 
 
 def _read(value: Any) -> int | str | list[int] | None:
