@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from lit_llm import config as schema
 from lit_llm import left_out
 from lit_llm.backbone import huggingface
 from lit_llm.backbone.heads import LanguageModel
+from lit_llm.bars import Bar
 from lit_llm.control_curve import write_best_of_n
 from lit_llm.durable import write_json
 from lit_llm.errors import UserError
@@ -148,7 +147,7 @@ class Models:
 def write_ledger(folder: Path, models: Models, parents: Parents) -> Path:
     """Every stage on every earlier stage's sets. Scores that a run took itself are read."""
     known = {stage: parent if parent in models.runs else None for stage, parent in parents.items()}
-    bar = tqdm(desc="ledger", unit="exam", dynamic_ncols=True, leave=False)
+    bar = Bar(desc="ledger", unit="exam", dynamic_ncols=True, leave=False)
 
     def examine(stage: str, name: str) -> Scores | None:
         bar.update()

@@ -29,7 +29,8 @@ LEFT_OUT = (
     "lit_llm.command_line", "lit_llm.validation", "lit_llm.signatures", "lit_llm.sweep", "lit_llm.launch",
     "lit_llm.callbacks.progress", "lit_llm.model_card", "lit_llm.pipeline", "lit_llm.arguments", "lit_llm.report",
     "lit_llm.closing", "lit_llm.code_closure", "lit_llm.stage_cache", "lit_llm.overrides", "lit_llm.steps",
-    "lit_llm.annotations", "lit_llm.verification", "lit_llm.left_out",
+    "lit_llm.annotations", "lit_llm.verification", "lit_llm.left_out", "lit_llm.bars",
+    "lit_llm.monitored",
 )  # fmt: skip
 
 

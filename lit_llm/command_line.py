@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm import config as schema
-from lit_llm import hydra_node, started, yaml_files
+from lit_llm import devices, hydra_node, started, yaml_files
 from lit_llm.durable import write_text
 from lit_llm.errors import UserError
 from lit_llm.exhaustion import one_line
@@ -48,6 +48,15 @@ from lit_llm.secrets import named_by_environment
 from lit_llm.validation import nearest, validate
 
 INSIDE_THE_STAGE = ("loss", "reward")  # groups that fill a key of the stage
+# What a run can do without, in Hydra's words, which has no null for a group.
+NULLS = {
+    "logger": "~logger{at}",
+    "callbacks": "callbacks{at}=none",  # what no run can do without stays
+    "evaluation": "{run}evaluation.enabled=false",
+    "gold": "{run}stage.gold=null",
+    "experiment": "~experiment",
+    "debug": "~debug",
+}
 
 
 def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] | None = None) -> None:
@@ -132,7 +141,23 @@ def rewrite(config_name: str, arguments: list[str]) -> list[str]:
 def _train_word(word: str) -> str:
     """loss, reward, gold and part.NAME (of a weighted sum) choose what is inside the stage, format inside its data."""
     key, equals, value = word.partition("=")
+    if equals and value == "null" and (instead := _null("", key)) is not None:
+        return instead
     return _inside("", key, value) or word if equals else word
+
+
+def _null(run: str, key: str) -> str | None:
+    """What a group of a run that is set to null comes to; None: no group, or one that knows null by itself."""
+    group = key.removeprefix("stage/")
+    if group in NULLS:
+        return NULLS[group].format(run=run, at=f"@{run}{group}" if run else "")
+    if (
+        group in INSIDE_THE_STAGE
+        or (group in schema.TrainConfig.__dataclass_fields__
+        and (conf_folder() / group).is_dir())
+    ):
+        raise UserError(f"{run}{key}=null: a run needs one; give the name of a file in conf/{group}/, or leave it out")
+    return None
 
 
 def _inside(run: str, key: str, value: str) -> str | None:
@@ -162,8 +187,16 @@ def _pipeline_word(word: str) -> str:
         return f"experiment=pipeline/{value}"
     prefix = key[: len(key) - len(key.lstrip("+~"))]
     parts = key.lstrip("+~").split(".")
+    if value == "null" and key in ("best_of_n", "experiment"):
+        if key == "experiment":
+            raise UserError(
+                "experiment=null: a chain is made of its sizes, steps and rates; leave it out for the usual"
+            )
+        return "best_of_n.n=0"
     if parts[0] == "stages" and (len(parts) == 3 or parts[2:3] == ["part"]):
         known = schema.TrainConfig.__dataclass_fields__
+        if value == "null" and (instead := _null(f"stages.{parts[1]}.", parts[2])) is not None:
+            return instead
         inside = _inside(f"stages.{parts[1]}.", ".".join(parts[2:]), value)
         if inside is not None:
             return inside if inside.startswith("+") else prefix + inside
@@ -190,7 +223,7 @@ def _own_limits(arguments: list[str]) -> list[str]:
 def _usual_choices(arguments: list[str]) -> list[str]:
     """stage=NAME alone also takes experiment/NAME.yaml: the data, optimizer and schedule that are usual for it."""
     given = dict(word.partition("=")[::2] for word in arguments if "=" in word and not word.startswith("-"))
-    name = given.get("stage")
+    name = given.get("stage") if "~experiment" not in arguments else None
     several = name and ("," in name or "(" in name)
     if name and several and "experiment" not in given:  # a sweep: every job takes what is usual for its own stage
         for one in name.split(",") if "(" not in name else []:
@@ -208,7 +241,11 @@ def _resumed(arguments: list[str]) -> list[str]:
     What the folder's files say about Hydra, or which code may run (allowed_targets), is not taken: it may be somebody
     else's.
     """
-    given = {word.partition("=")[0]: word.partition("=")[2] for word in arguments if "=" in word}
+    given = {
+        word.partition("=")[0].lstrip("~"): word.partition("=")[2]
+        for word in arguments
+        if "=" in word or word.startswith("~")
+    }
     place = text_of(given["resume"]) if "resume" in given else None
     if place in (None, "", "auto", "null") or any(word in ("-m", "--multirun") for word in arguments):
         return arguments
@@ -222,7 +259,7 @@ def _resumed(arguments: list[str]) -> list[str]:
     ours = [
         word for word in overrides if not word.lstrip("+~").startswith(("hydra", "-", "allowed_targets", "resume="))
     ]
-    kept = [word for word in ours if word.partition("=")[0] not in given]
+    kept = [word for word in ours if word.partition("=")[0].lstrip("~") not in given]
     for word in kept:
         if started.names_code(word):
             raise UserError(f"resume={place}: its saved {word} names code; if you trust it, give {word} again")
@@ -304,7 +341,7 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
         if cfg is not None and not _only_shows(arguments):
             try:
                 validate(cfg)
-                findings += [] if several else wrong_places(schema.plain(cfg))
+                findings += [] if several else [*wrong_places(schema.plain(cfg)), *devices.faults(schema.plain(cfg))]
             except UserError as error:
                 findings += str(error).splitlines()
     if findings:

@@ -32,7 +32,7 @@ class TrainerConfig:
     """What ``lit_llm.run`` builds its Lightning Trainer from. Steps are optimizer steps (rollouts for PPO)."""
 
     accelerator: str = "auto"  # a GPU is used where there is one
-    devices: int = 1  # processes on this machine
+    devices: Any = 1  # processes on this machine: a number, auto, -1 (every GPU) or a list of GPUs
     num_nodes: int = 1
     strategy: str = "auto"  # Lightning's names: ddp, fsdp, ...
     precision: str = "auto"  # bf16-mixed where the machine is good at it, else 32-true

@@ -21,6 +21,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lit_llm import config as schema
+from lit_llm import devices
 from lit_llm.errors import UserError
 from lit_llm.run_folder import RunFolder
 
@@ -88,7 +89,7 @@ def _prepare(cfg: DictConfig, folder: Path) -> None:
 
 def _torchrun(cfg: DictConfig, folder: Path) -> list[str]:
     """The command of this node. Several nodes each run the same, with NODE_RANK, MASTER_ADDR, MASTER_PORT set."""
-    words = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={cfg.trainer.devices}"]
+    words = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={devices.count(cfg.trainer)}"]
     if cfg.trainer.num_nodes == 1:
         words += ["--standalone", "--local-addr=127.0.0.1"]
     else:

@@ -255,6 +255,8 @@ def _explain(config_name: str, error: Exception, culprit: Override | None, overr
     if unknown:
         known = _known_keys(config_name, [item for item in overrides if item is not culprit])
         return f"{line}: unknown key; {nearest(key, known)}" if known else f"{line}: unknown key"
+    if isinstance(cause, OmegaConfBaseException) and "is not Optional" in str(cause):
+        return f"{line}: cannot be null; leave it out for what is usual"
     if isinstance(cause, OmegaConfBaseException):
         return f"{line}: {str(cause).splitlines()[0]}"
     return f"{line}: {first}"

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm import config as schema
+from lit_llm import devices
 from lit_llm.errors import UserError
 from lit_llm.given_values import Given
 from lit_llm.pretrained_model import KEY, Model, folder_named, known
@@ -219,13 +220,13 @@ def _work(values: Mapping[str, Any], weights: int) -> Iterator[str]:
 def step_tokens(values: Mapping[str, Any]) -> int | None:
     """Positions of a step, every row counted full; None where the data has no rows of one length."""
     data, stage, trainer = values["data"], values["stage"], values["trainer"]
-    devices = trainer["devices"] * trainer["num_nodes"]
+    processes = devices.count(trainer) * trainer["num_nodes"]
     micro = data.get("micro_batch_size")
     if micro is None:
         return None
     if "max_new_tokens" in stage:
-        return int(micro * devices * stage.get("group_size", 1) * stage["max_new_tokens"])
+        return int(micro * processes * stage.get("group_size", 1) * stage["max_new_tokens"])
     if data.get("max_length") is None:
         return None
     completions = 2 if "loss" in stage else 1  # a row of preferences is a comparison
-    return int((trainer["global_batch_size"] or micro * devices) * completions * data["max_length"])
+    return int((trainer["global_batch_size"] or micro * processes) * completions * data["max_length"])

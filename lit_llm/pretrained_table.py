@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lit_llm import config as schema
+from lit_llm import devices
 from lit_llm.given_values import Given
 from lit_llm.overrides import conf_folder
 from lit_llm.pretrained_model import Model, folder_named, known
@@ -164,14 +165,14 @@ def _batches(run: DictConfig, prefix: str, row: Row, model: Model, given: Given)
         yield "stage.micro_batch_size", 8 if model.weights < LARGE else 2
         yield "trainer.limit_val_batches", VALIDATED
         return
-    devices, batch = max(1, run.trainer.devices * run.trainer.num_nodes), row.batch
+    processes, batch = max(1, devices.count(run.trainer) * run.trainer.num_nodes), row.batch
     total = run.trainer.global_batch_size if given.has(f"{prefix}trainer.global_batch_size") else None
     if given.has(f"{prefix}data.micro_batch_size"):
         micro = _count(run.data.micro_batch_size, micro)
     elif total is not None:
-        micro = next((each for each in range(micro, 1, -1) if total % (each * devices) == 0), 1)
+        micro = next((each for each in range(micro, 1, -1) if total % (each * processes) == 0), 1)
     yield "data.micro_batch_size", micro
-    yield "trainer.global_batch_size", micro * devices * max(1, round(batch / (micro * devices)))
+    yield "trainer.global_batch_size", micro * processes * max(1, round(batch / (micro * processes)))
 
 
 def _count(value: Any, otherwise: int) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from lit_llm import config as schema
+from lit_llm import devices
 from lit_llm.collector import imports_uncollected
 from lit_llm.command_line import command
 from lit_llm.errors import UserError
@@ -41,9 +42,13 @@ def job(cfg: DictConfig) -> float | None:
 
 def execute(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Run ``cfg`` in ``folder``, in this process or, for several devices, in several. Returns the metrics."""
-    from lit_llm.launch import inside_worker, launch
+    with imports_uncollected():
+        import torch  # noqa: F401  it knows the GPUs; what needs it comes next
 
-    if cfg.trainer.devices * cfg.trainer.num_nodes > 1 and not inside_worker():
+        from lit_llm.launch import inside_worker, launch
+
+    devices.refuse(cfg.trainer)
+    if devices.count(cfg.trainer) * cfg.trainer.num_nodes > 1 and not inside_worker():
         return launch(cfg, folder)
     return run(cfg, folder)
 

@@ -18,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lit_llm import config as schema
+from lit_llm import devices
 from lit_llm.command_line import complain
 from lit_llm.durable import write_json
 from lit_llm.errors import UserError
@@ -66,7 +67,7 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
     held = holds_a_run(folder)
     try:
         validate(cfg)
-        refuse_wrong_places(cfg)
+        refuse_what_is_not_there(cfg)
         refuse_incomparable(schema.plain(cfg))
         metrics = job(cfg, folder)
         value = objective(metrics)
@@ -105,7 +106,7 @@ def _alone(job: Job, cfg: DictConfig, folder: Path, kind: str) -> float:
     shown, held = hide(cfg), holds_a_run(folder)
     try:
         validate(cfg)
-        refuse_wrong_places(cfg)
+        refuse_what_is_not_there(cfg)
         return objective(job(cfg, folder))
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
@@ -131,9 +132,9 @@ def _stopped(stop: BaseException, folder: Path, kind: str, shown: Callable[[str]
         print(shown(how_to_go_on(folder, kind)), file=sys.stderr, flush=True)
 
 
-def refuse_wrong_places(cfg: DictConfig) -> None:
-    """Raises UserError for every folder and file that the configuration names and that is not there."""
-    if lines := list(wrong_places(schema.plain(cfg))):
+def refuse_what_is_not_there(cfg: DictConfig) -> None:
+    """Raises UserError for every folder, file and device that the configuration names and that is not there."""
+    if lines := [*wrong_places(schema.plain(cfg)), *devices.faults(schema.plain(cfg))]:
         raise UserError("\n".join(lines))
 
 

@@ -13,8 +13,10 @@ import torch
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
-from lit_llm import processor
+from lit_llm import devices, processor
+from lit_llm.bars import on_terminal
 from lit_llm.callbacks.begun import Begun
+from lit_llm.callbacks.progress import Progress
 from lit_llm.callbacks.steps import step_ended
 from lit_llm.checkpointing import loops
 from lit_llm.checkpointing.atomic import AtomicCheckpointIO
@@ -36,6 +38,8 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
     steps = step_limit(cfg)
     # Lightning refuses a bar that is both given and forbidden; trainer.progress=false means it is not wanted.
     callbacks = [each for each in parts.callbacks if cfg.progress or not isinstance(each, ProgressBar)]
+    if cfg.progress and not on_terminal() and not any(isinstance(each, ProgressBar) for each in callbacks):
+        callbacks.append(Progress())  # in place of Lightning's own, which fills a log file
     if not any(isinstance(callback, RandomState) for callback in callbacks):
         callbacks.append(RandomState())
     callbacks.append(Begun(note_begun))
@@ -47,7 +51,7 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
         torch.set_num_threads(cfg.num_threads)
     trainer = L.Trainer(
         accelerator=_accelerator(cfg),
-        devices=cfg.devices,
+        devices=devices.for_lightning(cfg),
         num_nodes=cfg.num_nodes,
         strategy="ddp" if cfg.strategy == "auto" and _world(cfg) > 1 else cfg.strategy,
         precision=precision(cfg.precision, cfg.accelerator),  # type: ignore[arg-type]
@@ -147,7 +151,7 @@ def _accelerator(cfg: DictConfig) -> str:
 
 
 def _world(trainer: DictConfig) -> int:
-    return int(trainer.devices * trainer.num_nodes)
+    return int(devices.count(trainer) * trainer.num_nodes)
 
 
 def _batches(value: int | float | None) -> int | float | None:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm import config as schema
-from lit_llm import objective, targets
+from lit_llm import monitored, objective, targets
 from lit_llm.annotations import fits
 from lit_llm.errors import UserError
 from lit_llm.ranges import out_of_range
@@ -158,6 +158,7 @@ def _check_run(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
     for name, node in values["evaluation"]["scorers"].items():
         yield from _check_node(f"{prefix}evaluation.scorers.{name}", node, "reward", allowed)
     yield from objective.faults(prefix, values)
+    yield from monitored.faults(prefix, values)
     yield from _check_trainer(prefix + "trainer.", values["trainer"])
     yield from _check_recomputed(prefix, values)
     if values["resume"] not in (None, "auto"):

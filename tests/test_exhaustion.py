@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import importlib
+import logging
 import multiprocessing
 import os
 import resource
@@ -22,7 +24,7 @@ from lit_llm import durable
 from lit_llm.arguments import run_command
 from lit_llm.backbone.weights import write_tensors
 from lit_llm.checkpointing.resume import find_checkpoint
-from lit_llm.command_line import compose, whole_files
+from lit_llm.command_line import command, compose, whole_files
 from lit_llm.durable import NotWritten, clean_abandoned, folder_beside, write_json, write_text
 from lit_llm.errors import UserError
 from lit_llm.exhaustion import OutOfMemory, one_line
@@ -135,6 +137,50 @@ def test_a_script_out_of_memory_names_its_keys(capsys: pytest.CaptureFixture[str
     told = capsys.readouterr().err
     assert told.startswith("error: out of memory")
     assert "lower samples or lower max_new_tokens or take a smaller model" in told or "lower max_new_tokens" in told
+
+
+COMMANDS = {  # each that loads a model, and what it calls for its work
+    "lit_llm.generation.command": ("run", ["model=x", "prompt=y"]),
+    "lit_llm.generation.chat": ("run", ["model=x"]),
+    "lit_llm.reexamination": ("run", ["run=x"]),
+    "lit_llm.feedback.command": ("run", ["model=x", "prompts=y"]),
+    "lit_llm.benchmark.command": ("command", ["generation"]),
+    "lit_llm.verification": ("run", ["model=x"]),
+}
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_every_command_tells_in_one_line_that_memory_ran_out(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work, words = COMMANDS[module]
+    found = importlib.import_module(module)
+    monkeypatch.setattr(found, work, lambda *_: torch.empty(2**48))
+    monkeypatch.setattr(sys, "argv", ["command", *words])
+    with pytest.raises(SystemExit) as stopped:
+        found.main()
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: out of memory, the process had ") and told.count("\n") == 1 and "smaller" in told
+
+
+@pytest.mark.parametrize("name", ["train", "pipeline"])
+def test_so_do_run_and_pipeline(
+    name: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Wherever they are: here in what both begin with, before any run is there."""
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module("lit_llm.run" if name == "train" else "lit_llm.pipeline")
+    monkeypatch.setattr(module, "execute" if name == "train" else "plan", lambda *_: torch.empty(2**48))
+    monkeypatch.setattr(sys, "argv", [name])
+    monkeypatch.setattr(logging.root, "handlers", [])  # Hydra's come, and go with the test
+    monkeypatch.setattr(logging.root, "level", logging.root.level)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as stopped:
+        command(name, module.job, words if name == "train" else [])
+    assert stopped.value.code == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if "Traceback" in line or line.startswith("error")]
+    assert len(told) == 1 and told[0].startswith("error: out of memory")
 
 
 def with_files_of_at_most(size: int, work: Any, *arguments: Any) -> str:

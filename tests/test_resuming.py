@@ -172,8 +172,10 @@ def test_no_file_of_a_failed_sweep_holds_a_value_from_the_environment(scratch, t
     assert files_with(tmp_path, "hunter2secret") == []
 
 
-def test_a_variable_that_is_not_set_is_one_line(monkeypatch):
-    monkeypatch.delenv("NOT_THERE", raising=False)
+def test_a_variable_that_is_not_set_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # where no folder is called m
+    for name in ("NOT_THERE", "NOT_THERE_EITHER"):
+        monkeypatch.delenv(name, raising=False)
     words = ["data.path=${oc.env:NOT_THERE}/x", "init_from='${oc.env:NOT_THERE_EITHER,m}'"]
     with pytest.raises(UserError) as caught:
         check("train", rewrite("train", words))

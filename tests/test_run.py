@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from lit_llm import config as schema
 from lit_llm import trainer
 from lit_llm.backbone.huggingface import load_language_model, save_model
-from lit_llm.command_line import compose, going_on
+from lit_llm.command_line import check, compose, going_on, rewrite
 from lit_llm.errors import UserError
 from lit_llm.launch import launch
 from lit_llm.reexamination import Evaluate, reexamine
@@ -308,6 +308,41 @@ def test_jobs_that_are_compared_by_different_measures_stand_in_tables_of_their_o
     assert "val_loss (less is better)" in lines[1] and lines[2].split() == ["0", "2", "a=1"]
     assert "rankings/accuracy (more is better)" in lines[3] and lines[4].split() == ["1", "0.7", "a=2"]
     assert lines[5].startswith("2 measures")
+
+
+# Groups that are null
+
+
+def test_a_run_does_without_logger_callbacks_and_evaluation(words, tmp_path):
+    """Hydra has no null for a group: each is put in its words, and the rest is refused."""
+    null = ["logger=null", "callbacks=null", "evaluation=null", "experiment=null", "trainer.max_steps=2"]
+    cfg = compose("train", [*(word for word in words if not word.startswith(("callbacks", "evaluation"))), *null])
+    assert cfg.logger is None and not cfg.evaluation.enabled and "random_state" in cfg.callbacks
+    metrics = run(cfg, tmp_path)
+    assert metrics["steps"] == 2 and not metrics["heldout"] and (tmp_path / "model/config.json").is_file()
+    assert not list(tmp_path.rglob("events*")) and list(tmp_path.glob("checkpoints/step-*.ckpt"))
+
+
+def test_a_stage_of_a_pipeline_does_without_them_too():
+    null = [f"stages.ppo.{group}=null" for group in ("logger", "callbacks", "evaluation", "gold")]
+    cfg = compose("pipeline", [*null, "best_of_n=null"])
+    assert cfg.stages.ppo.logger is None and not cfg.stages.ppo.evaluation.enabled and cfg.best_of_n.n == 0
+    assert cfg.stages.dpo.logger is not None and cfg.stages.ppo.stage.gold is None
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "said"),
+    [
+        ("train", "optimizer=null", "a run needs one; give the name of a file in conf/optimizer/"),
+        ("pipeline", "stages.dpo.loss=null", "a run needs one; give the name of a file in conf/loss/"),
+        ("pipeline", "experiment=null", "leave it out for the usual"),
+        ("pipeline", "answers=null", "cannot be null; leave it out"),
+    ],
+)
+def test_what_a_run_needs_cannot_be_null(name, word, said):
+    with pytest.raises(UserError) as caught:
+        check(name, rewrite(name, [word]))
+    assert str(caught.value).startswith(f"{word}: ") and said in str(caught.value) and "\n" not in str(caught.value)
 
 
 # Several processes

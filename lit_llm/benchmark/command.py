@@ -14,6 +14,7 @@ from lit_llm.arguments import parse
 from lit_llm.benchmark.conditions import device_of, kind_of, load
 from lit_llm.benchmark.record import Record, check_writable
 from lit_llm.errors import UserError
+from lit_llm.exhaustion import one_line
 
 WORKS = {
     "training": "a training step's tokens a second and peak memory, here and in peers",
@@ -33,11 +34,14 @@ def main() -> None:
     """The command line (lit-llm-benchmark)."""
     try:
         command(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Exception as error:
+        told = one_line(error, "take a smaller shape, or fewer rows at once")
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def command(words: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ import torch
 
 from lit_llm.allocator import keep_freed_memory
 from lit_llm.errors import UserError
+from lit_llm.exhaustion import one_line
 
 
 class Worker:
@@ -109,9 +110,10 @@ def serve(pipe: Any, make: Callable[[], Any], tuned: bool, threads: int | None) 
 
 
 def _last_line(error: BaseException) -> str:
-    """A user's mistake as it is; anything else is a fault: with its type here, and whole on stderr."""
-    if isinstance(error, UserError):
-        return str(error)
+    """A user's mistake, or what ran out, as it is; all else is a fault: its type here, the whole on stderr."""
+    told = one_line(error, "take a smaller shape, or fewer rows at once")
+    if told is not None:
+        return str(told)
     traceback.print_exception(error, file=sys.stderr)
     return f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}"
 

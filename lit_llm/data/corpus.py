@@ -27,13 +27,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from lit_llm.bars import Bar
 from lit_llm.data import corpus_overlap, docstrings, extraction, prose, questions
 from lit_llm.data.corpus_overlap import plain, said
 from lit_llm.data.extraction import Entry, Job
 from lit_llm.data.filters import share
 from lit_llm.data.suggestions import nearest
+from lit_llm.devices import cores
 from lit_llm.durable import folder_beside
 from lit_llm.errors import UserError
 
@@ -82,20 +82,15 @@ def build(cache_dir: str | Path = "outputs/cache", *, workers: int | None = None
         return folder
     began = time.monotonic()
     jobs = list(_jobs())
-    with tqdm(
+    with Bar(
         total=len(jobs), desc="Reading the installed documentation", unit="file", disable=not show_progress
     ) as bar:
-        entries = extraction.extract(jobs, workers or _cores(), bar.update)
+        entries = extraction.extract(jobs, workers or cores(), bar.update)
     with folder_beside(folder) as staging:
         stats = write(entries, staging)
         stats |= {"versions": versions, "files": len(jobs), "seconds": round(time.monotonic() - began, 1)}
         (staging / "stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
     return folder
-
-
-def _cores() -> int:
-    """Those this process may use; all of them where the system (macOS, Windows) does not say."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _versions() -> dict[str, str]:

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from lit_llm.bars import Bar
 from lit_llm.durable import NotWritten, folder_beside
 from lit_llm.errors import UserError
 
@@ -113,7 +113,7 @@ def _encoded(
 ) -> Iterator[Encoded]:
     # Said outright, since the library warns at every fork of a process that has used its threads; workers only read.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    with tqdm(total=len(documents), desc=description, unit=" documents", leave=False, disable=None) as bar:
+    with Bar(total=len(documents), desc=description, unit=" documents", leave=False) as bar:
         for batch in _batches(documents, size_of):
             yield from encode_batch(batch)
             bar.update(len(batch))

@@ -12,8 +12,7 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
-from tqdm import tqdm
-
+from lit_llm.bars import Bar
 from lit_llm.data.projects import is_project, rankings_hash, shown
 from lit_llm.data.sources import Row, read_rows, resolve
 from lit_llm.data.splits import UNDIVIDED
@@ -168,7 +167,7 @@ def wait(place: Path, enough: int, every_seconds: float) -> int:
     if threading.current_thread() is threading.main_thread():
         # The stages before leave handlers that keep a SIGTERM for the end of a step: here there is none to wait for.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with tqdm(total=enough, initial=count, desc="rankings", unit="ranking", dynamic_ncols=True) as bar:
+    with Bar(total=enough, initial=count, desc="rankings", unit="ranking", dynamic_ncols=True) as bar:
         try:
             while not ready(count, enough, done):
                 sleep(every_seconds)

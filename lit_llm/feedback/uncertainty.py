@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sqlalchemy import select
-from tqdm import tqdm
 
+from lit_llm.bars import Bar
 from lit_llm.errors import UserError
 from lit_llm.feedback.store.engine import Store
 from lit_llm.feedback.store.projects import set_priorities
@@ -45,7 +45,7 @@ def prioritize(store: Store, folders: Sequence[Path]) -> int:
     tasks = _tasks(store)
     rewards = [_in_log_odds(LearnedReward(str(folder))) for folder in folders]
     found = {}
-    for task, (messages, answers) in tqdm(tasks.items(), desc="uncertainty"):
+    for task, (messages, answers) in Bar(tasks.items(), desc="uncertainty"):
         found[task] = uncertainty([reward([messages] * len(answers), answers).tolist() for reward in rewards])
     set_priorities(store, found)
     return len(found)

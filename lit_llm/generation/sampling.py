@@ -7,10 +7,10 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.norm import compute_dtype
+from lit_llm.bars import Bar
 from lit_llm.errors import UserError
 from lit_llm.generation.choice import Choice
 from lit_llm.generation.decoder import Decoder
@@ -77,7 +77,7 @@ def generate(
     dtype = dtype or compute_dtype(model.output_weight)
     with (
         torch.autocast(device.type, enabled=False),
-        tqdm(total=len(rows), desc=progress, disable=progress is None) as bar,
+        Bar(total=len(rows), desc=progress, disable=progress is None) as bar,
     ):
         positions = int((lengths + limits).max()) if len(rows) else 1
         decoder = Decoder(model, dtype, cuda_graph, positions, min(batch_size, len(rows)))

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from tqdm import tqdm
 
 from lit_llm.backbone.branches import branches_of
 from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.lora import TARGETS, lora_disabled
+from lit_llm.bars import Bar
 from lit_llm.errors import UserError
 from lit_llm.objectives.language import token_logps
 from lit_llm.stages import reference_store as store
@@ -160,7 +160,7 @@ class AgainstReference(Stage):
         sources = [data.prepared.train, *data.prepared.validation.values()]
         rank, world = self.trainer.global_rank, self.trainer.world_size
         total = sum(map(len, sources)) // world
-        with tqdm(total=total, desc="reference", unit=" rows", leave=False, disable=None) as bar:
+        with Bar(total=total, desc="reference", unit=" rows", leave=False) as bar:
             for rows in sources:
                 for size, batch in _batches(rows, data.micro_batch_size, rank, world):
                     moved = type(batch)(*(None if part is None else part.to(self.device) for part in batch))

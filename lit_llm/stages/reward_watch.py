@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 
+from lit_llm.checkpointing import atomic
 from lit_llm.errors import UserError
 from lit_llm.evaluation.exam_result import NAME, read_exam
 from lit_llm.evaluation.reward_exam import RewardExam, rerun
@@ -103,10 +103,19 @@ def keep(trainer: L.Trainer) -> None:
 
 
 def go_back(trainer: L.Trainer, stage: L.LightningModule, step: int, reasons: str) -> None:
-    """Ends the run with the last good weights, and says so in one line."""
-    file = Path(trainer.default_root_dir) / LAST_GOOD
+    """Ends the run with the last good weights, and says so in one line. With those of now where the file of the good
+    ones is not as it was written: every process reads it, and all go back or none."""
+    file, good, wrong = Path(trainer.default_root_dir) / LAST_GOOD, None, ""
     if file.is_file():
-        stage.load_state_dict(torch.load(file, map_location=stage.device, weights_only=True)["state_dict"])
-    kept = "the weights of the last exam that it passed are kept" if file.is_file() else "the weights are kept"
+        try:
+            good = atomic.load(file, stage.device)["state_dict"]
+        except UserError as error:
+            wrong = f"; those of the last exam that it passed cannot be read: {error}"
+    if trainer.strategy.reduce_boolean_decision(good is not None, all=True):
+        assert good is not None
+        stage.load_state_dict(good)
+        kept = "the weights of the last exam that it passed are kept"
+    else:
+        kept = f"the weights of now are kept{wrong}"
     log.warning("the run ends at rollout %d: the reward fails its exam (%s); %s; %s", step, reasons, kept, ADVICE)
     trainer.should_stop = True

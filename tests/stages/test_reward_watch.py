@@ -7,6 +7,7 @@ import lightning as L
 import pytest
 import torch
 
+from lit_llm.checkpointing.atomic import AtomicCheckpointIO
 from lit_llm.errors import UserError
 from lit_llm.evaluation.exam_result import ExamResult, Probe
 from lit_llm.evaluation.reward_exam import RewardExam
@@ -43,7 +44,7 @@ def trained(folder, steps=6, **options):
     """A run whose reward lies in ``folder``: the trainer after it."""
     given = {"max_new_tokens": 6, "epochs": 1, "exam_every_n_steps": 2, **options}
     stage = PPO(model=tiny_model(), reward=Examined(folder), tokenizer=Words(), **parts(1e-2), **given)
-    run = trainer(max_steps=steps, max_epochs=-1, default_root_dir=folder)
+    run = trainer(max_steps=steps, max_epochs=-1, default_root_dir=folder, plugins=[AtomicCheckpointIO()])
     run.fit(stage, datamodule=Data())
     return run
 
@@ -60,7 +61,7 @@ def fit(folder, shares, monkeypatch, steps=6, **options):
     monkeypatch.setattr(reward_watch, "rerun", rerun)
     given = {"max_new_tokens": 6, "epochs": 1, "exam_every_n_steps": 2, **options}
     stage = PPO(model=tiny_model(), reward=Examined(folder), tokenizer=Words(), **parts(1e-2), **given)
-    run = trainer(max_steps=steps, max_epochs=-1, default_root_dir=folder)
+    run = trainer(max_steps=steps, max_epochs=-1, default_root_dir=folder, plugins=[AtomicCheckpointIO()])
     run.fit(stage, datamodule=Data())
     return stage, run, weights
 
@@ -73,6 +74,26 @@ def test_a_reward_that_fails_on_the_way_ends_the_run_with_the_last_good_weights(
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     (line,) = [record.message for record in caplog.records if "exam" in record.message]
     assert "90% of 8 prompts" in line and "stage=dpo" in line and "\n" not in line
+
+
+def test_damaged_last_good_weights_are_not_loaded_and_named(folder, monkeypatch, caplog):
+    """A flipped bit of a weight, which torch.load does not see."""
+
+    def damaged(trainer):
+        kept(trainer)
+        file = folder / reward_watch.LAST_GOOD
+        content = torch.load(file, weights_only=True)
+        next(iter(content["state_dict"].values())).flatten()[0] = 3.0
+        torch.save(content, file)
+
+    kept = reward_watch.keep
+    monkeypatch.setattr(reward_watch, "keep", damaged)
+    stage, run, weights = fit(folder, [0.1, 0.9], monkeypatch)
+    assert run.global_step == 4
+    for name, parameter in stage.model.named_parameters():
+        assert torch.equal(parameter, weights[1][name])
+    (line,) = [record.message for record in caplog.records if "exam" in record.message]
+    assert "the weights of now are kept; " in line and "last_good.ckpt: " in line and "\n" not in line
 
 
 def test_the_first_exam_on_the_way_goes_back_to_the_beginning(folder, monkeypatch):

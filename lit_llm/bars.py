@@ -1,0 +1,37 @@
+"""Progress bars: a terminal redraws one in place; a log file gets a plain line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+EVERY_SECONDS = 30.0  # between two lines of a log file
+
+
+class Bar(tqdm):  # type: ignore[misc]
+    """tqdm's bar. Where stderr is no terminal, redrawing would write it ten times a second, one after the other: there
+    it is a line every ``EVERY_SECONDS``, and a last one; none for work that is done sooner."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._in_place = on_terminal()
+        self._begun = self._told = time.monotonic()
+        if not self._in_place:
+            options["leave"] = False  # what is left is a line already
+        super().__init__(*args, **options)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Shows the bar as it is. ``msg=""`` clears it: the end of one that does not stay."""
+        if self._in_place:
+            return bool(super().display(msg, pos))
+        now = time.monotonic()
+        if now - self._told >= EVERY_SECONDS or (msg == "" and self._told > self._begun):
+            self._told = now
+            print(str(self), file=self.fp, flush=True)
+        return False  # nothing to clear
+
+
+def on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
