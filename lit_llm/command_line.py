@@ -151,10 +151,8 @@ def _null(run: str, key: str) -> str | None:
     group = key.removeprefix("stage/")
     if group in NULLS:
         return NULLS[group].format(run=run, at=f"@{run}{group}" if run else "")
-    if (
-        group in INSIDE_THE_STAGE
-        or (group in schema.TrainConfig.__dataclass_fields__
-        and (conf_folder() / group).is_dir())
+    if group in INSIDE_THE_STAGE or (
+        group in schema.TrainConfig.__dataclass_fields__ and (conf_folder() / group).is_dir()
     ):
         raise UserError(f"{run}{key}=null: a run needs one; give the name of a file in conf/{group}/, or leave it out")
     return None

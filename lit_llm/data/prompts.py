@@ -231,6 +231,7 @@ class Prompts(DataModule):
 
     def _tokenized(self, prompts: list[Prompt], description: str) -> TokenStore:
         self.tokenizer.chat.check(self.tokenizer)
+
         def encode(batch: Sequence[Prompt]) -> list[Encoded]:
             return [(self._encoded_or([], prompt, partial(self._ids, prompt)), None) for prompt in batch]
 
