@@ -64,7 +64,7 @@ def count(settings: Any) -> int:
 def fault(settings: Any) -> str | None:
     """What is wrong with ``devices`` on this machine; None: nothing. What is no number in its range is told before."""
     value, accelerator = _read(settings["devices"]), settings["accelerator"]
-    if value in (None, 0, []):
+    if value in (None, 0, []) or (isinstance(value, int) and value < -1):
         return SAID
     if accelerator == "mps":
         return None if value in (1, "auto", -1, [0]) else "must be 1; this machine has one GPU"

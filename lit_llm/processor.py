@@ -22,7 +22,7 @@ def has_narrow_vectors() -> bool:
 
 
 def units() -> str:
-    """What sets processors apart as to speed, in a word: units for bfloat16, else the vectors that torch computes with."""
+    """What sets processors apart as to speed, in a word: units for bfloat16, else the vectors of torch's kernels."""
     flags = _flags()
     found = [name for flag, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")) if flag in flags]
     return " and ".join(found) or torch.backends.cpu.get_cpu_capability()

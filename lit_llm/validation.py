@@ -161,6 +161,7 @@ def _check_run(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
     yield from monitored.faults(prefix, values)
     yield from _check_trainer(prefix + "trainer.", values["trainer"])
     yield from _check_recomputed(prefix, values)
+    yield from _check_relations(prefix, values)
     if values["resume"] not in (None, "auto"):
         changed = change_from(values, RunFolder(values["resume"]))
         if changed is not None:
@@ -274,6 +275,20 @@ def _check_recomputed(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
+def _check_relations(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
+    """Of two numbers that are each in their range."""
+    data, stage = values["data"], values["stage"]
+    shares = [data.get(key) for key in ("validation_fraction", "test_fraction")]
+    if all(isinstance(share, int | float) for share in shares) and sum(shares) >= 1:
+        yield (
+            f"{prefix}data.validation_fraction={shares[0]} and {prefix}data.test_fraction={shares[1]}: nothing is left "
+            "to train on; together they must be below 1"
+        )
+    delta, high = stage.get("delta"), stage.get("eps_high")
+    if isinstance(delta, int | float) and isinstance(high, int | float) and delta <= 1 + high:
+        yield f"{prefix}stage.delta={delta}: must be above 1 + {prefix}stage.eps_high = {1 + high:g}, or null"
+
+
 def _check_trainer(path: str, values: Mapping[str, Any]) -> Iterator[str]:
     choices = {"precision": schema.PRECISIONS, "accelerator": schema.ACCELERATORS, "save_dtype": schema.SAVE_DTYPES}
     for key, known in choices.items():
@@ -284,6 +299,8 @@ def _check_trainer(path: str, values: Mapping[str, Any]) -> Iterator[str]:
             yield f"{path}{key}={values[key]}: must be a whole number, or a share from 0.0 to 1.0"
     if values["max_time"] and not TIME.fullmatch(values["max_time"]):
         yield f"{path}max_time={values['max_time']}: must be DD:HH:MM:SS, days to seconds, such as 00:01:30:00"
+    elif values["max_time"] and not re.search("[1-9]", values["max_time"]):
+        yield f"{path}max_time={values['max_time']}: no time at all; give at least 00:00:00:01, or null"
     budget = values["activation_memory_budget"]
     if budget < 1 and values["gradient_checkpointing"]:
         yield f"{path}activation_memory_budget={budget}: computes again what {path}gradient_checkpointing does; choose"

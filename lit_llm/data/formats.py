@@ -284,11 +284,15 @@ def _refusal(unused: list[str], read: Collection[str], kind: Kind, where: str) -
 
 
 def _said_again(key: str, value: Any, record: Record, where: str) -> bool:
-    """Whether a value holds nothing that the record does not: a turn's text, turns, or (``text``) all of them."""
+    """Whether a value holds nothing that the record does not: a turn's text, turns, or (``text``) all of them.
+
+    What equals one of several answers, or one that is good or bad, says which is better: that is no repetition.
+    """
     said = [(role, text.strip()) for role, text in _said(record)]
-    texts = [text for _, text in said]
     if isinstance(value, str):
-        return value.strip() in texts or (key == "text" and _renders(value, texts))
+        judged = isinstance(record, Comparison | Labelled)
+        texts = [text for role, text in said if not (judged and role == "assistant")]
+        return value.strip() in texts or (key == "text" and _renders(value, [text for _, text in said]))
     try:
         turns = messages_of(value, "", where)
     except RowError:
@@ -296,12 +300,13 @@ def _said_again(key: str, value: Any, record: Record, where: str) -> bool:
     return all(turn.trained and (turn.role, turn.content.strip()) in said for turn in turns)
 
 
-_ALPACA = re.compile(
-    r"Below is an instruction that describes a task(, paired with an input that provides further context)?\. "
-    r"Write a response that appropriately completes the request\."
+_ALPACA = re.compile(r"\s*Below is an instruction[^\n]*")
+_MARKS = re.compile(
+    r"(<[|\w/｜▁\s-]{1,40}>|\[/?[A-Z_]{1,20}\]|[#*]{0,3}\s*(?:system|user|human|assistant|gpt|bot|model|prompter|instruction|input"
+    r"|response|question|answer|output|[QA])\s*:?|[\s:#*=-])*",
+    re.IGNORECASE,
 )
-_MARKS = 60
-"""The most characters that a template writes between two turns, such as ``<|im_end|>\\n<|im_start|>assistant\\n``."""
+"""What a template writes between two turns: marks in brackets, and the names of who speaks."""
 
 
 def _renders(text: str, turns: Sequence[str]) -> bool:
@@ -309,9 +314,9 @@ def _renders(text: str, turns: Sequence[str]) -> bool:
     rest = _ALPACA.sub("", text)
     for part in (part.strip() for turn in turns for part in turn.split("\n\n") if part.strip()):
         before, found, rest = rest.partition(part)
-        if not found or len(before.strip()) > _MARKS:
+        if not found or not _MARKS.fullmatch(before):
             return False
-    return len(rest.strip()) <= _MARKS
+    return bool(_MARKS.fullmatch(rest))
 
 
 def _said(record: Record) -> Iterator[tuple[str, str]]:
@@ -322,7 +327,9 @@ def _said(record: Record) -> Iterator[tuple[str, str]]:
     for message in record.messages if isinstance(record, Example | Prompt) else record.prompt:
         yield message.role, message.content
     if isinstance(record, Comparison):
-        yield from (("assistant", completion) for completion in record.completions)
+        for completion, rank in zip(record.completions, record.ranks, strict=True):
+            if rank == 1:  # turns with another's answer would say that it is the better one
+                yield "assistant", completion
     if isinstance(record, Labelled):
         yield "assistant", record.completion
 

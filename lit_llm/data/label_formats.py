@@ -8,11 +8,15 @@ from typing import Any, Literal
 
 from lit_llm.data.conversations import CONTEXT, check_order, in_context, messages_of, prompt_of, text_of, untrained
 from lit_llm.data.preference_formats import chosen_and_rejected, completion_text, judged, ranking, tags_of, who_said
+from lit_llm.data.row_keys import empty as says_nothing
+from lit_llm.data.row_keys import refusal
 from lit_llm.data.sources import Row
 from lit_llm.data.streams import RowError
 from lit_llm.records import Labelled, Message
 
 SEVERITIES = range(1, 4)
+_OF_RANKINGS = ("completions", "ranking", "ranks", "chosen", "rejected", "margin", "all_bad")
+"""What says who is better another way than a row's own label does."""
 
 
 def labelled(value: Mapping[str, Any], where: str) -> Labelled:
@@ -70,7 +74,11 @@ class LabelsOfRankings:
 
     def __call__(self, row: Row) -> Iterator[Row | RowError]:
         value = row.value
-        if isinstance(value, str) or "label" in value or not ("completions" in value or "chosen" in value):
+        if not isinstance(value, str) and "label" in value:
+            others = [key for key in _OF_RANKINGS if not says_nothing(value.get(key))]
+            yield refusal(others, ("prompt", "completion", "label"), row.where) if others else row
+            return
+        if isinstance(value, str) or not ("completions" in value or "chosen" in value):
             yield row
             return
         value = _ranking_of(value, row.where)

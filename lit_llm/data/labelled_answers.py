@@ -168,6 +168,12 @@ class LabelledAnswers(DataModule):
         self.min_severity = min_severity
         self._needed: list[int] = []  # tokens of each record's prompt and completion
 
+    def training_weights(self) -> tuple[float, float]:
+        """The sums of the weights of the good and of the bad completions that are trained."""
+        rows: LabelledRows = self.prepared.train  # type: ignore[assignment]
+        good = sum(weight for label, weight in zip(rows.labels, rows.weights, strict=True) if label)
+        return good, sum(rows.weights) - good
+
     def _parameters(self) -> dict[str, Any]:
         names = ("label", "flag_kinds", "min_severity", "max_length")
         return {name: getattr(self, name) for name in names}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lit_llm.data.conversations import (
@@ -21,12 +21,8 @@ from lit_llm.data.row_keys import check_part
 from lit_llm.data.streams import RowError
 from lit_llm.records import Comparison, Message
 
-_SCORES_OF_PAIRS = [("score_chosen", "score_rejected")] + [
-    (f"chosen{dash}{what}", f"rejected{dash}{what}")
-    for dash in "-_"
-    for what in ("score", "rating", "avg_rating", "rank")
-]
-"""What public pairs call the two answers' scores."""
+_SCORES = ("score", "scores", "rating", "ratings", "avg_rating", "gold", "rank")
+"""What public pairs call what was given to each of the two answers."""
 
 
 def preference_pair(value: Mapping[str, Any], where: str) -> Comparison:
@@ -103,16 +99,33 @@ def _pair(
 
 def _check_scores(value: Mapping[str, Any], where: str) -> None:
     """Raises RowError where a row's own scores (or ranks) say that the rejected answer is the better one."""
-    for names in _SCORES_OF_PAIRS:
-        better, worse = (value.get(name) for name in names)
-        if not (isinstance(better, int | float) and isinstance(worse, int | float)):
-            continue
-        if (better > worse) if "rank" in names[0] else (better < worse):
-            raise RowError(
-                "scores_disagree",
-                f"{where}: '{names[0]}' is {better} and '{names[1]}' is {worse}: the rejected answer is the better "
-                "one; swap the two answers, or take the scores out",
-            )
+    for name in _SCORES:
+        for first, second, better, worse in _scored(value, name):
+            if better is None or worse is None:
+                continue
+            if (better > worse) if name == "rank" else (better < worse):
+                raise RowError(
+                    "scores_disagree",
+                    f"{where}: '{first}' is {better:g} and '{second}' is {worse:g}: the rejected answer is the better "
+                    "one; swap the two answers, or take the scores out",
+                )
+
+
+def _scored(value: Mapping[str, Any], name: str) -> Iterator[tuple[str, str, float | None, float | None]]:
+    """(key, key, score of the chosen, score of the rejected) in each way to write them."""
+    if isinstance(both := value.get(name), Mapping):
+        keys = f"{name}.chosen", f"{name}.rejected"
+        yield *keys, _number(both.get("chosen")), _number(both.get("rejected"))
+    for form in ("{side}-{name}", "{side}_{name}", "{name}_{side}"):
+        first, second = (form.format(side=side, name=name) for side in ("chosen", "rejected"))
+        yield first, second, _number(value.get(first)), _number(value.get(second))
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return None if isinstance(value, bool) or value is None else float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def ranking(value: Mapping[str, Any], where: str) -> Comparison:

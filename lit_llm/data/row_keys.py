@@ -35,14 +35,29 @@ ABOUT = _words("""
 """)
 """Where a row (or a message, or a completion) is from and what it is about: in every kind of data."""
 
-_ABOUT_ENDS = re.compile(
-    r".+[-_.](id|uuid|hash|sha256|url|date|timestamp|model|version)"
-    r"|(?!(input|target|output|reference|expected|response|answer)[-_.]).+[-_.](lang|language|file|path|type)"
+_ABOUT_ENDS = re.compile(r".+[-_.](id|uuid|hash|sha256|date|timestamp|model|version|type)")
+_ABOUT_WHERE = re.compile(
+    r"(source|src|origin|original|detected|native|main|primary|text|doc|document|page|web|repo|file|data|dataset|article"
+    r"|post|book|warc|dump|license|user|author|crawl)[-_.](url|lang|language|file|path)"
 )
-_ELSE_THAN_TEXT = re.compile(r"(images?|videos?|audios?|media|tools?|functions)([-_.].+)?", re.IGNORECASE)
+"""A place or a language is about the row where its name says whose: ``img_path`` is a picture, ``tgt_lang`` a task."""
+_ELSE_THAN_TEXT = re.compile(
+    r"(.*[-_.])?(images?|img|pictures?|photos?|screenshots?|videos?|audios?|wav|speech|voice|media|tools?|functions?|system"
+    r"|target|tgt|output|reference|expected|winner|better|best|preferred|preference|choice)([-_.].*)?",
+    re.IGNORECASE,
+)
+_FREE = _words("""
+    title author authors publisher license licence copyright citation source sources path file files filename file_name
+    file_path filepath url urls uri link meta metadata attributes info provenance keywords key id guid
+""")
+"""Names that may hold any text: under every other one a sentence would be an instruction."""
 _LABELS = _words("task tasks task_type task_name type kind function")
-"""Short names of something. A sentence there is an instruction, and an object a function's schema."""
-_SENTENCE = re.compile(r"[.!?:\n]\s|[.!?:]$")
+"""Short names of something, which no object describes: that would be a function's schema."""
+_MEASURES = _words("""
+    length num_chars num_tokens n_tokens tokens token_count text_token_length token_length char_count num_turns turn
+    turns views likes upvotes downvotes seed temperature top_p
+""")
+_SENTENCE = re.compile(r"[.!?:]\s|\n|[.!?:]$")
 _TOOL_OR_MEDIA = re.compile(
     r"(tool|function|image|video|audio)s?([-_](use|call|output|result|response|url)s?)?", re.IGNORECASE
 )
@@ -94,6 +109,7 @@ CHANGES = {
     ),
 }
 """Keys that are known to change what a row means, and why they are not used where they are refused."""
+_HIDDEN = {key for key, why in CHANGES.items() if "trained" in why} | {"system", "system_prompt", "history", "messages"}
 
 
 def known(key: Any, kind: str | None) -> bool:
@@ -102,9 +118,11 @@ def known(key: Any, kind: str | None) -> bool:
         return False
     if kind is not None and key in OF_KIND[kind]:
         return True
+    if key in ABOUT:
+        return True
     if key in CHANGES or _ELSE_THAN_TEXT.fullmatch(key):
         return False
-    if key in ABOUT or _ABOUT_ENDS.fullmatch(key):
+    if _ABOUT_ENDS.fullmatch(key) or _ABOUT_WHERE.fullmatch(key):
         return True
     if kind is None:
         return key in OF_MESSAGES
@@ -112,17 +130,43 @@ def known(key: Any, kind: str | None) -> bool:
 
 
 def _is_about(key: str, value: Any) -> bool:
-    """Whether what stands under a key that is ``known`` is what its name promises."""
+    """Whether what stands under a key that is ``known`` is what its name promises, and hides nothing else."""
     if key == "unranked":  # in exported rankings the list of what nobody ranked
         return isinstance(value, list)
-    if key not in _LABELS:
+    if key in ABOUT | OF_MESSAGES and _hides(value):
+        return False
+    held = value if isinstance(value, list | tuple) else [value]
+    if key in _MEASURES:
+        return all(not isinstance(one, Mapping) and _is_number(one) for one in held)
+    if key in _LABELS and any(
+        isinstance(one, Mapping) or (isinstance(one, str) and _TOOL_OR_MEDIA.fullmatch(one)) for one in held
+    ):
+        return False
+    if key not in ABOUT | OF_MESSAGES or key in _FREE:
         return True
-    if isinstance(value, str):
-        return not _TOOL_OR_MEDIA.fullmatch(value) and (
-            len(value.split()) < 2 or (len(value) <= 60 and not _SENTENCE.search(value))
-        )
-    held = value if isinstance(value, list) else [value]
-    return not any(isinstance(one, Mapping) for one in held)
+    return not any(isinstance(one, str) and _is_sentence(one) for one in held)
+
+
+def _is_number(value: Any) -> bool:
+    if not isinstance(value, str):
+        return True
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_sentence(text: str) -> bool:
+    words = text.split()
+    return len(words) > 1 and (len(text) > 100 or (len(words) > 3 and bool(_SENTENCE.search(text))))
+
+
+def _hides(value: Any) -> bool:
+    """Whether an object, at any depth, has a key that would change the row if it stood in it."""
+    if isinstance(value, Mapping):
+        return any((key in _HIDDEN and not empty(one)) or _hides(one) for key, one in value.items())
+    return isinstance(value, list | tuple) and any(map(_hides, value))
 
 
 def empty(value: Any) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 from lit_llm.data import row_keys
 from lit_llm.data.projects import is_project, read_project, resolve_project
 from lit_llm.data.splits import UNDIVIDED, divided, of_split, split_name
-from lit_llm.data.streams import COMPRESSED, RowError, open_lines, read_bytes, undecodable
+from lit_llm.data.streams import COMPRESSED, LFS, RowError, open_lines, pointer, read_bytes, undecodable
 from lit_llm.data.suggestions import nearest
 from lit_llm.errors import UserError
 
@@ -50,7 +50,6 @@ _NO_DATA_JSON = re.compile(
     re.IGNORECASE,
 )
 _UNITS = {".json": "item", ".parquet": "row"}
-_LFS = "version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +248,7 @@ def checked_encoding(name: str) -> str:
 
 def _decoded(data: bytes | bytearray, encoding: str) -> str:
     """The text of a file or line; a byte order mark is no part of it."""
-    return data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+    return data.decode(encoding).removeprefix("\ufeff")
 
 
 def _read_text(file: str, encoding: str) -> Iterator[Row | RowError]:
@@ -259,8 +258,8 @@ def _read_text(file: str, encoding: str) -> Iterator[Row | RowError]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise RowError("invalid_utf8", f"{place(file, line)}: {undecodable(data, error, encoding)}") from None
-    if text.startswith(_LFS):
-        raise _pointer(file)
+    if text.startswith(LFS):
+        raise pointer(file)
     if text.count("\0") > len(text) // 4 and len(text) > 64:
         raise RowError(
             "nul_byte",
@@ -268,10 +267,6 @@ def _read_text(file: str, encoding: str) -> Iterator[Row | RowError]:
             "save it as UTF-8, or set data.encoding=utf-16-le",
         )
     yield Row(text, file, 1)
-
-
-def _pointer(file: str) -> RowError:
-    return RowError("git_lfs_pointer", f"{file}:1: a Git-LFS pointer stands in place of the data; run `git lfs pull`")
 
 
 def _read_lines(file: str, encoding: str) -> Iterator[Row | RowError]:
@@ -283,8 +278,8 @@ def _read_lines(file: str, encoding: str) -> Iterator[Row | RowError]:
             continue
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
-            if line.startswith(_LFS.encode()):
-                raise _pointer(file)
+            if line.startswith(LFS.encode()):
+                raise pointer(file)
         if line.strip():
             yield _parse_line(line, file, number, encoding, reader)
 
@@ -349,6 +344,12 @@ def _holds(value: Any, part: Any) -> bool:
 def _not_json(line: bytes, error: Exception, where: str, encoding: str) -> RowError:
     if isinstance(error, UnicodeDecodeError):
         return RowError("invalid_utf8", f"{where}: {undecodable(line, error, encoding)}")
+    if line.count(b"\0") > len(line) // 4:
+        return RowError(
+            "nul_byte",
+            f"{where}: {line.count(0):,} of {len(line):,} bytes are NUL: UTF-16 without its mark; save it as UTF-8, or "
+            "set data.encoding=utf-16-le",
+        )
     if isinstance(error, json.JSONDecodeError):
         return RowError(
             "malformed_json", f"{where}: column {error.colno}: not JSON ({error.msg}); one JSON object a line"
@@ -394,8 +395,8 @@ def _read_json(file: str, encoding: str) -> Iterator[Row | RowError]:
 def _parse_whole(data: bytearray, file: str, encoding: str) -> tuple[Any, list[_Twice]]:
     try:
         text = _decoded(data, encoding)
-        if text.startswith(_LFS):
-            raise _pointer(file)
+        if text.startswith(LFS):
+            raise pointer(file)
         return _Json().read(text)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
@@ -418,8 +419,8 @@ def _read_parquet(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa
     except ImportError:
         raise UserError(f"{file}: parquet needs pyarrow; pip install 'lit-llm[parquet]'") from None
     with open(file, "rb") as stream:  # noqa: PTH123
-        if stream.read(len(_LFS)).startswith(_LFS.encode()):
-            raise _pointer(file)
+        if stream.read(len(LFS)).startswith(LFS.encode()):
+            raise pointer(file)
     try:
         number = 0
         with pyarrow.parquet.ParquetFile(file) as table:

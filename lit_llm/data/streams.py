@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import contextlib
 import gzip
 import io
 import lzma
@@ -22,6 +21,7 @@ MAX_FILE = 4 * 2**30  # bytes of a text file that is read as one document, after
 WINDOW = 64 * 2**20  # bytes that come out of a compressed file between two looks at its ratio
 MAX_RATIO = 500  # of a window's bytes to those it came out of: text has 3 to 10, rows that are nearly the same 100
 MAX_UNPACKED = 256 * 2**30  # bytes that may come out of one compressed file
+LFS = "version https://git-lfs.github.com/spec/"
 _LINE_ENDS = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
 _DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
@@ -43,6 +43,10 @@ def open_bytes(file: str) -> BinaryIO:
         raise UserError(f"{file}: cannot be opened ({error.strerror or error})") from None
     if suffix not in COMPRESSED:
         return packed
+    if packed.read(len(LFS)).startswith(LFS.encode()):
+        packed.close()
+        raise pointer(file)
+    packed.seek(0)
     openers: dict[str, Callable[[BinaryIO], Any]] = {
         ".gz": lambda packed: gzip.GzipFile(fileobj=packed),
         ".bz2": bz2.BZ2File,
@@ -50,6 +54,11 @@ def open_bytes(file: str) -> BinaryIO:
         ".zst": lambda packed: _zstandard(packed, file),
     }
     return cast(BinaryIO, io.BufferedReader(_Unpacked(file, packed, openers[suffix](packed)), 2**20))
+
+
+def pointer(file: str) -> RowError:
+    """What is wrong with a file that holds a Git-LFS pointer."""
+    return RowError("git_lfs_pointer", f"{file}:1: a Git-LFS pointer stands in place of the data; run `git lfs pull`")
 
 
 class _Unpacked(io.RawIOBase):
@@ -99,9 +108,6 @@ class _Unpacked(io.RawIOBase):
 
 
 def _zstandard(packed: BinaryIO, file: str) -> Any:
-    """Python 3.14 has it; before, the zstandard package has."""
-    with contextlib.suppress(ImportError):
-        return import_module("compression.zstd").ZstdFile(packed)
     try:
         return _Zstandard(packed, import_module("zstandard"))
     except ImportError:
@@ -182,6 +188,8 @@ def read_bytes(file: str) -> bytearray:
 
 def undecodable(data: bytes | bytearray, error: UnicodeDecodeError, encoding: str = "utf-8") -> str:
     """What is wrong with bytes that are not in their encoding, and what would be right."""
+    if data[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        return "UTF-32 text; save it as UTF-8, or set data.encoding=utf-32"
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "UTF-16 text; save it as UTF-8, or set data.encoding=utf-16"
     at = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1

@@ -274,14 +274,16 @@ def fitted(store: TokenStore, max_length: int, *, truncate: bool) -> Fit:
     for document, length in enumerate(positions.tolist()):
         mask = store.trained(document, 1, length + 1)  # of the labels of positions 0, 1, ...
         answer = length - _run_length(mask)  # the position whose label begins the last answer
-        start = length - max_length
+        start = max(0, length - max_length)
+        while 0 < start < answer and mask[start] and mask[start - 1]:  # no answer is learned without its beginning
+            start += 1
         if not mask.any():
             untrained.append(document)
             positions[document] = 0
             continue
         needed.append(length)
         if start > 0 and truncate and answer >= start:
-            starts[document], positions[document] = start, max_length
+            starts[document], positions[document] = start, length - start
             truncated += 1
         elif start > 0:
             positions[document] = 0

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lit_llm.errors import UserError
-from lit_llm.objectives.policy import kl_k3
+from lit_llm.objectives.policy import LARGEST_LOG_RATIO, kl_k3
 
 SCALES = ("none", "group", "batch")
 AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
@@ -131,7 +131,7 @@ def grpo_loss(
     """
     check_ratio(ratio, delta, eps_high)
     mask = weights > 0
-    log_ratio = torch.where(mask, logps - old_logps, 0)
+    log_ratio = torch.where(mask, logps - old_logps, 0).clamp(max=LARGEST_LOG_RATIO)
     gain, of_tokens = advantages[:, None], log_ratio.exp()
     if ratio == "sequence":
         rho = (log_ratio.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp_min(1)).exp()

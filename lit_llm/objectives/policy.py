@@ -14,6 +14,10 @@ Total = Callable[[Tensor], Tensor]
 """Adds a sum () up over the processes that share a batch between them."""
 
 
+LARGEST_LOG_RATIO = 20.0
+"""Beyond it a ratio, e^20, is taken as constant: an infinite one would give the bound on it the gradient nan."""
+
+
 def alone(value: Tensor) -> Tensor:
     """The ``Total`` of a single process."""
     return value
@@ -43,7 +47,7 @@ def kl_k1(logps: Tensor, reference: Tensor) -> Tensor:
 
 def kl_k3(logps: Tensor, reference: Tensor) -> Tensor:
     """``q/p - 1 - log q/p``: unbiased and never negative."""
-    log_ratio = reference - logps
+    log_ratio = (reference - logps).clamp(max=LARGEST_LOG_RATIO)
     return torch.expm1(log_ratio) - log_ratio
 
 
@@ -101,7 +105,7 @@ def ppo_policy_loss(
     tokens where the clipped term is the larger), ``policy/ratio`` (mean).
     """
     log_ratio = torch.where(mask, logps - old_logps, 0)
-    ratio = log_ratio.exp()
+    ratio = log_ratio.clamp(max=LARGEST_LOG_RATIO).exp()
     free = -advantages * ratio
     high = clip_range if clip_range_high is None else clip_range_high
     clipped = -advantages * ratio.clamp(1 - clip_range, 1 + high)

@@ -79,21 +79,22 @@ class KTO(AgainstReference):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        counts = data.counts() if hasattr(data, "counts") else {}
-        if counts.get("good") and counts.get("bad"):
-            self._tell_balance(counts["good"], counts["bad"])
+        good, bad = data.training_weights() if hasattr(data, "training_weights") else (0.0, 0.0)
+        if good and bad:
+            self._tell_balance(good, bad)
 
-    def _tell_balance(self, good: int, bad: int) -> None:
+    def _tell_balance(self, good: float, bad: float) -> None:
+        """``good``, ``bad``: the sums of the completions' weights, which the loss adds up by."""
         ratio = self.desirable_weight * good / (self.undesirable_weight * bad)
         low, high = BALANCE
         if ratio < low:
             log.warning(
-                "KTO: %d good and %d bad completions; stage.desirable_weight=%.3g would balance them",
+                "KTO: %g good and %g bad completions; stage.desirable_weight=%.3g would balance them",
                 *(good, bad, self.undesirable_weight * bad / good),
             )
         elif ratio > high:
             log.warning(
-                "KTO: %d good and %d bad completions; stage.undesirable_weight=%.3g would balance them",
+                "KTO: %g good and %g bad completions; stage.undesirable_weight=%.3g would balance them",
                 *(good, bad, self.desirable_weight * good / bad),
             )
 

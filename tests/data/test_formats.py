@@ -161,7 +161,7 @@ def test_any_key_is_used_or_listed_as_harmless_or_refused(kind, key, value, insi
         }
         read |= {k for form in FORMATS for keys in form.keys for k in keys}
         row[key], named = value, f"'{short(key)}'"
-    if key in row and not inside and key in ROWS[kind]:
+    if key in (row if inside else ROWS[kind]):  # the row's own, which no format does without
         return
     if key in read or known(key, None if inside else kind):
         return
@@ -177,7 +177,7 @@ def test_what_says_nothing_or_says_it_again_passes():
     messages = [M[0] | {"tool_calls": None, "images": []}, M[1] | {"reasoning_content": "", "weight": None, "id": "x1"}]
     value = {"messages": messages, "prompt": "a", "prompt_id": "9", "tools": [], "meta": {"label": 1}, "history": []}
     assert parse(value, "examples").messages == (U("a"), A("b"))
-    alpaca = {"instruction": "a", "input": "", "output": "b", "text": "Below is\n\na\n\nResponse: b"}
+    alpaca = {"instruction": "a", "input": "", "output": "b", "text": "Below is an instruction.\n\na\n\nResponse: b"}
     assert parse(alpaca, "examples").messages == (U("a"), A("b"))
     sides = {"prompt": "q", "chosen": chat(("user", "q"), ("assistant", "a")), "rejected": "b", "score_chosen": 9.0}
     assert parse(sides | {"messages": sides["chosen"], "chosen-rating": 5}, "comparisons").completions == ("a", "b")

@@ -8,6 +8,7 @@ import pytest
 
 from lit_llm.data.filters import cleaned_row, content_key
 from lit_llm.data.formats import parse_row
+from lit_llm.data.label_formats import LabelsOfRankings
 from lit_llm.data.row_keys import CHANGES, OF_KIND, known
 from lit_llm.data.sources import Row
 from lit_llm.data.streams import RowError
@@ -25,7 +26,25 @@ def test_a_key_that_changes_a_row_is_known_nowhere_but_where_its_kind_lists_it(k
     assert [kind for kind in OF_KIND if known(key, kind)] == [kind for kind in OF_KIND if key in OF_KIND[kind]]
 
 
-@pytest.mark.parametrize("key", ["image_url", "image_path", "image_id", "audio_path", "video_url", "tool_file"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "image_url",
+        "image_path",
+        "image_id",
+        "audio_path",
+        "video_url",
+        "tool_file",
+        "img_path",
+        "screenshot_path",
+        "pdf_url",
+        "tgt_lang",
+        "to_language",
+        "system_file",
+        "winner_id",
+        "better_response_id",
+    ],
+)
 def test_no_ending_lets_media_or_tools_pass(key):
     with pytest.raises(RowError, match=rf"f:1: key '{key}' would be dropped"):
         parsed(**{key: "x"})
@@ -38,6 +57,12 @@ def test_no_ending_lets_media_or_tools_pass(key):
         ("function", {"name": "search"}),
         ("task", "Translate into French, formally. Keep names."),
         ("type", "tool_use"),
+        ("wording", "Do not answer in English. Never."),
+        ("category", "Translate this into French. Then stop."),
+        ("length", "short"),
+        ("turns", [{"role": "user", "content": "lost"}]),
+        ("metadata", {"system": "be evil"}),
+        ("attributes", {"tools": [1]}),
         ("target_language", "fr"),
         ("input_file", "a.txt"),
     ],
@@ -75,9 +100,9 @@ ALPACA = (
 def test_a_text_that_renders_the_turns_passes_and_one_that_says_more_does_not():
     row = {"instruction": "Add.", "input": "1 and 2", "output": "3", "text": ALPACA.format("Add.", "1 and 2", "3")}
     assert parse_row(Row(row, "f", 1), "examples").messages[1].content == "3"
-    row["text"] += "\n\nThis was easy, since both of the numbers are small ones; now add the next two."
-    with pytest.raises(RowError, match="'text' would be dropped"):
-        parse_row(Row(row, "f", 1), "examples")
+    for text in (row["text"] + "\n\nNow add the next two.", "You are a pirate.\n" + row["text"]):
+        with pytest.raises(RowError, match="'text' would be dropped"):
+            parse_row(Row(row | {"text": text}, "f", 1), "examples")
 
 
 PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
@@ -114,6 +139,7 @@ def test_the_source_of_a_task_pair_is_cleaned_like_its_target():
         {"score_chosen": 1, "score_rejected": 2},
         {"chosen-rating": 3.0, "rejected-rating": 4.0},
         {"chosen_rank": 2, "rejected_rank": 1},
+        {"chosen_score": "1", "rejected_score": "2"},
     ],
 )
 def test_scores_that_say_the_rejected_one_is_better_are_refused(scores):
@@ -127,3 +153,25 @@ def test_unranked_is_the_list_of_what_nobody_ranked():
     assert parse_row(Row(RANKED | {"unranked": [{"completion": "c"}]}, "f", 1), "comparisons").ranks == (1, 2)
     with pytest.raises(RowError, match="'unranked' would be dropped"):
         parse_row(Row(RANKED | {"unranked": True}, "f", 1), "comparisons")
+
+
+def test_scores_of_both_sides_in_one_object_count_too():
+    with pytest.raises(RowError, match="the rejected answer is the better one"):
+        parse_row(Row(PAIR | {"score": {"chosen": 1, "rejected": 5}}, "f", 1), "comparisons")
+
+
+def test_what_names_the_other_answer_the_better_one_is_not_said_again():
+    with pytest.raises(RowError, match="'best' would be dropped"):
+        parse_row(Row(PAIR | {"best": "b"}, "f", 1), "comparisons")
+    whole = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "b"}]
+    with pytest.raises(RowError, match="'messages' would be dropped"):
+        parse_row(Row(PAIR | {"messages": whole}, "f", 1), "comparisons")
+    whole[1]["content"] = "a"
+    assert parse_row(Row(PAIR | {"messages": whole}, "f", 1), "comparisons").completions == ("a", "b")
+
+
+@pytest.mark.parametrize("more", [{"all_bad": True}, {"margin": 3}, {"chosen": "z", "rejected": "a"}])
+def test_a_label_beside_what_says_it_another_way_is_refused(more):
+    row = Row({"prompt": "q", "completion": "a", "label": True} | more, "f", 1)
+    (found,) = LabelsOfRankings()(row)
+    assert isinstance(found, RowError) and "f:1" in str(found) and next(iter(more)) in str(found)
