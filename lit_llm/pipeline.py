@@ -165,10 +165,8 @@ def _ask(chain: Chain, heading: str) -> None:
 def _collect(config: dict[str, Any], place: Path, allowed: list[str]) -> None:
     """The rankings step: asks (simulated) annotators about answers of the model, and writes what they said."""
     from lit_llm.collection import collect
-    from lit_llm.targets import refuse
 
-    refuse(config, "rankings", "rankings", allowed)
-    collect(config, place, place / COLLECTED)
+    collect(config, place, place / COLLECTED, allowed)
 
 
 # from=NAME
