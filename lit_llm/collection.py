@@ -10,13 +10,13 @@ from typing import Any
 
 from lit_llm import config as schema
 from lit_llm import lineage
-from lit_llm.checkpointing.resume import RunLock
 from lit_llm.data.projects import shown
 from lit_llm.durable import write_json
 from lit_llm.feedback.people import describe as describe_people
 from lit_llm.feedback.people import fingerprint
 from lit_llm.feedback.simulated import describe
 from lit_llm.ingredients import files_of
+from lit_llm.run_lock import RunLock
 from lit_llm.secrets import real_text
 from lit_llm.targets import construct
 

@@ -102,6 +102,7 @@ def _training_texts(cfg: DictConfig) -> Any:
             "tokenizer=folder tokenizer.folder=FOLDER"
         )
     values = OmegaConf.masked_copy(cfg.data, [key for key in cfg.data if not str(key).startswith("_")])
+    values._set_parent(cfg)  # what its interpolations count from
     given = construct(values, "", cfg.allowed_targets, "data")
     return data.tokenizer_texts(**_accepted(data.tokenizer_texts, given))
 
