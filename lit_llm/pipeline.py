@@ -8,12 +8,14 @@ from __future__ import annotations
 import gc
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from lit_llm import config as schema
+from lit_llm import yaml_files
 from lit_llm.chain import COLLECTED, RANKINGS, Chain, filled, ingredients_of, outputs, plan
 from lit_llm.command_line import command
 from lit_llm.durable import write_json
@@ -44,6 +46,7 @@ def run_pipeline(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     cfg = without_rule(cfg)
     chain = plan(cfg, folder)
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_the_user_s(folder, chain.steps)
     schema.save(cfg, folder / "config.yaml")
     tell(cfg)
     started = time.monotonic()
@@ -54,6 +57,17 @@ def run_pipeline(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         return {"objective": None, "objective_of": cfg.objective, "seconds": time.monotonic() - started}
     compared = cfg.objective if cfg.objective in chain.metrics else list(chain.metrics)[-1]
     return chain.metrics[compared] | {"seconds": time.monotonic() - started}
+
+
+def refuse_the_user_s(folder: Path, names: Iterable[str]) -> None:
+    """Raises UserError where a pipeline would write over what no pipeline made: its steps are links in its folder."""
+    elsewhere = "hydra.run.dir=FOLDER starts another"
+    for name in names:
+        if (folder / name).exists() and not (folder / name).is_symlink():
+            raise UserError(f"{folder / name}: is no pipeline's, and a step's link takes its place; {elsewhere}")
+    config = folder / "config.yaml"
+    if config.is_file() and "stages" not in yaml_files.load(config):
+        raise UserError(f"{config}: is no pipeline's and would be written over; {elsewhere}")
 
 
 # One step

@@ -7,8 +7,9 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lit_llm.errors import UserError
 from lit_llm.run_folder import RunFolder
@@ -125,11 +126,33 @@ def how_to_go_on(folder: Path, kind: str) -> str:
 
 
 def names_code(word: str) -> bool:
-    """Whether an override names a function of the user's by its dotted path: a reward's, a format's."""
-    key, _, value = word.partition("=")
-    last = key.rpartition(".")[2]
-    inside = re.search(r"[{,]\s*(function\s*:|format\s*:[^,}]*\.)", value)
-    return last == "function" or (last.lstrip("+") == "format" and "." in value) or inside is not None
+    """Whether an override names code of the user's: a function by its dotted path (a reward's, a format's), a file
+    outside the groups, which may name any, or a text that becomes a value of any kind only when it is read."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    from lit_llm.overrides import conf_folder
+
+    try:
+        found = OverridesParser.create().parse_override(word)
+        value = list(found.sweep_iterator()) if found.is_sweep_override() else found.value()
+    except HydraException:  # told of when all of them are composed
+        return False
+    group = (conf_folder() / found.key_or_group).is_dir()
+    return _code_in(found.key_or_group.rpartition(".")[2], value) or (group and ".." in str(value))
+
+
+# Other values of the configuration, and what the environment of whoever reads it says.
+_ONLY_READ = re.compile(r"\$\{oc\.decode:\$\{oc\.env:[^${},]*\}\}|\$\{oc\.env:[^${}]*\}|\$\{[\w.]+\}")
+
+
+def _code_in(key: str, value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_code_in(str(name), item) for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return any(_code_in(key, item) for item in value)
+    text = str(value)
+    return key == "function" or (key == "format" and "." in text) or "${" in _ONLY_READ.sub("", text)
 
 
 def _again(words: Sequence[str]) -> list[str]:

@@ -168,9 +168,11 @@ class Leaderboard(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+        HydraConfig.instance().set_config(config)  # as Hydra does a moment later: the folder's name asks for it
         make(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+        HydraConfig.instance().set_config(config)
         make_sweep(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002

@@ -7,6 +7,11 @@ from pathlib import Path
 import pytest
 
 from lit_llm import started
+from lit_llm.command_line import compose
+from lit_llm.errors import UserError
+from lit_llm.pipeline import refuse_the_user_s
+from lit_llm.run import prepare
+from lit_llm.run_folder import RunFolder
 from lit_llm.run_lock import RunLock
 
 
@@ -91,3 +96,23 @@ def test_the_line_that_goes_on_is_quoted_for_the_shell_and_for_hydra(tmp_path, m
     ]  # fmt: skip
     sweep = shlex.split(started.how_to_go_on(place / "0", "sweep").partition("with: ")[2])
     assert sweep[-1] == f"hydra.sweep.dir='{place}'" and "seed=1" in sweep
+
+
+@pytest.mark.parametrize("theirs", ["config.yaml", "tokenizer/sp.model", "model/config.json"])
+def test_a_run_writes_over_nothing_of_the_user_s(theirs, tmp_path):
+    (tmp_path / theirs).parent.mkdir(exist_ok=True)
+    (tmp_path / theirs).write_text("mine")
+    with pytest.raises(UserError, match="is no run's and would be written over"):
+        prepare(compose("train", []), RunFolder(tmp_path))
+    assert (tmp_path / theirs).read_text() == "mine"
+
+
+@pytest.mark.parametrize("theirs", ["config.yaml", "dpo"])
+def test_a_pipeline_writes_over_nothing_of_the_user_s(theirs, tmp_path):
+    (tmp_path / theirs).write_text("mine: 1")
+    with pytest.raises(UserError, match="is no pipeline's"):
+        refuse_the_user_s(tmp_path, ["dpo"])
+    (tmp_path / theirs).unlink()
+    (tmp_path / "config.yaml").write_text("stages: {}")
+    (tmp_path / "dpo").symlink_to(tmp_path)
+    refuse_the_user_s(tmp_path, ["dpo"])
