@@ -10,7 +10,7 @@ import difflib
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union
@@ -40,7 +40,7 @@ def parse(arguments: type[T], argv: Sequence[str]) -> T:
     fields = {f.name: f for f in dataclasses.fields(arguments) if f.init}  # type: ignore[arg-type]
     given: dict[str, Any] = {}
     for word in argv:
-        key, text = _split(word, fields)
+        key, text = split_word(word, fields)
         if key in given:
             raise UserError(f"{key}= is given twice; give it once")
         given[key] = _convert(key, text, hints[key])
@@ -79,7 +79,8 @@ def describe(arguments: type) -> str:
     return "\n".join([(arguments.__doc__ or arguments.__name__).strip(), "", "keys:", *lines])
 
 
-def _split(word: str, fields: dict[str, Any]) -> tuple[str, str]:
+def split_word(word: str, fields: Mapping[str, Any]) -> tuple[str, str]:
+    """Key and value of an argument. Raises UserError for one that is none, or a key that is not among ``fields``."""
     key, equals, text = word.partition("=")
     bare = key.lstrip("-").replace("-", "_")
     if bare != key and bare in fields:

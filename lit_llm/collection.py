@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
-
 from lit_llm import config as schema
 from lit_llm import lineage
-from lit_llm.checkpointing.resume import RunLock
 from lit_llm.data.projects import shown
 from lit_llm.durable import write_json
 from lit_llm.feedback.people import describe as describe_people
 from lit_llm.feedback.people import fingerprint
 from lit_llm.feedback.simulated import describe
 from lit_llm.ingredients import files_of
+from lit_llm.run_lock import RunLock
 from lit_llm.secrets import real_text
+from lit_llm.targets import construct
 
 log = logging.getLogger("lit_llm")
 
 
-def collect(config: Mapping[str, Any], folder: Path, output: Path) -> dict[str, Any]:
+def collect(config: Mapping[str, Any], folder: Path, output: Path, allowed: Sequence[str] = ()) -> dict[str, Any]:
     """Call what ``config`` names with ``output``; keep metrics.json, config.yaml and lineage.json in ``folder``."""
     started = time.monotonic()
     with RunLock(folder):
         schema.save(config, folder / "config.yaml")
-        result = instantiate(OmegaConf.create(dict(config)), _convert_="all")(output=output)
+        result = construct(dict(config), "rankings", allowed)(output=output)
         people = result.get("by_people", 0) > 0
         log.info("%s", describe_people(result) if "by_people" in result else describe(result))
         metrics = {"stage": "rankings", "seconds": time.monotonic() - started, "tokens": 0, "counts": dict(result)}

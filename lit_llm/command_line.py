@@ -251,7 +251,8 @@ def _resumed(arguments: list[str]) -> list[str]:
     saved = Path(place) / ".hydra" / "overrides.yaml"
     if not Path(place).is_dir():
         raise UserError(f"resume={place}: no such run folder")
-    overrides = list(yaml_files.load(saved, list)) if saved.is_file() else []
+    found = yaml_files.load(saved, list) if saved.is_file() else OmegaConf.create([])
+    overrides: Any = OmegaConf.to_container(found, resolve=False)  # Hydra reads what its words name
     if not all(isinstance(word, str) for word in overrides):
         raise UserError(f"resume={place}: {saved} must be a list of overrides; resume by the run's own command line")
     ours = [

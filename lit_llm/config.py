@@ -185,6 +185,17 @@ def plain(config: Any) -> dict[str, Any]:
             _resolvers()[name] = original[name]
 
 
+def resolved(config: Any) -> dict[str, Any]:
+    """``config`` as a part is built of it, variables of the environment and ``oc.decode`` read. A variable that is not
+    set is 0, which a key of any kind takes."""
+    original = dict(_resolvers())
+    try:
+        OmegaConf.register_new_resolver("oc.env", lambda name, default="0": os.environ.get(name, default), replace=True)
+        return _to_plain(config)
+    finally:
+        _resolvers()["oc.env"] = original["oc.env"]
+
+
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every leaf of nested mappings as ("optimizer.lr", 3e-4); lists are leaves."""
     for key, value in config.items():

@@ -43,7 +43,7 @@ def is_first_process() -> bool:
 @contextmanager
 def one_process_at(folder: Path) -> Iterator[None]:
     """Holds the run folder in the first process; the others of the same run are its guests."""
-    from lit_llm.checkpointing.resume import RunLock
+    from lit_llm.run_lock import RunLock
 
     if not is_first_process():
         yield

@@ -122,9 +122,11 @@ def composing() -> Iterator[None]:
     careful_with_files()
     GlobalHydra.instance().clear()
     hydra.initialize_config_module(CONFIG, version_base="1.3")
+    _composed.clear()
     try:
         yield
     finally:
+        _composed.clear()
         GlobalHydra.instance().clear()
 
 
@@ -184,7 +186,7 @@ def composed(
     for _ in range(len(overrides) + 1):
         try:
             words = [str(item.input_line) for item in remaining]
-            return hydra.compose(config_name, words, return_hydra_config=hydra_too)
+            return _composition(config_name, words, hydra_too)
         except UserError as error:  # a file of the user's
             findings.append(str(error))
             return None
@@ -198,6 +200,16 @@ def composed(
             findings.append(_unexpected(error, remaining))
             return None
     return None
+
+
+_composed: dict[tuple[Any, ...], DictConfig] = {}  # while one command line is looked at: each takes a second or more
+
+
+def _composition(config_name: str, words: list[str], hydra_too: bool = False) -> DictConfig:
+    key = (config_name, *words, hydra_too)
+    if key not in _composed:
+        _composed[key] = hydra.compose(config_name, words, return_hydra_config=hydra_too)
+    return _composed[key]
 
 
 UNEXPECTED = (AssertionError, AttributeError, TypeError, ValueError, RecursionError, OSError, yaml.YAMLError)
@@ -291,7 +303,7 @@ def _known_keys(config_name: str, overrides: list[Override]) -> list[str]:
     places = [str(item.input_line) for item in overrides if item.is_hydra_override()]
     choices = [str(item.input_line) for item in overrides if (conf_folder() / str(item.key_or_group)).is_dir()]
     try:
-        cfg = hydra.compose(config_name, [*places, *choices])
+        cfg = _composition(config_name, [*places, *choices])
     except (HydraException, OmegaConfBaseException):
         try:
             cfg = hydra.compose(config_name, places)

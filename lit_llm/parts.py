@@ -10,8 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch._functorch import config as functorch
 
@@ -102,7 +101,9 @@ def _training_texts(cfg: DictConfig) -> Any:
             f"tokenizer: {data.__name__} has no raw text to train one on; give init_from=FOLDER, or "
             "tokenizer=folder tokenizer.folder=FOLDER"
         )
-    given = instantiate({key: value for key, value in cfg.data.items() if not key.startswith("_")}, _convert_="all")
+    values = OmegaConf.masked_copy(cfg.data, [key for key in cfg.data if not str(key).startswith("_")])
+    values._set_parent(cfg)  # what its interpolations count from
+    given = construct(values, "", cfg.allowed_targets, "data")
     return data.tokenizer_texts(**_accepted(data.tokenizer_texts, given))
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import gc
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from lit_llm import config as schema
+from lit_llm import yaml_files
 from lit_llm.chain import COLLECTED, RANKINGS, Chain, filled, ingredients_of, outputs, plan
 from lit_llm.command_line import command
 from lit_llm.durable import write_json
@@ -21,7 +23,7 @@ from lit_llm.errors import NothingToLearn, UserError
 from lit_llm.people import ASK, asked, found_win_rate, of_this_chain
 from lit_llm.pretrained_defaults import tell
 from lit_llm.simulated_gold import without_rule
-from lit_llm.started import clear, holds_a_run
+from lit_llm.started import clear, make
 from lit_llm.steps import Step, begins_from, descendants, spared
 
 log = logging.getLogger("lit_llm")
@@ -44,6 +46,7 @@ def run_pipeline(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     cfg = without_rule(cfg)
     chain = plan(cfg, folder)
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_the_user_s(folder, chain.steps)
     schema.save(cfg, folder / "config.yaml")
     tell(cfg)
     started = time.monotonic()
@@ -54,6 +57,17 @@ def run_pipeline(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         return {"objective": None, "objective_of": cfg.objective, "seconds": time.monotonic() - started}
     compared = cfg.objective if cfg.objective in chain.metrics else list(chain.metrics)[-1]
     return chain.metrics[compared] | {"seconds": time.monotonic() - started}
+
+
+def refuse_the_user_s(folder: Path, names: Iterable[str]) -> None:
+    """Raises UserError where a pipeline would write over what no pipeline made: its steps are links in its folder."""
+    elsewhere = "hydra.run.dir=FOLDER starts another"
+    for name in names:
+        if (folder / name).exists() and not (folder / name).is_symlink():
+            raise UserError(f"{folder / name}: is no pipeline's, and a step's link takes its place; {elsewhere}")
+    config = folder / "config.yaml"
+    if config.is_file() and "stages" not in yaml_files.load(config):
+        raise UserError(f"{config}: is no pipeline's and would be written over; {elsewhere}")
 
 
 # One step
@@ -97,21 +111,21 @@ def _compute(
     from lit_llm.run import execute
 
     log.info("\n%s%s", heading, _why(chain, name, ingredients, place))
-    started, held = time.monotonic(), holds_a_run(place)
+    started = time.monotonic()
+    make(place)
     try:
         if name == RANKINGS:
             _collect(config, place, list(chain.cfg.allowed_targets))
         else:
             execute(schema.restored({**config, "resume": "auto"}), place)
     except UserError as error:
-        if not held:
-            clear(place)
+        clear(place)
         if not _forbidden(error):
             raise UserError(f"{name}: {error}") from error
         _leave_out(chain, name, str(error), heading)
         return False
     except Exception:
-        gone = not held and clear(place)
+        gone = clear(place)
         log.error("%s: failed, the chain stops here%s", heading, "" if gone else f" (its folder: {place})")
         raise
     gc.collect()  # Trainers and modules refer to each other: the next stage needs their memory
@@ -165,10 +179,8 @@ def _ask(chain: Chain, heading: str) -> None:
 def _collect(config: dict[str, Any], place: Path, allowed: list[str]) -> None:
     """The rankings step: asks (simulated) annotators about answers of the model, and writes what they said."""
     from lit_llm.collection import collect
-    from lit_llm.targets import refuse
 
-    refuse(config, "rankings", "rankings", allowed)
-    collect(config, place, place / COLLECTED)
+    collect(config, place, place / COLLECTED, allowed)
 
 
 # from=NAME

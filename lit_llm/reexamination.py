@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm import config as schema
 from lit_llm import lineage
@@ -123,10 +124,18 @@ def trusted(cfg: DictConfig, allowed: Sequence[str], where: str) -> None:
     """Raises UserError for code that a saved configuration, which may be somebody else's, names outside lit_llm and
     the packages ``allowed``; what it allows itself does not count."""
     cfg.allowed_targets = list(allowed)
-    findings = [*saved_code(schema.plain(cfg), allowed)]
+    findings = list(saved_code(_as_built(cfg, where), allowed))
     if findings:
         rest = "if you trust it, give allowed_targets=PACKAGE"
         raise UserError("\n".join(f"{where}: {line}; {rest}" for line in findings))
+
+
+def _as_built(cfg: DictConfig, where: str) -> dict[str, Any]:
+    try:
+        return schema.resolved(cfg)
+    except OmegaConfBaseException as error:
+        line = str(error).splitlines()[0]
+        raise UserError(f"{where}: config.yaml: {error.full_key or ''}: {line}") from None
 
 
 def _find_parents(cfg: DictConfig, folder: RunFolder) -> None:

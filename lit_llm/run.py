@@ -93,8 +93,8 @@ def prepare(cfg: DictConfig, folder: RunFolder) -> None:
     if not is_first_process():
         return
     refuse_another(cfg, folder)
+    folder.mark("running", schema.identity(cfg))  # first: a folder with files and without it is none of a run
     schema.save(cfg, folder.config)
-    folder.mark("running", schema.identity(cfg))
     tell(cfg)
 
 

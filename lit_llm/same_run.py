@@ -17,13 +17,18 @@ from lit_llm.run_folder import RunFolder
 # may change; the data of a checkpoint is compared by its own fingerprint.
 FIXED = ("init_from", "stage._target_", "tokenizer", "backbone")
 FREE = ("backbone.dropout",)
+# What a run writes over or takes for its own; a folder that has it and no run.json is the user's.
+WRITTEN = ("config.yaml", "metrics.json", "model", "tokenizer", "heldout")
 
 
 def refuse_another(cfg: DictConfig, folder: RunFolder) -> None:
     """Raises UserError where ``folder`` holds a run that ``cfg`` neither repeats nor resumes."""
-    if not folder.state and not folder.has_checkpoint:
-        return
     elsewhere = "hydra.run.dir=FOLDER starts another"
+    if not folder.state and not folder.has_checkpoint:
+        theirs = next((name for name in WRITTEN if (folder.path / name).exists()), None)
+        if theirs is not None and cfg.resume is None:
+            raise UserError(f"{folder.path / theirs}: is no run's and would be written over; {elsewhere}")
+        return
     if cfg.resume is not None:
         changed = change_from(schema.plain(cfg), folder)
         if changed is not None:

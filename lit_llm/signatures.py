@@ -140,16 +140,21 @@ def absolute(module: str, node: ast.ImportFrom) -> str:
 
 
 def _imported_from(module: str, name: str) -> str | None:
+    return _imports(module).get(name)
+
+
+@cache
+def _imports(module: str) -> dict[str, str]:
+    """Where a module imports its names from; of several places the first."""
+    found: dict[str, str] = {}
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                if (alias.asname or alias.name) == name:
-                    return f"{absolute(module, node)}.{alias.name}"
+                found.setdefault(alias.asname or alias.name, f"{absolute(module, node)}.{alias.name}")
         if isinstance(node, ast.Import):
             for alias in node.names:
-                if (alias.asname or alias.name) == name:
-                    return alias.name
-    return None
+                found.setdefault(alias.asname or alias.name, alias.name)
+    return found
 
 
 def _class_signature(module: str, node: ast.ClassDef) -> Signature | None:

@@ -29,7 +29,7 @@ from lit_llm.places import wrong_places
 from lit_llm.pretrained_defaults import settled
 from lit_llm.run_folder import RunFolder
 from lit_llm.secrets import hide
-from lit_llm.started import STOPPED, clear, holds_a_run, how_to_go_on
+from lit_llm.started import STOPPED, clear, how_to_go_on, make, make_sweep
 from lit_llm.validation import validate
 
 log = logging.getLogger("lit_llm")
@@ -64,7 +64,6 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
         cfg.resume = "auto"  # a sweep begun before in this folder: the job goes on
     result: dict[str, Any] = {"identity": identity, "overrides": list(hydra.overrides.task)}
     result["pipeline"] = "stages" in cfg
-    held = holds_a_run(folder)
     try:
         validate(cfg)
         refuse_what_is_not_there(cfg)
@@ -83,7 +82,7 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
         log.error("%s", traceback.format_exc() if told is None else told)
         first = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}" if told is None else str(told)
         result |= {"status": f"failed: {shown(first)}", "objective": FAILED}
-    if result["status"] != "finished" and not held and clear(folder):
+    if result["status"] != "finished" and clear(folder):
         folder.mkdir(parents=True)  # of a start that failed only what the leaderboard tells is kept
     write_json(folder / RESULT, result)
     return float(result["objective"])
@@ -103,7 +102,7 @@ def _status(value: float, metrics: Mapping[str, Any]) -> str:
 
 def _alone(job: Job, cfg: DictConfig, folder: Path, kind: str) -> float:
     """Outside a sweep: a user's mistake ends the command here, before Hydra writes an error of its own about it."""
-    shown, held = hide(cfg), holds_a_run(folder)
+    shown = hide(cfg)
     try:
         validate(cfg)
         refuse_what_is_not_there(cfg)
@@ -115,8 +114,7 @@ def _alone(job: Job, cfg: DictConfig, folder: Path, kind: str) -> float:
             _stopped(error, folder, kind, shown)
         elif told is not None:
             complain(UserError(shown(str(told))))
-        if not held:
-            clear(folder)
+        clear(folder)
         if told is not None:
             raise SystemExit(2) from None
         # 1: Lightning's answer to Ctrl+C before the first step
@@ -165,7 +163,18 @@ def summary(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 class Leaderboard(Callback):
-    """Prints a sweep's jobs, best first, and writes ``leaderboard.json`` into the sweep's folder."""
+    """Prints a sweep's jobs, best first, and writes ``leaderboard.json`` into the sweep's folder.
+
+    It makes the folders of runs too, before Hydra does: only what a command made itself is ever removed by it.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+        HydraConfig.instance().set_config(config)  # as Hydra does a moment later: the folder's name asks for it
+        make(Path(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+        HydraConfig.instance().set_config(config)
+        make_sweep(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
         folder = Path(config.hydra.sweep.dir)

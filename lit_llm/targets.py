@@ -7,6 +7,7 @@ A name is followed through imports and aliases in the source files, and nothing 
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from lit_llm.errors import UserError
 from lit_llm.signatures import absolute, module_file, split, tree
 
 ALLOWED = ("lit_llm.",)
+HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 _DEPTH = 20  # aliases of aliases
 
 
@@ -363,26 +365,57 @@ def refuse(value: Any, path: str, role: str, allowed: Sequence[str]) -> None:
 
 
 def construct(node: Any, role: str, allowed: Sequence[str] = (), path: str | None = None) -> Any:
-    """What a node of a configuration describes (Hydra's ``instantiate``). Raises UserError for code not allowed.
+    """What a node of a configuration describes (as Hydra's ``instantiate``). Raises UserError for code not allowed.
 
-    The last gate, whatever read the configuration: it looks at the values as they are after all interpolations.
+    The last gate, whatever read the configuration: it looks at the values as they are after all interpolations, and
+    builds those very values. Hydra's own would read an interpolation anew in text that is left after that.
     """
-    from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    plain = OmegaConf.to_container(node if OmegaConf.is_config(node) else OmegaConf.create(node), resolve=True)
     refuse(plain, path or role, role, allowed)
-    return instantiate(node, _convert_="all")
+    return _built(plain, path or role)
+
+
+def _built(value: Any, key: str) -> Any:
+    """``value`` with the object in place of every mapping that has a ``_target_``."""
+    if isinstance(value, list):
+        return [_built(item, f"{key}[{number}]") for number, item in enumerate(value)]
+    if not isinstance(value, Mapping):
+        return value
+    inner = {name: item for name, item in value.items() if name not in HYDRA_KEYS or name == "_args_"}
+    if value.get("_recursive_", True):
+        inner = {name: _built(item, f"{key}.{name}") for name, item in inner.items()}
+    if "_target_" not in value:
+        return inner
+    given = list(inner.pop("_args_", None) or ())
+    target = value["_target_"]
+    made, partial = _located(target), value.get("_partial_", False)
+    if partial:
+        inner = {name: item for name, item in inner.items() if not (isinstance(item, str) and item == "???")}
+    try:
+        return functools.partial(made, *given, **inner) if partial else made(*given, **inner)
+    except UserError:
+        raise
+    except Exception as error:
+        from hydra.errors import InstantiationException
+
+        raise InstantiationException(f"{key}._target_={target}: {type(error).__name__}: {error}") from error
+
+
+def _located(target: str) -> Any:
+    module, names = split(target)
+    found: Any = importlib.import_module(module)
+    for name in names:
+        found = getattr(found, name)
+    return found
 
 
 def named_class(node: Any, role: str, allowed: Sequence[str] = ()) -> type:
     """The class that a node's ``_target_`` names. Raises UserError for one that is not allowed, or no class."""
     target = node["_target_"]
     refuse({"_target_": target}, role, role, allowed)
-    module, names = split(target)
-    found: Any = importlib.import_module(module)
-    for name in names:
-        found = getattr(found, name)
+    found = _located(target)
     if not isinstance(found, type):
         raise UserError(f"{role}._target_={target}: a {type(found).__name__}; a class is needed")
     return found

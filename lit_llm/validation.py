@@ -25,7 +25,6 @@ from lit_llm.secrets import named_by_environment
 from lit_llm.signatures import Signature, signature
 
 CONVERSIONS = ("none", "partial", "object", "all")
-HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 TIME = re.compile(r"\d{1,3}:\d{1,2}:\d{1,2}:\d{1,2}")
 # What a caller in this package passes at call time, by the root key of the partial.
 PASSED_AT_CALL = {
@@ -237,11 +236,11 @@ def _check_hydra_keys(path: str, node: Mapping[str, Any], ours: bool) -> Iterato
 def _check_values(path: str, node: Mapping[str, Any], found: Signature) -> Iterator[str]:
     known = {parameter.name: parameter for parameter in found.parameters}
     for key, value in node.items():
-        if key in HYDRA_KEYS:
+        if key in targets.HYDRA_KEYS:
             continue
         if key not in known:
             if str(key).startswith("_") and str(key).endswith("_"):
-                yield f"{path}.{key}={value}: unknown key; {nearest(str(key), sorted(HYDRA_KEYS))}"
+                yield f"{path}.{key}={value}: unknown key; {nearest(str(key), sorted(targets.HYDRA_KEYS))}"
             elif not found.open:
                 yield f"{path}.{key}={value}: unknown key; {nearest(str(key), list(known))}"
             continue

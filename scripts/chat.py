@@ -1,6 +1,6 @@
 """Chat with a model in the terminal: python scripts/chat.py model=FOLDER (--help lists all)"""
 
-from lit_llm.generation.chat import main
+from lit_llm.front import chat
 
 if __name__ == "__main__":
-    main()
+    chat()

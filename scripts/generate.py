@@ -1,6 +1,6 @@
 """Go on with a text, or list the next words: python scripts/generate.py model=FOLDER prompt="The cat" [next_words=5]"""
 
-from lit_llm.generation.command import main
+from lit_llm.front import generate
 
 if __name__ == "__main__":
-    main()
+    generate()

@@ -1,5 +1,7 @@
 """What the user is told when Hydra stands between a mistake and its message."""
 
+import json
+
 import pytest
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -11,6 +13,7 @@ from lit_llm.command_line import _own, check, compose, rewrite
 from lit_llm.errors import UserError
 from lit_llm.options import options_first, text_for
 from lit_llm.overrides import quoted, text_of
+from lit_llm.reexamination import trusted
 
 
 def test_the_message_inside_hydras_is_found(tmp_path):
@@ -172,8 +175,40 @@ def test_saved_overrides_of_a_stranger_bring_no_code(tmp_path):
     kept = rewrite("train", [f"resume={tmp_path}"])
     assert "seed=3" in kept and not [word for word in kept if word.startswith(("allowed_targets", "hydra.launcher"))]
     assert "stage.x._target_=os.system: not under lit_llm." in refused("train", f"resume={tmp_path}")
-    (tmp_path / ".hydra/overrides.yaml").write_text("- stage.reward.function=os.system\n")
-    assert "names code; if you trust it" in refused("train", f"resume={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("word", "code"),
+    [
+        ("stage.reward.function=os.system", True),
+        ("+stage.gold={parts: [{reward: {function: os.system}}]}", True),
+        ("stage.gold='${oc.decode:\"{function: os.system}\"}'", True),
+        ("stage.gold='${oc.decode:${oc.env:NOT_SET,x}}'", True),
+        ("callbacks=../../own", True),
+        ("data.path=../text", False),
+        ("optimizer.lr='${oc.decode:${oc.env:RATE}}'", False),
+        ("data.format=chat", False),
+    ],
+)
+def test_saved_overrides_that_name_code_are_given_again(word, code, tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/overrides.yaml").write_text(json.dumps([word]))
+    if code:
+        with pytest.raises(UserError, match="names code; if you trust it"):
+            rewrite("train", [f"resume={tmp_path}"])
+    else:
+        assert word in rewrite("train", [f"resume={tmp_path}"])
+
+
+def test_a_saved_run_brings_no_code_in_text_that_is_read_later():
+    cfg = compose("train", ["stage=grpo", "init_from=m"])
+    OmegaConf.set_struct(cfg, False)
+    cfg.evaluation.scorers.x = "${oc.decode:'{_target_: lit_llm.rewards.function.FunctionReward, function: os.system}'}"
+    with pytest.raises(UserError, match=r"scorers\.x\.function=os\.system: .*allowed_targets=PACKAGE"):
+        trusted(cfg, [], "run=x")
+    cfg.evaluation.scorers.x, cfg.data.cache_dir = None, "${oc.env:NOT_SET_OF_TEST}"
+    cfg.optimizer.lr = "${oc.decode:${oc.env:NOT_SET_OF_TEST}}"
+    trusted(cfg, [], "run=x")  # an exam needs neither
 
 
 def test_loggers_import_only_what_loggers_need():

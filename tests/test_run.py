@@ -392,7 +392,7 @@ def test_no_progress_is_a_run_without_the_bar(words, tmp_path, capfd):
 
 @pytest.mark.skipif(os.name != "posix", reason="flock")
 def test_a_second_run_in_the_folder_is_refused(words, tmp_path):
-    from lit_llm.checkpointing.resume import RunLock
+    from lit_llm.run_lock import RunLock
 
     with RunLock(tmp_path), pytest.raises(UserError, match="in use by"):
         run(compose("train", words), tmp_path)

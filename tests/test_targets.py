@@ -1,6 +1,8 @@
 """What a configuration may build: what an allowed module defines, of the kind that the key takes, and nothing else."""
 
 import pytest
+from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
 
 from lit_llm import config as schema
 from lit_llm.command_line import check, compose, rewrite
@@ -128,3 +130,23 @@ def test_the_last_gate_sees_values_after_their_interpolation():
         construct(cfg.stage, "stage")
     with pytest.raises(UserError, match=r"stage\._target_=lit_llm\.parts\.torch\.load"):
         named_class({"_target_": "lit_llm.parts.torch.load"}, "stage")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["\\${d}", "\\${oc.create:{_target_: os.getcwd}}", ["\\${d}"], {"a": "\\${d}"}, "${oc.env:OF_TEST}"],
+    ids=["reference", "resolver", "list", "mapping", "environment"],
+)
+def test_text_that_looks_like_an_interpolation_is_built_as_text(value, monkeypatch):
+    monkeypatch.setenv("OF_TEST", "${d}")
+    part = {"_target_": "lit_llm.backbone.config.from_depth", "_partial_": True, "path": value}
+    made = construct(OmegaConf.create({"d": {"_target_": "os.getcwd"}, "n": part}).n, "backbone").keywords["path"]
+    text = made[0] if isinstance(made, list) else made["a"] if isinstance(made, dict) else made
+    assert text.startswith("${")
+
+
+def test_values_for_a_call_and_errors_of_it():
+    node = {"_target_": "lit_llm.backbone.config.from_depth", "_partial_": True, "a": [{"b": {"c": 1}}], "d": "???"}
+    assert construct(node, "backbone").keywords == {"a": [{"b": {"c": 1}}]}
+    with pytest.raises(InstantiationException, match=r"backbone\._target_=.*TypeError"):
+        construct({"_target_": "lit_llm.backbone.config.from_depth", "nothing": 1}, "backbone")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_llm.checkpointing.resume import RunLock
+from lit_llm.run_lock import RunLock
 from lit_llm.errors import UserError
 
 FORK = multiprocessing.get_context("fork")

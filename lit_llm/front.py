@@ -1,0 +1,42 @@
+"""The small commands' front doors: a misspelt key is told before torch is imported, from the source of their keys."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from lit_llm.arguments import split_word
+from lit_llm.errors import UserError
+from lit_llm.signatures import signature
+
+
+def _command(module: str, arguments: str) -> None:
+    known = {parameter.name: parameter for parameter in signature(arguments).parameters}
+    words = sys.argv[1:]
+    try:
+        for word in () if {"--help", "-h"} & set(words) else words:
+            split_word(word, known)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    import_module(module).main()
+
+
+def evaluate() -> None:
+    """lit-llm-evaluate"""
+    _command("lit_llm.reexamination", "lit_llm.reexamination.Evaluate")
+
+
+def generate() -> None:
+    """lit-llm-generate"""
+    _command("lit_llm.generation.command", "lit_llm.generation.command.Generate")
+
+
+def chat() -> None:
+    """lit-llm-chat"""
+    _command("lit_llm.generation.chat", "lit_llm.generation.chat.ChatOptions")
+
+
+def rank() -> None:
+    """lit-llm-rank"""
+    _command("lit_llm.feedback.command", "lit_llm.feedback.rank_arguments.Rank")
