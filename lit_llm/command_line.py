@@ -75,6 +75,9 @@ def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] 
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    for word in arguments:
+        if word.startswith(("hydra.run.dir=", "hydra.sweep.dir=")):
+            started.keep(Path(text_of(word.partition("=")[2])))
     whole_files()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of Hydra's own printing
     sys.argv[1:] = arguments

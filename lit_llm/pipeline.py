@@ -21,7 +21,7 @@ from lit_llm.errors import NothingToLearn, UserError
 from lit_llm.people import ASK, asked, found_win_rate, of_this_chain
 from lit_llm.pretrained_defaults import tell
 from lit_llm.simulated_gold import without_rule
-from lit_llm.started import clear, holds_a_run
+from lit_llm.started import clear, seen
 from lit_llm.steps import Step, begins_from, descendants, spared
 
 log = logging.getLogger("lit_llm")
@@ -97,21 +97,20 @@ def _compute(
     from lit_llm.run import execute
 
     log.info("\n%s%s", heading, _why(chain, name, ingredients, place))
-    started, held = time.monotonic(), holds_a_run(place)
+    started, before = time.monotonic(), seen(place)
     try:
         if name == RANKINGS:
             _collect(config, place, list(chain.cfg.allowed_targets))
         else:
             execute(schema.restored({**config, "resume": "auto"}), place)
     except UserError as error:
-        if not held:
-            clear(place)
+        clear(place, before)
         if not _forbidden(error):
             raise UserError(f"{name}: {error}") from error
         _leave_out(chain, name, str(error), heading)
         return False
     except Exception:
-        gone = not held and clear(place)
+        gone = clear(place, before)
         log.error("%s: failed, the chain stops here%s", heading, "" if gone else f" (its folder: {place})")
         raise
     gc.collect()  # Trainers and modules refer to each other: the next stage needs their memory

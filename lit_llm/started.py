@@ -6,10 +6,17 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from lit_llm.run_folder import RunFolder
+
+try:
+    import fcntl
+except ImportError:  # Windows: without locks
+    fcntl = None  # type: ignore[assignment]
 
 # What a run or a pipeline writes before its first step.
 STARTING = (".hydra", ".lock", ".launch", ".heldout", "config.yaml", "run.json", "tokenizer", ".tokenizer-unfinished",
@@ -17,6 +24,7 @@ STARTING = (".hydra", ".lock", ".launch", ".heldout", "config.yaml", "run.json",
 STOPPED = (130, 143)
 
 _begun: set[Path] = set()
+_there: set[Path] = set()  # folders that were there before the command
 given: list[str] = []  # the words of the command line, as they were typed
 
 
@@ -38,23 +46,81 @@ def holds_a_run(folder: Path) -> bool:
     return bool(run.state) or run.config.exists() or begun(folder)
 
 
-def clear(folder: Path) -> bool:
-    """Removes the folder of a start that failed, and the folders above it in outputs/ that are empty then.
+@dataclass(frozen=True)
+class Before:
+    """What a folder held before a command began with it, which is never removed."""
 
-    Nothing is removed where a step was taken, or where the folder holds anything that no start writes.
+    names: frozenset[str]
+    folder: bool  # whether it was there itself, as far as the command line tells
+
+
+def keep(folder: Path) -> None:
+    """A folder that the command line names, before Hydra makes it: where it is there already, it stays."""
+    if folder.is_dir():
+        _there.update(path.resolve() for path in (folder, *folder.iterdir()) if path.is_dir())
+
+
+def seen(folder: Path) -> Before | None:
+    """What a folder holds now, less what Hydra has just made in it; None where a run is in it, which is never cleared.
+
+    It is asked before anything of the run is written.
     """
-    if not folder.is_dir() or begun(folder):
+    if holds_a_run(folder):
+        return None
+    names = {path.name for path in folder.iterdir() if not _made_by_hydra(path)} if folder.is_dir() else set()
+    return Before(frozenset(names), bool(names) or folder.is_symlink() or folder.resolve() in _there)
+
+
+def _made_by_hydra(path: Path) -> bool:
+    """Its three files, which it writes anew at every start, and a log without a line."""
+    if path.is_symlink():
         return False
-    inside = list(folder.iterdir())
-    if any(path.name not in STARTING and path.suffix != ".log" for path in inside):
+    if path.name == ".hydra" and path.is_dir():
+        return {one.name for one in path.iterdir()} <= {"config.yaml", "hydra.yaml", "overrides.yaml"}
+    return path.suffix == ".log" and path.is_file() and path.stat().st_size == 0
+
+
+def clear(folder: Path, before: Before | None) -> bool:
+    """Removes what a start that failed wrote into ``folder``, then the folder and those above it in outputs/ that are
+    empty. Whether it did.
+
+    Nothing is removed that was there before, where a step was taken, where another process is at work in the folder,
+    or where it holds anything new that no start writes.
+    """
+    if before is None or not folder.is_dir() or begun(folder):
         return False
-    for path in inside:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    _remove_empty(folder)
+    new = [path for path in folder.iterdir() if path.name not in before.names]
+    if any(path.name not in STARTING and path.suffix != ".log" for path in new):
+        return False
+    with _alone_in(folder) as alone:
+        if not alone:
+            return False
+        for path in new:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+    if not before.folder:
+        _remove_empty(folder)
     return True
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[bool]:
+    """Holds a run's lock, if the folder has one; False: another process does."""
+    try:
+        file = (folder / ".lock").open("rb+")
+    except OSError:
+        yield True
+        return
+    with file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except OSError:
+            free = False
+        yield free
 
 
 def _remove_empty(folder: Path) -> None:

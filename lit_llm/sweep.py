@@ -29,7 +29,7 @@ from lit_llm.places import wrong_places
 from lit_llm.pretrained_defaults import settled
 from lit_llm.run_folder import RunFolder
 from lit_llm.secrets import hide
-from lit_llm.started import STOPPED, clear, holds_a_run, how_to_go_on
+from lit_llm.started import STOPPED, Before, clear, how_to_go_on, seen
 from lit_llm.validation import validate
 
 log = logging.getLogger("lit_llm")
@@ -47,6 +47,7 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
+    before = seen(folder)
     try:
         cfg = settled(cfg, given_to_job, folder)
     except UserError as error:
@@ -54,7 +55,7 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
         raise SystemExit(2) from None
     kind = "run" if "resume" in cfg else "pipeline"
     if hydra.mode != RunMode.MULTIRUN:
-        return _alone(job, cfg, folder, kind)
+        return _alone(job, cfg, folder, kind, before)
     identity, shown = schema.identity(cfg), hide(cfg)
     done = read(folder)
     if done.get("status") == "finished" and done.get("identity") == identity:
@@ -64,7 +65,6 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
         cfg.resume = "auto"  # a sweep begun before in this folder: the job goes on
     result: dict[str, Any] = {"identity": identity, "overrides": list(hydra.overrides.task)}
     result["pipeline"] = "stages" in cfg
-    held = holds_a_run(folder)
     try:
         validate(cfg)
         refuse_what_is_not_there(cfg)
@@ -83,8 +83,8 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
         log.error("%s", traceback.format_exc() if told is None else told)
         first = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}" if told is None else str(told)
         result |= {"status": f"failed: {shown(first)}", "objective": FAILED}
-    if result["status"] != "finished" and not held and clear(folder):
-        folder.mkdir(parents=True)  # of a start that failed only what the leaderboard tells is kept
+    if result["status"] != "finished" and clear(folder, before):
+        folder.mkdir(parents=True, exist_ok=True)  # of a start that failed only what the leaderboard tells is kept
     write_json(folder / RESULT, result)
     return float(result["objective"])
 
@@ -101,9 +101,9 @@ def _status(value: float, metrics: Mapping[str, Any]) -> str:
     return f"failed: {what} is not a finite number" if "objective" not in metrics else f"failed: {what} not measured"
 
 
-def _alone(job: Job, cfg: DictConfig, folder: Path, kind: str) -> float:
+def _alone(job: Job, cfg: DictConfig, folder: Path, kind: str, before: Before | None) -> float:
     """Outside a sweep: a user's mistake ends the command here, before Hydra writes an error of its own about it."""
-    shown, held = hide(cfg), holds_a_run(folder)
+    shown = hide(cfg)
     try:
         validate(cfg)
         refuse_what_is_not_there(cfg)
@@ -115,8 +115,7 @@ def _alone(job: Job, cfg: DictConfig, folder: Path, kind: str) -> float:
             _stopped(error, folder, kind, shown)
         elif told is not None:
             complain(UserError(shown(str(told))))
-        if not held:
-            clear(folder)
+        clear(folder, before)
         if told is not None:
             raise SystemExit(2) from None
         # 1: Lightning's answer to Ctrl+C before the first step
