@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch._functorch import config as functorch
 
@@ -23,7 +23,7 @@ from lit_llm.durable import folder_beside
 from lit_llm.errors import UserError
 from lit_llm.model_folder import check_model_folder
 from lit_llm.stages.base import Stage
-from lit_llm.targets import construct, named_class
+from lit_llm.targets import construct, named_class, refuse
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -102,6 +102,7 @@ def _training_texts(cfg: DictConfig) -> Any:
             f"tokenizer: {data.__name__} has no raw text to train one on; give init_from=FOLDER, or "
             "tokenizer=folder tokenizer.folder=FOLDER"
         )
+    refuse(OmegaConf.to_container(cfg.data, resolve=True), "data", "data", cfg.allowed_targets)
     given = instantiate({key: value for key, value in cfg.data.items() if not key.startswith("_")}, _convert_="all")
     return data.tokenizer_texts(**_accepted(data.tokenizer_texts, given))
 

@@ -161,8 +161,9 @@ def names_code(word: str) -> bool:
     """Whether an override names a function of the user's by its dotted path: a reward's, a format's."""
     key, _, value = word.partition("=")
     last = key.rpartition(".")[2]
-    inside = re.search(r"[{,]\s*(function\s*:|format\s*:[^,}]*\.)", value)
-    return last == "function" or (last.lstrip("+") == "format" and "." in value) or inside is not None
+    inside = re.search(r"[{,]\s*(function\s*:|format\s*:[^,}]*[.$])", value)
+    dotted = re.search(r"[.$]", value) is not None  # a reference could bring a dotted path
+    return last.lstrip("+") == "function" or (last.lstrip("+") == "format" and dotted) or inside is not None
 
 
 def _again(words: Sequence[str]) -> list[str]:

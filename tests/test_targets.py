@@ -5,7 +5,7 @@ import pytest
 from lit_llm import config as schema
 from lit_llm.command_line import check, compose, rewrite
 from lit_llm.errors import UserError
-from lit_llm.targets import construct, named_class, refusal
+from lit_llm.targets import construct, named_class, refusal, saved_code
 from lit_llm.validation import validate
 
 OURS = ("lit_llm.",)
@@ -128,3 +128,22 @@ def test_the_last_gate_sees_values_after_their_interpolation():
         construct(cfg.stage, "stage")
     with pytest.raises(UserError, match=r"stage\._target_=lit_llm\.parts\.torch\.load"):
         named_class({"_target_": "lit_llm.parts.torch.load"}, "stage")
+
+
+def test_a_saved_configuration_gives_no_value_without_its_name():
+    """FunctionReward's first value is the dotted path of a function."""
+    node = {"_target_": "lit_llm.rewards.function.FunctionReward", "_args_": ["os.system"]}
+    (line,) = saved_code({"evaluation": {"scorers": {"x": node}}}, ())
+    assert line.startswith("evaluation.scorers.x._args_=['os.system']")
+    assert list(saved_code({"data": {"format": "${data[name]}"}}, ()))
+
+
+def test_text_that_becomes_a_target_trains_no_tokenizer(monkeypatch):
+    """The data's values are built on their own there, before anything else looks at them."""
+    from lit_llm import parts
+
+    cfg = compose("train", ["data.path=x"])
+    cfg.data.path = "${oc.decode:'{_target_: shutil.rmtree, path: x}'}"
+    monkeypatch.setattr(parts, "instantiate", lambda *_, **__: pytest.fail("was built"))
+    with pytest.raises(UserError, match=r"data\.path\._target_=shutil\.rmtree"):
+        parts._training_texts(cfg)
