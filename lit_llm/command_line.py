@@ -255,7 +255,8 @@ def _resumed(arguments: list[str]) -> list[str]:
     if not Path(place).is_dir():
         raise UserError(f"resume={place}: no such run folder")
     # As they were typed: a reference, also to the environment, is resolved where the words are composed.
-    overrides: list[Any] = list(OmegaConf.to_container(yaml_files.load(saved, list))) if saved.is_file() else []
+    typed: Any = OmegaConf.to_container(yaml_files.load(saved, list)) if saved.is_file() else []
+    overrides = list(typed)
     if not all(isinstance(word, str) for word in overrides):
         raise UserError(f"resume={place}: {saved} must be a list of overrides; resume by the run's own command line")
     ours = [

@@ -147,3 +147,12 @@ def test_text_that_becomes_a_target_trains_no_tokenizer(monkeypatch):
     monkeypatch.setattr(parts, "instantiate", lambda *_, **__: pytest.fail("was built"))
     with pytest.raises(UserError, match=r"data\.path\._target_=shutil\.rmtree"):
         parts._training_texts(cfg)
+
+
+def test_a_folder_of_the_users_is_not_replaced_by_a_tokenizer(tmp_path):
+    from lit_llm import parts
+
+    (tmp_path / "notes.json").write_text("mine")
+    with pytest.raises(UserError, match=r"holds files but no tokenizer\.json"):
+        parts.load_run_tokenizer(compose("train", ["data.path=x"]), tmp_path)
+    assert (tmp_path / "notes.json").read_text() == "mine"
