@@ -256,7 +256,10 @@ def _resumed(arguments: list[str]) -> list[str]:
     if not all(isinstance(word, str) for word in overrides):
         raise UserError(f"resume={place}: {saved} must be a list of overrides; resume by the run's own command line")
     ours = [
-        word for word in overrides if not word.lstrip("+~").startswith(("hydra", "-", "allowed_targets", "resume="))
+        word
+        for word in overrides
+        if not word.lstrip("+~").startswith(("hydra", "-", "allowed_targets", "resume="))
+        and not hydra_node.touched_by(word)
     ]
     kept = [word for word in ours if word.partition("=")[0].lstrip("~") not in given]
     for word in kept:
@@ -350,7 +353,7 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
 
 def _hydra_s_own(config_name: str, cfg: DictConfig, words: list[str], folders: list[str]) -> Iterator[str]:
     """What is wrong with Hydra's own part, where the command line or a folder of the user's changes it."""
-    if not folders and not any(word.lstrip("+~").startswith(("hydra.", "hydra/", "hydra=")) for word in words):
+    if not folders and not any(map(hydra_node.touched_by, words)):
         return
     findings: list[str] = []
     overrides = list(parsed([*search_path(words, folders), *words], findings, hydra_too=True))
@@ -358,7 +361,10 @@ def _hydra_s_own(config_name: str, cfg: DictConfig, words: list[str], folders: l
     yield from findings
     if whole is not None:
         node: Any = OmegaConf.to_container(whole.hydra, resolve=False)
-        yield from named_by_environment({"hydra": {key: node.get(key) for key in ("run", "sweep", "job")}})
+        try:
+            yield from named_by_environment({"hydra": schema.written_to(whole)})
+        except (OmegaConfBaseException, ValueError) as error:
+            yield f"hydra: {next(iter(str(error).splitlines()), type(error).__name__)}"
         yield from hydra_node.findings(node, list(cfg.get("allowed_targets") or ()))
 
 

@@ -196,6 +196,28 @@ def resolved(config: Any) -> dict[str, Any]:
         _resolvers()["oc.env"] = original["oc.env"]
 
 
+def written_to(whole: DictConfig) -> dict[str, Any]:
+    """What Hydra's own part says about places and names, resolved: a value from the environment stays its mark, also
+    where it comes by way of another key (``${data.path}``, ``${hydra.job.override_dirname}``)."""
+    own = whole.hydra
+    original = dict(_resolvers())
+    try:
+        OmegaConf.register_new_resolver("oc.env", _keep_env, replace=True)
+        OmegaConf.register_new_resolver("oc.decode", lambda text: text, replace=True)
+        OmegaConf.register_new_resolver("hydra", lambda key: _or_empty(OmegaConf.select(own, key)), replace=True)
+        found = {
+            key: OmegaConf.to_container(own[key], resolve=True, throw_on_missing=False) for key in ("run", "sweep")
+        }
+        return {**found, "output_subdir": own.get("output_subdir"), "job": {"name": own.job.get("name")}}
+    finally:
+        _resolvers().clear()
+        _resolvers().update(original)
+
+
+def _or_empty(value: Any) -> Any:
+    return "" if value is None else value  # a job's number, before there are jobs
+
+
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every leaf of nested mappings as ("optimizer.lr", 3e-4); lists are leaves."""
     for key, value in config.items():

@@ -58,10 +58,10 @@ def launch(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     Raises UserError with the run's own message, SystemExit(143) when it was stopped by SIGTERM.
     """
     place = folder / FOLDER
+    if os.environ.get("NODE_RANK", "0") == "0":
+        _prepare(cfg, folder)  # first: refused where another process is at work, whose files stay
     shutil.rmtree(place, ignore_errors=True)
     schema.save(cfg, place / "config.yaml")
-    if os.environ.get("NODE_RANK", "0") == "0":
-        _prepare(cfg, folder)
     code = _wait(subprocess.Popen(_torchrun(cfg, folder), env=_environment()))
     result = json.loads((place / "result.json").read_text()) if (place / "result.json").is_file() else {}
     if "metrics" in result:

@@ -85,6 +85,8 @@ def load_run_tokenizer(cfg: DictConfig, folder: Path) -> Tokenizer:
         return load_tokenizer(cfg.init_from)
     if (folder / "tokenizer.json").is_file():
         return load_tokenizer(folder)
+    if folder.is_dir() and any(folder.iterdir()):  # ours is whole or absent: this is somebody's own
+        raise UserError(f"{folder}: holds files but no tokenizer.json; give another folder for the run: hydra.run.dir=")
     made = construct(cfg.tokenizer, "tokenizer", cfg.allowed_targets)
     tokenizer: Tokenizer = made if isinstance(made, Tokenizer) else made(texts=_training_texts(cfg))
     with folder_beside(folder) as unfinished:  # whole or absent, whenever the process is killed

@@ -23,7 +23,8 @@ SHORTEST = 6  # characters: shorter values (a number, "cpu", "/") stand in too m
 # The last words of keys whose values become names of files, of folders that are written to, or words of a model.
 WRITTEN = ("name", "replay_name", "run_name", "project", "group", "tags", "job_type", "entity", "new_tokens",
            "base_model", "cache_dir", "objective", "output", "output_dir", "save_dir", "log_dir")  # fmt: skip
-WRITTEN_HERE = ("people.folder", "answers.prompts", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+WRITTEN_HERE = ("people.folder", "answers.prompts", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir",
+                "hydra.output_subdir")  # fmt: skip
 
 
 def named_by_environment(values: Any) -> Iterator[str]:

@@ -136,12 +136,12 @@ def definitions(target: str) -> Iterator[Definition]:
 def _made_at_import(target: str) -> Definition | None:
     """A name that a module of the user's makes up when it is asked for (``__getattr__``): where its object says it is
     defined. The module is one that the user allows to run."""
-    module, names = split(target)
     try:
+        module, names = split(target)
         value: Any = importlib.import_module(module)
         for name in names:
             value = getattr(value, name)
-    except (ImportError, AttributeError):
+    except Exception:  # there is no such module or name, or it fails, which the caller tells with the key
         return None
     of = getattr(value, "__module__", None)
     return Definition(of, (str(getattr(value, "__qualname__", names[-1])),), None) if isinstance(of, str) else None
@@ -332,6 +332,8 @@ def saved_code(values: Mapping[str, Any], allowed: Sequence[str]) -> Iterator[st
             reason = refusal(node["_target_"], role, places)
             if reason is not None:
                 yield f"{key}._target_={node['_target_']}: {reason}"
+            elif node.get("_args_") and under(str(node["_target_"]), ALLOWED):
+                yield f"{key}._args_={node['_args_']}: a value without its name; it could be a function's"
         for key, function in _functions(part, group):
             if not under(function, places) or not _defined(function, places):
                 yield f"{key}={function}: a function that is not under {', '.join(places)}"
@@ -347,7 +349,7 @@ def _defined(function: str, places: Sequence[str]) -> bool:
 def _functions(value: Any, key: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         for name, item in value.items():
-            if isinstance(item, str) and (name == "function" or (name == "format" and "." in item)):
+            if isinstance(item, str) and (name == "function" or (name == "format" and re.search(r"[.$]", item))):
                 yield f"{key}.{name}", item
             else:
                 yield from _functions(item, f"{key}.{name}")

@@ -106,6 +106,17 @@ def test_help_fits_on_a_screen_or_two(config):
         ("train", "hydra.launcher._target_=os.system", "hydra.launcher._target_=os.system: not under"),
         ("train", "+hydra.callbacks.x._target_=lit_llm.parts.torch.load", "hydra.callbacks.x._target_="),
         ("train", "hydra.job_logging.handlers.console.class=os.system", "hydra.job_logging.handlers.console.class="),
+        (
+            "train",
+            "hydra.output_subdir=${oc.env:HOME}",
+            "hydra.output_subdir=${oc.env:HOME}: would be written in clear",
+        ),
+        (
+            "train",
+            "+hydra.callbacks.x=${hydra.job.env_set}",
+            "hydra.callbacks.x=${hydra.job.env_set}: write the values",
+        ),
+        ("train", "+reward@hydra.callbacks.x=function", "hydra.callbacks.x._target_=lit_llm.rewards.function."),
         ("train", "evaluation.objective=generl/bits_per_byte", "evaluation.objective=generl/bits_per_byte: the data"),
         ("train", "evaluation.objective=general/bpb", "evaluation.objective=general/bpb: no such measure"),
     ],
@@ -211,11 +222,49 @@ def test_a_saved_run_brings_no_code_in_text_that_is_read_later():
     trusted(cfg, [], "run=x")  # an exam needs neither
 
 
+def test_a_saved_reference_brings_no_function(tmp_path):
+    """What stands elsewhere under a harmless key becomes the dotted path of the function that reads the rows."""
+    (tmp_path / ".hydra").mkdir()
+    for word in ("data.format=${data[name]}", "data={format:${seed}}", "++stage.reward.function=${seed}"):
+        (tmp_path / ".hydra/overrides.yaml").write_text(f'["{word}", "data.name=subprocess.getoutput"]')
+        line = refused("train", f"resume={tmp_path}")
+        assert "names code; if you trust it" in line or "format=0: must be str" in line  # which ${seed} is not
+    (tmp_path / ".hydra/overrides.yaml").write_text('["init_from=${oc.env:HOME}"]')  # stays a mark, in clear nowhere
+    assert "init_from=${oc.env:HOME}" in rewrite("train", [f"resume={tmp_path}"])
+    (tmp_path / ".hydra/overrides.yaml").write_text('["+reward@hydra.callbacks.x=learned", "data.format=pairs"]')
+    assert [word for word in rewrite("train", [f"resume={tmp_path}"]) if "hydra.callbacks" in word] == []
+
+
+def test_places_are_looked_at_behind_their_references():
+    """A folder's name that holds another key, or all overrides, holds what the environment gives for them."""
+    for dirs in ("${data.path}", "${hydra.job.override_dirname}", "${hydra:job.override_dirname}"):
+        line = refused("train", f"hydra.sweep.subdir={dirs}", "data.path=${oc.env:HOME}", "-m")
+        assert line.startswith("hydra.sweep.subdir=") and "${oc.env:HOME}: would be written in clear" in line
+    check("train", ["hydra.sweep.subdir=${hydra.job.override_dirname}_${hydra:job.num}", "data.path=.", "-m"])
+
+
+def test_hydras_parts_are_built_of_what_stands_there():
+    node = {"job": {"name": "a", "env_set": {"_target_": "os.system"}}, "verbose": "${oc.decode:x}"}
+    for value in ("${hydra.job.env_set}", "${hydra.verbose}", "${data}", "${hydra:job.env_set}", "${hydra.job}"):
+        for part in ({"x": value}, {"x": [{"_target_": "lit_llm.sweep.Leaderboard", "y": [value]}]}):
+            assert [line for line in hydra_node.findings({**node, "callbacks": part}, ()) if "write the values" in line]
+    good = {"_target_": "hydra_plugins.x.Launcher", "name": "${hydra.job.name}", "token": "${oc.env:T}", "n": 2}
+    (line,) = hydra_node.findings({**node, "launcher": good}, ())
+    assert line.startswith("hydra.launcher._target_=hydra_plugins.x.Launcher: no module of this name")
+
+
 def test_loggers_import_only_what_loggers_need():
     made = {"class": "logging.StreamHandler", "stream": "ext://sys.stdout"}
     good = {"job_logging": {"handlers": {"a": made}, "formatters": {"b": {"()": "colorlog.ColoredFormatter"}}}}
     assert list(hydra_node.findings(good, ())) == []
-    for bad in ({"()": "os.system"}, {"class": "my.Handler"}, {"stream": "ext://os.system"}, {"x": "${oc.env:X}"}):
+    for bad in (
+        {"()": "os.system"},
+        {"class": "logging.handlers.os.system"},
+        {"filename": "${oc.env:X}.log"},
+        {"class": "my.Handler"},
+        {"stream": "ext://os.system"},
+        {"x": "${oc.env:X}"},
+    ):
         (line,) = hydra_node.findings({"hydra_logging": {"handlers": [{"deep": bad}]}}, ())
         assert line.startswith("hydra.hydra_logging.handlers.deep.")
     assert list(hydra_node.findings({"job_logging": {"handlers": {"a": {"class": "my.Handler"}}}}, ("my.",))) == []

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from lit_llm import config as schema
 from lit_llm.command_line import check, compose, rewrite
 from lit_llm.errors import UserError
-from lit_llm.targets import construct, named_class, refusal
+from lit_llm.targets import construct, named_class, refusal, saved_code
 from lit_llm.validation import validate
 
 OURS = ("lit_llm.",)
@@ -150,3 +150,30 @@ def test_values_for_a_call_and_errors_of_it():
     assert construct(node, "backbone").keywords == {"a": [{"b": {"c": 1}}]}
     with pytest.raises(InstantiationException, match=r"backbone\._target_=.*TypeError"):
         construct({"_target_": "lit_llm.backbone.config.from_depth", "nothing": 1}, "backbone")
+
+
+def test_a_saved_configuration_gives_no_value_without_its_name():
+    """FunctionReward's first value is the dotted path of a function."""
+    node = {"_target_": "lit_llm.rewards.function.FunctionReward", "_args_": ["os.system"]}
+    (line,) = saved_code({"evaluation": {"scorers": {"x": node}}}, ())
+    assert line.startswith("evaluation.scorers.x._args_=['os.system']")
+    assert list(saved_code({"data": {"format": "${data[name]}"}}, ()))
+
+
+def test_text_that_becomes_a_target_trains_no_tokenizer():
+    """The data's values are built on their own there, before anything else looks at them."""
+    from lit_llm import parts
+
+    cfg = compose("train", ["data.path=x"])
+    cfg.data.path = "${oc.decode:'{_target_: shutil.rmtree, path: x}'}"
+    with pytest.raises(UserError, match=r"data\.path\._target_=shutil\.rmtree"):
+        parts._training_texts(cfg)
+
+
+def test_a_folder_of_the_users_is_not_replaced_by_a_tokenizer(tmp_path):
+    from lit_llm import parts
+
+    (tmp_path / "notes.json").write_text("mine")
+    with pytest.raises(UserError, match=r"holds files but no tokenizer\.json"):
+        parts.load_run_tokenizer(compose("train", ["data.path=x"]), tmp_path)
+    assert (tmp_path / "notes.json").read_text() == "mine"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lit_llm.run_lock import RunLock
 from lit_llm.errors import UserError
+from lit_llm.run_lock import RunLock
 
 FORK = multiprocessing.get_context("fork")
 
