@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -323,8 +323,17 @@ def _hydra_s_own(config_name: str, cfg: DictConfig, words: list[str], folders: l
     yield from findings
     if whole is not None:
         node: Any = OmegaConf.to_container(whole.hydra, resolve=False)
-        yield from named_by_environment({"hydra": {key: node.get(key) for key in ("run", "sweep", "job")}})
+        values = dict(schema.flat(schema.plain(cfg)))
+        places = {key: _told(node.get(key), values) for key in ("run", "sweep", "job")}
+        yield from named_by_environment({"hydra": places})
         yield from hydra_node.findings(node, list(cfg.get("allowed_targets") or ()))
+
+
+def _told(value: Any, values: Mapping[str, Any]) -> Any:
+    """A part of Hydra's configuration with the run's own values in it, which may be the environment's."""
+    if isinstance(value, Mapping):
+        return {key: _told(item, values) for key, item in value.items()}
+    return re.sub(r"\$\{([\w.]+)\}", lambda m: str(values.get(m[1], m[0])), value) if isinstance(value, str) else value
 
 
 def compose(config_name: str, overrides: list[str]) -> DictConfig:
