@@ -268,3 +268,9 @@ def test_loggers_import_only_what_loggers_need():
         (line,) = hydra_node.findings({"hydra_logging": {"handlers": [{"deep": bad}]}}, ())
         assert line.startswith("hydra.hydra_logging.handlers.deep.")
     assert list(hydra_node.findings({"job_logging": {"handlers": {"a": {"class": "my.Handler"}}}}, ("my.",))) == []
+
+
+def test_no_folder_is_named_by_a_value_of_the_environment_s(monkeypatch):
+    monkeypatch.setenv("TOKEN_OF_TEST", "secret")
+    words = ["data.path='${oc.env:TOKEN_OF_TEST}'", "hydra.run.dir='outputs/${data.path}'"]
+    assert "hydra.run.dir=outputs/${oc.env:TOKEN_OF_TEST}: would be written in clear" in refused("train", *words)

@@ -35,7 +35,7 @@ def ran(monkeypatch):
         write_json(folder / "metrics.json", {"objective": float(cfg.optimizer.lr), "heldout": {}})
         return {}
 
-    def collect(_config, folder: Path, output: Path):
+    def collect(_config, folder: Path, output: Path, _allowed):
         done.append("rankings")
         output.mkdir(parents=True)
         (output / "train.jsonl").write_text("{}\n")
@@ -244,7 +244,7 @@ def test_an_interrupted_step_goes_on_in_its_folder(run, monkeypatch, caplog):
     seen = []
 
     def killed(cfg, folder):
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "run.json", {"status": "running"})
         seen.append((folder, cfg.resume))
         raise KeyboardInterrupt

@@ -63,9 +63,9 @@ def test_the_words_are_the_configuration_s():
 def chain(run, monkeypatch, tmp_path, ran):  # noqa: F811
     """``run`` with the rankings step as it is (the fixture ``ran`` pretends one)."""
 
-    def collect(config, folder, output):
+    def collect(config, folder, output, allowed):
         ran.append("rankings")
-        return COLLECT(config, folder, output)
+        return COLLECT(config, folder, output, allowed)
 
     monkeypatch.setattr("lit_llm.collection.collect", collect)
     monkeypatch.chdir(tmp_path)

@@ -29,7 +29,7 @@ MAY_IMPORT = {
 }
 TOP = {  # files at the top of the package that a room may import
     "processor",
-    "arguments", "allocator", "durable", "errors", "exhaustion", "file_hashes", "model_folder", "records",
+    "arguments", "allocator", "bars", "durable", "errors", "exhaustion", "file_hashes", "model_folder", "records",
 }  # fmt: skip
 CONFIGURATION = {"hydra", "omegaconf"}
 
