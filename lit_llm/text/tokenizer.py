@@ -45,6 +45,7 @@ FILES = (
 )  # fmt: skip
 """What a tokenizer is read from."""
 _DOCUMENT_ENDS = (DOCUMENT_END, "<|end_of_text|>", "</s>", "<eos>")  # Qwen and GPT-2, Llama 3, Llama 2 and Mistral
+_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 class Tokenizer:
@@ -92,7 +93,7 @@ class Tokenizer:
             self.__dict__.pop("control_tokens", None)
 
     def _obey_bos_and_eos_switches(self) -> None:
-        """``add_bos_token`` and ``add_eos_token``, where given as true or false, decide in the post-processor's place.
+        """``add_bos_token`` and ``add_eos_token`` of true count beside the post-processor, which false does not undo.
 
         Some readers take the switches (transformers 4 for Llama's classes), some the post-processor (transformers 5):
         with the one written into the other, all read the saved files alike.
@@ -100,8 +101,8 @@ class Tokenizer:
         before, behind = found = self._added_around()
         for key, ends in (("bos_token", before), ("eos_token", behind)):
             switch, own = self.config.get(f"add_{key}"), self.id_of(self._named(key) or "")
-            if isinstance(switch, bool) and own is not None:
-                ends[:] = [own] if switch else []
+            if switch is True and own is not None:
+                ends[:] = [own]
         if found == self._added_around():
             return
         names = {i: str(self.engine.id_to_token(i)) for i in (*before, *behind)}
@@ -428,9 +429,9 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     check_recorded(folder, FILES)
     engine = _read_engine(file)
     config = _read_json(folder / "tokenizer_config.json")
-    if "eos_token" not in config:
-        config = _read_json(folder / "special_tokens_map.json") | config
     _check_names(folder / "tokenizer_config.json", engine, config)
+    if "added_tokens_decoder" not in config:
+        config |= _mapped_names(folder / "special_tokens_map.json", engine)
     stops = _stop_ids(folder / "generation_config.json", engine)
     return Tokenizer(engine, config, _read_template(folder, config), stops)
 
@@ -467,6 +468,17 @@ def _check_names(file: Path, engine: Engine, config: dict[str, Any]) -> None:
         needed = key == "eos_token" or (key == "bos_token" and config.get("add_bos_token"))
         if needed and engine.token_to_id(name) is None:
             raise UserError(f"{file}: {key}={name!r} is no token of tokenizer.json; name one that is, or null")
+
+
+def _mapped_names(file: Path, engine: Engine) -> dict[str, str | None]:
+    """The names of control tokens in the older of the two files, as text; what it says goes before the configuration.
+
+    As in transformers, which reads it where ``tokenizer_config.json`` has no ``added_tokens_decoder``.
+    """
+    found = _read_json(file)
+    _check_names(file, engine, found)
+    named = {key: value for key in _NAMED if (value := found.get(key, ...)) is not ...}
+    return {key: value.get("content") if isinstance(value, dict) else value for key, value in named.items()}
 
 
 def _stop_ids(file: Path, engine: Engine) -> list[int]:

@@ -135,6 +135,43 @@ def test_a_template_made_here_begins_as_the_tokenizer_lets_texts_begin(tokenizer
     assert again.chat.encode(again, messages)[0] == [0, *plain]
 
 
+MAPS = {
+    "what the configuration leaves out": (
+        {"eos_token": EOS, "add_bos_token": True}, {"bos_token": BOS, "pad_token": EOS}
+    ),
+    "objects": ({"eos_token": EOS}, {"bos_token": {"content": BOS, "lstrip": False}, "unk_token": {"content": EOS}}),
+    "null in the configuration": ({"eos_token": EOS, "bos_token": None}, {"bos_token": BOS}),
+    "another one": ({"eos_token": EOS, "bos_token": DOCUMENT_END}, {"eos_token": DOCUMENT_END, "bos_token": BOS}),
+    "null in the map": ({"eos_token": EOS, "bos_token": DOCUMENT_END}, {"bos_token": None}),
+    "nothing in the configuration": ({}, {"eos_token": EOS, "bos_token": BOS, "additional_special_tokens": [BOS]}),
+    "a map that is not read": (
+        {"eos_token": EOS, "added_tokens_decoder": {"0": {"content": DOCUMENT_END, "special": True}}},
+        {"bos_token": BOS, "pad_token": BOS, "eos_token": DOCUMENT_END},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MAPS)
+def test_names_come_from_the_special_tokens_map_too(folder, case):
+    auto = pytest.importorskip("transformers").AutoTokenizer
+    config, named = MAPS[case]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+    (folder / "special_tokens_map.json").write_text(json.dumps(named))
+    source = (
+        "{{ bos_token }}{{ pad_token }}{{ unk_token }}{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
+    )
+    (folder / "chat_template.jinja").write_text(source)
+    theirs, ours = auto.from_pretrained(str(folder)), load_tokenizer(folder)
+    plain, messages = [{"role": "user", "content": "the cat"}], [Message("user", "the cat")]
+    wanted = list(theirs.apply_chat_template(plain)["input_ids"])
+    ours.save(folder / "saved")
+    again = load_tokenizer(folder / "saved")
+    for one in (ours, again):
+        assert one.chat.encode_prompt(one, messages) == wanted
+        assert {k: v for k, v in one.named_tokens.items() if v} == theirs.special_tokens_map
+    assert auto.from_pretrained(str(folder / "saved")).special_tokens_map == theirs.special_tokens_map
+
+
 def test_documents_end_with_what_separated_them_in_pretraining(folder):
     """SmolLM2 names its turns' ends as eos and bos, and was pretrained with another token between documents."""
     change(folder / "tokenizer_config.json", bos_token=BOS, eos_token=EOS, pad_token=EOS)
@@ -205,6 +242,8 @@ MISTAKES = [
     ("tokenizer_config.json", "[" * 100_000, "not JSON"),
     ("tokenizer_config.json", '{"eos_token": "<|nowhere|>"}', "eos_token='<|nowhere|>' is no token"),
     ("tokenizer_config.json", '{"eos_token": 5}', "eos_token=5; the name of a token is needed"),
+    ("special_tokens_map.json", '{"bos_token": 5}', "special_tokens_map.json: bos_token=5; the name"),
+    ("special_tokens_map.json", '{"eos_token": "<|nowhere|>"}', "special_tokens_map.json: eos_token='<|nowhere|>' is"),
     ("tokenizer_config.json", '{"add_bos_token": true, "bos_token": "<b>"}', "bos_token='<b>' is no token"),
     ("tokenizer_config.json", '{"chat_template": 5}', "chat_template is a int"),
     ("tokenizer_config.json", '{"chat_template": "{% if %}"}', "chat template .*tokenizer_config.json line 1: "),
