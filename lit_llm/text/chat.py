@@ -110,7 +110,8 @@ class ChatTemplate:
     def encode_prompt(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
         """Ids up to where the assistant begins to write: an exact prefix of ``encode(messages + answer)``."""
         written, spans = self._prompt(tokenizer, messages)
-        return self._ids(tokenizer, written, [(s.begin, s.stop, True) for s in spans.values() if not s.unknown])[0]
+        turns = [(s.begin, s.stop, True) for s in spans.values() if not s.unknown]
+        return self._ids(tokenizer, written, turns, goes_on=True)[0]
 
     def encode_completion(self, tokenizer: Tokenizer, text: str) -> list[int]:
         """Ids of one answer with its end token: what follows ``encode_prompt`` in ``encode``. Never refuses a text."""
@@ -218,9 +219,13 @@ class ChatTemplate:
         return self.habits(tokenizer).end_token is None and number in spans and not spans[number].unknown
 
     def _ids(
-        self, tokenizer: Tokenizer, written: Written, turns: Sequence[tuple[int, int, bool]], stop: int | None = None
-    ) -> tuple[list[int], list[bool]]:
-        """Ids and mask of the text up to ``stop``, cut at its control tokens and where turns begin and end."""
+        self, tokenizer: Tokenizer, written: Written, turns: Sequence[tuple[int, int, bool]], stop: int | None = None,
+        goes_on: bool = False,
+    ) -> tuple[list[int], list[bool]]:  # fmt: skip
+        """Ids and mask of the text up to ``stop``, cut at its control tokens and where turns begin and end.
+
+        ``goes_on``: an answer is to follow.
+        """
         text = written.text if stop is None else written.text[:stop]
         controls = dict(c for c in written.controls if c[1] <= len(text))
         cuts = {0, len(text), *(place for begin, end, _ in turns for place in (begin, end)), *controls}
@@ -233,9 +238,11 @@ class ChatTemplate:
         ids: list[int] = []
         mask: list[bool] = []
         place = Place.START
-        for piece, is_control, trained in _trimmed(pieces, tokenizer):
-            found = [tokenizer.control_tokens[piece]] if is_control else tokenizer.encode(piece, place)
-            place = Place.SECTION if is_control else Place.INSIDE if piece else place
+        kept = [one for one in _trimmed(pieces, tokenizer) if one[0]]
+        more = [*(not is_control for _, is_control, _ in kept[1:]), goes_on]  # text follows, not the end of a part
+        for (piece, is_control, trained), cut in zip(kept, more, strict=False):
+            found = [tokenizer.control_tokens[piece]] if is_control else tokenizer.encode(piece, place, cut)
+            place = Place.SECTION if is_control else Place.INSIDE
             ids += found
             mask += [trained] * len(found)
         return ids, mask

@@ -28,38 +28,51 @@ class Places:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._words = {i for i, t in engine.get_added_tokens_decoder().items() if not t.special}
-        self._rules = {place: _engine_at(engine, place) for place in (Place.SECTION, Place.INSIDE)}
+        self._words = {i: bool(t.normalized) for i, t in engine.get_added_tokens_decoder().items() if not t.special}
+        self._made: dict[tuple[Place, Place, bool], Engine | None] = {}
 
     @property
     def matters(self) -> bool:
-        """Whether any place gives other ids than the text's start."""
-        return any(rules is not None for rules in self._rules.values())
+        """Whether any place gives other ids than a whole text."""
+        return any(self._rules(place, goes_on) for place in Place for goes_on in (False, True))
 
-    def encode(self, text: str, place: Place) -> list[int]:
-        """Ids of ``text``, which stands at ``place``."""
-        rules = None if place is Place.START else self._rules[place]
-        if rules is None:
-            return list(self._engine.encode(text, add_special_tokens=False).ids)
-        if not self._words:
-            return list(rules.encode(text, add_special_tokens=False).ids)
+    def encode(self, text: str, place: Place, goes_on: bool = False) -> list[int]:
+        """Ids of ``text``, which stands at ``place``; ``goes_on``: it is cut behind, no control token follows."""
+        rules, ends = self._rules(place), self._rules(Place.SECTION, True) if goes_on else None
         whole = self._engine.encode(text, add_special_tokens=False)
-        first = next((n for n, i in enumerate(whole.ids) if i in self._words), None)
-        if first is None:
-            return list(rules.encode(text, add_special_tokens=False).ids)
-        head = text[: whole.offsets[first][0]]  # what follows an added word is a part of its own, wherever it stands
-        before = list(rules.encode(head, add_special_tokens=False).ids) if head else []
-        return before + list(whole.ids[first:])
+        words = [n for n, i in enumerate(whole.ids) if i in self._words] if rules or ends else []
+        if not words:
+            rules = self._rules(place, goes_on)
+            return list(whole.ids if rules is None else rules.encode(text, add_special_tokens=False).ids)
+        first, last = words[0], words[-1]
+        before, behind = whole.ids[:first], whole.ids[last + 1 :]
+        if rules and (
+            start := text[: whole.offsets[first][0]]
+        ):  # what follows an added word is a part of its own, wherever it stands
+            head = self._rules(place, self._words[whole.ids[first]]) or rules
+            before = head.encode(start, add_special_tokens=False).ids
+        if ends and (tail := text[whole.offsets[last][1] :]):
+            if self._words[whole.ids[last]]:  # it is found in the normalized text, which goes on behind it
+                ends = self._rules(Place.INSIDE, True, Place.SECTION) or ends
+            behind = ends.encode(tail, add_special_tokens=False).ids
+        return [*before, *whole.ids[first : last + 1], *behind]
+
+    def _rules(self, place: Place, goes_on: bool = False, words: Place | None = None) -> Engine | None:
+        """The model with the rules for ``place`` (the pre-tokenizer for ``words``); None: as at the start."""
+        key = place, words or place, goes_on
+        if key not in self._made:
+            self._made[key] = _engine_at(self._engine, *key)
+        return self._made[key]
 
 
-def _engine_at(engine: Engine, place: Place) -> Engine | None:
-    """The model with the rules that hold at ``place``, without added tokens; None where they are those of the start."""
+def _engine_at(engine: Engine, place: Place, words: Place, goes_on: bool) -> Engine | None:
+    """The model with the rules that hold at a place, without added tokens; None where they are those of the start."""
     changed = False
     parts: dict[str, Any] = {}
-    for name in ("normalizer", "pre_tokenizer"):
+    for name, at in (("normalizer", place), ("pre_tokenizer", words)):
         part = getattr(engine, name)
         rule = None if part is None else json.loads(part.__getstate__())
-        parts[name] = _without_blank(rule, place)
+        parts[name] = _without_blank(rule, at, goes_on)
         changed |= parts[name] != rule
     if not changed:
         return None
@@ -77,25 +90,32 @@ _EMPTY: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _without_blank(rule: Any, place: Place, begins: bool = True) -> Any:
-    """The rule as it is at ``place``; None where nothing is left of it.
+def _without_blank(rule: Any, place: Place, goes_on: bool, begins: bool = True) -> Any:
+    """The rule as it is at ``place``; None where nothing is left of it. A cut is neither a text's start nor its end.
 
     ``begins``: nothing cuts the text before this rule. Behind a cut a blank belongs to every word (as in T5).
     """
     if rule is None:
         return None
     if "normalizers" in rule:
-        kept = [one for one in (_without_blank(r, place) for r in rule["normalizers"]) if one is not None]
+        kept = [one for r in rule["normalizers"] if (one := _without_blank(r, place, goes_on)) is not None]
         return rule | {"normalizers": kept} if kept else None
     if "pretokenizers" in rule:
-        return rule | {"pretokenizers": [_without_blank(r, place, not n) for n, r in enumerate(rule["pretokenizers"])]}
+        parts = [_without_blank(r, place, goes_on, not n) for n, r in enumerate(rule["pretokenizers"])]
+        return rule | {"pretokenizers": parts}
     kind = rule["type"]
-    if kind == "Metaspace" and (rule["prepend_scheme"] == "first" or (begins and place is Place.INSIDE)):
+    if kind == "Strip":
+        left, right = rule["strip_left"], rule["strip_right"]
+        return rule | {"strip_left": left and place is not Place.INSIDE, "strip_right": right and not goes_on}
+    at_start = place is Place.START
+    if (
+        kind == "Metaspace"
+        and not at_start
+        and (rule["prepend_scheme"] == "first" or (begins and place is Place.INSIDE))
+    ):
         return rule | {"prepend_scheme": "never"}
     if place is not Place.INSIDE or not begins:
         return rule
     if kind == "Prepend":
         return None
-    if kind == "ByteLevel" and "add_prefix_space" in rule:
-        return rule | {"add_prefix_space": False}
-    return rule | {"strip_left": False} if kind == "Strip" else rule
+    return rule | {"add_prefix_space": False} if kind == "ByteLevel" and "add_prefix_space" in rule else rule

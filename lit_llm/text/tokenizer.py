@@ -233,13 +233,14 @@ class Tokenizer:
             self._rows = number, 1 + max(self.engine.get_vocab(with_added_tokens=True).values(), default=-1)
         return self._rows[1]
 
-    def encode(self, text: str, place: Place = Place.START) -> list[int]:
+    def encode(self, text: str, place: Place = Place.START, goes_on: bool = False) -> list[int]:
         """Ids of a plain text, without a beginning or an end token. Control tokens in it stay plain text.
 
         ``place``: where in a longer text it stands; a sentencepiece tokenizer puts a blank before some of these.
+        ``goes_on``: that text goes on behind it, without a control token between; some tokenizers strip a text's end.
         """
-        if place is not Place.START and self._places.matters:
-            return self._ids(text, lambda: self._places.encode(text, place))
+        if (goes_on or place is not Place.START) and self._places.matters:
+            return self._ids(text, lambda: self._places.encode(text, place, goes_on))
         found = self._looked_up(text)
         return self._encode_one(text) if found is None else found
 

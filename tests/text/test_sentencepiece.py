@@ -210,6 +210,31 @@ def test_a_blank_before_every_word_stays_in_a_cut_text(tmp_path):
     assert ours.chat.encode(ours, messages)[0] == list(theirs.apply_chat_template(plain)["input_ids"])
 
 
+TALK = (
+    "{% for m in messages %}{{ ('assistant: ' if m.role == 'assistant' else 'user: ') + m.content + eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("normalized", [None, False, True])
+@pytest.mark.parametrize("left", [False, True])
+def test_the_ends_of_texts_are_stripped_and_no_cut_is_one(tmp_path, left, normalized):
+    """``normalized``: of an added word, before which a text goes on, or not."""
+    stripped = normalizers.Sequence([normalizers.Strip(left=left, right=True), normalizers.Replace(" ", "▁")])
+    engine = bpe(stripped, None, decoders.Sequence(SPELLED))
+    if normalized is not None:
+        engine.add_tokens([AddedToken(word, special=False, normalized=normalized) for word in ("user", "zed", "ant")])
+    Tokenizer(engine, {"eos_token": "</s>", "bos_token": "<s>"}, ChatTemplate(TALK)).save(tmp_path)
+    ours, theirs = load_tokenizer(tmp_path), transformers.PreTrainedTokenizerFast.from_pretrained(str(tmp_path))
+    for answer in ("\n\nhe sat ", "z zed cat", *(["\nzed zed "] if normalized else []), "a zed \n"):
+        messages = [Message("user", "the cat "), Message("assistant", answer)]
+        plain = [{"role": m.role, "content": m.content} for m in messages]
+        ids, _ = ours.chat.encode(ours, messages)
+        assert ids == list(theirs.apply_chat_template(plain)["input_ids"])
+        prompt = ours.chat.encode_prompt(ours, messages[:1])
+        assert prompt[-1] == ours.id_of("▁") and prompt + ours.chat.encode_completion(ours, answer) == ids
+
+
 def test_byte_level_with_a_prefix_space(tmp_path):
     engine = Engine(models.BPE())
     engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
