@@ -38,6 +38,9 @@ class Places:
 
     def encode(self, text: str, place: Place, goes_on: bool = False) -> list[int]:
         """Ids of ``text``, which stands at ``place``; ``goes_on``: it is cut behind, no control token follows."""
+        rules = self._rules(place, goes_on)
+        if rules is not None and not self._words:
+            return list(rules.encode(text, add_special_tokens=False).ids)
         rules, ends = self._rules(place), self._rules(Place.SECTION, True) if goes_on else None
         whole = self._engine.encode(text, add_special_tokens=False)
         words = [n for n, i in enumerate(whole.ids) if i in self._words] if rules or ends else []
