@@ -95,7 +95,7 @@ SWITCHES = [
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_a_bos_begins_texts_only_where_the_tokenizer_adds_it(tokenizer, folder, name, switches):
-    """The post-processor says, as in transformers 5, or a switch that is on or off, as in Llama's classes of 4."""
+    """The post-processor says, as in transformers 5, or a switch that is on, as in Llama's classes of 4."""
     transformers = pytest.importorskip("transformers")
     loaded = load_tokenizer(folder)
     if PROCESSORS[name] is not None:
@@ -106,10 +106,8 @@ def test_a_bos_begins_texts_only_where_the_tokenizer_adds_it(tokenizer, folder, 
     theirs = transformers.PreTrainedTokenizerFast.from_pretrained(str(folder)).encode("the cat")
     before, behind = theirs[: theirs.index(text[0])], theirs[theirs.index(text[-1]) + 1 :]
     assert before == ([1] if name in ("bos", "both", "bytes and bos") else [])
-    if switches.get("add_bos_token") is not None:
-        before = [1] if switches["add_bos_token"] else []
-    if switches.get("add_eos_token") is not None:
-        behind = [2] if switches["add_eos_token"] else []
+    before = [1] if switches.get("add_bos_token") else before
+    behind = [2] if switches.get("add_eos_token") else behind
     ours = load_tokenizer(folder)
     assert list(ours.beginning) == (before or [ours.document_end_id]) and ours.encode("the cat") == text
     ours.save(folder)
