@@ -147,6 +147,16 @@ def free(key: str) -> bool:
         (["data.path=null"], "data.path=None: must be str | int | Sequence"),
         (["data.path=1.10"], "data.path=1.1: must be str | int | Sequence"),
         (["trainer.max_steps=0"], "trainer.max_steps=0: must be 1 or more"),
+        (["trainer.max_time=00:00:00:00", "trainer.max_steps=2"], "trainer.max_time=00:00:00:00: no time at all"),
+        (
+            ["data.validation_fraction=0.6", "data.test_fraction=0.6"],
+            "data.validation_fraction=0.6 and data.test_fraction=0.6: nothing is left to train on",
+        ),
+        (["stage=grpo", "init_from=m", "stage.delta=1.1"], "stage.delta=1.1: must be above 1 + stage.eps_high = 1.28"),
+        (
+            ["stage=dpo", "init_from=m", "stage.lora_rank=2", "stage.base_model=${oc.env:HOME}"],
+            "stage.base_model=${oc.env:HOME}: would be written in clear",
+        ),
         (["trainer.max_time=00:01:00:00"], "trainer.max_time=00:01:00:00: the schedule needs a length too"),
         (["trainer.activation_memory_budget=2"], "trainer.activation_memory_budget=2.0: must be a share from 0 to 1"),
         (

@@ -56,7 +56,7 @@ def test_what_lightning_takes_of_four_gpus_is_taken(machine, value, count, light
         ([1, 1], 4, "twice"),
         (-1, 0, "chooses GPUs, and there is none"),
         ([0], 0, "chooses GPUs, and there is none"),
-        *((bad, 4, "must be a number of processes, auto") for bad in (0, 2.5, "all", None, True, [], [0.5])),
+        *((bad, 4, "must be a number of processes, auto") for bad in (0, -2, "-2", 2.5, "all", None, True, [], [0.5])),
     ],
 )
 def test_what_is_not_there_or_no_device_is_named(machine, value, gpus, said):

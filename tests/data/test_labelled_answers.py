@@ -58,6 +58,8 @@ def test_labels_of_weight_0_are_left_out_and_counted(answers, sentence):
     rows = [judged(sentence, n, n < 3, weight=0.0 if n in (0, 4) else 1.0) for n in range(5)]
     counts = answers(rows).counts()
     assert (counts["skipped"], counts["good"], counts["bad"]) == ({"no_weight": 2}, 2, 1)
+    weighed = [judged(sentence, n, n < 2, weight=0.25 if n else 2.0) for n in range(3)]
+    assert answers(weighed).training_weights() == (2.25, 0.25)
     with pytest.raises(UserError, match=r"of these no_weight 1"):
         answers([judged(sentence, 0, True), judged(sentence, 1, False, weight=0.0)]).setup()
 

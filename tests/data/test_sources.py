@@ -206,7 +206,7 @@ def test_what_cannot_be_read_comes_with_file_line_and_what_would_be_right(tmp_pa
     assert file in str(bad[0]) and message in str(bad[0]) and "\n" not in str(bad[0])
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.json", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.txt", "a.json", "a.parquet", "a.jsonl.gz", "a.jsonl.zst", "a.txt.xz"])
 def test_a_git_lfs_pointer_is_named_in_every_format(tmp_path, name):
     if name.endswith("parquet"):
         pytest.importorskip("pyarrow")
@@ -248,6 +248,18 @@ def test_other_encodings_are_named_by_an_option(tmp_path, encoding):
     if encoding == "windows-1256":
         (bad,) = read_rows([text])
         assert bad.reason == "invalid_utf8" and f"{text}:1: byte 1 (0xe3) is no UTF-8; set data.encoding" in str(bad)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-32-be"])
+def test_a_byte_order_mark_is_no_text_in_any_encoding(tmp_path, encoding):
+    file = write(tmp_path, "a.txt", "\ufeffhello".encode(encoding))
+    assert [row.value for row in read_rows([file], checked_encoding(encoding))] == ["hello"]
+
+
+@pytest.mark.parametrize(("encoding", "said"), [("utf-32", "UTF-32 text"), ("utf-16-le", "data.encoding=utf-16-le")])
+def test_what_is_in_wide_characters_is_called_by_its_name(tmp_path, encoding, said):
+    (bad,) = read_rows([write(tmp_path, "a.jsonl", '{"text": "hello"}'.encode(encoding))])
+    assert said in str(bad)
 
 
 @pytest.mark.parametrize("encoding", ["klingon", "base64", "zip", ""])

@@ -218,6 +218,15 @@ def test_a_last_answer_of_weight_0_leaves_nothing_to_the_last_answer_alone(task_
     assert data.counts()["skipped"] == {"no_weight": 1} and data.training_answers() == ["b"]
 
 
+def test_a_cut_leaves_no_answer_without_its_beginning(task_pairs, tokenizer, sentence):
+    last = sentence(2, 10)
+    told = turns(("user", "1?", {}), ("assistant", sentence(1, 40), {}), ("user", "2?", {}), ("assistant", last, {}))
+    whole = len(tokenizer.chat.encode(tokenizer, [Message(t["role"], t["content"]) for t in told])[0])
+    options = {"cls": Instructions, "overlong": "truncate", "max_length": whole - 45}
+    ((_, labels),) = segments(task_pairs([{"messages": told}], **options).train_dataloader())
+    assert tokenizer.decode([label for label in labels if label != IGNORE]) == last
+
+
 def test_training_on_every_token_refuses_a_turn_of_weight_0(task_pairs):
     told = [("user", "1?", {}), ("assistant", "No.", {"weight": 0}), ("user", "2?", {}), ("assistant", "Yes.", {})]
     with pytest.raises(UserError, match=r"train.jsonl:2: a turn has weight 0, and data.train_on_prompt=true"):

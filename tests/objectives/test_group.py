@@ -253,3 +253,16 @@ def test_an_unknown_choice_is_refused():
         group.grpo_loss(*[torch.zeros(1, 1)] * 2, torch.zeros(1), torch.ones(1, 1), ratio="answer")
     with pytest.raises(UserError, match="aggregation: mean; must be one of token_mean"):
         group.token_weights(torch.ones(2, 2, dtype=torch.bool), "mean")
+
+
+@pytest.mark.parametrize("advantage", [1.0, 0.0, -1.0])
+@pytest.mark.parametrize("delta", [None, 2.0])
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_a_ratio_beyond_float32_leaves_loss_and_gradient_finite(ratio, delta, advantage):
+    logps = torch.tensor([[0.0, -1.0]], requires_grad=True)
+    old, mask = torch.tensor([[-200.0, -300.0]]), torch.ones(1, 2)
+    loss, _ = group.grpo_loss(
+        logps, old, torch.tensor([advantage]), mask / 2, reference=old - 200, kl_coef=0.1, ratio=ratio, delta=delta
+    )
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(logps.grad).all()

@@ -186,3 +186,11 @@ def test_explained_variance_of_a_perfect_and_of_a_constant_value_function():
 def test_the_adaptive_coefficient_follows_the_error_clipped_at_a_fifth(kl, factor):
     target = 5.0 if kl == 6.0 else 6.0
     assert policy.adapted_kl_coef(0.2, kl, target, horizon=640, samples=64) == pytest.approx(0.2 * factor)
+
+
+@pytest.mark.parametrize("advantage", [1.0, 0.0])
+def test_a_ratio_beyond_float32_leaves_loss_and_gradient_finite(advantage):
+    logps, mask = torch.zeros(1, 2, requires_grad=True), torch.ones(1, 2, dtype=torch.bool)
+    loss, _ = policy.ppo_policy_loss(logps, torch.full((1, 2), -200.0), torch.full((1, 2), advantage), mask)
+    loss.backward()
+    assert loss.item() == pytest.approx(-1.2 * advantage) and logps.grad.eq(0).all()
