@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "data": {"text", "feedback.store"},
     "evaluation": {"text", "backbone", "objectives", "generation"},
     "rewards": {"text", "backbone", "objectives", "generation", "evaluation"},
-    "stages": {"text", "backbone", "objectives", "generation", "evaluation", "rewards"},
+    "stages": {"checkpointing", "text", "backbone", "objectives", "generation", "evaluation", "rewards"},
     "callbacks": {"generation", "checkpointing", "evaluation"},
     "feedback.web": {"feedback.store", "feedback"},
     "feedback": {"text", "backbone", "data", "evaluation", "generation", "rewards", "feedback.store", "feedback.web"},
@@ -29,7 +29,7 @@ MAY_IMPORT = {
 }
 TOP = {  # files at the top of the package that a room may import
     "processor",
-    "arguments", "allocator", "bars", "durable", "errors", "exhaustion", "file_hashes", "model_folder", "records",
+    "arguments", "allocator", "bars", "devices", "durable", "errors", "exhaustion", "file_hashes", "model_folder", "records",
 }  # fmt: skip
 CONFIGURATION = {"hydra", "omegaconf"}
 
