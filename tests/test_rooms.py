@@ -28,8 +28,8 @@ MAY_IMPORT = {
     "benchmark": {"text", "data", "backbone", "objectives", "optim", "generation", "stages"},
 }
 TOP = {  # files at the top of the package that a room may import
-    "processor",
-    "arguments", "allocator", "bars", "devices", "durable", "errors", "exhaustion", "file_hashes", "model_folder", "records",
+    "arguments", "allocator", "bars", "devices", "durable", "errors", "exhaustion", "file_hashes", "model_folder",
+    "processor", "records",
 }  # fmt: skip
 CONFIGURATION = {"hydra", "omegaconf"}
 
