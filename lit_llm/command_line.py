@@ -343,12 +343,19 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
         if cfg is not None and not _only_shows(arguments):
             try:
                 validate(cfg)
-                findings += [] if several else [*wrong_places(schema.plain(cfg)), *devices.faults(schema.plain(cfg))]
+                findings += [] if several else list(not_there(cfg))
             except UserError as error:
                 findings += str(error).splitlines()
     if findings:
         raise UserError("\n".join(dict.fromkeys(findings)))
     return arguments
+
+
+def not_there(cfg: DictConfig) -> Iterator[str]:
+    """A line for every folder, file and device that the configuration names and that is not there."""
+    values = schema.plain(cfg)
+    yield from wrong_places(values)
+    yield from devices.faults(values)
 
 
 def _hydra_s_own(config_name: str, cfg: DictConfig, words: list[str], folders: list[str]) -> Iterator[str]:

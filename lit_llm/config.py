@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -175,43 +176,44 @@ def plain(config: Any) -> dict[str, Any]:
     """
     if OmegaConf.is_config(config):
         config = OmegaConf.to_container(config, resolve=False)
+    with _reading({"oc.env": _keep_env, "oc.decode": _as_it_stands}):
+        return _to_plain(OmegaConf.create(config))
+
+
+@contextmanager
+def _reading(resolvers: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """With these resolvers in place of the usual ones."""
     original = dict(_resolvers())
     try:
-        OmegaConf.register_new_resolver("oc.env", _keep_env, replace=True)
-        OmegaConf.register_new_resolver("oc.decode", lambda text: text, replace=True)
-        return _to_plain(OmegaConf.create(config))
+        for name, resolver in resolvers.items():
+            OmegaConf.register_new_resolver(name, resolver, replace=True)
+        yield
     finally:
-        for name in ("oc.env", "oc.decode"):
-            _resolvers()[name] = original[name]
+        _resolvers().clear()
+        _resolvers().update(original)
+
+
+def _as_it_stands(text: Any) -> Any:
+    return text
 
 
 def resolved(config: Any) -> dict[str, Any]:
     """``config`` as a part is built of it, variables of the environment and ``oc.decode`` read. A variable that is not
     set is 0, which a key of any kind takes."""
-    original = dict(_resolvers())
-    try:
-        OmegaConf.register_new_resolver("oc.env", lambda name, default="0": os.environ.get(name, default), replace=True)
+    with _reading({"oc.env": lambda name, default="0": os.environ.get(name, default)}):
         return _to_plain(config)
-    finally:
-        _resolvers()["oc.env"] = original["oc.env"]
 
 
 def written_to(whole: DictConfig) -> dict[str, Any]:
     """What Hydra's own part says about places and names, resolved: a value from the environment stays its mark, also
     where it comes by way of another key (``${data.path}``, ``${hydra.job.override_dirname}``)."""
     own = whole.hydra
-    original = dict(_resolvers())
-    try:
-        OmegaConf.register_new_resolver("oc.env", _keep_env, replace=True)
-        OmegaConf.register_new_resolver("oc.decode", lambda text: text, replace=True)
-        OmegaConf.register_new_resolver("hydra", lambda key: _or_empty(OmegaConf.select(own, key)), replace=True)
+    asked = {"hydra": lambda key: _or_empty(OmegaConf.select(own, key))}
+    with _reading({"oc.env": _keep_env, "oc.decode": _as_it_stands, **asked}):
         found = {
             key: OmegaConf.to_container(own[key], resolve=True, throw_on_missing=False) for key in ("run", "sweep")
         }
         return {**found, "output_subdir": own.get("output_subdir"), "job": {"name": own.job.get("name")}}
-    finally:
-        _resolvers().clear()
-        _resolvers().update(original)
 
 
 def _or_empty(value: Any) -> Any:

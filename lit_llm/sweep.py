@@ -18,14 +18,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lit_llm import config as schema
-from lit_llm import devices
-from lit_llm.command_line import complain
+from lit_llm.command_line import complain, not_there
 from lit_llm.durable import write_json
 from lit_llm.errors import UserError
 from lit_llm.exhaustion import one_line
 from lit_llm.given_values import given_to_job
 from lit_llm.objective import refuse_incomparable
-from lit_llm.places import wrong_places
 from lit_llm.pretrained_defaults import settled
 from lit_llm.run_folder import RunFolder
 from lit_llm.secrets import hide
@@ -132,7 +130,7 @@ def _stopped(stop: BaseException, folder: Path, kind: str, shown: Callable[[str]
 
 def refuse_what_is_not_there(cfg: DictConfig) -> None:
     """Raises UserError for every folder, file and device that the configuration names and that is not there."""
-    if lines := [*wrong_places(schema.plain(cfg)), *devices.faults(schema.plain(cfg))]:
+    if lines := list(not_there(cfg)):
         raise UserError("\n".join(lines))
 
 

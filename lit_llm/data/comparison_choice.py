@@ -46,11 +46,7 @@ class ComparisonChoice:
             members = records["train"]
             splits["train"] = [one for one in members if half_of(one) == self.half]
             reasons["other_half"] += len(members) - len(splits["train"])
-        for name in {"train", "validation"} & set(splits):
-            members = splits[name]
-            splits[name] = [one for one in members if self.weight(one) > 0]
-            reasons["no_weight"] += len(members) - len(splits[name])
-        return Records(splits, records.counts)
+        return Records(splits, records.counts).that_count(self.weight, reasons)
 
     def _check_names(self, records: Records) -> None:
         known = annotators_of(records)

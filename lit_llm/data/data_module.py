@@ -36,7 +36,7 @@ REMEDIES = {
     "empty_text": "they hold no text",
     "all_tied": "their ranks are all equal, which says nothing",
     "unlabelled": "they stand between the best and the worst, which says neither good nor bad",
-    "no_trained_token": "no token of theirs is trained (weights of 0, or answers without a token)",
+    "no_trained_token": "no token of theirs is trained (answers without a token)",
     "template_refuses": "the chat template refuses them, such as system messages; take another template or rows",
     "unknown_key": "data.ignore_keys lets keys pass",
 }
@@ -271,8 +271,6 @@ def records_hash(records: Iterable[Record]) -> str:
         digest.update(content_key(record))
         if isinstance(record, Comparison | Labelled):
             digest.update(f"{record.weight!r}".encode())
-        if isinstance(record, Comparison) and record.margin:
-            digest.update(f"margin {record.margin!r}".encode())
     return digest.hexdigest()
 
 

@@ -301,9 +301,9 @@ def _said_again(key: str, value: Any, record: Record, where: str) -> bool:
 
 
 _ALPACA = re.compile(r"\s*Below is an instruction[^\n]*")
-_MARKS = re.compile(
-    r"(<[|\w/｜▁\s-]{1,40}>|\[/?[A-Z_]{1,20}\]|[#*]{0,3}\s*(?:system|user|human|assistant|gpt|bot|model|prompter|instruction|input"
-    r"|response|question|answer|output|[QA])\s*:?|[\s:#*=-])*",
+_MARKS = re.compile(  # no character can be read two ways, so that a long text of such words is refused at once
+    r"(?:<[|\w/｜▁\s-]{1,40}>|\[/?[A-Z_]{1,20}\]|[\s:#*=-]"
+    r"|\b(?:system|user|human|assistant|gpt|bot|model|prompter|instruction|input|response|question|answer|output|[QA])\b)*",
     re.IGNORECASE,
 )
 """What a template writes between two turns: marks in brackets, and the names of who speaks."""

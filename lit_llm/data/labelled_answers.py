@@ -184,7 +184,7 @@ class LabelledAnswers(DataModule):
         rule = LabelsOfRankings(self.label, self.flag_kinds, self.min_severity)
         records = self._read(self.path, "labels", None if self.format and "." in self.format else rule)
         reasons = {"prompt_too_long": 0, "too_long": 0, "template_refuses": 0, "no_weight": 0}
-        records = _weighed(records, reasons)
+        records = records.that_count(lambda one: one.weight, reasons)
         train = self._rows(records["train"], "train", reasons)
         validation = self._rows(records["validation"], "validation", reasons)
         if validation.kept and set(validation.unrelated) == {None}:  # of one prompt: another's is borrowed
@@ -297,15 +297,6 @@ def unrelated(prompts: Sequence[Any], numbers: Sequence[int], seed: int) -> list
             following = after
         found[here] = None if following is None else numbers[following]
     return found
-
-
-def _weighed(records: Records, reasons: dict[str, int]) -> Records:
-    """The records less what counts nothing in training and validation; it is counted in ``reasons``."""
-    splits = dict(records.splits)
-    for name in {"train", "validation"} & set(splits):
-        splits[name] = [one for one in records.splits[name] if one.weight > 0]
-        reasons["no_weight"] += len(records.splits[name]) - len(splits[name])
-    return Records(splits, records.counts)
 
 
 def _of_one_kind(labels: Sequence[bool]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lit_llm.data.conversations import (
@@ -23,6 +23,12 @@ from lit_llm.records import Comparison, Message
 
 _SCORES = ("score", "scores", "rating", "ratings", "avg_rating", "gold", "rank")
 """What public pairs call what was given to each of the two answers."""
+_SCORES_OF_PAIRS = [
+    (name, *(form.format(side=side, name=name) for side in ("chosen", "rejected")))
+    for name in _SCORES
+    for form in ("{side}-{name}", "{side}_{name}", "{name}_{side}", "{name}.{side}")
+]
+"""(name, key of the chosen answer's, key of the rejected one's)."""
 
 
 def preference_pair(value: Mapping[str, Any], where: str) -> Comparison:
@@ -99,26 +105,17 @@ def _pair(
 
 def _check_scores(value: Mapping[str, Any], where: str) -> None:
     """Raises RowError where a row's own scores (or ranks) say that the rejected answer is the better one."""
-    for name in _SCORES:
-        for first, second, better, worse in _scored(value, name):
-            if better is None or worse is None:
-                continue
-            if (better > worse) if name == "rank" else (better < worse):
-                raise RowError(
-                    "scores_disagree",
-                    f"{where}: '{first}' is {better:g} and '{second}' is {worse:g}: the rejected answer is the better "
-                    "one; swap the two answers, or take the scores out",
-                )
-
-
-def _scored(value: Mapping[str, Any], name: str) -> Iterator[tuple[str, str, float | None, float | None]]:
-    """(key, key, score of the chosen, score of the rejected) in each way to write them."""
-    if isinstance(both := value.get(name), Mapping):
-        keys = f"{name}.chosen", f"{name}.rejected"
-        yield *keys, _number(both.get("chosen")), _number(both.get("rejected"))
-    for form in ("{side}-{name}", "{side}_{name}", "{name}_{side}"):
-        first, second = (form.format(side=side, name=name) for side in ("chosen", "rejected"))
-        yield first, second, _number(value.get(first)), _number(value.get(second))
+    both = {f"{name}.{side}": of[side] for name in _SCORES if isinstance(of := value.get(name), Mapping) for side in of}
+    for name, first, second in _SCORES_OF_PAIRS:
+        better, worse = (_number(value[key] if key in value else both.get(key)) for key in (first, second))
+        if better is None or worse is None:
+            continue
+        if (better > worse) if name == "rank" else (better < worse):
+            raise RowError(
+                "scores_disagree",
+                f"{where}: '{first}' is {better:g} and '{second}' is {worse:g}: the rejected answer is the better "
+                "one; swap the two answers, or take the scores out",
+            )
 
 
 def _number(value: Any) -> float | None:

@@ -65,6 +65,14 @@ class Records:
     def __getitem__(self, split: str) -> list[Any]:
         return self.splits.get(split, [])
 
+    def that_count(self, weight: Callable[[Any], float], reasons: dict[str, int]) -> Records:
+        """Those of the training and validation splits that weigh more than 0; the others are counted in ``reasons``."""
+        splits = dict(self.splits)
+        for name in {"train", "validation"} & set(splits):
+            splits[name] = [one for one in self.splits[name] if weight(one) > 0]
+            reasons["no_weight"] += len(self.splits[name]) - len(splits[name])
+        return Records(splits, self.counts)
+
 
 def read_records(
     path: str | int | Sequence[str | int] | Mapping[str, Any],

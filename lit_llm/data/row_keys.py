@@ -49,6 +49,7 @@ _ELSE_THAN_TEXT = re.compile(
 _FREE = _words("""
     title author authors publisher license licence copyright citation source sources path file files filename file_name
     file_path filepath url urls uri link meta metadata attributes info provenance keywords key id guid
+    topic topics subject subjects
 """)
 """Names that may hold any text: under every other one a sentence would be an instruction."""
 _LABELS = _words("task tasks task_type task_name type kind function")
@@ -90,6 +91,7 @@ _OF_ANSWERS = re.compile(
 """What exported rankings and public pairs say of each answer."""
 
 OF_MESSAGES = _words("redacted toxic hashed_ip header state message_id parent_id")
+_NAMED = ABOUT | OF_MESSAGES
 
 CHANGES = {
     **dict.fromkeys(
@@ -133,7 +135,7 @@ def _is_about(key: str, value: Any) -> bool:
     """Whether what stands under a key that is ``known`` is what its name promises, and hides nothing else."""
     if key == "unranked":  # in exported rankings the list of what nobody ranked
         return isinstance(value, list)
-    if key in ABOUT | OF_MESSAGES and _hides(value):
+    if key in _NAMED and _hides(value):
         return False
     held = value if isinstance(value, list | tuple) else [value]
     if key in _MEASURES:
@@ -142,7 +144,7 @@ def _is_about(key: str, value: Any) -> bool:
         isinstance(one, Mapping) or (isinstance(one, str) and _TOOL_OR_MEDIA.fullmatch(one)) for one in held
     ):
         return False
-    if key not in ABOUT | OF_MESSAGES or key in _FREE:
+    if key not in _NAMED or key in _FREE:
         return True
     return not any(isinstance(one, str) and _is_sentence(one) for one in held)
 

@@ -20,7 +20,7 @@ from typing import Any
 from lit_llm.data import row_keys
 from lit_llm.data.projects import is_project, read_project, resolve_project
 from lit_llm.data.splits import UNDIVIDED, divided, of_split, split_name
-from lit_llm.data.streams import COMPRESSED, LFS, RowError, open_lines, pointer, read_bytes, undecodable
+from lit_llm.data.streams import COMPRESSED, RowError, open_bytes, open_lines, read_bytes, undecodable
 from lit_llm.data.suggestions import nearest
 from lit_llm.errors import UserError
 
@@ -258,8 +258,6 @@ def _read_text(file: str, encoding: str) -> Iterator[Row | RowError]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise RowError("invalid_utf8", f"{place(file, line)}: {undecodable(data, error, encoding)}") from None
-    if text.startswith(LFS):
-        raise pointer(file)
     if text.count("\0") > len(text) // 4 and len(text) > 64:
         raise RowError(
             "nul_byte",
@@ -278,8 +276,6 @@ def _read_lines(file: str, encoding: str) -> Iterator[Row | RowError]:
             continue
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
-            if line.startswith(LFS.encode()):
-                raise pointer(file)
         if line.strip():
             yield _parse_line(line, file, number, encoding, reader)
 
@@ -394,10 +390,7 @@ def _read_json(file: str, encoding: str) -> Iterator[Row | RowError]:
 
 def _parse_whole(data: bytearray, file: str, encoding: str) -> tuple[Any, list[_Twice]]:
     try:
-        text = _decoded(data, encoding)
-        if text.startswith(LFS):
-            raise pointer(file)
-        return _Json().read(text)
+        return _Json().read(_decoded(data, encoding))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise RowError("invalid_utf8", f"{file}:line {line}: {undecodable(data, error, encoding)}") from None
@@ -418,9 +411,7 @@ def _read_parquet(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa
         import pyarrow.parquet
     except ImportError:
         raise UserError(f"{file}: parquet needs pyarrow; pip install 'lit-llm[parquet]'") from None
-    with open(file, "rb") as stream:  # noqa: PTH123
-        if stream.read(len(LFS)).startswith(LFS.encode()):
-            raise pointer(file)
+    open_bytes(file).close()  # a pointer in place of the file is called one
     try:
         number = 0
         with pyarrow.parquet.ParquetFile(file) as table:

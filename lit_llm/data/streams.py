@@ -21,7 +21,7 @@ MAX_FILE = 4 * 2**30  # bytes of a text file that is read as one document, after
 WINDOW = 64 * 2**20  # bytes that come out of a compressed file between two looks at its ratio
 MAX_RATIO = 500  # of a window's bytes to those it came out of: text has 3 to 10, rows that are nearly the same 100
 MAX_UNPACKED = 256 * 2**30  # bytes that may come out of one compressed file
-LFS = "version https://git-lfs.github.com/spec/"
+_LFS = b"version https://git-lfs.github.com/spec/"
 _LINE_ENDS = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
 _DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
@@ -35,18 +35,22 @@ class RowError(UserError):
 
 
 def open_bytes(file: str) -> BinaryIO:
-    """Open for reading, decompressing by extension, within ``MAX_RATIO`` and ``MAX_UNPACKED``."""
+    """Open for reading, decompressing by extension, within ``MAX_RATIO`` and ``MAX_UNPACKED``.
+
+    Raises RowError for a Git-LFS pointer.
+    """
     suffix = Path(file).suffix.lower()
     try:
         packed = Path(file).open("rb")  # noqa: SIM115  (the caller closes it)
     except OSError as error:
         raise UserError(f"{file}: cannot be opened ({error.strerror or error})") from None
+    if packed.peek(len(_LFS)).startswith(_LFS):
+        packed.close()
+        raise RowError(
+            "git_lfs_pointer", f"{file}:1: a Git-LFS pointer stands in place of the data; run `git lfs pull`"
+        )
     if suffix not in COMPRESSED:
         return packed
-    if packed.read(len(LFS)).startswith(LFS.encode()):
-        packed.close()
-        raise pointer(file)
-    packed.seek(0)
     openers: dict[str, Callable[[BinaryIO], Any]] = {
         ".gz": lambda packed: gzip.GzipFile(fileobj=packed),
         ".bz2": bz2.BZ2File,
@@ -54,11 +58,6 @@ def open_bytes(file: str) -> BinaryIO:
         ".zst": lambda packed: _zstandard(packed, file),
     }
     return cast(BinaryIO, io.BufferedReader(_Unpacked(file, packed, openers[suffix](packed)), 2**20))
-
-
-def pointer(file: str) -> RowError:
-    """What is wrong with a file that holds a Git-LFS pointer."""
-    return RowError("git_lfs_pointer", f"{file}:1: a Git-LFS pointer stands in place of the data; run `git lfs pull`")
 
 
 class _Unpacked(io.RawIOBase):

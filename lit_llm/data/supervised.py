@@ -275,7 +275,9 @@ def fitted(store: TokenStore, max_length: int, *, truncate: bool) -> Fit:
         mask = store.trained(document, 1, length + 1)  # of the labels of positions 0, 1, ...
         answer = length - _run_length(mask)  # the position whose label begins the last answer
         start = max(0, length - max_length)
-        while 0 < start < answer and mask[start] and mask[start - 1]:  # no answer is learned without its beginning
+        while (
+            truncate and 0 < start < answer and mask[start] and mask[start - 1]
+        ):  # no answer is learned without its beginning
             start += 1
         if not mask.any():
             untrained.append(document)

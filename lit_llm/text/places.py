@@ -49,9 +49,8 @@ class Places:
             return list(whole.ids if rules is None else rules.encode(text, add_special_tokens=False).ids)
         first, last = words[0], words[-1]
         before, behind = whole.ids[:first], whole.ids[last + 1 :]
-        if rules and (
-            start := text[: whole.offsets[first][0]]
-        ):  # what follows an added word is a part of its own, wherever it stands
+        # What follows an added word is a part of its own, wherever it stands.
+        if rules and (start := text[: whole.offsets[first][0]]):
             head = self._rules(place, self._words[whole.ids[first]]) or rules
             before = head.encode(start, add_special_tokens=False).ids
         if ends and (tail := text[whole.offsets[last][1] :]):

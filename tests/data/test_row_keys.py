@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 import pytest
@@ -175,3 +176,12 @@ def test_a_label_beside_what_says_it_another_way_is_refused(more):
     row = Row({"prompt": "q", "completion": "a", "label": True} | more, "f", 1)
     (found,) = LabelsOfRankings()(row)
     assert isinstance(found, RowError) and "f:1" in str(found) and next(iter(more)) in str(found)
+
+
+def test_a_long_text_of_a_template_s_words_is_refused_at_once():
+    """No search through the ways to read them as marks, of which there would be 3 to the power of their number."""
+    row = {"messages": [ASKED, ANSWERED], "text": "user : " * 5000 + "pirate q a"}
+    began = time.process_time()
+    with pytest.raises(RowError, match="'text' would be dropped"):
+        parse_row(Row(row, "f", 1), "examples")
+    assert time.process_time() - began < 2
