@@ -90,11 +90,22 @@ def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] 
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
-        told = one_line(error)
+        told = _no_folder(error, arguments) or one_line(error)
         if told is None:
             raise
         complain(told)
         raise SystemExit(2) from None
+
+
+def _no_folder(error: Exception, words: list[str]) -> UserError | None:
+    """What to say where the folder of a run could not be made: Hydra makes it before anything of ours runs."""
+    folder = _run_folder(words)
+    if folder is None or not isinstance(error, OSError) or not error.filename or folder.is_dir():
+        return None
+    folder, place = Path.cwd() / folder, Path.cwd() / str(error.filename)
+    if place != folder and place not in folder.parents:
+        return None
+    return UserError(f"hydra.run.dir={folder}: cannot be made ({error.strerror}); give a folder you may write to")
 
 
 def whole_files() -> None:

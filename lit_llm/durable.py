@@ -15,11 +15,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from lit_llm.errors import UserError
 
 TEMPORARY = ".unfinished-"
+LOCK = ".lock"  # in a folder that one process holds
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_WORDS = ("no space left", "quota exceeded", "file too large", "disk is full")
 _FULL_NUMBERS = tuple(f"os error {number}" for number in FULL)
@@ -113,19 +114,33 @@ def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
 
 
 def clean_unfinished(folder: Path) -> None:
-    """Remove what killed processes had begun to write, here and in the folders below. Only while the folder is held."""
-    for leftover in list(folder.rglob(f"{TEMPORARY}*")):
-        _remove(leftover)
+    """Remove what killed processes had begun to write, here and in the folders below. Only while the folder is held.
+
+    Below it may be other runs, which hold folders of their own (``hydra.run.dir=outputs``), and a cache that other
+    processes of this machine write into: neither is touched.
+    """
+    for place, below, files in os.walk(folder):
+        below[:] = [name for name in below if not Path(place, name, LOCK).exists()]
+        for name in [name for name in (*below, *files) if name.startswith(TEMPORARY)]:
+            if _writer(name) != "alive":
+                _remove(Path(place, name))
 
 
 def clean_abandoned(folder: Path) -> None:
     """Remove what processes of this machine that are no more had begun to write into a folder that others may use."""
     with suppress(OSError):
         for leftover in [Path(entry.path) for entry in os.scandir(folder) if entry.name.startswith(TEMPORARY)]:
-            host, _, rest = leftover.name.rpartition(".")[2].partition("-")
-            number = rest.partition("-")[0]
-            if host == _host() and number.isdecimal() and not _alive(int(number)):
+            if _writer(leftover.name) == "dead":
                 _remove(leftover)
+
+
+def _writer(name: str) -> Literal["alive", "dead", "elsewhere"]:
+    """Whether the process that gave a temporary name (``_mine``) still runs, where that can be told."""
+    host, _, rest = name.rpartition(".")[2].partition("-")
+    number = rest.partition("-")[0]
+    if host != _host() or not number.isdecimal():
+        return "elsewhere"
+    return "alive" if _alive(int(number)) else "dead"
 
 
 def _remove(leftover: Path) -> None:

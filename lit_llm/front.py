@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 
 from lit_llm.arguments import split_word
@@ -10,12 +11,16 @@ from lit_llm.errors import UserError
 from lit_llm.signatures import signature
 
 
-def _command(module: str, arguments: str) -> None:
+def check_words(arguments: str, words: Sequence[str]) -> None:
+    """Raises UserError for a word that names no key of the dataclass at the dotted path ``arguments``."""
     known = {parameter.name: parameter for parameter in signature(arguments).parameters}
-    words = sys.argv[1:]
+    for word in () if {"--help", "-h"} & set(words) else words:
+        split_word(word, known)
+
+
+def _command(module: str, arguments: str) -> None:
     try:
-        for word in () if {"--help", "-h"} & set(words) else words:
-            split_word(word, known)
+        check_words(arguments, sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from lit_llm.durable import clean_unfinished
+from lit_llm.durable import LOCK, clean_unfinished
 from lit_llm.errors import UserError
 
 try:
@@ -24,7 +24,7 @@ class RunLock:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder) / ".lock"
+        self.path = Path(folder) / LOCK
         self._descriptor: int | None = None
 
     def __enter__(self) -> RunLock:

@@ -7,6 +7,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -163,6 +164,22 @@ def _class_signature(module: str, node: ast.ClassDef) -> Signature | None:
         return _function_signature(module, init, bound=True)
     if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
         return _dataclass_signature(module, node)
+    return next(_bases(module, node), Signature(()))
+
+
+def _dataclass_signature(module: str, node: ast.ClassDef) -> Signature:
+    fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
+    own = {
+        item.target.id: Parameter(item.target.id, _annotation(module, item.annotation), item.value is None)  # type: ignore[union-attr]
+        for item in fields
+        if "ClassVar" not in ast.unparse(item.annotation)
+    }
+    inherited = [parameter for base in _bases(module, node) for parameter in base.parameters]
+    return Signature(tuple(({parameter.name: parameter for parameter in inherited} | own).values()))
+
+
+def _bases(module: str, node: ast.ClassDef) -> Iterator[Signature]:
+    """The signatures of the classes that a class is made of, as far as they have one."""
     for base in node.bases:
         names = ast.unparse(base).split("[")[0].split(".")
         found = _find(module, names) if _definition(tree(module), names[0]) else None
@@ -170,19 +187,7 @@ def _class_signature(module: str, node: ast.ClassDef) -> Signature | None:
             elsewhere = _imported_from(module, names[0])
             found = signature(".".join([elsewhere, *names[1:]])) if elsewhere else None
         if found is not None:
-            return found
-    return Signature(())
-
-
-def _dataclass_signature(module: str, node: ast.ClassDef) -> Signature:
-    fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
-    return Signature(
-        tuple(
-            Parameter(item.target.id, _annotation(module, item.annotation), item.value is None)  # type: ignore[union-attr]
-            for item in fields
-            if "ClassVar" not in ast.unparse(item.annotation)
-        )
-    )
+            yield found
 
 
 def _function_signature(module: str, node: ast.FunctionDef | ast.AsyncFunctionDef, *, bound: bool) -> Signature:

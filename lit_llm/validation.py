@@ -25,6 +25,7 @@ from lit_llm.secrets import named_by_environment
 from lit_llm.signatures import Signature, signature
 
 CONVERSIONS = ("none", "partial", "object", "all")
+MANY = 40  # names that a line can list
 TIME = re.compile(r"\d{1,3}:\d{1,2}:\d{1,2}:\d{1,2}")
 # What a caller in this package passes at call time, by the root key of the partial.
 PASSED_AT_CALL = {
@@ -74,6 +75,9 @@ def nearest(name: str, known: Sequence[str]) -> str:
     near = get_close_matches(name, list(known), n=1, cutoff=0.5)
     if near:
         return f"did you mean {near[0]}?"
+    if len(known) > MANY:
+        known = sorted({key.partition(".")[0] for key in known})
+        return f"known here: {', '.join(known)}, and what is in them (--help lists it)"
     return f"known here: {', '.join(sorted(known))}" if known else "nothing can be set here"
 
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from lit_llm import config as schema
 from lit_llm import hydra_node
-from lit_llm.command_line import _own, check, compose, rewrite
+from lit_llm.command_line import _own, check, command, compose, rewrite
 from lit_llm.errors import UserError
 from lit_llm.options import options_first, text_for
 from lit_llm.overrides import quoted, text_of
@@ -274,3 +274,18 @@ def test_no_folder_is_named_by_a_value_of_the_environment_s(monkeypatch):
     monkeypatch.setenv("TOKEN_OF_TEST", "secret")
     words = ["data.path='${oc.env:TOKEN_OF_TEST}'", "hydra.run.dir='outputs/${data.path}'"]
     assert "hydra.run.dir=outputs/${oc.env:TOKEN_OF_TEST}: would be written in clear" in refused("train", *words)
+
+
+def test_an_unknown_key_lists_groups_and_not_every_key():
+    with pytest.raises(UserError) as stop:
+        check("train", ["foo=1"])
+    assert "trainer" in str(stop.value) and "trainer.max_steps" not in str(stop.value)
+
+
+def test_a_run_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    with pytest.raises(SystemExit) as stop:
+        command("train", print, ["stage=pretraining", f"hydra.run.dir={tmp_path}/file/run"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: hydra.run.dir={tmp_path}/file/run: cannot be made (")

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from lit_llm import front
+from lit_llm.errors import UserError
 
 
 @pytest.mark.parametrize("name", ["evaluate", "generate", "chat", "rank"])
@@ -30,3 +31,19 @@ def test_right_keys_and_help_go_on_to_the_command(monkeypatch):
 def test_the_front_doors_import_no_torch():
     code = "import sys, lit_llm.front; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_keys_that_a_dataclass_inherits_are_known():
+    front.check_words("lit_llm.benchmark.preference.work.Settings", ["kinds=dpo", "minutes=2"])
+    with pytest.raises(UserError, match="did you mean minutes="):
+        front.check_words("lit_llm.benchmark.preference.work.Settings", ["minuts=2"])
+
+
+def test_a_race_s_misspelt_key_is_told_without_torch():
+    code = (
+        "import sys\nfrom lit_llm.benchmark.command import command\n"
+        "try: command(['training', 'shap=1'])\nexcept Exception as error: print(error)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "unknown key shap=; did you mean shape=?\n")

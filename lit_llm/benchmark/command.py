@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_llm.arguments import parse
-from lit_llm.benchmark.conditions import device_of, kind_of, load
-from lit_llm.benchmark.record import Record, check_writable
 from lit_llm.errors import UserError
 from lit_llm.exhaustion import one_line
+from lit_llm.front import check_words
+
+if TYPE_CHECKING:  # what needs torch comes when the words are found good
+    from lit_llm.benchmark.record import Record
 
 WORKS = {
     "training": "a training step's tokens a second and peak memory, here and in peers",
@@ -55,7 +57,12 @@ def command(words: Sequence[str]) -> None:
         raise UserError(
             f"{name}: is no work; {f'did you mean {near[0]}? ' if near else ''}known are {', '.join(WORKS)}"
         )
-    work: Any = import_module(f"lit_llm.benchmark.{name}.work")
+    module = f"lit_llm.benchmark.{name}.work"
+    check_words(f"{module}.Settings", rest)
+    from lit_llm.benchmark.conditions import device_of, kind_of, load
+    from lit_llm.benchmark.record import check_writable
+
+    work: Any = import_module(module)
     settings = parse(work.Settings, rest)
     file: Path | None = getattr(settings, "json", None)
     if file is not None:

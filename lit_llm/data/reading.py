@@ -13,7 +13,7 @@ from typing import Any, Literal
 from lit_llm.data.filters import Record, cleaned, cleaned_row, content_key, group_key, share, without_overlap
 from lit_llm.data.formats import Format, Kind, Parse, find_format, parse_row
 from lit_llm.data.sources import Row, checked_encoding, read_rows, resolve
-from lit_llm.data.splits import UNDIVIDED
+from lit_llm.data.splits import NAMES, UNDIVIDED
 from lit_llm.data.streams import RowError
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Document, Labelled
@@ -126,6 +126,8 @@ def read_records(
     for name, members in files.items():
         rows = read_rows(members, encoding)
         rows = _expanded(_cleaned(rows, counts.altered) if clean else rows, expand)
+        if name in (UNDIVIDED, "train") and "split" not in ignore_keys:
+            rows = map(_to_train_on, rows)
         splits[name] = list(_kept(rows, kind, parse, on_error, counts, ignore_keys, ids))
     if ids.first:
         log.warning(
@@ -135,6 +137,20 @@ def read_records(
     counts.repeated_ids = ids.repeated
     _check(counts, path, max_error_rate)
     return Records(_held_out(splits, kind, counts, validation_fraction, test_fraction), counts)
+
+
+def _to_train_on(row: Row | RowError) -> Row | RowError:
+    """A row among those to train on, or the refusal of one that says itself that it is to be held out."""
+    if isinstance(row, RowError) or isinstance(row.value, str):
+        return row
+    said = row.value.get("split")
+    if not isinstance(said, str) or NAMES.get(said.strip().lower(), "train") == "train":
+        return row
+    return RowError(
+        "held_out",
+        f"{row.where}: its 'split' is {said.strip()!r}, and it would be trained; put such rows into a file of their "
+        f"own (data.path={{train: ..., {NAMES[said.strip().lower()]}: ...}}), or set data.ignore_keys=[split]",
+    )
 
 
 def _expanded(rows: Iterable[Row | RowError], expand: Expand | None) -> Iterator[Row | RowError]:

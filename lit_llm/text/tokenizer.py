@@ -433,6 +433,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     _check_names(folder / "tokenizer_config.json", engine, config)
     if "added_tokens_decoder" not in config:
         config |= _mapped_names(folder / "special_tokens_map.json", engine)
+    config = _class_names(engine, config) | config
     stops = _stop_ids(folder / "generation_config.json", engine)
     return Tokenizer(engine, config, _read_template(folder, config), stops)
 
@@ -469,6 +470,29 @@ def _check_names(file: Path, engine: Engine, config: dict[str, Any]) -> None:
         needed = key == "eos_token" or (key == "bos_token" and config.get("add_bos_token"))
         if needed and engine.token_to_id(name) is None:
             raise UserError(f"{file}: {key}={name!r} is no token of tokenizer.json; name one that is, or null")
+
+
+# What transformers' classes name where the files are silent.
+_CLASS_NAMES = {
+    "Llama": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+    "CodeLlama": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+    "Gemma": {
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "mask_token": "<mask>",
+    },
+    "GPT2": dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>"),
+    "GPTNeoX": dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>") | {"pad_token": "<|padding|>"},
+    "Qwen2": dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>"),
+}
+
+
+def _class_names(engine: Engine, config: dict[str, Any]) -> dict[str, str]:
+    """The control tokens that ``tokenizer_class`` stands for, as far as the vocabulary has them."""
+    name = re.sub(r"(Tokenizer|TokenizerFast)$", "", str(config.get("tokenizer_class")))
+    return {key: token for key, token in _CLASS_NAMES.get(name, {}).items() if engine.token_to_id(token) is not None}
 
 
 def _mapped_names(file: Path, engine: Engine) -> dict[str, str | None]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lit_llm.durable import written_atomically
 from lit_llm.errors import UserError
 from lit_llm.run_lock import RunLock
 
@@ -37,6 +38,16 @@ def test_unfinished_files_of_a_killed_process_are_removed(tmp_path: Path) -> Non
     leftover.touch()
     with RunLock(tmp_path):
         assert not leftover.exists()
+
+
+def test_unfinished_files_of_others_below_the_folder_are_left(tmp_path: Path) -> None:
+    with RunLock(tmp_path / "other_run"):
+        theirs = tmp_path / "other_run" / ".unfinished-model.abc"
+        theirs.touch()
+        with written_atomically(tmp_path / "cache" / "rows.bin") as file, RunLock(tmp_path):
+            file.write(b"rows")
+        assert theirs.exists()
+    assert (tmp_path / "cache" / "rows.bin").read_bytes() == b"rows"
 
 
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:

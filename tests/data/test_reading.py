@@ -269,3 +269,20 @@ def test_hh_rlhf_by_the_strict_rules():
     assert all(
         isinstance(r, Comparison) and r.prompt[-1].role == "user" for split in got.splits.values() for r in split
     )
+
+
+def test_a_row_that_says_it_is_held_out_is_not_trained(tmp_path):
+    rows = [{"text": f"text number {n}", "split": "test" if n == 30 else "train"} for n in range(40)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=r"rows\.jsonl:31: its 'split' is 'test'"):
+        read_records(file, "texts")
+    kept = read_records(file, "texts", on_error="skip")
+    assert all("number 30" not in one.text for split in kept.splits.values() for one in split)
+    assert kept.counts.skipped["held_out"] == 1
+    assert sum(map(len, read_records(file, "texts", ignore_keys=["split"]).splits.values())) == 40
+    (tmp_path / "divided").mkdir()
+    for name in ("train", "test"):
+        said = [row for row in rows if row["split"] == name]
+        (tmp_path / "divided" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
+    assert len(read_records(tmp_path / "divided", "texts")["test"]) == 1

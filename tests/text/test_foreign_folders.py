@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from tokenizers import models, pre_tokenizers, processors
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message
+from lit_llm.text import tokenizer as module
 from lit_llm.text.bpe import train_bpe
 from lit_llm.text.tokenizer import DOCUMENT_END, Tokenizer, load_tokenizer
 
@@ -274,3 +276,23 @@ def test_what_no_token_stands_for_is_one_line(tmp_path):
     for encode in (loaded.encode, lambda text: loaded.encode_batch(["the", text])):
         with pytest.raises(UserError, match="text: the tokenizer cannot encode 'dog'"):
             encode("dog")
+
+
+@pytest.mark.parametrize("name", module._CLASS_NAMES)
+def test_names_that_a_class_stands_for_are_those_of_transformers(name):
+    transformers = pytest.importorskip("transformers")
+    given = inspect.signature(getattr(transformers, f"{name}Tokenizer").__init__).parameters
+    theirs = {key: str(given[key].default) for key in module._NAMED if key in given}
+    assert {key: token for key, token in theirs.items() if token != "None"} == module._CLASS_NAMES[name]
+
+
+def test_a_silent_folder_takes_the_names_of_its_class(folder):
+    change(folder / "tokenizer.json", added_tokens=[])
+    engine = Engine(models.BPE({"<s>": 0, "</s>": 1, "<unk>": 2, "a": 3}, [], unk_token="<unk>"))
+    (folder / "tokenizer.json").write_text(engine.to_str(), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
+    (folder / "chat_template.jinja").unlink()
+    loaded = load_tokenizer(folder)
+    assert (loaded.bos_token, loaded.eos_token) == ("<s>", "</s>")
+    change(folder / "tokenizer_config.json", bos_token=None)
+    assert load_tokenizer(folder).bos_token == ""
