@@ -1,6 +1,6 @@
 """Races this project against its peers: ``python scripts/benchmark.py WORK key=value ...`` (no word: the works)."""
 
-from lit_llm.benchmark.command import main
+from benchmarks.command import main
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,6 @@
 """Run the chain of stages: python scripts/pipeline.py [from=STAGE] [stages.ppo.kl_coef=0.1] (--help lists all)."""
 
-from lit_llm.pipeline import main
+from lit_llm.pipeline.command import main
 
 if __name__ == "__main__":
     main()

@@ -1,7 +1,8 @@
-"""Who may import whom: the order of the rooms, from text to the command line, is held by reading every import."""
+"""Who may import whom: the order of the rooms, from errors to the pipeline, is held by reading every import."""
 
 import ast
 import tomllib
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -9,68 +10,102 @@ import pytest
 import lit_llm
 
 PACKAGE = Path(lit_llm.__file__).parent
-MAY_IMPORT = {
-    "text": set(),
-    "objectives": set(),
-    "optim": set(),
-    "checkpointing": set(),
-    "backbone": set(),
-    "feedback.store": set(),  # what people said: read by the data, written by the app
-    "generation": {"text", "backbone"},
-    "data": {"text", "feedback.store"},
-    "evaluation": {"text", "backbone", "objectives", "generation"},
-    "rewards": {"text", "backbone", "objectives", "generation", "evaluation"},
-    "stages": {"checkpointing", "text", "backbone", "objectives", "generation", "evaluation", "rewards"},
-    "callbacks": {"generation", "checkpointing", "evaluation"},
-    "feedback.web": {"feedback.store", "feedback"},
-    "feedback": {"text", "backbone", "data", "evaluation", "generation", "rewards", "feedback.store", "feedback.web"},
-    "report": {"evaluation"},
-    "benchmark": {"text", "data", "backbone", "objectives", "optim", "generation", "stages"},
-}
-TOP = {  # files at the top of the package that a room may import
-    "arguments", "allocator", "bars", "devices", "durable", "errors", "exhaustion", "file_hashes", "model_folder",
-    "processor", "records",
-}  # fmt: skip
-CONFIGURATION = {"hydra", "omegaconf"}
+TOP = {"__init__", "errors", "records"}
+# From below to above: a room imports those before it.
+ORDER = (
+    "runtime", "text", "objectives", "optim", "checkpointing", "backbone", "generation", "feedback.store", "data",
+    "config", "evaluation", "rewards", "stages", "callbacks", "lineage", "report", "feedback", "feedback.web",
+    "training", "pipeline",
+)  # fmt: skip
+HYDRA = {"config", "training", "pipeline"}
+LIGHTNING_PRIVATE = "runtime/lightning_loops.py"
 
 
 def room_of(parts):
     """The room of a module's path below the package: the longest known name."""
-    return next((".".join(parts[:n]) for n in (2, 1) if ".".join(parts[:n]) in MAY_IMPORT), None)
+    return next((".".join(parts[:n]) for n in (2, 1) if ".".join(parts[:n]) in ORDER), None)
 
 
-def imports_of(file):
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+def inside(file):
+    return file.relative_to(PACKAGE).with_suffix("").parts
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {".".join(("lit_llm", *inside(file))).removesuffix(".__init__"): file for file in FILES}
+
+
+def imports_of(file, everywhere=True):
+    """The dotted names that a file imports; without ``everywhere`` only those that its own import needs."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree) if everywhere else _at_import(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module.split(".")
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in MODULES else node.module
         elif isinstance(node, ast.Import):
-            yield from (alias.name.split(".") for alias in node.names)
+            yield from (alias.name for alias in node.names)
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
+def _at_import(tree):
+    waiting = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            waiting += ast.iter_child_nodes(node)
+        yield node
+
+
+@pytest.mark.parametrize("room", ORDER)
 def test_a_room_imports_only_what_stands_below_it(room):
-    files = [f for f in PACKAGE.joinpath(*room.split(".")).rglob("*.py") if room_of(_inside(f)) == room]
-    for file in files:
+    for file in (file for file in FILES if room_of(inside(file)) == room):
         for name in imports_of(file):
-            where = f"{file.relative_to(PACKAGE)} imports {'.'.join(name)}"
-            assert name[0] not in CONFIGURATION, where
-            if room in ("backbone", "objectives"):
-                assert name[0] != "lightning", where
-            if name[0] == "lit_llm" and len(name) > 1:
-                other = room_of(name[1:])
-                assert other == room or other in MAY_IMPORT[room] or (other is None and name[1] in TOP), where
+            where, top = f"{file.relative_to(PACKAGE)} imports {name}", name.split(".")[0]
+            assert top not in ("hydra", "omegaconf") or room in HYDRA or name.startswith("omegaconf"), where
+            assert top != "lightning" or room not in ("backbone", "objectives"), where
+            if top == "lit_llm" and (other := room_of(name.split(".")[1:])) is not None:
+                assert ORDER.index(other) <= ORDER.index(room), where
+
+
+def test_at_the_top_stands_only_what_all_rooms_speak_of():
+    assert {file.stem for file in PACKAGE.glob("*.py")} == TOP
+    for file in PACKAGE.glob("*.py"):
+        assert {name for name in imports_of(file) if name.startswith("lit_llm.")} <= {"lit_llm.errors"}
 
 
 def test_every_room_is_named_here():
-    folders = {p.parent.relative_to(PACKAGE).parts for p in PACKAGE.rglob("__init__.py")} - {()}
-    assert {room_of(parts) for parts in folders} == set(MAY_IMPORT)
+    assert {room_of(inside(file)) for file in FILES} - {None} == set(ORDER)
+    assert {file.stem for file in FILES if room_of(inside(file)) is None} == TOP
+
+
+def test_no_circle_of_imports():
+    graph = {name: {each for each in imports_of(file) if each in MODULES} - {name} for name, file in MODULES.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_nothing_private_is_imported_across_modules():
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lit_llm"):
+                assert not [a.name for a in node.names if a.name.startswith("_")], f"{file}: {ast.unparse(node)}"
+
+
+def test_lightning_s_private_names_stand_in_one_file():
+    for file in FILES:
+        if file.relative_to(PACKAGE).as_posix() == LIGHTNING_PRIVATE:
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lightning"):
+                assert not [alias.name for alias in node.names if alias.name.startswith("_")], file
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+                assert not ast.unparse(node.value).endswith(("trainer", "_loop")), f"{file}: {ast.unparse(node)}"
 
 
 def test_every_folder_is_installed():
     settings = tomllib.loads(PACKAGE.parent.joinpath("pyproject.toml").read_text(encoding="utf-8"))
     folders = {".".join(p.parent.relative_to(PACKAGE.parent).parts) for p in PACKAGE.rglob("__init__.py")}
     assert set(settings["tool"]["setuptools"]["packages"]) == folders | {"lit_llm.conf"}
-
-
-def _inside(file):
-    return file.relative_to(PACKAGE).with_suffix("").parts

@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_llm import processor
 from lit_llm.backbone.flex import branched_blocks, flex_blocks, flex_kernel
 from lit_llm.backbone.packed_blocks import BlockGroup, attend_in_groups, attend_packed, block_groups
 from lit_llm.backbone.query_blocks import attend_causally
 from lit_llm.backbone.visibility import PackedRows, allowed_pairs, as_bias
+from lit_llm.runtime import processor
 
 Backend = Literal["explicit", "blocks", "sdpa", "documents", "flex"]
 

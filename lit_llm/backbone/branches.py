@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_llm import processor
 from lit_llm.backbone.attention import SHORT_ROW
+from lit_llm.runtime import processor
 
 ROW_TOKENS, NARROW_ROW_TOKENS = 256, SHORT_ROW
 """A prompt with its completions is this long unless a single one of them is longer: attention grows with that length,

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from lit_llm.backbone.config import BackboneConfig, Family, RopeScaling
 from lit_llm.errors import UserError
-from lit_llm.model_folder import refuse_pointer
+from lit_llm.runtime.model_folder import refuse_pointer
 
 Head = Literal["language", "score"]
 

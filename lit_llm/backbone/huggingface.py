@@ -14,11 +14,13 @@ from torch import Tensor
 
 from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.families import Head, read_config, write_config
-from lit_llm.backbone.heads import LanguageModel, ScoreModel, StoredDtypes
+from lit_llm.backbone.models import LanguageModel, ScoreModel, StoredDtypes
 from lit_llm.backbone.weights import FLOATS, Found, names_in, read_tensors, same_tensor, weight_files, write_tensors
-from lit_llm.durable import write_json
 from lit_llm.errors import UserError
-from lit_llm.model_folder import check_model_folder, checked_meanwhile
+from lit_llm.runtime.atomic_files import write_json
+from lit_llm.runtime.model_folder import check_model_folder, checked_meanwhile
+from lit_llm.text.score_tokens import scoring_tokenizer
+from lit_llm.text.tokenizer import Tokenizer
 
 log = logging.getLogger("lit_llm")
 
@@ -142,8 +144,8 @@ def save_model(
     as_stored(model)
     if model.stored is not None:
         tensors = {name: tensor.detach().to(model.stored.of(name)) for name, tensor in tensors.items()}
-    if isinstance(model, ScoreModel) and tokenizer is not None and hasattr(tokenizer, "for_scores"):
-        tokenizer = tokenizer.for_scores()
+    if isinstance(model, ScoreModel) and isinstance(tokenizer, Tokenizer):
+        tokenizer = scoring_tokenizer(tokenizer)
     settings = _token_ids(tokenizer) | dict(generation or {})
     write_json(folder / "config.json", _config_json(model, settings), indent=2)
     if isinstance(model, LanguageModel) and settings:

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lit_llm import processor
 from lit_llm.backbone.norm import compute_dtype
+from lit_llm.runtime import processor
 
 MANY_ROWS = 1024
 """Tokens from which on oneDNN is faster in float32 with AVX2 than the library that torch gives products to, MKL: it

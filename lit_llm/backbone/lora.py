@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from lit_llm.backbone.families import ConfigFile
-from lit_llm.backbone.heads import LanguageModel, ScoreModel
 from lit_llm.backbone.huggingface import their_name
 from lit_llm.backbone.linear import linear
+from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.backbone.weights import read_tensors, write_tensors
-from lit_llm.durable import write_json
 from lit_llm.errors import UserError
+from lit_llm.runtime.atomic_files import write_json
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 PEFT_PREFIX = "base_model.model."  # PEFT wraps the model twice

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lit_llm.durable import beside
 from lit_llm.errors import UserError
-from lit_llm.exhaustion import is_out_of_memory
-from lit_llm.model_folder import refuse_pointer
+from lit_llm.runtime.atomic_files import beside
+from lit_llm.runtime.model_folder import refuse_pointer
+from lit_llm.runtime.out_of_resources import is_out_of_memory
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 KINDS = {
@@ -226,3 +227,12 @@ def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """SHA-256 of a model's names, shapes, dtypes and bytes."""
+    found = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()

@@ -12,13 +12,13 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from lit_llm.callbacks.steps import is_trial, run_ends, step_ended, steps_done
 from lit_llm.checkpointing import atomic
 from lit_llm.checkpointing.resume import CHECKPOINTS, PATTERN, checkpoint_name
 from lit_llm.checkpointing.signals import Interrupted, StopSignals
-from lit_llm.durable import written_atomically
 from lit_llm.errors import UserError
-from lit_llm.file_hashes import identity_of
+from lit_llm.runtime.atomic_files import written_atomically
+from lit_llm.runtime.file_hashes import identity_of
+from lit_llm.runtime.lightning_loops import is_trial, run_ends, step_ended, steps_done
 
 log = logging.getLogger("lit_llm")
 

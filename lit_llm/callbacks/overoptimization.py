@@ -18,9 +18,10 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from lit_llm.callbacks.steps import is_trial, steps_done
-from lit_llm.durable import write_text
 from lit_llm.errors import UserError
+from lit_llm.runtime.atomic_files import write_text
+from lit_llm.runtime.distributed import gathered
+from lit_llm.runtime.lightning_loops import is_trial, steps_done
 
 log = logging.getLogger("lit_llm")
 
@@ -76,7 +77,7 @@ class Overoptimization(L.Callback):
             return
         step = steps_done(trainer)
         found = list(rows_of(trainer.callback_metrics, step))
-        self._add_errors(found, gathered(getattr(pl_module, "gold_by_prompt", {}), trainer.world_size))
+        self._add_errors(found, by_source(getattr(pl_module, "gold_by_prompt", {}), trainer.world_size))
         self.rows = [row for row in self.rows if row["step"] < step] + found
         for row in found:
             self._warn(row)
@@ -162,12 +163,9 @@ def _fell(before: Row, after: Row) -> bool:
     return bool(before["gold"] - after["gold"] > after.get("gold_change_se", 0.0))
 
 
-def gathered(values: Mapping[str, Sequence[Tensor]], world_size: int) -> dict[str, Tensor]:
+def by_source(values: Mapping[str, Sequence[Tensor]], world_size: int) -> dict[str, Tensor]:
     """Each source's batches of every rank as one vector, in the same order every time."""
-    everyone: list[Any] = [values]
-    if world_size > 1:
-        everyone = [None] * world_size
-        torch.distributed.all_gather_object(everyone, values)
+    everyone = gathered(values, world_size)
     names = dict.fromkeys(name for one in everyone for name in one)
     return {name: torch.cat([part.double() for one in everyone for part in one.get(name, [])]) for name in names}
 

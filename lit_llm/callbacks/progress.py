@@ -12,8 +12,8 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from lit_llm.callbacks.steps import step_ended, steps_done
 from lit_llm.errors import UserError
+from lit_llm.runtime.lightning_loops import step_ended, steps_done
 
 SHOWN = {"train/loss": "loss", "val/loss": "val", "train/lr": "lr", "train/tokens_per_second": "tok/s"}
 ROLLOUT = {  # of a stage that answers prompts; cut: the share of answers that max_new_tokens ended

@@ -9,10 +9,10 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lit_llm.callbacks.steps import step_ended, steps_done
 from lit_llm.errors import UserError
 from lit_llm.generation.sampling import completions, generate
 from lit_llm.records import IGNORE, Message, TokenBatch
+from lit_llm.runtime.lightning_loops import step_ended, steps_done
 
 BEGINNING = 8  # tokens of a document that a sample goes on from
 
@@ -92,7 +92,7 @@ class Samples(L.Callback):
         """The tokens of the ``prompts`` that were given."""
         given = self.prompts or []
         if self.chat:
-            return [tokenizer.chat.encode_prompt(tokenizer, [Message("user", prompt)]) for prompt in given]
+            return [tokenizer.encode_prompt([Message("user", prompt)]) for prompt in given]
         return [[*tokenizer.beginning, *tokenizer.encode(prompt)] for prompt in given]
 
     def texts(self, model: Any, tokenizer: Any, ids: Sequence[Sequence[int]]) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_llm.callbacks.peak import peak_flops
-from lit_llm.callbacks.steps import is_logging_step, is_trial
+from lit_llm.runtime.lightning_loops import is_logging_step, is_trial, step_ended
 
 
 class Throughput(L.Callback):
@@ -56,7 +56,7 @@ class Throughput(L.Callback):
         shared = hasattr(batch, "prompt_lengths")
         if self.peak and not shared and config is not None and hasattr(config, "flops_per_token"):
             self._flops += batch.input_ids.numel() * config.flops_per_token(batch.input_ids.shape[-1])
-        if not is_logging_step(trainer):
+        if not step_ended(trainer) and is_logging_step(trainer):
             return
         seen = int(self._pending) * self._world_size  # waits for the device, so the time below is the work's
         self._pause()

@@ -15,8 +15,8 @@ from typing import IO, Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
-from lit_llm.durable import written_atomically
 from lit_llm.errors import UserError
+from lit_llm.runtime.atomic_files import written_atomically
 
 FORMAT = 1  # of the manifest
 

@@ -9,6 +9,8 @@ import lightning as L
 import torch
 import torch.distributed as dist
 
+from lit_llm.runtime.lightning_loops import validation_is_next
+
 
 def random_state() -> dict[str, Any]:
     """torch's and python's streams of this process, as tensors and plain values (numpy's would need unpickling)."""
@@ -50,19 +52,13 @@ class RandomState(L.Callback):
         if trainer.global_rank < len(self._loaded):
             set_random_state(self._loaded[trainer.global_rank])
         self._loaded = []
-        self._before_validation = random_state() if _validation_is_next(trainer) else None
+        self._before_validation = random_state() if validation_is_next(trainer) else None
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:  # noqa: ARG002
         """Before a validation, whose loaders draw a seed before any hook for it runs."""
-        self._before_validation = random_state() if _validation_is_next(trainer) else None
+        self._before_validation = random_state() if validation_is_next(trainer) else None
 
     def on_train_batch_start(self, *args: Any) -> None:  # noqa: ARG002
         if self._before_validation is not None:
             set_random_state(self._before_validation)
             self._before_validation = None
-
-
-def _validation_is_next(trainer: L.Trainer) -> bool:
-    loop = trainer.fit_loop
-    begun = loop.epoch_loop.batch_progress.total.ready > 0
-    return begun and loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)

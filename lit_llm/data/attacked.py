@@ -40,12 +40,12 @@ def fits_in(max_length: int, tokenizer: Tokenizer) -> Fits:
     def fits(prompt: Conversation, text: str) -> bool:
         if prompt not in sizes:
             try:
-                sizes[prompt] = len(tokenizer.chat.encode_prompt(tokenizer, prompt))
+                sizes[prompt] = len(tokenizer.encode_prompt(prompt))
             except UserError:  # refused by the template: the rows that are made of it say so
                 sizes[prompt] = max_length
         room = max_length - sizes[prompt]
         # A text far too long is not worth its tokens; of n characters it may be one.
-        return len(text) <= 64 * room and len(tokenizer.chat.encode_completion(tokenizer, text)) <= room
+        return len(text) <= 64 * room and len(tokenizer.encode_completion(text)) <= room
 
     return fits
 

@@ -9,9 +9,9 @@ from typing import Any
 from lit_llm.data.data_module import at_least, one_of
 from lit_llm.data.filters import group_key
 from lit_llm.data.reading import Records
-from lit_llm.data.suggestions import nearest
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison
+from lit_llm.runtime.suggestions import nearest
 
 HALVES = ("first", "second")
 

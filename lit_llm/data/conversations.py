@@ -9,8 +9,8 @@ from typing import Any
 from lit_llm.data.row_keys import check_part
 from lit_llm.data.row_keys import empty as says_nothing
 from lit_llm.data.streams import RowError
-from lit_llm.data.suggestions import nearest
 from lit_llm.records import Message, Role
+from lit_llm.runtime.suggestions import nearest
 
 ROLES: dict[str, Role] = {
     **dict.fromkeys(("user", "human", "prompter", "instruction"), "user"),

@@ -31,9 +31,9 @@ from lit_llm.data.preference_formats import tags_of
 from lit_llm.data.problem_formats import ANSWERS, ASKED, problem
 from lit_llm.data.sources import Row
 from lit_llm.data.streams import RowError
-from lit_llm.data.suggestions import nearest
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Document, Example, Labelled, Message, Prompt
+from lit_llm.runtime.suggestions import nearest
 
 Kind = Literal["texts", "examples", "comparisons", "labels", "prompts"]
 Parse = Callable[[Mapping[str, Any], str], Record]

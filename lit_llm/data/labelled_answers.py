@@ -277,10 +277,9 @@ class LabelledAnswers(DataModule):
 
     def _ids(self, record: Labelled, completion: bool) -> list[int]:
         """Of the prompt, or of the completion with its end token."""
-        chat = self.tokenizer.chat
         if completion:
-            return chat.encode_completion(self.tokenizer, record.completion)
-        return chat.encode_prompt(self.tokenizer, record.prompt)
+            return self.tokenizer.encode_completion(record.completion)
+        return self.tokenizer.encode_prompt(record.prompt)
 
     def _all_ids(self, record: Labelled) -> list[list[int]]:
         return [self._ids(record, completion) for completion in (False, True)]

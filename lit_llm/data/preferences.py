@@ -267,10 +267,9 @@ class Preferences(DataModule):
 
     def _ids(self, comparison: Comparison, part: str | None) -> list[int]:
         """Of the prompt (None), or of a completion with its end token."""
-        chat = self.tokenizer.chat
         if part is None:
-            return chat.encode_prompt(self.tokenizer, comparison.prompt)
-        return chat.encode_completion(self.tokenizer, part)
+            return self.tokenizer.encode_prompt(comparison.prompt)
+        return self.tokenizer.encode_completion(part)
 
     def _all_ids(self, comparison: Comparison) -> list[list[int]]:
         return [self._ids(comparison, part) for part in (None, *comparison.completions)]

@@ -227,7 +227,7 @@ class Prompts(DataModule):
         return store, np.flatnonzero((store.lengths > 0) & (store.lengths <= self.max_prompt_length)).tolist()
 
     def _ids(self, prompt: Prompt) -> list[int]:
-        return self.tokenizer.chat.encode_prompt(self.tokenizer, prompt.messages)
+        return self.tokenizer.encode_prompt(prompt.messages)
 
     def _tokenized(self, prompts: list[Prompt], description: str) -> TokenStore:
         self.tokenizer.chat.check(self.tokenizer)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from lit_llm.data.streams import RowError
-from lit_llm.data.suggestions import nearest
+from lit_llm.runtime.suggestions import nearest
 
 
 def _words(text: str) -> frozenset[str]:

@@ -21,8 +21,8 @@ from lit_llm.data import row_keys
 from lit_llm.data.projects import is_project, read_project, resolve_project
 from lit_llm.data.splits import UNDIVIDED, divided, of_split, split_name
 from lit_llm.data.streams import COMPRESSED, RowError, open_bytes, open_lines, read_bytes, undecodable
-from lit_llm.data.suggestions import nearest
 from lit_llm.errors import UserError
+from lit_llm.runtime.suggestions import nearest
 
 TEXTS = (".txt", ".text", ".md", ".markdown", ".rst")
 LINES = (".jsonl", ".ndjson")
@@ -122,7 +122,8 @@ def resolve(
     if is_project(text):
         return resolve_project(text)
     if text.split("/")[0] == "installed" and not Path(text).exists():
-        from lit_llm.data import corpus, word_count
+        from lit_llm.data import word_count
+        from lit_llm.data.installed_docs import corpus
 
         part = text.partition("/")[2]
         files = word_count.part_files(cache_dir) if part == "word_count" else corpus.part_files(part, cache_dir)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_llm.data.streams import COMPRESSED
-from lit_llm.data.suggestions import nearest
 from lit_llm.errors import UserError
+from lit_llm.runtime.suggestions import nearest
 
 UNDIVIDED = "all"
 NAMES = {

@@ -189,7 +189,7 @@ class SupervisedData(DataModule):
         refused = np.flatnonzero(store.lengths == 0)
         if refused.size and self.on_error == "stop":
             first = examples[int(refused[0])]
-            raise self._refusal(first, lambda: self.tokenizer.chat.encode(self.tokenizer, first.messages))
+            raise self._refusal(first, lambda: self.tokenizer.encode_chat(first.messages))
 
     def _tests_that_render(self, records: Records) -> tuple[Records, int]:
         """The records less the tests that the template refuses, and how many: no run's end is lost to one."""
@@ -221,7 +221,7 @@ class SupervisedData(DataModule):
     def _encoded(self, example: Example) -> Encoded:
         nothing: tuple[list[int], list[bool]] = ([], [])
         messages = self._learned(example.messages)
-        ids, trained = self._encoded_or(nothing, example, lambda: self.tokenizer.chat.encode(self.tokenizer, messages))
+        ids, trained = self._encoded_or(nothing, example, lambda: self.tokenizer.encode_chat(messages))
         mask = np.asarray(trained, dtype=bool)
         if not mask.any():
             return ids, mask.tolist()

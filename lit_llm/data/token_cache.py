@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_llm.bars import Bar
-from lit_llm.durable import NotWritten, folder_beside
 from lit_llm.errors import UserError
+from lit_llm.runtime.atomic_files import NotWritten, folder_beside
+from lit_llm.runtime.progress_bars import Bar
 
 LAYOUT = "2"
 """Part of every key: a change of the files' layout or of how documents become tokens makes new folders."""

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lit_llm.data import corpus, questions
-from lit_llm.durable import folder_beside
+from lit_llm.data.installed_docs import corpus, questions
+from lit_llm.runtime.atomic_files import folder_beside
 
 FEWEST, MOST = 3, 6
 """Words that may be asked for: so few that a small model's usual answers (4 to 12 words) hit some of them."""

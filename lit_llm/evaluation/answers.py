@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_llm.backbone.branches import Branches, branches_of
-from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation import tasks
 from lit_llm.evaluation.scores import Answer, Measured, Scores, clusters_of, measured
@@ -146,7 +146,7 @@ def _answers(
     usual_temperature: float,
 ) -> tuple[list[Answer], list[int], Rollout]:
     """An answer to each conversation that leaves room for one, its length in tokens, and the rollout."""
-    prompts = {n: tokenizer.chat.encode_prompt(tokenizer, messages) for n, messages in conversations.items()}
+    prompts = {n: tokenizer.encode_prompt(messages) for n, messages in conversations.items()}
     prompts = {n: ids for n, ids in prompts.items() if len(ids) < model.config.max_positions}
     with torch.autocast(model.output_weight.device.type, enabled=False):  # a copy in bfloat16 is faster than casts
         rollout = generate(

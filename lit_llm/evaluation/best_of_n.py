@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation.answers import PROMPT_TEMPERATURE, scored_by
 from lit_llm.evaluation.overoptimization import fit
@@ -98,7 +98,7 @@ def measure_best_of_n(
     """
     if n < 2:
         raise UserError(f"best_of_n.n={n}: must be 2 or more answers to choose from")
-    encoded = [tokenizer.chat.encode_prompt(tokenizer, prompt.messages) for prompt in prompts]
+    encoded = [tokenizer.encode_prompt(prompt.messages) for prompt in prompts]
     fitting = [i for i, ids in enumerate(encoded) if len(ids) < model.config.max_positions]
     if not fitting:
         raise UserError(f"best_of_n: none of {len(prompts)} prompts leaves room for an answer in the model's context")

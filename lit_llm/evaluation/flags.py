@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from lit_llm.backbone.heads import ScoreModel
+from lit_llm.backbone.models import ScoreModel
 from lit_llm.evaluation import classification as by
 from lit_llm.evaluation.likelihood import completion_scores
 from lit_llm.evaluation.scores import Measured, Scores, clusters_of, measured

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lit_llm.backbone.heads import LanguageModel, ScoreModel
+from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation import answers, flags, labels, likelihood, rankings
 from lit_llm.evaluation.scores import Scores, clusters_of, measured
@@ -108,9 +108,9 @@ def _naming_the_row(tokenizer: Tokenizer, items: Sequence[Any]) -> Iterator[None
             messages = getattr(item, "messages", None) or getattr(item, "prompt", None)
             try:
                 if messages and messages[-1].role == "assistant":
-                    tokenizer.chat.encode(tokenizer, messages)
+                    tokenizer.encode_chat(messages)
                 elif messages:
-                    tokenizer.chat.encode_prompt(tokenizer, messages)
+                    tokenizer.encode_prompt(messages)
             except UserError as error:
                 raise UserError(f"{item.source}: {error}") from None
         raise

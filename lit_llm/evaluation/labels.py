@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.evaluation.likelihood import completion_scores
 from lit_llm.evaluation.scores import Scores, clusters_of
 from lit_llm.evaluation.statistics import Estimate, ratio

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from lit_llm.durable import write_json
 from lit_llm.evaluation.scores import BINARY, Measured, Scores, as_plain, direction
 from lit_llm.evaluation.statistics import Estimate, exchange_noise, holm, mcnemar, paired_bootstrap, ratio
+from lit_llm.runtime.atomic_files import write_json
 
 LEVEL = 0.05  # of the adjusted tests
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_llm.backbone.heads import LanguageModel, ScoreModel
+from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.objectives.language import token_logps
 from lit_llm.records import IGNORE, Comparison, Document, Example
 from lit_llm.text.tokenizer import Tokenizer
@@ -42,7 +42,7 @@ def document_rows(tokenizer: Tokenizer, document: Document, context: int, max_to
 
 def response_row(tokenizer: Tokenizer, example: Example, context: int) -> Scored | None:
     """The conversation, what the assistants say (end tokens too) to be foreseen; None if the context cuts it off."""
-    ids, trained = tokenizer.chat.encode(tokenizer, example.messages)
+    ids, trained = tokenizer.encode_chat(example.messages)
     labels = [i if t else IGNORE for i, t in zip(ids[1:], trained[1:], strict=True)][:context]
     return Scored(ids[:-1][:context], labels) if any(label != IGNORE for label in labels) else None
 
@@ -100,11 +100,11 @@ def completion_scores(
     context, place = model.config.max_positions, dict[tuple[object, str], int]()
     encoded: list[tuple[list[int], list[int]]] = []
     for comparison in comparisons:
-        prompt = tokenizer.chat.encode_prompt(tokenizer, comparison.prompt)
+        prompt = tokenizer.encode_prompt(comparison.prompt)
         for text in comparison.completions:
             if (comparison.prompt, text) not in place:
                 place[comparison.prompt, text] = len(encoded)
-                encoded.append((prompt, tokenizer.chat.encode_completion(tokenizer, text)))
+                encoded.append((prompt, tokenizer.encode_completion(text)))
     fits = [i for i, (prompt, completion) in enumerate(encoded) if len(prompt) + len(completion) <= context]
     if isinstance(model, ScoreModel):
         columns = [reward_scores(model, [encoded[i][0] + encoded[i][1] for i in fits], batch_tokens)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_llm.backbone.heads import LanguageModel, ScoreModel
+from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.evaluation.annotator_agreement import unanimous
 from lit_llm.evaluation.likelihood import completion_scores
 from lit_llm.evaluation.scores import Measured, Scores, clusters_of, measured

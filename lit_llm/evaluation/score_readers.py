@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lit_llm.backbone.heads import ScoreModel
+from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation.likelihood import reward_scores
 from lit_llm.text.attacks import REPEATS, Conversation
@@ -42,12 +42,12 @@ class Sizes:
         """Ids of a prompt, which many answers share."""
         key = tuple(prompt)
         if key not in self._prompts:
-            self._prompts[key] = self.tokenizer.chat.encode_prompt(self.tokenizer, key)
+            self._prompts[key] = self.tokenizer.encode_prompt(key)
         return self._prompts[key]
 
     def row(self, prompt: Conversation, text: str) -> list[int]:
         """Ids of prompt and completion with its end token."""
-        return self.prompt(prompt) + self.tokenizer.chat.encode_completion(self.tokenizer, text)
+        return self.prompt(prompt) + self.tokenizer.encode_completion(text)
 
     def fits(self, prompt: Conversation, text: str) -> bool:
         # A text of n characters can be one token; only one far too long is not worth its tokens.

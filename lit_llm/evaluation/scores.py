@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_llm.durable import write_json
 from lit_llm.errors import UserError
 from lit_llm.evaluation.statistics import Estimate, ratio
 from lit_llm.records import Heldout
+from lit_llm.runtime.atomic_files import write_json
 
 BINARY = ("exact_match", "ended", "verbatim", "flagged")
 LOWER_IS_BETTER = ("bits_per_byte", "perplexity", "nll", "brier", "ece", "verbatim", "flagged", "flag_probability")

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from lit_llm.durable import write_text
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Document, Example, Heldout, Labelled, Message, Prompt, Role
+from lit_llm.runtime.atomic_files import write_text
 
 KINDS: dict[str, type] = {
     "documents": Document,

@@ -10,11 +10,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-from lit_llm.durable import written_atomically
 from lit_llm.errors import UserError
 from lit_llm.feedback.store.engine import Store
 from lit_llm.feedback.store.exports import record_export
 from lit_llm.feedback.store.rankings import rows
+from lit_llm.runtime.atomic_files import written_atomically
 
 Kind = Literal["rankings", "pairs", "labels"]
 # What each row says of its ranking as a whole.

@@ -16,11 +16,11 @@ from lit_llm.data.preference_formats import completion_text, ranking, tags_of, w
 from lit_llm.data.sources import Row, read_rows, resolve
 from lit_llm.data.splits import UNDIVIDED, split_name
 from lit_llm.errors import UserError
+from lit_llm.feedback import judgement_json
 from lit_llm.feedback.store.judgement import Judgement, checked
 from lit_llm.feedback.store.projects import MOST_CANDIDATES, ProjectSettings
 from lit_llm.feedback.store.refusals import Invalid
 from lit_llm.feedback.store.storable import unstorable
-from lit_llm.feedback.web import judgement_json
 from lit_llm.records import Message
 
 _READ = (

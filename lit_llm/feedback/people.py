@@ -12,13 +12,13 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
-from lit_llm.bars import Bar
 from lit_llm.data.projects import is_project, rankings_hash, shown
 from lit_llm.data.sources import Row, read_rows, resolve
 from lit_llm.data.splits import UNDIVIDED
-from lit_llm.durable import write_json, write_text
 from lit_llm.errors import UserError
 from lit_llm.generation.command import Device
+from lit_llm.runtime.atomic_files import write_json, write_text
+from lit_llm.runtime.progress_bars import Bar
 
 log = logging.getLogger("lit_llm")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.data.filters import clean
 from lit_llm.data.reading import read_records
 from lit_llm.errors import UserError
@@ -104,7 +104,7 @@ def answers(
 
 def _ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     try:
-        return tokenizer.chat.encode_prompt(tokenizer, prompt.messages)
+        return tokenizer.encode_prompt(prompt.messages)
     except UserError as error:  # the template refuses it
         raise UserError(f"{prompt.source}: {error}") from None
 
@@ -157,7 +157,7 @@ def items_to_compare(
     """
     from lit_llm.feedback.store.projects import NewItem
 
-    if weights_hash(after) == weights_hash(before):
+    if checkpoint_id(after) == checkpoint_id(before):
         raise UserError(f"against={before}: has the weights of model={after}; two different models are compared")
     splits = read_prompts(prompts, max_prompts, sampling.seed)
     every = [(split, prompt) for split, members in splits.items() for prompt in members]
@@ -208,7 +208,7 @@ def chosen_prompts(
     return chosen
 
 
-def weights_hash(folder: str | Path) -> str:
+def checkpoint_id(folder: str | Path) -> str:
     """The first 16 digits of the SHA-256 of a model folder's weights."""
     digest = hashlib.sha256()
     for file in sorted(Path(folder).glob("*.safetensors")):
@@ -222,7 +222,7 @@ def _of_model(
     from lit_llm.feedback.store.projects import NewCandidate
 
     model, tokenizer = load(folder, device)
-    checkpoint, how = weights_hash(folder), {**asdict(sampling), "draws": k + max(1, k // 2) if k > 1 else 1}
+    checkpoint, how = checkpoint_id(folder), {**asdict(sampling), "draws": k + max(1, k // 2) if k > 1 else 1}
     found = answers(model, tokenizer, prompts, k, sampling, batch_size=batch_size, progress=f"answers of {folder.name}")
     if prompts and all(some is None for some in found):
         room = f"none of {len(prompts)} prompts leaves that room in the model's {model.config.max_positions} positions"

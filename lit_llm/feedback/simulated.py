@@ -14,19 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.huggingface import check_vocabulary, load_language_model
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.data.reading import read_records
 from lit_llm.data.row_keys import known
-from lit_llm.durable import write_json, write_text
 from lit_llm.errors import UserError
 from lit_llm.feedback.agreement import agreement
 from lit_llm.feedback.rule import reward, rule
-from lit_llm.feedback.sampling import Sampling, chosen_prompts, weights_hash
+from lit_llm.feedback.sampling import Sampling, checkpoint_id, chosen_prompts
 from lit_llm.feedback.sampling import answers as sample
 from lit_llm.feedback.simulated_flags import flags_of, ratings_of
 from lit_llm.generation.command import Device, choose_device
 from lit_llm.records import Prompt
+from lit_llm.runtime.atomic_files import write_json, write_text
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
@@ -229,7 +229,7 @@ def _load(
         return model, tokenizer, digest.hexdigest()[:16]
     loaded, tokenizer = load_language_model(model, device=device).eval(), tokenizer or load_tokenizer(model)
     check_vocabulary(loaded.config, tokenizer.vocab_size, model)
-    return loaded, tokenizer, weights_hash(model)
+    return loaded, tokenizer, checkpoint_id(model)
 
 
 def _flagged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import ArrayLike
 from sqlalchemy import select
 
-from lit_llm.bars import Bar
 from lit_llm.errors import UserError
 from lit_llm.feedback.store.engine import Store
 from lit_llm.feedback.store.projects import set_priorities
 from lit_llm.feedback.store.tables import CandidateRow, PromptRow, TaskCandidateRow, TaskRow
 from lit_llm.records import Message
 from lit_llm.rewards.learned import LearnedReward
+from lit_llm.runtime.progress_bars import Bar
 
 Reward = Callable[[Sequence[Sequence[Message]], Sequence[str]], torch.Tensor]
 

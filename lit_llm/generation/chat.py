@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from lit_llm.arguments import run_command
-from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.generation.command import Device, load, utf8_output
 from lit_llm.generation.streaming import stream, stream_text
 from lit_llm.records import Message
+from lit_llm.runtime.arguments import run_command
 from lit_llm.text.tokenizer import Tokenizer
 
 HELP = "/reset forgets the conversation, /quit ends; Ctrl+C stops an answer"
@@ -89,7 +89,7 @@ class Chat:
         first = 1 if self.options.system else 0
         kept, self.dropped = list(self.messages), 0
         while True:
-            ids = self.tokenizer.chat.encode_prompt(self.tokenizer, kept)
+            ids = self.tokenizer.encode_prompt(kept)
             if len(ids) <= room:
                 self.messages = kept
                 return ids

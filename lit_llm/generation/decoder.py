@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_llm.backbone.attention import attend, build_mask
 from lit_llm.backbone.blocks import rotary_frequencies
-from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.generation.lines import SMALL, Lines
 from lit_llm.generation.replays import Replays
 from lit_llm.generation.weights import LayerWeights, Product, layer_weights

@@ -8,14 +8,14 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.backbone.norm import compute_dtype
-from lit_llm.bars import Bar
 from lit_llm.errors import UserError
 from lit_llm.generation.choice import Choice
 from lit_llm.generation.decoder import Decoder
 from lit_llm.generation.slots import Slots
 from lit_llm.records import Message, Rollout
+from lit_llm.runtime.progress_bars import Bar
 from lit_llm.text.tokenizer import Tokenizer
 
 Prompts = Sequence[Sequence[int]] | tuple[Tensor, Tensor]
@@ -103,7 +103,7 @@ def respond(
     progress: str | None = None,
 ) -> list[str]:
     """The assistant's next turn for each conversation, ``samples`` of each side by side; ends with a user's turn."""
-    prompts = [tokenizer.chat.encode_prompt(tokenizer, messages) for messages in conversations]
+    prompts = [tokenizer.encode_prompt(messages) for messages in conversations]
     rollout = generate(
         model,
         prompts,

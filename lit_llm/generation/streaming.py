@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 
 from lit_llm.backbone.cache import KVCache
-from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.backbone.norm import compute_dtype
 from lit_llm.errors import UserError
 from lit_llm.generation.choice import NOT_FINITE, Choice

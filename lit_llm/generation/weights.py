@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_llm import processor
 from lit_llm.backbone.blocks import Block
 from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.lora import LoRALinear
+from lit_llm.runtime import processor
 
 
 class Product:

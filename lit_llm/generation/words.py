@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lit_llm.backbone.cache import KVCache
-from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.backbone.norm import compute_dtype
 from lit_llm.errors import UserError
 from lit_llm.text.tokenizer import Tokenizer

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw as adamw_update
 
-from lit_llm import processor
 from lit_llm.errors import UserError
 from lit_llm.optim.adamw import check_positive
 from lit_llm.optim.parameter_groups import parameter_groups
+from lit_llm.runtime import processor
 
 Quintic = tuple[float, float, float]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lit_llm.evaluation.exam_result import read_exam
-from lit_llm.evaluation.exam_words import ExamWords, exam_words
 from lit_llm.report.reading import PipelineRun
+from lit_llm.rewards.validation.result import read_exam
+from lit_llm.rewards.validation.wording import ExamWords, exam_words
 
 
 def exams(run: PipelineRun) -> list[tuple[str, ExamWords]]:

@@ -14,7 +14,6 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from lit_llm.durable import write_text
 from lit_llm.report.answers import answered
 from lit_llm.report.chain import SIGNS, WORDS, Link, chain_picture
 from lit_llm.report.charts import number
@@ -27,6 +26,7 @@ from lit_llm.report.safety import safety
 from lit_llm.report.tables import count_rows, duration, effort_rows, heldout_rows
 from lit_llm.report.verdict import left_out, verdict
 from lit_llm.report.verification import Check, parents, verify_chain
+from lit_llm.runtime.atomic_files import write_text
 
 TELLS_NUMBERS = ("reward_modeling", "flag_classification")  # models that do not talk
 SHOWN_ANSWERS = 6  # prompts; the rest can be unfolded

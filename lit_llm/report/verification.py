@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_llm import verification
+from lit_llm.lineage import verification
 from lit_llm.report.chain import State
 from lit_llm.report.reading import PARENTS, StageRun
 

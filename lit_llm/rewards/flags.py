@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from lit_llm.backbone import huggingface
-from lit_llm.backbone.heads import ScoreModel
+from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.records import Message
+from lit_llm.text.score_tokens import scoring_tokenizer
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -39,7 +40,10 @@ class FlagProbability(nn.Module):
 
     def check_tokenizer(self, tokenizer: Tokenizer | None) -> None:
         """Raises UserError unless the policy's tokens mean the same to the classifier."""
-        if tokenizer is not None and tokenizer.for_scores().fingerprint() != self.tokenizer.for_scores().fingerprint():
+        if (
+            tokenizer is not None
+            and scoring_tokenizer(tokenizer).fingerprint() != scoring_tokenizer(self.tokenizer).fingerprint()
+        ):
             raise UserError(
                 f"folder={self.folder}: its tokenizer or chat template is unlike the policy's; train the flag "
                 "classifier from the same model"
@@ -61,9 +65,9 @@ class FlagProbability(nn.Module):
 
     def forward(self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]) -> Tensor:
         """Probabilities (B,) of texts."""
-        tokenizer, chat = self.tokenizer, self.tokenizer.chat
+        tokenizer = self.tokenizer
         rows = [
-            torch.tensor(chat.encode_prompt(tokenizer, prompt) + chat.encode_completion(tokenizer, text))
+            torch.tensor(tokenizer.encode_prompt(prompt) + tokenizer.encode_completion(text))
             for prompt, text in zip(prompts, completions, strict=True)
         ]
         device = self.classifier.score.weight.device

@@ -16,9 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lit_llm.backbone import huggingface
 from lit_llm.backbone.branches import branches_of
-from lit_llm.backbone.heads import ScoreModel
+from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.records import Message
+from lit_llm.text.score_tokens import scoring_tokenizer
 from lit_llm.text.tokenizer import load_tokenizer
 
 
@@ -41,7 +42,10 @@ class LearnedReward(nn.Module):
 
     def check_tokenizer(self, tokenizer: Any) -> None:
         """Raises UserError unless the policy's tokens mean the same to the reward model."""
-        if tokenizer is None or tokenizer.for_scores().fingerprint() == self.tokenizer.for_scores().fingerprint():
+        if (
+            tokenizer is None
+            or scoring_tokenizer(tokenizer).fingerprint() == scoring_tokenizer(self.tokenizer).fingerprint()
+        ):
             return
         raise UserError(
             f"reward.folder: {self.folder} has a tokenizer of {self.tokenizer.vocab_size} tokens or a chat template "
@@ -64,9 +68,8 @@ class LearnedReward(nn.Module):
 
     def forward(self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]) -> Tensor:
         """Scores (B,) of texts."""
-        chat = self.tokenizer.chat
         rows = [
-            torch.tensor(chat.encode_prompt(self.tokenizer, prompt) + chat.encode_completion(self.tokenizer, text))
+            torch.tensor(self.tokenizer.encode_prompt(prompt) + self.tokenizer.encode_completion(text))
             for prompt, text in zip(prompts, completions, strict=True)
         ]
         device = self.model.reward_mean.device

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.generation.sampling import completions
 from lit_llm.records import Message, Prompt, Rollout

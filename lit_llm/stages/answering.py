@@ -9,8 +9,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.lora import lora_disabled
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.generation.sampling import generate
 from lit_llm.objectives.policy import kl_k1, masked_mean

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lit_llm.backbone.huggingface import save_model
 from lit_llm.backbone.lora import apply_lora, merge_lora, save_adapter
 from lit_llm.errors import UserError
+from lit_llm.runtime.lightning_loops import is_logging_step, is_trial
 from lit_llm.stages.totals import Totals
 
 PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
@@ -195,7 +196,7 @@ class Stage(L.LightningModule):
     def log_training(self, values: dict[str, float]) -> None:
         """Keeps ``train/<name>`` in ``latest`` every step. Lightning's log, 0.4 ms a key, gets it every N steps."""
         self.latest = {name if "/" in name else f"train/{name}": value for name, value in values.items()}
-        if self.trainer._logger_connector.should_update_logs or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if is_logging_step(self.trainer) or is_trial(self.trainer):
             self.log_dict(self.latest)
 
     # Validation: one loader per source of text

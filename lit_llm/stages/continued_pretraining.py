@@ -14,8 +14,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_llm.backbone.heads import grow_vocabulary
 from lit_llm.backbone.lora import TARGETS
+from lit_llm.backbone.models import grow_vocabulary
 from lit_llm.errors import UserError
 from lit_llm.stages.language import LanguageStage
 from lit_llm.text.new_words import REBUILT

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_llm.backbone.branches import Branches, branches_of
-from lit_llm.backbone.heads import LanguageModel, ScoreModel
+from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.objectives.language import token_entropy, token_logps
 from lit_llm.objectives.policy import Total, alone, gae, kl_k1, token_rewards, whiten
 from lit_llm.records import Rollout

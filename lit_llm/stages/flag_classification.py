@@ -14,13 +14,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.branches import branches_of
-from lit_llm.backbone.heads import LanguageModel, ScoreModel
 from lit_llm.backbone.lora import TARGETS
-from lit_llm.durable import write_json
+from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation.classification import best_threshold, labels
 from lit_llm.evaluation.flags import estimates
 from lit_llm.records import LabelledBatch
+from lit_llm.runtime.atomic_files import write_json
+from lit_llm.runtime.distributed import gathered
 from lit_llm.stages.base import Stage
 
 LABEL, FILE = "flagged", "flags.json"
@@ -111,7 +112,8 @@ class FlagClassification(Stage):
             for batch in self._batches("train"):
                 weights = batch.weights.double()
                 flagged, count = flagged + float(weights[batch.labels].sum()), count + float(weights.sum())
-            flagged, count = (sum(column) for column in zip(*self._everywhere((flagged, count)), strict=True))
+            everyone = gathered((flagged, count), self.trainer.world_size)
+            flagged, count = (sum(column) for column in zip(*everyone, strict=True))
             if not 0 < flagged < count:
                 raise UserError(
                     f"stage.positive_weight=balanced: {flagged:g} of {count:g} answers (weighted) are flagged"
@@ -155,7 +157,7 @@ class FlagClassification(Stage):
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         found = [(self._logits(batch), batch.labels.cpu()) for batch in self._batches("val")]
-        everyone = self._everywhere(found)
+        everyone = gathered(found, self.trainer.world_size)
         flat = [pair for pairs in everyone for pair in pairs]
         if not flat:
             self.chosen = {"threshold": self.model.threshold, "chosen_on": "nothing: there is no validation data"}
@@ -188,16 +190,8 @@ class FlagClassification(Stage):
 
     def _gathered(self, kept: list[tuple[Tensor, ...]]) -> list[np.ndarray]:
         """Columns over all batches of all ranks."""
-        batches = [batch for rank in self._everywhere(kept) for batch in rank]
+        batches = [batch for rank in gathered(kept, self.trainer.world_size) for batch in rank]
         return [torch.cat(column).double().numpy() for column in zip(*batches, strict=True)]
-
-    def _everywhere(self, value: Any) -> list[Any]:
-        """The value of every rank."""
-        if self.trainer.world_size == 1:
-            return [value]
-        everyone: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(everyone, value)
-        return everyone
 
     # What is saved
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.lora import TARGETS
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.evaluation.pass_at_k import doublings, pass_at_k
 from lit_llm.objectives import group
 from lit_llm.objectives.policy import kl_k1, masked_mean, masked_variance

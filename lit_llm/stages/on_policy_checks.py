@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from lit_llm.backbone.heads import ScoreModel
+from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.lora import TARGETS
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.objectives import policy
 from lit_llm.records import PromptBatch, Rollout
 from lit_llm.stages.experience import Experience, Sequences, completion_logps, completion_values

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from lit_llm.backbone.heads import LanguageModel, ScoreModel
 from lit_llm.backbone.lora import apply_lora
+from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.stages.on_policy_checks import not_negative, positive
 

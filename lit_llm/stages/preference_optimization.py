@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.lora import TARGETS
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.objectives.preference import PairLosses, Pairs, PreferenceLoss, dpo
 from lit_llm.objectives.ranking import strict_pairs

@@ -15,11 +15,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.branches import branches_of
-from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.lora import TARGETS, lora_disabled
-from lit_llm.bars import Bar
+from lit_llm.backbone.models import LanguageModel
+from lit_llm.backbone.weights import weights_hash
 from lit_llm.errors import UserError
 from lit_llm.objectives.language import token_logps
+from lit_llm.runtime.distributed import gathered
+from lit_llm.runtime.progress_bars import Bar
 from lit_llm.stages import reference_store as store
 from lit_llm.stages.base import Stage
 from lit_llm.stages.reference_store import Completions, Origin
@@ -72,7 +74,7 @@ class AgainstReference(Stage):
             raise UserError(f"stage.reference_logps={reference_logps}: this loss needs no reference; leave it out")
         self.needs_reference, self.reference_file = needs_reference, reference_logps
         stored = needs_reference and (reference_cache or reference_logps is not None)
-        self._reference_hash = store.weights_hash(model) if stored else ""  # before any adapter is added
+        self._reference_hash = weights_hash(model) if stored else ""  # before any adapter is added
         self.reference: LanguageModel | None = None
         if needs_reference and not stored and not lora_rank:
             self.reference = copy.deepcopy(model).requires_grad_(False).eval()
@@ -147,7 +149,7 @@ class AgainstReference(Stage):
             self._known = store.read(self.reference_file, origin)
             return
         path = origin.file_in(data.cache_dir)
-        if all(self._everywhere(path.is_file())):  # a node may have a disk of its own
+        if all(gathered(path.is_file(), self.trainer.world_size)):  # a node may have a disk of its own
             self._known = store.read(path, origin)
         else:
             self.to(self.trainer.strategy.root_device)
@@ -169,7 +171,7 @@ class AgainstReference(Stage):
                             self.under_reference(completions)
                     bar.update(size)
 
-        shares = self._everywhere(self._known)
+        shares = gathered(self._known, self.trainer.world_size)
         self._known = {}
         for share in shares:  # in the same order everywhere: a completion in two shares may be rounded in two ways
             self._known.update(share)
@@ -181,14 +183,6 @@ class AgainstReference(Stage):
                 store.write(path, origin, self._known)
             self.trainer.strategy.barrier()
 
-    def _everywhere(self, value: Any) -> list[Any]:
-        """The value of every process."""
-        if self.trainer.world_size == 1:
-            return [value]
-        everyone: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(everyone, value)
-        return everyone
-
     # What is saved
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -196,7 +190,8 @@ class AgainstReference(Stage):
         rounded otherwise."""
         super().on_save_checkpoint(checkpoint)
         if self.needs_reference and not self._reference_hash:
-            checkpoint["reference_logps"] = [store.as_tensors(known) for known in self._everywhere(self._known)]
+            everyone = gathered(self._known, self.trainer.world_size)
+            checkpoint["reference_logps"] = [store.as_tensors(known) for known in everyone]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_llm.backbone.weights import write_tensors
-from lit_llm.durable import NotWritten
 from lit_llm.errors import UserError
+from lit_llm.runtime.atomic_files import NotWritten
 
 KEY_BYTES = 16
 
@@ -50,15 +50,6 @@ class Origin(NamedTuple):
     def file_in(self, cache_dir: str | Path) -> Path:
         name = hashlib.sha256("\0".join(self).encode()).hexdigest()[:32]
         return Path(cache_dir) / "reference_logps" / f"{name}.safetensors"
-
-
-def weights_hash(model: nn.Module) -> str:
-    """SHA-256 of a model's names, shapes, dtypes and bytes."""
-    found = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()
 
 
 def write(path: Path, origin: Origin, known: Mapping[bytes, float]) -> None:

@@ -15,12 +15,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.branches import branches_of
-from lit_llm.backbone.heads import LanguageModel, ScoreModel
 from lit_llm.backbone.lora import TARGETS
+from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.errors import UserError
-from lit_llm.evaluation.reward_exam import RewardExam
 from lit_llm.objectives.ranking import bradley_terry
 from lit_llm.records import RankingBatch
+from lit_llm.rewards.validation.validator import RewardExam
+from lit_llm.runtime.distributed import gathered
 from lit_llm.stages.adherence import Adherence, add_to, adherence_of, check_options
 from lit_llm.stages.attack_pairs import answers_in, attack_loss, without_attacks
 from lit_llm.stages.base import Stage
@@ -180,11 +181,8 @@ class RewardModeling(Stage):
 
     def _gathered(self, kept: list[tuple[Tensor, ...]]) -> list[Tensor]:
         """Columns over all batches of all ranks."""
-        if self.trainer.world_size > 1:
-            everyone: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(everyone, kept)
-            kept = [batch for rank in everyone for batch in rank]
-        return [torch.cat(column) for column in zip(*kept, strict=True)]
+        batches = [batch for rank in gathered(kept, self.trainer.world_size) for batch in rank]
+        return [torch.cat(column) for column in zip(*batches, strict=True)]
 
     # Normalisation
 

@@ -11,11 +11,11 @@ import lightning as L
 
 from lit_llm.checkpointing import atomic
 from lit_llm.errors import UserError
-from lit_llm.evaluation.exam_result import NAME, read_exam
-from lit_llm.evaluation.reward_exam import RewardExam, rerun
 from lit_llm.rewards.folders import folders_of
-from lit_llm.rewards.gate import ADVICE, ExamFailed, require_passed
 from lit_llm.rewards.scoring import Answers
+from lit_llm.rewards.validation.gate import ADVICE, ExamFailed, require_passed
+from lit_llm.rewards.validation.result import NAME, read_exam
+from lit_llm.rewards.validation.validator import RewardExam, rerun
 
 log = logging.getLogger(__name__)
 

@@ -13,18 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message
+from lit_llm.text.interfaces import Encoder
 from lit_llm.text.places import Place
 from lit_llm.text.sandbox import Sandbox, worded
 from lit_llm.text.template_habits import Habits
 from lit_llm.text.turns import Span, Written, common_length
-
-if TYPE_CHECKING:
-    from lit_llm.text.tokenizer import Tokenizer
 
 CHATML = """\
 {%- for message in messages %}
@@ -74,18 +71,18 @@ class ChatTemplate:
         self._sandbox = Sandbox()
         with worded(self._name):
             self._template = self._sandbox.from_string(source)
-        self._habits: WeakKeyDictionary[Tokenizer, Habits] = WeakKeyDictionary()
+        self._habits: WeakKeyDictionary[Encoder, Habits] = WeakKeyDictionary()
 
     def __reduce__(self) -> tuple[type[ChatTemplate], tuple[str, str]]:
         return ChatTemplate, (self.source, self.file)  # to the workers of a loader: the environment does not travel
 
     # ---- what the other rooms use ----------------------------------------------------------------------------------
 
-    def check(self, tokenizer: Tokenizer) -> None:
+    def check(self, tokenizer: Encoder) -> None:
         """Raises UserError for a template that fails on any conversation: its own fault and no row's."""
         self.habits(tokenizer)
 
-    def encode(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+    def encode(self, tokenizer: Encoder, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
         """Ids of a conversation, and which are trained: the assistants' texts and end tokens, where ``trained``.
 
         Where a template writes no end token, the tokenizer's follows the last answer: a model always learns to stop.
@@ -107,13 +104,13 @@ class ChatTemplate:
         ids, mask = self._ids(tokenizer, written, trained, stop=trained[-1][1])
         return [*ids, tokenizer.turn_end_id], [*mask, trained[-1][2]]
 
-    def encode_prompt(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    def encode_prompt(self, tokenizer: Encoder, messages: Sequence[Message]) -> list[int]:
         """Ids up to where the assistant begins to write: an exact prefix of ``encode(messages + answer)``."""
         written, spans = self._prompt(tokenizer, messages)
         turns = [(s.begin, s.stop, True) for s in spans.values() if not s.unknown]
         return self._ids(tokenizer, written, turns, goes_on=True)[0]
 
-    def encode_completion(self, tokenizer: Tokenizer, text: str) -> list[int]:
+    def encode_completion(self, tokenizer: Encoder, text: str) -> list[int]:
         """Ids of one answer with its end token: what follows ``encode_prompt`` in ``encode``. Never refuses a text."""
         messages = (Message("user", "x"), Message("assistant", text))
         try:
@@ -130,7 +127,7 @@ class ChatTemplate:
         found = [i for i, trained in zip(ids, mask, strict=True) if trained]
         return [*found, tokenizer.turn_end_id] if self.habits(tokenizer).end_token is None else found
 
-    def end_token(self, tokenizer: Tokenizer) -> int | None:
+    def end_token(self, tokenizer: Encoder) -> int | None:
         """The id of the control token that closes an assistant's turn, or None if the template writes none."""
         return self.habits(tokenizer).end_token
 
@@ -154,17 +151,17 @@ class ChatTemplate:
         with worded(self._name):
             return self._sandbox.render_text(self._template, variables | tokens)
 
-    def written(self, tokenizer: Tokenizer, messages: Sequence[Message], *, prompt: bool) -> str:
+    def written(self, tokenizer: Encoder, messages: Sequence[Message], *, prompt: bool) -> str:
         """The conversation in this tokenizer's words."""
         return self._render(messages, prompt, tokenizer.named_tokens)
 
-    def habits(self, tokenizer: Tokenizer) -> Habits:
+    def habits(self, tokenizer: Encoder) -> Habits:
         """What the template writes around an assistant's text, found once per tokenizer by rendering probes."""
         if tokenizer not in self._habits:
             self._habits[tokenizer] = Habits.of(self, tokenizer)
         return self._habits[tokenizer]
 
-    def _prompt(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[Written, dict[int, Span]]:
+    def _prompt(self, tokenizer: Encoder, messages: Sequence[Message]) -> tuple[Written, dict[int, Span]]:
         """The conversation with the invitation to answer, and where assistants wrote before."""
         habits = self.habits(tokenizer)
 
@@ -174,7 +171,7 @@ class ChatTemplate:
         written = Written.of(messages, habits, render, self.source)
         return written, written.spans(messages, habits, render, self.source)
 
-    def _conversation(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[Written, dict[int, Span]]:
+    def _conversation(self, tokenizer: Encoder, messages: Sequence[Message]) -> tuple[Written, dict[int, Span]]:
         """The conversation and where assistants write in it; a last answer begins where its prompt ends."""
         habits = self.habits(tokenizer)
 
@@ -204,7 +201,7 @@ class ChatTemplate:
         )
         return written, written.spans(messages, habits, render, self.source) | {number: Span(unknown=why)}
 
-    def _goes_on(self, tokenizer: Tokenizer, asked: Written, text: str) -> Written:
+    def _goes_on(self, tokenizer: Encoder, asked: Written, text: str) -> Written:
         """The prompt, and behind it an answer as a model writes it: the text and the end token."""
         habits = self.habits(tokenizer)
         text = text.rstrip() if habits.trims_end else text
@@ -213,13 +210,13 @@ class ChatTemplate:
             token = str(tokenizer.engine.id_to_token(habits.end_token))
         return asked.going_on(text + habits.end_text, [(length - len(token), length)] if token else [])
 
-    def _ends_here(self, tokenizer: Tokenizer, messages: Sequence[Message], spans: dict[int, Span]) -> bool:
+    def _ends_here(self, tokenizer: Encoder, messages: Sequence[Message], spans: dict[int, Span]) -> bool:
         """Whether the last answer wants an end token that the template does not write."""
         number = len(messages) - 1
         return self.habits(tokenizer).end_token is None and number in spans and not spans[number].unknown
 
     def _ids(
-        self, tokenizer: Tokenizer, written: Written, turns: Sequence[tuple[int, int, bool]], stop: int | None = None,
+        self, tokenizer: Encoder, written: Written, turns: Sequence[tuple[int, int, bool]], stop: int | None = None,
         goes_on: bool = False,
     ) -> tuple[list[int], list[bool]]:  # fmt: skip
         """Ids and mask of the text up to ``stop``, cut at its control tokens and where turns begin and end.
@@ -259,7 +256,7 @@ def _behind_thoughts(invitation: str, content: str) -> str | None:
     return None
 
 
-def _trimmed(pieces: list[tuple[str, bool, bool]], tokenizer: Tokenizer) -> list[tuple[str, bool, bool]]:
+def _trimmed(pieces: list[tuple[str, bool, bool]], tokenizer: Encoder) -> list[tuple[str, bool, bool]]:
     """The pieces without the blanks that a control token takes with it (``lstrip`` and ``rstrip`` of its entry)."""
     before, behind = tokenizer.blank_takers
     if not before and not behind:

@@ -9,16 +9,13 @@ and its template stops at the end of an answer.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer as Engine
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message
 from lit_llm.text.chat import ChatTemplate
-
-if TYPE_CHECKING:
-    from lit_llm.text.tokenizer import Tokenizer
+from lit_llm.text.tokenizer import Tokenizer
 
 USUAL = ("<pad>", "[PAD]", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>", "<|fim_pad|>", "<unk>", "[UNK]")
 SPARE = ("pad", "reserved", "unused")  # in the names of tokens that nothing is written with

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message
-
-if TYPE_CHECKING:
-    from lit_llm.text.chat import ChatTemplate
-    from lit_llm.text.tokenizer import Tokenizer
+from lit_llm.text.interfaces import Encoder, Template
 
 _QUESTION, _ANSWER = "q7x", "a7y"
 
@@ -36,7 +32,7 @@ class Habits:
     inside: re.Pattern[str]
 
     @classmethod
-    def of(cls, template: ChatTemplate, tokenizer: Tokenizer) -> Habits:
+    def of(cls, template: Template, tokenizer: Encoder) -> Habits:
         """Raises UserError for a template that fails on the simplest conversation, or leaves its answer out."""
         before: tuple[Message, ...] = ()
 

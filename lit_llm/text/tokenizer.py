@@ -22,14 +22,14 @@ from tokenizers import Tokenizer as Engine
 from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 
-from lit_llm.durable import write_text
 from lit_llm.errors import UserError
-from lit_llm.model_folder import check_model_folder, check_recorded, refuse_pointer
+from lit_llm.records import Message
+from lit_llm.runtime.atomic_files import write_text
+from lit_llm.runtime.model_folder import check_model_folder, check_recorded, refuse_pointer
 from lit_llm.text.chat import CHATML, PLAIN, ChatTemplate
 from lit_llm.text.new_words import whole_pieces, with_pieces
 from lit_llm.text.pieces import Pieces, pieces_of
 from lit_llm.text.places import Place, Places
-from lit_llm.text.score_tokens import scoring_tokenizer
 
 DOCUMENT_END, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIALS = (DOCUMENT_END, TURN_START, TURN_END)
@@ -287,6 +287,20 @@ class Tokenizer:
         except Exception:  # the library raises bare Exception
             return [self._encode_one(text) for text in texts]  # names the text
 
+    # ---- conversations ---------------------------------------------------------------------------------------------
+
+    def encode_chat(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+        """Ids of a conversation by the chat template, and which are trained; errors as ``ChatTemplate.encode``."""
+        return self.chat.encode(self, messages)
+
+    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Ids up to where the assistant begins to write: an exact prefix of ``encode_chat(messages + answer)``."""
+        return self.chat.encode_prompt(self, messages)
+
+    def encode_completion(self, text: str) -> list[int]:
+        """Ids of one answer with its end token: what follows ``encode_prompt``. Never refuses a text."""
+        return self.chat.encode_completion(self, text)
+
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Text of ids; bytes that are no UTF-8 (a character cut in two) become U+FFFD."""
         control = set(self.control_tokens.values()) if skip_special else set()
@@ -375,10 +389,6 @@ class Tokenizer:
         text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True)
         write_text(folder / "tokenizer_config.json", text + "\n")
         write_text(folder / "chat_template.jinja", self.chat.source)
-
-    def for_scores(self) -> Tokenizer:
-        """The tokenizer that goes into a reward model's folder: transformers scores there what is scored here."""
-        return scoring_tokenizer(self)
 
     def fingerprint(self) -> str:
         """SHA-256 of vocabulary, merges, rules and template: equal fingerprints give equal ids."""

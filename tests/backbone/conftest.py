@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lit_llm.backbone.config import BackboneConfig, from_depth
-from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.models import LanguageModel
 
 VOCAB = 61
 

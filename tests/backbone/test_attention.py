@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lit_llm import processor
 from lit_llm.backbone import attention, flex
 from lit_llm.backbone.attention import Backend, attend, build_mask, choose_backend, document_bounds
 from lit_llm.backbone.visibility import PackedRows, allowed_pairs
+from lit_llm.runtime import processor
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lit_llm import processor
 from lit_llm.backbone.attention import attend, branched_mask
 from lit_llm.backbone.branches import Branches, branches_of
 from lit_llm.backbone.config import from_depth
-from lit_llm.backbone.heads import LanguageModel, ScoreModel
+from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.objectives.language import completion_labels, token_logps
+from lit_llm.runtime import processor
 
 VOCABULARY = 17
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lit_llm.backbone.config import BackboneConfig, RopeScaling, from_depth
-from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 
 FAMILIES = ("qwen3", "qwen2", "llama", "mistral")

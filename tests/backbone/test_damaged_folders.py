@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lit_llm.backbone.heads import LanguageModel, ScoreModel
 from lit_llm.backbone.huggingface import check_vocabulary, load_model, save_model
+from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.errors import UserError
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lit_llm.backbone.config import BackboneConfig
-from lit_llm.backbone.heads import LanguageModel, ScoreModel, grow_vocabulary
 from lit_llm.backbone.huggingface import load_language_model, save_model
+from lit_llm.backbone.models import LanguageModel, ScoreModel, grow_vocabulary
 from lit_llm.errors import UserError
 
 TOKENS = torch.randint(0, 61, (3, 10), generator=torch.Generator().manual_seed(7))

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lit_llm.backbone.config import RopeScaling, from_depth
-from lit_llm.backbone.heads import LanguageModel, ScoreModel
 from lit_llm.backbone.huggingface import load_config, load_language_model, load_model, load_score_model, save_model
+from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.generation.sampling import generate
 
 transformers = pytest.importorskip("transformers")

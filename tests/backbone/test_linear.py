@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lit_llm import processor
 from lit_llm.backbone import linear as module
 from lit_llm.backbone.linear import MANY_ROWS, Linear, linear
+from lit_llm.runtime import processor
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lit_llm.backbone.heads import LanguageModel, ScoreModel
 from lit_llm.backbone.huggingface import load_language_model, save_model
 from lit_llm.backbone.lora import (
     TARGETS,
@@ -21,6 +20,7 @@ from lit_llm.backbone.lora import (
     merge_lora,
     save_adapter,
 )
+from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.errors import UserError
 
 TOKENS = torch.randint(0, 61, (2, 12), generator=torch.Generator().manual_seed(3))

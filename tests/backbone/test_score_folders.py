@@ -10,8 +10,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from lit_llm.backbone.config import from_depth
-from lit_llm.backbone.heads import LanguageModel, ScoreModel
 from lit_llm.backbone.huggingface import save_model
+from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.records import Message
 from lit_llm.rewards.flags import FlagProbability
 from lit_llm.rewards.learned import LearnedReward

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lit_llm.backbone.heads import LanguageModel, ScoreModel, grow_vocabulary
 from lit_llm.backbone.huggingface import as_stored, load_language_model, load_model, load_score_model, save_model
 from lit_llm.backbone.lora import apply_lora, merge_lora
+from lit_llm.backbone.models import LanguageModel, ScoreModel, grow_vocabulary
 from lit_llm.errors import UserError
 
 transformers = pytest.importorskip("transformers")

@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from lit_llm.backbone import attention
 from lit_llm.backbone.cache import KVCache
 from lit_llm.backbone.config import BackboneConfig, from_depth
-from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.backbone.transformer import default_positions
 
 from .conftest import VOCAB, wide_weights

@@ -12,9 +12,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_run import Data, sgd, tiny_model, tiny_stage, trainer_for
 
-from lit_llm.backbone.heads import ScoreModel
+from lit_llm.backbone.models import ScoreModel
 from lit_llm.callbacks.samples import Samples, prompts_of
-from lit_llm.command_line import compose
+from lit_llm.config.command_line import compose
 from lit_llm.data.data_module import DataModule
 from lit_llm.errors import UserError
 from lit_llm.stages.pretraining import Pretraining

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lit_llm.durable import written_atomically
 from lit_llm.errors import UserError
-from lit_llm.run_lock import RunLock
+from lit_llm.runtime.atomic_files import written_atomically
+from lit_llm.runtime.run_lock import RunLock
 
 FORK = multiprocessing.get_context("fork")
 

@@ -14,7 +14,7 @@ from lit_llm.feedback.store.accounts import add_annotator
 from lit_llm.feedback.store.engine import open_store
 from lit_llm.feedback.store.judgement import Judgement
 from lit_llm.feedback.store.projects import ProjectSettings, create_project
-from lit_llm.ingredients import data_hashes, files_of
+from lit_llm.lineage.input_hash import data_hashes, files_of
 
 
 @pytest.fixture

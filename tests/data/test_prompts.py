@@ -29,7 +29,7 @@ def test_prompts_are_padded_on_the_right_and_found_by_their_number(prompts, toke
             assert isinstance(batch, PromptBatch) and data.batch_type is PromptBatch
             assert batch.input_ids.shape[1] == batch.lengths.max()
             for ids, length, index in zip(*batch, strict=True):
-                wanted = tokenizer.chat.encode_prompt(tokenizer, data.prompts[int(index)].messages)
+                wanted = tokenizer.encode_prompt(data.prompts[int(index)].messages)
                 assert ids[:length].tolist() == wanted
                 assert (ids[length:] == tokenizer.pad_id).all()
                 seen.append(int(index))

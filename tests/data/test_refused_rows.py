@@ -80,7 +80,7 @@ def test_evaluation_and_sampling_name_the_row(refusing):
     told = Example((*asked.messages, Message("assistant", "So.")), "examples.jsonl:4")
     for items, where in (([fine, asked], "prompts.jsonl:3"), ([told], "examples.jsonl:4")):
         with pytest.raises(UserError, match=rf"^{where}: chat template: "), _naming_the_row(refusing, items):
-            refusing.chat.encode_prompt(refusing, asked.messages)
+            refusing.encode_prompt(asked.messages)
     with pytest.raises(UserError, match=r"^prompts.jsonl:3: chat template: "):
         _ids(refusing, asked)
     with pytest.raises(UserError, match=r"^another fault$"), _naming_the_row(refusing, [fine]):

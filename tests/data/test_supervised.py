@@ -115,7 +115,7 @@ def test_truncation_takes_from_the_prompt_s_left_and_never_from_the_last_answer(
     ids, labels = cut
     assert tokenizer.decode([label for label in labels if label != IGNORE]) == "Much."
     assert labels[-1] == tokenizer.turn_end_id
-    whole, _ = tokenizer.chat.encode(tokenizer, [Message("user", long["source"]), Message("assistant", long["target"])])
+    whole, _ = tokenizer.encode_chat([Message("user", long["source"]), Message("assistant", long["target"])])
     end = len(whole) - whole[::-1].index(tokenizer.turn_end_id)
     assert ids == whole[end - 65 : end - 1]
 
@@ -221,7 +221,7 @@ def test_a_last_answer_of_weight_0_leaves_nothing_to_the_last_answer_alone(task_
 def test_a_cut_leaves_no_answer_without_its_beginning(task_pairs, tokenizer, sentence):
     last = sentence(2, 10)
     told = turns(("user", "1?", {}), ("assistant", sentence(1, 40), {}), ("user", "2?", {}), ("assistant", last, {}))
-    whole = len(tokenizer.chat.encode(tokenizer, [Message(t["role"], t["content"]) for t in told])[0])
+    whole = len(tokenizer.encode_chat([Message(t["role"], t["content"]) for t in told])[0])
     options = {"cls": Instructions, "overlong": "truncate", "max_length": whole - 45}
     ((_, labels),) = segments(task_pairs([{"messages": told}], **options).train_dataloader())
     assert tokenizer.decode([label for label in labels if label != IGNORE]) == last

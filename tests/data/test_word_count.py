@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from lit_llm.data import corpus, word_count
+from lit_llm.data import word_count
+from lit_llm.data.installed_docs import corpus
 from lit_llm.data.reading import read_records
 
 

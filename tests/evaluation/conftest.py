@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lit_llm.backbone.config import from_depth
-from lit_llm.backbone.heads import LanguageModel, ScoreModel
+from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.text.bpe import train_bpe
 
 TEXTS = ["The cat sat on the mat. The dog sat on the log.", "قطة صغيرة جلست على السجادة", "naïve text, isn't it?"]

@@ -99,7 +99,7 @@ def test_divergence_is_the_difference_of_log_probabilities_at_the_temperature(mo
     model = copy.deepcopy(model).eval()
     other = type(model)(model.config).eval()
     other.load_state_dict({k: v + 0.05 * torch.randn_like(v) for k, v in model.state_dict().items()})
-    prompts = [tokenizer.chat.encode_prompt(tokenizer, prompt.messages) for prompt in PROMPTS]
+    prompts = [tokenizer.encode_prompt(prompt.messages) for prompt in PROMPTS]
     rollout = generate(model, prompts, max_new_tokens=6, end_ids=tokenizer.end_ids, temperature=0.7, seed=3)
     found = divergence(model, other, rollout, 0.7, batch_size=2)
     for row, value in enumerate(found):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lit_llm.backbone.heads import ScoreModel
+from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation.flags import LONGER, MAJORITY
 from lit_llm.evaluation.heldout import evaluate, examinable

@@ -76,7 +76,7 @@ def test_bits_per_byte_of_documents(model, tokenizer):
 
 def test_likelihood_of_responses_is_of_what_the_assistant_says(model, tokenizer):
     scores = evaluate(model, tokenizer, RESPONSES, generate=False)
-    ids, trained = tokenizer.chat.encode(tokenizer, RESPONSES.items[1].messages)
+    ids, trained = tokenizer.encode_chat(RESPONSES.items[1].messages)
     start = trained.index(True)
     assert all(trained[start : start + trained.count(True)]) and tokenizer.turn_end_id in ids[start:]
     expected = nats(model, ids[: start + trained.count(True)], start)
@@ -140,7 +140,7 @@ def test_prompts_are_answered_and_scored(model, tokenizer, bf16):
 
     scores = run(0)
     assert scores.items["score/size"].values.tolist() == [len(a.text) for a in scores.answers]
-    prompts = [len(tokenizer.chat.encode_prompt(tokenizer, p.messages)) for p in heldout.items]
+    prompts = [len(tokenizer.encode_prompt(p.messages)) for p in heldout.items]
     assert (scores.items["score/ids"].values == scores.items["length"].values + prompts).all()
     assert [a.text for a in run(0).answers] == [a.text for a in scores.answers] != [a.text for a in run(1).answers]
 
@@ -173,8 +173,7 @@ def test_rankings_by_a_reward_model(reward_model, tokenizer):
     assert scores.items["accuracy"].numbers.tolist() == [0, 1]  # a tie and a text beyond the context are left out
     still = copy.deepcopy(reward_model).eval()
     ids = [
-        tokenizer.chat.encode_prompt(tokenizer, PROMPT) + tokenizer.chat.encode_completion(tokenizer, text)
-        for text in RANKINGS.items[0].completions
+        tokenizer.encode_prompt(PROMPT) + tokenizer.encode_completion(text) for text in RANKINGS.items[0].completions
     ]
     with torch.no_grad():
         r = [float(still(torch.tensor([row]), torch.tensor([len(row)]))) for row in ids]
@@ -204,10 +203,10 @@ def test_the_model_is_compared_with_its_floors_on_the_same_items(reward_model, t
 
 def test_rankings_by_a_language_model(model, tokenizer):
     scores = evaluate(model, tokenizer, RANKINGS)
-    prompt = tokenizer.chat.encode_prompt(tokenizer, PROMPT)
+    prompt = tokenizer.encode_prompt(PROMPT)
     means = []
     for text in RANKINGS.items[0].completions:
-        completion = tokenizer.chat.encode_completion(tokenizer, text)
+        completion = tokenizer.encode_completion(text)
         means.append(-nats(model, prompt + completion, len(prompt)) / len(completion))
     right = sum(means[w] > means[x] for w, x in [(0, 1), (0, 2)])
     assert scores.items["likelihood_accuracy"].values[0] == right
@@ -221,9 +220,9 @@ def test_rankings_by_the_reward_that_a_language_model_stands_for(model, tokenize
         for parameter in reference.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     scores = evaluate(model, tokenizer, RANKINGS, reference=reference)
-    prompt, gains = tokenizer.chat.encode_prompt(tokenizer, PROMPT), []
+    prompt, gains = tokenizer.encode_prompt(PROMPT), []
     for text in RANKINGS.items[0].completions:
-        ids = prompt + tokenizer.chat.encode_completion(tokenizer, text)
+        ids = prompt + tokenizer.encode_completion(text)
         gains.append(nats(reference, ids, len(prompt)) - nats(model, ids, len(prompt)))
     right = [sum(gains[w] > gains[x] for w, x in some) for some in ([(0, 1), (0, 2)], [(1, 0), (1, 2), (0, 2)])]
     assert scores.items["implicit_accuracy"].values.tolist() == right

@@ -28,7 +28,7 @@ def scored(reward_model, tokenizer):
     still = copy.deepcopy(reward_model).eval()
 
     def score(prompt, text):
-        ids = tokenizer.chat.encode_prompt(tokenizer, prompt) + tokenizer.chat.encode_completion(tokenizer, text)
+        ids = tokenizer.encode_prompt(prompt) + tokenizer.encode_completion(text)
         with torch.no_grad():
             return float(still(torch.tensor([ids]), torch.tensor([len(ids)])))
 

@@ -5,10 +5,9 @@ import copy
 import pytest
 import torch
 
-from lit_llm import processor
 from lit_llm.backbone.config import RopeScaling, from_depth
-from lit_llm.backbone.heads import LanguageModel
 from lit_llm.backbone.lora import adapted, apply_lora, lora_disabled
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.generation import replays, sampling, slots
 from lit_llm.generation.choice import Choice
@@ -16,6 +15,7 @@ from lit_llm.generation.decoder import Decoder
 from lit_llm.generation.sampling import completions, generate
 from lit_llm.generation.weights import Product
 from lit_llm.objectives.language import token_logps
+from lit_llm.runtime import processor
 
 V = 90
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lit_llm.backbone.config import from_depth
-from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.generation.words import next_words
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from lit_llm import lineage
 from lit_llm.evaluation.ledger import Ledger
 from lit_llm.evaluation.scores import Scores, measured
+from lit_llm.lineage import lineage
 
 PARENTS = {
     "pretraining": (),

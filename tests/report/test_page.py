@@ -10,9 +10,9 @@ from html.parser import HTMLParser
 import pytest
 
 from lit_llm.errors import UserError
-from lit_llm.evaluation.exam_result import ExamResult, Floor, Probe
 from lit_llm.evaluation.statistics import Estimate
 from lit_llm.report import write_report
+from lit_llm.rewards.validation.result import ExamResult, Floor, Probe
 
 CHROMIUM = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
 

@@ -5,7 +5,7 @@ import torch
 
 from lit_llm.backbone import huggingface
 from lit_llm.backbone.config import from_depth
-from lit_llm.backbone.heads import LanguageModel, ScoreModel
+from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.records import Message
 from lit_llm.rewards.flags import FlagProbability, FlagRate

@@ -7,7 +7,7 @@ import torch
 
 from lit_llm.backbone import huggingface
 from lit_llm.backbone.config import from_depth
-from lit_llm.backbone.heads import LanguageModel, ScoreModel
+from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.records import Message
 from lit_llm.rewards.learned import LearnedReward
@@ -42,10 +42,8 @@ def test_texts_tokens_and_the_model_itself_give_one_score(saved):
     answers = ["a list of words", "text"]
     scores = reward(PROMPTS, answers)
     for prompt, answer, score in zip(PROMPTS, answers, scores.tolist(), strict=True):
-        ids = tokenizer.chat.encode(tokenizer, [*prompt, Message("assistant", answer)])[0]
-        ids = ids[
-            : len(tokenizer.chat.encode_prompt(tokenizer, prompt) + tokenizer.chat.encode_completion(tokenizer, answer))
-        ]
+        ids = tokenizer.encode_chat([*prompt, Message("assistant", answer)])[0]
+        ids = ids[: len(tokenizer.encode_prompt(prompt) + tokenizer.encode_completion(answer))]
         with torch.no_grad():
             expected = model(torch.tensor([ids]), torch.tensor([len(ids)])).item()
         assert score == pytest.approx(expected, abs=1e-5)

@@ -3,12 +3,12 @@
 import pytest
 from hydra.utils import instantiate
 
-from lit_llm.command_line import compose
+from lit_llm.config.command_line import compose
+from lit_llm.config.validation import validate
 from lit_llm.errors import UserError
 from lit_llm.records import Message
 from lit_llm.rewards.verifiable import check_verifiable
 from lit_llm.rewards.verifiers import ExactAnswer
-from lit_llm.validation import validate
 
 WORDS = {
     "exact_answer": [],

@@ -6,13 +6,13 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from lit_llm.command_line import compose
+from lit_llm.config.command_line import compose
+from lit_llm.config.validation import validate
 from lit_llm.errors import UserError
 from lit_llm.records import Message, Prompt, Rollout
 from lit_llm.rewards.function import FunctionReward
 from lit_llm.rewards.scoring import Answers, fitting, score
 from lit_llm.rewards.weighted import WeightedSum
-from lit_llm.validation import validate
 from tests.stages.toy import tiny_model
 
 LOGGED = ("kl", "scores", "unverified", "zero_std_groups", "truncated", "pass@8")

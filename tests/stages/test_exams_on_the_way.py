@@ -6,10 +6,10 @@ import lightning as L
 import pytest
 import torch
 
-from lit_llm.evaluation.exam_result import ExamResult, Probe
 from lit_llm.evaluation.statistics import Estimate
 from lit_llm.records import Message, Prompt
-from lit_llm.rewards.gate import ExamFailed
+from lit_llm.rewards.validation.gate import ExamFailed
+from lit_llm.rewards.validation.result import ExamResult, Probe
 from lit_llm.stages import reward_watch
 from lit_llm.stages.grpo import GRPO
 from lit_llm.stages.ppo import PPO

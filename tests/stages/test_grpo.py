@@ -14,7 +14,7 @@ from lit_llm.rewards.verifiers import ExactAnswer
 from lit_llm.rewards.weighted import WeightedSum
 from lit_llm.stages.grpo import GRPO
 from lit_llm.stages.rollout_signs import RolloutSigns
-from lit_llm.trainer import StopAfter
+from lit_llm.training.trainer import StopAfter
 
 from .toy import END, LIKED, VOCABULARY, loader, parts, prompt_batch, tiny_model, trainer
 

@@ -7,7 +7,7 @@ import lightning as L
 import pytest
 import torch
 
-from lit_llm.backbone.heads import LanguageModel, ScoreModel
+from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.rewards.weighted import WeightedSum
 from lit_llm.stages import answering

@@ -7,7 +7,7 @@ import lightning as L
 import pytest
 import torch
 
-from lit_llm.backbone.heads import ScoreModel
+from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.generation.sampling import generate
 from lit_llm.optim.adamw import adamw
@@ -15,7 +15,7 @@ from lit_llm.optim.schedules import linear
 from lit_llm.records import Message
 from lit_llm.stages.experience import Sequences, completion_logps, completion_values
 from lit_llm.stages.ppo import PPO
-from lit_llm.trainer import StopAfter
+from lit_llm.training.trainer import StopAfter
 
 from .toy import END, LIKED, VOCABULARY, loader, parts, prompt_batch, tiny_model, trainer
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lit_llm.backbone import huggingface
-from lit_llm.backbone.heads import ScoreModel
 from lit_llm.backbone.lora import load_adapter, merge_lora
+from lit_llm.backbone.models import ScoreModel
 from lit_llm.stages.experience import Sequences, completion_logps
 from lit_llm.stages.ppo_setup import score_model_in
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_llm.backbone.heads import ScoreModel
+from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation.statistics import expected_calibration_error
 from lit_llm.objectives.ranking import bradley_terry, plackett_luce, strict_pairs

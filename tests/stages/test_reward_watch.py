@@ -9,11 +9,11 @@ import torch
 
 from lit_llm.checkpointing.atomic import AtomicCheckpointIO
 from lit_llm.errors import UserError
-from lit_llm.evaluation.exam_result import ExamResult, Probe
-from lit_llm.evaluation.reward_exam import RewardExam
 from lit_llm.evaluation.statistics import Estimate
 from lit_llm.records import Message, Prompt
-from lit_llm.rewards.gate import ExamFailed
+from lit_llm.rewards.validation.gate import ExamFailed
+from lit_llm.rewards.validation.result import ExamResult, Probe
+from lit_llm.rewards.validation.validator import RewardExam
 from lit_llm.stages import reward_watch
 from lit_llm.stages.ppo import PPO
 from lit_llm.text.attacks import ATTACKS

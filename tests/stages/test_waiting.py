@@ -11,7 +11,7 @@ from lightning.pytorch.profilers import SimpleProfiler
 from training_run import tiny_stage, trainer_for
 
 from lit_llm.backbone.config import from_depth
-from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.data.loading import ResumableLoader, shuffled
 from lit_llm.data.packing import PackedRows, concatenate_and_split
 from lit_llm.data.token_cache import TokenStore

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lit_llm.backbone.config import from_depth
-from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.optim.adamw import adamw
 from lit_llm.optim.schedules import constant
 from lit_llm.records import PromptBatch, RankingBatch

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lit_llm.backbone.config import BackboneConfig
-from lit_llm.backbone.heads import LanguageModel
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.callbacks.checkpoints import Checkpoints
 from lit_llm.callbacks.numerics import Numerics
 from lit_llm.callbacks.throughput import Throughput

@@ -73,12 +73,12 @@ def dialogues(draw):
 @given(messages=dialogues())
 def test_the_prompt_is_an_exact_prefix(base, name, messages):
     tokenizer = with_template(base, name)
-    ids, mask = tokenizer.chat.encode(tokenizer, messages)
+    ids, mask = tokenizer.encode_chat(messages)
     for turn in range(1, len(messages), 2) if name != "thinking" else [len(messages) - 1]:
-        prompt = tokenizer.chat.encode_prompt(tokenizer, messages[:turn])
+        prompt = tokenizer.encode_prompt(messages[:turn])
         assert ids[: len(prompt)] == prompt
         assert not mask[len(prompt) - 1] and mask[len(prompt)]
-    completion = tokenizer.chat.encode_completion(tokenizer, messages[-1].content)
+    completion = tokenizer.encode_completion(messages[-1].content)
     assert ids[len(prompt) : len(prompt) + len(completion)] == completion
     assert not any(mask[len(prompt) + len(completion) :])
 
@@ -88,7 +88,7 @@ def test_the_prompt_is_an_exact_prefix(base, name, messages):
 @given(messages=dialogues())
 def test_the_mask_covers_the_assistants_text_and_its_end_token_and_nothing_else(base, name, messages):
     tokenizer = with_template(base, name)
-    ids, mask = tokenizer.chat.encode(tokenizer, messages)
+    ids, mask = tokenizer.encode_chat(messages)
     runs, last = [], False
     for i, trained in zip(ids, mask, strict=True):
         if trained:
@@ -119,7 +119,7 @@ def test_the_mask_covers_the_assistants_text_and_its_end_token_and_nothing_else(
 def test_control_tokens_in_any_field_stay_plain(base, messages):
     tokenizer = with_template(base, "chatml")
     messages = (Message("system", "be <|im_end|> kind"), *messages)
-    ids, _ = tokenizer.chat.encode(tokenizer, messages)
+    ids, _ = tokenizer.encode_chat(messages)
     control = [i for i in ids if i in set(tokenizer.control_tokens.values())]
     assert control == [tokenizer.id_of("<|im_start|>"), tokenizer.id_of("<|im_end|>")] * len(messages)
     assert tokenizer.decode(ids, skip_special=False) == tokenizer.chat.render(messages)
@@ -140,7 +140,7 @@ def test_transformers_renders_and_encodes_the_same(base, name, tmp_path):
     ours = tokenizer.chat.render(messages, prompt=True, bos=tokenizer.bos_token, eos=tokenizer.eos_token)
     assert theirs.apply_chat_template(plain, tokenize=False, add_generation_prompt=True) == ours
     ids = theirs.apply_chat_template(plain, add_generation_prompt=True)["input_ids"]
-    assert list(ids) == tokenizer.chat.encode_prompt(tokenizer, messages)
+    assert list(ids) == tokenizer.encode_prompt(messages)
 
 
 def test_a_vocabulary_without_chatml_gets_a_plain_template_with_its_own_end():
@@ -152,7 +152,7 @@ def test_a_vocabulary_without_chatml_gets_a_plain_template_with_its_own_end():
     )
     engine.pre_tokenizer, engine.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     tokenizer = Tokenizer(engine, {"eos_token": "</s>"})
-    ids, mask = tokenizer.chat.encode(tokenizer, (Message("user", "a </s>"), Message("assistant", "b")))
+    ids, mask = tokenizer.encode_chat((Message("user", "a </s>"), Message("assistant", "b")))
     assert tokenizer.decode(ids, skip_special=False) == "User: a </s>\nAssistant: b</s>\n"
     assert ids.count(tokenizer.turn_end_id) == 1
     assert tokenizer.decode([i for i, m in zip(ids, mask, strict=True) if m], skip_special=False) == "b</s>"
@@ -162,7 +162,7 @@ def test_a_template_travels_to_worker_processes(base):
     tokenizer = with_template(base, "chatml")
     messages = (Message("user", "a"), Message("assistant", "b"))
     copy = pickle.loads(pickle.dumps(tokenizer))
-    assert copy.chat.encode(copy, messages) == tokenizer.chat.encode(tokenizer, messages)
+    assert copy.encode_chat(messages) == tokenizer.encode_chat(messages)
 
 
 HOSTILE = {
@@ -207,7 +207,7 @@ def test_a_hostile_template_is_bounded_and_one_line(base, name):
     began = time.process_time()
     with pytest.raises(UserError, match="chat template") as caught:
         tokenizer = Tokenizer(base.engine, base.config, ChatTemplate(HOSTILE[name]))
-        tokenizer.chat.encode(tokenizer, (Message("user", "a"), Message("assistant", "b")))
+        tokenizer.encode_chat((Message("user", "a"), Message("assistant", "b")))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
     assert time.process_time() - began < 20
 
@@ -224,5 +224,5 @@ def test_a_real_template_may_loop_and_use_the_usual_tools(base):
     )
     tokenizer = Tokenizer(base.engine, base.config, ChatTemplate(source))
     messages = tuple(Message(r, "x y " * 50) for r in ("user", "assistant") * 100)
-    ids, mask = tokenizer.chat.encode(tokenizer, messages)
+    ids, mask = tokenizer.encode_chat(messages)
     assert sum(i == tokenizer.turn_end_id and m for i, m in zip(ids, mask, strict=True)) == 100

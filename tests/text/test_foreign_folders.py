@@ -67,7 +67,7 @@ def test_settings_that_would_change_ids_are_off(tokenizer, folder, name):
     for _ in range(3):
         assert loaded.encode(TEXTS[0]) == tokenizer.encode(TEXTS[0])
         assert loaded.encode_batch([TEXTS[0], "x"]) == tokenizer.encode_batch([TEXTS[0], "x"])
-        assert loaded.chat.encode(loaded, messages) == tokenizer.chat.encode(tokenizer, messages)
+        assert loaded.encode_chat(messages) == tokenizer.encode_chat(messages)
     loaded.save(folder)
     saved = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     assert saved["truncation"] is saved["padding"] is saved["model"]["dropout"] is None
@@ -123,16 +123,16 @@ def test_a_bos_begins_texts_only_where_the_tokenizer_adds_it(tokenizer, folder, 
 def test_a_template_made_here_begins_as_the_tokenizer_lets_texts_begin(tokenizer, folder):
     (folder / "chat_template.jinja").unlink()
     messages = (Message("user", "the cat?"), Message("assistant", "sat"))
-    plain = tokenizer.chat.encode(tokenizer, messages)[0]
+    plain = tokenizer.encode_chat(messages)[0]
     change(folder / "tokenizer_config.json", bos_token=DOCUMENT_END)  # a name alone is no reason
     loaded = load_tokenizer(folder)
-    assert loaded.chat.encode(loaded, messages)[0] == plain
+    assert loaded.encode_chat(messages)[0] == plain
     change(folder / "tokenizer_config.json", add_bos_token=True)
     loaded = load_tokenizer(folder)
-    assert loaded.chat.encode(loaded, messages)[0] == [0, *plain]
+    assert loaded.encode_chat(messages)[0] == [0, *plain]
     loaded.save(folder)
     again = load_tokenizer(folder)
-    assert again.chat.encode(again, messages)[0] == [0, *plain]
+    assert again.encode_chat(messages)[0] == [0, *plain]
 
 
 MAPS = {
@@ -167,7 +167,7 @@ def test_names_come_from_the_special_tokens_map_too(folder, case):
     ours.save(folder / "saved")
     again = load_tokenizer(folder / "saved")
     for one in (ours, again):
-        assert one.chat.encode_prompt(one, messages) == wanted
+        assert one.encode_prompt(messages) == wanted
         assert {k: v for k, v in one.named_tokens.items() if v} == theirs.special_tokens_map
     assert auto.from_pretrained(str(folder / "saved")).special_tokens_map == theirs.special_tokens_map
 

@@ -167,7 +167,7 @@ def with_template(base, source):
 
 def learned(tokenizer, messages):
     """The runs of trained tokens, as text."""
-    ids, mask = tokenizer.chat.encode(tokenizer, messages)
+    ids, mask = tokenizer.encode_chat(messages)
     runs: list[list[int]] = []
     for place, (i, trained) in enumerate(zip(ids, mask, strict=True)):
         if trained and not (place and mask[place - 1]):
@@ -185,14 +185,14 @@ def test_what_is_learned(base, name, messages, answers):
     tokenizer = with_template(base, HABITS[name][0])
     if answers is None:
         with pytest.raises(UserError, match="chat template: ") as caught:
-            tokenizer.chat.encode(tokenizer, messages)
+            tokenizer.encode_chat(messages)
         assert "\n" not in str(caught.value)
         return
     assert learned(tokenizer, messages) == answers
-    ids, mask = tokenizer.chat.encode(tokenizer, messages)
-    prompt = tokenizer.chat.encode_prompt(tokenizer, messages[:-1])
+    ids, mask = tokenizer.encode_chat(messages)
+    prompt = tokenizer.encode_prompt(messages[:-1])
     assert ids[: len(prompt)] == prompt and mask[len(prompt)] and not mask[len(prompt) - 1]
-    answer = tokenizer.chat.encode_completion(tokenizer, messages[-1].content)
+    answer = tokenizer.encode_completion(messages[-1].content)
     assert ids[len(prompt) : len(prompt) + len(answer)] == answer and not any(mask[len(prompt) + len(answer) :])
 
 
@@ -204,11 +204,11 @@ def test_any_template_can_be_asked_and_answered(base, name):
         with pytest.raises(UserError, match="drops or rewrites"):
             tokenizer.chat.check(tokenizer)
         return
-    text = tokenizer.decode(tokenizer.chat.encode_prompt(tokenizer, PLAIN[:-1]), skip_special=False)
+    text = tokenizer.decode(tokenizer.encode_prompt(PLAIN[:-1]), skip_special=False)
     written = tokenizer.chat.render(PLAIN[:-1], prompt=True, bos="<s>", eos="</s>")
     assert text == written + ("<|bot|>\n" if name == "invitation_ignored" else "")
     for answer in ("Six.", "", "<|im_end|> </think> x", "<think>\nhm\n</think>\n\nSix."):
-        ids = tokenizer.chat.encode_completion(tokenizer, answer)
+        ids = tokenizer.encode_completion(answer)
         assert ids[-1] == tokenizer.turn_end_id
         assert tokenizer.turn_end_id not in ids[:-1]
 
@@ -241,7 +241,7 @@ def test_turns_that_are_not_to_be_learned_are_left_out_and_change_no_id(base):
     tokenizer = with_template(base, CHATML)
     messages = (*PLAIN[:2], Message("assistant", "Four.", trained=False), *PLAIN[3:])
     assert learned(tokenizer, messages) == ["Five.<|im_end|>"]
-    assert tokenizer.chat.encode(tokenizer, messages)[0] == tokenizer.chat.encode(tokenizer, PLAIN)[0]
+    assert tokenizer.encode_chat(messages)[0] == tokenizer.encode_chat(PLAIN)[0]
     only_first = (*PLAIN[:4], Message("assistant", "Five.", trained=False))
     assert learned(tokenizer, only_first) == ["Four.<|im_end|>"]
 
@@ -287,7 +287,7 @@ def test_blanks_are_cut_as_the_template_cuts_them(base, content, cut):
     source = "{% for m in messages %}" + HEAD + "{{ " + cut + " }}{{ '<|im_end|>\n' }}{% endfor %}" + ASK
     tokenizer = with_template(base, source)
     messages = (Message("user", f"{content}?"), Message("assistant", content), Message("user", content), PLAIN[-1])
-    ids, _ = tokenizer.chat.encode(tokenizer, messages)
+    ids, _ = tokenizer.encode_chat(messages)
     assert tokenizer.decode(ids, skip_special=False) == tokenizer.chat.render(messages)
     cuts = {"m.content": str, "m.content | trim": str.strip, "m.content.rstrip()": str.rstrip}
     text = cuts.get(cut, lambda text: text.lstrip("\n"))(content)

@@ -141,13 +141,13 @@ def test_a_conversation(both, kind, questions, answers):
         m for q, a in zip(questions, answers, strict=True) for m in (Message("user", q), Message("assistant", a))
     ]
     plain = [{"role": m.role, "content": m.content} for m in messages]
-    prompt = ours.chat.encode_prompt(ours, messages[:1])
+    prompt = ours.encode_prompt(messages[:1])
     assert prompt == list(theirs.apply_chat_template(plain[:1], add_generation_prompt=True)["input_ids"])
-    ids, mask = ours.chat.encode(ours, messages)
+    ids, mask = ours.encode_chat(messages)
     assert ids.count(ours.id_of("<s>")) <= (2 if KINDS[kind][4] is LLAMA2 else 1)
-    last = ours.chat.encode_prompt(ours, messages[:-1])
+    last = ours.encode_prompt(messages[:-1])
     assert ids[: len(last)] == last
-    assert ids[: len(last)] + ours.chat.encode_completion(ours, answers[1]) == ids[: len(ids) - mask[::-1].index(True)]
+    assert ids[: len(last)] + ours.encode_completion(answers[1]) == ids[: len(ids) - mask[::-1].index(True)]
     whole = list(theirs.apply_chat_template(plain)["input_ids"])
     if "<tool>" not in "".join(answers):  # which takes the text at its side with it in none of the decoders
         assert theirs.decode(ids) == theirs.decode(whole)
@@ -162,7 +162,7 @@ def test_usual_answers_have_the_ids_of_the_whole(both, kind):
         Message("user", " who?"), Message("assistant", "me"),
     ]  # fmt: skip
     whole = theirs.apply_chat_template([{"role": m.role, "content": m.content} for m in messages])["input_ids"]
-    ids, mask = ours.chat.encode(ours, messages)
+    ids, mask = ours.encode_chat(messages)
     assert ids == list(whole)
     runs = "".join("x" if trained else " " for trained in mask).split()
     assert len(runs) == 2
@@ -194,7 +194,7 @@ def test_blanks_that_control_tokens_take_with_them_are_taken(tmp_path):
     ours, theirs = load_tokenizer(tmp_path), transformers.PreTrainedTokenizerFast.from_pretrained(str(tmp_path))
     messages = [Message("user", " the cat "), Message("assistant", " sat\n\n"), Message("user", "?")]
     for prompt in (False, True):
-        found = ours.chat.encode_prompt(ours, messages) if prompt else ours.chat.encode(ours, messages)[0]
+        found = ours.encode_prompt(messages) if prompt else ours.encode_chat(messages)[0]
         plain = [{"role": m.role, "content": m.content} for m in messages]
         assert found == list(theirs.apply_chat_template(plain, add_generation_prompt=prompt)["input_ids"])
 
@@ -207,7 +207,7 @@ def test_a_blank_before_every_word_stays_in_a_cut_text(tmp_path):
     ours, theirs = load_tokenizer(tmp_path), transformers.PreTrainedTokenizerFast.from_pretrained(str(tmp_path))
     messages = [Message("user", "the cat"), Message("assistant", "sat on")]
     plain = [{"role": m.role, "content": m.content} for m in messages]
-    assert ours.chat.encode(ours, messages)[0] == list(theirs.apply_chat_template(plain)["input_ids"])
+    assert ours.encode_chat(messages)[0] == list(theirs.apply_chat_template(plain)["input_ids"])
 
 
 TALK = (
@@ -229,10 +229,10 @@ def test_the_ends_of_texts_are_stripped_and_no_cut_is_one(tmp_path, left, normal
     for answer in ("\n\nhe sat ", "z zed cat", *(["\nzed zed "] if normalized else []), "a zed \n"):
         messages = [Message("user", "the cat "), Message("assistant", answer)]
         plain = [{"role": m.role, "content": m.content} for m in messages]
-        ids, _ = ours.chat.encode(ours, messages)
+        ids, _ = ours.encode_chat(messages)
         assert ids == list(theirs.apply_chat_template(plain)["input_ids"])
-        prompt = ours.chat.encode_prompt(ours, messages[:1])
-        assert prompt[-1] == ours.id_of("▁") and prompt + ours.chat.encode_completion(ours, answer) == ids
+        prompt = ours.encode_prompt(messages[:1])
+        assert prompt[-1] == ours.id_of("▁") and prompt + ours.encode_completion(answer) == ids
 
 
 def test_byte_level_with_a_prefix_space(tmp_path):
@@ -248,5 +248,5 @@ def test_byte_level_with_a_prefix_space(tmp_path):
     ours, theirs = load_tokenizer(tmp_path), transformers.PreTrainedTokenizerFast.from_pretrained(str(tmp_path))
     messages = [Message("user", "the cat"), Message("assistant", "sat on"), Message("user", "x")]
     plain = [{"role": m.role, "content": m.content} for m in messages]
-    assert ours.chat.encode(ours, messages)[0] == list(theirs.apply_chat_template(plain)["input_ids"])
+    assert ours.encode_chat(messages)[0] == list(theirs.apply_chat_template(plain)["input_ids"])
     assert ours.encode("the cat") == theirs.encode("the cat")

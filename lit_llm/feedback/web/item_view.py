@@ -10,12 +10,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lit_llm.feedback.judgement_json import write_flag
 from lit_llm.feedback.store.items import Card, Item
 from lit_llm.feedback.store.judgement import SCALES, Flag, Judgement
 from lit_llm.feedback.store.projects import ProjectSettings
 from lit_llm.feedback.web import hostile_text
 from lit_llm.feedback.web.judgement_form import Entry
-from lit_llm.feedback.web.judgement_json import write_flag
 from lit_llm.feedback.web.languages import Language
 from lit_llm.feedback.web.rank_moves import groups
 from lit_llm.records import Message

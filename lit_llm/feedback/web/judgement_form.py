@@ -13,11 +13,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from lit_llm.feedback.judgement_json import read_flag
 from lit_llm.feedback.store.items import Card
 from lit_llm.feedback.store.judgement import SCALES, Flag, Judgement
 from lit_llm.feedback.store.refusals import Invalid
 from lit_llm.feedback.web.access import Fields
-from lit_llm.feedback.web.judgement_json import read_flag
 
 DAY = 86_400.0
 

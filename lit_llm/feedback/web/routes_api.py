@@ -13,10 +13,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from lit_llm.feedback import judgement_json
 from lit_llm.feedback.store import accounts, assignment, judgements
 from lit_llm.feedback.store.items import Item
 from lit_llm.feedback.store.refusals import LeaseLost, Stale
-from lit_llm.feedback.web import access, judgement_json, pages, routes_items
+from lit_llm.feedback.web import access, pages, routes_items
 from lit_llm.feedback.web.access import Admin, Annotator, Body, Id, Refused
 
 router = APIRouter(prefix="/api")

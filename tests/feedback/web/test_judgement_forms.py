@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lit_llm.feedback import judgement_json
 from lit_llm.feedback.store.items import Card
 from lit_llm.feedback.store.judgement import SCALES, Flag, Judgement
 from lit_llm.feedback.store.refusals import Invalid
-from lit_llm.feedback.web import judgement_form, judgement_json
+from lit_llm.feedback.web import judgement_form
 from lit_llm.feedback.web.access import Fields
 
 CARDS = (Card("A", "one two 👩‍🚀 three"), Card("B", "two"))

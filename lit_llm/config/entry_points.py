@@ -1,0 +1,47 @@
+"""The small commands' front doors: a misspelt key is told before torch is imported, from the source of their keys."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from lit_llm.config.signatures import signature
+from lit_llm.errors import UserError
+from lit_llm.runtime.arguments import split_word
+
+
+def check_words(arguments: str, words: Sequence[str]) -> None:
+    """Raises UserError for a word that names no key of the dataclass at the dotted path ``arguments``."""
+    known = {parameter.name: parameter for parameter in signature(arguments).parameters}
+    for word in () if {"--help", "-h"} & set(words) else words:
+        split_word(word, known)
+
+
+def _command(module: str, arguments: str) -> None:
+    try:
+        check_words(arguments, sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    import_module(module).main()
+
+
+def evaluate() -> None:
+    """lit-llm-evaluate"""
+    _command("lit_llm.training.evaluate_command", "lit_llm.training.evaluate_command.Evaluate")
+
+
+def generate() -> None:
+    """lit-llm-generate"""
+    _command("lit_llm.generation.command", "lit_llm.generation.command.Generate")
+
+
+def chat() -> None:
+    """lit-llm-chat"""
+    _command("lit_llm.generation.chat", "lit_llm.generation.chat.ChatOptions")
+
+
+def rank() -> None:
+    """lit-llm-rank"""
+    _command("lit_llm.feedback.web.command", "lit_llm.feedback.rank_arguments.Rank")

@@ -1,0 +1,316 @@
+"""Overrides composed one after the other, so that all that is wrong with them is named at once, each on one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lit_llm.config import schema, yaml_files
+from lit_llm.errors import UserError
+from lit_llm.runtime.suggestions import hint
+
+CONFIG = "lit_llm.conf"
+
+
+def conf_folder() -> Path:
+    return Path(__import__(CONFIG, fromlist=["conf"]).__path__[0])
+
+
+def quoted(text: str) -> str:
+    """A text as Hydra's overrides write it, taken literally: as it is where nothing in it is special."""
+    if re.fullmatch(r"[A-Za-z/.~_-][\w/.:@%+~-]*", text) and text.lower() not in _WORDS:
+        return text
+    inner = re.sub(r"(\\*)'", lambda found: found[1] * 2 + "\\'", text.replace("${", "\\${"))
+    ends = len(inner) - len(inner.rstrip("\\"))
+    return f"'{inner}{inner[len(inner) - ends :]}'"
+
+
+_WORDS = {"null", "true", "false", "nan", "inf", "infinity", "-inf", "-infinity", "-nan", "none"}
+
+
+def text_of(value: str) -> str:
+    """The text that an override's value stands for: ``'a b'`` is a b."""
+    try:
+        found = OverridesParser.create().parse_override(f"key={value}").value()
+    except HydraException:
+        return value
+    if not isinstance(found, str):
+        return value
+    return found.replace("\\${", "${") if value[:1] in "'\"" else found
+
+
+# Keys whose values are texts, whatever they look like: places and names. Elsewhere 1_000 is a number.
+TEXTS = ("resume", "init_from", "path", "replay_path", "ptx_path", "folder", "cache_dir", "name", "replay_name", "dir",
+         "subdir", "base_model", "reference_logps", "win_rate", "model", "experiment", "function")  # fmt: skip
+
+
+def literal(words: list[str]) -> list[str]:
+    """The overrides with places and names quoted where Hydra would read something else in them, or nothing.
+
+    So a folder may have ``=``, blanks, brackets, commas, quotes or digits with underscores in its name.
+    """
+    return [_literal(word) for word in words]
+
+
+def _literal(word: str) -> str:
+    key, equals, value = word.partition("=")
+    last = re.split(r"[./@]", key.lstrip("+~"))[-1]
+    group = (conf_folder() / key.lstrip("+~").partition("@")[0]).is_dir()
+    if not equals or word.startswith("-") or not value or not (last in TEXTS or group):
+        return word
+    if value.lower() in ("null", "???") or (value[:1] in "'\"" and value[-1:] == value[:1] and len(value) > 1):
+        return word
+    if not group and _exists(value):
+        return f"{key}={quoted(value)}"
+    try:
+        found = OverridesParser.create().parse_override(word)
+    except HydraException:
+        return word if value[:1] in "[{" or "${" in value else f"{key}={quoted(value)}"
+    if found.is_sweep_override():
+        return word
+    plain = found.value()
+    data = last in ("path", "replay_path", "ptx_path")  # there a number with a point is told: 1.10 would be 1.1
+    number = isinstance(plain, bool | int) or (isinstance(plain, float) and not data)
+    return f"{key}={quoted(value)}" if number else word
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def careful_with_files() -> None:
+    """Every YAML file outside the package is checked before Hydra reads it, from now on in this process."""
+    Plugins.instance()  # registers them
+    source: Any = SourcesRegistry.instance().resolve("file")
+    original = source.load_config
+    if getattr(original, "careful", False):
+        return
+
+    def load_config(self: Any, config_path: str) -> ConfigResult:
+        place = Path(self.path) / self._normalize_file_name(config_path)
+        if place.exists():
+            yaml_files.check(place)
+        result: ConfigResult = original(self, config_path)
+        return result
+
+    load_config.careful = True  # type: ignore[attr-defined]
+    source.load_config = load_config
+
+
+@contextmanager
+def composing() -> Iterator[None]:
+    """Hydra set up to compose from our configuration package, and cleared again for Hydra's own main."""
+    careful_with_files()
+    GlobalHydra.instance().clear()
+    hydra.initialize_config_module(CONFIG, version_base="1.3")
+    _composed.clear()
+    try:
+        yield
+    finally:
+        _composed.clear()
+        GlobalHydra.instance().clear()
+
+
+def search_path(words: list[str], folders: list[str]) -> list[str]:
+    """--config-dir for a composition outside Hydra's main, where only hydra.searchpath is known."""
+    if not folders or any(word.startswith("hydra.searchpath=") for word in words):
+        return []
+    places = ",".join(quoted(f"file://{Path(folder).expanduser().resolve()}") for folder in folders)
+    return [f"hydra.searchpath=[{places}]"]
+
+
+def override_words(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The overrides among the arguments (options first), and the folders given by --config-dir."""
+    folders = [word.partition("=")[2] for word in arguments if word.startswith("--config-dir=")]
+    return [word for word in arguments if not word.startswith("-")], folders
+
+
+def people_words(word: str) -> list[str] | None:
+    """rankings=FILE, rankings=ask and rankings.enough=N in the configuration's words; None for any other word."""
+    key, equals, value = word.partition("=")
+    if equals and key in ("rankings.enough", "rankings.overlap"):
+        return [f"people.{key.partition('.')[2]}={value}"]
+    if not equals or key != "rankings" or value in ("null", "") or value.startswith("{"):
+        return None
+    if value == "simulated":
+        return ["people.rankings=null"]
+    return [f"people.rankings={value if value.startswith(('${', chr(39), chr(34))) else quoted(value)}"]
+
+
+def parsed(words: list[str], findings: list[str], hydra_too: bool = False, several: bool = True) -> Iterator[Override]:
+    """The overrides, a sweep's by each of its first values; what cannot be read becomes a finding, and so does a sweep
+    where not ``several`` runs are asked for."""
+    parser = OverridesParser.create()
+    for word in words:
+        try:
+            override = parser.parse_override(word)
+        except HydraException as error:
+            findings.append(
+                f"{word}: cannot be read ({str(error).splitlines()[0]}); write key=value, quote what is special"
+            )
+            continue
+        if override.is_sweep_override():
+            if not several:
+                key, _, value = word.partition("=")
+                findings.append(f"{word}: several values are a sweep; add --multirun, or write a list: {key}=[{value}]")
+            first = next(iter(override.sweep_string_iterator()), "")
+            override = parser.parse_override(f"{word.partition('=')[0]}={first}")
+        if hydra_too or not override.is_hydra_override() or word.startswith("hydra.searchpath="):
+            yield override
+
+
+def composed(
+    config_name: str, overrides: list[Override], findings: list[str], hydra_too: bool = False
+) -> DictConfig | None:
+    """Compose, setting aside one wrong override after the other, so that all of them are named at once."""
+    remaining = list(overrides)
+    for _ in range(len(overrides) + 1):
+        try:
+            words = [str(item.input_line) for item in remaining]
+            return _composition(config_name, words, hydra_too)
+        except UserError as error:  # a file of the user's
+            findings.append(str(error))
+            return None
+        except (HydraException, OmegaConfBaseException) as error:
+            culprit = _culprit(error, remaining)
+            findings.append(_explain(config_name, error, culprit, remaining))
+            if culprit is None:
+                return None
+            remaining.remove(culprit)
+        except UNEXPECTED as error:
+            findings.append(_unexpected(error, remaining))
+            return None
+    return None
+
+
+_composed: dict[tuple[Any, ...], DictConfig] = {}  # while one command line is looked at: each takes a second or more
+
+
+def _composition(config_name: str, words: list[str], hydra_too: bool = False) -> DictConfig:
+    key = (config_name, *words, hydra_too)
+    if key not in _composed:
+        _composed[key] = hydra.compose(config_name, words, return_hydra_config=hydra_too)
+    return _composed[key]
+
+
+UNEXPECTED = (AssertionError, AttributeError, TypeError, ValueError, RecursionError, OSError, yaml.YAMLError)
+
+
+def _unexpected(error: Exception, overrides: list[Override]) -> str:
+    """Hydra's own words about a file that it could not make sense of (a list of defaults that is none ...)."""
+    files = [str(item.input_line) for item in overrides if (conf_folder() / str(item.key_or_group)).is_dir()]
+    what = " ".join(str(error).split())[:200] or type(error).__name__
+    what = "its defaults lead back to it" if isinstance(error, RecursionError) else what
+    return f"{' '.join(files) or 'the configuration'}: cannot be composed ({what})"
+
+
+def _culprit(error: Exception, overrides: list[Override]) -> Override | None:
+    """The override that an exception of Hydra's speaks of."""
+    if isinstance(error, MissingConfigException):
+        for item in overrides:
+            if error.missing_cfg_file in (f"{item.get_key_element()}/{item.value()}", str(item.value())):
+                return item
+            if error.missing_cfg_file == f"{item.key_or_group!s}/{item.value()}":
+                return item
+    text = str(error)
+    for item in overrides:
+        line = str(item.input_line)
+        key = str(item.get_key_element()).lstrip("+~")
+        if f"override {line}" in text or f"'{key}'" in text or f"override '{key}" in text:
+            return item
+    return None
+
+
+def _explain(config_name: str, error: Exception, culprit: Override | None, overrides: list[Override]) -> str:
+    said = [line for one in (error, error.__cause__, error.__context__) if one for line in str(one).splitlines()]
+    first = next(iter(said), type(error).__name__)
+    if "raised while composing config" in first:
+        return _in_a_file(error)
+    if isinstance(error, MissingConfigException) and culprit is None and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"{group or 'defaults'}={name}: no such {group or 'file'}; {hint(name, error.options or [])}"
+    if isinstance(error, MissingConfigException) and culprit is not None:
+        group, name = str(culprit.key_or_group), str(culprit.value())
+        return f"{group}={name}: no such {group.split('/')[-1]}; {hint(name, error.options or [])}"
+    if culprit is None:
+        files = " ".join(
+            str(item.input_line) for item in overrides if (conf_folder() / str(item.key_or_group)).is_dir()
+        )
+        line = first if not isinstance(error, OmegaConfBaseException) else _where(error)
+        return f"{files}: {line}" if files else line
+    line, key = str(culprit.input_line), str(culprit.key_or_group)
+    cause = error.__cause__
+    unknown = isinstance(error, ConfigCompositionException) and first.startswith("Could not override")
+    if unknown and config_name == "pipeline" and key.split(".")[0] in schema.TrainConfig.__dataclass_fields__:
+        return f"{line}: a key of one step; write stages.STEP.{line} (--help lists the steps), or use scripts/train.py"
+    if unknown and culprit.package is not None and key in INSIDE:
+        return f"{key}={culprit.value()}: this stage takes no {key}; choose a stage that does, such as {INSIDE[key]}"
+    if unknown:
+        known = _known_keys(config_name, [item for item in overrides if item is not culprit])
+        return f"{line}: unknown key; {hint(key, known)}" if known else f"{line}: unknown key"
+    if isinstance(cause, OmegaConfBaseException) and "is not Optional" in str(cause):
+        return f"{line}: cannot be null; leave it out for what is usual"
+    if isinstance(cause, OmegaConfBaseException):
+        return f"{line}: {str(cause).splitlines()[0]}"
+    return f"{line}: {first}"
+
+
+INSIDE = {"loss": "stage=dpo", "reward": "stage=grpo"}  # groups that fill a key of some stages, and one of those
+
+
+def _in_a_file(error: Exception) -> str:
+    """What a file of a group sets that is not there, or cannot be set so."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    file = re.sub(r"^In '(.*)': .*", r"\1", lines[0])
+    what = lines[1] if len(lines) > 1 else type(error).__name__
+    unknown = re.match(r"Key '(.+)' not in '(\w+)'", what)
+    if unknown is None:
+        return f"{file}.yaml: {what}"
+    kind = getattr(schema, unknown[2], schema.TrainConfig)
+    if unknown[1] == file.split("/")[0]:
+        return f"{file}.yaml: its first line must be '# @package _global_', so that its keys are those of a run"
+    name = unknown[1]
+    better = hint(name, list(kind.__dataclass_fields__))
+    where = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), name)
+    return f"{file}.yaml: {where}: unknown key; {better}"
+
+
+def _where(error: OmegaConfBaseException) -> str:
+    return f"{error.full_key or ''}: {str(error).splitlines()[0]}"
+
+
+def _known_keys(config_name: str, overrides: list[Override]) -> list[str]:
+    """All keys that could be meant: those of the composition without the values given, and the groups."""
+    places = [str(item.input_line) for item in overrides if item.is_hydra_override()]
+    choices = [str(item.input_line) for item in overrides if (conf_folder() / str(item.key_or_group)).is_dir()]
+    try:
+        cfg = _composition(config_name, [*places, *choices])
+    except (HydraException, OmegaConfBaseException):
+        try:
+            cfg = hydra.compose(config_name, places)
+        except (HydraException, OmegaConfBaseException):
+            return []
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(plain, dict)
+    keys = {key for key, _ in schema.flat(plain)}  # type: ignore[arg-type]
+    parents = {key.rsplit(".", depth)[0] for key in keys for depth in range(1, key.count(".") + 1)}
+    groups = {path.name for path in conf_folder().iterdir() if path.is_dir() and not path.name.startswith("_")}
+    return sorted(key for key in keys | parents | groups if "_target_" not in key and "_partial_" not in key)

@@ -1,0 +1,75 @@
+"""A model folder as far as it can be known before torch is imported: its weights, its context, whose it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lit_llm.backbone.families import read_config
+from lit_llm.config.environment import real
+from lit_llm.errors import UserError
+
+KEY = "pretrained_defaults"  # in a configuration; a mapping there is what a run took, so its model is another's
+SMALL = 50_000_000  # weights; what is made here from random weights and is smaller keeps the values in conf/
+
+
+@dataclass(frozen=True)
+class Model:
+    """What can be known of a model folder before torch is there."""
+
+    weights: int
+    context: int  # positions
+    ours: bool  # made here from random weights, as all that it was made from
+
+    @property
+    def keeps_conf(self) -> bool:
+        return self.ours and self.weights < SMALL
+
+
+def known(place: Path | None) -> Model | None:
+    """None where no model can be read: whatever loads it says what is wrong."""
+    try:
+        config, head, _ = read_config(real(place) / "config.json") if place is not None else (None, None, None)
+    except UserError:
+        return None
+    if config is None or place is None:
+        return None
+    weights = config.num_parameters if head == "language" else config.backbone_parameters
+    return Model(weights, config.max_positions, from_random_weights_here(place))
+
+
+def from_random_weights_here(place: Path) -> bool:
+    """Whether a folder's lineage leads back to a model that was pretrained here.
+
+    A parent that lies no longer where the lineage says had a lineage itself, and was made here.
+    """
+    for _ in range(100):  # a lineage that names itself ends too
+        lineage = _lineage(real(place))
+        if lineage is None or isinstance(lineage["config"].get(KEY), Mapping):
+            return False
+        if lineage["config"].get("init_from") is None:
+            return True
+        parents = {one.get("role"): one for one in lineage["parents"]}
+        parent = parents.get("init_from", {"path": str(lineage["config"]["init_from"]), "digest": "unknown"})
+        if parent.get("digest") is None:
+            return False
+        place = place / str(parent.get("path"))
+        if not (real(place) / "lineage.json").is_file():
+            return True
+    return False
+
+
+def _lineage(place: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads((place / "lineage.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    good = isinstance(found, dict) and isinstance(found.get("config"), dict) and isinstance(found.get("parents"), list)
+    return found if good else None
+
+
+def folder_named(text: Any) -> Path | None:
+    return Path(str(text)).expanduser() if text and not str(text).startswith("@") else None

@@ -1,0 +1,306 @@
+"""Checks a composed configuration before anything heavy is imported: every mistake at once, one line each.
+
+Each line names the key, its value and what would be right. What a ``_target_`` takes is read from its source.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lit_llm.config import monitored_metrics, run_objective, schema, targets
+from lit_llm.config.annotations import fits
+from lit_llm.config.environment import named_by_environment
+from lit_llm.config.ranges import out_of_range
+from lit_llm.config.resume_compatibility import change_from
+from lit_llm.config.signatures import Signature, signature
+from lit_llm.errors import UserError
+from lit_llm.runtime.run_folder import RunFolder
+from lit_llm.runtime.suggestions import hint
+
+CONVERSIONS = ("none", "partial", "object", "all")
+TIME = re.compile(r"\d{1,3}:\d{1,2}:\d{1,2}:\d{1,2}")
+# What a caller in this package passes at call time, by the root key of the partial.
+PASSED_AT_CALL = {
+    "stage": {"model", "tokenizer", "optimizer", "schedule"},
+    "data": {"tokenizer"},
+    "tokenizer": {"texts"},
+    "backbone": {"vocab_size"},
+    "logger": {"folder"},
+    "rankings": {"output"},
+}
+
+
+def validate(cfg: DictConfig) -> None:
+    """Raises UserError with every finding, one a line, or returns when the configuration can be run."""
+    try:
+        values = schema.plain(cfg)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key or ''}: {str(error).splitlines()[0]}") from None
+    findings = [*named_by_environment(values), *_not_set(values)] or list(_missing(cfg))
+    if findings:  # what is missing cannot be resolved: the rest is checked when it is there
+        raise UserError("\n".join(findings))
+    findings = list(dict.fromkeys([*findings_in(values), *_told_by_environment(cfg, values)]))
+    if findings:
+        raise UserError("\n".join(findings))
+
+
+def findings_in(values: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the plain form (``config.plain``) of a run's or a pipeline's configuration."""
+    yield from out_of_range(values)
+    for prefix, run in _runs(values):
+        yield from _check_run(prefix, run)
+    if "stages" in values:
+        yield from _check_pipeline(values)
+
+
+def _told_by_environment(cfg: DictConfig, values: Mapping[str, Any]) -> Iterator[str]:
+    """Numbers that the environment gives (``${oc.decode:${oc.env:RATE}}``) have ranges too; their marks are shown."""
+    shown = dict(schema.flat(values))
+    for line in out_of_range(OmegaConf.to_container(cfg, resolve=True)):
+        key, _, rest = line.partition("=")
+        if "${" in str(shown.get(key)):
+            yield f"{key}={shown[key]}: {rest.partition(': ')[2]}"
+
+
+def _missing(cfg: DictConfig) -> Iterator[str]:
+    for key in sorted(OmegaConf.missing_keys(cfg)):
+        yield f"{key}: no value; give it as {key}=VALUE"
+
+
+def _not_set(values: Mapping[str, Any]) -> Iterator[str]:
+    """What the environment is to tell and does not. A mark with a default has a comma after the name."""
+    for key, text in schema.texts(values):
+        for name in re.findall(r"\$\{oc\.env:([^,}]+)\}", text):
+            if name not in os.environ:
+                yield f"{key}={text}: the environment variable {name} is not set; export {name}=VALUE"
+
+
+def _runs(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The configuration of a run, or of each run of a pipeline, with the prefix of its keys."""
+    if "stages" not in values:
+        yield "", values
+        return
+    for name, run in values["stages"].items():
+        yield f"stages.{name}.", run
+
+
+def _check_pipeline(values: Mapping[str, Any]) -> Iterator[str]:
+    yield from _check_keys("", values, schema.PipelineConfig)
+    steps = [*values["stages"], *(["rankings"] if values["rankings"] or values["people"]["rankings"] else [])]
+    for key, value in (
+        ("from", values["start_from"]),
+        ("objective", values["objective"]),
+        *(("skip", name) for name in values["skip"]),
+    ):
+        if value is not None and value not in steps:
+            yield f"{key}={value}: no step of this name; {hint(value, steps)}"
+    if values["init_from"] is not None and values["start_from"] is None:
+        yield f"init_from={values['init_from']}: say from which step on it is used: from=NAME"
+    allowed = (*targets.ALLOWED, *values["allowed_targets"])
+    yield from _check_allowed("", values["allowed_targets"])
+    yield from _check_keys("answers.", values["answers"], schema.AnswersConfig)
+    yield from _check_best_of_n(values["best_of_n"], list(values["stages"]), allowed)
+    yield from _check_people(values["people"])
+    if values["rankings"] is not None:
+        yield from _check_node("rankings", values["rankings"], "rankings", allowed)
+    named = {"stages": values["stages"], "rankings": values["rankings"] or {}, "best_of_n": values["best_of_n"]}
+    for path, value in schema.flat(named):
+        if isinstance(value, str) and value.startswith("@") and value[1:].split("/")[0] not in steps:
+            yield f"{path}={value}: no step of this name; {hint(value[1:], steps)}"
+
+
+def _check_people(values: Mapping[str, Any]) -> Iterator[str]:
+    yield from _check_keys("people.", values, schema.PeopleConfig)
+
+
+def _check_best_of_n(values: Mapping[str, Any], stages: Sequence[str], allowed: Sequence[str]) -> Iterator[str]:
+    yield from _check_keys("best_of_n.", values, schema.BestOfNConfig)
+    if values["n"] == 1:
+        yield f"best_of_n.n={values['n']}: must be 2 or more answers to choose from, or 0"
+    for key in ("model", "proxy"):
+        if values["n"] and values[key] not in stages:
+            yield f"best_of_n.{key}={values[key]}: no step of this name; {hint(values[key], stages)}"
+    if values["gold"] is not None:
+        yield from _check_node("best_of_n.gold", values["gold"], "reward", allowed)
+
+
+def _check_run(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
+    allowed = (*targets.ALLOWED, *values["allowed_targets"])
+    yield from _check_allowed(prefix, values["allowed_targets"])
+    yield from _check_keys(prefix, values, schema.TrainConfig)
+    yield from _check_keys(f"{prefix}trainer.", values["trainer"], schema.TrainerConfig)
+    yield from _check_keys(f"{prefix}evaluation.", values["evaluation"], schema.EvaluationConfig)
+    for group in ("stage", "backbone", "tokenizer", "data", "optimizer", "schedule", "logger"):
+        node = values[group]
+        if isinstance(node, Mapping):
+            yield from _check_node(prefix + group, node, group, allowed)
+        elif node is not None:
+            yield f"{prefix}{group}={node}: no such {group}; groups are chosen by the name of a file in conf/{group}/"
+    for name, node in values["callbacks"].items():
+        if node is not None:
+            yield from _check_node(f"{prefix}callbacks.{name}", node, "callbacks", allowed)
+    for name, node in values["evaluation"]["scorers"].items():
+        yield from _check_node(f"{prefix}evaluation.scorers.{name}", node, "reward", allowed)
+    yield from run_objective.faults(prefix, values)
+    yield from monitored_metrics.faults(prefix, values)
+    yield from _check_trainer(prefix + "trainer.", values["trainer"])
+    yield from _check_recomputed(prefix, values)
+    yield from _check_relations(prefix, values)
+    if values["resume"] not in (None, "auto"):
+        changed = change_from(values, RunFolder(values["resume"]))
+        if changed is not None:
+            yield changed
+
+
+def _check_allowed(prefix: str, allowed: Sequence[str]) -> Iterator[str]:
+    for name in targets.bad_prefixes(allowed):
+        yield f"{prefix}allowed_targets={name!r}: no package's name; write it as allowed_targets=[my_package.]"
+
+
+def _check_keys(path: str, values: Mapping[str, Any], schema_class: type) -> Iterator[str]:
+    """Hydra's + adds keys even to a structured root."""
+    known = list(schema_class.__dataclass_fields__)  # type: ignore[attr-defined]
+    for key in values:
+        if key not in known:
+            yield f"{path}{key}={values[key]}: unknown key; {hint(str(key), known)}"
+
+
+def _check_node(path: str, node: Any, role: str, allowed: Sequence[str]) -> Iterator[str]:
+    """A group's content: its own target, and every target below it."""
+    if not isinstance(node, Mapping):
+        yield f"{path}={node}: must be a mapping with a _target_"
+        return
+    if "_target_" not in node:
+        yield f"{path}: has no _target_; write the dotted path of what to build"
+        return
+    yield from _check_below(path, node, role, allowed)
+
+
+def _check_below(path: str, value: Any, role: str, allowed: Sequence[str]) -> Iterator[str]:
+    for key, kind, node in targets.nodes(value, path, role):
+        yield from _check_target(key, node, kind, allowed)
+
+
+def _check_target(path: str, node: Mapping[str, Any], role: str, allowed: Sequence[str]) -> Iterator[str]:
+    target = node["_target_"]
+    reason = targets.refusal(target, role, allowed)
+    if reason is not None:
+        yield f"{path}._target_={target}: {reason}"
+        return
+    try:
+        found = signature(target)
+    except UserError as error:
+        yield f"{path}._target_={error}"
+        return
+    later, ours = PASSED_AT_CALL.get(role, set()), targets.under(target, targets.ALLOWED)
+    yield from _check_values(path, {k: v for k, v in node.items() if v is not None or k not in later}, found)
+    yield from _check_hydra_keys(path, node, ours)
+    if not node.get("_partial_") or role in PASSED_AT_CALL:
+        given = set(node) | later
+        missing = [each.name for each in found.parameters if each.required and each.name not in given]
+        for name in missing if not node.get("_args_") else ():
+            yield f"{path}.{name}: no value; give it as {path}.{name}=VALUE"
+    at_call = [each.name for each in found.parameters if each.required and each.name in later and each.name not in node]
+    if at_call and ours and not node.get("_partial_"):
+        yield f"{path}._partial_={node.get('_partial_')}: must be true; {', '.join(at_call)} is given when it is built"
+    if role == "reward" and ours and node.get("_partial_") and not found.function:
+        yield f"{path}._partial_=True: must be false; a reward is an object of this class"
+
+
+def _check_hydra_keys(path: str, node: Mapping[str, Any], ours: bool) -> Iterator[str]:
+    """The keys that Hydra reads beside ``_target_``."""
+    for key in ("_partial_", "_recursive_"):
+        if key in node and not isinstance(node[key], bool):
+            yield f"{path}.{key}={node[key]}: must be true or false"
+    if "_convert_" in node and node["_convert_"] not in CONVERSIONS:
+        yield f"{path}._convert_={node['_convert_']}: must be one of {', '.join(CONVERSIONS)}"
+    if node.get("_args_") and (ours or not isinstance(node["_args_"], list)):
+        yield f"{path}._args_={node['_args_']}: give every value by its name"
+
+
+def _check_values(path: str, node: Mapping[str, Any], found: Signature) -> Iterator[str]:
+    known = {parameter.name: parameter for parameter in found.parameters}
+    for key, value in node.items():
+        if key in targets.HYDRA_KEYS:
+            continue
+        if key not in known:
+            if str(key).startswith("_") and str(key).endswith("_"):
+                yield f"{path}.{key}={value}: unknown key; {hint(str(key), sorted(targets.HYDRA_KEYS))}"
+            elif not found.open:
+                yield f"{path}.{key}={value}: unknown key; {hint(str(key), list(known))}"
+            continue
+        annotation = known[key].annotation
+        if annotation and not _reference(value) and not fits(value, annotation):
+            yield f"{path}.{key}={value!r}: must be {annotation}"
+
+
+def _reference(value: Any) -> bool:
+    """Values that become something else before the call: another object, or a pipeline step's output."""
+    if isinstance(value, Mapping):
+        return "_target_" in value
+    return isinstance(value, str) and value.startswith(("@", "${oc.env:"))
+
+
+def _check_recomputed(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
+    """What can be known of it before the model is there; ``parts.py`` looks at the model."""
+    budget, stage, backbone = values["trainer"]["activation_memory_budget"], values["stage"], values["backbone"]
+    if budget >= 1 or not isinstance(stage, Mapping) or not isinstance(backbone, Mapping):
+        return
+    shares = {
+        "backbone.dropout": backbone.get("dropout") if values["init_from"] is None else 0,
+        "stage.lora_dropout": stage.get("lora_dropout") if stage.get("lora_rank") else 0,
+    }
+    for key, share in shares.items():
+        if share:
+            yield (
+                f"{prefix}{key}={share}: what it leaves out would be drawn anew with "
+                f"{prefix}trainer.activation_memory_budget={budget}; give {prefix}{key}=0, "
+                f"or {prefix}trainer.gradient_checkpointing=true in its place"
+            )
+
+
+def _check_relations(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
+    """Of two numbers that are each in their range."""
+    data, stage = values["data"], values["stage"]
+    shares = [data.get(key) for key in ("validation_fraction", "test_fraction")]
+    if all(isinstance(share, int | float) for share in shares) and sum(shares) >= 1:
+        yield (
+            f"{prefix}data.validation_fraction={shares[0]} and {prefix}data.test_fraction={shares[1]}: nothing is left "
+            "to train on; together they must be below 1"
+        )
+    delta, high = stage.get("delta"), stage.get("eps_high")
+    if isinstance(delta, int | float) and isinstance(high, int | float) and delta <= 1 + high:
+        yield f"{prefix}stage.delta={delta}: must be above 1 + {prefix}stage.eps_high = {1 + high:g}, or null"
+
+
+def _check_trainer(path: str, values: Mapping[str, Any]) -> Iterator[str]:
+    choices = {"precision": schema.PRECISIONS, "accelerator": schema.ACCELERATORS, "save_dtype": schema.SAVE_DTYPES}
+    for key, known in choices.items():
+        if values[key] not in known:
+            yield f"{path}{key}={values[key]}: must be one of {', '.join(str(one or 'null') for one in known)}"
+    for key in ("val_check_interval", "limit_train_batches", "limit_val_batches", "overfit_batches"):
+        if values[key] is not None and values[key] > 1 and values[key] % 1:
+            yield f"{path}{key}={values[key]}: must be a whole number, or a share from 0.0 to 1.0"
+    if values["max_time"] and not TIME.fullmatch(values["max_time"]):
+        yield f"{path}max_time={values['max_time']}: must be DD:HH:MM:SS, days to seconds, such as 00:01:30:00"
+    elif values["max_time"] and not re.search("[1-9]", values["max_time"]):
+        yield f"{path}max_time={values['max_time']}: no time at all; give at least 00:00:00:01, or null"
+    budget = values["activation_memory_budget"]
+    if budget < 1 and values["gradient_checkpointing"]:
+        yield f"{path}activation_memory_budget={budget}: computes again what {path}gradient_checkpointing does; choose"
+    elif budget < 1 and not values["compile"]:
+        yield (
+            f"{path}activation_memory_budget={budget}: is the compiler's; give {path}compile=true, or "
+            f"{path}gradient_checkpointing=true in its place"
+        )
+    if values["max_time"] and not any(values[k] for k in ("max_steps", "max_epochs", "max_tokens", "fast_dev_run")):
+        yield (
+            f"{path}max_time={values['max_time']}: the schedule needs a length too; give max_steps, max_epochs or "
+            "max_tokens beside it"
+        )

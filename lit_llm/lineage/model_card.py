@@ -1,0 +1,163 @@
+"""The README.md of a model folder, written from its lineage alone, so that it says nothing that cannot be verified."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lit_llm.rewards.validation.wording import Row, exam_words
+
+SIMULATED = (
+    "> **Simulated preferences.** The rankings behind this model were made by simulated annotators (a visible rule "
+    "plus noise), not by people. It shows that the method works; it says nothing about what people prefer."
+)
+
+
+PEOPLE_1 = "> **People's preferences.** People made rankings that this model learned from (simulated: {simulated})."
+PEOPLE = (
+    "> **People's preferences.** This model learned from judgements that are not marked as simulated: they are taken "
+    "for people's (simulated: {simulated})."
+)
+
+
+def render(lineage: Mapping[str, Any]) -> str:
+    """The card as Markdown, with the front matter that model hubs read."""
+    parts = [*_front(lineage), "", f"# {_title(lineage['stage'])}", "", *_made(lineage)]
+    if lineage["simulated_preferences"]:
+        parts += ["", SIMULATED]
+    if lineage.get("people_preferences"):
+        words = PEOPLE_1 if lineage["version"] == 1 else PEOPLE  # a card is that of its lineage, also an older one
+        parts += ["", words.format(simulated="also, in part" if lineage["simulated_preferences"] else "false")]
+    parts += ["", "## Data", "", *_data(lineage["data"])]
+    taken = lineage["config"].get("pretrained_defaults")
+    if isinstance(taken, Mapping):
+        parts += ["", "## Values chosen by size", "", *_chosen(taken)]
+    parts += ["", "## Held-out results", "", *_results(lineage["metrics"])]
+    if lineage["metrics"].get("exam"):
+        parts += ["", "## Exam as a reward", "", *_exam(lineage["metrics"]["exam"])]
+    parts += ["", "## Made from", "", *_parents(lineage)]
+    parts += ["", "## Made with", "", *_code(lineage)]
+    return "\n".join(parts) + "\n"
+
+
+def _title(stage: str) -> str:
+    return stage.replace("_", " ").capitalize()
+
+
+def _front(lineage: Mapping[str, Any]) -> list[str]:
+    tags = ["lit-llm", lineage["stage"].replace("_", "-")]
+    tags += ["simulated-preferences"] if lineage["simulated_preferences"] else []
+    bases = lineage.get("base_models") or []
+    about = [f"base_model: {json.dumps(bases[0]['name'])}", f"license: {json.dumps(_license(bases))}"] if bases else []
+    return ["---", "library_name: transformers", *about, "tags:", *(f"- {tag}" for tag in tags), "---"]
+
+
+def _license(bases: Sequence[Mapping[str, str]]) -> str:
+    """The base's; where there are several that differ, it takes a person to say."""
+    found = {base["license"] for base in bases}
+    return found.pop() if len(found) == 1 else "unknown"
+
+
+def _made(lineage: Mapping[str, Any]) -> list[str]:
+    metrics = lineage["metrics"]
+    size = metrics.get("parameters")
+    lines = [f"Made by the stage `{lineage['stage']}` on {lineage['created']}."]
+    if size:
+        lines.append(f"{size:,} parameters; {metrics.get('steps', 0):,} steps, {metrics.get('tokens', 0):,} tokens, "
+                     f"{metrics.get('seconds', 0):.0f} seconds.")  # fmt: skip
+    return lines
+
+
+def _data(data: Mapping[str, Any]) -> Iterator[str]:
+    if data.get("fingerprint"):
+        yield f"Fingerprint `{data['fingerprint'][:16]}`."
+    counts = data.get("counts") or {}
+    if counts:
+        yield ""
+        yield from (f"- {key}: {_shown(value)}" for key, value in counts.items())
+    if data.get("files"):
+        yield ""
+        yield "| file | bytes | sha256 |"
+        yield "|---|---|---|"
+        yield from (f"| {item['path']} | {item['bytes']:,} | `{item['sha256'][:12]}` |" for item in data["files"][:50])
+        if len(data["files"]) > 50:
+            yield f"| and {len(data['files']) - 50} more in lineage.json | | |"
+
+
+def _chosen(taken: Mapping[str, Any]) -> Iterator[str]:
+    """What nobody gave, and a pretrained model of this size takes."""
+    yield f"For a pretrained model of {taken['weights']:,} weights ({taken['trained']} trained), where none were given."
+    yield ""
+    yield from (f"- `{key}={value}`" for key, value in taken["values"].items())
+
+
+def _results(metrics: Mapping[str, Any]) -> Iterator[str]:
+    after, before = metrics.get("heldout") or {}, metrics.get("before") or {}
+    if not after:
+        yield "None were measured."
+        return
+    yield "Mean ± standard error; before is the model it was made from."
+    yield ""
+    yield "| held-out set | measure | before | after | items |"
+    yield "|---|---|---|---|---|"
+    for name, scores in after.items():
+        for measure, value in scores.items():
+            old = (before.get(name) or {}).get(measure)
+            yield f"| {name} | {measure} | {_score(old)} | {_score(value)} | {value.get('n', '')} |"
+
+
+def _exam(exam: Mapping[str, Any]) -> Iterator[str]:
+    """Whether a policy may learn from the model: floors, attacks with their limits, and why it failed."""
+    found = exam_words(exam)
+    accuracy = found.accuracy or "could not be measured"
+    yield f"{'Passed' if found.passed else 'Failed'}. Accuracy {accuracy}. {found.training}"
+    if found.reasons:
+        yield ""
+        yield from (f"- {reason}" for reason in found.reasons)
+    yield from _exam_table(("floor", "accuracy", "the model's lead"), found.floors)
+    yield from _exam_table(("attack", "outscores the best answer", "limit"), found.attacks)
+
+
+def _exam_table(columns: tuple[str, str, str], rows: tuple[Row, ...]) -> Iterator[str]:
+    if rows:
+        yield ""
+        yield f"| {' | '.join(columns)} | items | result |"
+        yield "|---|---|---|---|---|"
+        yield from (f"| {row.name} | {row.value} | {row.beside} | {row.n} | {row.result} |" for row in rows)
+
+
+def _parents(lineage: Mapping[str, Any]) -> Iterator[str]:
+    if not lineage["parents"]:
+        yield "Nothing: trained from scratch."
+    for parent in lineage["parents"]:
+        digest = f", lineage `{parent['digest'][:12]}`" if parent["digest"] else ", from elsewhere"
+        yield f"- {parent['role']}: {parent['stage'] or 'model'} at `{parent['path']}`{digest}"
+    for base in lineage.get("base_models") or ():
+        licence = base["license"] if base["license"] != "unknown" else "unknown: ask its makers before you pass this on"
+        yield (
+            f"- base model: {base['name']}, from elsewhere; licence {licence}; the data that it was trained on are "
+            "unknown here"
+        )
+
+
+def _code(lineage: Mapping[str, Any]) -> Iterator[str]:
+    code = lineage["code"]
+    if code.get("commit"):
+        yield f"- commit `{code['commit']}`{' with local changes' if code['changed'] else ''}"
+    yield f"- code, SHA-256 `{code['digest'][:12]}`"
+    yield f"- {', '.join(f'{name} {version}' for name, version in lineage['packages'].items())}"
+    yield f"- seed {lineage['config'].get('seed')}; the whole configuration is in lineage.json"
+
+
+def _score(value: Mapping[str, Any] | None) -> str:
+    if not value or value.get("mean") is None:
+        return ""
+    error = value.get("se")
+    return f"{value['mean']:.4g}" + (f" ± {error:.2g}" if error is not None else "")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_shown(item)}" for key, item in value.items()) or "none"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,229 @@
+"""What ends a pipeline: the ledger over all stages, the same questions answered by each, the page, what to do next."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lit_llm.backbone import huggingface
+from lit_llm.backbone.models import LanguageModel
+from lit_llm.config import schema
+from lit_llm.errors import UserError
+from lit_llm.evaluation.heldout import examinable
+from lit_llm.evaluation.ledger import Ledger, examine_chain
+from lit_llm.evaluation.scores import Scores
+from lit_llm.evaluation.sets import read_all
+from lit_llm.generation.sampling import respond
+from lit_llm.pipeline import skipped_prompts
+from lit_llm.pipeline.best_of_n_control import write_best_of_n
+from lit_llm.pipeline.human_feedback import comparison
+from lit_llm.records import Heldout, Message
+from lit_llm.report.page import write_report
+from lit_llm.runtime.atomic_files import write_json
+from lit_llm.runtime.progress_bars import Bar
+from lit_llm.text.tokenizer import load_tokenizer
+from lit_llm.training.evaluate import AFTER, BEFORE, Exam, beside_parent, device_of, trained_answers
+
+log = logging.getLogger("lit_llm")
+
+Parents = Mapping[str, str | None]
+Conversation = tuple[Message, ...]
+
+
+def close(
+    config: Mapping[str, Any],
+    folder: Path,
+    runs: Mapping[str, Path],
+    parents: Parents,
+    outputs: Mapping[str, Path],
+) -> None:
+    """Write ledger, best_of_n, answers (.json) and report.html into the pipeline's folder, and say where all is.
+
+    ``outputs``: the folder of what each step made, also of one that a model of the user's own replaces.
+    """
+    models = Models(runs, outputs)
+    if not any(models.prompts()):
+        keep_left_out(config, folder, models, parents)
+    if config["ledger"]:
+        write_ledger(folder, models, parents)
+    write_best_of_n(config, folder, models)
+    write_answers(folder, models, config["answers"])
+    page = write_report(folder) if config["report"] else None
+    talking = [name for name in runs if isinstance(models.model(name), LanguageModel)]
+    final = "ppo" if "ppo" in talking else talking[-1]
+    log.info("\nreport: %s", page or "not written (report=false)")
+    log.info("final model: %s", folder / final / "model")
+    log.info("next: python scripts/chat.py model=%s", folder / final / "model")
+    log.info("      python scripts/verify.py model=%s", folder / final / "model")
+    log.info("      tensorboard --logdir %s", folder)
+    log.info("%s", "\n".join(compared(folder, models, parents)))
+
+
+def keep_left_out(config: Mapping[str, Any], folder: Path, models: Models, parents: Parents) -> None:
+    """Held-out prompts of a step that was left out: the other stages answer them all the same."""
+    found = skipped_prompts.keep_prompts(config["stages"], folder, models.outputs)
+    if found is None:
+        return
+    beside = [name for name in models.runs if parents[name] == found.parent]
+    near = [*beside, *(name for name in models.runs if name == found.parent)]
+    if found.parent is not None and near:  # under the first beside it: the parent and all that comes later answer
+        models.add(found.name, found.folder, near[0])
+
+
+def compared(folder: Path, models: Models, parents: Parents) -> list[str]:
+    """How people compare what was made last, and is measured on held-out prompts, with what it started from."""
+    if not models.prompts():
+        return []
+    owner, heldout = models.prompts()[-1]
+    aligned = [name for name in models.runs if beside_parent(models.exam(name).cfg, "prompts")]
+    after = owner if owner in models.runs else aligned[-1] if aligned else None
+    parent = parents[after] if after is not None else None
+    if after is None or parent is None:
+        return []
+    before = folder / parent / "model" if parent in models.runs else models.outputs.get(parent)
+    return comparison(folder, after, before, models.places[owner] / "heldout" / f"{heldout.name}.jsonl")
+
+
+class Models:
+    """The models of a pipeline's stages with their held-out sets, each read when first asked for.
+
+    ``sets[stage]`` are its sets by the name that the ledger knows them by: ``name_stage`` where an earlier stage has
+    other items under that name. ``outputs``: what each step made, steps that are no runs of this pipeline included.
+    """
+
+    def __init__(self, runs: Mapping[str, Path], outputs: Mapping[str, Path] | None = None) -> None:
+        self.runs, self.places = runs, dict(runs)
+        self.outputs = outputs if outputs is not None else {name: run / "model" for name, run in runs.items()}
+        self.near = {name: name for name in runs}  # the run that a place's sets count to
+        self.sets: dict[str, dict[str, Heldout]] = {}
+        for name in runs:
+            self._read(name)
+        self._loaded: dict[str, Any] = {}
+        self._exams: dict[str, Exam] = {}
+
+    def add(self, name: str, place: Path, near: str) -> None:
+        """Sets of a step that was left out, in a folder laid out as a run's; they count to the run ``near``."""
+        self.places[name], self.near[name] = place, near
+        self._read(name)
+
+    def _read(self, stage: str) -> None:
+        heldout = self.places[stage] / "heldout"
+        known = {name: one for sets in self.sets.values() for name, one in sets.items()}
+        self.sets[stage] = {}
+        for one in read_all(heldout) if heldout.is_dir() else []:
+            other = one.name in known and known[one.name] != one
+            self.sets[stage][f"{one.name}_{stage}" if other else one.name] = one
+
+    def prompts(self) -> list[tuple[str, Heldout]]:
+        """The sets to be answered by sampling, and whose they are."""
+        every = [(stage, one) for stage, sets in self.sets.items() for one in sets.values()]
+        return [(stage, one) for stage, one in every if one.kind == "prompts"]
+
+    def model(self, stage: str) -> Any:
+        if stage not in self._loaded:
+            run = self.runs.get(stage, next(iter(self.runs.values())))  # a model of one's own has no configuration
+            device = device_of(schema.load(run / "config.yaml"))
+            self._loaded[stage] = huggingface.load_model(self.outputs[stage], head="auto", device=device).eval()
+        return self._loaded[stage]
+
+    def tokenizer(self, stage: str) -> Any:
+        return load_tokenizer(self.outputs[stage])
+
+    def exam(self, stage: str) -> Exam:
+        """The examination as the stage's own configuration says."""
+        if stage not in self._exams:
+            cfg = schema.load(self.places[stage] / "config.yaml")
+            self._exams[stage] = Exam(cfg, trained_answers(self.places[stage]), device_of(cfg))
+        return self._exams[stage]
+
+    def owner(self, name: str) -> str:
+        """The first stage that has this set."""
+        return next(stage for stage, sets in self.sets.items() if name in sets)
+
+
+def write_ledger(folder: Path, models: Models, parents: Parents) -> Path:
+    """Every stage on every earlier stage's sets. Scores that a run took itself are read."""
+    known = {stage: parent if parent in models.runs else None for stage, parent in parents.items()}
+    bar = Bar(desc="ledger", unit="exam", dynamic_ncols=True, leave=False)
+
+    def examine(stage: str, name: str) -> Scores | None:
+        bar.update()
+        bar.set_postfix_str(f"{stage} on {name}")
+        return scores_of(models, known, stage, name)
+
+    names: dict[str, list[str]] = {}
+    for owner, sets in models.sets.items():
+        names.setdefault(models.near[owner], []).extend(sets)
+    with bar:
+        ledger = examine_chain(known, names, examine)
+        add_repeats(ledger, models)
+    return ledger.write(folder)
+
+
+def scores_of(models: Models, parents: Parents, stage: str, name: str) -> Scores | None:
+    """The scores of a stage's model on a set, from where they lie or taken now; None where it cannot take the set."""
+    owner = models.owner(name)
+    heldout, model = models.sets[owner][name], models.model(stage)
+    if not examinable(model, heldout):
+        return None
+    lying = [models.places[stage] / AFTER / f"{heldout.name}.json"] if stage == owner else []
+    lying += [models.places[owner] / BEFORE / f"{heldout.name}.json"] if parents.get(owner) == stage else []
+    for file in lying:
+        if file.is_file():
+            return replace(Scores.load(file), name=name)
+    parent = parents[stage] if beside_parent(models.exam(stage).cfg, heldout.kind) else None
+    reference = models.model(parent) if parent is not None else None
+    asked = heldout._replace(name=name)
+    return models.exam(owner).take(model, models.tokenizer(stage), asked, f"{stage} on {name}", reference=reference)
+
+
+def add_repeats(ledger: Ledger, models: Models) -> None:
+    """Sampled answers a second time with another seed, by one model: what differs then is the floor of noise."""
+    for owner, sets in models.sets.items():
+        for name, heldout in sets.items():
+            took = [stage for stage in (models.near[owner], *ledger.scores) if name in ledger.scores[stage]]
+            if heldout.kind != "prompts" or not took or name in ledger.repeats.get(took[0], {}):
+                continue
+            stage, known = took[0], ledger.repeats.setdefault(took[0], {})
+            exam, asked = models.exam(owner), heldout._replace(name=name)
+            seed = exam.cfg.evaluation.seed + 1
+            known[name] = exam.take(models.model(stage), models.tokenizer(stage), asked, f"{name} again", seed)
+
+
+def write_answers(folder: Path, models: Models, settings: Mapping[str, Any]) -> None:
+    """answers.json: the same prompts, answered by every stage that talks."""
+    prompts: list[Conversation] = [(Message("user", text),) for text in settings["prompts"]]
+    for _, heldout in models.prompts():
+        prompts += [item.messages for item in heldout.items[: settings["heldout_prompts"]]]
+    talking = [stage for stage in models.runs if isinstance(models.model(stage), LanguageModel)]
+    prompts = answerable(models, talking, prompts)
+    answers = {}
+    for stage in talking if prompts else []:
+        log.info("answers of %s", stage)
+        try:
+            answers[stage] = respond(
+                models.model(stage),
+                models.tokenizer(stage),
+                prompts,
+                max_new_tokens=settings["max_new_tokens"],
+                temperature=settings["temperature"],
+                seed=settings["seed"],
+            )
+        except UserError as error:  # the chain is done: its report is not lost to one model's answers
+            log.warning("no answers of %s: %s", stage, error)
+    shown = [[{"role": message.role, "content": message.content} for message in prompt] for prompt in prompts]
+    write_json(folder / "answers.json", {"prompts": shown, "answers": answers})
+
+
+def answerable(models: Models, stages: Sequence[str], prompts: Sequence[Conversation]) -> list[Conversation]:
+    """The prompts that leave room for an answer in every stage's context."""
+    kept = list(prompts)
+    for stage in stages:
+        tokenizer, context = models.tokenizer(stage), models.model(stage).config.max_positions
+        kept = [one for one in kept if len(tokenizer.encode_prompt(one)) < context]
+    if left := len(prompts) - len(kept):
+        log.warning("answers: %d of %d prompts fill a model's context and are left out", left, len(prompts))
+    return kept

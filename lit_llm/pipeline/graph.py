@@ -1,0 +1,119 @@
+"""A chain of steps: in which order they come, what each one depends on, and where what they made lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from lit_llm.config import schema
+from lit_llm.config.pipeline_steps import Step, ancestors, begins_from, descendants, ordered, references, without
+from lit_llm.config.pipeline_steps import filled as filled_in
+from lit_llm.errors import UserError
+from lit_llm.lineage.code_hash import code_hashes
+from lit_llm.lineage.lineage import versions
+from lit_llm.pipeline.cache import StageCache
+from lit_llm.pipeline.human_feedback import rankings_step
+from lit_llm.pipeline.human_feedback_checks import check
+from lit_llm.runtime.model_folder import check_model_folder
+
+RANKINGS = "rankings"
+COLLECTED = "collected"  # the folder, in the rankings step's, that @rankings stands for
+
+
+@dataclass
+class Chain:
+    """A pipeline while it runs."""
+
+    cfg: DictConfig
+    folder: Path
+    cache: StageCache
+    steps: dict[str, Step]
+    again: set[str] = field(default_factory=set)  # from=NAME: that step and all that needs it
+    before: set[str] = field(default_factory=set)  # what those need
+    replaced: str | None = None  # the step that init_from=FOLDER stands in for
+    folders: dict[str, Path] = field(default_factory=dict)  # of the steps that are done
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)  # steps that could not be made, and why
+
+
+def plan(cfg: DictConfig, folder: Path) -> Chain:
+    """The steps in an order in which every one comes after what it needs. Raises UserError when there is none."""
+    values = schema.plain(cfg)
+    steps = {name: Step(name, config) for name, config in values["stages"].items()}
+    check(values)
+    rankings = rankings_step(values)
+    if rankings is not None:
+        steps[RANKINGS] = Step(RANKINGS, rankings)
+    for step in steps.values():
+        step.parents = tuple(dict.fromkeys(references(step.config)))
+    chain = Chain(cfg, folder, StageCache(values["cache_dir"]), ordered(without(steps, values["skip"])))
+    if cfg.start_from is not None:
+        _start_at(chain, cfg.start_from)
+    return chain
+
+
+def _start_at(chain: Chain, start: str) -> None:
+    """What from=NAME computes once more and what it needs; with init_from=FOLDER, which step FOLDER stands in for."""
+    if start not in chain.steps:
+        raise UserError(f"from={start}: is not among the steps {', '.join(chain.steps)}")
+    chain.again = {start} | descendants(chain.steps, start)
+    if chain.cfg.init_from is not None:
+        chain.replaced = begins_from(chain.steps[start])
+        if chain.replaced is None:
+            raise UserError(f"init_from={chain.cfg.init_from}: {start} starts from no other step's model; leave it out")
+        folder = Path(chain.cfg.init_from).expanduser()
+        check_model_folder(folder, "init_from")
+        if not (folder / "config.json").is_file():
+            raise UserError(f"init_from={folder}: no model folder (it has no config.json)")
+    chain.before = ancestors(chain.steps, chain.again, stop=chain.replaced)
+
+
+def ingredients_of(chain: Chain, step: Step) -> dict[str, Any]:
+    """All that a step's result depends on. Its hash is the step's key in the cache."""
+    from lit_llm.lineage.input_hash import data_hashes, without_names
+
+    parents = {name: chain.cache.output_hash(chain.folders[name]) for name in step.parents if name in chain.folders}
+    return {
+        "config": without_names(step.config),
+        "environment": schema.environment(without_names(step.config)),
+        "resolved": {"precision": _precision(step.config)},
+        "parents": parents,
+        "files": data_hashes(step.config),
+        "code": code_hashes(step.config),
+        "packages": versions(),
+    }
+
+
+def _precision(config: Mapping[str, Any]) -> str | None:
+    """The precision that a stage computes in on this machine; what auto stands for differs between machines."""
+    from lit_llm.training.trainer import precision
+
+    settings = config.get("trainer")
+    return precision(settings["precision"], settings["accelerator"]) if settings else None
+
+
+def filled(chain: Chain, step: Step) -> dict[str, Any]:
+    """The configuration with ``@name`` replaced by the folder that the step of that name made."""
+    found: dict[str, Any] = filled_in(step.config, lambda name: output(chain, name))
+    return found
+
+
+def outputs(chain: Chain) -> dict[str, Path]:
+    """What ``@name`` stands for, for every step that is done or replaced."""
+    return {name: output(chain, name) for name in chain.folders}
+
+
+def output(chain: Chain, name: str) -> Path:
+    """What ``@name`` stands for: a stage's model folder, or the folder of collected rankings."""
+    if name == "init_from":
+        return Path(chain.cfg.init_from).expanduser()
+    folder = chain.folders[name]
+    if (folder / "config.json").is_file():  # a model of the user's own in place of the step
+        return folder
+    return folder / (COLLECTED if name == RANKINGS else "model")

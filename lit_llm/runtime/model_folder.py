@@ -1,0 +1,154 @@
+"""What a model folder has to be before anything is read from it: there, a model's, whole, and as it was made.
+
+Nothing heavy is imported here: a command can say what is wrong with a folder before it imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lit_llm.errors import UserError
+from lit_llm.runtime.file_hashes import sha256_of
+
+LINEAGE = "lineage.json"
+ADAPTER = "adapter_config.json"
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_HUB = re.compile(r"(?:hf:/+|https?:/+(?:www\.)?huggingface\.co/+)?([\w.-]+/[\w.-]+?)(?:/(?:tree|resolve)/.*)?/?")
+
+
+def check_model_folder(folder: str | Path, key: str | None = None) -> None:
+    """Raise UserError, one line, where ``folder`` is no model's: not there, a hub's name, an adapter, a run, a file.
+
+    ``key`` is what named it (``init_from``, ``model``): the line begins with it and says what to give in its place.
+    """
+    folder = Path(folder)
+    named, give = (f"{key}={folder}", f"{key}=") if key else (str(folder), "")
+    if folder.is_dir():
+        _check_kind(folder, named, give)
+    elif folder.exists():
+        _refuse_file(folder, named, give)
+    else:
+        raise UserError(f"{named}: {_not_there(folder, give)}")
+
+
+def _not_there(folder: Path, give: str) -> str:
+    hub = _HUB.fullmatch(str(folder))
+    if hub is None or (folder.parent.is_dir() and not str(folder).startswith(("hf:", "http"))):
+        return "no such folder; give a model folder on this disk (config.json, model.safetensors, tokenizer.json)"
+    name = hub[1]
+    place = f"models/{name.rpartition('/')[2]}"
+    return (
+        f"no such folder, and models are not fetched from the Hugging Face hub here; download it first "
+        f"(hf download {name} --local-dir {place}), then give {give}{place}"
+    )
+
+
+def _refuse_file(file: Path, named: str, give: str) -> None:
+    if file.suffix == ".gguf":
+        raise UserError(
+            f"{named}: is a GGUF file; convert it with transformers (AutoModelForCausalLM.from_pretrained(FOLDER, "
+            f"gguf_file={file.name!r}).save_pretrained(NEW), the tokenizer likewise), then give {give}NEW"
+        )
+    if file.suffix == ".ckpt":
+        raise UserError(f"{named}: is a run's checkpoint; give the folder model/ of a finished run, or resume=RUN")
+    raise UserError(f"{named}: is a file; give the folder that holds it ({give}{file.parent})")
+
+
+def _check_kind(folder: Path, named: str, give: str) -> None:
+    if (folder / ADAPTER).is_file() and not any(folder.glob("model*.safetensors*")):
+        raise UserError(f"{named}: {_adapter(folder, give)}")
+    if (folder / "config.json").is_file():
+        return
+    if (folder / "model" / "config.json").is_file():
+        raise UserError(f"{named}: is a run's folder; give its model: {give}{folder / 'model'}")
+    snapshots = sorted(path.parent for path in folder.glob("snapshots/*/config.json"))
+    if snapshots:
+        raise UserError(f"{named}: is an entry of the hub's cache; give its snapshot: {give}{snapshots[-1]}")
+
+
+def _adapter(folder: Path, give: str) -> str:
+    base = _value(folder / ADAPTER, "base_model_name_or_path")
+    of = f" of {base}" if isinstance(base, str) and base else ""
+    merged = folder.parent / "model"
+    if (merged / "config.json").is_file():
+        return f"is a LoRA adapter{of}, not a model; the model with the adapter merged in is beside it: {give}{merged}"
+    onto = f" ({base})" if of else ""
+    return (
+        f"is a LoRA adapter{of}, not a model; merge it into its base{onto} with PEFT "
+        "(PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(NEW), the tokenizer beside it), "
+        f"then give {give}NEW"
+    )
+
+
+def _value(file: Path, key: str) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise UserError where a file is the few lines that Git LFS leaves in place of one that was not fetched."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(200)
+    except OSError:  # told by who reads it
+        return
+    if head.startswith(_POINTER):
+        size = re.search(rb"^size (\d+)", head, re.MULTILINE)
+        of = f" of a file of {int(size[1]):,} bytes" if size else ""
+        raise UserError(f"{path}: is a Git LFS pointer{of}, not the file; fetch it (git lfs pull)")
+
+
+# ---- as it was made ------------------------------------------------------------------------------------------------
+
+
+def check_recorded(folder: Path, names: Iterable[str]) -> None:
+    """Raise UserError where a file of ``names`` is not what the folder's lineage recorded; without a lineage: nothing.
+
+    Files that were not recorded, or are gone, are left to who reads them.
+    """
+    recorded = _recorded(folder)
+    for name in names:
+        path, wanted = folder / name, recorded.get(name)
+        if wanted is None or not path.is_file():
+            continue
+        found = sha256_of(path)
+        if found != wanted:
+            raise UserError(
+                f"{path}: damaged or edited, its SHA-256 is {found[:12]} and lineage.json recorded {str(wanted)[:12]}; "
+                f"fetch or make it again, or remove {folder / LINEAGE} to take the folder as it is"
+            )
+
+
+@contextmanager
+def checked_meanwhile(folder: Path, names: Iterable[str]) -> Iterator[None]:
+    """``check_recorded`` in a thread, while the block reads the same files; damage is told before what it led to."""
+    if not (folder / LINEAGE).is_file():
+        yield
+        return
+    with ThreadPoolExecutor(1, "sha256") as pool:
+        check = pool.submit(check_recorded, folder, list(names))
+        try:
+            yield
+        finally:
+            check.result()
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    path = folder / LINEAGE
+    if not path.is_file():
+        return {}
+    try:
+        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+        return dict(files)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(
+            f"{path}: damaged, names no files; fetch it again, or remove it to take the folder as it is"
+        ) from None

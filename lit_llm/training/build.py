@@ -1,0 +1,172 @@
+"""Load: tokenizer, model, data and stage of a run, and what can be checked between them before the first step."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch._functorch import config as functorch
+
+from lit_llm.backbone import huggingface
+from lit_llm.backbone.models import LanguageModel, StoredDtypes
+from lit_llm.config.targets import construct, named_class
+from lit_llm.data.data_module import DataModule
+from lit_llm.errors import UserError
+from lit_llm.runtime.atomic_files import folder_beside
+from lit_llm.runtime.compile_cache import keep_compiled
+from lit_llm.runtime.model_folder import check_model_folder
+from lit_llm.stages.base import Stage
+from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass
+class Parts:
+    """What a run is made of, ready to fit."""
+
+    cfg: DictConfig
+    tokenizer: Tokenizer
+    model: nn.Module  # as loaded: what the stage starts from
+    data: DataModule
+    stage: Stage
+    callbacks: list[L.Callback]
+
+
+def load(cfg: DictConfig, folder: Path) -> Parts:
+    """Everything but the Trainer. Raises UserError where the parts do not fit each other.
+
+    ``folder`` keeps a tokenizer trained here, so that a resumed run need not train it again.
+    """
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    check_batches(cfg)
+    tokenizer = load_run_tokenizer(cfg, folder / "tokenizer")
+    L.seed_everything(
+        cfg.seed, workers=True, verbose=False
+    )  # the same weights whether the tokenizer was trained or read
+    model = load_run_model(cfg, tokenizer)
+    stage = construct(cfg.stage, "stage", cfg.allowed_targets)(
+        model=model,
+        tokenizer=tokenizer,
+        optimizer=construct(cfg.optimizer, "optimizer", cfg.allowed_targets),
+        schedule=construct(cfg.schedule, "schedule", cfg.allowed_targets),
+    )
+    _settle_network(cfg, stage)
+    # After the stage: new tokens are in the tokenizer before any data is tokenized.
+    data = construct(cfg.data, "data", cfg.allowed_targets)(tokenizer=tokenizer)
+    callbacks = [
+        construct(item, "callbacks", cfg.allowed_targets, f"callbacks.{name}")
+        for name, item in cfg.callbacks.items()
+        if item is not None
+    ]
+    return Parts(cfg, tokenizer, model, data, stage, callbacks)
+
+
+def check_batches(cfg: DictConfig) -> None:
+    """Refuses data that gives other batches than the stage takes."""
+    stage, data = (named_class(cfg[group], group, cfg.allowed_targets) for group in ("stage", "data"))
+    wanted, given = getattr(stage, "batch_type", None), getattr(data, "batch_type", None)
+    if wanted is not None and given is not None and wanted is not given:
+        raise UserError(
+            f"data={cfg.data._target_.rsplit('.', 1)[-1]} gives {given.__name__}, stage={stage.__name__} takes "
+            f"{wanted.__name__}: choose data that fits the stage (stage=NAME alone chooses it)"
+        )
+
+
+def load_run_tokenizer(cfg: DictConfig, folder: Path) -> Tokenizer:
+    """The model's own with init_from; else the one configured, trained on the run's own text where it is to be."""
+    if cfg.init_from is not None:
+        check_model_folder(cfg.init_from, "init_from")
+        return load_tokenizer(cfg.init_from)
+    if (folder / "tokenizer.json").is_file():
+        return load_tokenizer(folder)
+    if folder.is_dir() and any(folder.iterdir()):  # ours is whole or absent: this is somebody's own
+        raise UserError(f"{folder}: holds files but no tokenizer.json; give another folder for the run: hydra.run.dir=")
+    made = construct(cfg.tokenizer, "tokenizer", cfg.allowed_targets)
+    tokenizer: Tokenizer = made if isinstance(made, Tokenizer) else made(texts=_training_texts(cfg))
+    with folder_beside(folder) as unfinished:  # whole or absent, whenever the process is killed
+        tokenizer.save(unfinished)
+        shutil.rmtree(folder, ignore_errors=True)
+    return tokenizer
+
+
+def _training_texts(cfg: DictConfig) -> Any:
+    """The data's own training texts; data without any raw text cannot train a tokenizer."""
+    data: Any = named_class(cfg.data, "data", cfg.allowed_targets)
+    if not hasattr(data, "tokenizer_texts"):
+        raise UserError(
+            f"tokenizer: {data.__name__} has no raw text to train one on; give init_from=FOLDER, or "
+            "tokenizer=folder tokenizer.folder=FOLDER"
+        )
+    values = OmegaConf.masked_copy(cfg.data, [key for key in cfg.data if not str(key).startswith("_")])
+    values._set_parent(cfg)  # what its interpolations count from
+    given = construct(values, "", cfg.allowed_targets, "data")
+    return data.tokenizer_texts(**_accepted(data.tokenizer_texts, given))
+
+
+def _accepted(function: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    import inspect
+
+    return {key: value for key, value in given.items() if key in inspect.signature(function).parameters}
+
+
+def load_run_model(cfg: DictConfig, tokenizer: Tokenizer) -> nn.Module:
+    """The folder's model, or a fresh one; a vocabulary unlike the embedding's rows is refused here."""
+    if cfg.init_from is not None:
+        head: Any = getattr(named_class(cfg.stage, "stage", cfg.allowed_targets), "head", "language")
+        dropout = cfg.backbone.get("dropout") or 0.0
+        model: nn.Module = huggingface.load_model(cfg.init_from, head=head, dropout=dropout)
+    else:
+        own = {} if cfg.backbone.get("vocab_size") else {"vocab_size": tokenizer.vocab_size}
+        model = LanguageModel(construct(cfg.backbone, "backbone", cfg.allowed_targets)(**own))
+    _check_fit(cfg, model, tokenizer)
+    if cfg.trainer.save_dtype is not None:
+        model.stored = StoredDtypes(getattr(torch, cfg.trainer.save_dtype))  # type: ignore[assignment]
+    return model
+
+
+def _check_fit(cfg: DictConfig, model: Any, tokenizer: Tokenizer) -> None:
+    rows = model.config.vocab_size
+    if tokenizer.vocab_size > rows:
+        where = f"init_from={cfg.init_from}" if cfg.init_from else f"backbone.vocab_size={rows}"
+        raise UserError(
+            f"{where}: the embedding has {rows} rows, the tokenizer {tokenizer.vocab_size} tokens; each token needs "
+            "a row: take the tokenizer of the model, or backbone.vocab_size=null"
+        )
+    context = model.config.max_positions
+    for key in ("max_length", "ptx_max_length" if cfg.data.get("ptx_path") else "max_length"):
+        longest = cfg.data.get(key)
+        if longest is not None and longest > context:
+            raise UserError(f"data.{key}={longest}: the model's context is {context} (backbone.max_positions)")
+
+
+def _settle_network(cfg: DictConfig, stage: Stage) -> None:
+    """Options of the network that are the run's, not the model's; and what its adapters, if any, belong to."""
+    stage.base_model = stage.base_model or str(cfg.init_from or "")
+    network = getattr(stage.model, "backbone", None)
+    if network is not None and cfg.trainer.gradient_checkpointing:
+        network.gradient_checkpointing = True
+    if cfg.trainer.compile:
+        _compile(cfg, stage, network if network is not None else stage.model)
+
+
+def _compile(cfg: DictConfig, stage: Stage, network: nn.Module) -> None:
+    """What this process compiled for other runs is dropped: it counts against the compiler's limit, and has their
+    budget."""
+    keep_compiled(Path(cfg.data.get("cache_dir") or "outputs/cache") / "compiled")
+    torch.compiler.reset()
+    torch._dynamo.config.recompile_limit = 32  # of a layer: with and without gradients, rows of few and many tokens
+    budget = cfg.trainer.activation_memory_budget
+    if budget < 1 and any(isinstance(part, nn.Dropout) and part.p > 0 for part in stage.modules()):
+        raise UserError(  # torch 2.13 draws them anew when it computes activations again: the gradients are others'
+            f"trainer.activation_memory_budget={budget}: the compiler forgets what dropout left out; give "
+            "backbone.dropout=0 and stage.lora_dropout=0 (where there are adapters), or "
+            "trainer.gradient_checkpointing=true in its place"
+        )
+    functorch.activation_memory_budget = budget
+    network.compile()

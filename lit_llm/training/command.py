@@ -1,0 +1,42 @@
+"""``scripts/train.py``; every stage of a pipeline comes here too (``execute``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from lit_llm.config.command_line import command
+from lit_llm.runtime import devices
+from lit_llm.runtime.distributed import inside_worker
+from lit_llm.runtime.garbage_collection import imports_uncollected
+
+if TYPE_CHECKING:  # torch and Lightning are imported only when the configuration has been found good
+    pass
+
+
+def main() -> None:
+    """The command line (lit-llm-train)."""
+    command("train", job)
+
+
+def job(cfg: DictConfig) -> float | None:
+    """What Hydra calls: the run in Hydra's folder. Returns what a sweep compares."""
+    from lit_llm.training.sweep import survive
+
+    return survive(execute, cfg)
+
+
+def execute(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Run ``cfg`` in ``folder``, in this process or, for several devices, in several. Returns the metrics."""
+    with imports_uncollected():
+        import torch  # noqa: F401  it knows the GPUs; what needs it comes next
+
+        from lit_llm.training.launch import launch
+        from lit_llm.training.train import run
+
+    devices.refuse(cfg.trainer)
+    if devices.count(cfg.trainer) * cfg.trainer.num_nodes > 1 and not inside_worker():
+        return launch(cfg, folder)
+    return run(cfg, folder)

@@ -1,0 +1,164 @@
+"""``scripts/evaluate.py``: takes a finished run's examination again, by the configuration that the run kept."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lit_llm.backbone import huggingface
+from lit_llm.config import schema
+from lit_llm.config.targets import saved_code
+from lit_llm.errors import UserError
+from lit_llm.evaluation.heldout import examinable
+from lit_llm.evaluation.scores import Scores
+from lit_llm.evaluation.sets import read_all
+from lit_llm.lineage import lineage
+from lit_llm.records import Heldout
+from lit_llm.runtime.arguments import run_command
+from lit_llm.runtime.run_folder import RunFolder
+from lit_llm.text.tokenizer import load_tokenizer
+from lit_llm.training.evaluate import Exam, beside_parent, device_of, parent_of, trained_answers
+
+
+@dataclass
+class Evaluate:
+    """Examines a run's model on the run's held-out sets, as its own configuration says, and prints the scores."""
+
+    run: Annotated[Path, "the run's folder"]
+    model: Annotated[Path | None, "another model folder to examine on the run's sets"] = None
+    sets: Annotated[list[str], "only these sets"] = field(default_factory=list)
+    generate: Annotated[bool | None, "measure generated answers too; none: as the run did"] = None
+    max_items: Annotated[int | None, "of every set; 0: all; none: as the run did"] = None
+    seed: Annotated[int | None, "of the sampling; none: as the run did"] = None
+    answers: Annotated[int, "show so many generated answers of each set"] = 0
+    output: Annotated[Path | None, "a folder to write every item's scores to, as JSON"] = None
+    allowed_targets: Annotated[list[str], "packages besides lit_llm whose code the run's configuration may name"] = (
+        field(default_factory=list)
+    )
+
+
+def main() -> None:
+    """The command line (lit-llm-evaluate)."""
+    run_command(Evaluate, run)
+
+
+def run(arguments: Evaluate) -> None:
+    """Prints a table for each set."""
+    scores = reexamine(arguments)
+    recorded = {} if arguments.model else _recorded(RunFolder(arguments.run).metrics)
+    for one in scores:
+        print(table(one, recorded.get(one.name, {})))
+        for answer in one.answers[: arguments.answers]:
+            print(f"  [{answer.number}] {answer.text!r}{'' if answer.ended else ' (cut at the limit)'}")
+        if arguments.output is not None:
+            one.save(arguments.output / f"{one.name}.json")
+
+
+def reexamine(arguments: Evaluate) -> list[Scores]:
+    """The scores on each set that the model can take. Raises UserError for a folder that is no run."""
+    folder = RunFolder(arguments.run)
+    cfg = _settings(folder, arguments)
+    sets = _sets(folder, arguments.sets)
+    place = arguments.model or folder.model
+    device = device_of(cfg)
+    model = huggingface.load_model(place, head="auto", device=device)
+    exam, tokenizer = Exam(cfg, trained_answers(folder.path), device), load_tokenizer(place)
+    huggingface.check_vocabulary(model.config, tokenizer.vocab_size, place)
+    reference = None if arguments.model else parent_of(cfg, device)
+    taken = [
+        exam.take(
+            model,
+            tokenizer,
+            heldout,
+            heldout.name,
+            reference=reference if beside_parent(cfg, heldout.kind) else None,
+        )
+        for heldout in sets
+        if examinable(model, heldout)
+    ]
+    if not taken:
+        raise UserError(f"{place}: this model can take none of {', '.join(heldout.name for heldout in sets)}")
+    return taken
+
+
+def table(scores: Scores, recorded: Mapping[str, Any]) -> str:
+    """A line for each measure: value with error and items, the floors, and what the run wrote down if that differs."""
+    lines = [f"{scores.name} ({scores.kind})"]
+    for name, value in scores.summary.items():
+        error = f" ± {value.se:.2g}" if math.isfinite(value.se) else ""
+        notes = [
+            f"{floor.replace('_', ' ')} {found[name].mean:.4g}"
+            for floor, found in scores.floors.items()
+            if name in found
+        ]
+        before = (recorded.get(name) or {}).get("mean")
+        if before is not None and not math.isclose(before, value.mean, rel_tol=1e-3, abs_tol=1e-4):
+            notes.append(f"the run recorded {before:.4g}")
+        lines.append(
+            f"  {name:<22} {value.mean:8.4g}{error:<11} n={value.n:<5}" + (f" ({'; '.join(notes)})" if notes else "")
+        )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _settings(folder: RunFolder, arguments: Evaluate) -> DictConfig:
+    if not folder.config.is_file():
+        raise UserError(f"run={folder.path}: no config.yaml there; give a run's folder, such as outputs/<stage>/<time>")
+    cfg = schema.load(folder.config)
+    trusted(cfg, arguments.allowed_targets, f"run={folder.path}")
+    _find_parents(cfg, folder)
+    for name in ("generate", "seed", "max_items"):
+        value = getattr(arguments, name)
+        if value is not None:
+            cfg.evaluation[name] = None if name == "max_items" and value == 0 else value
+    return cfg
+
+
+def trusted(cfg: DictConfig, allowed: Sequence[str], where: str) -> None:
+    """Raises UserError for code that a saved configuration, which may be somebody else's, names outside lit_llm and
+    the packages ``allowed``; what it allows itself does not count."""
+    cfg.allowed_targets = list(allowed)
+    findings = list(saved_code(_as_built(cfg, where), allowed))
+    if findings:
+        rest = "if you trust it, give allowed_targets=PACKAGE"
+        raise UserError("\n".join(f"{where}: {line}; {rest}" for line in findings))
+
+
+def _as_built(cfg: DictConfig, where: str) -> dict[str, Any]:
+    try:
+        return schema.resolved(cfg)
+    except OmegaConfBaseException as error:
+        line = str(error).splitlines()[0]
+        raise UserError(f"{where}: config.yaml: {error.full_key or ''}: {line}") from None
+
+
+def _find_parents(cfg: DictConfig, folder: RunFolder) -> None:
+    """Folders named as seen from where the run was started are looked up in its lineage when they are not here."""
+    for parent in (lineage.read(folder.model) or {}).get("parents", ()):
+        named = OmegaConf.select(cfg, parent["role"])
+        place = (folder.model.resolve() / parent["path"]).resolve()
+        if isinstance(named, str) and not Path(named).expanduser().exists() and place.is_dir():
+            OmegaConf.update(cfg, parent["role"], str(place))
+
+
+def _sets(folder: RunFolder, wanted: Sequence[str]) -> list[Heldout]:
+    found = {heldout.name: heldout for heldout in read_all(folder.heldout)}
+    if not found:
+        raise UserError(f"{folder.heldout}: no held-out sets there; a finished run keeps them")
+    unknown = [name for name in wanted if name not in found]
+    if unknown:
+        raise UserError(f"sets={unknown[0]}: the run has {', '.join(found)}")
+    return [heldout for name, heldout in found.items() if not wanted or name in wanted]
+
+
+def _recorded(metrics: Path) -> Mapping[str, Any]:
+    try:
+        return json.loads(metrics.read_text(encoding="utf-8")).get("heldout") or {}
+    except (OSError, ValueError):
+        return {}

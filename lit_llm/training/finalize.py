@@ -1,0 +1,208 @@
+"""Report: what a finished run leaves behind, and what it says at its end."""
+
+from __future__ import annotations
+
+import logging
+import math
+import platform
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lit_llm.backbone.models import LanguageModel
+from lit_llm.config import schema
+from lit_llm.config.environment import hiding
+from lit_llm.config.run_objective import LOSS
+from lit_llm.data.projects import is_project, place_of
+from lit_llm.errors import UserError
+from lit_llm.lineage import lineage, model_card
+from lit_llm.runtime.atomic_files import write_json, write_text
+from lit_llm.runtime.distributed import is_first_process
+from lit_llm.runtime.run_folder import RunFolder
+from lit_llm.training.build import Parts
+from lit_llm.training.evaluate import Metrics, examine_result
+from lit_llm.training.reward_validation import examine_reward
+
+log = logging.getLogger("lit_llm")
+
+
+def report(parts: Parts, trainer: L.Trainer, folder: RunFolder, before: Metrics, started: float) -> dict[str, Any]:
+    """Write the model folder, the examination, metrics.json, lineage and card. Returns the metrics."""
+    metrics = training_metrics(parts, trainer) | {"train_seconds": time.monotonic() - started}
+    if parts.cfg.trainer.fast_dev_run or not is_first_process():
+        return metrics | {"objective": objective(metrics, None), "objective_of": LOSS}
+    device = trainer.strategy.root_device
+    parts.stage.cpu().eval()
+    lineage.forget(folder.model)
+    parts.stage.save(folder.model)
+    after, floors = examine_result(parts, folder, device)
+    parts.stage.examined(folder.model, after)
+    exam = examine_reward(parts, folder, device)
+    metrics |= {} if exam is None else {"exam": exam}
+    metrics |= {"heldout": after, "floors": floors, "before": before, "seconds": time.monotonic() - started}
+    metrics |= compared(metrics, parts.cfg.evaluation.objective)
+    write_json(folder.metrics, metrics)
+    log_final(parts, trainer, metrics)
+    describe(parts, folder, metrics)
+    folder.mark("finished", schema.identity(parts.cfg))
+    say(parts, folder, metrics)
+    return metrics
+
+
+def training_metrics(parts: Parts, trainer: L.Trainer) -> dict[str, Any]:
+    """What training itself measured: its last values, steps and tokens, and how its data was read."""
+    last: dict[str, Any] = {**trainer.callback_metrics, **parts.stage.latest}
+    values = {key: float(value) for key, value in sorted(last.items())}
+    return {
+        "stage": parts.stage.name,
+        "parameters": sum(p.numel() for p in parts.stage.model.parameters()),
+        "steps": trainer.global_step,
+        "tokens": int(values.get("train/tokens", 0)),
+        "counts": parts.data.counts(),
+        "dropped_shares": parts.data.dropped_shares(),
+        "hardware": hardware(trainer),
+        "train": values,
+        "train_loss": values.get("train/loss"),
+        "val_loss": values.get("val/loss"),
+    }
+
+
+def hardware(trainer: L.Trainer) -> dict[str, Any]:
+    """What every auto became: where and in which precision the run computed."""
+    device = trainer.strategy.root_device
+    cuda = device.type == "cuda"
+    return {
+        "precision": str(trainer.precision),
+        "accelerator": device.type,
+        "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
+        "devices": trainer.world_size,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def compared(metrics: Mapping[str, Any], name: str | None) -> dict[str, Any]:
+    """What sweeps compare, and the name of it. What was not measured is said, and is no error: the run is done."""
+    try:
+        found = objective(metrics, name)
+    except UserError as error:
+        log.warning("%s", error)
+        found = None
+    return {"objective": found, "objective_of": name or LOSS}
+
+
+def objective(metrics: Mapping[str, Any], name: str | None) -> float | None:
+    """The one number that sweeps compare, less being better: "set/measure", or "-set/measure" where more is, negated;
+    without a name the validation loss."""
+    if name is None:
+        value: float | None = metrics.get("val_loss")
+        return value
+    sign, name = (-1.0, name[1:]) if name.startswith("-") else (1.0, name)
+    group, _, measure = name.partition("/")
+    heldout = metrics.get("heldout") or {}
+    if measure not in heldout.get(group, {}):
+        known = ", ".join(f"{one}/{each}" for one, scores in heldout.items() for each in scores)
+        raise UserError(f"evaluation.objective={name}: not measured; this run measured {known or 'nothing held out'}")
+    mean = heldout[group][measure]["mean"]
+    return sign * mean if mean is not None else None
+
+
+def log_final(parts: Parts, trainer: L.Trainer, metrics: Mapping[str, Any]) -> None:
+    """Parameters and final metrics for TensorBoard's HPARAMS page, and the held-out scores as scalars."""
+    scores = dict(final_scores(metrics))
+    params = {key: value if isinstance(value, int | float | str | bool) else str(value)
+              for key, value in schema.flat(schema.plain(parts.cfg)) if "_target_" not in key}  # fmt: skip
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(params, {f"hp/{key}": value for key, value in scores.items()})
+        else:
+            logger.log_hyperparams(params)
+        logger.log_metrics({f"heldout/{key}": value for key, value in scores.items()}, step=trainer.global_step)
+        logger.save()
+        logger.finalize("success")
+
+
+def final_scores(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """(name, value) of what a run ended with. ``objective`` is what sweeps compare: less of it is better, always; under
+    its own name a measure of which more is better is not negated."""
+    for name in ("objective", "val_loss", "train_loss"):
+        if metrics.get(name) is not None and math.isfinite(metrics[name]):
+            yield name, float(metrics[name])
+    for group, scores in metrics["heldout"].items():
+        for measure, value in scores.items():
+            if value.get("mean") is not None and math.isfinite(value["mean"]):
+                yield f"{group}/{measure}", float(value["mean"])
+
+
+def describe(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> None:
+    """lineage.json and README.md of the model folder."""
+    config = schema.plain(parts.cfg)
+    config.pop("resume", None)
+    kept = ("parameters", "steps", "tokens", "seconds", "hardware", "heldout", "floors", "before", "exam")
+    record = lineage.record(
+        folder.model,
+        stage=parts.stage.name,
+        config=config,
+        parents=lineage.parents_in(config),
+        data={"fingerprint": parts.data.fingerprint(), "counts": metrics["counts"], "files": data_files(parts)},
+        metrics={key: metrics[key] for key in kept if key in metrics},
+        tokenizer={"fingerprint": parts.tokenizer.fingerprint(), "tokens": parts.tokenizer.vocab_size},
+        simulated=bool(metrics["counts"].get("simulated")),
+        people=bool(metrics["counts"].get("people")),
+    )
+    write_text(folder.model / "README.md", model_card.render(record))
+
+
+def data_files(parts: Parts) -> list[str]:
+    """The files (and ranking projects) that the run's data was read from; where the environment tells a place, as the
+    configuration says."""
+    shown = hiding(parts.cfg)
+    files = dict.fromkeys(place_of(file) if is_project(file) else file for file in parts.data.files())
+    return [shown(file) for file in files if is_project(file) or Path(file).is_file()]
+
+
+def say(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> None:
+    """What came out, where it is, and what can be done with it."""
+    log.info("  data: %s", _counted(metrics["counts"]))
+    for group, scores in metrics["heldout"].items():
+        log.info("  held-out %s: %s", group, ", ".join(_shown(name, scores[name], metrics, group) for name in scores))
+    for group, floors in metrics["floors"].items():
+        for floor, scores in floors.items():
+            shown = ", ".join(_shown(name, scores[name], {}, group) for name in scores)
+            log.info("  floor of %s, %s: %s", group, floor, shown)
+    log.info("best checkpoint: %s", folder.best_checkpoint or "none was kept")
+    log.info("model: %s", folder.model)
+    chat = type(parts.stage).__name__ not in ("Pretraining", "ContinuedPretraining")
+    script = "chat.py" if chat else "generate.py"
+    more = "" if chat else f' prompt="{beginning(parts)}"'
+    if isinstance(parts.stage.exported(), LanguageModel):
+        log.info("next: python scripts/%s model=%s%s", script, folder.model, more)
+    log.info("curves: tensorboard --logdir %s", folder.path)
+
+
+def beginning(parts: Parts) -> str:
+    """Some words of the held-out text at hand, without anything that a shell or Hydra would read."""
+    texts = (item.text for one in parts.data.heldout() if one.kind == "documents" for item in one.items)
+    found = (re.findall(r"[^\W_]+", text[:200])[:3] for text in texts)
+    return " ".join(next((words for words in found if words), ["..."]))
+
+
+def _counted(counts: Mapping[str, Any]) -> str:
+    skipped = ", ".join(f"{reason} {count:,}" for reason, count in counts["skipped"].items() if count)
+    return f"read {counts['read']:,}, used {counts['used']:,}, skipped {skipped or 'none'}"
+
+
+def _shown(name: str, value: Mapping[str, Any], metrics: Mapping[str, Any], group: str) -> str:
+    if value["mean"] is None:
+        return f"{name} not to be told from {value['n']}"
+    before = (metrics.get("before") or {}).get(group, {}).get(name)
+    was = f" (was {before['mean']:.4g})" if before and before.get("mean") is not None else ""
+    error = f" ± {value['se']:.2g}" if value.get("se") is not None else ""
+    above = value.get("above") or {}
+    beside = f" (the model {above['mean']:+.3g} ± {above['se'] or 0:.2g})" if above.get("mean") is not None else ""
+    return f"{name} {value['mean']:.4g}{error}{was}{beside}"

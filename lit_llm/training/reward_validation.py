@@ -1,0 +1,48 @@
+"""The exam at the end of a reward model's run: ``exam.json`` in the model folder, covered by its lineage."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from lit_llm.backbone.models import ScoreModel
+from lit_llm.data.preferences import Preferences
+from lit_llm.evaluation.score_readers import ModelReader
+from lit_llm.rewards.validation.result import ExamResult, shown
+from lit_llm.runtime.run_folder import RunFolder
+from lit_llm.training.build import Parts
+from lit_llm.training.trainer import in_bf16
+
+log = logging.getLogger("lit_llm")
+
+
+def examine_reward(parts: Parts, folder: RunFolder, device: torch.device) -> dict[str, Any] | None:
+    """Takes the exam of the stage, if it has one, and writes it into the model folder. Returns its plain values."""
+    exam, model, data = getattr(parts.stage, "exam", None), parts.stage.exported(), parts.data
+    if exam is None or not isinstance(model, ScoreModel) or not isinstance(data, Preferences):
+        return None
+    heldout = [item for one in data.heldout() if one.kind == "rankings" for item in one.items]
+    reader = ModelReader(model.to(device).eval(), parts.tokenizer, exam.longest)
+    with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(parts.cfg.trainer)):  # half the time of float32
+        taken: ExamResult = exam.take(reader, heldout, data.training_comparisons())
+    result = replace(taken, trained_with_attacks=data.attacks > 0, settings=asdict(exam))
+    result.save(folder.model)
+    say(result)
+    return result.as_dict()
+
+
+def say(result: ExamResult) -> None:
+    """The exam in a few lines."""
+    log.info("  exam: %s", "passed" if result.passed else "FAILED: PPO will not start from this reward model")
+    for reason in result.reasons:
+        log.info("    %s", reason)
+    if result.floors:
+        floors = ", ".join(f"{name} {shown(floor.accuracy)}" for name, floor in result.floors.items())
+        log.info("    accuracy %s; floors: %s", shown(result.accuracy), floors)
+    if result.probes:
+        attacks = ", ".join(f"{name} {probe.share:.0%}" for name, probe in result.probes.items())
+        how = " (it was trained with attacks of these kinds)" if result.trained_with_attacks else ""
+        log.info("    attacks that outscore the best answer%s: %s", how, attacks)

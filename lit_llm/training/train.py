@@ -1,0 +1,132 @@
+"""One run of one stage: load, build, fit, report."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lit_llm.config import schema
+from lit_llm.config.pretrained_defaults import tell
+from lit_llm.config.resume_compatibility import refuse_another
+from lit_llm.errors import UserError
+from lit_llm.runtime.distributed import is_first_process, one_process_at
+from lit_llm.runtime.garbage_collection import imports_uncollected
+from lit_llm.runtime.out_of_resources import told_in_one_line
+from lit_llm.runtime.run_folder import RunFolder
+
+if TYPE_CHECKING:  # torch and Lightning are imported only when the configuration has been found good
+    import lightning as L
+
+    from lit_llm.training.build import Parts
+
+log = logging.getLogger("lit_llm")
+
+
+def run(cfg: DictConfig, path: Path) -> dict[str, Any]:
+    """The story of a run. Raises UserError for what the user can mend, SystemExit(143) when stopped by SIGTERM."""
+    with imports_uncollected():
+        from lit_llm.training.build import load
+        from lit_llm.training.finalize import report
+        from lit_llm.training.trainer import build
+
+    folder, started = RunFolder(path), time.monotonic()
+    with one_process_at(folder.path), told_in_one_line(lambda: needs_less(cfg), lambda: folder.kept()):
+        prepare(cfg, folder)
+        parts = load(cfg, folder.path)
+        trainer = build(parts, folder.path)
+        before = fit(parts, trainer, folder)
+        return report(parts, trainer, folder, before, started)
+
+
+def needs_less(cfg: DictConfig) -> str:
+    """What a run that memory ran out on can be given, by the keys that its configuration has."""
+    keys = [f"{group}.{key}" for group, key in (
+        ("data", "micro_batch_size"), ("data", "max_length"), ("stage", "group_size"), ("stage", "max_new_tokens"),
+        ("evaluation", "batch_size"),
+    ) if cfg[group].get(key) is not None]  # fmt: skip
+    values = ", ".join(f"{key}={OmegaConf.select(cfg, key)}" for key in keys)
+    more = [] if cfg.trainer.gradient_checkpointing else ["trainer.gradient_checkpointing=true"]
+    more += ["stage.lora_rank=16"] if cfg.stage.get("lora_rank") == 0 else []
+    more += ["data.num_workers=0"] if cfg.data.get("num_workers") else []
+    return f"lower {values}" + (f", or give {' or '.join(more)}" if more else "")
+
+
+def prepare(cfg: DictConfig, folder: RunFolder) -> None:
+    """Write down what is about to run. A folder that holds another run is not written over."""
+    from lit_llm.runtime.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    _quiet()
+    if not is_first_process():
+        return
+    refuse_another(cfg, folder)
+    folder.mark("running", schema.identity(cfg))  # first: a folder with files and without it is none of a run
+    schema.save(cfg, folder.config)
+    tell(cfg)
+
+
+# Lightning's warnings about what is meant here: (what it says, why it is so).
+INTENDED = (
+    (r".*isinstance\(treespec, LeafSpec\).*", "Lightning 2.6 with torch 2.13"),
+    (r".*is smaller than the logging interval.*", "a short run logs its last step all the same"),
+    (r"Found \d+ module\(s\) in eval mode.*", "references, rewards and policies without dropout stay in it"),
+)
+
+
+def _quiet() -> None:
+    """Lightning's lines about devices and products say nothing that this run does not say itself."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message, _ in INTENDED:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def fit(parts: Parts, trainer: L.Trainer, folder: RunFolder) -> dict[str, Any]:
+    """Train, from the newest good checkpoint when resuming. Returns the parent's held-out scores, taken before."""
+    from lit_llm.checkpointing.resume import find_checkpoint
+    from lit_llm.training.evaluate import examine_parent
+
+    cfg = parts.cfg
+    checkpoint = find_checkpoint(folder.path) if cfg.resume is not None else None
+    announce(parts, folder, checkpoint)
+    foresee(parts)
+    before = examine_parent(parts, folder)
+    trainer.fit(parts.stage, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
+    return before
+
+
+def foresee(parts: Parts) -> None:
+    """Says before the first step what will not be measured at the end; a sweep's job, which is compared by it, ends."""
+    from lit_llm.config.run_objective import missing
+    from lit_llm.training.sweep import in_sweep
+
+    cfg = parts.cfg
+    if not is_first_process() or cfg.evaluation.objective is None or cfg.trainer.fast_dev_run:
+        return
+    line = missing(schema.plain(cfg), {one.name: one.kind for one in parts.data.heldout() if one.items})
+    if line is not None and in_sweep():
+        raise UserError(line)
+    if line is not None:
+        log.warning("%s", line)
+
+
+def announce(parts: Parts, folder: RunFolder, checkpoint: Path | None) -> None:
+    """What is about to happen, said before it takes time."""
+    from lit_llm.lineage.lineage import commit
+
+    if not is_first_process():
+        return
+    weights = list(parts.stage.model.parameters())
+    total, trained = sum(p.numel() for p in weights), sum(p.numel() for p in weights if p.requires_grad)
+    code = commit()
+    changed = " with local changes" if code.get("changed") else ""
+    log.info("%s: %s parameters, %s trained; seed %d; commit %s%s", parts.stage.name, f"{total:,}", f"{trained:,}",
+             parts.cfg.seed, code.get("commit", "unknown")[:12], changed)  # fmt: skip
+    init_from = schema.plain(parts.cfg)["init_from"]  # as it was given: without secrets
+    origin = f"from {init_from}" if init_from else "from scratch"
+    log.info("%s, into %s", f"resumed from {checkpoint}" if checkpoint else origin, folder.path)

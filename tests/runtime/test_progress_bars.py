@@ -1,0 +1,49 @@
+"""A bar in a terminal, and few lines in a log file."""
+
+import sys
+
+import pytest
+from lightning.pytorch.callbacks import ProgressBar
+
+from lit_llm.callbacks.progress import Progress
+from lit_llm.config.command_line import compose
+from lit_llm.runtime import progress_bars
+from lit_llm.runtime.progress_bars import Bar
+from lit_llm.training import trainer
+from lit_llm.training.build import Parts
+
+
+def work(monkeypatch, capsys, seconds):
+    """What a hundred updates write when so many seconds go by in each."""
+    now = [1000.0]
+    monkeypatch.setattr(progress_bars.time, "monotonic", lambda: now[0])
+    with Bar(total=100, desc="answers", mininterval=0) as bar:
+        for _ in range(100):
+            now[0] += seconds
+            bar.set_postfix_str("at work")
+            bar.update()
+    return capsys.readouterr().err
+
+
+def test_a_log_file_gets_a_line_every_half_minute_and_the_last(monkeypatch, capsys):
+    text = work(monkeypatch, capsys, seconds=1.5)  # 150 s
+    assert "\r" not in text and 5 <= len(text.splitlines()) <= 6
+    assert all(line.startswith("answers: ") for line in text.splitlines()) and "100/100" in text.splitlines()[-1]
+    assert work(monkeypatch, capsys, seconds=0.1) == ""
+
+
+def test_a_terminal_is_redrawn_as_ever(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    text = work(monkeypatch, capsys, seconds=0.1)
+    assert text.count("\r") > 100 and "100/100" in text
+
+
+@pytest.mark.parametrize(("terminal", "kind"), [(False, Progress), (True, ProgressBar)])
+def test_without_a_bar_of_its_own_a_run_writes_lines_into_a_log_file(monkeypatch, tmp_path, terminal, kind):
+    """Lightning's default bar, which callbacks=none would bring, is a terminal's."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    stage = type("Stage", (), {"automatic_optimization": True})()
+    cfg = compose("train", ["callbacks=none", "trainer=cpu", "~logger"])
+    made = trainer.build(Parts(cfg, None, None, None, stage, []), tmp_path)
+    (bar,) = [each for each in made.callbacks if isinstance(each, ProgressBar)]
+    assert isinstance(bar, kind) and isinstance(bar, Progress) != terminal

@@ -1,0 +1,115 @@
+"""Invariant: a run's examination, taken again from its folder alone, gives what the run gave."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lit_llm.backbone.huggingface import save_model
+from lit_llm.errors import UserError
+from lit_llm.evaluation.heldout import evaluate
+from lit_llm.evaluation.scores import Scores
+from lit_llm.evaluation.sets import write_heldout
+from lit_llm.lineage import lineage
+from lit_llm.records import Document, Example, Heldout, Message
+from lit_llm.runtime.run_folder import RunFolder
+from lit_llm.training.evaluate_command import Evaluate, _settings, reexamine, run
+
+SETS = [
+    Heldout("general", "documents", (Document("The cat sat on the mat."), Document("The dog sat on the log."))),
+    Heldout("task_pairs", "responses", (Example((Message("user", "The cat."), Message("assistant", "sat."))),)),
+]
+CONFIG = """
+stage: {_target_: lit_llm.stages.fine_tuning.FineTuning, _partial_: true}
+backbone: {}
+tokenizer: {}
+data: {}
+optimizer: {}
+schedule: {}
+trainer: {accelerator: cpu, precision: 32-true, progress: false}
+evaluation: {max_new_tokens: 5, max_items: 1, generate: true}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, model, tokenizer):
+    save_model(tmp_path / "run" / "model", model, tokenizer)
+    (tmp_path / "run" / "config.yaml").write_text(CONFIG)
+    for heldout in SETS:
+        write_heldout(tmp_path / "run" / "heldout", heldout)
+    return tmp_path / "run"
+
+
+def test_the_runs_own_configuration_is_rebuilt(folder, model, tokenizer):
+    found = {scores.name: scores for scores in reexamine(Evaluate(folder))}
+    assert set(found) == {"general", "task_pairs"} and found["general"].estimate("bits_per_byte").n == 1
+    expected = evaluate(model, tokenizer, SETS[1], max_new_tokens=5)
+    assert found["task_pairs"].as_metrics()["nll"]["mean"] == pytest.approx(
+        expected.as_metrics()["nll"]["mean"], rel=1e-4
+    )
+    assert found["task_pairs"].answers == expected.answers
+    whole = {scores.name: scores for scores in reexamine(Evaluate(folder, max_items=0, generate=False))}
+    assert whole["general"].estimate("bits_per_byte").n == 2 and not whole["task_pairs"].answers
+
+
+def test_folders_named_from_elsewhere_are_found_by_the_lineage(folder, tmp_path, model, tokenizer, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_model(tmp_path / "reward/model", model, tokenizer)
+    settings = CONFIG.replace("_partial_: true}", "_partial_: true, reward: {folder: reward/model}}")
+    (folder / "config.yaml").write_text(settings)
+    parts = {"config": {}, "data": {}, "metrics": {}, "tokenizer": {}}
+    lineage.record(folder / "model", stage="ppo", parents={"stage.reward.folder": Path("reward/model")}, **parts)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    cfg = _settings(RunFolder(folder), Evaluate(folder))
+    assert cfg.stage.reward.folder == str((tmp_path / "reward/model").resolve())
+    monkeypatch.chdir(tmp_path)
+    assert _settings(RunFolder(folder), Evaluate(folder)).stage.reward.folder == "reward/model"
+
+
+def test_the_table_says_what_differs_from_the_record(folder, capsys, tmp_path):
+    scores = {one.name: one.as_metrics() for one in reexamine(Evaluate(folder))}
+    scores["general"]["bits_per_byte"]["mean"] += 1
+    (folder / "metrics.json").write_text(json.dumps({"heldout": scores}))
+    run(Evaluate(folder, answers=1, output=tmp_path / "items"))
+    lines = capsys.readouterr().out.splitlines()
+    changed = [line for line in lines if "the run recorded" in line]
+    assert len(changed) == 1 and "bits_per_byte" in changed[0]
+    assert any("copy first sentence" in line for line in lines) and any(line.startswith("  [0] ") for line in lines)
+    assert Scores.load(tmp_path / "items" / "general.json").name == "general"
+
+
+def test_one_set_and_another_model(folder, model, tokenizer, tmp_path):
+    save_model(tmp_path / "other", model, tokenizer)
+    assert [s.name for s in reexamine(Evaluate(folder, model=tmp_path / "other", sets=["general"]))] == ["general"]
+
+
+def test_mistakes(folder, tmp_path):
+    with pytest.raises(UserError, match=r"no config\.yaml"):
+        reexamine(Evaluate(tmp_path / "nothing"))
+    with pytest.raises(UserError, match="sets=generl: the run has general, task_pairs"):
+        reexamine(Evaluate(folder, sets=["generl"]))
+
+
+@pytest.mark.parametrize(
+    ("stage", "line"),
+    [
+        (
+            "{_target_: lit_llm.training.build.torch.load, _partial_: true}",
+            "stage._target_=lit_llm.training.build.torch.load",
+        ),
+        ("{_target_: os.system}", "stage._target_=os.system"),
+        (
+            "{_target_: lit_llm.stages.grpo.GRPO, _partial_: true, "
+            "reward: {_target_: lit_llm.rewards.function.FunctionReward, function: os.system}}",
+            "stage.reward.function=os.system",
+        ),
+    ],
+)
+def test_a_strangers_configuration_runs_no_code_whatever_it_allows_itself(folder, stage, line):
+    (folder / "config.yaml").write_text(f"allowed_targets: [os., torch.]\n{CONFIG}".replace(
+        "{_target_: lit_llm.stages.fine_tuning.FineTuning, _partial_: true}", stage
+    ))  # fmt: skip
+    with pytest.raises(UserError) as error:
+        reexamine(Evaluate(folder))
+    assert line in str(error.value) and "allowed_targets=PACKAGE" in str(error.value)
