@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_run import Data, run, sgd, tiny_model, tiny_stage, trainer_for
 
 from lit_llm.callbacks.checkpoints import Checkpoints
 from lit_llm.checkpointing import atomic
@@ -14,6 +13,7 @@ from lit_llm.checkpointing.resume import checkpoint_name, find_checkpoint
 from lit_llm.errors import UserError
 from lit_llm.optim.schedules import constant
 from lit_llm.stages.pretraining import Pretraining
+from tests.stages.training_run import Data, run, sgd, tiny_model, tiny_stage, trainer_for
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from training_run import Data, tiny_stage, trainer_for
 
 from lit_llm.callbacks.numerics import Numerics
 from lit_llm.errors import UserError
 from lit_llm.records import TokenBatch
 from lit_llm.stages.pretraining import Pretraining
+from tests.stages.training_run import Data, tiny_stage, trainer_for
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 

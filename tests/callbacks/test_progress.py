@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from training_run import Data, tiny_stage, trainer_for
 
 from lit_llm.callbacks.progress import Progress, shown
 from lit_llm.stages.pretraining import Pretraining
+from tests.stages.training_run import Data, tiny_stage, trainer_for
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 

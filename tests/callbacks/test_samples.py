@@ -10,7 +10,6 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_run import Data, sgd, tiny_model, tiny_stage, trainer_for
 
 from lit_llm.backbone.models import ScoreModel
 from lit_llm.callbacks.samples import Samples, prompts_of
@@ -20,6 +19,7 @@ from lit_llm.errors import UserError
 from lit_llm.stages.pretraining import Pretraining
 from lit_llm.text.bpe import train_bpe
 from lit_llm.text.tokenizer import Tokenizer
+from tests.stages.training_run import Data, sgd, tiny_model, tiny_stage, trainer_for
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 

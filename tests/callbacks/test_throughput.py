@@ -7,10 +7,10 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from training_run import LENGTH, Data, RandomRows, tiny_stage, trainer_for
 
 from lit_llm.callbacks.peak import measured_matmul_flops, peak_flops
 from lit_llm.callbacks.throughput import Throughput
+from tests.stages.training_run import LENGTH, Data, RandomRows, tiny_stage, trainer_for
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 

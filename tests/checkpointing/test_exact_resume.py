@@ -7,10 +7,10 @@ from pathlib import Path
 
 import lightning as L
 import pytest
-from training_run import DieAt, assert_same, run, state_of
 
 from lit_llm.checkpointing.signals import Interrupted
 from lit_llm.errors import UserError
+from tests.stages.training_run import DieAt, assert_same, run, state_of
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 

@@ -18,7 +18,7 @@ from lit_llm.pipeline.human_feedback_checks import refuse_passwords
 from lit_llm.pipeline.simulated_gold import without_rule
 from tests.small_project import compared, project, rank_one
 
-from .test_pipeline import ALL, KEPT, changed, default, ran, run  # noqa: F401 (fixtures)
+from .test_command import ALL, KEPT, changed, default, ran, run  # noqa: F401 (fixtures)
 
 ROW = {"prompt": "a?", "completions": ["b", "c"], "ranking": [1, 2], "annotator": "ana", "simulated": False}
 COLLECT = rankings.collect  # before a fixture pretends another

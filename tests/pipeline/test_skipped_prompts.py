@@ -10,7 +10,7 @@ from lit_llm.errors import NothingToLearn, UserError
 from lit_llm.pipeline import command as pipeline
 from lit_llm.rewards.validation.gate import ExamFailed
 
-from .test_pipeline import ALL, KEPT, changed, default, ran, run  # noqa: F401 (fixtures)
+from .test_command import ALL, KEPT, changed, default, ran, run  # noqa: F401 (fixtures)
 
 
 @pytest.fixture

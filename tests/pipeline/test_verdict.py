@@ -13,7 +13,7 @@ from lit_llm.pipeline.human_feedback import comparison, of_this_chain
 from lit_llm.report.verdict import verdict
 from tests.small_project import compared, project
 
-from .test_pipeline import ALL, KEPT, changed, default, ran, run  # noqa: F401 (fixtures)
+from .test_command import ALL, KEPT, changed, default, ran, run  # noqa: F401 (fixtures)
 
 
 def test_people_s_verdict_is_written_for_the_report(run, tmp_path):  # noqa: F811

@@ -6,13 +6,13 @@ from typing import Any
 
 import lightning as L
 import pytest
-from training_run import Data, tiny_stage, trainer_for
 
 from lit_llm.data.loading import ResumableLoader, shuffled
 from lit_llm.errors import UserError
 from lit_llm.runtime.lightning_loops import steps_done
 from lit_llm.training import trainer as trainers
 from lit_llm.training.trainer import TimeLimit
+from tests.stages.training_run import Data, tiny_stage, trainer_for
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 

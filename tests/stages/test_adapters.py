@@ -4,8 +4,6 @@ import json
 
 import pytest
 import torch
-from training_run import Data, RandomRows, sgd, trainer_for
-from training_run import tiny_model as tiny_text_model
 
 from lit_llm.backbone.huggingface import load_model, save_model
 from lit_llm.backbone.lora import TARGETS
@@ -14,6 +12,8 @@ from lit_llm.optim.schedules import constant
 from lit_llm.stages.continued_pretraining import ContinuedPretraining
 from lit_llm.stages.flag_classification import FlagClassification
 from lit_llm.stages.reward_modeling import RewardModeling
+from tests.stages.training_run import Data, RandomRows, sgd, trainer_for
+from tests.stages.training_run import tiny_model as tiny_text_model
 
 from .test_flag_classification import answers
 from .toy import loader, parts, rankings, tiny_model, trainer

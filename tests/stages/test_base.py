@@ -11,7 +11,6 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
-from training_run import Data, RandomRows, sgd, tiny_model, tiny_stage, trainer_for
 
 from lit_llm.callbacks.numerics import Numerics
 from lit_llm.errors import UserError
@@ -19,6 +18,7 @@ from lit_llm.optim.schedules import constant
 from lit_llm.records import IGNORE, TokenBatch
 from lit_llm.stages.base import Stage
 from lit_llm.stages.pretraining import Pretraining
+from tests.stages.training_run import Data, RandomRows, sgd, tiny_model, tiny_stage, trainer_for
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from training_run import sgd, tiny_model
 
 from lit_llm.errors import UserError
 from lit_llm.optim.schedules import constant
 from lit_llm.stages.continued_pretraining import ContinuedPretraining
 from lit_llm.text.bpe import train_bpe
+from tests.stages.training_run import sgd, tiny_model
 
 
 def test_new_tokens_start_as_the_mean_of_the_old() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from training_run import Data, RandomRows, tiny_model, trainer_for
 
 from lit_llm.backbone.huggingface import load_model
 from lit_llm.errors import UserError
@@ -17,6 +16,7 @@ from lit_llm.optim.schedules import constant
 from lit_llm.stages.fine_tuning import FineTuning
 from lit_llm.stages.instruction_tuning import InstructionTuning
 from lit_llm.stages.supervised import SupervisedStage, add_embedding_noise
+from tests.stages.training_run import Data, RandomRows, tiny_model, trainer_for
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 

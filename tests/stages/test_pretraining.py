@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_run import Data, RandomRows, sgd, tiny_model, tiny_stage, trainer_for
 
 from lit_llm.backbone.huggingface import load_model
 from lit_llm.errors import UserError
@@ -15,6 +14,7 @@ from lit_llm.optim.muon import muon_adamw
 from lit_llm.records import IGNORE
 from lit_llm.stages.language import token_sizes
 from lit_llm.text.bpe import train_bpe
+from tests.stages.training_run import Data, RandomRows, sgd, tiny_model, tiny_stage, trainer_for
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 TEXTS = ["the cat sat on the mat", "ein Fluß", "a cat, a mat"] * 5

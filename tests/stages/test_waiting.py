@@ -8,7 +8,6 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.profilers import SimpleProfiler
-from training_run import tiny_stage, trainer_for
 
 from lit_llm.backbone.config import from_depth
 from lit_llm.backbone.models import LanguageModel
@@ -16,6 +15,7 @@ from lit_llm.data.loading import ResumableLoader, shuffled
 from lit_llm.data.packing import PackedRows, concatenate_and_split
 from lit_llm.data.token_cache import TokenStore
 from lit_llm.optim.muon import muon_adamw
+from tests.stages.training_run import tiny_stage, trainer_for
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 

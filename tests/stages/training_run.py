@@ -17,7 +17,6 @@ from lit_llm.backbone.models import LanguageModel
 from lit_llm.callbacks.checkpoints import Checkpoints
 from lit_llm.callbacks.numerics import Numerics
 from lit_llm.callbacks.throughput import Throughput
-from lit_llm.checkpointing import loops
 from lit_llm.checkpointing.atomic import AtomicCheckpointIO
 from lit_llm.checkpointing.random_state import RandomState
 from lit_llm.checkpointing.resume import find_checkpoint
@@ -25,6 +24,7 @@ from lit_llm.data.loading import ResumableLoader, sequential, shuffled
 from lit_llm.optim.muon import muon_adamw
 from lit_llm.optim.schedules import constant, cosine
 from lit_llm.records import IGNORE, TokenBatch
+from lit_llm.runtime import lightning_loops
 from lit_llm.stages.pretraining import Pretraining
 
 VOCABULARY, LENGTH = 32, 8
@@ -115,7 +115,7 @@ def trainer_for(folder: Path, callbacks: list[L.Callback], **options: Any) -> L.
         enable_model_summary=False,
         **options,
     )
-    return loops.install(trainer)
+    return lightning_loops.install(trainer)
 
 
 def twenty_steps(optimizer: torch.optim.Optimizer, total_steps: int) -> Any:  # noqa: ARG001
