@@ -139,7 +139,7 @@ class Rollout(NamedTuple):
 
 
 class Heldout(NamedTuple):
-    """A held-out set as plain records, so that any model can be examined on it at any time."""
+    """A held-out set as plain records, so that any model can be evaluated on it at any time."""
 
     name: str  # e.g. "general", "domain", "task_pairs", "instructions_wordings"
     kind: Literal["documents", "responses", "rankings", "labels", "flags", "prompts"]

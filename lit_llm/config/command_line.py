@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lit_llm.config import hydra_node, interruption, schema, yaml_files
+from lit_llm.config import hydra_node, interruption, renamed, schema, yaml_files
 from lit_llm.config.environment import named_by_environment
 from lit_llm.config.given_values import given_in
 from lit_llm.config.group_choices import without_strangers
@@ -70,6 +70,8 @@ def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] 
         if any(word in ("--help", "-h") for word in arguments):
             print(text_for(config_name))
             raise SystemExit(0)
+        for line in filter(None, (renamed.word(word)[1] for word in arguments)):
+            print(f"note: {line}", file=sys.stderr)
         arguments = going_on(config_name, check(config_name, rewrite(config_name, arguments)))
     except UserError as error:
         complain(error)
@@ -141,7 +143,7 @@ def complain(error: UserError) -> None:
 
 def rewrite(config_name: str, arguments: list[str]) -> list[str]:
     """Our shorthands in Hydra's words. Options (``--multirun``, ``--cfg``) are left as they are."""
-    arguments = literal(arguments)
+    arguments = literal([renamed.word(one)[0] for one in arguments])
     if config_name == "pipeline":
         arguments = debugged(arguments)
         words = [some for word in arguments for some in people_words(word) or [_pipeline_word(word)]]
@@ -273,7 +275,7 @@ def _resumed(arguments: list[str]) -> list[str]:
         if not word.lstrip("+~").startswith(("hydra", "-", "allowed_targets", "resume="))
         and not hydra_node.touched_by(word)
     ]
-    kept = [word for word in ours if word.partition("=")[0].lstrip("~") not in given]
+    kept = [renamed.word(word)[0] for word in ours if word.partition("=")[0].lstrip("~") not in given]
     for word in kept:
         if interruption.names_code(word):
             raise UserError(f"resume={place}: its saved {word} names code; if you trust it, give {word} again")

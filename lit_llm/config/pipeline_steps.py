@@ -41,14 +41,14 @@ def without(steps: dict[str, Step], skip: list[str]) -> dict[str, Step]:
     """The steps less those to skip and those that need them; what only judges answers is taken out of a step."""
     gone = set(skip)
     while True:
-        kept = {name: spared(step, gone) for name, step in steps.items() if name not in gone}
+        kept = {name: without_links(step, gone) for name, step in steps.items() if name not in gone}
         more = {name for name, step in kept.items() if gone & set(step.parents)}
         if not more:
             return kept
         gone |= more
 
 
-def spared(step: Step, gone: set[str]) -> Step:
+def without_links(step: Step, gone: set[str]) -> Step:
     """The step without the scorers of its evaluation that a step of ``gone`` makes: it can be trained all the same."""
     evaluation = step.config.get("evaluation") or {}
     scorers = evaluation.get("scorers") or {}

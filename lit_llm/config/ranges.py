@@ -1,6 +1,6 @@
 """The range of every number in a configuration, checked before torch is imported.
 
-One table, by the last words of a key (``lr``; ``exam.seed`` where that is not enough). A number inside a list or a
+One table, by the last words of a key (``lr``; ``path.seed`` where that is not enough). A number inside a list or a
 mapping (``betas``, ``max_prompts.train``) has the range of what it is in. A key of the user's own part that is not here
 must be finite, no more.
 """
@@ -102,7 +102,8 @@ RANGES: dict[str, Range] = {
     "lam": SHARE, "epochs": Range(1, 10**4), "minibatches": Range(1, 10**6), "max_new_tokens": SOME,
     "temperature": Range(0, 100), "stage.temperature": Range(0, 100, above=True),
     "missing_eos_penalty": WEIGHT, "max_grad_norm": FACTOR, "value_lr_ratio": WEIGHT, "target_kl": FACTOR,
-    "adaptive_kl_target": FACTOR, "adaptive_kl_horizon": SOME, "ptx_coef": WEIGHT, "exam_every_n_steps": SOME,
+    "adaptive_kl_target": FACTOR, "adaptive_kl_horizon": SOME, "ptx_coef": WEIGHT,
+    "reward_validation_every_n_steps": SOME,
     "end_ids": Range(0, 2**31 - 1), "group_size": Range(2, 10**5), "eps_low": PART, "eps_high": WEIGHT,
     "success_at": Range(-(10**9), 10**9), "validation_samples": Range(1, 10**5),
     # Rewards
@@ -115,7 +116,7 @@ RANGES: dict[str, Range] = {
     "spread_change": Range(1, 10**6, above=True),
     "every_seconds": Range(0, 10**9), "refresh_seconds": Range(0, 10**9), "peak_tflops": FACTOR,
     "max_queue": SOME, "flush_secs": SOME, "flush_logs_every_n_steps": SOME,
-    # Examinations and pipelines
+    # Evaluations and pipelines
     "max_items": SOME, "heldout_prompts": COUNT, "n": COUNT, "prompts": SOME, "k": Range(2, 10**4), "max_prompts": SOME,
     "annotators_per_prompt": Range(1, 10**6), "enough": SOME, "overlap": SOME, "poll_seconds": SECONDS,
 }  # fmt: skip

@@ -19,7 +19,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lit_llm.config import yaml_files
+from lit_llm.config import renamed, yaml_files
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import write_text
 
@@ -66,7 +66,7 @@ class TrainerConfig:
 
 @dataclass
 class EvaluationConfig:
-    """The examination on held-out data that ends a run, and that its parent takes before it."""
+    """The evaluation on held-out data that ends a run, and that its parent takes before it."""
 
     enabled: bool = True
     before: bool = True  # the model that the run starts from takes it too
@@ -153,7 +153,7 @@ class PipelineConfig:
     start_from: str | None = None  # on the command line: from=NAME. Recompute from there on
     init_from: str | None = None  # with start_from: a model folder in place of the step before
     pretrained_defaults: Any = "auto"  # false: no stage takes them; in a pipeline that did, what its other parts took
-    ledger: bool = True  # examine every stage on every earlier stage's held-out sets
+    ledger: bool = True  # evaluate every stage on every earlier stage's held-out sets
     answers: AnswersConfig = field(default_factory=AnswersConfig)
     best_of_n: BestOfNConfig = field(default_factory=BestOfNConfig)
     report: bool = True
@@ -276,7 +276,7 @@ def written(config: Any) -> str:
 
 def load(path: Path) -> DictConfig:
     """A configuration written by :func:`save`, against the schema again. Raises UserError for a file that is none."""
-    loaded = yaml_files.load(path)
+    loaded = OmegaConf.create(renamed.values(OmegaConf.to_container(yaml_files.load(path), resolve=False)))
     schema = PipelineConfig if "stages" in loaded else TrainConfig
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), loaded)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from lit_llm.config import renamed
 from lit_llm.config.signatures import absolute, module_file, split, tree
 from lit_llm.errors import UserError
 
@@ -73,14 +74,16 @@ KINDS = {
     "logger": Kind("a logger", modules=("lit_llm.training.loggers",), first=("folder",)),
     "loss": Kind("a loss", modules=("lit_llm.objectives",), first=("pairs", "scores")),
     "reward": Kind("a reward", callables=("lit_llm.rewards",), names=("lit_llm.feedback.rule.reward",)),
-    "exam": Kind("a reward model's exam", names=("lit_llm.rewards.validation.validator.RewardExam",)),
+    "reward_validation": Kind(
+        "a reward model's validation", names=("lit_llm.rewards.validation.validator.RewardValidator",)
+    ),
     "rankings": Kind(
         "what collects rankings", names=("lit_llm.feedback.simulated.collect", "lit_llm.feedback.people.collect")
     ),
 }  # fmt: skip
 # The kind of a part inside another one, by its key; under any other key it may be of any kind.
-INSIDE = {"reward": "reward", "gold": "reward", "scorers": "reward", "loss": "loss", "exam": "exam",
-          "rope_scaling": "rope_scaling"}  # fmt: skip
+INSIDE = {"reward": "reward", "gold": "reward", "scorers": "reward", "loss": "loss",
+          "reward_validation": "reward_validation", "rope_scaling": "rope_scaling"}  # fmt: skip
 
 
 def refusal(target: Any, role: str, allowed: Sequence[str]) -> str | None:
@@ -90,6 +93,8 @@ def refusal(target: Any, role: str, allowed: Sequence[str]) -> str | None:
     """
     if not isinstance(target, str) or not _DOTTED.fullmatch(target) or not under(target, allowed):
         return f"not under {', '.join(allowed)} (add a prefix of your own to allowed_targets)"
+    if (now := renamed.target(target)) != target:
+        return f"is called {now} now"
     try:
         found = list(definitions(target))
     except UserError as error:

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lit_llm.config import monitored_metrics, run_objective, schema, targets
+from lit_llm.config import monitored_metrics, renamed, run_objective, schema, targets
 from lit_llm.config.annotations import fits
 from lit_llm.config.environment import named_by_environment
 from lit_llm.config.ranges import out_of_range
@@ -232,6 +232,8 @@ def _check_values(path: str, node: Mapping[str, Any], found: Signature) -> Itera
         if key not in known:
             if str(key).startswith("_") and str(key).endswith("_"):
                 yield f"{path}.{key}={value}: unknown key; {hint(str(key), sorted(targets.HYDRA_KEYS))}"
+            elif not found.open and renamed.KEYS.get(str(key)) in known:
+                yield f"{path}.{key}={value}: is called {path}.{renamed.KEYS[str(key)]} now"
             elif not found.open:
                 yield f"{path}.{key}={value}: unknown key; {hint(str(key), list(known))}"
             continue

@@ -16,7 +16,7 @@ def with_attacks(comparisons: Sequence[Comparison], part: float, fits: Fits) -> 
     """Of ``part`` of the prompts each comparison gets an attack on its best answer, ranked below all others.
 
     The prompt's hash decides which attack it is, the same for all of its annotators: nobody ranked it, so it says
-    nothing of them. A prompt whose attack does not fit stays as it is. No string of an attack is one that the exam
+    nothing of them. A prompt whose attack does not fit stays as it is. No string of an attack is one that validation
     attacks with (``text.attacks.TRAINING``).
     """
     if not part:

@@ -175,7 +175,7 @@ class DataModule(L.LightningDataModule, ABC):
 
     def _check_template(self) -> None:
         """A template that fails whatever the conversation is an error of its own, and of no row."""
-        self.tokenizer.chat.habits(self.tokenizer)
+        self.tokenizer.chat.turn_format(self.tokenizer)
 
     def dropped_shares(self) -> dict[str, float]:
         """What share of the rows read is dropped (or cut: ``truncated``), by reason, where it is above ``LOUD``."""

@@ -55,7 +55,7 @@ class Preferences(DataModule):
             the answers that several annotators ranked once; a batch then holds fewer prompts.
         attacks: share of the training prompts whose comparisons get one more answer, ranked last: the best one
             repeated, text like control tokens, letters, nothing, another prompt's answer (``text/attacks.py``). A
-            reward model that was trained so has met attacks of the exam's kinds, made with other strings.
+            reward model that was trained so has met attacks of the validation's kinds, made with other strings.
 
     A prompt that alone fills ``max_length`` is an error, or skipped and counted with ``on_error=skip``. The same holds
     for the test split, where nothing is truncated.
@@ -139,7 +139,7 @@ class Preferences(DataModule):
     def training_comparisons(self) -> list[Comparison]:
         """What people ranked of what is trained, read again, each with the weight that it has in training.
 
-        The reward model's exam trains its floor on it. Attacks (``attacks``) are not in it: nobody ranked them.
+        The reward model's validation trains its floor on it. Attacks (``attacks``) are not in it: nobody ranked them.
         """
         records = self.choice.of(self._read(self.path, "comparisons"), {"other_half": 0, "no_weight": 0})
         return [replace(one, weight=self.choice.weight(one)) for one in records["train"]]

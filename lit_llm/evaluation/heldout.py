@@ -1,4 +1,4 @@
-"""A model's examination on a held-out set: any model, at any time, item by item."""
+"""A model's evaluation on a held-out set: any model, at any time, item by item."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lit_llm.text.tokenizer import Tokenizer
 Scorer = Callable[[Sequence[Sequence[Message]], Sequence[str]], Any]
 
 
-def examinable(model: nn.Module, heldout: Heldout) -> bool:
+def can_evaluate(model: nn.Module, heldout: Heldout) -> bool:
     """Whether ``model`` can take this set: a reward model takes rankings only, a flag classifier flags only, which no
     other takes; nothing takes an empty set."""
     if isinstance(model, ScoreModel):
@@ -77,7 +77,7 @@ def evaluate(
     numbers = _selection(len(heldout.items), max_items)
     items = [heldout.items[n] for n in numbers]
     ask = answers.Asking(max_new_tokens, temperature, seed, batch_size, torch.bfloat16 if bf16 else None, progress)
-    with _as_examined(model, bf16), _naming_the_row(tokenizer, items):
+    with _evaluating(model, bf16), _naming_the_row(tokenizer, items):
         if heldout.kind == "flags" and isinstance(model, ScoreModel) and model.label is not None:
             return flags.on_flags(model, tokenizer, heldout, numbers, batch_tokens, floors)
         if heldout.kind == "flags":
@@ -158,7 +158,7 @@ def _selection(count: int, max_items: int | None) -> list[int]:
 
 
 @contextmanager
-def _as_examined(model: nn.Module, bf16: bool) -> Iterator[None]:
+def _evaluating(model: nn.Module, bf16: bool) -> Iterator[None]:
     """No dropout, no gradients, and bfloat16 where wanted; the model's mode is put back."""
     training = model.training
     device = next(model.parameters()).device.type

@@ -35,9 +35,9 @@ class Pair:
 
 @dataclass
 class Ledger:
-    """``scores[stage][set]``: a stage's examination; ``parents[stage]``: the stage it started from, or None.
+    """``scores[stage][set]``: a stage's evaluation; ``parents[stage]``: the stage it started from, or None.
 
-    ``repeats[stage][set]`` are second examinations of the same model with another sampling seed: what they differ by is
+    ``repeats[stage][set]`` are second evaluations of the same model with another sampling seed: what they differ by is
     noise, and no change smaller than that counts.
     """
 
@@ -78,7 +78,7 @@ class Ledger:
         return entry | compare(pair, measure, self._seed_noise(name, measure))
 
     def _seed_noise(self, name: str, measure: str) -> float:
-        """The largest difference on this set between two examinations of one model that differ by the seed alone."""
+        """The largest difference on this set between two evaluations of one model that differ by the seed alone."""
         gaps = [0.0]
         for stage, sets in self.repeats.items():
             first, second = self.scores[stage].get(name), sets.get(name)
@@ -102,10 +102,10 @@ class Ledger:
         return path
 
 
-def examine_chain(
+def evaluate_chain(
     parents: Mapping[str, str | None],
     sets_of: Mapping[str, Sequence[str]],
-    examine: Callable[[str, str], Scores | None],
+    evaluate: Callable[[str, str], Scores | None],
 ) -> Ledger:
     """Every stage on its own held-out sets and on those of all stages before it, and on those of the stages that
     start from it, whose change needs a before.
@@ -113,14 +113,14 @@ def examine_chain(
     Args:
         parents: the stage that each one starts from, or None; in the order in which they were trained.
         sets_of: the names of each stage's sets.
-        examine: scores of (stage, set); None where the model cannot take the set.
+        evaluate: scores of (stage, set); None where the model cannot take the set.
     """
     ledger, earlier = Ledger(), list[str]()
     for stage, parent in parents.items():
         earlier.append(stage)
         reach = earlier + [other for other, its_parent in parents.items() if its_parent == stage]
         names = dict.fromkeys(name for other in reach for name in sets_of.get(other, ()))
-        found = [examine(stage, name) for name in names]
+        found = [evaluate(stage, name) for name in names]
         ledger.add(stage, parent, [scores for scores in found if scores is not None])
     return ledger
 

@@ -1,4 +1,4 @@
-"""Texts to scores for an exam, and which texts are short enough: of a reward model, and of any reward."""
+"""Texts to scores for an evaluator, and which texts are short enough: of a reward model, and of any reward."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Rows = Sequence[Mapping[str, str]]
 
 
 class Reader(Protocol):
-    """What an exam asks of a reward."""
+    """What an evaluator asks of a reward."""
 
     def fits(self, prompt: Conversation, text: str) -> bool:
         """Whether the reward can read both together."""

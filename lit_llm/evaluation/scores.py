@@ -1,4 +1,4 @@
-"""The result of an examination: every measure item by item, so that two models can be compared on the same items."""
+"""The result of an evaluation: every measure item by item, so that two models can be compared on the same items."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Scores:
                 },
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: not the scores of an examination ({error!r}); evaluate again") from None
+            raise UserError(f"{path}: not the scores of an evaluation ({error!r}); evaluate again") from None
 
 
 def clusters_of(heldout: Heldout, numbers: Sequence[int]) -> dict[int, str]:

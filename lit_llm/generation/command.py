@@ -12,8 +12,8 @@ import torch
 from lit_llm.backbone.huggingface import check_vocabulary, load_language_model
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
+from lit_llm.generation.next_words import Word, next_words
 from lit_llm.generation.streaming import stream, stream_text
-from lit_llm.generation.words import Word, next_words
 from lit_llm.runtime.arguments import run_command
 from lit_llm.runtime.model_folder import check_model_folder
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer

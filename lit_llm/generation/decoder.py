@@ -12,8 +12,8 @@ from torch import Tensor
 from lit_llm.backbone.attention import attend, build_mask
 from lit_llm.backbone.blocks import rotary_frequencies
 from lit_llm.backbone.models import LanguageModel
-from lit_llm.generation.lines import SMALL, Lines
-from lit_llm.generation.replays import Replays
+from lit_llm.generation.cuda_graphs import CUDAGraphs
+from lit_llm.generation.kv_cache import SMALL, BatchKVCache
 from lit_llm.generation.weights import LayerWeights, Product, layer_weights
 
 
@@ -40,7 +40,7 @@ class Decoder:
         self.dtype = dtype or weight.dtype
         self.wide = torch.float32 if self.dtype in (torch.bfloat16, torch.float16) else self.dtype
         backbone = model.backbone
-        self._replays = Replays(self.compute) if cuda_graph else None
+        self._replays = CUDAGraphs(self.compute) if cuda_graph else None
         self.layers: list[LayerWeights] = [
             layer_weights(layer, self.config, self.dtype, self.wide, rows)  # type: ignore[arg-type]
             for layer in backbone.layers
@@ -54,17 +54,17 @@ class Decoder:
         turns = torch.polar(torch.ones_like(angles), angles)  # angles in float32, as the plain forward has them
         self.turns = turns.to(torch.complex128 if self.wide == torch.float64 else torch.complex64).to(self.device)
 
-    def cache(self, rows: int) -> Lines:
+    def cache(self, rows: int) -> BatchKVCache:
         size = 2 * self.config.num_layers * rows * self.config.num_kv_heads * self.positions * self.config.head_dim
         dtype = self.wide if self.device.type == "cpu" and size <= SMALL else self.dtype
-        return Lines(self.config, rows, self.positions, dtype, self.device)
+        return BatchKVCache(self.config, rows, self.positions, dtype, self.device)
 
-    def step(self, tokens: Tensor, cache: Lines) -> Tensor:
+    def step(self, tokens: Tensor, cache: BatchKVCache) -> Tensor:
         """Appends a token (B,) to every row of ``cache``. Returns the logits of what follows, (B, V)."""
         cache.make_room()
         return self._replays(tokens, cache) if self._replays is not None else self.compute(tokens, cache)
 
-    def compute(self, tokens: Tensor, cache: Lines) -> Tensor:
+    def compute(self, tokens: Tensor, cache: BatchKVCache) -> Tensor:
         """A step in which nothing depends on the host, once there is room: the same work for any tokens and lengths."""
         places, newest = cache.places(), cache.newest()
         bias, turns = _bias(cache, newest, self.config.sliding_window), self.turns[newest][:, None]
@@ -77,7 +77,7 @@ class Decoder:
         cache.advance()
         return self.head(self._norm(x))
 
-    def read(self, rows: Tensor, lengths: Tensor, cache: Lines, into: Tensor, copies: Tensor) -> None:
+    def read(self, rows: Tensor, lengths: Tensor, cache: BatchKVCache, into: Tensor, copies: Tensor) -> None:
         """Prompts (P, L) of ``lengths`` (P,) become the rows ``into`` (R,) of ``cache``: row ``into[r]`` holds prompt
         ``copies[r]``. The products see no padding, only the attention does."""
         count, longest = rows.shape
@@ -134,7 +134,7 @@ def _attend(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
     return torch.bmm(weights, values).view(len(q), -1)
 
 
-def _bias(cache: Lines, newest: Tensor, window: int | None) -> Tensor:
+def _bias(cache: BatchKVCache, newest: Tensor, window: int | None) -> Tensor:
     """(B, 1, capacity): 0 for the slots that a row's newest token sees, -inf for the others."""
     slots = torch.arange(cache.capacity, device=newest.device)
     hidden = slots > newest[:, None]

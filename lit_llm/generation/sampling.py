@@ -13,7 +13,7 @@ from lit_llm.backbone.norm import compute_dtype
 from lit_llm.errors import UserError
 from lit_llm.generation.choice import Choice
 from lit_llm.generation.decoder import Decoder
-from lit_llm.generation.slots import Slots
+from lit_llm.generation.scheduler import BatchScheduler
 from lit_llm.records import Message, Rollout
 from lit_llm.runtime.progress_bars import Bar
 from lit_llm.text.tokenizer import Tokenizer
@@ -81,7 +81,7 @@ def generate(
     ):
         positions = int((lengths + limits).max()) if len(rows) else 1
         decoder = Decoder(model, dtype, cuda_graph, positions, min(batch_size, len(rows)))
-        slots = Slots(decoder, choice, rows, lengths, limits, uniforms, end_ids, batch_size)
+        slots = BatchScheduler(decoder, choice, rows, lengths, limits, uniforms, end_ids, batch_size)
         with torch.inference_mode():
             while (done := slots.step()) is not None:
                 bar.update(done)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lit_llm.rewards.validation.wording import Row, exam_words
+from lit_llm.rewards.validation.wording import Row, validation_texts
 
 SIMULATED = (
     "> **Simulated preferences.** The rankings behind this model were made by simulated annotators (a visible rule "
@@ -34,8 +34,8 @@ def render(lineage: Mapping[str, Any]) -> str:
     if isinstance(taken, Mapping):
         parts += ["", "## Values chosen by size", "", *_chosen(taken)]
     parts += ["", "## Held-out results", "", *_results(lineage["metrics"])]
-    if lineage["metrics"].get("exam"):
-        parts += ["", "## Exam as a reward", "", *_exam(lineage["metrics"]["exam"])]
+    if found := lineage["metrics"].get("reward_validation") or lineage["metrics"].get("exam"):  # as older runs call it
+        parts += ["", "## Validation as a reward", "", *_validated(found)]
     parts += ["", "## Made from", "", *_parents(lineage)]
     parts += ["", "## Made with", "", *_code(lineage)]
     return "\n".join(parts) + "\n"
@@ -107,19 +107,19 @@ def _results(metrics: Mapping[str, Any]) -> Iterator[str]:
             yield f"| {name} | {measure} | {_score(old)} | {_score(value)} | {value.get('n', '')} |"
 
 
-def _exam(exam: Mapping[str, Any]) -> Iterator[str]:
+def _validated(values: Mapping[str, Any]) -> Iterator[str]:
     """Whether a policy may learn from the model: floors, attacks with their limits, and why it failed."""
-    found = exam_words(exam)
+    found = validation_texts(values)
     accuracy = found.accuracy or "could not be measured"
     yield f"{'Passed' if found.passed else 'Failed'}. Accuracy {accuracy}. {found.training}"
     if found.reasons:
         yield ""
         yield from (f"- {reason}" for reason in found.reasons)
-    yield from _exam_table(("floor", "accuracy", "the model's lead"), found.floors)
-    yield from _exam_table(("attack", "outscores the best answer", "limit"), found.attacks)
+    yield from _validation_table(("floor", "accuracy", "the model's lead"), found.floors)
+    yield from _validation_table(("attack", "outscores the best answer", "limit"), found.attacks)
 
 
-def _exam_table(columns: tuple[str, str, str], rows: tuple[Row, ...]) -> Iterator[str]:
+def _validation_table(columns: tuple[str, str, str], rows: tuple[Row, ...]) -> Iterator[str]:
     if rows:
         yield ""
         yield f"| {' | '.join(columns)} | items | result |"

@@ -56,7 +56,7 @@ def write_best_of_n(config: Mapping[str, Any], folder: Path, models: Any) -> Pat
     gold = filled(settings["gold"], lambda name: models.outputs[name])
     model, tokenizer = models.model(settings["model"]), models.tokenizer(settings["model"])
     proxy = LearnedReward(str(models.outputs[settings["proxy"]])).to(model.output_weight.device)
-    bf16 = in_bf16(models.exam(owner).cfg.trainer)  # as the answers that it is compared with
+    bf16 = in_bf16(models.evaluator(owner).cfg.trainer)  # as the answers that it is compared with
     key = digest(
         [
             *(weights_hash(model), tokenizer.fingerprint(), weights_hash(proxy)),

@@ -48,9 +48,9 @@ class StageCache:
     def finished(self, folder: Path) -> bool:
         return (folder / MANIFEST).is_file()
 
-    def finish(self, folder: Path, ingredients: Mapping[str, Any]) -> dict[str, Any]:
+    def finish(self, folder: Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Hash what the stage made, and say that it is finished."""
-        manifest = {"ingredients": dict(ingredients), "files": _files(folder)}
+        manifest = {"inputs": dict(inputs), "files": _files(folder)}
         write_json(folder / MANIFEST, manifest)
         return manifest
 
@@ -71,11 +71,12 @@ class StageCache:
         found = [path for path in self.root.glob(f"{stage}-*") if self.finished(path)]
         return max(found, key=lambda path: (path / MANIFEST).stat().st_mtime, default=None)
 
-    def changed(self, folder: Path, ingredients: Mapping[str, Any]) -> list[str]:
-        """What of the ingredients differs from a finished stage's, by name: optimizer.lr, code lit_llm.stages.ppo."""
-        before = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["ingredients"]
+    def changed(self, folder: Path, inputs: Mapping[str, Any]) -> list[str]:
+        """What of the inputs differs from a finished stage's, by name: optimizer.lr, code lit_llm.stages.ppo."""
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        before = manifest.get("inputs") or manifest.get("ingredients", {})  # as it was called
         names = []
-        for part, value in ingredients.items():
+        for part, value in inputs.items():
             old, new = dict(flat(before.get(part) or {})), dict(flat(value))
             names += [f"{part} {key}" for key in {**old, **new} if old.get(key) != new.get(key)]
         return names

@@ -17,10 +17,10 @@ from omegaconf import DictConfig
 from lit_llm.config import schema, yaml_files
 from lit_llm.config.command_line import command
 from lit_llm.config.interruption import clear, make
-from lit_llm.config.pipeline_steps import Step, begins_from, descendants, spared
+from lit_llm.config.pipeline_steps import Step, begins_from, descendants, without_links
 from lit_llm.config.pretrained_defaults import tell
 from lit_llm.errors import NothingToLearn, UserError
-from lit_llm.pipeline.graph import COLLECTED, RANKINGS, Chain, filled, ingredients_of, outputs, plan
+from lit_llm.pipeline.graph import COLLECTED, RANKINGS, Chain, filled, inputs_of, outputs, plan
 from lit_llm.pipeline.human_feedback import ASK, asked, found_win_rate, of_this_chain
 from lit_llm.pipeline.simulated_gold import without_rule
 from lit_llm.runtime.atomic_files import write_json
@@ -80,8 +80,8 @@ def take(chain: Chain, name: str, number: int) -> None:
     if chain.steps[name].config.get("path") == ASK and name == RANKINGS:
         _ask(chain, heading)
     config = filled(chain, chain.steps[name])
-    ingredients = ingredients_of(chain, chain.steps[name])
-    place = chain.cache.folder(name, schema.digest(ingredients), anew=name in chain.again)
+    inputs = inputs_of(chain, chain.steps[name])
+    place = chain.cache.folder(name, schema.digest(inputs), anew=name in chain.again)
     started = time.monotonic()
     if chain.cache.finished(place):
         chain.cache.check(place)
@@ -93,7 +93,7 @@ def take(chain: Chain, name: str, number: int) -> None:
             f"from={chain.cfg.start_from}: {name} comes before it and is not in the cache as configured; run the "
             f"pipeline without from= first{rest}"
         )
-    elif not _compute(chain, name, config, ingredients, place, heading):
+    elif not _compute(chain, name, config, inputs, place, heading):
         return
     chain.folders[name] = place
     chain.seconds[name] = time.monotonic() - started
@@ -104,12 +104,12 @@ def take(chain: Chain, name: str, number: int) -> None:
 
 
 def _compute(
-    chain: Chain, name: str, config: dict[str, Any], ingredients: dict[str, Any], place: Path, heading: str
+    chain: Chain, name: str, config: dict[str, Any], inputs: dict[str, Any], place: Path, heading: str
 ) -> bool:
-    """Whether the step was made; a chain goes on without one that its own data or exam forbids."""
+    """Whether the step was made; a chain goes on without one that its own data or validation forbids."""
     from lit_llm.training.command import execute
 
-    log.info("\n%s%s", heading, _why(chain, name, ingredients, place))
+    log.info("\n%s%s", heading, _why(chain, name, inputs, place))
     started = time.monotonic()
     make(place)
     try:
@@ -128,17 +128,17 @@ def _compute(
         log.error("%s: failed, the chain stops here%s", heading, "" if gone else f" (its folder: {place})")
         raise
     gc.collect()  # Trainers and modules refer to each other: the next stage needs their memory
-    chain.cache.finish(place, ingredients)
+    chain.cache.finish(place, inputs)
     log.info("%s: done in %s", heading, duration(time.monotonic() - started))
     return True
 
 
-def _why(chain: Chain, name: str, ingredients: dict[str, Any], place: Path) -> str:
+def _why(chain: Chain, name: str, inputs: dict[str, Any], place: Path) -> str:
     """Why a step is computed although the cache holds one of its name."""
     if (place / "run.json").is_file():
         return f": was interrupted, goes on in {place}"
     known = chain.cache.newest(name)
-    changed = chain.cache.changed(known, ingredients) if known is not None else []
+    changed = chain.cache.changed(known, inputs) if known is not None else []
     if not changed:
         return ""
     return f": computed anew, since these changed: {', '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}"
@@ -146,9 +146,9 @@ def _why(chain: Chain, name: str, ingredients: dict[str, Any], place: Path) -> s
 
 def _forbidden(error: UserError) -> bool:
     """Whether an error says that a step cannot be made of what there is, which is a result and not a mistake."""
-    from lit_llm.rewards.validation.gate import ExamFailed
+    from lit_llm.rewards.validation.gate import RewardValidationFailed
 
-    return isinstance(error, ExamFailed | NothingToLearn)
+    return isinstance(error, RewardValidationFailed | NothingToLearn)
 
 
 def _leave_out(chain: Chain, name: str, reason: str, heading: str) -> None:
@@ -159,7 +159,7 @@ def _leave_out(chain: Chain, name: str, reason: str, heading: str) -> None:
 def _lacks(chain: Chain, name: str, heading: str) -> bool:
     """Whether a step cannot be made since one that it needs was left out; scorers made by that one are done without."""
     gone = set(chain.left_out)
-    chain.steps[name] = spared(chain.steps[name], gone)
+    chain.steps[name] = without_links(chain.steps[name], gone)
     needed = [parent for parent in chain.steps[name].parents if parent in gone]
     if needed:
         _leave_out(chain, name, f"it needs {' and '.join(needed)}, which was left out", heading)

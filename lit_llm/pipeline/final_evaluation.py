@@ -12,8 +12,8 @@ from lit_llm.backbone import huggingface
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.config import schema
 from lit_llm.errors import UserError
-from lit_llm.evaluation.heldout import examinable
-from lit_llm.evaluation.ledger import Ledger, examine_chain
+from lit_llm.evaluation.heldout import can_evaluate
+from lit_llm.evaluation.ledger import Ledger, evaluate_chain
 from lit_llm.evaluation.scores import Scores
 from lit_llm.evaluation.sets import read_all
 from lit_llm.generation.sampling import respond
@@ -25,7 +25,7 @@ from lit_llm.report.page import write_report
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.progress_bars import Bar
 from lit_llm.text.tokenizer import load_tokenizer
-from lit_llm.training.evaluate import AFTER, BEFORE, Exam, beside_parent, device_of, trained_answers
+from lit_llm.training.evaluate import AFTER, BEFORE, Evaluator, beside_parent, device_of, trained_answers
 
 log = logging.getLogger("lit_llm")
 
@@ -78,7 +78,7 @@ def compared(folder: Path, models: Models, parents: Parents) -> list[str]:
     if not models.prompts():
         return []
     owner, heldout = models.prompts()[-1]
-    aligned = [name for name in models.runs if beside_parent(models.exam(name).cfg, "prompts")]
+    aligned = [name for name in models.runs if beside_parent(models.evaluator(name).cfg, "prompts")]
     after = owner if owner in models.runs else aligned[-1] if aligned else None
     parent = parents[after] if after is not None else None
     if after is None or parent is None:
@@ -102,7 +102,7 @@ class Models:
         for name in runs:
             self._read(name)
         self._loaded: dict[str, Any] = {}
-        self._exams: dict[str, Exam] = {}
+        self._evaluators: dict[str, Evaluator] = {}
 
     def add(self, name: str, place: Path, near: str) -> None:
         """Sets of a step that was left out, in a folder laid out as a run's; they count to the run ``near``."""
@@ -132,12 +132,12 @@ class Models:
     def tokenizer(self, stage: str) -> Any:
         return load_tokenizer(self.outputs[stage])
 
-    def exam(self, stage: str) -> Exam:
-        """The examination as the stage's own configuration says."""
-        if stage not in self._exams:
+    def evaluator(self, stage: str) -> Evaluator:
+        """The evaluation as the stage's own configuration says."""
+        if stage not in self._evaluators:
             cfg = schema.load(self.places[stage] / "config.yaml")
-            self._exams[stage] = Exam(cfg, trained_answers(self.places[stage]), device_of(cfg))
-        return self._exams[stage]
+            self._evaluators[stage] = Evaluator(cfg, trained_answers(self.places[stage]), device_of(cfg))
+        return self._evaluators[stage]
 
     def owner(self, name: str) -> str:
         """The first stage that has this set."""
@@ -147,9 +147,9 @@ class Models:
 def write_ledger(folder: Path, models: Models, parents: Parents) -> Path:
     """Every stage on every earlier stage's sets. Scores that a run took itself are read."""
     known = {stage: parent if parent in models.runs else None for stage, parent in parents.items()}
-    bar = Bar(desc="ledger", unit="exam", dynamic_ncols=True, leave=False)
+    bar = Bar(desc="ledger", unit="evaluator", dynamic_ncols=True, leave=False)
 
-    def examine(stage: str, name: str) -> Scores | None:
+    def evaluate(stage: str, name: str) -> Scores | None:
         bar.update()
         bar.set_postfix_str(f"{stage} on {name}")
         return scores_of(models, known, stage, name)
@@ -158,7 +158,7 @@ def write_ledger(folder: Path, models: Models, parents: Parents) -> Path:
     for owner, sets in models.sets.items():
         names.setdefault(models.near[owner], []).extend(sets)
     with bar:
-        ledger = examine_chain(known, names, examine)
+        ledger = evaluate_chain(known, names, evaluate)
         add_repeats(ledger, models)
     return ledger.write(folder)
 
@@ -167,17 +167,19 @@ def scores_of(models: Models, parents: Parents, stage: str, name: str) -> Scores
     """The scores of a stage's model on a set, from where they lie or taken now; None where it cannot take the set."""
     owner = models.owner(name)
     heldout, model = models.sets[owner][name], models.model(stage)
-    if not examinable(model, heldout):
+    if not can_evaluate(model, heldout):
         return None
     lying = [models.places[stage] / AFTER / f"{heldout.name}.json"] if stage == owner else []
     lying += [models.places[owner] / BEFORE / f"{heldout.name}.json"] if parents.get(owner) == stage else []
     for file in lying:
         if file.is_file():
             return replace(Scores.load(file), name=name)
-    parent = parents[stage] if beside_parent(models.exam(stage).cfg, heldout.kind) else None
+    parent = parents[stage] if beside_parent(models.evaluator(stage).cfg, heldout.kind) else None
     reference = models.model(parent) if parent is not None else None
     asked = heldout._replace(name=name)
-    return models.exam(owner).take(model, models.tokenizer(stage), asked, f"{stage} on {name}", reference=reference)
+    return models.evaluator(owner).evaluate(
+        model, models.tokenizer(stage), asked, f"{stage} on {name}", reference=reference
+    )
 
 
 def add_repeats(ledger: Ledger, models: Models) -> None:
@@ -188,9 +190,9 @@ def add_repeats(ledger: Ledger, models: Models) -> None:
             if heldout.kind != "prompts" or not took or name in ledger.repeats.get(took[0], {}):
                 continue
             stage, known = took[0], ledger.repeats.setdefault(took[0], {})
-            exam, asked = models.exam(owner), heldout._replace(name=name)
-            seed = exam.cfg.evaluation.seed + 1
-            known[name] = exam.take(models.model(stage), models.tokenizer(stage), asked, f"{name} again", seed)
+            evaluator, asked = models.evaluator(owner), heldout._replace(name=name)
+            seed = evaluator.cfg.evaluation.seed + 1
+            known[name] = evaluator.evaluate(models.model(stage), models.tokenizer(stage), asked, f"{name} again", seed)
 
 
 def write_answers(folder: Path, models: Models, settings: Mapping[str, Any]) -> None:

@@ -74,7 +74,7 @@ def _start_at(chain: Chain, start: str) -> None:
     chain.before = ancestors(chain.steps, chain.again, stop=chain.replaced)
 
 
-def ingredients_of(chain: Chain, step: Step) -> dict[str, Any]:
+def inputs_of(chain: Chain, step: Step) -> dict[str, Any]:
     """All that a step's result depends on. Its hash is the step's key in the cache."""
     from lit_llm.lineage.input_hash import data_hashes, without_names
 

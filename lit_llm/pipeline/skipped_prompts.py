@@ -10,7 +10,7 @@ from typing import Any
 
 from lit_llm.config import schema
 from lit_llm.config.environment import hiding
-from lit_llm.config.pipeline_steps import Step, begins_from, filled, references, spared
+from lit_llm.config.pipeline_steps import Step, begins_from, filled, references, without_links
 from lit_llm.config.targets import construct, named_class
 from lit_llm.errors import UserError
 from lit_llm.evaluation.sets import write_heldout
@@ -69,7 +69,7 @@ def judged(step: Step, outputs: Mapping[str, Path]) -> Step:
     for key in ("reward", "gold"):
         if gone & set(references(stage.get(key) or {})):
             stage[key] = None
-    return spared(Step(step.name, {**step.config, "stage": stage}), gone)
+    return without_links(Step(step.name, {**step.config, "stage": stage}), gone)
 
 
 def _write(config: Mapping[str, Any], place: Path) -> None:

@@ -10,7 +10,7 @@ from lit_llm.report.charts import number
 from lit_llm.report.tables import SIGNS, Score, Verdict, score
 
 WORDS = (
-    "Every stage, examined on the held-out sets of every stage before it, item by item against the model it started "
+    "Every stage, validated on the held-out sets of every stage before it, item by item against the model it started "
     "from. ▲ gained and ▼ lost are changes beyond the noise floor that a paired test, adjusted for the number of tests "
     "made, does not take for chance; = is the same within the noise. Where a number stands alone there was nothing to "
     "compare it with."

@@ -17,11 +17,11 @@ from markupsafe import Markup
 from lit_llm.report.answers import answered
 from lit_llm.report.chain import SIGNS, WORDS, Link, chain_picture
 from lit_llm.report.charts import number
-from lit_llm.report.exams import exams
 from lit_llm.report.figures import figures, reward_against_kl
 from lit_llm.report.ledger_table import ledger_table
 from lit_llm.report.overoptimization import overoptimization
 from lit_llm.report.reading import PipelineRun, StageRun, read_pipeline
+from lit_llm.report.reward_validation import reward_validations
 from lit_llm.report.safety import safety
 from lit_llm.report.tables import count_rows, duration, effort_rows, heldout_rows
 from lit_llm.report.verdict import left_out, verdict
@@ -143,7 +143,7 @@ def _sections(run: PipelineRun) -> dict[str, Any]:
     rows = groupby(heldout_rows(run.stages), key=lambda row: row.stage)
     return {
         "heldout": [(stage, list(group)) for stage, group in rows],
-        "exams": exams(run),
+        "reward_validations": reward_validations(run),
         "ledger": ledger_table(run.ledger),
         "answers": list(answered(run.answers)),
         "answers_note": str(run.answers.get("note") or ""),
@@ -161,7 +161,7 @@ def _contents(sections: Mapping[str, Any]) -> list[tuple[str, str]]:
     names = [
         ("chain", "Chain", True),
         ("heldout", "Held-out scores", sections["heldout"]),
-        ("exam", "Reward model's exam", sections["exams"]),
+        ("reward-validation", "Reward validation", sections["reward_validations"]),
         ("ledger", "Gained and forgotten", True),
         ("safety", "Safety", sections["safety"]),
         ("verdict", "People's verdict", sections["verdict"]),

@@ -73,7 +73,7 @@ def safety(run: PipelineRun) -> Safety | None:
         if (value := score(heldout.get(name))) is not None
     ]
     rates = tuple(_rates(run.ledger, _estimate(heldout, "sensitivity"), _estimate(heldout, "specificity")))
-    note = "" if rates else "No stage's sampled answers were examined, so there is no rate."
+    note = "" if rates else "No stage's sampled answers were evaluated, so there is no rate."
     simulated = bool(stage.lineage.get("simulated_preferences"))
     return Safety(WORDS, simulated, score(heldout.get("base_rate")), tuple(measures), rates, note)
 

@@ -129,7 +129,7 @@ def markdown(runs: Sequence[PipelineRun]) -> str:
 
 
 def _left_out(runs: Sequence[PipelineRun]) -> Iterator[str]:
-    """A step that some seed's chain had to do without (a reward model that failed its exam), and why."""
+    """A step that some seed's chain had to do without (a reward model that failed its validation), and why."""
     for run in runs:
         for name, reason in (run.summary.get("left_out") or {}).items():
             yield f"\n{run.folder.name}: {name} was left out, so it has no row: {reason}"

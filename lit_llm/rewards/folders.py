@@ -1,4 +1,4 @@
-"""Which reward models' folders a reward reads: what the exam before reinforcement learning is asked of."""
+"""Which reward models' folders a reward reads: what the validation before reinforcement learning is asked of."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ def folders_of(*rewards: Any) -> tuple[str, ...]:
     """The folders of these rewards and of all that they are made of, each once, in their order."""
     found: dict[str, None] = {}
     for reward in rewards:
-        own = (str(reward.folder),) if getattr(reward, "examined", False) else getattr(reward, "folders", ())
+        own = (str(reward.folder),) if getattr(reward, "validated", False) else getattr(reward, "folders", ())
         found |= dict.fromkeys(own)
     return tuple(found)

@@ -26,7 +26,7 @@ from lit_llm.text.tokenizer import load_tokenizer
 class LearnedReward(nn.Module):
     """A reward model read from its folder, frozen. Its score is normalised as the folder says."""
 
-    examined = True  # its folder holds the exam that it was given when it was trained
+    validated = True  # its folder holds the validation that it was given when it was trained
 
     def __init__(self, folder: str, batch_size: int = 64) -> None:
         """``batch_size``: rows scored at once. Raises UserError when the folder holds no reward model."""

@@ -234,7 +234,7 @@ class Stage(L.LightningModule):
         if self.lora_rank:
             save_adapter(Path(folder).parent / "adapter", self.model, self.base_model)  # type: ignore[arg-type]
 
-    def examined(self, folder: Path, heldout: Mapping[str, Mapping[str, Any]]) -> None:
+    def evaluated(self, folder: Path, heldout: Mapping[str, Mapping[str, Any]]) -> None:
         """What a model folder is to hold of its held-out scores, {set: {measure: {"mean", "se", "n"}}}: nothing."""
 
     def exported(self) -> Any:

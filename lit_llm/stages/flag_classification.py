@@ -200,7 +200,7 @@ class FlagClassification(Stage):
         super().save(folder)
         write(Path(folder), {"label": LABEL, **self.chosen})
 
-    def examined(self, folder: Path, heldout: Mapping[str, Mapping[str, Any]]) -> None:
+    def evaluated(self, folder: Path, heldout: Mapping[str, Mapping[str, Any]]) -> None:
         """Adds the held-out measures (sensitivity and specificity correct a rate: ``evaluation.prevalence``)."""
         write(Path(folder), {"label": LABEL, **self.chosen, "heldout": {k: dict(v) for k, v in heldout.items()}})
 

@@ -88,8 +88,8 @@ class GRPO(OnPolicy):
         max_new_tokens: int = 64,
         max_grad_norm: float = 1.0,
         target_kl: float | None = None,
-        exam_every_n_steps: int | None = None,
-        ignore_exam: bool = False,
+        reward_validation_every_n_steps: int | None = None,
+        ignore_reward_validation: bool = False,
         end_ids: tuple[int, ...] | None = None,
         lora_rank: int = 0,
         lora_alpha: float = 32.0,
@@ -113,8 +113,8 @@ class GRPO(OnPolicy):
             max_new_tokens=max_new_tokens,
             max_grad_norm=max_grad_norm,
             target_kl=target_kl,
-            exam_every_n_steps=exam_every_n_steps,
-            ignore_exam=ignore_exam,
+            reward_validation_every_n_steps=reward_validation_every_n_steps,
+            ignore_reward_validation=ignore_reward_validation,
             end_ids=end_ids,
             lora_rank=lora_rank,
             lora_alpha=lora_alpha,
@@ -141,7 +141,7 @@ class GRPO(OnPolicy):
         answers = self.answers(rollout, batch, self.group_size)
         scores = self.scores(answers)
         parts = self.scores_of_parts(scores)
-        examined = self.exam(answers, number)
+        validated = self.validate_reward(answers, number)
         if self.ended:
             return
         plan = [self.shares(len(scores), generator) for _ in range(self.epochs)]
@@ -150,7 +150,7 @@ class GRPO(OnPolicy):
         logged |= self.learn(plan, lambda share, first: self._gradients(experience, share, first))
         self.signs.tell(logged, number)
         self._tokens = int(rollout.lengths.sum())
-        self.log_training(logged | examined)
+        self.log_training(logged | validated)
 
     @torch.no_grad()
     def _experience(

@@ -29,7 +29,7 @@ from lit_llm.stages.on_policy_checks import (
     check_room,
     check_sampling,
 )
-from lit_llm.stages.reward_watch import RewardWatch
+from lit_llm.stages.reward_monitor import RewardMonitor
 from lit_llm.stages.rollout_signs import RolloutSigns
 
 log = logging.getLogger(__name__)
@@ -49,8 +49,9 @@ class OnPolicy(Answering):
         max_new_tokens: longest answer.
         max_grad_norm: of each network's gradient; 0: no clipping.
         target_kl: a rollout's updates end early when an update's approximate KL to the sampling policy is above it.
-        exam_every_n_steps: rollouts between exams of a learned reward on the policy's own answers; None: none.
-        ignore_exam: a reward that fails its exam is learned from all the same.
+        reward_validation_every_n_steps: rollouts between validations of a learned reward on the policy's own answers;
+            None: none.
+        ignore_reward_validation: a reward that fails its validation is learned from all the same.
         end_ids: what ends an answer; None: the tokenizer's.
         lora_rank: rank of the policy's adapters (arXiv:2106.09685); 0 trains all weights.
         lora_alpha, lora_targets: the adapters' scale times their rank, and the layers that get one.
@@ -79,8 +80,8 @@ class OnPolicy(Answering):
         max_new_tokens: int = 64,
         max_grad_norm: float = 1.0,
         target_kl: float | None = None,
-        exam_every_n_steps: int | None = None,
-        ignore_exam: bool = False,
+        reward_validation_every_n_steps: int | None = None,
+        ignore_reward_validation: bool = False,
         end_ids: tuple[int, ...] | None = None,
         lora_rank: int = 0,
         lora_alpha: float = 32.0,
@@ -91,9 +92,9 @@ class OnPolicy(Answering):
         super().__init__(model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
         options = {name: value for name, value in locals().items() if isinstance(value, int | float | str)}
         check_sampling(options)
-        self.watch = RewardWatch(reward, gold, exam_every_n_steps, ignore_exam)
-        self.watch.gate()
-        self.ended = False  # by an exam on the way
+        self.monitor = RewardMonitor(reward, gold, reward_validation_every_n_steps, ignore_reward_validation)
+        self.monitor.gate()
+        self.ended = False  # by a validation on the way
         self.automatic_optimization = False
         self.epochs, self.minibatches, self.micro_batch_size = epochs, minibatches, micro_batch_size
         self.temperature, self.max_new_tokens, self.max_grad_norm = temperature, max_new_tokens, max_grad_norm
@@ -146,32 +147,34 @@ class OnPolicy(Answering):
             for name, reward in (("reward", self.reward), ("gold", self.gold)):
                 check_reward_room(reward, int(longest), self.max_new_tokens, name)
 
-    # The reward's exam on the way
+    # Validation of the reward during training
 
-    def exam(self, answers: Answers, number: int) -> dict[str, float]:
-        """What the exam says of the reward on these answers, where it is due. Where it failed the run is ``ended``:
-        nothing is learned from the answers, and what is logged of the rollout is the exam.
+    def validate_reward(self, answers: Answers, number: int) -> dict[str, float]:
+        """What validation says of the reward on these answers, where it is due. Where it failed the run is ``ended``:
+        nothing is learned from the answers, and what is logged of the rollout is the validation.
         """
-        logged = self.watch.examine(self, answers, number)
-        self.ended = self.watch.failed
+        logged = self.monitor.validate(self, answers, number)
+        self.ended = self.monitor.failed
         if self.ended:
             self._tokens = 0
             self.log_training(logged)
         return logged
 
     def on_train_start(self) -> None:
-        """A run that an exam ended does not go on when it is resumed, unless exams are ignored now."""
-        if self.ended and not self.watch.ignore:
-            log.warning("an exam of the reward ended this run; stage.ignore_exam=true goes on with it")
+        """A run that a validation ended does not go on when it is resumed, unless validations are ignored now."""
+        if self.ended and not self.monitor.ignore:
+            log.warning(
+                "a validation of the reward ended this run; stage.ignore_reward_validation=true goes on with it"
+            )
             self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["ended_by_exam"] = self.ended
+        checkpoint["ended_by_validation"] = self.ended
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.ended = checkpoint.get("ended_by_exam", False)
+        self.ended = checkpoint.get("ended_by_validation", checkpoint.get("ended_by_exam", False))  # as it was called
 
     def tokens_in(self, batch: Any) -> int:  # noqa: ARG002
         """Prompt and answer tokens of the rollout just learned from."""

@@ -19,8 +19,11 @@ def check_sampling(options: Mapping[str, Any]) -> None:
         raise UserError(f"stage.micro_batch_size: {options['micro_batch_size']}; must be 1 or more, or null")
     if not options.get("target_kl", 1) > 0:
         raise UserError(f"stage.target_kl: {options['target_kl']}; must be above 0, or null")
-    if not options.get("exam_every_n_steps", 1) >= 1:
-        raise UserError(f"stage.exam_every_n_steps: {options['exam_every_n_steps']}; must be 1 or more, or null")
+    if not options.get("reward_validation_every_n_steps", 1) >= 1:
+        raise UserError(
+            f"stage.reward_validation_every_n_steps: {options['reward_validation_every_n_steps']}; "
+            "must be 1 or more, or null"
+        )
 
 
 def check_minibatches(prompts: int, group_size: int, minibatches: int) -> None:

@@ -77,8 +77,8 @@ class PPO(OnPolicy):
         adaptive_kl_target: float | None = None,
         adaptive_kl_horizon: int = 10_000,
         ptx_coef: float = 0.0,
-        exam_every_n_steps: int | None = None,
-        ignore_exam: bool = False,
+        reward_validation_every_n_steps: int | None = None,
+        ignore_reward_validation: bool = False,
         end_ids: tuple[int, ...] | None = None,
         lora_rank: int = 0,
         lora_alpha: float = 32.0,
@@ -104,8 +104,8 @@ class PPO(OnPolicy):
             max_new_tokens=max_new_tokens,
             max_grad_norm=max_grad_norm,
             target_kl=target_kl,
-            exam_every_n_steps=exam_every_n_steps,
-            ignore_exam=ignore_exam,
+            reward_validation_every_n_steps=reward_validation_every_n_steps,
+            ignore_reward_validation=ignore_reward_validation,
             end_ids=end_ids,
             lora_rank=lora_rank,
             lora_alpha=lora_alpha,
@@ -163,7 +163,7 @@ class PPO(OnPolicy):
         answers = self.answers(rollout, batch)
         scores = self.scores(answers)
         parts = self.scores_of_parts(scores)
-        examined = self.exam(answers, number)
+        validated = self.validate_reward(answers, number)
         if self.ended:
             return
         plan = [self.shares(len(scores), generator) for _ in range(self.epochs)]
@@ -173,7 +173,7 @@ class PPO(OnPolicy):
         self._adapt(logged["objective/kl"], len(scores))
         self.signs.tell(logged, number)
         self._tokens = int(rollout.lengths.sum())
-        self.log_training(logged | examined)
+        self.log_training(logged | validated)
 
     @torch.no_grad()
     def _experience(

@@ -20,7 +20,7 @@ from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.objectives.ranking import bradley_terry
 from lit_llm.records import RankingBatch
-from lit_llm.rewards.validation.validator import RewardExam
+from lit_llm.rewards.validation.validator import RewardValidator
 from lit_llm.runtime.distributed import gathered
 from lit_llm.stages.adherence import Adherence, add_to, adherence_of, check_options
 from lit_llm.stages.attack_pairs import answers_in, attack_loss, without_attacks
@@ -53,7 +53,7 @@ class RewardModeling(Stage):
         lora_alpha, lora_dropout, lora_targets: the adapters' scale times their rank, the share of their input that is
             left out, and the layers that get one.
         base_model: name or folder of the model that an adapter belongs to; None: a run gives what it started from.
-        exam: what the finished model has to pass before PPO takes it for its reward; None: none is taken.
+        reward_validation: what the finished model has to pass before PPO takes it for its reward; None: none is taken.
     """
 
     name: ClassVar[str] = "reward_modeling"
@@ -81,7 +81,7 @@ class RewardModeling(Stage):
         lora_dropout: float = 0.05,
         lora_targets: Sequence[str] = TARGETS,
         base_model: str | None = None,
-        exam: RewardExam | None = None,
+        reward_validation: RewardValidator | None = None,
     ) -> None:
         check_options(adherence, adherence_shape, adherence_rate, adherence_lr)
         if normalize_batches < 0:
@@ -91,7 +91,7 @@ class RewardModeling(Stage):
         scored = ScoreModel.from_language_model(model)
         super().__init__(model=scored, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
         self.adapt(lora_rank, lora_alpha, lora_dropout, lora_targets, base_model)
-        self.ranking_loss, self.exam = loss, exam
+        self.ranking_loss, self.reward_validation = loss, reward_validation
         self.attack_weight = attack_weight
         self.normalize_batches, self.normalize_scale = normalize_batches, normalize_scale
         self.adherence_kind, self.adherence_lr = adherence, adherence_lr

@@ -20,7 +20,7 @@ from lit_llm.records import Message
 from lit_llm.text.interfaces import Encoder
 from lit_llm.text.places import Place
 from lit_llm.text.sandbox import Sandbox, worded
-from lit_llm.text.template_habits import Habits
+from lit_llm.text.turn_format import TurnFormat
 from lit_llm.text.turns import Span, Written, common_length
 
 CHATML = """\
@@ -71,7 +71,7 @@ class ChatTemplate:
         self._sandbox = Sandbox()
         with worded(self._name):
             self._template = self._sandbox.from_string(source)
-        self._habits: WeakKeyDictionary[Encoder, Habits] = WeakKeyDictionary()
+        self._turn_formats: WeakKeyDictionary[Encoder, TurnFormat] = WeakKeyDictionary()
 
     def __reduce__(self) -> tuple[type[ChatTemplate], tuple[str, str]]:
         return ChatTemplate, (self.source, self.file)  # to the workers of a loader: the environment does not travel
@@ -80,7 +80,7 @@ class ChatTemplate:
 
     def check(self, tokenizer: Encoder) -> None:
         """Raises UserError for a template that fails on any conversation: its own fault and no row's."""
-        self.habits(tokenizer)
+        self.turn_format(tokenizer)
 
     def encode(self, tokenizer: Encoder, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
         """Ids of a conversation, and which are trained: the assistants' texts and end tokens, where ``trained``.
@@ -125,11 +125,11 @@ class ChatTemplate:
         begin, stop = span.begin, span.stop
         ids, mask = self._ids(tokenizer, written, [(begin, stop, True)], stop=stop)
         found = [i for i, trained in zip(ids, mask, strict=True) if trained]
-        return [*found, tokenizer.turn_end_id] if self.habits(tokenizer).end_token is None else found
+        return [*found, tokenizer.turn_end_id] if self.turn_format(tokenizer).end_token is None else found
 
     def end_token(self, tokenizer: Encoder) -> int | None:
         """The id of the control token that closes an assistant's turn, or None if the template writes none."""
-        return self.habits(tokenizer).end_token
+        return self.turn_format(tokenizer).end_token
 
     def render(self, messages: Sequence[Message], *, prompt: bool = False, bos: str = "", eos: str = "") -> str:
         """The text that transformers' ``apply_chat_template(tokenize=False)`` gives."""
@@ -155,34 +155,34 @@ class ChatTemplate:
         """The conversation in this tokenizer's words."""
         return self._render(messages, prompt, tokenizer.named_tokens)
 
-    def habits(self, tokenizer: Encoder) -> Habits:
+    def turn_format(self, tokenizer: Encoder) -> TurnFormat:
         """What the template writes around an assistant's text, found once per tokenizer by rendering probes."""
-        if tokenizer not in self._habits:
-            self._habits[tokenizer] = Habits.of(self, tokenizer)
-        return self._habits[tokenizer]
+        if tokenizer not in self._turn_formats:
+            self._turn_formats[tokenizer] = TurnFormat.of(self, tokenizer)
+        return self._turn_formats[tokenizer]
 
     def _prompt(self, tokenizer: Encoder, messages: Sequence[Message]) -> tuple[Written, dict[int, Span]]:
         """The conversation with the invitation to answer, and where assistants wrote before."""
-        habits = self.habits(tokenizer)
+        turn_format = self.turn_format(tokenizer)
 
         def render(some: Sequence[Message]) -> str:
-            return self.written(tokenizer, some, prompt=True) + habits.unwritten_prompt
+            return self.written(tokenizer, some, prompt=True) + turn_format.unwritten_prompt
 
-        written = Written.of(messages, habits, render, self.source)
-        return written, written.spans(messages, habits, render, self.source)
+        written = Written.of(messages, turn_format, render, self.source)
+        return written, written.spans(messages, turn_format, render, self.source)
 
     def _conversation(self, tokenizer: Encoder, messages: Sequence[Message]) -> tuple[Written, dict[int, Span]]:
         """The conversation and where assistants write in it; a last answer begins where its prompt ends."""
-        habits = self.habits(tokenizer)
+        turn_format = self.turn_format(tokenizer)
 
         def render(some: Sequence[Message]) -> str:
             return self.written(tokenizer, some, prompt=False)
 
-        written = Written.of(messages, habits, render, self.source)
+        written = Written.of(messages, turn_format, render, self.source)
         if len(messages) < 2 or messages[-1].role != "assistant":
-            return written, written.spans(messages, habits, render, self.source)
+            return written, written.spans(messages, turn_format, render, self.source)
         number, last = len(messages) - 1, messages[-1]
-        span = written.spans(messages, habits, render, self.source, number)[number]
+        span = written.spans(messages, turn_format, render, self.source, number)[number]
         asked, spans = self._prompt(tokenizer, messages[:-1])
         length = len(asked.text)
         if written.text.startswith(asked.text) and (span.unknown or length <= span.stop):
@@ -192,28 +192,28 @@ class ChatTemplate:
         if between is not None and between == asked.since_the_last_message(length):  # only what stands before differs
             found = asked.going_on(*written.behind(span.begin), written.exact)
             return found, spans | {number: Span(length, length + span.stop - span.begin)}
-        if (rest := _behind_thoughts(habits.generation_prompt, last.content)) is not None:
+        if (rest := _behind_thoughts(turn_format.generation_prompt, last.content)) is not None:
             found = self._goes_on(tokenizer, asked, rest)
             return found, spans | {number: Span(length, len(found.text))}
         why = (
             f"the last answer does not begin with the generation prompt ({asked.text[-40:]!r} against "
             f"{written.text[-60:]!r}); use a template where it does, or let the answer begin as the prompt ends"
         )
-        return written, written.spans(messages, habits, render, self.source) | {number: Span(unknown=why)}
+        return written, written.spans(messages, turn_format, render, self.source) | {number: Span(unknown=why)}
 
     def _goes_on(self, tokenizer: Encoder, asked: Written, text: str) -> Written:
         """The prompt, and behind it an answer as a model writes it: the text and the end token."""
-        habits = self.habits(tokenizer)
-        text = text.rstrip() if habits.trims_end else text
-        length, token = len(text + habits.end_text), ""
-        if habits.end_token is not None:
-            token = str(tokenizer.engine.id_to_token(habits.end_token))
-        return asked.going_on(text + habits.end_text, [(length - len(token), length)] if token else [])
+        turn_format = self.turn_format(tokenizer)
+        text = text.rstrip() if turn_format.trims_end else text
+        length, token = len(text + turn_format.end_text), ""
+        if turn_format.end_token is not None:
+            token = str(tokenizer.engine.id_to_token(turn_format.end_token))
+        return asked.going_on(text + turn_format.end_text, [(length - len(token), length)] if token else [])
 
     def _ends_here(self, tokenizer: Encoder, messages: Sequence[Message], spans: dict[int, Span]) -> bool:
         """Whether the last answer wants an end token that the template does not write."""
         number = len(messages) - 1
-        return self.habits(tokenizer).end_token is None and number in spans and not spans[number].unknown
+        return self.turn_format(tokenizer).end_token is None and number in spans and not spans[number].unknown
 
     def _ids(
         self, tokenizer: Encoder, written: Written, turns: Sequence[tuple[int, int, bool]], stop: int | None = None,

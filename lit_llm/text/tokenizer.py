@@ -28,8 +28,8 @@ from lit_llm.runtime.atomic_files import write_text
 from lit_llm.runtime.model_folder import check_model_folder, check_recorded, refuse_pointer
 from lit_llm.text.chat import CHATML, PLAIN, ChatTemplate
 from lit_llm.text.new_words import whole_pieces, with_pieces
-from lit_llm.text.pieces import Pieces, pieces_of
 from lit_llm.text.places import Place, Places
+from lit_llm.text.pretokenization import Pieces, pieces_of
 
 DOCUMENT_END, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIALS = (DOCUMENT_END, TURN_START, TURN_END)

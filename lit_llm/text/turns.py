@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message
-from lit_llm.text.template_habits import Habits
+from lit_llm.text.turn_format import TurnFormat
 
 _PRIVATE = range(0xF0000, 0x10FFFE)  # code points that mean nothing in any text
 _PRIVATE_CHARACTER = re.compile(f"[{chr(_PRIVATE.start)}-{chr(_PRIVATE.stop - 1)}]")
@@ -49,17 +49,17 @@ class Written:
     exact: bool = True  # it is what transformers writes
 
     @classmethod
-    def of(cls, messages: Sequence[Message], habits: Habits, render: Render, source: str) -> Written:
+    def of(cls, messages: Sequence[Message], turn_format: TurnFormat, render: Render, source: str) -> Written:
         """Renders with as many marks as leave the text as it is without."""
         plain = render(messages)
         marks = Marks.unlike(source, messages)
         try:
-            found = marks.read(render([marks.around(n, m, habits) for n, m in enumerate(messages)]), habits)
+            found = marks.read(render([marks.around(n, m, turn_format) for n, m in enumerate(messages)]), turn_format)
         except UserError:
             found = None
         if found is not None and found.text == plain:
             return found
-        found = marks.read(render([marks.broken(m, habits) for m in messages]), habits)
+        found = marks.read(render([marks.broken(m, turn_format) for m in messages]), turn_format)
         return replace(found, marked=False, exact=found.text == plain)
 
     def going_on(self, text: str, controls: Sequence[tuple[int, int]], exact: bool = True) -> Written:
@@ -78,7 +78,7 @@ class Written:
         return self.text[max(ends) : place] if self.marked and ends else None
 
     def spans(
-        self, messages: Sequence[Message], habits: Habits, render: Render, source: str, first: int = 0
+        self, messages: Sequence[Message], turn_format: TurnFormat, render: Render, source: str, first: int = 0
     ) -> dict[int, Span]:
         """Where assistants write, by their messages' numbers from ``first`` on: generation prompt to end token."""
         spans: dict[int, Span] = {}
@@ -87,11 +87,11 @@ class Written:
             if message.role != "assistant" or n < first:
                 continue
             if not self.marked:
-                span = self._by_difference(n, messages, habits, render, source, place)
+                span = self._by_difference(n, messages, turn_format, render, source, place)
             elif n not in self.stops:
                 span = Span(unknown="it drops or rewrites an assistant's message; use one that keeps them")
             else:
-                span = self._by_marks(n, messages, habits, render, source, place)
+                span = self._by_marks(n, messages, turn_format, render, source, place)
             if not span.unknown and not place <= span.begin <= span.stop:
                 span = Span(unknown="it writes the messages in another order; use one that keeps it")
             elif not span.unknown and any(span.begin < fence < span.stop for fence in self.fences):
@@ -100,42 +100,42 @@ class Written:
             place = place if span.unknown else span.stop
         return spans
 
-    def stop_after(self, end: int, blanks: str, habits: Habits) -> int:
+    def stop_after(self, end: int, blanks: str, turn_format: TurnFormat) -> int:
         """Where a turn stops whose core ends at ``end``, before ``blanks`` of its own."""
         for length in range(len(blanks), -1, -1):
-            if habits.end_text and self.text.startswith(blanks[:length] + habits.end_text, end):
-                return end + length + len(habits.end_text)
-            if not habits.end_text and not habits.trims_end and self.text.startswith(blanks[:length], end):
+            if turn_format.end_text and self.text.startswith(blanks[:length] + turn_format.end_text, end):
+                return end + length + len(turn_format.end_text)
+            if not turn_format.end_text and not turn_format.trims_end and self.text.startswith(blanks[:length], end):
                 return end + length
         return end
 
     def _by_marks(
-        self, n: int, messages: Sequence[Message], habits: Habits, render: Render, source: str, place: int
+        self, n: int, messages: Sequence[Message], turn_format: TurnFormat, render: Render, source: str, place: int
     ) -> Span:
         content = messages[n].content
         blanks = content[: len(content) - len(content.lstrip())]
-        stop = self.stop_after(self.stops[n], content[len(content.rstrip()) :], habits)
+        stop = self.stop_after(self.stops[n], content[len(content.rstrip()) :], turn_format)
         start = self.starts.get(n)
         if start is None:  # the template cut the beginning away
-            found = self._by_difference(n, messages, habits, render, source, place)
+            found = self._by_difference(n, messages, turn_format, render, source, place)
             return found if found.unknown else replace(found, stop=stop)
         for length in range(len(blanks) + 1):
-            for lead in habits.leads:
-                before = habits.generation_prompt + lead + blanks[length:]
+            for lead in turn_format.leads:
+                before = turn_format.generation_prompt + lead + blanks[length:]
                 if (begin := start - len(before)) >= place and self.text.startswith(before, begin):
-                    return Span(begin + len(habits.generation_prompt), stop)
+                    return Span(begin + len(turn_format.generation_prompt), stop)
         return Span(start, stop)  # past turns begin otherwise than the last
 
     def _by_difference(
-        self, n: int, messages: Sequence[Message], habits: Habits, render: Render, source: str, place: int
+        self, n: int, messages: Sequence[Message], turn_format: TurnFormat, render: Render, source: str, place: int
     ) -> Span:
         """What another text in the turn's place changes."""
         marks = Marks.unlike(source, messages)
-        dress = marks.around if self.marked else lambda _, m, habits: marks.broken(m, habits)
-        dressed = [dress(k, m, habits) for k, m in enumerate(messages)]
+        dress = marks.around if self.marked else lambda _, m, turn_format: marks.broken(m, turn_format)
+        dressed = [dress(k, m, turn_format) for k, m in enumerate(messages)]
         dressed[n] = Message("assistant", marks.starts[n])
         try:
-            other = marks.read(render(dressed), habits)
+            other = marks.read(render(dressed), turn_format)
         except UserError as error:
             return Span(unknown=str(error))
         unknown = Span(unknown="where an assistant's message begins cannot be told; use a template that keeps messages")
@@ -144,17 +144,17 @@ class Written:
         begin = min(common_length(self.text, other.text), other.starts[n])
         behind = other.text[other.starts[n] :]
         lead = other.text[begin : other.starts[n]]
-        if begin < place or not any((habits.generation_prompt + one).endswith(lead) for one in habits.leads):
+        if begin < place or not any((turn_format.generation_prompt + one).endswith(lead) for one in turn_format.leads):
             return unknown
         stop = self.stops.get(n, len(self.text) - len(behind))
         if not self.marked and not (stop >= begin and self.text.endswith(behind)):
             return unknown
-        for one in habits.leads:  # what is left of a lead that the turn's own text goes on with
+        for one in turn_format.leads:  # what is left of a lead that the turn's own text goes on with
             for length in range(len(one), -1, -1):
-                before = habits.generation_prompt + one[:length]
-                if habits.generation_prompt and self.text.endswith(before, place, begin):
-                    return Span(begin - length, self.stop_after(stop, "", habits))
-        return Span(begin, self.stop_after(stop, "", habits))
+                before = turn_format.generation_prompt + one[:length]
+                if turn_format.generation_prompt and self.text.endswith(before, place, begin):
+                    return Span(begin - length, self.stop_after(stop, "", turn_format))
+        return Span(begin, self.stop_after(stop, "", turn_format))
 
 
 @dataclass(frozen=True)
@@ -176,14 +176,14 @@ class Marks:
         answers = [n for n, m in enumerate(messages) if m.role == "assistant"]
         return cls(fence, split, {n: next(free) for n in answers}, {n: next(free) for n in answers})
 
-    def broken(self, message: Message, habits: Habits) -> Message:
+    def broken(self, message: Message, turn_format: TurnFormat) -> Message:
         """The message with a mark inside each of its control tokens."""
-        broken = habits.inside.sub(lambda found: found.group() + self.split, message.content)
+        broken = turn_format.inside.sub(lambda found: found.group() + self.split, message.content)
         return Message(message.role, broken)
 
-    def around(self, number: int, message: Message, habits: Habits) -> Message:
+    def around(self, number: int, message: Message, turn_format: TurnFormat) -> Message:
         """The message with marks around its core too: blanks stay outside, where a template can trim them."""
-        message = self.broken(message, habits)
+        message = self.broken(message, turn_format)
         content, core = message.content, message.content.strip()
         at = content.index(core) if core else len(content)
         before, behind = content[:at], content[at + len(core) :]
@@ -193,7 +193,7 @@ class Marks:
             core = f"{self.fence}{core}{self.fence}"
         return Message(message.role, before + core + behind)
 
-    def read(self, text: str, habits: Habits) -> Written:
+    def read(self, text: str, turn_format: TurnFormat) -> Written:
         """The text without the marks, and where they stood."""
         names = {self.fence: ("fence", 0), self.split: ("split", 0)}
         names |= {mark: ("start", n) for n, mark in self.starts.items()}
@@ -213,7 +213,7 @@ class Marks:
                 starts.setdefault(n, place - number)
             elif kind == "stop":
                 stops[n] = place - number
-        controls = [(f.start(), f.end()) for f in habits.control.finditer(text)]
+        controls = [(f.start(), f.end()) for f in turn_format.control.finditer(text)]
         moved = [(a - (before := bisect_left(places, a)), b - before) for a, b in controls]
         return Written("".join([*kept, text[last:]]), moved, starts, stops, fences)
 

@@ -1,6 +1,6 @@
-"""The held-out examination of a run: its sets kept as files, taken by the parent before and by the model after.
+"""The held-out evaluation of a run: its sets kept as files, taken by the parent before and by the model after.
 
-Every score is kept item by item, so that the pipeline's ledger need not examine anything twice.
+Every score is kept item by item, so that the pipeline's ledger need not evaluate anything twice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lit_llm.backbone.models import LanguageModel
 from lit_llm.backbone.weights import weights_hash
 from lit_llm.config.environment import hiding
 from lit_llm.config.targets import construct, named_class
-from lit_llm.evaluation.heldout import evaluate, examinable
+from lit_llm.evaluation.heldout import can_evaluate, evaluate
 from lit_llm.evaluation.scores import Scores
 from lit_llm.evaluation.sets import write_heldout
 from lit_llm.records import Heldout
@@ -39,7 +39,7 @@ Metrics = dict[str, dict[str, Any]]  # {set: {measure: {"mean", "se", "n"}}}
 BEFORE, AFTER, TRAINED = "scores/before", "scores/after", "training_answers.json"
 
 
-def examine_parent(parts: Parts, folder: RunFolder) -> Metrics:
+def evaluate_parent(parts: Parts, folder: RunFolder) -> Metrics:
     """The scores of ``init_from`` on this run's held-out sets; taken once, and read again by a resumed run."""
     cfg = parts.cfg
     if not (cfg.evaluation.enabled and cfg.evaluation.before and cfg.init_from) or cfg.trainer.fast_dev_run:
@@ -49,26 +49,26 @@ def examine_parent(parts: Parts, folder: RunFolder) -> Metrics:
     keep_sets(parts, folder)
     device = device_of(cfg)
     model = huggingface.load_model(cfg.init_from, head="auto", device=device)
-    tokenizer, exam = load_tokenizer(cfg.init_from), Exam(cfg, trained_answers(folder.path), device)
-    scores = exam.take_all(model, tokenizer, parts.data.heldout(), folder.path / BEFORE, "before")
+    tokenizer, evaluator = load_tokenizer(cfg.init_from), Evaluator(cfg, trained_answers(folder.path), device)
+    scores = evaluator.evaluate_all(model, tokenizer, parts.data.heldout(), folder.path / BEFORE, "before")
     return {one.name: one.as_metrics() for one in scores}
 
 
-def examine_result(parts: Parts, folder: RunFolder, device: torch.device) -> tuple[Metrics, Metrics]:
+def evaluate_result(parts: Parts, folder: RunFolder, device: torch.device) -> tuple[Metrics, Metrics]:
     """The held-out scores of what the run made, and of what needs no model (the floors)."""
     keep_sets(parts, folder)
     if not parts.cfg.evaluation.enabled:
         return {}, {}
     model = parts.stage.exported().to(device)
     huggingface.as_stored(model)  # what is measured is what the folder holds
-    exam = Exam(parts.cfg, trained_answers(folder.path), device)
+    evaluator = Evaluator(parts.cfg, trained_answers(folder.path), device)
     sets, reference = parts.data.heldout(), parent_of(parts.cfg, device)
-    scores = exam.take_all(model, parts.tokenizer, sets, folder.path / AFTER, "after", reference)
+    scores = evaluator.evaluate_all(model, parts.tokenizer, sets, folder.path / AFTER, "after", reference)
     return {one.name: one.as_metrics() for one in scores}, {one.name: one.floors_as_metrics() for one in scores}
 
 
 def keep_sets(parts: Parts, folder: RunFolder) -> None:
-    """``heldout/<name>.jsonl``, so that every other model can be examined on them; and what was trained to be said.
+    """``heldout/<name>.jsonl``, so that every other model can be evaluated on them; and what was trained to be said.
 
     The folder gets its name when all is in it: a run that was killed meanwhile writes it again.
     """
@@ -103,7 +103,7 @@ def parent_of(cfg: DictConfig, device: torch.device) -> LanguageModel | None:
     return huggingface.load_language_model(cfg.init_from, device=device).eval()
 
 
-class Exam:
+class Evaluator:
     """How a run's held-out sets are taken: by its own configuration, whichever model takes them."""
 
     def __init__(self, cfg: DictConfig, training_answers: Mapping[str, int] | None, device: torch.device) -> None:
@@ -127,7 +127,7 @@ class Exam:
             self._scorers = made
         return self._scorers
 
-    def take(
+    def evaluate(
         self,
         model: nn.Module,
         tokenizer: Any,
@@ -155,7 +155,7 @@ class Exam:
             progress=name if self.cfg.trainer.progress else None,
         )
 
-    def take_all(
+    def evaluate_all(
         self,
         model: nn.Module,
         tokenizer: Any,
@@ -169,7 +169,7 @@ class Exam:
         settings = settings_hash(self.cfg, self.training_answers)
         ours, theirs = (None if one is None else weights_hash(one) for one in (model, reference))
         for heldout in sets:
-            if not examinable(model, heldout):
+            if not can_evaluate(model, heldout):
                 continue
             parent = reference if beside_parent(self.cfg, heldout.kind) else None
             same = (ours, theirs if parent is not None else None, tokenizer.fingerprint(), settings)
@@ -177,13 +177,13 @@ class Exam:
             mark = file.with_suffix(".key")
             if not (file.is_file() and mark.is_file() and mark.read_text(encoding="utf-8") == key):
                 mark.unlink(missing_ok=True)
-                self.take(model, tokenizer, heldout, f"{heldout.name} {name}", reference=parent).save(file)
+                self.evaluate(model, tokenizer, heldout, f"{heldout.name} {name}", reference=parent).save(file)
                 write_text(mark, key)  # last: a score cut off by a kill has none
             found.append(Scores.load(file))
         return found
 
 
 def device_of(cfg: DictConfig) -> torch.device:
-    """Where a run's models are examined."""
+    """Where a run's models are evaluated."""
     usable = cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()
     return torch.device("cuda" if usable else "cpu")

@@ -1,4 +1,4 @@
-"""``scripts/evaluate.py``: takes a finished run's examination again, by the configuration that the run kept."""
+"""``scripts/evaluate.py``: takes a finished run's evaluation again, by the configuration that the run kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lit_llm.backbone import huggingface
 from lit_llm.config import schema
 from lit_llm.config.targets import saved_code
 from lit_llm.errors import UserError
-from lit_llm.evaluation.heldout import examinable
+from lit_llm.evaluation.heldout import can_evaluate
 from lit_llm.evaluation.scores import Scores
 from lit_llm.evaluation.sets import read_all
 from lit_llm.lineage import lineage
@@ -24,15 +24,15 @@ from lit_llm.records import Heldout
 from lit_llm.runtime.arguments import run_command
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.text.tokenizer import load_tokenizer
-from lit_llm.training.evaluate import Exam, beside_parent, device_of, parent_of, trained_answers
+from lit_llm.training.evaluate import Evaluator, beside_parent, device_of, parent_of, trained_answers
 
 
 @dataclass
 class Evaluate:
-    """Examines a run's model on the run's held-out sets, as its own configuration says, and prints the scores."""
+    """Evaluates a run's model on the run's held-out sets, as its own configuration says, and prints the scores."""
 
     run: Annotated[Path, "the run's folder"]
-    model: Annotated[Path | None, "another model folder to examine on the run's sets"] = None
+    model: Annotated[Path | None, "another model folder to evaluate on the run's sets"] = None
     sets: Annotated[list[str], "only these sets"] = field(default_factory=list)
     generate: Annotated[bool | None, "measure generated answers too; none: as the run did"] = None
     max_items: Annotated[int | None, "of every set; 0: all; none: as the run did"] = None
@@ -51,7 +51,7 @@ def main() -> None:
 
 def run(arguments: Evaluate) -> None:
     """Prints a table for each set."""
-    scores = reexamine(arguments)
+    scores = evaluate_again(arguments)
     recorded = {} if arguments.model else _recorded(RunFolder(arguments.run).metrics)
     for one in scores:
         print(table(one, recorded.get(one.name, {})))
@@ -61,7 +61,7 @@ def run(arguments: Evaluate) -> None:
             one.save(arguments.output / f"{one.name}.json")
 
 
-def reexamine(arguments: Evaluate) -> list[Scores]:
+def evaluate_again(arguments: Evaluate) -> list[Scores]:
     """The scores on each set that the model can take. Raises UserError for a folder that is no run."""
     folder = RunFolder(arguments.run)
     cfg = _settings(folder, arguments)
@@ -69,11 +69,11 @@ def reexamine(arguments: Evaluate) -> list[Scores]:
     place = arguments.model or folder.model
     device = device_of(cfg)
     model = huggingface.load_model(place, head="auto", device=device)
-    exam, tokenizer = Exam(cfg, trained_answers(folder.path), device), load_tokenizer(place)
+    evaluator, tokenizer = Evaluator(cfg, trained_answers(folder.path), device), load_tokenizer(place)
     huggingface.check_vocabulary(model.config, tokenizer.vocab_size, place)
     reference = None if arguments.model else parent_of(cfg, device)
     taken = [
-        exam.take(
+        evaluator.evaluate(
             model,
             tokenizer,
             heldout,
@@ -81,7 +81,7 @@ def reexamine(arguments: Evaluate) -> list[Scores]:
             reference=reference if beside_parent(cfg, heldout.kind) else None,
         )
         for heldout in sets
-        if examinable(model, heldout)
+        if can_evaluate(model, heldout)
     ]
     if not taken:
         raise UserError(f"{place}: this model can take none of {', '.join(heldout.name for heldout in sets)}")

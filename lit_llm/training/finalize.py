@@ -26,14 +26,14 @@ from lit_llm.runtime.atomic_files import write_json, write_text
 from lit_llm.runtime.distributed import is_first_process
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.training.build import Parts
-from lit_llm.training.evaluate import Metrics, examine_result
-from lit_llm.training.reward_validation import examine_reward
+from lit_llm.training.evaluate import Metrics, evaluate_result
+from lit_llm.training.reward_validation import validate_reward_model
 
 log = logging.getLogger("lit_llm")
 
 
 def report(parts: Parts, trainer: L.Trainer, folder: RunFolder, before: Metrics, started: float) -> dict[str, Any]:
-    """Write the model folder, the examination, metrics.json, lineage and card. Returns the metrics."""
+    """Write the model folder, the evaluation, metrics.json, lineage and card. Returns the metrics."""
     metrics = training_metrics(parts, trainer) | {"train_seconds": time.monotonic() - started}
     if parts.cfg.trainer.fast_dev_run or not is_first_process():
         return metrics | {"objective": objective(metrics, None), "objective_of": LOSS}
@@ -41,10 +41,10 @@ def report(parts: Parts, trainer: L.Trainer, folder: RunFolder, before: Metrics,
     parts.stage.cpu().eval()
     lineage.forget(folder.model)
     parts.stage.save(folder.model)
-    after, floors = examine_result(parts, folder, device)
-    parts.stage.examined(folder.model, after)
-    exam = examine_reward(parts, folder, device)
-    metrics |= {} if exam is None else {"exam": exam}
+    after, floors = evaluate_result(parts, folder, device)
+    parts.stage.evaluated(folder.model, after)
+    validation = validate_reward_model(parts, folder, device)
+    metrics |= {} if validation is None else {"reward_validation": validation}
     metrics |= {"heldout": after, "floors": floors, "before": before, "seconds": time.monotonic() - started}
     metrics |= compared(metrics, parts.cfg.evaluation.objective)
     write_json(folder.metrics, metrics)
@@ -143,7 +143,7 @@ def describe(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> Non
     """lineage.json and README.md of the model folder."""
     config = schema.plain(parts.cfg)
     config.pop("resume", None)
-    kept = ("parameters", "steps", "tokens", "seconds", "hardware", "heldout", "floors", "before", "exam")
+    kept = ("parameters", "steps", "tokens", "seconds", "hardware", "heldout", "floors", "before", "reward_validation")
     record = lineage.record(
         folder.model,
         stage=parts.stage.name,

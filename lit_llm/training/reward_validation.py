@@ -1,4 +1,4 @@
-"""The exam at the end of a reward model's run: ``exam.json`` in the model folder, covered by its lineage."""
+"""Validation at the end of a reward model's run: ``reward_validation.json`` in its folder, covered by its lineage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from lit_llm.backbone.models import ScoreModel
 from lit_llm.data.preferences import Preferences
 from lit_llm.evaluation.score_readers import ModelReader
-from lit_llm.rewards.validation.result import ExamResult, shown
+from lit_llm.rewards.validation.result import ValidationResult, shown
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.training.build import Parts
 from lit_llm.training.trainer import in_bf16
@@ -19,24 +19,26 @@ from lit_llm.training.trainer import in_bf16
 log = logging.getLogger("lit_llm")
 
 
-def examine_reward(parts: Parts, folder: RunFolder, device: torch.device) -> dict[str, Any] | None:
-    """Takes the exam of the stage, if it has one, and writes it into the model folder. Returns its plain values."""
-    exam, model, data = getattr(parts.stage, "exam", None), parts.stage.exported(), parts.data
-    if exam is None or not isinstance(model, ScoreModel) or not isinstance(data, Preferences):
+def validate_reward_model(parts: Parts, folder: RunFolder, device: torch.device) -> dict[str, Any] | None:
+    """Validates the reward model as its stage says, and writes it into the model folder. Returns its plain values."""
+    validator, model, data = getattr(parts.stage, "reward_validation", None), parts.stage.exported(), parts.data
+    if validator is None or not isinstance(model, ScoreModel) or not isinstance(data, Preferences):
         return None
     heldout = [item for one in data.heldout() if one.kind == "rankings" for item in one.items]
-    reader = ModelReader(model.to(device).eval(), parts.tokenizer, exam.longest)
+    reader = ModelReader(model.to(device).eval(), parts.tokenizer, validator.longest)
     with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(parts.cfg.trainer)):  # half the time of float32
-        taken: ExamResult = exam.take(reader, heldout, data.training_comparisons())
-    result = replace(taken, trained_with_attacks=data.attacks > 0, settings=asdict(exam))
+        taken: ValidationResult = validator.validate(reader, heldout, data.training_comparisons())
+    result = replace(taken, trained_with_attacks=data.attacks > 0, settings=asdict(validator))
     result.save(folder.model)
     say(result)
     return result.as_dict()
 
 
-def say(result: ExamResult) -> None:
-    """The exam in a few lines."""
-    log.info("  exam: %s", "passed" if result.passed else "FAILED: PPO will not start from this reward model")
+def say(result: ValidationResult) -> None:
+    """The result in a few lines."""
+    log.info(
+        "  reward validation: %s", "passed" if result.passed else "FAILED: PPO will not start from this reward model"
+    )
     for reason in result.reasons:
         log.info("    %s", reason)
     if result.floors:

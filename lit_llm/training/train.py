@@ -89,13 +89,13 @@ def _quiet() -> None:
 def fit(parts: Parts, trainer: L.Trainer, folder: RunFolder) -> dict[str, Any]:
     """Train, from the newest good checkpoint when resuming. Returns the parent's held-out scores, taken before."""
     from lit_llm.checkpointing.resume import find_checkpoint
-    from lit_llm.training.evaluate import examine_parent
+    from lit_llm.training.evaluate import evaluate_parent
 
     cfg = parts.cfg
     checkpoint = find_checkpoint(folder.path) if cfg.resume is not None else None
     announce(parts, folder, checkpoint)
     foresee(parts)
-    before = examine_parent(parts, folder)
+    before = evaluate_parent(parts, folder)
     trainer.fit(parts.stage, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
     return before
 

@@ -139,7 +139,7 @@ def precision(name: str, accelerator: str = "auto") -> str:
 
 
 def in_bf16(settings: DictConfig) -> bool:
-    """Whether a run's matrices multiply in bfloat16; what it is examined with then does too."""
+    """Whether a run's matrices multiply in bfloat16; what it is evaluated with then does too."""
     return precision(settings.precision, settings.accelerator).startswith("bf16")
 
 

@@ -218,7 +218,7 @@ def test_a_saved_run_brings_no_code_in_text_that_is_read_later():
         trusted(cfg, [], "run=x")
     cfg.evaluation.scorers.x, cfg.data.cache_dir = None, "${oc.env:NOT_SET_OF_TEST}"
     cfg.optimizer.lr = "${oc.decode:${oc.env:NOT_SET_OF_TEST}}"
-    trusted(cfg, [], "run=x")  # an exam needs neither
+    trusted(cfg, [], "run=x")  # a validation needs neither
 
 
 def test_a_saved_reference_brings_no_function(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation.flags import LONGER, MAJORITY
-from lit_llm.evaluation.heldout import evaluate, examinable
+from lit_llm.evaluation.heldout import can_evaluate, evaluate
 from lit_llm.evaluation.likelihood import completion_scores
 from lit_llm.evaluation.scores import direction
 from lit_llm.records import Comparison, Heldout, Labelled, Message
@@ -57,8 +57,8 @@ def test_floors_know_the_majority_and_the_length(classifier, tokenizer):
 
 def test_only_classifiers_take_flags_and_they_take_nothing_else(classifier, model, reward_model, tokenizer):
     rankings = Heldout("r", "rankings", (Comparison((Message("user", "q"),), ("a", "b"), (1, 2)),))
-    assert examinable(classifier, FLAGS) and not examinable(classifier, rankings)
-    assert not examinable(model, FLAGS) and not examinable(reward_model, FLAGS)
+    assert can_evaluate(classifier, FLAGS) and not can_evaluate(classifier, rankings)
+    assert not can_evaluate(model, FLAGS) and not can_evaluate(reward_model, FLAGS)
     with pytest.raises(UserError, match="needs a flag classifier"):
         evaluate(reward_model, tokenizer, FLAGS)
 

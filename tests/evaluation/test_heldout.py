@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lit_llm.errors import UserError
-from lit_llm.evaluation.heldout import evaluate, examinable
+from lit_llm.evaluation.heldout import can_evaluate, evaluate
 from lit_llm.evaluation.scores import Scores
 from lit_llm.records import Comparison, Document, Example, Heldout, Message, Prompt
 
@@ -241,8 +241,8 @@ def test_the_same_items_whatever_the_model(model, tokenizer):
 
 
 def test_a_reward_model_takes_rankings_only(reward_model, model, tokenizer):
-    assert examinable(model, DOCUMENTS) and examinable(reward_model, RANKINGS) and examinable(model, RANKINGS)
-    assert not examinable(reward_model, DOCUMENTS) and not examinable(model, Heldout("x", "documents", ()))
+    assert can_evaluate(model, DOCUMENTS) and can_evaluate(reward_model, RANKINGS) and can_evaluate(model, RANKINGS)
+    assert not can_evaluate(reward_model, DOCUMENTS) and not can_evaluate(model, Heldout("x", "documents", ()))
     with pytest.raises(UserError, match="needs a language model"):
         evaluate(reward_model, tokenizer, DOCUMENTS)
 

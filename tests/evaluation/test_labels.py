@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from lit_llm.evaluation.heldout import evaluate, examinable
+from lit_llm.evaluation.heldout import can_evaluate, evaluate
 from lit_llm.evaluation.labels import auc
 from lit_llm.records import Heldout, Labelled, Message
 
@@ -27,7 +27,7 @@ def test_auc_is_the_rank_sum_test_s_and_its_error_is_delong_s():
 
 
 def test_a_language_model_is_measured_by_likelihood_and_beside_a_reference(model, tokenizer):
-    assert examinable(model, LABELS)
+    assert can_evaluate(model, LABELS)
     alone = evaluate(model, tokenizer, LABELS)
     assert set(alone.summary) == {"likelihood_auc"}
     beside = evaluate(model, tokenizer, LABELS, reference=model)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lit_llm.evaluation.ledger import Ledger, compare, examine_chain, paired
+from lit_llm.evaluation.ledger import Ledger, compare, evaluate_chain, paired
 from lit_llm.evaluation.scores import Scores, measured
 
 
@@ -91,13 +91,13 @@ def test_a_second_seed_raises_the_noise_floor():
 def test_the_chain_is_examined_on_all_that_came_before_and_on_what_its_children_change():
     asked = []
 
-    def examine(stage, name):
+    def evaluate(stage, name):
         asked.append((stage, name))
         return None if (stage, name) == ("rm", "general") else scores(name, "nll", [1.0, 2.0])
 
     parents = {"pre": None, "sft": "pre", "rm": "sft", "ppo": "sft"}
     sets = {"pre": ["general"], "sft": ["pairs"], "rm": ["rankings"], "ppo": ["prompts"]}
-    ledger = examine_chain(parents, sets, examine)
+    ledger = evaluate_chain(parents, sets, evaluate)
     assert asked == [
         ("pre", "general"), ("pre", "pairs"),
         ("sft", "general"), ("sft", "pairs"), ("sft", "rankings"), ("sft", "prompts"),

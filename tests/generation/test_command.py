@@ -8,8 +8,8 @@ import pytest
 from lit_llm.backbone.huggingface import save_model
 from lit_llm.errors import UserError
 from lit_llm.generation.command import Generate, choose_device, load, run
+from lit_llm.generation.next_words import next_words
 from lit_llm.generation.streaming import stream, stream_text
-from lit_llm.generation.words import next_words
 from lit_llm.text.bpe import train_bpe
 
 

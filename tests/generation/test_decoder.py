@@ -182,7 +182,7 @@ def test_rows_that_all_end_unseen_are_counted(monkeypatch):
     rollout = generate(model, nine, max_new_tokens=1, end_ids=(), seed=2, batch_size=8)
     assert (rollout.lengths - rollout.prompt_lengths).tolist() == [1] * 9
     rows, lengths = torch.tensor([[5]] * 9), torch.ones(9, dtype=torch.int64)
-    run = slots.Slots(Decoder(model, positions=2), Choice(), rows, lengths, lengths, torch.rand(9, 1), (), 8)
+    run = slots.BatchScheduler(Decoder(model, positions=2), Choice(), rows, lengths, lengths, torch.rand(9, 1), (), 8)
     assert sum(iter(run.step, None)) == 9
 
 
@@ -195,7 +195,7 @@ def test_weights_that_are_no_numbers_are_an_error():
         generate(model, prompts(3), max_new_tokens=2, end_ids=())
 
 
-class Repeated(replays.Replays):
+class Repeated(replays.CUDAGraphs):
     """A recording without CUDA: the call itself, into memory that stays."""
 
     recorded = 0

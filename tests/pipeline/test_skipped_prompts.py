@@ -8,7 +8,7 @@ import pytest
 
 from lit_llm.errors import NothingToLearn, UserError
 from lit_llm.pipeline import command as pipeline
-from lit_llm.rewards.validation.gate import ExamFailed
+from lit_llm.rewards.validation.gate import RewardValidationFailed
 
 from .test_command import ALL, KEPT, changed, default, ran, run  # noqa: F401 (fixtures)
 
@@ -32,23 +32,23 @@ def failing(run, monkeypatch):  # noqa: F811, ARG001
 
 
 def test_a_failed_exam_leaves_ppo_out_and_the_chain_goes_on(run, failing, tmp_path, caplog):  # noqa: F811
-    failing["ppo"] = ExamFailed("below the floor; train directly with stage=dpo instead")
+    failing["ppo"] = RewardValidationFailed("below the floor; train directly with stage=dpo instead")
     assert run() == [name for name in ALL if name != "ppo"]
     summary = json.loads((tmp_path / "one/pipeline.json").read_text())
     assert summary["left_out"] == {"ppo": "below the floor; train directly with stage=dpo instead"}
     assert "ppo: left out: below the floor" in caplog.text and not (tmp_path / "one/ppo").exists()
-    assert run("objective=ppo", name="two") == [], "what was made is reused, the exam is asked again"
+    assert run("objective=ppo", name="two") == [], "what was made is reused, the evaluator is asked again"
 
 
 def test_what_comes_of_a_step_that_was_left_out_is_left_out_too(run, failing, tmp_path):  # noqa: F811
-    failing["ppo"] = ExamFailed("below the floor")
+    failing["ppo"] = RewardValidationFailed("below the floor")
     assert run("stages.dpo.init_from='@ppo'")[-1] == "reward_modeling"
     left = json.loads((tmp_path / "one/pipeline.json").read_text())["left_out"]
     assert left["dpo"] == "it needs ppo, which was left out"
 
 
 def test_a_sweep_does_not_compare_another_stage_s_number(run, failing, tmp_path, default):  # noqa: F811
-    failing["ppo"] = ExamFailed("below the floor")
+    failing["ppo"] = RewardValidationFailed("below the floor")
     run()
     cfg = changed(default, [f"cache_dir={tmp_path}/cache", f"rankings.prompts={tmp_path}/prompts.jsonl"])
     for name in [*KEPT, "ppo"]:

@@ -12,7 +12,7 @@ import pytest
 from lit_llm.errors import UserError
 from lit_llm.evaluation.statistics import Estimate
 from lit_llm.report import write_report
-from lit_llm.rewards.validation.result import ExamResult, Floor, Probe
+from lit_llm.rewards.validation.result import Floor, Probe, ValidationResult
 
 CHROMIUM = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
 
@@ -151,7 +151,7 @@ def test_a_reward_model_s_exam_is_shown_with_its_limits_and_why_it_failed(pipeli
         "constant": Probe(0.95, math.nan, 60, limit=1.0, passed=True),
     }
     floors = {"longer_wins": told, "shorter_wins": floor}
-    result = ExamResult(Estimate(0.663, 0.019, 120), floors, attacks, (hostile,), trained_with_attacks=True)
+    result = ValidationResult(Estimate(0.663, 0.019, 120), floors, attacks, (hostile,), trained_with_attacks=True)
     result.save(pipeline / "reward_modeling/model")
     page = write_report(pipeline).read_text(encoding="utf-8")
     Tags(page)

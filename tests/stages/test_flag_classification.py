@@ -51,7 +51,7 @@ def test_it_learns_what_is_flagged_and_keeps_the_best_threshold(tmp_path):
     assert kept["threshold"] == stage.model.threshold and kept["validation"]["auroc"] > 0.8
     again = huggingface.load_score_model(tmp_path)
     assert (again.label, again.threshold) == ("flagged", stage.model.threshold)
-    stage.examined(tmp_path, {"flags": {"sensitivity": {"mean": 0.8, "se": 0.1, "n": 3}}})
+    stage.evaluated(tmp_path, {"flags": {"sensitivity": {"mean": 0.8, "se": 0.1, "n": 3}}})
     kept = json.loads((tmp_path / "flags.json").read_text())
     assert kept["heldout"]["flags"]["sensitivity"]["mean"] == 0.8 and kept["answers"] == 200
 

@@ -31,7 +31,7 @@ class LikedShare:
 
 
 class Examined(LikedShare):
-    examined = True
+    validated = True
 
     def __init__(self, folder):
         self.folder = str(folder)

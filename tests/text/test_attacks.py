@@ -4,10 +4,10 @@ import pytest
 
 from lit_llm.records import Message
 from lit_llm.text.attacks import (
-    EXAM,
     MADE,
     REPEATS,
     TRAINING,
+    VALIDATION,
     answers_of_others,
     attacks,
     attacks_of,
@@ -38,16 +38,16 @@ def test_every_attack_on_every_prompt():
 
 
 def test_an_exam_attacks_with_no_string_that_was_trained():
-    for one in (set(EXAM.nothings) & set(TRAINING.nothings), set(EXAM.repeats) & set(TRAINING.repeats)):
+    for one in (set(VALIDATION.nothings) & set(TRAINING.nothings), set(VALIDATION.repeats) & set(TRAINING.repeats)):
         assert not one
-    words = [set(" ".join(style.sentinels).split()) - {"###"} for style in (EXAM, TRAINING)]
-    letters = [set("".join(style.letters)) for style in (EXAM, TRAINING)]
+    words = [set(" ".join(style.sentinels).split()) - {"###"} for style in (VALIDATION, TRAINING)]
+    letters = [set("".join(style.letters)) for style in (VALIDATION, TRAINING)]
     assert not words[0] & words[1] and not letters[0] & letters[1]
     asked, answers = PROMPTS * 5, ANSWERS * 5
-    trained, examined = (attacks(asked, answers, lambda *_: True, style) for style in (TRAINING, EXAM))
+    trained, validated = (attacks(asked, answers, lambda *_: True, style) for style in (TRAINING, VALIDATION))
     for kind in set(MADE) - {"shuffled", "long"}:  # those are made of answers, which are not the same ones
-        assert not set(trained[kind]) & set(examined[kind]) and None not in trained[kind]
-    assert trained["shuffled"] != examined["shuffled"], "a stream of its own"
+        assert not set(trained[kind]) & set(validated[kind]) and None not in trained[kind]
+    assert trained["shuffled"] != validated["shuffled"], "a stream of its own"
     assert len(set(trained["empty"])) > 3 and len(set(trained["sentinels"])) > 2, "more than one to learn by heart"
 
 

@@ -1,4 +1,4 @@
-"""Hand-made masks for the habits of public chat templates: what an assistant writes is learned, and nothing else."""
+"""Hand-made masks for the turn formats of public chat templates: what an assistant writes is learned, nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Invariant: what an examination is taken by is on the disk whole or not at all, and floors read what was trained."""
+"""Invariant: what an evaluation is taken by is on the disk whole or not at all, and floors read what was trained."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ from lit_llm.evaluation.heldout import evaluate
 from lit_llm.evaluation.sets import read_all, write_heldout
 from lit_llm.records import Document, Example, Heldout, Message
 from lit_llm.runtime.run_folder import RunFolder
-from lit_llm.training.evaluate import Exam, keep_sets, trained_answers
+from lit_llm.training.evaluate import Evaluator, keep_sets, trained_answers
 
 SETS = [
     Heldout("general", "documents", (Document("The cat sat on the mat."),)),
@@ -54,5 +54,5 @@ def test_answers_to_prompts_alone_are_sampled_at_the_temperature_of_the_configur
     monkeypatch.setattr("lit_llm.training.evaluate.evaluate", lambda *_, **how: seen.update(how))
     evaluation = EvaluationConfig(temperature=1.0)
     cfg = OmegaConf.create({"evaluation": evaluation, "trainer": TrainerConfig(precision="32-true"), "stage": {}})
-    Exam(cfg, None, torch.device("cpu")).take(None, None, Heldout("some", kind, ()), "some")
+    Evaluator(cfg, None, torch.device("cpu")).take(None, None, Heldout("some", kind, ()), "some")
     assert seen["temperature"] == given

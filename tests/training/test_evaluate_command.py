@@ -1,4 +1,4 @@
-"""Invariant: a run's examination, taken again from its folder alone, gives what the run gave."""
+"""Invariant: a run's evaluation, taken again from its folder alone, gives what the run gave."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from lit_llm.evaluation.sets import write_heldout
 from lit_llm.lineage import lineage
 from lit_llm.records import Document, Example, Heldout, Message
 from lit_llm.runtime.run_folder import RunFolder
-from lit_llm.training.evaluate_command import Evaluate, _settings, reexamine, run
+from lit_llm.training.evaluate_command import Evaluate, _settings, evaluate_again, run
 
 SETS = [
     Heldout("general", "documents", (Document("The cat sat on the mat."), Document("The dog sat on the log."))),
@@ -41,14 +41,14 @@ def folder(tmp_path, model, tokenizer):
 
 
 def test_the_runs_own_configuration_is_rebuilt(folder, model, tokenizer):
-    found = {scores.name: scores for scores in reexamine(Evaluate(folder))}
+    found = {scores.name: scores for scores in evaluate_again(Evaluate(folder))}
     assert set(found) == {"general", "task_pairs"} and found["general"].estimate("bits_per_byte").n == 1
     expected = evaluate(model, tokenizer, SETS[1], max_new_tokens=5)
     assert found["task_pairs"].as_metrics()["nll"]["mean"] == pytest.approx(
         expected.as_metrics()["nll"]["mean"], rel=1e-4
     )
     assert found["task_pairs"].answers == expected.answers
-    whole = {scores.name: scores for scores in reexamine(Evaluate(folder, max_items=0, generate=False))}
+    whole = {scores.name: scores for scores in evaluate_again(Evaluate(folder, max_items=0, generate=False))}
     assert whole["general"].estimate("bits_per_byte").n == 2 and not whole["task_pairs"].answers
 
 
@@ -68,7 +68,7 @@ def test_folders_named_from_elsewhere_are_found_by_the_lineage(folder, tmp_path,
 
 
 def test_the_table_says_what_differs_from_the_record(folder, capsys, tmp_path):
-    scores = {one.name: one.as_metrics() for one in reexamine(Evaluate(folder))}
+    scores = {one.name: one.as_metrics() for one in evaluate_again(Evaluate(folder))}
     scores["general"]["bits_per_byte"]["mean"] += 1
     (folder / "metrics.json").write_text(json.dumps({"heldout": scores}))
     run(Evaluate(folder, answers=1, output=tmp_path / "items"))
@@ -81,14 +81,14 @@ def test_the_table_says_what_differs_from_the_record(folder, capsys, tmp_path):
 
 def test_one_set_and_another_model(folder, model, tokenizer, tmp_path):
     save_model(tmp_path / "other", model, tokenizer)
-    assert [s.name for s in reexamine(Evaluate(folder, model=tmp_path / "other", sets=["general"]))] == ["general"]
+    assert [s.name for s in evaluate_again(Evaluate(folder, model=tmp_path / "other", sets=["general"]))] == ["general"]
 
 
 def test_mistakes(folder, tmp_path):
     with pytest.raises(UserError, match=r"no config\.yaml"):
-        reexamine(Evaluate(tmp_path / "nothing"))
+        evaluate_again(Evaluate(tmp_path / "nothing"))
     with pytest.raises(UserError, match="sets=generl: the run has general, task_pairs"):
-        reexamine(Evaluate(folder, sets=["generl"]))
+        evaluate_again(Evaluate(folder, sets=["generl"]))
 
 
 @pytest.mark.parametrize(
@@ -111,5 +111,5 @@ def test_a_strangers_configuration_runs_no_code_whatever_it_allows_itself(folder
         "{_target_: lit_llm.stages.fine_tuning.FineTuning, _partial_: true}", stage
     ))  # fmt: skip
     with pytest.raises(UserError) as error:
-        reexamine(Evaluate(folder))
+        evaluate_again(Evaluate(folder))
     assert line in str(error.value) and "allowed_targets=PACKAGE" in str(error.value)

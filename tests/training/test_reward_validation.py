@@ -13,8 +13,8 @@ from lit_llm.backbone.norm import compute_dtype
 from lit_llm.config.command_line import compose
 from lit_llm.errors import UserError
 from lit_llm.lineage.verification import verify
-from lit_llm.rewards.validation.gate import ExamFailed, require_passed
-from lit_llm.rewards.validation.validator import RewardExam
+from lit_llm.rewards.validation.gate import RewardValidationFailed, require_passed
+from lit_llm.rewards.validation.validator import RewardValidator
 from lit_llm.text.bpe import train_bpe
 from lit_llm.training.train import run
 
@@ -55,11 +55,11 @@ def test_the_exam_is_inside_the_model_and_verified_with_it(place, tmp_path):
         "stage.adherence=learned",
         "data.half=first",
         "data.annotator_weights={bob: 0.5}",
-        "stage.exam.limit_empty=0.3",
+        "stage.reward_validation.limit_empty=0.3",
     ]
     metrics = run(composed(place, *words), tmp_path / "run")
     model = tmp_path / "run/model"
-    exam = json.loads((model / "exam.json").read_text())
+    exam = json.loads((model / "reward_validation.json").read_text())
     assert metrics["exam"] == exam == json.loads((tmp_path / "run/metrics.json").read_text())["exam"]
     assert set(exam["floors"]) == {"shorter_wins", "longer_wins", "tfidf_bradley_terry"} and "empty" in exam["probes"]
     assert exam["trained_with_attacks"] is False and exam["settings"]["limit_empty"] == 0.3, "what the stage was given"
@@ -71,22 +71,27 @@ def test_the_exam_is_inside_the_model_and_verified_with_it(place, tmp_path):
     assert verify(model)[1] == []
     card = (model / "README.md").read_text()
     assert "## Exam as a reward" in card and f"| an empty answer | {100 * exam['probes']['empty']['share']:.1f}" in card
-    (model / "exam.json").write_text(json.dumps({**exam, "passed": True, "reasons": []}))
-    assert any("exam.json" in difference for difference in verify(model)[1])
+    (model / "reward_validation.json").write_text(json.dumps({**exam, "passed": True, "reasons": []}))
+    assert any("reward_validation.json" in difference for difference in verify(model)[1])
 
 
 def test_a_model_that_learned_nothing_fails_and_is_refused(place, tmp_path, caplog):
     caplog.set_level("INFO", "lit_llm")
-    run(composed(place, "optimizer.lr=1e-9", "stage.exam.limit_empty=0.0", "data.attacks=0.5"), tmp_path / "run")
-    assert json.loads((tmp_path / "run/model/exam.json").read_text())["trained_with_attacks"] is True
+    run(
+        composed(place, "optimizer.lr=1e-9", "stage.reward_validation.limit_empty=0.0", "data.attacks=0.5"),
+        tmp_path / "run",
+    )
+    assert json.loads((tmp_path / "run/model/reward_validation.json").read_text())["trained_with_attacks"] is True
     assert "it was trained with attacks of these kinds" in caplog.text
-    with pytest.raises(ExamFailed, match=r"the reward model failed its exam: .*train directly with stage=dpo"):
+    with pytest.raises(
+        RewardValidationFailed, match=r"the reward model failed its validation: .*train directly with stage=dpo"
+    ):
         require_passed(tmp_path / "run/model")
 
 
 def test_no_exam_is_taken_where_none_is_wanted(place, tmp_path):
-    metrics = run(composed(place, "stage.exam=null", "trainer.max_steps=1"), tmp_path / "run")
-    assert "exam" not in metrics and not (tmp_path / "run/model/exam.json").exists()
+    metrics = run(composed(place, "stage.reward_validation=null", "trainer.max_steps=1"), tmp_path / "run")
+    assert "exam" not in metrics and not (tmp_path / "run/model/reward_validation.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -106,7 +111,7 @@ def test_mistakes_are_one_line_before_the_first_step(place, tmp_path, word, mess
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("32-true", torch.float32)])
 def test_the_exam_computes_in_the_precision_of_the_training(place, tmp_path, monkeypatch, precision, dtype):
-    seen, take = [], RewardExam.take
-    monkeypatch.setattr(RewardExam, "take", lambda *a: seen.append(compute_dtype(torch.ones(1))) or take(*a))
+    seen, take = [], RewardValidator.take
+    monkeypatch.setattr(RewardValidator, "take", lambda *a: seen.append(compute_dtype(torch.ones(1))) or take(*a))
     run(composed(place, f"trainer.precision={precision}", "trainer.max_steps=1"), tmp_path / "run")
     assert seen == [dtype]

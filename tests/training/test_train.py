@@ -22,7 +22,7 @@ from lit_llm.errors import UserError
 from lit_llm.runtime.run_folder import RunFolder, unfinished
 from lit_llm.text.tokenizer import load_tokenizer
 from lit_llm.training import trainer
-from lit_llm.training.evaluate_command import Evaluate, reexamine
+from lit_llm.training.evaluate_command import Evaluate, evaluate_again
 from lit_llm.training.launch import launch
 from lit_llm.training.sweep import Leaderboard, objective, only_seeds_differ, table
 from lit_llm.training.train import run
@@ -118,7 +118,7 @@ def test_a_parent_in_bfloat16_gives_a_folder_of_its_type_and_the_scores_are_the_
     assert (settings["dtype"], settings["torch_dtype"]) == (kept, kept)
     assert 'base_model: "elsewhere"\nlicense: "unknown"' in (folder / "README.md").read_text()
     assert (tmp_path / "run" / "adapter").is_dir() == bool(rank)
-    again = reexamine(Evaluate(tmp_path / "run"))
+    again = evaluate_again(Evaluate(tmp_path / "run"))
     before = json.loads((tmp_path / "run" / "metrics.json").read_text())["heldout"]
     for one in again:
         for name, value in one.as_metrics().items():

@@ -1,4 +1,4 @@
-"""What a reward model's exam found, as it is kept in ``exam.json`` in the model's folder."""
+"""What a reward model's validation found, as it is kept in ``reward_validation.json`` in the model's folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lit_llm.evaluation.statistics import Estimate
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.text.attacks import ATTACKS
 
-NAME = "exam.json"
+NAME, OLD_NAME = "reward_validation.json", "exam.json"  # the latter in folders of older runs
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class ExamResult:
+class ValidationResult:
     """``accuracy`` is over pairs, its error clustered by prompt; nan where there was no pair."""
 
     accuracy: Estimate
     floors: Mapping[str, Floor] = field(default_factory=dict)
     probes: Mapping[str, Probe] = field(default_factory=dict)
-    missing: tuple[str, ...] = ()  # why a part could not be taken; fails the exam
+    missing: tuple[str, ...] = ()  # why a part could not be taken; fails the validation
     trained_with_attacks: bool = False  # of the same kinds, made with other strings
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of the ``RewardExam``: PPO examines on by them
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the ``RewardValidator``: PPO validates by them
 
     @property
     def passed(self) -> bool:
@@ -92,16 +92,19 @@ class ExamResult:
         }
 
     def save(self, folder: str | Path) -> Path:
-        """Writes ``folder/exam.json``."""
+        """Writes ``folder/reward_validation.json``."""
         path = Path(folder) / NAME
         write_json(path, self.as_dict())
         return path
 
 
-def read_exam(folder: str | Path) -> dict[str, Any] | None:
-    """The plain values of a folder's ``exam.json``; None where there is none. Raises UserError for another content."""
-    path = Path(folder) / NAME
-    if not path.is_file():
+def read_result(folder: str | Path) -> dict[str, Any] | None:
+    """The plain values of a folder's ``reward_validation.json``; None where there is none.
+
+    Raises UserError for another content.
+    """
+    path = next((Path(folder) / name for name in (NAME, OLD_NAME) if (Path(folder) / name).is_file()), None)
+    if path is None:
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -110,7 +113,7 @@ def read_exam(folder: str | Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):
         well = False
     if not well:
-        raise UserError(f"{path}: not a reward model's exam; train the reward model again to have one written")
+        raise UserError(f"{path}: not a reward model's validation; train the reward model again to have one written")
     return dict(found)
 
 

@@ -1,4 +1,4 @@
-"""The exam of a reward model before a policy learns from it: is it better than no model, and can it be fooled?
+"""Validation of a reward model before a policy learns from it: is it better than no model, and can it be fooled?
 
 Held-out accuracy is set against floors on the same pairs, and attacks (``attacks.py``) against the best-ranked answer
 of each held-out prompt. The same attacks, made of a policy's own answers, are tried again in the middle of PPO.
@@ -21,9 +21,9 @@ from lit_llm.evaluation.score_readers import Reader, RewardReader, Rows
 from lit_llm.evaluation.statistics import Estimate, mean
 from lit_llm.records import Comparison
 from lit_llm.rewards.validation.constant_answer import constant
-from lit_llm.rewards.validation.result import ExamResult, Floor, Probe
+from lit_llm.rewards.validation.result import Floor, Probe, ValidationResult
 from lit_llm.rewards.validation.tfidf import TfidfBradleyTerry
-from lit_llm.text.attacks import ATTACKS, EXAM, Conversation, attacks
+from lit_llm.text.attacks import ATTACKS, VALIDATION, Conversation, attacks
 
 Item = TypeVar("Item")
 NOTHING = Estimate(math.nan, math.nan, 0)
@@ -37,7 +37,7 @@ BY_LENGTH: Mapping[str, Rule] = {
 
 
 @dataclass(frozen=True)
-class RewardExam:
+class RewardValidator:
     """What is asked, and what is enough.
 
     Args:
@@ -79,25 +79,31 @@ class RewardExam:
     def __post_init__(self) -> None:
         for name in ATTACKS:
             if not 0 <= self.limit(name) <= 1:
-                raise UserError(f"stage.exam.limit_{name}: {self.limit(name)}; must be a share from 0 to 1")
+                raise UserError(
+                    f"stage.reward_validation.limit_{name}: {self.limit(name)}; must be a share from 0 to 1"
+                )
         for name in ("doubt", "doubt_midway"):
             if not getattr(self, name) >= 0:
-                raise UserError(f"stage.exam.{name}: {getattr(self, name)}; must be 0 or more")
+                raise UserError(f"stage.reward_validation.{name}: {getattr(self, name)}; must be 0 or more")
         for name in ("max_comparisons", "floor_comparisons", "probe_prompts"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f"stage.exam.{name}: {getattr(self, name)}; must be 1 or more")
+                raise UserError(f"stage.reward_validation.{name}: {getattr(self, name)}; must be 1 or more")
 
     def limit(self, attack: str) -> float:
         """The share of prompts on which an attack may outscore the best answer."""
         return float(getattr(self, f"limit_{attack}"))
 
-    def take(self, reader: Reader, heldout: Sequence[Comparison], training: Sequence[Comparison]) -> ExamResult:
-        """The exam on held-out comparisons; ``training`` is what the reward model and the TF-IDF floor learned from."""
+    def validate(
+        self, reader: Reader, heldout: Sequence[Comparison], training: Sequence[Comparison]
+    ) -> ValidationResult:
+        """Validation on held-out comparisons; ``training`` is what model and TF-IDF floor learned from."""
         drawn = _drawn(heldout, self.max_comparisons, self.seed)
         asked = [one for one in drawn if all(reader.fits(one.prompt, text) for text in one.completions)]
         asked = [one for one in asked if len(set(one.ranks)) > 1]
         if not asked:
-            return ExamResult(NOTHING, missing=("no held-out comparison with a strict pair that fits the context",))
+            return ValidationResult(
+                NOTHING, missing=("no held-out comparison with a strict pair that fits the context",)
+            )
         learned = _drawn([one for one in training if len(set(one.ranks)) > 1], self.floor_comparisons, self.seed)
         rules: dict[str, Rule] = dict(BY_LENGTH)
         if learned:
@@ -107,7 +113,7 @@ class RewardExam:
         accuracy, floors = self._floors(asked, scores, rules, self.doubt)
         best = _drawn(best_answers(asked), self.probe_prompts, self.seed)
         probes = self.probe(reader, [prompt for prompt, _ in best], [text for _, text in best], self.doubt)
-        return ExamResult(
+        return ValidationResult(
             accuracy, floors, probes, () if learned else ("no training comparison for the TF-IDF floor to learn from",)
         )
 
@@ -122,7 +128,7 @@ class RewardExam:
         """Each attack against each prompt's answer. An attack that has room with no prompt is left out."""
         known = rows or [{}] * len(prompts)
         real = reader.scores(prompts, answers, known)
-        made = dict(attacks(prompts, answers, reader.fits, EXAM, self.seed))
+        made = dict(attacks(prompts, answers, reader.fits, VALIDATION, self.seed))
         made["constant"] = constant(reader, prompts, answers, real, known, self.seed)
         found = {}
         for name, texts in made.items():
@@ -159,8 +165,8 @@ class RewardExam:
         completions: Sequence[str],
         gold: Gold | None = None,
         rows: Rows | None = None,
-    ) -> ExamResult:
-        """The exam on a policy's own n answers, in the middle of its training.
+    ) -> ValidationResult:
+        """Validation on a policy's own n answers, in the middle of its training.
 
         Attacks are made of, and set against, the best answer to each prompt: by gold, else by the reward itself. Where
         a prompt has one answer that is a poor one now and then, which the limits and ``doubt_midway`` leave room for.
@@ -179,7 +185,7 @@ class RewardExam:
         real = reader.scores(prompts, completions, rows)
         known = [n for n, score in enumerate(real) if not math.isnan(score)]
         if not known:
-            return ExamResult(NOTHING, missing=("the reward gave none of the answers a number",))
+            return ValidationResult(NOTHING, missing=("the reward gave none of the answers a number",))
         truth = None if gold is None else _given(gold, prompts, completions, rows)
         best = best_of_prompt(prompts, known, real.tolist() if truth is None else truth)
         some = _drawn(best, self.probe_prompts, self.seed)
@@ -187,10 +193,10 @@ class RewardExam:
         probes = self.probe(reader, asked, texts, self.doubt_midway, [rows[n] for n in some])
         pairs = [] if truth is None else ordered_by(truth, prompts, completions, known)
         if not pairs:
-            return ExamResult(NOTHING, {}, probes)
+            return ValidationResult(NOTHING, {}, probes)
         scores = [real[numbers] for _, numbers in pairs]
         accuracy, floors = self._floors([one for one, _ in pairs], scores, BY_LENGTH, self.doubt_midway)
-        return ExamResult(accuracy, floors, probes)
+        return ValidationResult(accuracy, floors, probes)
 
 
 def rerun(
@@ -199,10 +205,10 @@ def rerun(
     completions: Sequence[str],
     gold: Gold | None = None,
     rows: Rows | None = None,
-    exam: RewardExam | None = None,
-) -> ExamResult:
-    """``RewardExam.rerun``, with the usual settings where there is no ``exam``."""
-    return (exam or RewardExam()).rerun(reward, prompts, completions, gold, rows)
+    validator: RewardValidator | None = None,
+) -> ValidationResult:
+    """``RewardValidator.rerun``, with the usual settings where there is no ``validator``."""
+    return (validator or RewardValidator()).rerun(reward, prompts, completions, gold, rows)
 
 
 def _given(

@@ -1,4 +1,4 @@
-"""A reward model's exam, out of the plain values of ``exam.json``, as texts for the report and the model card."""
+"""A reward model's validation, from ``reward_validation.json``, as texts for the report and the model card."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class ExamWords:
+class ValidationTexts:
     passed: bool
     accuracy: str
     floors: tuple[Row, ...]
@@ -30,15 +30,15 @@ class ExamWords:
     training: str
 
 
-def exam_words(exam: Mapping[str, Any]) -> ExamWords:
-    """``exam``: the plain values of an ``ExamResult``. What is missing in them is left out."""
-    trained = bool(exam.get("trained_with_attacks"))
-    return ExamWords(
-        passed=bool(exam["passed"]),
-        accuracy=_estimate(exam.get("accuracy") or {}),
-        floors=tuple(_floors(exam.get("floors") or {})),
-        attacks=tuple(_attacks(exam.get("probes") or {})),
-        reasons=tuple(str(reason) for reason in exam["reasons"]),
+def validation_texts(values: Mapping[str, Any]) -> ValidationTexts:
+    """``values``: the plain values of a ``ValidationResult``. What is missing in them is left out."""
+    trained = bool(values.get("trained_with_attacks"))
+    return ValidationTexts(
+        passed=bool(values["passed"]),
+        accuracy=_estimate(values.get("accuracy") or {}),
+        floors=tuple(_floors(values.get("floors") or {})),
+        attacks=tuple(_attacks(values.get("probes") or {})),
+        reasons=tuple(str(reason) for reason in values["reasons"]),
         training="It was trained with attacks of these kinds, made with other strings."
         if trained
         else "It was not trained with attacks.",

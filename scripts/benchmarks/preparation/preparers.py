@@ -15,7 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 from lit_llm.data.raw_text import RawText
-from lit_llm.text import pieces
+from lit_llm.text import pretokenization
 from lit_llm.text.tokenizer import load_tokenizer
 
 
@@ -65,7 +65,7 @@ class Here(Preparer):
 
 def _forget() -> None:
     """What a process keeps for its next tokenizer: a run has one, and pays for these tables itself."""
-    for table in (pieces._compiled, pieces._ranges, pieces._everything):
+    for table in (pretokenization._compiled, pretokenization._ranges, pretokenization._everything):
         table.cache_clear()
     re.purge()
 

@@ -1,4 +1,4 @@
-"""A reward model that failed its exam is refused in one line, unless it is told to be taken all the same."""
+"""A reward model that failed its validation is refused in one line, unless it is told to be taken all the same."""
 
 import json
 import logging
@@ -7,23 +7,23 @@ import pytest
 
 from lit_llm.errors import UserError
 from lit_llm.evaluation.statistics import Estimate
-from lit_llm.rewards.validation.gate import ExamFailed, require_passed
-from lit_llm.rewards.validation.result import NAME, ExamResult, Probe
+from lit_llm.rewards.validation.gate import RewardValidationFailed, require_passed
+from lit_llm.rewards.validation.result import NAME, Probe, ValidationResult
 
 
 def exam(share):
     probe = Probe(share, 0.03, 200, 0.2, share <= 0.2)
-    return ExamResult(Estimate(0.6, 0.02, 200), {}, {"empty": probe})
+    return ValidationResult(Estimate(0.6, 0.02, 200), {}, {"empty": probe})
 
 
 def test_a_failed_exam_stops_with_the_numbers_in_one_line(tmp_path):
     exam(0.61).save(tmp_path)
-    with pytest.raises(ExamFailed) as caught:
+    with pytest.raises(RewardValidationFailed) as caught:
         require_passed(tmp_path)
     line = str(caught.value)
     assert isinstance(caught.value, UserError) and "\n" not in line and line.startswith(str(tmp_path))
     assert "an empty answer outscores the real answer on 61% of 200 prompts; at most 20% may be" in line
-    assert line.endswith("train directly with stage=dpo instead, or set stage.ignore_exam=true")
+    assert line.endswith("train directly with stage=dpo instead, or set stage.ignore_reward_validation=true")
 
 
 def test_it_can_be_ignored_with_a_warning(tmp_path, caplog):
@@ -47,5 +47,5 @@ def test_without_an_exam_there_is_a_warning(tmp_path, caplog):
 @pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"passed": "yes", "reasons": []})])
 def test_what_is_no_exam_is_named(tmp_path, content):
     (tmp_path / NAME).write_text(content)
-    with pytest.raises(UserError, match=f"{NAME}: not a reward model's exam; train the reward model again"):
+    with pytest.raises(UserError, match=f"{NAME}: not a reward model's validation; train the reward model again"):
         require_passed(tmp_path)

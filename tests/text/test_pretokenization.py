@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, t
 from tokenizers import Tokenizer as Engine
 
 from lit_llm.text import pieces, tokenizer
-from lit_llm.text.pieces import GPT2, LLAMA3, PATTERNS, QWEN2, pieces_of
+from lit_llm.text.pretokenization import GPT2, LLAMA3, PATTERNS, QWEN2, pieces_of
 from lit_llm.text.tokenizer import Tokenizer
 
 CORPUS = [

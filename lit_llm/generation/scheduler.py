@@ -25,7 +25,7 @@ WAIT_EVERY = {"cpu": 1}
 """Steps after which is asked how many rows are still at work. On a GPU, which runs ahead of the host, every eighth."""
 
 
-class Slots:
+class BatchScheduler:
     """N prompts on at most ``batch_size`` rows.
 
     A row decodes its prompt's last token first, so that prompts are read (all but that token) without their logits and

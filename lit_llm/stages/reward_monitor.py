@@ -1,4 +1,4 @@
-"""Whether the reward deserves to be maximised: its exam before a step, and later on the policy's own answers."""
+"""Whether the reward deserves to be maximised: its validation before a step, and later on the policy's own answers."""
 
 from __future__ import annotations
 
@@ -13,65 +13,72 @@ from lit_llm.checkpointing import atomic
 from lit_llm.errors import UserError
 from lit_llm.rewards.folders import folders_of
 from lit_llm.rewards.scoring import Answers
-from lit_llm.rewards.validation.gate import ADVICE, ExamFailed, require_passed
-from lit_llm.rewards.validation.result import NAME, read_exam
-from lit_llm.rewards.validation.validator import RewardExam, rerun
+from lit_llm.rewards.validation.gate import ADVICE, RewardValidationFailed, require_passed
+from lit_llm.rewards.validation.result import NAME, read_result
+from lit_llm.rewards.validation.validator import RewardValidator, rerun
 
 log = logging.getLogger(__name__)
 
 LAST_GOOD = "checkpoints/last_good.ckpt"
 
 
-class RewardWatch:
-    """The exams of a learned reward. A reward without reward models is a rule, which is not examined.
+class RewardMonitor:
+    """Validations of a learned reward. A reward without reward models is a rule, which is not validated.
 
     Args:
         reward, gold: as of ``OnPolicy``.
-        every_n_steps: rollouts between exams on the policy's own answers; None: none on the way.
+        every_n_steps: rollouts between validations on the policy's own answers; None: none on the way.
         ignore: fail without consequence but a warning.
     """
 
     def __init__(self, reward: Any, gold: Any, every_n_steps: int | None, ignore: bool) -> None:
         self.reward, self.gold, self.every_n_steps, self.ignore = reward, gold, every_n_steps, ignore
         self.folders = folders_of(reward)
-        self.exam = exam_of(self.folders)
+        self.validator = validator_of(self.folders)
         self.failed = False
 
     def gate(self) -> None:
-        """Raises ExamFailed where a reward model failed the exam that it was given when it was trained."""
+        """Raises RewardValidationFailed where a reward model failed its validation at the end of its training."""
         for folder in self.folders:
             require_passed(folder, ignore=self.ignore)
 
     def due(self, step: int) -> bool:
-        """Whether the answers of this rollout are an exam: every so often, and the first where there was none yet."""
+        """Whether this rollout's answers validate it: every so often, and the first where there was none yet."""
         if not self.folders:
             return False
         if step == 0:
-            return any(read_exam(folder) is None for folder in self.folders)
+            return any(read_result(folder) is None for folder in self.folders)
         return self.every_n_steps is not None and step % self.every_n_steps == 0
 
-    def examine(self, stage: L.LightningModule, answers: Answers, step: int) -> dict[str, float]:
-        """Takes the exam on these answers where it is due. Returns what is logged of it.
+    def validate(self, stage: L.LightningModule, answers: Answers, step: int) -> dict[str, float]:
+        """Validates the reward on these answers where it is due. Returns what is logged of it.
 
         The weights that a reward passed with are kept; when it fails, the run goes back to them and ends (``failed``).
-        Raises ExamFailed where it fails before anything was learned.
+        Raises RewardValidationFailed where it fails before anything was learned.
         """
         self.failed = False
         if not self.due(step):
             if step == 0 and self.every_n_steps is not None and self.folders:
                 keep(stage.trainer)
             return {}
-        result = rerun(self.reward, answers.prompts, answers.texts, gold=self.gold, rows=answers.rows, exam=self.exam)
-        logged = {"exam/passed": float(result.passed)}
-        logged |= {f"exam/{name}": probe.share for name, probe in result.probes.items()}
+        result = rerun(
+            self.reward, answers.prompts, answers.texts, gold=self.gold, rows=answers.rows, validator=self.validator
+        )
+        logged = {"reward_validation/passed": float(result.passed)}
+        logged |= {f"reward_validation/{name}": probe.share for name, probe in result.probes.items()}
         passed = bool(stage.trainer.strategy.reduce_boolean_decision(result.passed, all=True))
         reasons = "; ".join(result.reasons) or "on another process's answers"
         if passed:
             keep(stage.trainer)
         elif self.ignore:
-            log.warning("rollout %d: the reward fails its exam (%s); stage.ignore_exam=true: going on", step, reasons)
+            log.warning(
+                "rollout %d: the reward fails its validation (%s); stage.ignore_reward_validation=true: going on",
+                step,
+                reasons,
+            )
         elif step == 0:
-            raise ExamFailed(f"{', '.join(self.folders)}: the reward fails its exam on the policy's own answers: "
+            raise RewardValidationFailed(
+                f"{', '.join(self.folders)}: the reward fails its validation on the policy's own answers: "
                              f"{reasons}; {ADVICE}")  # fmt: skip
         else:
             self.failed = True
@@ -79,21 +86,21 @@ class RewardWatch:
         return logged
 
 
-def exam_of(folders: Sequence[str]) -> RewardExam:
-    """The exam that the first examined one of these reward models was given; the usual one where there is none.
+def validator_of(folders: Sequence[str]) -> RewardValidator:
+    """The validation that the first validated one of these reward models was given; the usual one where there is none.
 
-    Raises UserError where its settings in ``exam.json`` are none of an exam.
+    Raises UserError where its settings in ``reward_validation.json`` are none of a validation.
     """
     for folder in folders:
-        settings = (read_exam(folder) or {}).get("settings")
+        settings = (read_result(folder) or {}).get("settings")
         if settings:
             try:
-                return RewardExam(**settings)
+                return RewardValidator(**settings)
             except TypeError as error:
                 raise UserError(
-                    f"{Path(folder) / NAME}: settings: {error}; train the reward model again to have it examined"
+                    f"{Path(folder) / NAME}: settings: {error}; train the reward model again to have it validated"
                 ) from error
-    return RewardExam()
+    return RewardValidator()
 
 
 def keep(trainer: L.Trainer) -> None:
@@ -110,12 +117,12 @@ def go_back(trainer: L.Trainer, stage: L.LightningModule, step: int, reasons: st
         try:
             good = atomic.load(file, stage.device)["state_dict"]
         except UserError as error:
-            wrong = f"; those of the last exam that it passed cannot be read: {error}"
+            wrong = f"; those of the last validation that it passed cannot be read: {error}"
     if trainer.strategy.reduce_boolean_decision(good is not None, all=True):
         assert good is not None
         stage.load_state_dict(good)
-        kept = "the weights of the last exam that it passed are kept"
+        kept = "the weights of the last validation that it passed are kept"
     else:
         kept = f"the weights of now are kept{wrong}"
-    log.warning("the run ends at rollout %d: the reward fails its exam (%s); %s; %s", step, reasons, kept, ADVICE)
+    log.warning("the run ends at rollout %d: the reward fails its validation (%s); %s; %s", step, reasons, kept, ADVICE)
     trainer.should_stop = True

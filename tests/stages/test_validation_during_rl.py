@@ -8,8 +8,8 @@ import torch
 
 from lit_llm.evaluation.statistics import Estimate
 from lit_llm.records import Message, Prompt
-from lit_llm.rewards.validation.gate import ExamFailed
-from lit_llm.rewards.validation.result import ExamResult, Probe
+from lit_llm.rewards.validation.gate import RewardValidationFailed
+from lit_llm.rewards.validation.result import Probe, ValidationResult
 from lit_llm.stages import reward_watch
 from lit_llm.stages.grpo import GRPO
 from lit_llm.stages.ppo import PPO
@@ -28,16 +28,18 @@ class Data(L.LightningDataModule):
 
 
 def made(kind, folder, passed, **options):
-    (folder / "exam.json").write_text(json.dumps({"passed": passed, "reasons": ["fooled"]}), encoding="utf-8")
-    given = {"max_new_tokens": 6, "epochs": 1, "exam_every_n_steps": 2, **parts(), **options}
+    (folder / "reward_validation.json").write_text(
+        json.dumps({"passed": passed, "reasons": ["fooled"]}), encoding="utf-8"
+    )
+    given = {"max_new_tokens": 6, "epochs": 1, "reward_validation_every_n_steps": 2, **parts(), **options}
     return kind(model=tiny_model(), reward=Examined(folder), tokenizer=Words(), **given)
 
 
 @STAGES
 def test_a_reward_that_failed_is_refused_before_any_step_unless_that_is_ignored(kind, tmp_path):
-    with pytest.raises(ExamFailed, match="fooled"):
+    with pytest.raises(RewardValidationFailed, match="fooled"):
         made(kind, tmp_path, False)
-    assert made(kind, tmp_path, False, ignore_exam=True).watch.folders == (str(tmp_path),)
+    assert made(kind, tmp_path, False, ignore_reward_validation=True).watch.folders == (str(tmp_path),)
 
 
 @STAGES
@@ -47,7 +49,7 @@ def test_a_run_that_an_exam_ended_says_so_and_does_not_go_on(kind, tmp_path, mon
     def rerun(reward, prompts, completions, **_):  # noqa: ARG001
         seen.append(len(completions))
         probe = Probe(share[0], 0.01, 8, 0.2, share[0] <= 0.2)
-        return ExamResult(Estimate(0.7, 0.01, 8), {}, {"empty": probe})
+        return ValidationResult(Estimate(0.7, 0.01, 8), {}, {"empty": probe})
 
     def run(resume=None, **options):
         stage = made(kind, tmp_path, True, **options)
@@ -58,14 +60,14 @@ def test_a_run_that_an_exam_ended_says_so_and_does_not_go_on(kind, tmp_path, mon
     monkeypatch.setattr(reward_watch, "rerun", rerun)
     stage, engine = run()
     assert engine.global_step == 2 and stage.ended and seen == [4 * stage.group_size]
-    assert engine.logged_metrics["exam/passed"] == 0
-    assert engine.logged_metrics["exam/empty"].item() == pytest.approx(0.9)
+    assert engine.logged_metrics["reward_validation/passed"] == 0
+    assert engine.logged_metrics["reward_validation/empty"].item() == pytest.approx(0.9)
     engine.save_checkpoint(tmp_path / "end.ckpt")
     again, engine = run(tmp_path / "end.ckpt")
-    assert engine.global_step == 2 and len(seen) == 1 and "an exam of the reward ended this run" in caplog.text
+    assert engine.global_step == 2 and len(seen) == 1 and "a validation of the reward ended this run" in caplog.text
     assert all(
         torch.equal(one, two) for one, two in zip(stage.model.parameters(), again.model.parameters(), strict=True)
     )
     share[0] = 0.1
-    again, engine = run(tmp_path / "end.ckpt", ignore_exam=True)
+    again, engine = run(tmp_path / "end.ckpt", ignore_reward_validation=True)
     assert engine.global_step > 2 and not again.ended

@@ -9,7 +9,7 @@ import torch
 from lit_llm.backbone.config import from_depth
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
-from lit_llm.generation.words import next_words
+from lit_llm.generation.next_words import next_words
 
 TOKENS = [b"<end>", b" a", b"b", b"a", b" ", b".", b" ab", b"a b", b"'", b"\xd9", b"\x82"]
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lit_llm.generation.lines import Lines
+from lit_llm.generation.kv_cache import BatchKVCache
 
-Compute = Callable[[Tensor, Lines], Tensor]
+Compute = Callable[[Tensor, BatchKVCache], Tensor]
 
 
-class Replays:
+class CUDAGraphs:
     """Calls ``compute(tokens, cache) -> logits`` through a recording of it, made anew when the cache's memory moves.
 
     The tokens and the logits have memory of their own, and ``compute`` changes the cache in place, so that a recording
@@ -24,7 +24,7 @@ class Replays:
         self.compute = compute
         self._memory: tuple[int, ...] = ()
 
-    def __call__(self, tokens: Tensor, cache: Lines) -> Tensor:
+    def __call__(self, tokens: Tensor, cache: BatchKVCache) -> Tensor:
         tensors = (*cache.memory, cache.lengths)
         memory = (cache.capacity, *(tensor.data_ptr() for tensor in tensors))
         if memory != self._memory:
@@ -36,7 +36,7 @@ class Replays:
         self._replay()
         return self._logits
 
-    def _warm_up(self, cache: Lines) -> None:
+    def _warm_up(self, cache: BatchKVCache) -> None:
         """One call that leaves nothing behind: what libraries set up at a first call cannot be recorded. The slot that
         it writes is written again."""
         lengths = cache.lengths.clone()

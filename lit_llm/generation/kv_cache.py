@@ -18,7 +18,7 @@ as large as what is looked at (the same layer from the first 160 of 256 slots: 2
 matter more."""
 
 
-class Lines:
+class BatchKVCache:
     """Slots for up to ``limit`` tokens in each of B rows; a token's slot is its index in its row.
 
     ``memory[layer]``: (2, B * H_kv, capacity, head_dim), keys and values, a row's heads side by side; ``capacity``

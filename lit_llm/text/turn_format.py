@@ -13,7 +13,7 @@ _QUESTION, _ANSWER = "q7x", "a7y"
 
 
 @dataclass(frozen=True)
-class Habits:
+class TurnFormat:
     """What holds for short conversations; each conversation is checked for itself (``turns.py``).
 
     ``generation_prompt`` invites the assistant; ``unwritten_prompt`` is that text where the template itself ignores
@@ -32,7 +32,7 @@ class Habits:
     inside: re.Pattern[str]
 
     @classmethod
-    def of(cls, template: Template, tokenizer: Encoder) -> Habits:
+    def of(cls, template: Template, tokenizer: Encoder) -> TurnFormat:
         """Raises UserError for a template that fails on the simplest conversation, or leaves its answer out."""
         before: tuple[Message, ...] = ()
 

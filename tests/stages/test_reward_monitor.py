@@ -1,4 +1,4 @@
-"""A reward that fails its exam: refused at the start, and a run's end with the last good weights in the middle."""
+"""A reward that fails its validation: refused at the start; in the middle the run ends with the last good weights."""
 
 import json
 from dataclasses import asdict
@@ -11,9 +11,9 @@ from lit_llm.checkpointing.atomic import AtomicCheckpointIO
 from lit_llm.errors import UserError
 from lit_llm.evaluation.statistics import Estimate
 from lit_llm.records import Message, Prompt
-from lit_llm.rewards.validation.gate import ExamFailed
-from lit_llm.rewards.validation.result import ExamResult, Probe
-from lit_llm.rewards.validation.validator import RewardExam
+from lit_llm.rewards.validation.gate import RewardValidationFailed
+from lit_llm.rewards.validation.result import Probe, ValidationResult
+from lit_llm.rewards.validation.validator import RewardValidator
 from lit_llm.stages import reward_watch
 from lit_llm.stages.ppo import PPO
 from lit_llm.text.attacks import ATTACKS
@@ -31,18 +31,18 @@ class Data(L.LightningDataModule):
 
 def result(share):
     probe = Probe(share, 0.01, 8, 0.2, share <= 0.2)
-    return ExamResult(Estimate(0.7, 0.01, 8), {}, {"empty": probe})
+    return ValidationResult(Estimate(0.7, 0.01, 8), {}, {"empty": probe})
 
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "exam.json").write_text(json.dumps({"passed": True, "reasons": []}), encoding="utf-8")
+    (tmp_path / "reward_validation.json").write_text(json.dumps({"passed": True, "reasons": []}), encoding="utf-8")
     return tmp_path
 
 
 def trained(folder, steps=6, **options):
     """A run whose reward lies in ``folder``: the trainer after it."""
-    given = {"max_new_tokens": 6, "epochs": 1, "exam_every_n_steps": 2, **options}
+    given = {"max_new_tokens": 6, "epochs": 1, "reward_validation_every_n_steps": 2, **options}
     stage = PPO(model=tiny_model(), reward=Examined(folder), tokenizer=Words(), **parts(1e-2), **given)
     run = trainer(max_steps=steps, max_epochs=-1, default_root_dir=folder, plugins=[AtomicCheckpointIO()])
     run.fit(stage, datamodule=Data())
@@ -50,7 +50,7 @@ def trained(folder, steps=6, **options):
 
 
 def fit(folder, shares, monkeypatch, steps=6, **options):
-    """A run whose exams find these shares, and the policy's weights at the beginning of every exam."""
+    """A run whose validations find these shares, and the policy's weights at the beginning of every exam."""
     weights, left = [], list(shares)
 
     def rerun(reward, prompts, completions, gold=None, rows=None, exam=None):  # noqa: ARG001
@@ -59,7 +59,7 @@ def fit(folder, shares, monkeypatch, steps=6, **options):
         return result(left.pop(0))
 
     monkeypatch.setattr(reward_watch, "rerun", rerun)
-    given = {"max_new_tokens": 6, "epochs": 1, "exam_every_n_steps": 2, **options}
+    given = {"max_new_tokens": 6, "epochs": 1, "reward_validation_every_n_steps": 2, **options}
     stage = PPO(model=tiny_model(), reward=Examined(folder), tokenizer=Words(), **parts(1e-2), **given)
     run = trainer(max_steps=steps, max_epochs=-1, default_root_dir=folder, plugins=[AtomicCheckpointIO()])
     run.fit(stage, datamodule=Data())
@@ -104,35 +104,44 @@ def test_the_first_exam_on_the_way_goes_back_to_the_beginning(folder, monkeypatc
 
 
 def test_an_ignored_exam_warns_and_the_run_goes_on(folder, monkeypatch, caplog):
-    _, run, weights = fit(folder, [0.9, 0.9], monkeypatch, ignore_exam=True)
+    _, run, weights = fit(folder, [0.9, 0.9], monkeypatch, ignore_reward_validation=True)
     assert run.global_step == 6 and len(weights) == 2 and caplog.text.count("going on") == 2
 
 
 def test_a_passed_exam_is_logged(folder, monkeypatch):
     _, run, _ = fit(folder, [0.1], monkeypatch, steps=3)
-    assert run.logged_metrics["exam/passed"] == 1 and run.logged_metrics["exam/empty"].item() == pytest.approx(0.1)
+    assert run.logged_metrics["reward_validation/passed"] == 1 and run.logged_metrics[
+        "reward_validation/empty"
+    ].item() == pytest.approx(0.1)
 
 
 def test_a_model_without_an_exam_takes_one_before_anything_is_learned(tmp_path, monkeypatch):
-    with pytest.raises(ExamFailed, match=r"90% of 8 prompts.*stage=dpo.*stage\.ignore_exam=true"):
-        fit(tmp_path, [0.9], monkeypatch, exam_every_n_steps=None)
-    _, run, weights = fit(tmp_path, [0.1], monkeypatch, steps=3, exam_every_n_steps=None)
+    with pytest.raises(
+        RewardValidationFailed, match=r"90% of 8 prompts.*stage=dpo.*stage\.ignore_reward_validation=true"
+    ):
+        fit(tmp_path, [0.9], monkeypatch, reward_validation_every_n_steps=None)
+    _, run, weights = fit(tmp_path, [0.1], monkeypatch, steps=3, reward_validation_every_n_steps=None)
     assert run.global_step == 3 and len(weights) == 1
 
 
 def test_a_failed_exam_refuses_the_stage_before_anything_is_built(folder):
     found = {"passed": False, "reasons": ["accuracy 0.5 is not above the floor"]}
-    (folder / "exam.json").write_text(json.dumps(found), encoding="utf-8")
+    (folder / "reward_validation.json").write_text(json.dumps(found), encoding="utf-8")
     given = {"model": tiny_model(), "reward": Examined(folder), "tokenizer": Words(), **parts()}
-    with pytest.raises(ExamFailed, match="not above the floor"):
+    with pytest.raises(RewardValidationFailed, match="not above the floor"):
         PPO(**given)
-    assert PPO(**given, ignore_exam=True).watch.folders == (str(folder),)
+    assert PPO(**given, ignore_reward_validation=True).watch.folders == (str(folder),)
 
 
 def test_a_rule_is_not_examined(monkeypatch):
-    monkeypatch.setattr(reward_watch, "rerun", lambda *_, **__: pytest.fail("examined"))
+    monkeypatch.setattr(reward_watch, "rerun", lambda *_, **__: pytest.fail("validated"))
     stage = PPO(
-        model=tiny_model(), reward=LikedShare(), tokenizer=Words(), max_new_tokens=6, exam_every_n_steps=1, **parts()
+        model=tiny_model(),
+        reward=LikedShare(),
+        tokenizer=Words(),
+        max_new_tokens=6,
+        reward_validation_every_n_steps=1,
+        **parts(),
     )
     trainer(max_steps=2, max_epochs=-1).fit(stage, datamodule=Data())
 
@@ -142,13 +151,13 @@ def test_the_exam_on_the_way_has_the_settings_of_the_exam_that_was_passed(folder
     assert trained(folder).global_step == 2 and "outscores the real answer on 50%" in caplog.text
     lenient = {f"limit_{attack}": 1.0 for attack in ATTACKS}
     for settings, steps in ((lenient, 6), (lenient | {"limit_empty": 0.45}, 2)):
-        found = {"passed": True, "reasons": [], "settings": asdict(RewardExam(**settings))}
-        (folder / "exam.json").write_text(json.dumps(found), encoding="utf-8")
+        found = {"passed": True, "reasons": [], "settings": asdict(RewardValidator(**settings))}
+        (folder / "reward_validation.json").write_text(json.dumps(found), encoding="utf-8")
         assert trained(folder).global_step == steps
 
 
 def test_settings_that_no_exam_has_are_named(folder):
     found = {"passed": True, "reasons": [], "settings": {"limit_beauty": 0.1}}
-    (folder / "exam.json").write_text(json.dumps(found), encoding="utf-8")
+    (folder / "reward_validation.json").write_text(json.dumps(found), encoding="utf-8")
     with pytest.raises(UserError, match=r"exam\.json: settings: .*limit_beauty"):
-        reward_watch.exam_of([str(folder)])
+        reward_watch.validator_of([str(folder)])
