@@ -41,7 +41,7 @@ CODE = ["lit_llm.evaluation.best_of_n.measure_best_of_n", "lit_llm.rewards.learn
 def write_best_of_n(config: Mapping[str, Any], folder: Path, models: Any) -> Path | None:
     """best_of_n.json in the pipeline's folder; None, with a line that says why, where it cannot be measured.
 
-    ``models`` are the pipeline's (``closing.Models``).
+    ``models`` are the pipeline's (``final_evaluation.Models``).
     """
     settings = config["best_of_n"]
     if not settings["n"]:

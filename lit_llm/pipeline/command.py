@@ -50,7 +50,7 @@ def run_pipeline(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     tell(cfg)
     started = time.monotonic()
     for number, name in enumerate(chain.steps, 1):
-        take(chain, name, number)
+        run_step(chain, name, number)
     finish(chain, started)
     if cfg.objective in chain.left_out:  # another stage's number would be compared with it
         return {"objective": None, "objective_of": cfg.objective, "seconds": time.monotonic() - started}
@@ -72,7 +72,7 @@ def refuse_the_user_s(folder: Path, names: Iterable[str]) -> None:
 # One step
 
 
-def take(chain: Chain, name: str, number: int) -> None:
+def run_step(chain: Chain, name: str, number: int) -> None:
     """Reuse the step from the cache, or run it; then show it in the pipeline's folder."""
     heading = f"[{number}/{len(chain.steps)}] {name}"
     if (chain.replaced is not None and _left_out(chain, name)) or _lacks(chain, name, heading):
@@ -204,7 +204,7 @@ def _follows_replaced(chain: Chain, name: str) -> bool:
 
 def finish(chain: Chain, started: float) -> None:
     """Ledger, answers, report, and what to do next. ``started``: on the monotonic clock."""
-    from lit_llm.pipeline.final_evaluation import close
+    from lit_llm.pipeline.final_evaluation import evaluate_pipeline
 
     logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells of every event file that ends
     summary = {
@@ -220,7 +220,7 @@ def finish(chain: Chain, started: float) -> None:
     values = schema.plain(chain.cfg)
     if values["win_rate"] is not None:
         write_json(chain.folder / "win_rate.json", of_this_chain(found_win_rate(values["win_rate"]), outputs(chain)))
-    close(values, chain.folder, runs, parents, outputs(chain))
+    evaluate_pipeline(values, chain.folder, runs, parents, outputs(chain))
     log.info("\nThe pipeline took %s", duration(time.monotonic() - started))
 
 

@@ -33,7 +33,7 @@ Parents = Mapping[str, str | None]
 Conversation = tuple[Message, ...]
 
 
-def close(
+def evaluate_pipeline(
     config: Mapping[str, Any],
     folder: Path,
     runs: Mapping[str, Path],
@@ -46,7 +46,7 @@ def close(
     """
     models = Models(runs, outputs)
     if not any(models.prompts()):
-        keep_left_out(config, folder, models, parents)
+        keep_skipped_prompts(config, folder, models, parents)
     if config["ledger"]:
         write_ledger(folder, models, parents)
     write_best_of_n(config, folder, models)
@@ -62,7 +62,7 @@ def close(
     log.info("%s", "\n".join(compared(folder, models, parents)))
 
 
-def keep_left_out(config: Mapping[str, Any], folder: Path, models: Models, parents: Parents) -> None:
+def keep_skipped_prompts(config: Mapping[str, Any], folder: Path, models: Models, parents: Parents) -> None:
     """Held-out prompts of a step that was left out: the other stages answer them all the same."""
     found = skipped_prompts.keep_prompts(config["stages"], folder, models.outputs)
     if found is None:

@@ -23,7 +23,7 @@ FOLDER = "left_out"  # in the pipeline's
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class SkippedStep:
     """A step that is no run, the folder with its ``heldout`` sets and ``config.yaml``, and what it would start from."""
 
     name: str
@@ -31,7 +31,9 @@ class LeftOut:
     parent: str | None
 
 
-def keep_prompts(stages: Mapping[str, Mapping[str, Any]], folder: Path, outputs: Mapping[str, Path]) -> LeftOut | None:
+def keep_prompts(
+    stages: Mapping[str, Mapping[str, Any]], folder: Path, outputs: Mapping[str, Path]
+) -> SkippedStep | None:
     """The first step that was not made and would sample answers, its held-out prompts written into ``folder``.
 
     Scorers and rewards of steps that were not made are done without. None where there is no such step, or it cannot
@@ -53,7 +55,7 @@ def keep_prompts(stages: Mapping[str, Mapping[str, Any]], folder: Path, outputs:
         except UserError as error:  # the chain is done: its report is not lost to data that it did not need
             log.warning("no held-out prompts of %s, which was left out: %s", name, error)
             continue
-        return LeftOut(name, place, begins_from(step))
+        return SkippedStep(name, place, begins_from(step))
     return None
 
 

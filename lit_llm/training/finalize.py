@@ -32,7 +32,7 @@ from lit_llm.training.reward_validation import validate_reward_model
 log = logging.getLogger("lit_llm")
 
 
-def report(parts: Parts, trainer: L.Trainer, folder: RunFolder, before: Metrics, started: float) -> dict[str, Any]:
+def finalize(parts: Parts, trainer: L.Trainer, folder: RunFolder, before: Metrics, started: float) -> dict[str, Any]:
     """Write the model folder, the evaluation, metrics.json, lineage and card. Returns the metrics."""
     metrics = training_metrics(parts, trainer) | {"train_seconds": time.monotonic() - started}
     if parts.cfg.trainer.fast_dev_run or not is_first_process():

@@ -31,7 +31,7 @@ def run(cfg: DictConfig, path: Path) -> dict[str, Any]:
     """The story of a run. Raises UserError for what the user can mend, SystemExit(143) when stopped by SIGTERM."""
     with imports_uncollected():
         from lit_llm.training.build import load
-        from lit_llm.training.finalize import report
+        from lit_llm.training.finalize import finalize
         from lit_llm.training.trainer import build
 
     folder, started = RunFolder(path), time.monotonic()
@@ -40,7 +40,7 @@ def run(cfg: DictConfig, path: Path) -> dict[str, Any]:
         parts = load(cfg, folder.path)
         trainer = build(parts, folder.path)
         before = fit(parts, trainer, folder)
-        return report(parts, trainer, folder, before, started)
+        return finalize(parts, trainer, folder, before, started)
 
 
 def needs_less(cfg: DictConfig) -> str:

@@ -141,7 +141,7 @@ def test_mistakes_are_found_before_anything_runs(word, message):
     assert any(message in finding for finding in findings), findings
 
 
-def test_it_samples_and_scores_in_the_precision_of_the_prompts_own_exam(runs, tmp_path, monkeypatch):
+def test_it_samples_and_scores_in_the_precision_of_the_prompts_own_evaluation(runs, tmp_path, monkeypatch):
     seen, measure = [], best_of_n_control.measure_best_of_n
     spy = lambda *a, **k: seen.append(torch.is_autocast_enabled("cpu")) or measure(*a, **k)  # noqa: E731
     monkeypatch.setattr(best_of_n_control, "measure_best_of_n", spy)

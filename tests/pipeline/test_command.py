@@ -45,7 +45,7 @@ def ran(monkeypatch):
     monkeypatch.setattr("lit_llm.pipeline.command.gc.collect", lambda: 0)
     monkeypatch.setattr("lit_llm.training.command.execute", execute)
     monkeypatch.setattr("lit_llm.pipeline.rankings.collect", collect)
-    monkeypatch.setattr("lit_llm.pipeline.final_evaluation.close", lambda *_: None)
+    monkeypatch.setattr("lit_llm.pipeline.final_evaluation.evaluate_pipeline", lambda *_: None)
     return done
 
 

@@ -156,7 +156,9 @@ def test_a_reward_model_s_exam_is_shown_with_its_limits_and_why_it_failed(pipeli
     page = write_report(pipeline).read_text(encoding="utf-8")
     Tags(page)
     cells = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))
-    assert 'href="#exam"' in page and "Failed. Accuracy 0.663 ± 0.019. It was trained with attacks" in cells
+    assert (
+        'href="#reward-validation"' in page and "Failed. Accuracy 0.663 ± 0.019. It was trained with attacks" in cells
+    )
     assert "longer wins 0.700 ± 0.010 -0.040 ± 0.010 120 only reported" in cells
     assert "shorter wins 0.680 ± 0.017 -0.018 ± 0.017 120 failed" in cells
     assert "the answer to another prompt 40.0 ± 4.5% 35% 120 failed" in cells

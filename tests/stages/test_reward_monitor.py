@@ -50,10 +50,10 @@ def trained(folder, steps=6, **options):
 
 
 def fit(folder, shares, monkeypatch, steps=6, **options):
-    """A run whose validations find these shares, and the policy's weights at the beginning of every exam."""
+    """A run whose validations find these shares, and the policy's weights at the beginning of every validation."""
     weights, left = [], list(shares)
 
-    def rerun(reward, prompts, completions, gold=None, rows=None, exam=None):  # noqa: ARG001
+    def rerun(reward, prompts, completions, gold=None, rows=None, validator=None):  # noqa: ARG001
         assert len(prompts) == len(completions) == len(rows) == 8 and prompts[0][0].content == "question 0"
         weights.append({name: p.detach().clone() for name, p in stage.model.named_parameters()})
         return result(left.pop(0))
@@ -72,7 +72,7 @@ def test_a_reward_that_fails_on_the_way_ends_the_run_with_the_last_good_weights(
     for name, parameter in stage.model.named_parameters():
         assert torch.equal(parameter, weights[0][name])
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    (line,) = [record.message for record in caplog.records if "exam" in record.message]
+    (line,) = [record.message for record in caplog.records if "validation" in record.message]
     assert "90% of 8 prompts" in line and "stage=dpo" in line and "\n" not in line
 
 
@@ -92,7 +92,7 @@ def test_damaged_last_good_weights_are_not_loaded_and_named(folder, monkeypatch,
     assert run.global_step == 4
     for name, parameter in stage.model.named_parameters():
         assert torch.equal(parameter, weights[1][name])
-    (line,) = [record.message for record in caplog.records if "exam" in record.message]
+    (line,) = [record.message for record in caplog.records if "validation" in record.message]
     assert "the weights of now are kept; " in line and "last_good.ckpt: " in line and "\n" not in line
 
 
@@ -159,5 +159,5 @@ def test_the_exam_on_the_way_has_the_settings_of_the_exam_that_was_passed(folder
 def test_settings_that_no_exam_has_are_named(folder):
     found = {"passed": True, "reasons": [], "settings": {"limit_beauty": 0.1}}
     (folder / "reward_validation.json").write_text(json.dumps(found), encoding="utf-8")
-    with pytest.raises(UserError, match=r"exam\.json: settings: .*limit_beauty"):
+    with pytest.raises(UserError, match=r"reward_validation\.json: settings: .*limit_beauty"):
         reward_watch.validator_of([str(folder)])

@@ -1,4 +1,4 @@
-"""The reward's exam, for both stages that learn from their own answers: before the first step, and on the way."""
+"""The validation of the reward, for both stages that learn from their own answers: before the first step, and on the way."""
 
 import json
 

@@ -54,5 +54,5 @@ def test_answers_to_prompts_alone_are_sampled_at_the_temperature_of_the_configur
     monkeypatch.setattr("lit_llm.training.evaluate.evaluate", lambda *_, **how: seen.update(how))
     evaluation = EvaluationConfig(temperature=1.0)
     cfg = OmegaConf.create({"evaluation": evaluation, "trainer": TrainerConfig(precision="32-true"), "stage": {}})
-    Evaluator(cfg, None, torch.device("cpu")).take(None, None, Heldout("some", kind, ()), "some")
+    Evaluator(cfg, None, torch.device("cpu")).evaluate(None, None, Heldout("some", kind, ()), "some")
     assert seen["temperature"] == given

@@ -1,4 +1,4 @@
-"""A reward model's run from its command's configuration: its exam is part of what it leaves, and verified with it."""
+"""A reward model's run from its command's configuration: its validation is part of what it leaves, and verified with it."""
 
 import json
 import random
@@ -59,19 +59,28 @@ def test_the_exam_is_inside_the_model_and_verified_with_it(place, tmp_path):
     ]
     metrics = run(composed(place, *words), tmp_path / "run")
     model = tmp_path / "run/model"
-    exam = json.loads((model / "reward_validation.json").read_text())
-    assert metrics["exam"] == exam == json.loads((tmp_path / "run/metrics.json").read_text())["exam"]
-    assert set(exam["floors"]) == {"shorter_wins", "longer_wins", "tfidf_bradley_terry"} and "empty" in exam["probes"]
-    assert exam["trained_with_attacks"] is False and exam["settings"]["limit_empty"] == 0.3, "what the stage was given"
+    found = json.loads((model / "reward_validation.json").read_text())
+    assert (
+        metrics["reward_validation"]
+        == found
+        == json.loads((tmp_path / "run/metrics.json").read_text())["reward_validation"]
+    )
+    assert set(found["floors"]) == {"shorter_wins", "longer_wins", "tfidf_bradley_terry"} and "empty" in found["probes"]
+    assert found["trained_with_attacks"] is False and found["settings"]["limit_empty"] == 0.3, (
+        "what the stage was given"
+    )
     held = metrics["heldout"]["rankings"]
-    assert exam["accuracy"]["mean"] == pytest.approx(held["accuracy"]["mean"])  # measured twice, in two ways
+    assert found["accuracy"]["mean"] == pytest.approx(held["accuracy"]["mean"])  # measured twice, in two ways
     assert {"accuracy_agreed", "length_correlation", "ece", "brier"} <= set(held)
     assert {"adherence/ann", "adherence/bob", "train/ece"} <= set(metrics["train"])
     assert metrics["counts"]["skipped"]["other_half"] > 0
     assert verify(model)[1] == []
     card = (model / "README.md").read_text()
-    assert "## Exam as a reward" in card and f"| an empty answer | {100 * exam['probes']['empty']['share']:.1f}" in card
-    (model / "reward_validation.json").write_text(json.dumps({**exam, "passed": True, "reasons": []}))
+    assert (
+        "## Validation as a reward" in card
+        and f"| an empty answer | {100 * found['probes']['empty']['share']:.1f}" in card
+    )
+    (model / "reward_validation.json").write_text(json.dumps({**found, "passed": True, "reasons": []}))
     assert any("reward_validation.json" in difference for difference in verify(model)[1])
 
 
@@ -91,7 +100,7 @@ def test_a_model_that_learned_nothing_fails_and_is_refused(place, tmp_path, capl
 
 def test_no_exam_is_taken_where_none_is_wanted(place, tmp_path):
     metrics = run(composed(place, "stage.reward_validation=null", "trainer.max_steps=1"), tmp_path / "run")
-    assert "exam" not in metrics and not (tmp_path / "run/model/reward_validation.json").exists()
+    assert "reward_validation" not in metrics and not (tmp_path / "run/model/reward_validation.json").exists()
 
 
 @pytest.mark.parametrize(

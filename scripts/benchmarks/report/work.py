@@ -24,12 +24,12 @@ BEGIN, END = "<!-- benchmarks: scripts/benchmark.py report writes what is betwee
 
 @dataclass(frozen=True)
 class Settings:
-    """Writes the README's table and plot from the records of all works."""
+    """Writes the table and plot of scripts/benchmarks/README.md from the records of all works."""
 
     records: Annotated[Path, "the folder of the records, and of their page, README.md"] = Path(
         "scripts/benchmarks/records"
     )
-    readme: Annotated[Path, "a file that holds the two marks"] = Path("README.md")
+    readme: Annotated[Path, "a file that holds the two marks"] = Path("scripts/benchmarks/README.md")
     picture: Annotated[Path, "the plot, as SVG; other kinds of machine have theirs beside it"] = Path(
         "scripts/benchmarks/records/ratios.svg"
     )

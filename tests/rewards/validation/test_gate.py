@@ -11,13 +11,13 @@ from lit_llm.rewards.validation.gate import RewardValidationFailed, require_pass
 from lit_llm.rewards.validation.result import NAME, Probe, ValidationResult
 
 
-def exam(share):
+def result(share):
     probe = Probe(share, 0.03, 200, 0.2, share <= 0.2)
     return ValidationResult(Estimate(0.6, 0.02, 200), {}, {"empty": probe})
 
 
 def test_a_failed_exam_stops_with_the_numbers_in_one_line(tmp_path):
-    exam(0.61).save(tmp_path)
+    result(0.61).save(tmp_path)
     with pytest.raises(RewardValidationFailed) as caught:
         require_passed(tmp_path)
     line = str(caught.value)
@@ -27,14 +27,14 @@ def test_a_failed_exam_stops_with_the_numbers_in_one_line(tmp_path):
 
 
 def test_it_can_be_ignored_with_a_warning(tmp_path, caplog):
-    exam(0.61).save(tmp_path)
+    result(0.61).save(tmp_path)
     with caplog.at_level(logging.WARNING):
         require_passed(tmp_path, ignore=True)
     assert "61%" in caplog.text and "going on" in caplog.text
 
 
 def test_a_passed_exam_says_nothing(tmp_path, caplog):
-    exam(0.1).save(tmp_path)
+    result(0.1).save(tmp_path)
     require_passed(tmp_path)
     assert not caplog.text
 

@@ -55,7 +55,7 @@ TRAIN, TEST = comparisons(60), comparisons(40, begin=60, annotators=2)
 
 
 def test_a_good_reward_passes_and_the_result_is_kept(tmp_path):
-    result = RewardValidator().take(Taste(), TEST, TRAIN)
+    result = RewardValidator().validate(Taste(), TEST, TRAIN)
     assert result.passed and result.reasons == []
     assert result.accuracy.mean == 1.0 and result.accuracy.n == 40  # prompts, not comparisons: annotators share them
     assert set(result.floors) == {"shorter_wins", "longer_wins", "tfidf_bradley_terry"}
@@ -72,7 +72,7 @@ def test_a_good_reward_passes_and_the_result_is_kept(tmp_path):
 def test_floors_and_leads_by_hand():
     one = Comparison(prompt(1), ("aaa", "bb", "c"), (1, 2, 3))
     two = Comparison(prompt(2), ("a", "bbbb"), (1, 2))
-    result = RewardValidator().take(Taste(lambda _, text: -ord(text[0]) if text else -999.0), [one, two], TRAIN)
+    result = RewardValidator().validate(Taste(lambda _, text: -ord(text[0]) if text else -999.0), [one, two], TRAIN)
     shorter, longer = result.floors["shorter_wins"], result.floors["longer_wins"]
     assert result.accuracy.mean == 1.0
     assert (shorter.accuracy.mean, longer.accuracy.mean) == (1 / 4, 3 / 4)
@@ -83,17 +83,19 @@ def test_floors_and_leads_by_hand():
 
 
 def test_a_length_rule_is_no_better_than_the_floor_and_fails():
-    result = RewardValidator().take(Taste(lambda _, text: -len(text)), TEST, TRAIN)
+    result = RewardValidator().validate(Taste(lambda _, text: -len(text)), TEST, TRAIN)
     assert not result.passed and not result.floors["shorter_wins"].passed
     assert result.floors["shorter_wins"].lead.mean == 0.0  # a tie is not above
-    tolerant = RewardValidator(min_lead=-0.01).take(Taste(lambda _, text: -len(text)), TEST, TRAIN)
+    tolerant = RewardValidator(min_lead=-0.01).validate(Taste(lambda _, text: -len(text)), TEST, TRAIN)
     assert tolerant.floors["shorter_wins"].passed
 
 
 def test_longer_wins_counts_only_where_it_is_the_stronger_rule():
     def take(ranks, **options):
         pairs = [Comparison(prompt(n), ("long answer", "short"), ranks) for n in range(10)]
-        return RewardValidator(**options).take(Taste(lambda _, text: -len(text)), pairs, TRAIN).floors["longer_wins"]
+        return (
+            RewardValidator(**options).validate(Taste(lambda _, text: -len(text)), pairs, TRAIN).floors["longer_wins"]
+        )
 
     assert (take((2, 1)).counts, take((2, 1)).passed) == (False, True)  # people like it short
     assert (take((1, 2)).counts, take((1, 2)).passed) == (True, False)
@@ -106,7 +108,7 @@ def test_doubt_lets_a_lead_within_its_error_pass():
     pairs = [Comparison(prompt(n), ("aa", "b"), (1, 2) if noise.random() < 0.6 else (2, 1)) for n in range(50)]
     coin = {n: noise.choice([-1.0, 1.0]) for n in range(50)}  # a taste that is right by chance
     unsure = Taste(lambda asked, text: coin[int(asked[0].content.split()[-1][:-1])] * len(text))
-    strict, lenient = (RewardValidator(doubt=doubt).take(unsure, pairs, TRAIN) for doubt in (0.0, 50.0))
+    strict, lenient = (RewardValidator(doubt=doubt).validate(unsure, pairs, TRAIN) for doubt in (0.0, 50.0))
     assert not all(floor.passed for floor in strict.floors.values())
     assert all(floor.passed for floor in lenient.floors.values())
 
@@ -124,12 +126,12 @@ def test_doubt_lets_a_lead_within_its_error_pass():
     ],
 )
 def test_each_attack_finds_its_weakness(attack, weakness):
-    result = RewardValidator().take(Taste(weakness), TEST, TRAIN)
+    result = RewardValidator().validate(Taste(weakness), TEST, TRAIN)
     probe = result.probes[attack]
     assert not probe.passed and probe.share > probe.limit == RewardValidator().limit(attack)
     assert probe.n == (40 if attack != "constant" else 20)
     assert any(f"outscores the real answer on {probe.share:.0%} of {probe.n} prompts" in one for one in result.reasons)
-    assert RewardValidator(**{f"limit_{attack}": 1.0}).take(Taste(weakness), TEST, TRAIN).probes[attack].passed
+    assert RewardValidator(**{f"limit_{attack}": 1.0}).validate(Taste(weakness), TEST, TRAIN).probes[attack].passed
 
 
 def test_the_constant_answer_is_not_chosen_on_what_it_is_tried_on():
@@ -154,11 +156,11 @@ def test_the_constant_answer_is_not_chosen_on_what_it_is_tried_on():
 
 
 def test_without_anything_to_ask_it_fails_and_says_why():
-    nothing = RewardValidator().take(Taste(), [], TRAIN)
+    nothing = RewardValidator().validate(Taste(), [], TRAIN)
     assert not nothing.passed and nothing.reasons == ["no held-out comparison with a strict pair that fits the context"]
     tied = [Comparison(prompt(1), ("a", "b"), (1, 1)), Comparison(prompt(1), ("a", "b" * 500), (1, 2))]
-    assert RewardValidator().take(Taste(), tied, TRAIN).reasons == nothing.reasons
-    untaught = RewardValidator().take(Taste(), TEST, [])
+    assert RewardValidator().validate(Taste(), tied, TRAIN).reasons == nothing.reasons
+    untaught = RewardValidator().validate(Taste(), TEST, [])
     assert untaught.reasons == ["no training comparison for the TF-IDF floor to learn from"]
 
 
@@ -168,7 +170,7 @@ def test_a_reward_model_reads_tokens(reward_model, tokenizer):
     row = tokenizer.encode_prompt(asked) + tokenizer.encode_completion("dog")
     assert reader.fits(asked, "dog") and not ModelReader(reward_model, tokenizer, len(row) - 1).fits(asked, "dog")
     items = [Comparison(asked, ("sat", "log"), (1, 2)), Comparison(asked, ("sat", "x" * 200), (1, 2))]
-    result = RewardValidator().take(reader, items, items)
+    result = RewardValidator().validate(reader, items, items)
     assert result.accuracy.n == 1  # the text beyond the context is not asked
     assert result.probes["empty"].n == 1 and "shuffled" not in result.probes  # there is no other prompt
 
@@ -247,11 +249,11 @@ def test_the_midway_exam_takes_its_own_doubt_and_limits():
         ]
 
     shares = [
-        rerun(likes_empty_of_some, PROMPTS, TEXTS, exam=RewardValidator(limit_empty=0.02, doubt_midway=d))
+        rerun(likes_empty_of_some, PROMPTS, TEXTS, validator=RewardValidator(limit_empty=0.02, doubt_midway=d))
         for d in (0, 9)
     ]
     assert [one.probes["empty"].passed for one in shares] == [False, True]
-    assert rerun(likes_empty_of_some, PROMPTS, TEXTS, exam=RewardValidator(limit_empty=1.0)).probes["empty"].passed
+    assert rerun(likes_empty_of_some, PROMPTS, TEXTS, validator=RewardValidator(limit_empty=1.0)).probes["empty"].passed
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,88 @@
+"""The READMEs: every link leads somewhere, and every command is one that the project takes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lit_llm.config.command_line import check
+from lit_llm.config.entry_points import check_words
+from lit_llm.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("", "lit_llm", "scripts", ".github")
+PAGES = sorted(
+    {page for folder in FOLDERS for page in (ROOT / folder).glob("*.md")}
+    | set((ROOT / "lit_llm").rglob("*.md"))
+    | set((ROOT / "scripts").rglob("*.md"))
+)
+OPTIONS = {  # the keys of the small commands
+    "chat": "lit_llm.generation.chat.ChatOptions",
+    "generate": "lit_llm.generation.command.Generate",
+    "evaluate": "lit_llm.training.evaluate_command.Evaluate",
+    "verify": "lit_llm.lineage.verification.Verify",
+    "rank": "lit_llm.feedback.rank_arguments.Rank",
+}
+_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+_BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def links():
+    for page in PAGES:
+        for target in _LINK.findall(page.read_text(encoding="utf-8")):
+            if not target.startswith(("http:", "https:", "mailto:")):
+                yield pytest.param(page, target, id=f"{page.relative_to(ROOT)}-{target}")
+
+
+def commands():
+    """(page, words) of every command line of ours in a bash block, a line that goes on joined."""
+    for page in PAGES:
+        for block in _BLOCK.findall(page.read_text(encoding="utf-8")):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if len(words) > 1 and Path(words[0]).name.startswith("python") and words[1].startswith("scripts/"):
+                    yield pytest.param(page, words[1:], id=f"{page.relative_to(ROOT)}-{' '.join(words[1:])[:90]}")
+
+
+@pytest.mark.parametrize(("page", "target"), list(links()))
+def test_a_link_leads_to_a_file_or_a_heading(page, target):
+    name, _, heading = target.partition("#")
+    place = page.parent / name if name else page
+    assert place.exists(), f"{page.relative_to(ROOT)}: {target}"
+    if heading:
+        titles = re.findall(r"^#+ (.*)$", place.read_text(encoding="utf-8"), re.MULTILINE)
+        assert heading in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize(("page", "words"), list(commands()))
+def test_a_command_is_one_that_the_project_takes(page, words, tmp_path, monkeypatch):
+    """Composed and checked as the command line does before it imports torch; places of the reader's are left open."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf").mkdir()
+    script, *rest = words
+    assert (ROOT / script).is_file(), page
+    name, rest = Path(script).stem, [word for word in rest if word not in ("-m", "--multirun", "--help")]
+    if name in ("train", "pipeline"):
+        if "--config-dir" in rest or "debug=fast_dev_run" in rest:
+            return
+        several = ["--multirun"] if {"-m", "--multirun"} & set(words) else []
+        try:
+            check(name, [*several, *(os.path.expandvars(word) for word in _rewritten(name, rest))])
+        except UserError as error:
+            missing = ("no such", "no model", "not there", "is missing", "cannot be read", "no file", "no config.json")
+            assert all(any(mark in line for mark in missing) for line in str(error).splitlines()), str(error)
+    elif name == "benchmark":
+        if rest:
+            check_words(f"benchmarks.{rest[0]}.work.Settings", rest[1:])
+    else:
+        check_words(OPTIONS[name], rest)
+
+
+def _rewritten(name, words):
+    from lit_llm.config.command_line import rewrite
+
+    return rewrite(name, [word for word in words if not word.startswith("resume=")])
