@@ -1,4 +1,4 @@
-"""The validation of the reward, for both stages that learn from their own answers: before the first step, and on the way."""
+"""Validation of the reward in both stages that learn from their own answers: before the first step, and later."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A reward model's run from its command's configuration: its validation is part of what it leaves, and verified with it."""
+"""A reward model's run from its command's configuration: its validation is kept and verified with it."""
 
 import json
 import random
