@@ -103,3 +103,50 @@ def test_torch_is_no_code_of_the_users_wherever_it_lies(tmp_path):
     """Built from source, or copied without its metadata: nothing says that it was installed."""
     fake = big(tmp_path / "sources", "torch")
     assert reached(fake, own(tmp_path / "work", "torch")) == OWN
+
+
+@pytest.fixture
+def hashed(tmp_path, monkeypatch):
+    """hashed(source): the hash of a module of the user's with this source."""
+    file = tmp_path / "m.py"
+    monkeypatch.setattr(code_hash, "module_file", lambda _: file)
+
+    def of(source):
+        file.write_text(source)
+        code_hash._hash.cache_clear()
+        return code_hash._hash("m")
+
+    yield of
+    code_hash._hash.cache_clear()
+
+
+READ = """
+def f(x):
+    '{doc}'
+    if x < 0:
+        raise UserError(f"{text}: {{x}}") from None
+    log.warning("{text} %s", {logged})
+    return {value}
+"""
+
+
+def test_the_hash_sees_what_is_computed_and_not_what_is_only_read(hashed):
+    usual = {"doc": "Doc.", "text": "wrong", "logged": "x", "value": "x + 1"}
+    first = hashed(READ.format(**usual))
+    assert hashed("# a comment\n" + READ.format(**usual | {"doc": "Other.", "text": "must be 0 or more"})) == first
+    assert hashed(READ.format(**usual | {"value": "x + 2"})) != first
+    assert hashed(READ.format(**usual | {"logged": "g(x)"})) != first, "what is called for a message may do something"
+    assert hashed(READ.format(**usual).replace("x < 0", "x < 1")) != first
+
+
+def test_texts_that_are_computed_with_count(hashed):
+    assert hashed("TEMPLATE = 'a'\n") != hashed("TEMPLATE = 'b'\n")
+    assert hashed("x = f('a')\n") != hashed("x = f('b')\n")
+
+
+def test_rooms_that_check_start_and_show_runs_do_not_count():
+    found = code_hash.code_hashes({"stage": {"_target_": "lit_llm.stages.ppo.PPO"}})
+    assert {"lit_llm.stages.ppo", "lit_llm.objectives.policy", "lit_llm.training.train"} <= set(found)
+    rooms = {name.split(".")[1] for name in found if name.count(".") > 1}
+    assert not {"config", "lineage", "report", "pipeline"} & rooms
+    assert {"stages", "backbone", "objectives", "optim", "runtime", "training", "data", "text"} <= rooms

@@ -283,21 +283,6 @@ def test_the_closure_holds_what_a_stage_imports_and_not_what_only_shows_it():
     assert "lit_llm.training.finalize" in code_hash.code_hashes({})  # what a run measures
 
 
-def test_the_hash_sees_code_and_not_comments(tmp_path, monkeypatch):
-    file = tmp_path / "m.py"
-    monkeypatch.setattr(code_hash, "module_file", lambda _: file)
-
-    def hashed(text: str) -> str:
-        file.write_text(text)
-        code_hash._hash.cache_clear()
-        return code_hash._hash("m")
-
-    first = hashed('"""Doc."""\nx = 1  # one\n')
-    assert hashed('"""Other."""\nx = 1\n') == first
-    assert hashed("x = 2\n") != first
-    code_hash._hash.cache_clear()
-
-
 def test_outputs_are_the_model_without_the_time_of_its_making(tmp_path):
     cache = StageCache(tmp_path)
     hashes = []
