@@ -145,7 +145,8 @@ def test_texts_that_are_computed_with_count(hashed):
 
 
 def test_rooms_that_check_start_and_show_runs_do_not_count():
-    found = code_hash.code_hashes({"stage": {"_target_": "lit_llm.stages.ppo.PPO"}})
+    named = {"stage": "lit_llm.stages.ppo.PPO", "optimizer": "lit_llm.optim.adamw.adamw"}
+    found = code_hash.code_hashes(named)
     assert {"lit_llm.stages.ppo", "lit_llm.objectives.policy", "lit_llm.training.train"} <= set(found)
     rooms = {name.split(".")[1] for name in found if name.count(".") > 1}
     assert not {"config", "lineage", "report", "pipeline"} & rooms
