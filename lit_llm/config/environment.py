@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from lit_llm.config import schema
+from lit_llm.data.projects import is_project
 
 NAMED = re.compile(r"\$\{oc\.env:([^,}]+)")
 MARK = re.compile(r"\$\{oc\.env:([^,}]+)(?:,([^}]*))?\}")
+PASSWORD = re.compile(r"(://[^:/@\s]*:)(?P<inside>.+)(?=@)|([?&]password=)(?P<asked>[^&]+)")  # in a database's URL
 SHORTEST = 6  # characters: shorter values (a number, "cpu", "/") stand in too many other texts
 
 
@@ -35,6 +37,19 @@ def named_by_environment(values: Any) -> Iterator[str]:
         samples = last == "prompts" and "callbacks." in key
         if NAMED.search(text) and (last in WRITTEN or key in WRITTEN_HERE or samples):
             yield f"{key}={text}: would be written in clear; give it as it is, the environment is for what is only read"
+
+
+def passwords_in(values: Any) -> Iterator[str]:
+    """A line for every database whose password a plain configuration holds: it is written into every run's folder."""
+    for key, text in schema.texts(values):
+        found = PASSWORD.search(text) if "://" in text and is_project(text) else None
+        if found is not None and "${oc.env:" not in (found["inside"] or found["asked"]):
+            shown = PASSWORD.sub(lambda one: f"{one[1] or one[3]}***", text)
+            name = {"people.rankings": "rankings"}.get(key, key)
+            yield (
+                f"{name}={shown}: has a password in it, which would be written into every folder; put it into an "
+                "environment variable and write ${oc.env:NAME} in its place"
+            )
 
 
 class Hiding(logging.Filter):

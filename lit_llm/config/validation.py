@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm.config import monitored_metrics, renamed, run_objective, schema, targets
 from lit_llm.config.annotations import fits
-from lit_llm.config.environment import named_by_environment
+from lit_llm.config.environment import named_by_environment, passwords_in
 from lit_llm.config.ranges import out_of_range
 from lit_llm.config.resume_compatibility import change_from
 from lit_llm.config.signatures import Signature, signature
@@ -42,7 +42,7 @@ def validate(cfg: DictConfig) -> None:
         values = schema.plain(cfg)
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key or ''}: {str(error).splitlines()[0]}") from None
-    findings = [*named_by_environment(values), *_not_set(values)] or list(_missing(cfg))
+    findings = [*named_by_environment(values), *passwords_in(values), *_not_set(values)] or list(_missing(cfg))
     if findings:  # what is missing cannot be resolved: the rest is checked when it is there
         raise UserError("\n".join(findings))
     findings = list(dict.fromkeys([*findings_in(values), *_told_by_environment(cfg, values)]))

@@ -412,6 +412,8 @@ def _read_parquet(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa
         import pyarrow.parquet
     except ImportError:
         raise UserError(f"{file}: parquet needs pyarrow; pip install 'lit-llm[parquet]'") from None
+    if Path(file).suffix.lower() in COMPRESSED:
+        raise UserError(f"{file}: a packed parquet file; unpack it first (parquet packs its columns itself)")
     open_bytes(file).close()  # a pointer in place of the file is called one
     try:
         number = 0

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
 from lit_llm.config.environment import real_text
-from lit_llm.config.schema import texts
 from lit_llm.data.projects import is_project
 from lit_llm.data.sources import resolve
 from lit_llm.errors import UserError
 from lit_llm.pipeline.human_feedback import ASK, found_win_rate
 
 PACKAGES = ("sqlalchemy", "argon2", "fastapi")  # of the ranking app
-PASSWORD = re.compile(r"(://[^:/@\s]*:)(?P<inside>.+)(?=@)|([?&]password=)(?P<asked>[^&]+)")
 
 
 def check(values: Mapping[str, Any]) -> None:
     """Raises UserError, before the first step, unless there are rankings where people's are said to be."""
-    refuse_passwords(values)
     path, win_rate = values["people"]["rankings"], values["win_rate"]
     needed = [f"rankings={path}"] if path == ASK or (path is not None and is_project(real_text(path))) else []
     needed += [f"win_rate={win_rate}"] if win_rate is not None else []
@@ -33,21 +29,6 @@ def check(values: Mapping[str, Any]) -> None:
         _check_rankings(path)
     if win_rate is not None:
         found_win_rate(win_rate)
-
-
-def refuse_passwords(values: Mapping[str, Any]) -> None:
-    """A configuration is written into every folder that a pipeline makes: no database's password may be in it."""
-    for key, text in texts(values):
-        if not is_project(text) or "://" not in text:
-            continue
-        found = PASSWORD.search(text)
-        if found is not None and "${oc.env:" not in (found["inside"] or found["asked"]):
-            shown = PASSWORD.sub(lambda one: f"{one[1] or one[3]}***", text)
-            name = {"people.rankings": "rankings"}.get(key, key)
-            raise UserError(
-                f"{name}={shown}: has a password in it, which would be written into every folder; put it into an "
-                "environment variable and write ${oc.env:NAME} in its place"
-            )
 
 
 def _check_rankings(path: str) -> None:

@@ -288,3 +288,9 @@ def test_a_run_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, cap
         command("train", print, ["stage=pretraining", f"hydra.run.dir={tmp_path}/file/run"])
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: hydra.run.dir={tmp_path}/file/run: cannot be made (")
+
+
+def test_a_database_s_password_is_in_no_run_s_configuration(tmp_path):
+    words = [f"init_from={tmp_path}", "stage=reward_modeling"]
+    with pytest.raises(UserError, match=r"data\.path=postgresql://me:\*\*\*@host/team: has a password in it"):
+        check("train", [*words, "data.path=postgresql://me:secret@host/team"])

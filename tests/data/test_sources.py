@@ -354,3 +354,10 @@ def test_the_hub_is_streamed_or_its_package_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     assert [r.value for r in read_rows(["hub:owner/name:part#test"])] == [{"text": "a"}]
     assert asked == [(("owner/name", "part"), {"split": "test", "streaming": True})]
+
+
+def test_a_packed_parquet_file_is_called_one(tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "rows.parquet.gz").write_bytes(gzip.compress(b"PAR1"))
+    with pytest.raises(UserError, match=r"rows\.parquet\.gz: a packed parquet file; unpack it first"):
+        list(read_rows([str(tmp_path / "rows.parquet.gz")]))

@@ -11,10 +11,10 @@ import pytest
 
 from lit_llm.config import schema
 from lit_llm.config.command_line import compose, rewrite
+from lit_llm.config.environment import passwords_in
 from lit_llm.errors import UserError
 from lit_llm.feedback import people
 from lit_llm.pipeline import human_feedback_checks, rankings
-from lit_llm.pipeline.human_feedback_checks import refuse_passwords
 from lit_llm.pipeline.simulated_gold import without_rule
 from tests.small_project import compared, project, rank_one
 
@@ -140,7 +140,8 @@ def test_no_password_is_written_into_folders(chain, tmp_path, ran, url, key):  #
 
 @pytest.mark.parametrize("url", PASSWORDS)
 def test_a_password_of_the_environment_is_none_in_the_configuration(url):
-    refuse_passwords({"people": {"rankings": url.format("${oc.env:TEAM_PASSWORD}")}, "win_rate": "a:b@c.db"})
+    values = {"people": {"rankings": url.format("${oc.env:TEAM_PASSWORD}")}, "win_rate": "a:b@c.db"}
+    assert not list(passwords_in(values))
 
 
 @pytest.mark.parametrize("word", ["people.rankings=ask", "people.rankings=team.db", "win_rate=verdict.db"])
