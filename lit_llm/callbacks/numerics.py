@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 
 from lit_llm.errors import UserError
-from lit_llm.runtime.lightning_loops import is_logging_step, step_ended
+from lit_llm.runtime.lightning_loops import is_logging_step
 
 log = logging.getLogger(__name__)
 
@@ -52,5 +52,5 @@ class Numerics(L.Callback):
         log.warning("%s: %s; update dropped (%d so far)", where, found, self.skipped)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:  # noqa: ARG002
-        if self.skipped and step_ended(trainer) and is_logging_step(trainer):
+        if self.skipped and is_logging_step(trainer):
             pl_module.log("train/skipped_updates", float(self.skipped))

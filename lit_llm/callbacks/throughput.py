@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lit_llm.callbacks.peak import peak_flops
-from lit_llm.runtime.lightning_loops import is_logging_step, is_trial, step_ended
+from lit_llm.records import PromptBatch
+from lit_llm.runtime.lightning_loops import is_logging_step, is_trial
 
 
 class Throughput(L.Callback):
@@ -52,11 +53,12 @@ class Throughput(L.Callback):
         tokens = pl_module.tokens_in(batch)
         self._pending = self._pending + tokens
         config = getattr(pl_module.model, "config", None)
-        # Of shared prompts (branches) fewer tokens are read than the batch holds: the share of the peak is unknown.
-        shared = hasattr(batch, "prompt_lengths")
+        # Of shared prompts (branches) fewer tokens are read than the batch holds, of prompts that are answered more:
+        # the share of the peak is unknown.
+        shared = hasattr(batch, "prompt_lengths") or isinstance(batch, PromptBatch)
         if self.peak and not shared and config is not None and hasattr(config, "flops_per_token"):
             self._flops += batch.input_ids.numel() * config.flops_per_token(batch.input_ids.shape[-1])
-        if not step_ended(trainer) and is_logging_step(trainer):
+        if not is_logging_step(trainer):
             return
         seen = int(self._pending) * self._world_size  # waits for the device, so the time below is the work's
         self._pause()

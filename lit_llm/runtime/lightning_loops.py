@@ -58,9 +58,14 @@ def step_ended(trainer: L.Trainer) -> bool:
     return not trainer.fit_loop._should_accumulate()
 
 
-def is_logging_step(trainer: L.Trainer) -> bool:
+def logs_are_due(trainer: L.Trainer) -> bool:
     """Whether the step at hand is one of every ``log_every_n_steps``."""
     return trainer._logger_connector.should_update_logs
+
+
+def is_logging_step(trainer: L.Trainer) -> bool:
+    """Whether the step that just ended is one of every ``log_every_n_steps``."""
+    return step_ended(trainer) and logs_are_due(trainer)
 
 
 def is_trial(trainer: L.Trainer) -> bool:

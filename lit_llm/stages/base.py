@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lit_llm.backbone.huggingface import save_model
 from lit_llm.backbone.lora import apply_lora, merge_lora, save_adapter
 from lit_llm.errors import UserError
-from lit_llm.runtime.lightning_loops import is_logging_step, is_trial
+from lit_llm.runtime.lightning_loops import is_trial, logs_are_due
 from lit_llm.stages.totals import Totals
 
 PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
@@ -96,6 +96,10 @@ class Stage(L.LightningModule):
         """What is logged, from the sums over a window or a validation set: by default every sum over the count."""
         count = max(totals["count"], 1.0)
         return {name: value / count for name, value in totals.items() if name != "count"}
+
+    def loss_of(self, totals: dict[str, float]) -> float:
+        """The sum over items that ``val/loss`` is the mean of: what training lowers, unless the stage says otherwise."""
+        return totals["loss"]
 
     def tokens_in(self, batch: Any) -> int | Tensor:
         """How many tokens a batch trains on, for tokens/s."""
@@ -196,7 +200,7 @@ class Stage(L.LightningModule):
     def log_training(self, values: dict[str, float]) -> None:
         """Keeps ``train/<name>`` in ``latest`` every step. Lightning's log, 0.4 ms a key, gets it every N steps."""
         self.latest = {name if "/" in name else f"train/{name}": value for name, value in values.items()}
-        if is_logging_step(self.trainer) or is_trial(self.trainer):
+        if logs_are_due(self.trainer) or is_trial(self.trainer):
             self.log_dict(self.latest)
 
     # Validation: one loader per source of text
@@ -220,7 +224,7 @@ class Stage(L.LightningModule):
             sums = totals.reduced()
             if not sums.get("count"):
                 continue
-            loss, count = loss + sums["loss"], count + sums["count"]
+            loss, count = loss + self.loss_of(sums), count + sums["count"]
             self.log_dict({f"val/{name}/{key}": value for key, value in self.derived(sums).items()})
         if count:
             self.log("val/loss", loss / count)

@@ -1,4 +1,4 @@
-"""A rollout made ready for PPO: its completions as dense (B, C) matrices, scored again by any network."""
+"""A rollout made ready for PPO and GRPO: its completions as dense (B, C) matrices, scored again by any network."""
 
 from __future__ import annotations
 

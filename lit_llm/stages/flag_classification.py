@@ -137,8 +137,9 @@ class FlagClassification(Stage):
         for index, name in enumerate(self.validation_names()):
             if index in self._seen:
                 logits, positive = self._gathered(self._seen[index])
-                values = {f"val/{name}/{key}": value for key, value in measures(logits, positive).items()}
-                self.log_dict({key: value for key, value in values.items() if np.isfinite(value)})
+                values = measures(logits, positive)
+                del values["base_rate"]  # it is logged below, by the annotators' weights
+                self.log_dict({f"val/{name}/{key}": value for key, value in values.items() if np.isfinite(value)})
         super().on_validation_epoch_end()
 
     # The threshold

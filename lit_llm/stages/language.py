@@ -60,6 +60,10 @@ class LanguageStage(Stage):
             values["bits_per_byte"] = totals["nll"] / math.log(2) / totals["bytes"]
         return values
 
+    def loss_of(self, totals: dict[str, float]) -> float:
+        """Without the z-loss, as ``loss`` of each set."""
+        return totals["nll"]
+
 
 def token_sizes(tokenizer: Any) -> list[int]:
     """Bytes of text that each token stands for; a control token stands for none."""

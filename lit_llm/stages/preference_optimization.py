@@ -117,7 +117,7 @@ def _sums(pairs: Pairs, losses: PairLosses) -> dict[str, Tensor]:
         "pairs": torch.tensor(len(margins)),
         "rewards/chosen": losses.chosen_rewards.sum(),
         "rewards/rejected": losses.rejected_rewards.sum(),
-        "rewards/accuracies": (margins > 0).sum(),
+        "rewards/accuracies": (margins > 0).sum() + (margins == 0).sum() / 2,
         "rewards/margins": margins.sum(),
         "logps/chosen": pairs.chosen.detach().sum(),
         "logps/rejected": pairs.rejected.detach().sum(),

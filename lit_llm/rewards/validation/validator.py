@@ -1,7 +1,7 @@
 """Validation of a reward model before a policy learns from it: is it better than no model, and can it be fooled?
 
-Held-out accuracy is set against floors on the same pairs, and attacks (``attacks.py``) against the best-ranked answer
-of each held-out prompt. The same attacks, made of a policy's own answers, are tried again in the middle of PPO.
+Held-out accuracy is set against floors on the same pairs, and attacks (``text/attacks.py``) against the best-ranked
+answer of each held-out prompt. The same attacks, made of a policy's own answers, are tried again in the middle of PPO.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class RewardValidator:
         doubt: standard errors of its lead by which the reward model may be below; likewise of the attacks' shares.
             0 takes the numbers as they are, so that a small held-out set is no excuse.
         doubt_midway: the same in the middle of PPO, where one rollout's answers are few and looked at many times.
-        limit_empty ... limit_constant: the share of prompts on which an attack of ``attacks.py`` may outscore the best
-            answer. A coin is at 0.5, and 1 lets it pass. Four are allowed more: a repeated good answer still holds
+        limit_empty ... limit_constant: the share of prompts on which an attack of ``text/attacks.py`` may outscore the
+            best answer. A coin is at 0.5, and 1 lets it pass. Four are allowed more: a repeated good answer still holds
             the answer, and a vague one may suit another prompt as well. ``constant`` is one real answer given to
             every prompt: the one that scores best among half of the prompts, tried on the other half. It may be better
             than most of what a weak model answers, so that a true taste can be above a half too.
