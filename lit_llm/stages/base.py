@@ -98,7 +98,7 @@ class Stage(L.LightningModule):
         return {name: value / count for name, value in totals.items() if name != "count"}
 
     def loss_of(self, totals: dict[str, float]) -> float:
-        """The sum over items that ``val/loss`` is the mean of: what training lowers, unless the stage says otherwise."""
+        """The sum over items whose mean is ``val/loss``: what training lowers, unless the stage says otherwise."""
         return totals["loss"]
 
     def tokens_in(self, batch: Any) -> int | Tensor:
