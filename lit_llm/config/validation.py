@@ -250,7 +250,7 @@ def _reference(value: Any) -> bool:
 
 
 def _check_recomputed(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
-    """What can be known of it before the model is there; ``parts.py`` looks at the model."""
+    """What can be known of it before the model is there; ``training/build.py`` looks at the model."""
     budget, stage, backbone = values["trainer"]["activation_memory_budget"], values["stage"], values["backbone"]
     if budget >= 1 or not isinstance(stage, Mapping) or not isinstance(backbone, Mapping):
         return
