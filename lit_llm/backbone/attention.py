@@ -2,7 +2,7 @@
 
 Who sees whom is written once, in ``visibility.py``; the backends are ways to compute it:
 
-    explicit   softmax(QK' + bias) V with the scores in memory: reading from a cache in half precision on a CPU
+    explicit   softmax(QK' + bias) V with the scores in memory: what the others are held to; chosen nowhere
     blocks     the same without what lies above the diagonal (``query_blocks.py``: short rows on a CPU, in half
                precision or where AVX2 trains) or before a document (``packed_blocks.py``: packed rows of short
                documents there)
@@ -58,8 +58,6 @@ row of 2,048 behind them, whose probabilities are not kept where the documents a
 
 With AVX2 alone, 32 rows of 256, 4 heads of 64, documents of 64, 120 and 200 tokens on average: fp32 packed blocks 113,
 110, 117; blocks 111*, 105*, 108*; sdpa 142, 142, 143.
-
-Decoding one token of 32 rows, 12 query and 4 key heads, 512 slots: bf16 explicit 8.4, sdpa 22.9; fp32 5.2, 4.5.
 """
 
 
@@ -83,36 +81,29 @@ def build_mask(
     dtype: torch.dtype,
     segments: Tensor | None = None,
     window: int | None = None,
-    cached_slots: Tensor | None = None,
-    extent: int = 0,
     backend: Backend | None = None,
     compiled: bool = False,
 ) -> AttentionMask:
     """The mask of one forward over rows of ``length`` tokens.
 
-    ``segments`` (B, T): documents of packed rows, ascending within a row. ``cached_slots`` (B, T) and ``extent``: the
-    tokens are appended to a cache and look at its first ``extent`` slots. ``dtype`` is the queries'. ``backend`` forces
+    ``segments`` (B, T): documents of packed rows, ascending within a row. ``dtype`` is the queries'. ``backend`` forces
     one (the tests compare them). ``compiled``: the layers are. Whether gradients are wanted is torch's to say.
     """
-    if window is not None and window >= max(length, extent):
+    if window is not None and window >= length:
         window = None
     slots = torch.arange(length, device=device)[None]
     packed = None if segments is None else PackedRows(slots, segments, window=window)
     if backend is None:
-        backend = choose_backend(device, dtype, length, packed, window is not None, cached_slots is not None, compiled)
+        backend = choose_backend(device, dtype, length, packed, window is not None, compiled)
     if backend == "flex":
         return AttentionMask("flex", blocks=flex_blocks(length, device, segments, window))
     if backend == "documents" and segments is not None:
         return AttentionMask("documents", bounds=document_bounds(segments, length), window=window)
     if backend == "blocks" and packed is not None and length > _packed_from(_reads_blocks(dtype), compiled):
         return _packed(packed, dtype, compiled)
-    if backend == "sdpa" and segments is None and window is None and cached_slots is None:
+    if backend == "sdpa" and segments is None and window is None:
         return AttentionMask("sdpa")
-    if cached_slots is None:
-        allowed = allowed_pairs(slots, slots, segments, segments, window)
-    else:
-        allowed = allowed_pairs(cached_slots, torch.arange(extent, device=device)[None], window=window)
-    return _dense(backend, allowed, dtype)
+    return _dense(backend, allowed_pairs(slots, slots, segments, segments, window), dtype)
 
 
 def branched_mask(
@@ -158,22 +149,19 @@ def choose_backend(
     length: int,
     packed: PackedRows | None,
     windowed: bool,
-    cached: bool,
     compiled: bool = False,
 ) -> Backend:
     """The backend for rows of ``length`` tokens, as measured: see ``SHORT_ROW``."""
-    if device.type == "cuda" and not cached and (packed is not None or windowed):
+    if device.type == "cuda" and (packed is not None or windowed):
         return "flex"
     if device.type != "cpu":
         return "sdpa"
     in_blocks = _reads_blocks(dtype)
-    if packed is not None and not cached and length > _packed_from(in_blocks, compiled):
+    if packed is not None and length > _packed_from(in_blocks, compiled):
         return "blocks" if _are_short(packed, compiled) else "documents"
     if length > SHORT_ROW or not in_blocks:
         return "sdpa"
-    if not cached:
-        return "blocks"
-    return "sdpa" if dtype == torch.float32 else "explicit"
+    return "blocks"
 
 
 def _reads_blocks(dtype: torch.dtype) -> bool:

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_llm.backbone.attention import AttentionMask, attend
-from lit_llm.backbone.cache import KVCache
 from lit_llm.backbone.config import BackboneConfig, RopeScaling
 from lit_llm.backbone.linear import Linear
 from lit_llm.backbone.norm import RMSNorm
@@ -22,14 +21,6 @@ class Rotation(NamedTuple):
 
     cos: Tensor
     sin: Tensor  # negated in the first half, so that turning takes no negation
-
-
-class CacheSlots(NamedTuple):
-    """Where a forward writes into the cache and how far it looks."""
-
-    cache: KVCache
-    slots: Tensor  # (1, T) int64
-    extent: int
 
 
 class Rotary(nn.Module):
@@ -103,9 +94,9 @@ class _Turn(torch.autograd.Function):
 class Attention(nn.Module):
     """Grouped-query self-attention, with QK-norm where the family has it (Qwen3)."""
 
-    def __init__(self, config: BackboneConfig, layer: int) -> None:
+    def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        self.layer, self.head_dim = layer, config.head_dim
+        self.head_dim = config.head_dim
         queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         bias = bool(config.attention_bias)
         self.q_proj = Linear(config.hidden_size, queries, bias=bias)
@@ -115,15 +106,12 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
 
-    def forward(self, x: Tensor, rotation: Rotation, mask: AttentionMask, cached: CacheSlots | None) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation, mask: AttentionMask) -> Tensor:
         """x: (B, T, D). Returns (B, T, D)."""
         q, k, v = self._heads(self.q_proj(x)), self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = rotate(q.transpose(1, 2), rotation), rotate(k.transpose(1, 2), rotation), v.transpose(1, 2)
-        if cached is not None:
-            k, v = cached.cache.write(self.layer, cached.slots, k, v, cached.extent)
-            k, v = k.to(q.dtype), v.to(q.dtype)
         out: Tensor = self.o_proj(attend(q, k, v, mask).transpose(1, 2).flatten(2))
         return out
 
@@ -148,15 +136,15 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One layer: attention and MLP, each added to what came in, each after a norm (pre-norm)."""
 
-    def __init__(self, config: BackboneConfig, layer: int) -> None:
+    def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        self.self_attn = Attention(config, layer)
+        self.self_attn = Attention(config)
         self.mlp = MLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, rotation: Rotation, mask: AttentionMask, cached: CacheSlots | None) -> Tensor:
-        x = x + self.dropout(self.self_attn(self.input_layernorm(x), rotation, mask, cached))
+    def forward(self, x: Tensor, rotation: Rotation, mask: AttentionMask) -> Tensor:
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x), rotation, mask))
         x = x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
         return x

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_llm.backbone.branches import Branches
-from lit_llm.backbone.cache import KVCache
 from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.transformer import Transformer
 from lit_llm.errors import UserError
@@ -60,11 +59,10 @@ class LanguageModel(nn.Module):
         input_ids: Tensor,
         positions: Tensor | None = None,
         segments: Tensor | None = None,
-        cache: KVCache | None = None,
         branches: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, T, D); arguments as ``Transformer.forward``."""
-        hidden: Tensor = self.backbone(input_ids, positions, segments, cache, branches)
+        hidden: Tensor = self.backbone(input_ids, positions, segments, branches)
         return hidden
 
     def before_completions(self, rows: Branches) -> Tensor:

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lit_llm.backbone.attention import AttentionMask, branched_mask, build_mask
-from lit_llm.backbone.blocks import Block, CacheSlots, Rotary, Rotation
-from lit_llm.backbone.cache import KVCache
+from lit_llm.backbone.blocks import Block, Rotary, Rotation
 from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.norm import RMSNorm, compute_dtype
 
@@ -25,7 +24,7 @@ class Transformer(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
         self.rotary = Rotary(config)
-        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.initialize()
 
@@ -56,31 +55,23 @@ class Transformer(nn.Module):
         input_ids: Tensor,
         positions: Tensor | None = None,
         segments: Tensor | None = None,
-        cache: KVCache | None = None,
         branches: Tensor | None = None,
     ) -> Tensor:
         """Hidden states after the final norm, (B, T, D).
 
         ``input_ids``: (B, T) int64. ``positions``: (B, T), None: counted from 0 in each document. ``segments``: (B, T),
         the documents of packed rows; None: each row is one document (right padding is harmless, attention is causal).
-        With ``cache`` the tokens are appended to what it holds, and count on from there. ``branches`` (B, T), with
-        ``positions`` and ``segments``: completions of one prompt in its row, see ``branches.py``.
+        ``branches`` (B, T), with ``positions`` and ``segments``: completions of one prompt in its row, see
+        ``branches.py``.
         """
-        if cache is not None and segments is not None:
-            raise ValueError("a cache holds one document a row: segments cannot be given with it")
         x = self.dropout(self.embed_tokens(input_ids))
-        cached = None
-        if cache is not None:
-            cached = CacheSlots(cache, cache.slots(input_ids.shape[1]), cache.extent(input_ids.shape[1]))
         if positions is None:
-            positions = cached.slots if cached is not None else default_positions(input_ids, segments)
+            positions = default_positions(input_ids, segments)
         dtype = compute_dtype(x)
         rotation = self.rotary(positions, dtype)
-        mask = self._mask(input_ids, dtype, segments, cached, branches, positions)
+        mask = self._mask(input_ids, dtype, segments, branches, positions)
         for layer in self.layers:
-            x = self._layer(layer, x, rotation, mask, cached)
-        if cache is not None:
-            cache.advance(input_ids.shape[1])
+            x = self._layer(layer, x, rotation, mask)
         hidden: Tensor = self.norm(x)
         return hidden
 
@@ -89,27 +80,21 @@ class Transformer(nn.Module):
         input_ids: Tensor,
         dtype: torch.dtype,
         segments: Tensor | None,
-        cached: CacheSlots | None,
         branches: Tensor | None,
         positions: Tensor,
     ) -> AttentionMask:
-        slots, extent = (None, 0) if cached is None else (cached.slots, cached.extent)
         window, compiled = self.config.sliding_window, self.compiled or torch.compiler.is_compiling()
         if branches is not None and segments is not None:
             return branched_mask(positions, segments, branches, dtype, window, compiled=compiled)
         length, device = input_ids.shape[1], input_ids.device
-        return build_mask(length, device, dtype, segments, window, slots, extent, compiled=compiled)
+        return build_mask(length, device, dtype, segments, window, compiled=compiled)
 
-    def _layer(
-        self, layer: nn.Module, x: Tensor, rotation: Rotation, mask: AttentionMask, cached: CacheSlots | None
-    ) -> Tensor:
-        if self.gradient_checkpointing and torch.is_grad_enabled() and cached is None:
-            x = checkpoint(layer, x, rotation, mask, cached, use_reentrant=False)
-        elif cached is not None and self.compiled:
-            x = layer.forward(x, rotation, mask, cached)  # compiled, each layer's place in the cache is other code
+    def _layer(self, layer: nn.Module, x: Tensor, rotation: Rotation, mask: AttentionMask) -> Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            out: Tensor = checkpoint(layer, x, rotation, mask, use_reentrant=False)
         else:
-            x = layer(x, rotation, mask, cached)
-        return x
+            out = layer(x, rotation, mask)
+        return out
 
 
 def default_positions(input_ids: Tensor, segments: Tensor | None) -> Tensor:

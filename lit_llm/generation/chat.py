@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.generation.command import Device, load, utf8_output
-from lit_llm.generation.streaming import stream, stream_text
+from lit_llm.generation.decoder import Decoder
+from lit_llm.generation.streaming import decoder_of, stream, stream_text
 from lit_llm.records import Message
 from lit_llm.runtime.arguments import run_command
 from lit_llm.text.tokenizer import Tokenizer
@@ -38,14 +39,15 @@ class ChatOptions:
 class Chat:
     """A conversation. ``answer`` streams the next turn and keeps it."""
 
-    model: LanguageModel
+    model: InitVar[LanguageModel | Decoder]
     tokenizer: Tokenizer
     options: ChatOptions
     messages: list[Message] = field(default_factory=list)
     turns: int = 0
     dropped: int = 0  # earliest messages that the context had no room for, at the last answer
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, model: LanguageModel | Decoder) -> None:
+        self.decoder = model if isinstance(model, Decoder) else decoder_of(model)
         self.reset()
 
     def reset(self) -> None:
@@ -66,7 +68,7 @@ class Chat:
         said: list[str] = []
         options = self.options
         ids = stream(
-            self.model,
+            self.decoder,
             prompt,
             max_new_tokens=options.max_new_tokens,
             end_ids=self.tokenizer.end_ids,
@@ -84,7 +86,7 @@ class Chat:
 
     def _fitting_prompt(self) -> list[int]:
         """The conversation's ids, earliest exchanges left out until there is room for an answer."""
-        context = self.model.config.max_positions
+        context = self.decoder.config.max_positions
         room = context - min(self.options.max_new_tokens, context // 4)
         first = 1 if self.options.system else 0
         kept, self.dropped = list(self.messages), 0
@@ -107,7 +109,8 @@ def main() -> None:
 def run(options: ChatOptions) -> None:
     """Reads turns until /quit or the end of the input."""
     utf8_output()
-    chat = Chat(*load(options.model, options.device), options)
+    model, tokenizer = load(options.model, options.device)
+    chat = Chat(decoder_of(model, consume=True), tokenizer, options)
     asked = sys.stdin is not None and sys.stdin.isatty()
     if asked:
         print(HELP)

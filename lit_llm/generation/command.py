@@ -13,7 +13,7 @@ from lit_llm.backbone.huggingface import check_vocabulary, load_language_model
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.generation.next_words import Word, next_words
-from lit_llm.generation.streaming import stream, stream_text
+from lit_llm.generation.streaming import decoder_of, stream, stream_text
 from lit_llm.runtime.arguments import run_command
 from lit_llm.runtime.model_folder import check_model_folder
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
@@ -54,9 +54,10 @@ def run(arguments: Generate) -> None:
         if getattr(arguments, name) < 1:
             raise UserError(f"{name}={getattr(arguments, name)}: must be at least 1")
     prompt = [*tokenizer.beginning, *tokenizer.encode(text)]
+    decoder = decoder_of(model, consume=True)
     for number in range(arguments.samples):
         ids = stream(
-            model,
+            decoder,
             prompt,
             max_new_tokens=arguments.max_new_tokens,
             end_ids=tokenizer.end_ids,

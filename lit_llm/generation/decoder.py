@@ -1,9 +1,11 @@
 """The model as generation runs it: reads prompts packed without padding, then one token of every row at a time.
 
-The plain twin is the model's own forward with a cache; tests compare them. Nothing here takes gradients.
+The plain twin is the model's own forward over the whole row; tests compare them. Nothing here takes gradients.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +27,8 @@ class Decoder:
     Args:
         positions: the most tokens that a row will hold; None: the model's context. Long contexts have large tables.
         rows: at once, as a rule: what the weights are laid out for.
+        consume: give each layer's memory back as soon as it is laid out, so that a large model is never held twice; the
+            model itself is of no use then.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class Decoder:
         cuda_graph: bool = False,
         positions: int | None = None,
         rows: int = 1,
+        consume: bool = False,
     ) -> None:
         weight = model.output_weight.detach()
         self.config, self.device = model.config, weight.device
@@ -41,10 +46,11 @@ class Decoder:
         self.wide = torch.float32 if self.dtype in (torch.bfloat16, torch.float16) else self.dtype
         backbone = model.backbone
         self._replays = CUDAGraphs(self.compute) if cuda_graph else None
-        self.layers: list[LayerWeights] = [
-            layer_weights(layer, self.config, self.dtype, self.wide, rows)  # type: ignore[arg-type]
-            for layer in backbone.layers
-        ]
+        self.layers: list[LayerWeights] = []
+        for layer in backbone.layers:
+            self.layers.append(layer_weights(layer, self.config, self.dtype, self.wide, rows))  # type: ignore[arg-type]
+            for parameter in layer.parameters() if consume else ():
+                parameter.data = parameter.data.new_empty(0)
         self.embedding = backbone.embed_tokens.weight.detach()  # read as it is, as in autocast's forward
         head = weight.to(self.wide) * backbone.norm.weight.detach().to(self.wide)
         self.head = Product(head, None, self.dtype, rows)
@@ -58,6 +64,14 @@ class Decoder:
         size = 2 * self.config.num_layers * rows * self.config.num_kv_heads * self.positions * self.config.head_dim
         dtype = self.wide if self.device.type == "cpu" and size <= SMALL else self.dtype
         return BatchKVCache(self.config, rows, self.positions, dtype, self.device)
+
+    def begin(self, prompt: Sequence[int]) -> tuple[Tensor, BatchKVCache]:
+        """What ``step`` takes: one prompt's last token, (1,), and a cache of one row that holds those before it."""
+        ids = torch.tensor([list(prompt)], device=self.device)
+        cache, row = self.cache(1), torch.zeros(1, dtype=torch.int64, device=self.device)
+        if ids.shape[1] > 1:
+            self.read(ids[:, :-1], row + ids.shape[1] - 1, cache, row, row)
+        return ids[:, -1], cache
 
     def step(self, tokens: Tensor, cache: BatchKVCache) -> Tensor:
         """Appends a token (B,) to every row of ``cache``. Returns the logits of what follows, (B, V)."""

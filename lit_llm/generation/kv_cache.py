@@ -84,7 +84,7 @@ class BatchKVCache:
         self.lengths.mul_(kept)
 
     def keep(self, rows: Tensor) -> None:
-        """Leaves these rows alone, in this order, (R,) int64."""
+        """Leaves these rows alone, in this order, (R,) int64; a row may be taken more than once."""
         lines = self._lines(rows)
         self.lengths = self.lengths[rows]
         self._filled = int(self.lengths.max())

@@ -12,10 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lit_llm.backbone.cache import KVCache
 from lit_llm.backbone.models import LanguageModel
-from lit_llm.backbone.norm import compute_dtype
 from lit_llm.errors import UserError
+from lit_llm.generation.streaming import decoder_of
 from lit_llm.text.tokenizer import Tokenizer
 
 MAX_TOKENS = 16  # of a word
@@ -68,23 +67,22 @@ def _search(
     count: int,
     beams: int,
 ) -> list[Word]:
-    device = model.output_weight.device
-    cache = KVCache(model.config, 1, len(prompt) + MAX_TOKENS, compute_dtype(model.output_weight), device)
+    decoder = decoder_of(model, len(prompt) + MAX_TOKENS)
+    tokens, cache = decoder.begin(prompt)
     paths = [_Path(b"", 0.0)]
     found: dict[str, float] = defaultdict(float)
-    following = torch.tensor([prompt], device=device)
     for _ in range(MAX_TOKENS):
-        logps = torch.log_softmax(model.logits(model(following, cache=cache)[:, -1]).float(), dim=-1).cpu()
+        logps = torch.log_softmax(decoder.step(tokens, cache).float(), dim=-1).cpu()
         ending = logps.exp().masked_fill(continues, 0).sum(-1).tolist()
         for path, share in zip(paths, ending, strict=True):
             if word := _complete(path.spelled):
                 found[word] += math.exp(path.logp) * share
-        paths, rows, tokens = _extend(paths, logps, tokenizer, must_space, beams, found)
+        paths, rows, chosen = _extend(paths, logps, tokenizer, must_space, beams, found)
         best = sorted(found.values(), reverse=True)
         if not paths or (len(best) >= count and max(math.exp(p.logp) for p in paths) < best[count - 1]):
             break  # no unfinished word can reach the list any more
-        cache = cache.select(torch.tensor(rows, device=device))
-        following = torch.tensor(tokens, device=device)[:, None]
+        cache.keep(torch.tensor(rows, device=decoder.device))
+        tokens = torch.tensor(chosen, device=decoder.device)
     ranked = sorted(found.items(), key=lambda item: -item[1])
     return [Word(word, probability) for word, probability in ranked[:count]]
 

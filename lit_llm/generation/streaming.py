@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
-from lit_llm.backbone.cache import KVCache
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.backbone.norm import compute_dtype
 from lit_llm.errors import UserError
 from lit_llm.generation.choice import NOT_FINITE, Choice
+from lit_llm.generation.decoder import Decoder
 from lit_llm.text.tokenizer import Tokenizer
 
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -21,7 +21,7 @@ _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 @torch.no_grad()
 def stream(
-    model: LanguageModel,
+    model: LanguageModel | Decoder,
     prompt: Sequence[int],
     *,
     max_new_tokens: int,
@@ -34,10 +34,10 @@ def stream(
 ) -> Iterator[int]:
     """Yields the ids that follow ``prompt`` as they are chosen, without the end token; stops where the context ends.
 
-    The model should be in eval mode. Raises UserError for an empty prompt or one that fills the context, and
-    for ``max_new_tokens`` below 1, and where logits are no numbers.
+    ``model``: one in eval mode, or a ``Decoder`` made of it, which several streams can share. Raises UserError for an
+    empty prompt or one that fills the context, for ``max_new_tokens`` below 1, and where logits are no numbers.
     """
-    choice, device = Choice(temperature, top_k, top_p), model.output_weight.device
+    choice = Choice(temperature, top_k, top_p)
     room = model.config.max_positions - len(prompt)
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens={max_new_tokens}: must be at least 1")
@@ -48,18 +48,24 @@ def stream(
     limit = min(max_new_tokens, room)
     if generator is None:
         generator = torch.Generator().manual_seed(seed)
-    cache = KVCache(model.config, 1, len(prompt) + limit, compute_dtype(model.output_weight), device)
-    following = torch.tensor([list(prompt)], device=device)
+    decoder = model if isinstance(model, Decoder) else decoder_of(model, len(prompt) + limit)
+    with torch.autocast(decoder.device.type, enabled=False):
+        tokens, cache = decoder.begin(prompt)
     for _ in range(limit):
-        logits = model.logits(model(following, cache=cache)[:, -1])
-        tokens, logps = choice.pick(logits, torch.rand(1, generator=generator).to(device))
+        with torch.autocast(decoder.device.type, enabled=False):
+            logits = decoder.step(tokens, cache)
+        tokens, logps = choice.pick(logits, torch.rand(1, generator=generator).to(decoder.device))
         if not math.isfinite(float(logps)):
             raise UserError(NOT_FINITE)
         token = int(tokens)
         if token in end_ids:
             return
         yield token
-        following = tokens[:, None]
+
+
+def decoder_of(model: LanguageModel, positions: int | None = None, consume: bool = False) -> Decoder:
+    """For one row at a time, in the precision that the model computes in; arguments as ``Decoder``."""
+    return Decoder(model, compute_dtype(model.output_weight), positions=positions, consume=consume)
 
 
 def stream_text(tokenizer: Tokenizer, ids: Iterable[int], before: Sequence[int] = ()) -> Iterator[str]:

@@ -63,17 +63,6 @@ def test_backends_equal_the_boolean_mask(
         assert torch.allclose(attend(q, k, v, mask), expected, atol=1e-5), backend
 
 
-@pytest.mark.parametrize("backend", ["explicit", "sdpa"])
-@pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize("length", [1, 4])
-def test_cached_rows_of_unlike_lengths(backend: Backend, window: int | None, length: int) -> None:
-    q, k, v = random_heads(0, 3, length, 2, extent=10)
-    slots = torch.tensor([0, 5, 2])[:, None] + torch.arange(length)
-    expected = oracle(q, k, v, allowed_pairs(slots, torch.arange(10)[None], window=window))
-    mask = build_mask(length, CPU, q.dtype, None, window, slots, 10, backend)
-    assert torch.allclose(attend(q, k, v, mask), expected, atol=1e-5)
-
-
 def test_the_rule_by_hand() -> None:
     slots, segments = torch.arange(4)[None], torch.tensor([[0, 0, 1, 1]])
     seen = allowed_pairs(slots, slots, segments, segments)[0].int().tolist()
@@ -105,8 +94,8 @@ def test_the_backend_follows_device_dtype_and_length(monkeypatch: pytest.MonkeyP
     short, long = attention.SHORT_ROW, attention.SHORT_ROW + 1
     half, full = torch.bfloat16, torch.float32
     of_one, of_many = (PackedRows(torch.arange(long)[None], torch.arange(long)[None] // n) for n in (long, 40))
-    plain: dict[str, Any] = {"packed": None, "windowed": False, "cached": False}
-    packed, windowed, cached = plain | {"packed": of_many}, plain | {"windowed": True}, plain | {"cached": True}
+    plain: dict[str, Any] = {"packed": None, "windowed": False}
+    packed, windowed = plain | {"packed": of_many}, plain | {"windowed": True}
     assert [choose_backend(CPU, half, n, **plain) for n in (short, long)] == ["blocks", "sdpa"]
     assert [choose_backend(CPU, full, n, **plain) for n in (short, long)] == ["sdpa", "sdpa"]
     assert [choose_backend(CPU, full, n, **packed) for n in (128, 129, long)] == ["sdpa", "blocks", "blocks"]
@@ -115,13 +104,7 @@ def test_the_backend_follows_device_dtype_and_length(monkeypatch: pytest.MonkeyP
     assert dense == [True, False]  # half precision reads all rows at once up to twice the length
     assert choose_backend(CPU, half, long, **packed | {"packed": of_one}) == "documents"
     assert choose_backend(CPU, half, long, **windowed) == "sdpa"
-    assert [choose_backend(CPU, dtype, 1, **cached) for dtype in (half, full)] == ["explicit", "sdpa"]
-    assert [choose_backend(CUDA, half, short, **kind) for kind in (plain, packed, windowed, cached)] == [
-        "sdpa",
-        "flex",
-        "flex",
-        "sdpa",
-    ]
+    assert [choose_backend(CUDA, half, short, **kind) for kind in (plain, packed, windowed)] == ["sdpa", "flex", "flex"]
 
 
 def test_with_avx2_short_rows_of_float32_are_read_in_blocks_where_gradients_are_wanted(
@@ -130,9 +113,8 @@ def test_with_avx2_short_rows_of_float32_are_read_in_blocks_where_gradients_are_
     monkeypatch.setattr(processor, "has_narrow_vectors", lambda: True)
     short, long, full = attention.SHORT_ROW, attention.SHORT_ROW + 1, torch.float32
     documents = torch.arange(256)[None] // 40
-    plain: dict[str, Any] = {"packed": None, "windowed": False, "cached": False}
+    plain: dict[str, Any] = {"packed": None, "windowed": False}
     assert [choose_backend(CPU, full, n, **plain) for n in (64, short, long)] == ["blocks", "blocks", "sdpa"]
-    assert choose_backend(CPU, full, 1, **plain | {"cached": True}) == "sdpa"
     assert choose_backend(CUDA, full, short, **plain) == "sdpa"
     assert build_mask(256, CPU, full, documents).bias is not None and len(
         build_mask(257, CPU, full, documents[:, :1].expand(1, 257)).groups

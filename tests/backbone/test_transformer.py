@@ -11,7 +11,6 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from lit_llm.backbone import attention
-from lit_llm.backbone.cache import KVCache
 from lit_llm.backbone.config import BackboneConfig, from_depth
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.backbone.transformer import default_positions
@@ -56,47 +55,6 @@ def test_padding_on_the_right_is_harmless(model: LanguageModel) -> None:
     tokens = random_tokens(1, 9)
     padded = torch.cat([tokens, torch.zeros(1, 6, dtype=torch.int64)], dim=1)
     assert torch.allclose(model(padded)[:, :9], model(tokens), atol=1e-5)
-
-
-def decode(model: LanguageModel, cache: KVCache, rows: Tensor) -> Tensor:
-    """One token at a time: (B, T) -> hidden (B, T, D)."""
-    return torch.cat([model(rows[:, t : t + 1], cache=cache) for t in range(rows.shape[1])], dim=1)
-
-
-@pytest.mark.parametrize("window", [None, 4])
-@torch.no_grad()
-def test_cached_decoding_is_the_uncached_forward(model: LanguageModel, window: int | None) -> None:
-    """A prompt of eight tokens at once, then six more one by one."""
-    model, tokens = windowed(model, window), random_tokens(3, 14)
-    cache = KVCache(model.config, 3, 16)
-    hidden = torch.cat([model(tokens[:, :8], cache=cache), decode(model, cache, tokens[:, 8:])], dim=1)
-    assert cache.length == 14
-    assert torch.allclose(hidden, model(tokens), atol=1e-5)
-
-
-@torch.no_grad()
-def test_one_prefill_serves_several_completions(model: LanguageModel) -> None:
-    prompts, follow = random_tokens(2, 6), random_tokens(6, 4)
-    cache = KVCache(model.config, 2, 12)
-    model(prompts, cache=cache)
-    hidden = decode(model, cache.select(torch.tensor([0, 0, 0, 1, 1, 1])), follow)
-    expected = model(torch.cat([prompts.repeat_interleave(3, dim=0), follow], dim=1))[:, 6:]
-    assert torch.allclose(hidden, expected, atol=1e-5)
-    reordered = cache.select(torch.tensor([1, 0, 1]))
-    expected = model(torch.cat([prompts[[1, 0, 1]], follow[:3]], dim=1))[:, 6:]
-    assert torch.allclose(decode(model, reordered, follow[:3]), expected, atol=1e-5)
-    assert cache.length == 6  # the copies went on, not the original
-
-
-def test_a_full_cache_refuses_more_tokens(model: LanguageModel) -> None:
-    cache = KVCache(model.config, 2, 8)
-    with pytest.raises(ValueError, match="0 \\+ 9 tokens do not fit a cache of 8"):
-        model(random_tokens(2, 9), cache=cache)
-    model(random_tokens(2, 8), cache=cache)
-    with pytest.raises(ValueError, match="8 \\+ 1 tokens do not fit a cache of 8"):
-        model(random_tokens(2, 1), cache=cache)
-    with pytest.raises(ValueError, match="segments"):
-        model(random_tokens(2, 4), segments=torch.zeros(2, 4, dtype=torch.int64), cache=cache)
 
 
 def test_checkpointing_changes_no_gradient(model: LanguageModel) -> None:
@@ -160,10 +118,6 @@ def test_all_layers_share_one_compilation_and_compute_the_same(packed: bool, tin
             assert (ours - expected).norm() <= 0.03 * expected.norm()
     assert tiny.num_layers > 1 and counter.frame_count == 1
     assert model.backbone.compiled and not copy.deepcopy(model).backbone.compiled
-    cache = KVCache(model.config, 2, 8)
-    with torch.no_grad():
-        assert torch.allclose(model(tokens[:, :4], cache=cache), plain(tokens[:, :4]), atol=1e-4)
-    assert counter.frame_count == 1  # with a cache nothing is
 
 
 def test_initial_scale(tiny: BackboneConfig) -> None:

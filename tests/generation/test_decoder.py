@@ -9,7 +9,7 @@ from lit_llm.backbone.config import RopeScaling, from_depth
 from lit_llm.backbone.lora import adapted, apply_lora, lora_disabled
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
-from lit_llm.generation import replays, sampling, slots
+from lit_llm.generation import cuda_graphs, sampling, scheduler
 from lit_llm.generation.choice import Choice
 from lit_llm.generation.decoder import Decoder
 from lit_llm.generation.sampling import completions, generate
@@ -168,7 +168,7 @@ def test_asking_rarely_how_many_are_done_changes_nothing(monkeypatch):
     model = tiny()
     options = {"max_new_tokens": 30, "end_ids": (1, 2, 3), "seed": 2, "batch_size": 5}
     often = generate(model, prompts(), **options)
-    monkeypatch.setattr(slots, "WAIT_EVERY", {"cpu": 7})
+    monkeypatch.setattr(scheduler, "WAIT_EVERY", {"cpu": 7})
     rarely = generate(model, prompts(), **options)
     assert all(torch.equal(one, other) for one, other in zip(often, rarely, strict=True))
 
@@ -176,13 +176,15 @@ def test_asking_rarely_how_many_are_done_changes_nothing(monkeypatch):
 @torch.no_grad()
 def test_rows_that_all_end_unseen_are_counted(monkeypatch):
     """The last step before nothing is left may be one after which nobody asked."""
-    monkeypatch.setattr(slots, "WAIT_EVERY", {"cpu": 8})
+    monkeypatch.setattr(scheduler, "WAIT_EVERY", {"cpu": 8})
     model = tiny()
     nine = [[5], [6, 7], [8]] * 3
     rollout = generate(model, nine, max_new_tokens=1, end_ids=(), seed=2, batch_size=8)
     assert (rollout.lengths - rollout.prompt_lengths).tolist() == [1] * 9
     rows, lengths = torch.tensor([[5]] * 9), torch.ones(9, dtype=torch.int64)
-    run = slots.BatchScheduler(Decoder(model, positions=2), Choice(), rows, lengths, lengths, torch.rand(9, 1), (), 8)
+    run = scheduler.BatchScheduler(
+        Decoder(model, positions=2), Choice(), rows, lengths, lengths, torch.rand(9, 1), (), 8
+    )
     assert sum(iter(run.step, None)) == 9
 
 
@@ -195,7 +197,7 @@ def test_weights_that_are_no_numbers_are_an_error():
         generate(model, prompts(3), max_new_tokens=2, end_ids=())
 
 
-class Repeated(replays.CUDAGraphs):
+class Repeated(cuda_graphs.CUDAGraphs):
     """A recording without CUDA: the call itself, into memory that stays."""
 
     recorded = 0

@@ -6,7 +6,7 @@ import pytest
 
 from lit_llm.errors import UserError
 from lit_llm.generation.sampling import completions, generate, respond
-from lit_llm.generation.streaming import stream, stream_text
+from lit_llm.generation.streaming import decoder_of, stream, stream_text
 from lit_llm.records import Message
 
 
@@ -65,3 +65,12 @@ def test_respond_answers_each_conversation(small_model, tokenizer):
     assert len(texts) == 4 and all(isinstance(text, str) for text in texts)
     assert texts == respond(small_model, tokenizer, conversations, max_new_tokens=8, samples=2, batch_size=1)
     assert not any("<|im_end|>" in text for text in texts)
+
+
+def test_one_decoder_serves_several_streams_and_need_not_hold_the_model(small_model):
+    options = {"max_new_tokens": 20, "end_ids": (), "seed": 3}
+    fresh = [list(stream(small_model, prompt, **options)) for prompt in ([5, 6], [7])]
+    model = copy.deepcopy(small_model)
+    decoder = decoder_of(model, consume=True)
+    assert not any(parameter.numel() for parameter in model.backbone.layers.parameters())
+    assert [list(stream(decoder, prompt, **options)) for prompt in ([5, 6], [7])] == fresh

@@ -14,7 +14,7 @@ from lit_llm.records import Message, Prompt
 from lit_llm.rewards.validation.gate import RewardValidationFailed
 from lit_llm.rewards.validation.result import Probe, ValidationResult
 from lit_llm.rewards.validation.validator import RewardValidator
-from lit_llm.stages import reward_watch
+from lit_llm.stages import reward_monitor
 from lit_llm.stages.ppo import PPO
 from lit_llm.text.attacks import ATTACKS
 
@@ -58,7 +58,7 @@ def fit(folder, shares, monkeypatch, steps=6, **options):
         weights.append({name: p.detach().clone() for name, p in stage.model.named_parameters()})
         return result(left.pop(0))
 
-    monkeypatch.setattr(reward_watch, "rerun", rerun)
+    monkeypatch.setattr(reward_monitor, "rerun", rerun)
     given = {"max_new_tokens": 6, "epochs": 1, "reward_validation_every_n_steps": 2, **options}
     stage = PPO(model=tiny_model(), reward=Examined(folder), tokenizer=Words(), **parts(1e-2), **given)
     run = trainer(max_steps=steps, max_epochs=-1, default_root_dir=folder, plugins=[AtomicCheckpointIO()])
@@ -81,13 +81,13 @@ def test_damaged_last_good_weights_are_not_loaded_and_named(folder, monkeypatch,
 
     def damaged(trainer):
         kept(trainer)
-        file = folder / reward_watch.LAST_GOOD
+        file = folder / reward_monitor.LAST_GOOD
         content = torch.load(file, weights_only=True)
         next(iter(content["state_dict"].values())).flatten()[0] = 3.0
         torch.save(content, file)
 
-    kept = reward_watch.keep
-    monkeypatch.setattr(reward_watch, "keep", damaged)
+    kept = reward_monitor.keep
+    monkeypatch.setattr(reward_monitor, "keep", damaged)
     stage, run, weights = fit(folder, [0.1, 0.9], monkeypatch)
     assert run.global_step == 4
     for name, parameter in stage.model.named_parameters():
@@ -134,7 +134,7 @@ def test_a_failed_exam_refuses_the_stage_before_anything_is_built(folder):
 
 
 def test_a_rule_is_not_examined(monkeypatch):
-    monkeypatch.setattr(reward_watch, "rerun", lambda *_, **__: pytest.fail("validated"))
+    monkeypatch.setattr(reward_monitor, "rerun", lambda *_, **__: pytest.fail("validated"))
     stage = PPO(
         model=tiny_model(),
         reward=LikedShare(),
@@ -160,4 +160,4 @@ def test_settings_that_no_exam_has_are_named(folder):
     found = {"passed": True, "reasons": [], "settings": {"limit_beauty": 0.1}}
     (folder / "reward_validation.json").write_text(json.dumps(found), encoding="utf-8")
     with pytest.raises(UserError, match=r"reward_validation\.json: settings: .*limit_beauty"):
-        reward_watch.validator_of([str(folder)])
+        reward_monitor.validator_of([str(folder)])

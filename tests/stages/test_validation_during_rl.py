@@ -10,7 +10,7 @@ from lit_llm.evaluation.statistics import Estimate
 from lit_llm.records import Message, Prompt
 from lit_llm.rewards.validation.gate import RewardValidationFailed
 from lit_llm.rewards.validation.result import Probe, ValidationResult
-from lit_llm.stages import reward_watch
+from lit_llm.stages import reward_monitor
 from lit_llm.stages.grpo import GRPO
 from lit_llm.stages.ppo import PPO
 
@@ -57,7 +57,7 @@ def test_a_run_that_an_exam_ended_says_so_and_does_not_go_on(kind, tmp_path, mon
         engine.fit(stage, datamodule=Data(), ckpt_path=resume, weights_only=True)
         return stage, engine
 
-    monkeypatch.setattr(reward_watch, "rerun", rerun)
+    monkeypatch.setattr(reward_monitor, "rerun", rerun)
     stage, engine = run()
     assert engine.global_step == 2 and stage.ended and seen == [4 * stage.group_size]
     assert engine.logged_metrics["reward_validation/passed"] == 0

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Engine
 
-from lit_llm.text import pieces, tokenizer
+from lit_llm.text import pretokenization, tokenizer
 from lit_llm.text.pretokenization import GPT2, LLAMA3, PATTERNS, QWEN2, pieces_of
 from lit_llm.text.tokenizer import Tokenizer
 
@@ -95,7 +95,7 @@ def test_a_tokenizer_turns_to_the_table_without_a_change_of_ids(monkeypatch: pyt
 
 
 def test_the_table_stays_within_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "MOST_PIECES", 3)
+    monkeypatch.setattr(pretokenization, "MOST_PIECES", 3)
     table = pieces_of(ENGINES[QWEN2])
     assert table is not None
     text = "one two three four five " + "long" * 50

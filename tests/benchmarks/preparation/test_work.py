@@ -12,7 +12,7 @@ from benchmarks.preparation.work import Settings, _inputs, _without_start
 from benchmarks.race import Result
 
 from lit_llm.errors import UserError
-from lit_llm.text import pieces
+from lit_llm.text import pretokenization
 from lit_llm.text.bpe import train_bpe
 from lit_llm.text.tokenizer import DOCUMENT_END
 
@@ -65,9 +65,9 @@ def test_what_starting_processes_takes_is_told_apart() -> None:
 
 
 def test_every_call_builds_its_tables_anew(inputs: tuple[Path, Path]) -> None:
-    known = pieces._compiled("a pattern")
+    known = pretokenization._compiled("a pattern")
     Here(*inputs, LENGTH, 1)()
-    assert pieces._compiled("a pattern") is not known
+    assert pretokenization._compiled("a pattern") is not known
 
 
 def test_litgpt_gets_as_many_processes_as_cores(inputs: tuple[Path, Path]) -> None:
