@@ -25,8 +25,8 @@ class Reward:
     """Scores answers to prompts: B conversations and B texts in, B numbers out.
 
     A subclass defines ``__call__``, or ``score_tokens``, or both; all else has a default. One that is a network derives
-    from ``nn.Module`` first, ``class Mine(nn.Module, Reward)``, and defines ``forward``. No default here may have the
-    name of a submodule (``model``): torch finds submodules only where the class has nothing of that name.
+    from ``nn.Module`` first, ``class Mine(nn.Module, Reward)``, and defines ``forward``. Its submodules must not have
+    the names that stand here (``parts``): torch finds a submodule only where the class has nothing of its name.
 
     What a user brings need not derive from it: ``as_reward`` gives it this face.
     """
@@ -44,12 +44,12 @@ class Reward:
     """{name: reward} that ``combine`` makes one score of. Each part reads answers in its own way."""
 
     folders: tuple[str, ...] = ()
-    """Folders of the reward models in it. Their validation is asked for before a policy learns from it; a rule has
+    """Folders of the reward models in it, whose validation is asked for before a policy learns from them; a rule has
     none."""
 
     # What gives scores
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, prompts: Prompts, completions: Sequence[str], *args: Any, **kwargs: Any) -> Any:
         """``reward(prompts, completions)``, with ``rows=`` where ``row_fields`` says so.
 
         Args:
@@ -163,7 +163,7 @@ class Adapted(Reward):
 
     @property
     def folders(self) -> tuple[str, ...]:  # type: ignore[override]
-        if getattr(self.given, "validated", False):  # the validation of a reward model lies in its folder
+        if getattr(self.given, "validated", False):  # says of its one ``folder`` that a validation lies there
             return (str(self.given.folder),)
         return tuple(getattr(self.given, "folders", ()))
 

@@ -148,6 +148,7 @@ def test_what_it_can_read_is_told_by_its_model():
     config = inner.model.config
     reward = as_reward(inner)
     assert reward.contexts() == [(inner.tokenizer, config.max_positions)] and reward.vocab_size == config.vocab_size
+    assert reward.score_models() == []  # a language model gives no score
     inside = WeightedSum({"mine": {"reward": inner}, "rule": {"reward": rules.words}})
     assert inside.contexts() == reward.contexts() and inside.vocab_size is None
 
