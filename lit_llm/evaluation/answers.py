@@ -17,6 +17,7 @@ from lit_llm.backbone.branches import Branches, branches_of
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation import tasks
+from lit_llm.evaluation.reward import Reward, as_reward
 from lit_llm.evaluation.scores import Answer, Measured, Scores, clusters_of, measured
 from lit_llm.generation.sampling import completions, generate
 from lit_llm.objectives.language import token_logps
@@ -83,34 +84,37 @@ def on_prompts(
     heldout: Heldout,
     numbers: list[int],
     ask: Asking,
-    scorers: Mapping[str, Callable[..., Any]],
+    scorers: Mapping[str, Reward | Callable[..., Any]],
     reference: LanguageModel | None = None,
 ) -> Scores:
-    """Sampled answers, scored by ``scorers``: a reward with ``score_tokens`` reads the ids that were sampled, one with
-    ``row_fields`` also the prompts' tags. The mean of a verifier is its success rate; each part of a sum has its own.
-    kl/answer is how far the model is from a ``reference`` (``divergence``).
+    """Sampled answers, scored by ``scorers``, rewards each: one with ``score_tokens`` reads the ids that were sampled,
+    one with ``row_fields`` also the prompts' tags. The mean of a verifier is its success rate; each part of a sum has
+    its own. kl/answer is how far the model is from a ``reference`` (``divergence``).
     """
     conversations = {n: tuple(heldout.items[n].messages) for n in numbers}
     given, lengths, rollout = _answers(model, tokenizer, conversations, ask, PROMPT_TEMPERATURE)
     kept = [answer.number for answer in given]
     items = _shape(given, lengths)
-    for name, scorer in scorers.items():
+    for name, scorer in _rewards(scorers).items():
         values = scored_by(scorer, rollout, [heldout.items[n] for n in kept], [answer.text for answer in given])
-        parts = {f"{name}/{part}": found for part, found in getattr(scorer, "latest", {}).items()}
+        parts = {f"{name}/{part}": found for part, found in scorer.latest.items()}
         for each, found in {name: values, **parts}.items():
-            items[f"score/{each}"] = _verified(each, kept, found, hasattr(scorer, "score_tokens"))
+            items[f"score/{each}"] = _verified(each, kept, found, scorer.reads_tokens)
     temperature = PROMPT_TEMPERATURE if ask.temperature is None else ask.temperature
     if reference is not None and temperature > 0:
         items["kl/answer"] = measured(kept, divergence(model, reference, rollout, temperature, ask.batch_size))
     return Scores(heldout.name, heldout.kind, items, clusters_of(heldout, numbers), answers=tuple(given))
 
 
-def scored_by(scorer: Any, rollout: Rollout, prompts: Sequence[Prompt], texts: Sequence[str]) -> Any:
+def _rewards(scorers: Mapping[str, Reward | Callable[..., Any]]) -> dict[str, Reward]:
+    return {name: as_reward(scorer, f"scorer {name}") for name, scorer in scorers.items()}
+
+
+def scored_by(scorer: Reward, rollout: Rollout, prompts: Sequence[Prompt], texts: Sequence[str]) -> Any:
     """A scorer's scores (B,) of a rollout's answers to prompts (B), read as it asks for them."""
-    if hasattr(scorer, "score_tokens"):
+    if scorer.reads_tokens:
         return scorer.score_tokens(rollout.input_ids, rollout.lengths)
-    tags = {"rows": [prompt.tags for prompt in prompts]} if getattr(scorer, "row_fields", False) else {}
-    return scorer([tuple(prompt.messages) for prompt in prompts], texts, **tags)
+    return scorer.score_texts([tuple(one.messages) for one in prompts], texts, lambda: [one.tags for one in prompts])
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation.answers import PROMPT_TEMPERATURE, scored_by
 from lit_llm.evaluation.overoptimization import fit
+from lit_llm.evaluation.reward import as_reward
 from lit_llm.evaluation.scores import as_plain
 from lit_llm.evaluation.statistics import mean
 from lit_llm.generation.sampling import completions, generate
@@ -115,10 +116,12 @@ def measure_best_of_n(
     )
     texts = [tokenizer.decode(ids) for ids in completions(rollout)]
     asked = [prompts[i] for i in fitting for _ in range(n)]
+    judges = {"proxy": as_reward(proxy, "best_of_n: proxy")}
+    if gold is not None:
+        judges["gold"] = as_reward(gold, "best_of_n: gold")
     scores = {
-        name: _finite(name, scored_by(scorer, rollout, asked, texts)).reshape(len(fitting), n)
-        for name, scorer in (("proxy", proxy), ("gold", gold))
-        if scorer is not None
+        name: _finite(name, scored_by(judge, rollout, asked, texts)).reshape(len(fitting), n)
+        for name, judge in judges.items()
     }
     # Prompts about one function are not independent of each other.
     clusters = [prompts[i].tags.get("function") or str(prompts[i].messages) for i in fitting]

@@ -15,12 +15,13 @@ from torch import nn
 from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation import answers, flags, labels, likelihood, rankings
+from lit_llm.evaluation.reward import Reward
 from lit_llm.evaluation.scores import Scores, clusters_of, measured
 from lit_llm.evaluation.statistics import Estimate, ratio
 from lit_llm.records import Heldout, Message
 from lit_llm.text.tokenizer import Tokenizer
 
-Scorer = Callable[[Sequence[Sequence[Message]], Sequence[str]], Any]
+Scorer = Reward | Callable[[Sequence[Sequence[Message]], Sequence[str]], Any]
 
 
 def can_evaluate(model: nn.Module, heldout: Heldout) -> bool:

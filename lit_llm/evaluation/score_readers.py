@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation.likelihood import reward_scores
+from lit_llm.evaluation.reward import Rows, as_reward
 from lit_llm.text.attacks import REPEATS, Conversation
 from lit_llm.text.tokenizer import Tokenizer
-
-Rows = Sequence[Mapping[str, str]]
 
 
 class Reader(Protocol):
@@ -79,8 +78,9 @@ class RewardReader:
     """Any reward. What it can read is known where a reward model is part of it; else texts are repeated a few times."""
 
     def __init__(self, reward: Any, longest: int | None) -> None:
-        self.reward = reward
-        read = [Sizes(tokenizer, min(context, longest or context)) for tokenizer, context in _contexts(reward)]
+        self.reward = as_reward(reward)
+        contexts = self.reward.contexts()
+        read = [Sizes(tokenizer, min(context, longest or context)) for tokenizer, context in contexts]
         self._sizes = min(read, key=lambda size: size.longest, default=None)
         self._longest_text = math.inf
 
@@ -97,22 +97,8 @@ class RewardReader:
     ) -> NDArray[np.float64]:
         if not texts:
             return np.zeros(0)
-        more = {"rows": list(rows or [{}] * len(prompts))} if _reads_rows(self.reward) else {}
-        found = torch.as_tensor(self.reward(prompts, texts, **more), dtype=torch.float64).cpu().numpy()
+        scores = self.reward.score_texts(prompts, texts, lambda: list(rows or [{}] * len(prompts)))
+        found = torch.as_tensor(scores, dtype=torch.float64).cpu().numpy()
         if found.shape != (len(texts),):
             raise UserError(f"reward: {found.shape} scores for {len(texts)} answers; one each is needed")
         return np.asarray(found, dtype=np.float64)
-
-
-def _reads_rows(reward: Any) -> bool:
-    return bool(getattr(reward, "row_fields", False))
-
-
-def _contexts(reward: Any) -> list[tuple[Tokenizer, int]]:
-    """(tokenizer, context) of every reward model in a reward: itself, members of an ensemble, parts of a sum."""
-    config = getattr(getattr(reward, "model", None), "config", None)
-    found = [(reward.tokenizer, config.max_positions)] if config is not None and hasattr(reward, "tokenizer") else []
-    parts = getattr(reward, "parts", None)
-    inner = list(parts.values()) if isinstance(parts, Mapping) else []
-    inner += list(getattr(reward, "members", ()))
-    return found + [one for part in inner for one in _contexts(part)]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message
+from lit_llm.rewards.base import Reward
 from lit_llm.rewards.learned import LearnedReward
+from lit_llm.text.tokenizer import Tokenizer
 
 How = Literal["mean", "min", "mean_minus_std"]
 
 
-class Ensemble(nn.Module):
+class Ensemble(nn.Module, Reward):
     """Reward models of one tokenizer, their normalised scores joined (Coste et al., arXiv:2310.02743, section 3).
 
     Args:
@@ -39,10 +41,13 @@ class Ensemble(nn.Module):
         for member in self._members()[1:]:
             member.check_tokenizer(self._members()[0].tokenizer)
 
-    def check_tokenizer(self, tokenizer: Any) -> None:
+    def check_tokenizer(self, tokenizer: Tokenizer | None) -> None:
         """Raises UserError unless the policy's tokens mean the same to every member."""
         for member in self._members():
             member.check_tokenizer(tokenizer)
+
+    def contexts(self) -> list[tuple[Tokenizer, int]]:
+        return [one for member in self._members() for one in member.contexts()]
 
     def score_tokens(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Scores (B,) of right-padded rows (B, T), ``lengths`` (B,)."""

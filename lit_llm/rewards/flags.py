@@ -15,11 +15,12 @@ from lit_llm.backbone import huggingface
 from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.records import Message
+from lit_llm.rewards.base import Reward
 from lit_llm.text.score_tokens import scoring_tokenizer
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
 
-class FlagProbability(nn.Module):
+class FlagProbability(nn.Module, Reward):
     """The probability that people flag an answer, by a classifier read from its folder, frozen."""
 
     def __init__(self, folder: str, batch_size: int = 64) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message
+from lit_llm.rewards.base import Reward, as_reward
 
 
-class FunctionReward:
+class FunctionReward(Reward):
     """Calls ``module.function(prompts, completions)``: conversations and texts in, one number each out.
 
     A function with a parameter ``rows`` also gets what the data says of each prompt (its tags), such as the answer to a
@@ -99,6 +100,6 @@ def _told(error: BaseException) -> str:
 
 def _takes_rows(function: Callable[..., Any]) -> bool:
     try:
-        return "rows" in inspect.signature(function).parameters or bool(getattr(function, "row_fields", False))
+        return "rows" in inspect.signature(function).parameters or as_reward(function).row_fields
     except ValueError:
         return False

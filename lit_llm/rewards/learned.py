@@ -1,14 +1,8 @@
-"""Rewards for reinforcement learning: anything that scores completions of prompts.
-
-A reward is a callable ``reward(prompts, completions) -> scores``: ``prompts`` a sequence of conversations,
-``completions`` one text each, one finite number each. Where it also has ``score_tokens(input_ids, lengths) -> (B,)``
-that is used, so that what was sampled is scored as sampled, without being decoded and tokenised again.
-"""
+"""A reward model as a reward: what ``stage=reward_modeling`` trained, read from its folder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +13,13 @@ from lit_llm.backbone.branches import branches_of
 from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.records import Message
+from lit_llm.rewards.base import Reward
 from lit_llm.text.score_tokens import scoring_tokenizer
-from lit_llm.text.tokenizer import load_tokenizer
+from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
 
-class LearnedReward(nn.Module):
+class LearnedReward(nn.Module, Reward):
     """A reward model read from its folder, frozen. Its score is normalised as the folder says."""
-
-    validated = True  # its folder holds the validation that it was given when it was trained
 
     def __init__(self, folder: str, batch_size: int = 64) -> None:
         """``batch_size``: rows scored at once. Raises UserError when the folder holds no reward model."""
@@ -37,10 +30,17 @@ class LearnedReward(nn.Module):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = load_tokenizer(folder)
         huggingface.check_vocabulary(model.config, self.tokenizer.vocab_size, folder)
-        self.folder = folder
+        self.folder, self.folders = folder, (str(folder),)
         self.batch_size = batch_size
 
-    def check_tokenizer(self, tokenizer: Any) -> None:
+    @property
+    def vocab_size(self) -> int:
+        return self.model.config.vocab_size
+
+    def contexts(self) -> list[tuple[Tokenizer, int]]:
+        return [(self.tokenizer, self.model.config.max_positions)]
+
+    def check_tokenizer(self, tokenizer: Tokenizer | None) -> None:
         """Raises UserError unless the policy's tokens mean the same to the reward model."""
         if (
             tokenizer is None

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Sequence
 
 from lit_llm.errors import UserError
-from lit_llm.rewards.verifiers import Prompts
+from lit_llm.rewards.base import Prompts, Reward
 
 WHERE = ("search", "match", "fullmatch")
 STARTING_SECONDS = 30.0  # for a process to start on a machine that is busy
@@ -29,7 +29,7 @@ for text in given["texts"]:
 """
 
 
-class RegularExpression:
+class RegularExpression(Reward):
     """1 where the pattern is found in the answer, else 0; NaN where the search takes longer than ``seconds``.
 
     Args:

@@ -13,6 +13,7 @@ from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.generation.sampling import completions
 from lit_llm.records import Message, Prompt, Rollout
+from lit_llm.rewards.base import Reward, as_reward
 
 
 class Answers:
@@ -48,21 +49,19 @@ class Answers:
 
 
 @torch.no_grad()
-def score(reward: Any, answers: Answers, name: str = "reward") -> Tensor:
+def score(given: Any, answers: Answers, name: str = "reward") -> Tensor:
     """The scores (B,) float32 on the rollout's device; NaN where a reward could not verify an answer.
 
-    A reward of ``parts`` has each scored as that part reads it, then put together by its ``combine``. A reward with
-    ``row_fields = True`` is called with ``rows``. Raises UserError unless there is one number for each answer.
+    A reward of ``parts`` has each scored as that part reads it, then put together by its ``combine``. Raises UserError
+    unless there is one number for each answer.
     """
-    rollout = answers.rollout
-    if hasattr(reward, "parts"):
+    rollout, reward = answers.rollout, as_reward(given, name)
+    if reward.parts:
         scores = reward.combine({part: score(each, answers, f"{name}.{part}") for part, each in reward.parts.items()})
-    elif hasattr(reward, "score_tokens"):
+    elif reward.reads_tokens:
         scores = reward.score_tokens(rollout.input_ids, rollout.lengths)
-    elif getattr(reward, "row_fields", False):
-        scores = reward(answers.prompts, answers.texts, rows=answers.rows)
     else:
-        scores = reward(answers.prompts, answers.texts)
+        scores = reward.score_texts(answers.prompts, answers.texts, lambda: answers.rows)
     try:
         scores = torch.as_tensor(scores, dtype=torch.float32, device=rollout.lengths.device)
     except (TypeError, ValueError) as error:
@@ -79,23 +78,22 @@ def check_finite(scores: Tensor, name: str = "reward") -> None:
         raise UserError(f"{name}: {float(scores[bad])} for answer {bad} of the rollout; must be a finite number")
 
 
-def fitting(reward: Any, model: LanguageModel, tokenizer: Any, name: str = "reward") -> Any:
-    """The reward, if it and all its parts can score this policy's answers; a network is frozen.
+def fitting(given: Any, model: LanguageModel, tokenizer: Any, name: str = "reward") -> Reward:
+    """The reward (``as_reward``), if it and all its parts can score this policy's answers; a network is frozen.
 
     Raises UserError: nothing that can be called, texts needed but no tokenizer, another vocabulary or template.
     """
-    for part, each in getattr(reward, "parts", {}).items():
+    reward = as_reward(given, name)
+    for part, each in reward.parts.items():
         fitting(each, model, tokenizer, f"{name}.parts.{part}")
-    if not callable(reward) and not hasattr(reward, "score_tokens"):
-        raise UserError(f"{name}: {type(reward).__name__} cannot be called; see conf/reward/")
-    if not hasattr(reward, "score_tokens") and not hasattr(reward, "parts") and tokenizer is None:
-        raise UserError(f"{name}: {type(reward).__name__} reads texts, but there is no tokenizer to make them")
-    config = getattr(getattr(reward, "model", None), "config", None)
-    if config is not None and config.vocab_size != model.config.vocab_size:
+    if not reward.reads_tokens and not reward.parts and tokenizer is None:
+        raise UserError(f"{name}: {reward.described()} reads texts, but there is no tokenizer to make them")
+    if reward.vocab_size is not None and reward.vocab_size != model.config.vocab_size:
         raise UserError(
-            f"{name}: the reward model's vocabulary has {config.vocab_size} tokens, the policy's "
+            f"{name}: the reward model's vocabulary has {reward.vocab_size} tokens, the policy's "
             f"{model.config.vocab_size}; train the reward model from the same model"
         )
-    if hasattr(reward, "check_tokenizer"):
-        reward.check_tokenizer(tokenizer)
-    return reward.requires_grad_(False).eval() if isinstance(reward, nn.Module) else reward
+    reward.check_tokenizer(tokenizer)
+    if isinstance(reward, nn.Module):
+        reward.requires_grad_(False).eval()
+    return reward

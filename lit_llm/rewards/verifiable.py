@@ -10,6 +10,7 @@ import numpy as np
 
 from lit_llm.errors import UserError
 from lit_llm.records import Prompt
+from lit_llm.rewards.base import Reward, as_reward
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +20,8 @@ def check_verifiable(reward: Any, prompts: Sequence[Prompt], name: str = "reward
 
     A verifier is asked about empty answers: what it cannot verify then (NaN), it never can.
     """
-    for place, part in _parts(reward, name):
-        if not (hasattr(part, "tag") and getattr(part, "row_fields", False)) or not prompts:
+    for place, part in _parts(as_reward(reward, name), name):
+        if part.tag is None or not part.row_fields or not prompts:
             continue
         rows = [prompt.tags for prompt in prompts]
         scores = np.asarray(part([p.messages for p in prompts], [""] * len(prompts), rows=rows), dtype=np.float64)
@@ -37,7 +38,7 @@ def check_verifiable(reward: Any, prompts: Sequence[Prompt], name: str = "reward
             )
 
 
-def _parts(reward: Any, name: str) -> Iterator[tuple[str, Any]]:
+def _parts(reward: Reward, name: str) -> Iterator[tuple[str, Reward]]:
     yield name, reward
-    for part, each in getattr(reward, "parts", {}).items():
+    for part, each in reward.parts.items():
         yield from _parts(each, f"{name}.parts.{part}.reward")

@@ -11,22 +11,20 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import ClassVar
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message
+from lit_llm.rewards.base import Prompts, Reward, Rows
 from lit_llm.rewards.numbers import last_number, only_number, quantity
 from lit_llm.text.tokenizer import load_tokenizer
 
-Prompts = Sequence[Sequence[Message]]
-Rows = Sequence[Mapping[str, str]]
 MARKER = "####"  # before the final answer in GSM8K (arXiv:2110.14168)
 _EDGES = " \t\r\n.,;:?\"'`*$"
 _EXCLAMATION = re.compile(r"(?<=[^\W\d_]{2})!+$")  # 3! and n! are factorials
 _IN_PARENTHESES = re.compile(r"\(([^()\[\],]*)\)")  # (B), not the pair (1, 2)
 
 
-class ExactAnswer:
+class ExactAnswer(Reward):
     """1 where the final answer is the right one, else 0: GSM8K, MATH and the like.
 
     The final answer is what stands in the last ``\\boxed{}`` or behind the last ``####``, or else the last line. Where
@@ -42,7 +40,8 @@ class ExactAnswer:
         strict: the answer must be marked by ``####`` or ``\\boxed{}``; one that is not gets 0.
     """
 
-    row_fields: ClassVar[bool] = True
+    row_fields = True
+    tag: str
 
     def __init__(self, tag: str = "answer", tolerance: float = 0.0, strict: bool = False) -> None:
         if not tolerance >= 0:
@@ -91,7 +90,7 @@ def _plain(text: str) -> str:
     return " ".join((inside[1].strip(_EDGES) if inside else text).casefold().split())
 
 
-class Length:
+class Length(Reward):
     """1 where the answer is ``least`` to ``most`` long, else 0; nearer is better within ``margin``.
 
     Args:
@@ -138,7 +137,7 @@ class Length:
         return len(text.split()) if self.unit == "words" else len(text)
 
 
-class WordCount:
+class WordCount(Reward):
     """1 where an answer has exactly as many words (between white space) as its prompt asks for, else 0.
 
     Args:
@@ -149,7 +148,8 @@ class WordCount:
             score without it as ``exact``, of the answers scored last.
     """
 
-    row_fields: ClassVar[bool] = True
+    row_fields = True
+    tag: str
 
     def __init__(self, tag: str = "words", pattern: str = r"(\d+) words?\b", partial: bool = False) -> None:
         self.tag, self.partial = tag, partial
@@ -178,7 +178,7 @@ class WordCount:
         return int(told) if told is not None and told.strip().isdecimal() and len(told) < 10 else 0
 
 
-class Format:
+class Format(Reward):
     """The share of what is asked of an answer's form that holds: each text it contains, its template, JSON.
 
     Args:

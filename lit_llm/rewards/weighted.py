@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message
+from lit_llm.rewards.base import Reward, as_reward
 from lit_llm.rewards.folders import folders_of
 
 RESERVED = (
@@ -20,7 +21,7 @@ RESERVED = (
 """Names that a stage logs itself under ``objective/``, and beside them ``pass@1``, ``pass@2``, ..."""
 
 
-class WeightedSum(nn.Module):
+class WeightedSum(nn.Module, Reward):
     """``sum of weight * reward`` over the parts. A part that is NaN for an answer makes the sum NaN.
 
     ``latest`` holds each part's own scores (B,), before its weight, of the answers scored last.
@@ -34,15 +35,11 @@ class WeightedSum(nn.Module):
         if not parts:
             raise UserError("reward.parts: none; give {name: {reward: ..., weight: 1.0}}")
         self.weights = {name: _weight(name, part) for name, part in parts.items()}
-        self.parts = {name: part["reward"] for name, part in parts.items()}
+        self.parts = {name: as_reward(part["reward"], f"reward.parts.{name}") for name, part in parts.items()}
         self.networks = nn.ModuleDict({n: part for n, part in self.parts.items() if isinstance(part, nn.Module)})
-        self.row_fields = any(getattr(part, "row_fields", False) for part in self.parts.values())
+        self.row_fields = any(part.row_fields for part in self.parts.values())
+        self.folders = folders_of(*self.parts.values())  # the reward models' among the parts
         self.latest: dict[str, Tensor] = {}
-
-    @property
-    def folders(self) -> tuple[str, ...]:
-        """The reward models' folders among the parts."""
-        return folders_of(*self.parts.values())
 
     def combine(self, scores: Mapping[str, Tensor]) -> Tensor:
         """The sum (B,) of the parts' scores (B,) each; keeps them as ``latest``."""
@@ -58,8 +55,8 @@ class WeightedSum(nn.Module):
         """Scores (B,) of texts."""
         scores = {}
         for name, part in self.parts.items():
-            extra = {"rows": rows or [{}] * len(completions)} if getattr(part, "row_fields", False) else {}
-            scores[name] = torch.as_tensor(part(prompts, completions, **extra), dtype=torch.float32)
+            found = part.score_texts(prompts, completions, lambda: rows or [{}] * len(completions))
+            scores[name] = torch.as_tensor(found, dtype=torch.float32)
         devices = {each.device for each in scores.values()}
         device = next((each for each in devices if each.type != "cpu"), torch.device("cpu"))
         return self.combine({name: each.to(device) for name, each in scores.items()})

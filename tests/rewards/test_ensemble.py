@@ -45,6 +45,7 @@ def test_members_are_joined_by_the_formula(folders):
     ensemble = Ensemble(folders)
     torch.testing.assert_close(ensemble.score_tokens(ids, lengths), rows.mean(0))
     assert folders_of(ensemble) == tuple(folders)
+    assert [context for _, context in ensemble.contexts()] == [64] * 3 and len(ensemble.score_models()) == 3
 
 
 def test_what_makes_no_ensemble_is_refused(folders, tmp_path):

@@ -39,6 +39,7 @@ def test_texts_and_tokens_have_the_model_s_probability(saved):
     place, model, tokenizer = saved
     scorer = FlagProbability(str(place / "flags"), batch_size=2)
     chat, found = tokenizer.chat, scorer(PROMPTS, ANSWERS)
+    assert scorer.score_models() == [scorer.classifier] and scorer.folders == ()  # no reward model to be validated
     for prompt, answer, probability in zip(PROMPTS, ANSWERS, found.tolist(), strict=True):
         ids = chat.encode_prompt(tokenizer, prompt) + chat.encode_completion(tokenizer, answer)
         with torch.no_grad():

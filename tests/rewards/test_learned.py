@@ -51,6 +51,8 @@ def test_texts_tokens_and_the_model_itself_give_one_score(saved):
             score
         )
     assert not any(parameter.requires_grad for parameter in reward.parameters())
+    assert reward.contexts() == [(reward.tokenizer, 64)] and reward.vocab_size == tokenizer.vocab_size
+    assert reward.score_models() == [reward.model] and reward.folders == (str(folder),) and reward.reads_tokens
 
 
 def test_ppo_takes_it_and_starts_its_values_from_it(saved):

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_llm.evaluation.pair_accuracy import higher
-from lit_llm.evaluation.score_readers import Reader, Rows
+from lit_llm.evaluation.reward import Rows
+from lit_llm.evaluation.score_readers import Reader
 from lit_llm.text.attacks import Conversation
 
 CANDIDATES, ASKED = 8, 32  # of the half that chooses: answers, and prompts that each is tried on

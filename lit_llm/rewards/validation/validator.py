@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from lit_llm.errors import UserError
 from lit_llm.evaluation.pair_accuracy import best_answers, best_of_prompt, compare, higher, ordered_by
-from lit_llm.evaluation.score_readers import Reader, RewardReader, Rows
+from lit_llm.evaluation.reward import Rows
+from lit_llm.evaluation.score_readers import Reader, RewardReader
 from lit_llm.evaluation.statistics import Estimate, mean
 from lit_llm.records import Comparison
 from lit_llm.rewards.validation.constant_answer import constant
