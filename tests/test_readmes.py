@@ -39,12 +39,15 @@ def links():
 
 
 def commands():
-    """(page, words) of every command line of ours in a bash block, a line that goes on joined."""
+    """(page, words) of every command line of ours in a bash block, a line that goes on joined; each once."""
+    seen = set()
     for page in PAGES:
         for block in _BLOCK.findall(page.read_text(encoding="utf-8")):
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
-                if len(words) > 1 and Path(words[0]).name.startswith("python") and words[1].startswith("scripts/"):
+                ours = len(words) > 1 and Path(words[0]).name.startswith("python") and words[1].startswith("scripts/")
+                if ours and tuple(words[1:]) not in seen:
+                    seen.add(tuple(words[1:]))
                     yield pytest.param(page, words[1:], id=f"{page.relative_to(ROOT)}-{' '.join(words[1:])[:90]}")
 
 

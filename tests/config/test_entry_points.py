@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -45,5 +46,6 @@ def test_a_race_s_misspelt_key_is_told_without_torch():
         "try: command(['training', 'shap=1'])\nexcept Exception as error: print(error)\n"
         "sys.exit('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    places = {"PYTHONPATH": str(Path(__file__).parents[2] / "scripts")}
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=places)
     assert (done.returncode, done.stdout) == (0, "unknown key shap=; did you mean shape=?\n")

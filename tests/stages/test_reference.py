@@ -220,9 +220,7 @@ def test_a_node_that_lacks_the_file_has_all_compute_and_write_it(tmp_path, monke
     fit(PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts()), Data(rankings, tmp_path))
     counted.clear()
     monkeypatch.setattr(
-        reference_module.AgainstReference,
-        "_everywhere",
-        lambda _, value: [value, False] if isinstance(value, bool) else [value],
+        reference_module, "gathered", lambda value, _: [value, False] if isinstance(value, bool) else [value]
     )
     fit(PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts()), Data(rankings, tmp_path))
     assert sum(counted) == 36

@@ -96,26 +96,26 @@ def test_damaged_last_good_weights_are_not_loaded_and_named(folder, monkeypatch,
     assert "the weights of now are kept; " in line and "last_good.ckpt: " in line and "\n" not in line
 
 
-def test_the_first_exam_on_the_way_goes_back_to_the_beginning(folder, monkeypatch):
+def test_the_first_validation_on_the_way_goes_back_to_the_beginning(folder, monkeypatch):
     stage, run, _ = fit(folder, [0.9], monkeypatch)
     assert run.global_step == 2
     for mine, first in zip(stage.model.parameters(), tiny_model().parameters(), strict=True):
         assert torch.equal(mine, first)
 
 
-def test_an_ignored_exam_warns_and_the_run_goes_on(folder, monkeypatch, caplog):
+def test_an_ignored_validation_warns_and_the_run_goes_on(folder, monkeypatch, caplog):
     _, run, weights = fit(folder, [0.9, 0.9], monkeypatch, ignore_reward_validation=True)
     assert run.global_step == 6 and len(weights) == 2 and caplog.text.count("going on") == 2
 
 
-def test_a_passed_exam_is_logged(folder, monkeypatch):
+def test_a_passed_validation_is_logged(folder, monkeypatch):
     _, run, _ = fit(folder, [0.1], monkeypatch, steps=3)
     assert run.logged_metrics["reward_validation/passed"] == 1 and run.logged_metrics[
         "reward_validation/empty"
     ].item() == pytest.approx(0.1)
 
 
-def test_a_model_without_an_exam_takes_one_before_anything_is_learned(tmp_path, monkeypatch):
+def test_a_model_without_an_validation_takes_one_before_anything_is_learned(tmp_path, monkeypatch):
     with pytest.raises(
         RewardValidationFailed, match=r"90% of 8 prompts.*stage=dpo.*stage\.ignore_reward_validation=true"
     ):
@@ -124,13 +124,13 @@ def test_a_model_without_an_exam_takes_one_before_anything_is_learned(tmp_path, 
     assert run.global_step == 3 and len(weights) == 1
 
 
-def test_a_failed_exam_refuses_the_stage_before_anything_is_built(folder):
+def test_a_failed_validation_refuses_the_stage_before_anything_is_built(folder):
     found = {"passed": False, "reasons": ["accuracy 0.5 is not above the floor"]}
     (folder / "reward_validation.json").write_text(json.dumps(found), encoding="utf-8")
     given = {"model": tiny_model(), "reward": Examined(folder), "tokenizer": Words(), **parts()}
     with pytest.raises(RewardValidationFailed, match="not above the floor"):
         PPO(**given)
-    assert PPO(**given, ignore_reward_validation=True).watch.folders == (str(folder),)
+    assert PPO(**given, ignore_reward_validation=True).monitor.folders == (str(folder),)
 
 
 def test_a_rule_is_not_examined(monkeypatch):
@@ -146,7 +146,7 @@ def test_a_rule_is_not_examined(monkeypatch):
     trainer(max_steps=2, max_epochs=-1).fit(stage, datamodule=Data())
 
 
-def test_the_exam_on_the_way_has_the_settings_of_the_exam_that_was_passed(folder, caplog):
+def test_the_validation_on_the_way_has_the_settings_of_the_validation_that_was_passed(folder, caplog):
     """Nothing is replaced here: a reward that scores all alike ties with every attack, and 0.5 is above most limits."""
     assert trained(folder).global_step == 2 and "outscores the real answer on 50%" in caplog.text
     lenient = {f"limit_{attack}": 1.0 for attack in ATTACKS}
@@ -156,7 +156,7 @@ def test_the_exam_on_the_way_has_the_settings_of_the_exam_that_was_passed(folder
         assert trained(folder).global_step == steps
 
 
-def test_settings_that_no_exam_has_are_named(folder):
+def test_settings_that_no_validation_has_are_named(folder):
     found = {"passed": True, "reasons": [], "settings": {"limit_beauty": 0.1}}
     (folder / "reward_validation.json").write_text(json.dumps(found), encoding="utf-8")
     with pytest.raises(UserError, match=r"reward_validation\.json: settings: .*limit_beauty"):

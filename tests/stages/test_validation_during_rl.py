@@ -39,11 +39,11 @@ def made(kind, folder, passed, **options):
 def test_a_reward_that_failed_is_refused_before_any_step_unless_that_is_ignored(kind, tmp_path):
     with pytest.raises(RewardValidationFailed, match="fooled"):
         made(kind, tmp_path, False)
-    assert made(kind, tmp_path, False, ignore_reward_validation=True).watch.folders == (str(tmp_path),)
+    assert made(kind, tmp_path, False, ignore_reward_validation=True).monitor.folders == (str(tmp_path),)
 
 
 @STAGES
-def test_a_run_that_an_exam_ended_says_so_and_does_not_go_on(kind, tmp_path, monkeypatch, caplog):
+def test_a_run_that_an_validation_ended_says_so_and_does_not_go_on(kind, tmp_path, monkeypatch, caplog):
     share, seen = [0.9], []
 
     def rerun(reward, prompts, completions, **_):  # noqa: ARG001

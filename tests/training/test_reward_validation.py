@@ -50,7 +50,7 @@ def composed(place, *words):
     return compose("train", [*SMALL, *given, "data.test_fraction=0.2", "data.validation_fraction=0.1", *words])
 
 
-def test_the_exam_is_inside_the_model_and_verified_with_it(place, tmp_path):
+def test_the_validation_is_inside_the_model_and_verified_with_it(place, tmp_path):
     words = [
         "stage.adherence=learned",
         "data.half=first",
@@ -119,8 +119,8 @@ def test_mistakes_are_one_line_before_the_first_step(place, tmp_path, word, mess
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("32-true", torch.float32)])
-def test_the_exam_computes_in_the_precision_of_the_training(place, tmp_path, monkeypatch, precision, dtype):
-    seen, take = [], RewardValidator.take
-    monkeypatch.setattr(RewardValidator, "take", lambda *a: seen.append(compute_dtype(torch.ones(1))) or take(*a))
+def test_the_validation_computes_in_the_precision_of_the_training(place, tmp_path, monkeypatch, precision, dtype):
+    seen, take = [], RewardValidator.validate
+    monkeypatch.setattr(RewardValidator, "validate", lambda *a: seen.append(compute_dtype(torch.ones(1))) or take(*a))
     run(composed(place, f"trainer.precision={precision}", "trainer.max_steps=1"), tmp_path / "run")
     assert seen == [dtype]
