@@ -128,3 +128,6 @@ document.getElementById("help-link")?.addEventListener("click", (event) => {
   event.preventDefault();
   help.showModal();
 });
+
+// The keyboard works at once: the first answer has the focus, where nothing else was given it.
+if (document.activeElement === document.body) cards(form)[0]?.focus({ preventScroll: true });
