@@ -39,6 +39,9 @@ class FlagProbability(nn.Module, Reward):
         """The probability from which on an answer is called flagged, chosen on validation when it was trained."""
         return self.classifier.threshold
 
+    def contexts(self) -> list[tuple[Tokenizer, int]]:
+        return [(self.tokenizer, self.classifier.config.max_positions)]
+
     def check_tokenizer(self, tokenizer: Tokenizer | None) -> None:
         """Raises UserError unless the policy's tokens mean the same to the classifier."""
         if (
