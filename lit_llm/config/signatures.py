@@ -29,9 +29,63 @@ class Signature:
     function: bool = False  # of a function (or method), not of a class
 
 
+OPTIONS = "options"
+
+
 @cache
 def signature(target: str) -> Signature:
-    """The signature of the function or class at a dotted path. Raises UserError when there is none."""
+    """The signature of the function or class at a dotted path. Raises UserError when there is none.
+
+    Where a class takes ``options`` and names their dataclass as ``Options``, its fields stand in their place: so a
+    configuration gives them.
+    """
+    found = _as_written(target)
+    options = options_of(target)
+    if options is None:
+        return found
+    own = [each for each in found.parameters if each.name != OPTIONS]
+    named = {each.name for each in own}
+    fields = [each for each in signature(options).parameters if each.name not in named]
+    return replace(found, parameters=(*own, *fields))
+
+
+def options_of(target: str) -> str | None:
+    """The dotted path of the dataclass that holds the options of a class; None: it takes none as one object."""
+    if not any(each.name == OPTIONS for each in _as_written(target).parameters):
+        return None
+    return _options_named(target)
+
+
+@cache
+def _options_named(target: str) -> str | None:
+    """What a class, or else the first of the classes that it is made of, binds to the name ``Options``."""
+    module, names = split(target)
+    if module_file(module) is None or len(names) != 1:
+        return None
+    node = _definition(tree(module), names[0])
+    if node is None:
+        elsewhere = _imported_from(module, names[0])
+        return _options_named(elsewhere) if elsewhere else None
+    if not isinstance(node, ast.ClassDef):
+        return None
+    for item in node.body:
+        places = item.targets if isinstance(item, ast.Assign) else [getattr(item, "target", None)]
+        value = getattr(item, "value", None)
+        if isinstance(value, ast.expr) and any(getattr(place, "id", None) == "Options" for place in places):
+            return _spelt_out(module, value)
+    paths = (_spelt_out(module, base) for base in node.bases)
+    return next((found for path in paths if path and (found := _options_named(path))), None)
+
+
+def _spelt_out(module: str, node: ast.expr) -> str | None:
+    """The dotted path of a name as a module sees it."""
+    first, *rest = ast.unparse(node).split("[")[0].split(".")
+    place = f"{module}.{first}" if _definition(tree(module), first) else _imported_from(module, first)
+    return ".".join((place, *rest)) if place else None
+
+
+@cache
+def _as_written(target: str) -> Signature:
     module, names = split(target)
     source = module_file(module)
     if source is None:
@@ -108,7 +162,7 @@ def _find(module: str, names: list[str]) -> Signature | None:
     node = _definition(tree(module), names[0])
     if node is None:
         elsewhere = _imported_from(module, names[0])
-        return signature(".".join([elsewhere, *names[1:]])) if elsewhere else None
+        return _as_written(".".join([elsewhere, *names[1:]])) if elsewhere else None
     for name in names[1:]:
         if not isinstance(node, ast.ClassDef):
             return None
@@ -185,7 +239,7 @@ def _bases(module: str, node: ast.ClassDef) -> Iterator[Signature]:
         found = _find(module, names) if _definition(tree(module), names[0]) else None
         if found is None:
             elsewhere = _imported_from(module, names[0])
-            found = signature(".".join([elsewhere, *names[1:]])) if elsewhere else None
+            found = _as_written(".".join([elsewhere, *names[1:]])) if elsewhere else None
         if found is not None:
             yield found
 

@@ -8,6 +8,7 @@ A stage says which batch it takes and ``loss(batch) -> (sum, count, metrics)``. 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from lit_llm.backbone.huggingface import save_model
 from lit_llm.backbone.lora import apply_lora, merge_lora, save_adapter
 from lit_llm.errors import UserError
 from lit_llm.runtime.lightning_loops import is_logging_step, is_trial
+from lit_llm.stages.options import StageOptions
 from lit_llm.stages.totals import Totals
 
 PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
@@ -32,12 +34,14 @@ class Stage(L.LightningModule):
     """A stage of training around ``model``, which is what is saved.
 
     Args:
+        options: what the stage is told apart from live objects; None: the defaults of ``Options``.
         model: the network to train, a ``LanguageModel`` unless the stage says otherwise.
         optimizer: makes the optimizer from a module (its frozen parameters are left out).
         schedule: makes the learning-rate schedule from the optimizer and the number of optimizer steps.
         tokenizer: the model's; saved beside it, and used for bits per byte.
     """
 
+    Options: ClassVar[type[StageOptions]] = StageOptions
     name: ClassVar[str]
     batch_type: ClassVar[type]
     head: ClassVar[str] = "language"  # which head the model folder must have: "language" or "score"
@@ -45,6 +49,7 @@ class Stage(L.LightningModule):
 
     def __init__(
         self,
+        options: StageOptions | None = None,
         *,
         model: nn.Module,
         optimizer: Callable[[nn.Module], Optimizer],
@@ -52,6 +57,8 @@ class Stage(L.LightningModule):
         tokenizer: Any = None,
     ) -> None:
         super().__init__()
+        self.options = options or self.Options()
+        self.save_hyperparameters(plain(self.options), logger=False)
         self.model = model
         self.tokenizer = tokenizer
         self.make_optimizer = optimizer
@@ -268,3 +275,12 @@ class Stage(L.LightningModule):
 
     def _is_left_out(self, key: str) -> bool:
         return key.split(".", 1)[0] in self.left_out
+
+
+def plain(options: StageOptions) -> dict[str, Any]:
+    """The options as a checkpoint keeps them. Live objects would break weights-only loading."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if not isinstance(value, PLAIN):
+            raise TypeError(f"{field.name} is a {type(value).__name__}: only plain values are kept as hyper-parameters")
+    return dataclasses.asdict(options)

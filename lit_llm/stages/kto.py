@@ -14,7 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from lit_llm.backbone.lora import TARGETS
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
-from lit_llm.objectives.preference import check_kto, kto, kto_baseline
+from lit_llm.objectives.options import check_kto
+from lit_llm.objectives.preference import kto, kto_baseline
 from lit_llm.records import LabelledBatch
 from lit_llm.stages.label_checks import check_labels
 from lit_llm.stages.reference import AgainstReference, completion_logps

@@ -14,12 +14,13 @@ from lit_llm.records import Message, Prompt
 from lit_llm.rewards.validation.gate import RewardValidationFailed
 from lit_llm.rewards.validation.result import Probe, ValidationResult
 from lit_llm.rewards.validation.validator import RewardValidator
-from lit_llm.stages import reward_watch
+from lit_llm.stages import reward_monitor
+from lit_llm.stages.options import PPOOptions
 from lit_llm.stages.ppo import PPO
 from lit_llm.text.attacks import ATTACKS
 
 from .test_ppo import Examined, LikedShare, Words
-from .toy import loader, parts, prompt_batch, tiny_model, trainer
+from .toy import loader, made, parts, prompt_batch, tiny_model, trainer
 
 
 class Data(L.LightningDataModule):
@@ -43,7 +44,7 @@ def folder(tmp_path):
 def trained(folder, steps=6, **options):
     """A run whose reward lies in ``folder``: the trainer after it."""
     given = {"max_new_tokens": 6, "epochs": 1, "reward_validation_every_n_steps": 2, **options}
-    stage = PPO(model=tiny_model(), reward=Examined(folder), tokenizer=Words(), **parts(1e-2), **given)
+    stage = made(PPO, model=tiny_model(), reward=Examined(folder), tokenizer=Words(), **parts(1e-2), **given)
     run = trainer(max_steps=steps, max_epochs=-1, default_root_dir=folder, plugins=[AtomicCheckpointIO()])
     run.fit(stage, datamodule=Data())
     return run
@@ -58,9 +59,9 @@ def fit(folder, shares, monkeypatch, steps=6, **options):
         weights.append({name: p.detach().clone() for name, p in stage.model.named_parameters()})
         return result(left.pop(0))
 
-    monkeypatch.setattr(reward_watch, "rerun", rerun)
+    monkeypatch.setattr(reward_monitor, "rerun", rerun)
     given = {"max_new_tokens": 6, "epochs": 1, "reward_validation_every_n_steps": 2, **options}
-    stage = PPO(model=tiny_model(), reward=Examined(folder), tokenizer=Words(), **parts(1e-2), **given)
+    stage = made(PPO, model=tiny_model(), reward=Examined(folder), tokenizer=Words(), **parts(1e-2), **given)
     run = trainer(max_steps=steps, max_epochs=-1, default_root_dir=folder, plugins=[AtomicCheckpointIO()])
     run.fit(stage, datamodule=Data())
     return stage, run, weights
@@ -81,13 +82,13 @@ def test_damaged_last_good_weights_are_not_loaded_and_named(folder, monkeypatch,
 
     def damaged(trainer):
         kept(trainer)
-        file = folder / reward_watch.LAST_GOOD
+        file = folder / reward_monitor.LAST_GOOD
         content = torch.load(file, weights_only=True)
         next(iter(content["state_dict"].values())).flatten()[0] = 3.0
         torch.save(content, file)
 
-    kept = reward_watch.keep
-    monkeypatch.setattr(reward_watch, "keep", damaged)
+    kept = reward_monitor.keep
+    monkeypatch.setattr(reward_monitor, "keep", damaged)
     stage, run, weights = fit(folder, [0.1, 0.9], monkeypatch)
     assert run.global_step == 4
     for name, parameter in stage.model.named_parameters():
@@ -130,17 +131,16 @@ def test_a_failed_exam_refuses_the_stage_before_anything_is_built(folder):
     given = {"model": tiny_model(), "reward": Examined(folder), "tokenizer": Words(), **parts()}
     with pytest.raises(RewardValidationFailed, match="not above the floor"):
         PPO(**given)
-    assert PPO(**given, ignore_reward_validation=True).watch.folders == (str(folder),)
+    assert PPO(PPOOptions(ignore_reward_validation=True), **given).monitor.folders == (str(folder),)
 
 
 def test_a_rule_is_not_examined(monkeypatch):
-    monkeypatch.setattr(reward_watch, "rerun", lambda *_, **__: pytest.fail("validated"))
+    monkeypatch.setattr(reward_monitor, "rerun", lambda *_, **__: pytest.fail("validated"))
     stage = PPO(
+        PPOOptions(max_new_tokens=6, reward_validation_every_n_steps=1),
         model=tiny_model(),
         reward=LikedShare(),
         tokenizer=Words(),
-        max_new_tokens=6,
-        reward_validation_every_n_steps=1,
         **parts(),
     )
     trainer(max_steps=2, max_epochs=-1).fit(stage, datamodule=Data())
@@ -160,4 +160,4 @@ def test_settings_that_no_exam_has_are_named(folder):
     found = {"passed": True, "reasons": [], "settings": {"limit_beauty": 0.1}}
     (folder / "reward_validation.json").write_text(json.dumps(found), encoding="utf-8")
     with pytest.raises(UserError, match=r"reward_validation\.json: settings: .*limit_beauty"):
-        reward_watch.validator_of([str(folder)])
+        reward_monitor.validator_of([str(folder)])
