@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +24,7 @@ from lit_llm.backbone.huggingface import save_model
 from lit_llm.backbone.lora import apply_lora, merge_lora, save_adapter
 from lit_llm.errors import UserError
 from lit_llm.runtime.lightning_loops import is_logging_step, is_trial
-from lit_llm.stages.options import StageOptions
+from lit_llm.stages.options import AdapterOptions, StageOptions
 from lit_llm.stages.totals import Totals
 
 PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
@@ -68,30 +68,19 @@ class Stage(L.LightningModule):
         self._window = Totals()
         self._validation: list[Totals] = []
 
-    def remember(self, **values: Any) -> None:
-        """Keeps plain values as hyper-parameters in the checkpoint. Live objects would break weights-only loading."""
-        for key, value in values.items():
-            if not isinstance(value, PLAIN):
-                raise TypeError(f"{key} is a {type(value).__name__}: only plain values are kept as hyper-parameters")
-        self.save_hyperparameters({**self.hparams, **values}, logger=False)
-
-    def adapt(self, rank: int, alpha: float, dropout: float, targets: Sequence[str], base_model: str | None) -> None:
-        """Freezes ``model`` and puts LoRA adapters (arXiv:2106.09685) beside its layers named ``targets``; a score head
-        stays trainable. Rank 0: nothing, all weights are trained.
+    def adapt(self, options: AdapterOptions, dropout: float = 0.0) -> None:
+        """Freezes ``model`` and puts LoRA adapters beside its layers, where there are to be any; a score head stays
+        trainable.
 
         Args:
-            alpha: the adapters' scale is alpha / rank.
             dropout: share of the adapters' input that is left out while training.
-            base_model: name or folder that the adapter's configuration names; None: a run gives what it started from.
 
         Raises UserError for a value that makes no sense, or a layer that the model has not.
         """
-        if rank < 0:
-            raise UserError(f"stage.lora_rank: {rank}; must be 0 or more")
-        self.lora_rank, self.base_model = rank, base_model or ""
-        if rank:
-            apply_lora(self.model, rank, alpha, dropout, tuple(targets))  # type: ignore[arg-type]
-        self.remember(lora_rank=rank, lora_alpha=alpha, lora_dropout=dropout, lora_targets=list(targets))
+        self.lora_rank, self.base_model = options.lora_rank, options.base_model or ""
+        if options.lora_rank:
+            targets = tuple(options.lora_targets)
+            apply_lora(self.model, options.lora_rank, options.lora_alpha, dropout, targets)  # type: ignore[arg-type]
 
     # What a stage adds
 

@@ -70,7 +70,7 @@ class OnPolicy(Answering):
         self.reference: LanguageModel | None = None
         if not options.lora_rank:
             self.reference = copy.deepcopy(model).requires_grad_(False)
-        self.adapt(options.lora_rank, options.lora_alpha, 0.0, options.lora_targets, options.base_model)
+        self.adapt(options)
         self._tokens = 0
         self.train()
 

@@ -16,7 +16,7 @@ from lit_llm.records import PromptBatch
 from lit_llm.stages.base import Stage
 from lit_llm.stages.grpo import GRPO
 from lit_llm.stages.on_policy import OnPolicy
-from lit_llm.stages.options import GRPOOptions, PPOOptions
+from lit_llm.stages.options import GRPOOptions, PPOOptions, RewardModelingOptions
 from lit_llm.stages.ppo import PPO
 from lit_llm.stages.preference_optimization import PreferenceOptimization
 from lit_llm.stages.reward_modeling import RewardModeling
@@ -50,7 +50,7 @@ def dpo(work: Work, cached: bool) -> Epoch:
 
 def reward(work: Work) -> Epoch:
     torch.manual_seed(0)
-    stage = RewardModeling(model=policy(work.config), normalize_batches=0, **parts())
+    stage = RewardModeling(RewardModelingOptions(normalize_batches=0), model=policy(work.config), **parts())
     torch.nn.init.normal_(stage.model.score.weight, std=0.02, generator=torch.Generator().manual_seed(0))
     return _ranked(stage, work)
 
