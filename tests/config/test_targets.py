@@ -128,7 +128,7 @@ def test_the_last_gate_sees_values_after_their_interpolation():
     cfg.stage.gold = hidden
     with pytest.raises(UserError, match=r"gold\._target_=lit_llm\.runtime\.run_folder\.write_json"):
         construct(cfg.stage, "stage")
-    with pytest.raises(UserError, match=r"stage\._target_=lit_llm\.parts\.torch\.load"):
+    with pytest.raises(UserError, match=r"stage\._target_=lit_llm\.training\.build\.torch\.load"):
         named_class({"_target_": "lit_llm.training.build.torch.load"}, "stage")
 
 

@@ -253,6 +253,8 @@ class Both(Pretraining):
 
 class Neither(Pretraining):
     pass
+
+Short = Told
 """
 
 
@@ -260,6 +262,7 @@ def test_a_stage_of_ones_own_has_options_or_a_signature_of_its_own(tmp_path, mon
     (tmp_path / "own_stages_of_test.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(tmp_path))
     keys = {"Told": {"z_loss", "share"}, "Plain": {"share"}, "Both": {"z_loss", "share"}, "Neither": {"z_loss"}}
+    keys["Short"] = keys["Told"]
     for name, expected in keys.items():
         target = f"own_stages_of_test.{name}"
         live = {"model", "optimizer", "schedule", "tokenizer"}
