@@ -43,8 +43,12 @@ class Answering(Processes):
     reward: Any
     gold: Any
     end_ids: tuple[int, ...]
-    validation_samples: int = 1  # answers to each validation prompt
     gold_by_prompt: dict[str, list[Tensor]]  # by source: what gold gives each validation prompt, batch by batch
+
+    @property
+    def validation_samples(self) -> int:
+        """Answers to each validation prompt."""
+        return 1
 
     def randomness(self, number: int) -> torch.Generator:
         """The random numbers of a rollout on this rank: from the seed and the rollout's number alone."""

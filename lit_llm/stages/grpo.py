@@ -4,15 +4,11 @@ become likelier (DeepSeekMath, arXiv:2402.03300). There is no value network; the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch import Tensor
 
-from lit_llm.backbone.models import LanguageModel
 from lit_llm.evaluation.pass_at_k import doublings, pass_at_k
 from lit_llm.objectives import group
 from lit_llm.objectives.policy import kl_k1, masked_mean, masked_variance
@@ -50,27 +46,13 @@ class GRPO(OnPolicy):
     unverified_allowed: ClassVar[bool] = True
     options: GRPOOptions
 
-    def __init__(
-        self,
-        options: GRPOOptions | None = None,
-        *,
-        model: LanguageModel,
-        optimizer: Callable[[nn.Module], Optimizer],
-        schedule: Callable[[Optimizer, int], LRScheduler],
-        reward: Any,
-        tokenizer: Any = None,
-        gold: Any = None,
-    ) -> None:
-        super().__init__(
-            options,
-            model=model,
-            optimizer=optimizer,
-            schedule=schedule,
-            reward=reward,
-            tokenizer=tokenizer,
-            gold=gold,
-        )
-        self.group_size, self.validation_samples = self.options.group_size, self.options.validation_samples
+    @property
+    def group_size(self) -> int:
+        return self.options.group_size
+
+    @property
+    def validation_samples(self) -> int:
+        return self.options.validation_samples
 
     def on_fit_start(self) -> None:
         super().on_fit_start()

@@ -43,7 +43,6 @@ class OnPolicy(Answering):
     Options: ClassVar[type[RolloutOptions]] = RolloutOptions
     batch_type: ClassVar[type] = PromptBatch
     left_out: ClassVar[tuple[str, ...]] = ("reference", "reward", "gold")
-    group_size: int = 1  # answers to each prompt of a rollout
 
     def __init__(
         self,
@@ -75,6 +74,11 @@ class OnPolicy(Answering):
         self.train()
 
     # What a stage adds
+
+    @property
+    def group_size(self) -> int:
+        """Answers to each prompt of a rollout."""
+        return 1
 
     def networks(self) -> dict[str, nn.Module]:
         """What is trained, by the name it is logged under; each has an optimizer of its own."""

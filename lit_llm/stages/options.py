@@ -138,7 +138,7 @@ class RewardModelingOptions(DropoutAdapterOptions):
     # learned: a factor on the scores in the likelihood of each annotator's rankings, logged as adherence/<name>.
     adherence: Literal["none", "learned"] = "none"
     adherence_shape: float = 10.0  # of the factors' Gamma prior; with shape = rate its mean is 1
-    adherence_rate: float = 10.0
+    adherence_rate: float = 10.0  # of the same prior
     adherence_lr: float = 0.03  # learning rate of the factors' logarithms at the schedule's peak
     # Of the pairs of an answer with an attack (data.attacks). They are a loss of their own, their mean over each
     # prompt, beside the people's: no annotator's adherence and no margin is in it, and the people's pairs keep the
@@ -222,7 +222,7 @@ class PPOOptions(RolloutOptions):
     vf_coef: float = 0.1  # weight of the value loss
     gamma: float = 1.0  # of GAE
     lam: float = 0.95  # of GAE
-    epochs: int = 4
+    epochs: int = 4  # passes over a rollout
     # Taken from the score of an answer cut by max_new_tokens; None: 1, or 0 with bootstrap_truncated.
     missing_eos_penalty: float | None = None
     # An answer cut by max_new_tokens ends with the value of the state that it was cut in, in place of its score: the

@@ -5,6 +5,7 @@ import dataclasses
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,13 @@ def test_every_option_is_read_by_the_stages(name):
     sources = " ".join(path.read_text() for path in Path(options.__file__).parent.glob("*.py"))
     for field in dataclasses.fields(kind_of(name)[1]):
         assert re.search(rf"\boptions\.{field.name}\b", sources), field.name
+
+
+def test_every_option_has_a_comment():
+    lines = Path(options.__file__).read_text().splitlines()
+    for before, line in pairwise(lines):
+        if re.match(r"    \w+: .*=", line):
+            assert "  # " in line or before.startswith("    # "), line
 
 
 OTHER = {  # a value that is not the default
