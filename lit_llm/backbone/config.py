@@ -11,6 +11,7 @@ from lit_llm.errors import UserError
 Family = Literal["qwen3", "qwen2", "llama", "mistral"]
 RopeKind = Literal["llama3", "linear"]
 
+LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # of every block
 TIE_BELOW = 1_000_000_000  # parameters: smaller models share the embedding with the head
 
 

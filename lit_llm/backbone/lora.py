@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lit_llm.backbone.config import LINEAR_LAYERS
 from lit_llm.backbone.families import ConfigFile
 from lit_llm.backbone.huggingface import their_name
 from lit_llm.backbone.linear import linear
@@ -18,7 +19,7 @@ from lit_llm.backbone.weights import read_tensors, write_tensors
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import write_json
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TARGETS = LINEAR_LAYERS
 PEFT_PREFIX = "base_model.model."  # PEFT wraps the model twice
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from lit_llm.errors import UserError
 
@@ -29,9 +30,79 @@ class Signature:
     function: bool = False  # of a function (or method), not of a class
 
 
+OPTIONS = "options"
+
+
 @cache
 def signature(target: str) -> Signature:
-    """The signature of the function or class at a dotted path. Raises UserError when there is none."""
+    """The signature of the function or class at a dotted path. Raises UserError when there is none.
+
+    Where a class takes ``options`` and names their dataclass as ``Options``, its fields stand in their place: so a
+    configuration gives them.
+    """
+    found = _as_written(target)
+    options = options_of(target)
+    if options is None:
+        return found
+    own = [each for each in found.parameters if each.name != OPTIONS]
+    named = {each.name for each in own}
+    fields = [each for each in signature(options).parameters if each.name not in named]
+    return replace(found, parameters=(*own, *fields))
+
+
+def options_of(target: str) -> str | None:
+    """The dotted path of the dataclass that holds the options of a class; None: it takes none as one object."""
+    if not any(each.name == OPTIONS for each in _as_written(target).parameters):
+        return None
+    return _options_named(target)
+
+
+@cache
+def _options_named(target: str) -> str | None:
+    """What a class, or else the first of the classes that it is made of, binds to the name ``Options``."""
+    module, names = split(target)
+    if module_file(module) is None or len(names) != 1:
+        return _options_by_import(target)
+    node = _definition(tree(module), names[0])
+    if node is None:
+        elsewhere = _imported_from(module, names[0]) or _alias(module, names[0])
+        return _options_named(elsewhere) if elsewhere else _options_by_import(target)
+    if not isinstance(node, ast.ClassDef):
+        return None
+    for item in node.body:
+        if "Options" in _names_bound(item) and item.value is not None:  # type: ignore[attr-defined]
+            return _spelt_out(module, item.value)  # type: ignore[attr-defined]
+    paths = (_spelt_out(module, base) for base in node.bases)
+    return next((found for path in paths if path and (found := _options_named(path))), None)
+
+
+def _alias(module: str, name: str) -> str | None:
+    """What a module's ``name = Other`` names."""
+    values = [item.value for item in tree(module).body if name in _names_bound(item)]  # type: ignore[attr-defined]
+    return _spelt_out(module, values[0]) if values and isinstance(values[0], ast.Name | ast.Attribute) else None
+
+
+def _names_bound(item: ast.stmt) -> set[str]:
+    """The names that an assignment binds."""
+    places = item.targets if isinstance(item, ast.Assign) else [item.target] if isinstance(item, ast.AnnAssign) else []
+    return {place.id for place in places if isinstance(place, ast.Name)}
+
+
+def _options_by_import(target: str) -> str | None:
+    """As ``_by_import``, of a class that has no definition in a source file."""
+    kind = getattr(_imported(target), "Options", None)
+    return f"{kind.__module__}.{kind.__qualname__}" if isinstance(kind, type) else None
+
+
+def _spelt_out(module: str, node: ast.expr) -> str | None:
+    """The dotted path of a name as a module sees it."""
+    first, *rest = ast.unparse(node).split("[")[0].split(".")
+    place = f"{module}.{first}" if _definition(tree(module), first) else _imported_from(module, first)
+    return ".".join((place, *rest)) if place else None
+
+
+@cache
+def _as_written(target: str) -> Signature:
     module, names = split(target)
     source = module_file(module)
     if source is None:
@@ -108,7 +179,7 @@ def _find(module: str, names: list[str]) -> Signature | None:
     node = _definition(tree(module), names[0])
     if node is None:
         elsewhere = _imported_from(module, names[0])
-        return signature(".".join([elsewhere, *names[1:]])) if elsewhere else None
+        return _as_written(".".join([elsewhere, *names[1:]])) if elsewhere else None
     for name in names[1:]:
         if not isinstance(node, ast.ClassDef):
             return None
@@ -185,7 +256,7 @@ def _bases(module: str, node: ast.ClassDef) -> Iterator[Signature]:
         found = _find(module, names) if _definition(tree(module), names[0]) else None
         if found is None:
             elsewhere = _imported_from(module, names[0])
-            found = signature(".".join([elsewhere, *names[1:]])) if elsewhere else None
+            found = _as_written(".".join([elsewhere, *names[1:]])) if elsewhere else None
         if found is not None:
             yield found
 
@@ -222,17 +293,9 @@ def _annotation(module: str, node: ast.expr) -> str:
 
 def _by_import(target: str) -> Signature:
     """The fallback for code outside lit_llm: import it. Built-in callables without a signature take anything."""
-    module, names = split(target)
+    value = _imported(target)
     try:
-        value = importlib.import_module(module)
-        for name in names:
-            value = getattr(value, name)
-    except ImportError as error:
-        raise UserError(f"{target}: cannot be imported ({error})") from None
-    except AttributeError:
-        raise UserError(f"{target}: module {module} has no {'.'.join(names)}{_nearest_name(module, names)}") from None
-    try:
-        parameters = inspect.signature(value).parameters.values()  # type: ignore[arg-type]
+        parameters = inspect.signature(value).parameters.values()
     except (TypeError, ValueError):
         return Signature((), open=True)
     kinds = inspect.Parameter
@@ -249,6 +312,19 @@ def _by_import(target: str) -> Signature:
         open=any(item.kind is kinds.VAR_KEYWORD for item in parameters),
         function=not inspect.isclass(value),
     )
+
+
+def _imported(target: str) -> Any:
+    module, names = split(target)
+    try:
+        value: Any = importlib.import_module(module)
+        for name in names:
+            value = getattr(value, name)
+    except ImportError as error:
+        raise UserError(f"{target}: cannot be imported ({error})") from None
+    except AttributeError:
+        raise UserError(f"{target}: module {module} has no {'.'.join(names)}{_nearest_name(module, names)}") from None
+    return value
 
 
 def _annotation_text(annotation: object) -> str:

@@ -7,8 +7,10 @@ A name is followed through imports and aliases in the source files, and nothing 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import importlib
+import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from functools import cache
 from typing import Any
 
 from lit_llm.config import renamed
-from lit_llm.config.signatures import absolute, module_file, split, tree
+from lit_llm.config.signatures import OPTIONS, absolute, module_file, split, tree
 from lit_llm.errors import UserError
 
 ALLOWED = ("lit_llm.",)
@@ -401,6 +403,7 @@ def _built(value: Any, key: str) -> Any:
     if partial:
         inner = {name: item for name, item in inner.items() if not (isinstance(item, str) and item == "???")}
     try:
+        inner = _with_options(made, inner)
         return functools.partial(made, *given, **inner) if partial else made(*given, **inner)
     except UserError:
         raise
@@ -408,6 +411,19 @@ def _built(value: Any, key: str) -> Any:
         from hydra.errors import InstantiationException
 
         raise InstantiationException(f"{key}._target_={target}: {type(error).__name__}: {error}") from error
+
+
+def _with_options(made: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a class, those that are fields of its ``Options`` as one object of it."""
+    kind = getattr(made, "Options", None)
+    if not dataclasses.is_dataclass(kind) or not isinstance(kind, type):
+        return given
+    named = inspect.signature(made).parameters
+    if OPTIONS not in named:
+        return given
+    fields = {field.name for field in dataclasses.fields(kind)} - set(named)
+    options = kind(**{name: value for name, value in given.items() if name in fields})
+    return {OPTIONS: options, **{name: value for name, value in given.items() if name not in fields}}
 
 
 def _located(target: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -18,7 +19,7 @@ from lit_llm.config.annotations import fits
 from lit_llm.config.environment import named_by_environment, passwords_in
 from lit_llm.config.ranges import out_of_range
 from lit_llm.config.resume_compatibility import change_from
-from lit_llm.config.signatures import Signature, signature
+from lit_llm.config.signatures import Signature, options_of, signature
 from lit_llm.errors import UserError
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.runtime.suggestions import hint
@@ -199,7 +200,8 @@ def _check_target(path: str, node: Mapping[str, Any], role: str, allowed: Sequen
         yield f"{path}._target_={error}"
         return
     later, ours = PASSED_AT_CALL.get(role, set()), targets.under(target, targets.ALLOWED)
-    yield from _check_values(path, {k: v for k, v in node.items() if v is not None or k not in later}, found)
+    findings = list(_check_values(path, {k: v for k, v in node.items() if v is not None or k not in later}, found))
+    yield from findings or _check_options(path, target, node)
     yield from _check_hydra_keys(path, node, ours)
     if not node.get("_partial_") or role in PASSED_AT_CALL:
         given = set(node) | later
@@ -242,6 +244,26 @@ def _check_values(path: str, node: Mapping[str, Any], found: Signature) -> Itera
             yield f"{path}.{key}={value!r}: must be {annotation}"
 
 
+def _check_options(path: str, target: str, node: Mapping[str, Any]) -> Iterator[str]:
+    """What options of this package say of each other, once each is of its type and in its range. Somebody else's are
+    asked when they are built: their module may import anything."""
+    options = options_of(target)
+    if options is None or not targets.under(options, targets.ALLOWED):
+        return
+    known = {field.name: field.annotation or "" for field in signature(options).parameters}
+    given = {key: value for key, value in node.items() if key in known}
+    nested: Any = given
+    for part in reversed(path.split(".")):
+        nested = {part: nested}
+    if any(not fits(value, known[key]) for key, value in given.items()) or any(out_of_range(nested)):
+        return
+    module, _, name = options.rpartition(".")
+    try:
+        getattr(import_module(module), name)(**given)
+    except UserError as error:
+        yield re.sub(r"\bstage\.(?=\w)", f"{path}.", str(error))
+
+
 def _reference(value: Any) -> bool:
     """Values that become something else before the call: another object, or a pipeline step's output."""
     if isinstance(value, Mapping):
@@ -269,16 +291,13 @@ def _check_recomputed(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
 
 def _check_relations(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
     """Of two numbers that are each in their range."""
-    data, stage = values["data"], values["stage"]
+    data = values["data"]
     shares = [data.get(key) for key in ("validation_fraction", "test_fraction")]
     if all(isinstance(share, int | float) for share in shares) and sum(shares) >= 1:
         yield (
             f"{prefix}data.validation_fraction={shares[0]} and {prefix}data.test_fraction={shares[1]}: nothing is left "
             "to train on; together they must be below 1"
         )
-    delta, high = stage.get("delta"), stage.get("eps_high")
-    if isinstance(delta, int | float) and isinstance(high, int | float) and delta <= 1 + high:
-        yield f"{prefix}stage.delta={delta}: must be above 1 + {prefix}stage.eps_high = {1 + high:g}, or null"
 
 
 def _check_trainer(path: str, values: Mapping[str, Any]) -> Iterator[str]:

@@ -8,17 +8,13 @@ token c; ``mask`` is true on tokens. GRPO: DeepSeekMath (arXiv:2402.03300); ``sc
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from lit_llm.errors import UserError
+from lit_llm.objectives.options import AGGREGATIONS, SCALES, check_ratio
 from lit_llm.objectives.policy import LARGEST_LOG_RATIO, kl_k3
 
-SCALES = ("none", "group", "batch")
-AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
-RATIOS = ("token", "sequence")
 SCALE_EPS = 1e-4  # added to a standard deviation, in units of the reward
 
 
@@ -152,11 +148,3 @@ def grpo_loss(
     if delta is not None:
         metrics["policy/clip_delta"] = (mask & (seen > delta) & (gain < 0)).sum().float()
     return (weights * terms).sum(), metrics
-
-
-def check_ratio(ratio: str, delta: float | None, eps_high: float, where: str = "") -> None:
-    """Raises UserError for a ratio of another kind, or a bound that would cut into the clip's range."""
-    if ratio not in RATIOS:
-        raise UserError(f"{where}ratio: {ratio}; must be one of {', '.join(RATIOS)}")
-    if delta is not None and not 1 + eps_high < delta < math.inf:
-        raise UserError(f"{where}delta: {delta}; must be above 1 + eps_high = {1 + eps_high:g}, or null")

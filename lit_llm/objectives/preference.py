@@ -7,7 +7,6 @@ reference's values.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_llm.errors import UserError
+from lit_llm.objectives.options import check_kto
 
 
 class Pairs(NamedTuple):
@@ -161,17 +161,6 @@ def kto_baseline(log_ratios: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(total)
     return (total[0] / total[1].clamp_min(1)).clamp_min(0).to(log_ratios.dtype)
-
-
-def check_kto(beta: float, desirable_weight: float, undesirable_weight: float) -> None:
-    """Raises UserError for options that cannot be."""
-    for name, value in {
-        "beta": beta,
-        "desirable_weight": desirable_weight,
-        "undesirable_weight": undesirable_weight,
-    }.items():
-        if not (0 < value < math.inf):
-            raise UserError(f"stage.{name}: {value}; must be above 0")
 
 
 def _log_odds(logp: Tensor) -> Tensor:

@@ -49,17 +49,6 @@ class Adherence(nn.Module):
         return dict(zip((name or "unnamed" for name in self.names), self.log_values.exp().tolist(), strict=True))
 
 
-def check_options(kind: str, shape: float, rate: float, lr: float) -> None:
-    """Raises UserError for what makes no prior: with a shape of 1 or less its density has no peak above 0."""
-    if kind not in ("none", "learned"):
-        raise UserError(f"stage.adherence: {kind}; must be none or learned")
-    if not shape > 1:
-        raise UserError(f"stage.adherence_shape: {shape}; must be above 1")
-    for name, value in (("rate", rate), ("lr", lr)):
-        if not value > 0:
-            raise UserError(f"stage.adherence_{name}: {value}; must be above 0")
-
-
 def adherence_of(datamodule: Any, shape: float, rate: float) -> Adherence:
     """Made for those who ranked the data. Raises UserError where it does not say who, or names fewer than two."""
     names = tuple(getattr(datamodule, "annotators", ()))

@@ -16,8 +16,9 @@ from lit_llm.generation.sampling import generate
 from lit_llm.objectives.policy import kl_k1, masked_mean
 from lit_llm.records import Prompt, PromptBatch, Rollout
 from lit_llm.rewards.scoring import Answers, check_finite, score
+from lit_llm.stages.answer_room import check_room
 from lit_llm.stages.experience import Sequences, completion_logps
-from lit_llm.stages.on_policy_checks import check_room
+from lit_llm.stages.options import RolloutOptions
 from lit_llm.stages.processes import Processes
 
 START_TOLERANCES = {torch.bfloat16: 0.05, torch.float16: 0.05, torch.float32: 1e-3, torch.float64: 1e-6}
@@ -36,31 +37,32 @@ class Answering(Processes):
     """What a stage does with a policy before it learns anything. ``OnPolicy`` documents and sets the attributes."""
 
     unverified_allowed: ClassVar[bool] = False  # whether a reward may say NaN: it could not verify the answer
+    options: RolloutOptions
     model: LanguageModel
     reference: LanguageModel | None  # None: the policy without its adapters
     reward: Any
     gold: Any
     end_ids: tuple[int, ...]
-    temperature: float
-    max_new_tokens: int
-    micro_batch_size: int | None
-    seed: int
-    validation_samples: int = 1  # answers to each validation prompt
     gold_by_prompt: dict[str, list[Tensor]]  # by source: what gold gives each validation prompt, batch by batch
+
+    @property
+    def validation_samples(self) -> int:
+        """Answers to each validation prompt."""
+        return 1
 
     def randomness(self, number: int) -> torch.Generator:
         """The random numbers of a rollout on this rank: from the seed and the rollout's number alone."""
-        return torch.Generator().manual_seed(_mixed(self.seed, number, self.global_rank))
+        return torch.Generator().manual_seed(_mixed(self.options.seed, number, self.global_rank))
 
     def sample(self, batch: PromptBatch, generator: torch.Generator, samples: int = 1) -> Rollout:
         """``samples`` answers to each prompt, side by side."""
-        check_room(int(batch.lengths.max()), self.max_new_tokens, self.model.config.max_positions)
+        check_room(int(batch.lengths.max()), self.options.max_new_tokens, self.model.config.max_positions)
         return generate(
             self.model,
             (batch.input_ids, batch.lengths),
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=self.options.max_new_tokens,
             end_ids=self.end_ids,
-            temperature=self.temperature,
+            temperature=self.options.temperature,
             samples=samples,
             generator=generator,
             batch_size=samples * len(batch.lengths),
@@ -108,9 +110,9 @@ class Answering(Processes):
         logps, reference, entropy = (torch.zeros(sequences.mask.shape, device=self.device) for _ in range(3))
         for rows in (micro for share in shares for micro in self.micro(share)):
             part = sequences.select(rows)
-            logps[rows], entropy[rows] = completion_logps(self.model, part, self.temperature, with_entropy=True)
+            logps[rows], entropy[rows] = completion_logps(self.model, part, self.options.temperature, with_entropy=True)
             with self.as_reference() as network:
-                reference[rows], _ = completion_logps(network, part, self.temperature)
+                reference[rows], _ = completion_logps(network, part, self.options.temperature)
         if first:
             self.check_equal("policy and reference differ", logps, reference, sequences.mask)
         return Scored(logps, reference, entropy)
@@ -127,7 +129,7 @@ class Answering(Processes):
 
         An answer that could not be verified counts as the mean of those that could.
         """
-        generator = torch.Generator().manual_seed(_mixed(self.seed, batch_idx, -1))
+        generator = torch.Generator().manual_seed(_mixed(self.options.seed, batch_idx, -1))
         rollout = self.sample(batch, generator, self.validation_samples)
         answers, sequences = self.answers(rollout, batch, self.validation_samples), Sequences.of(rollout)
         total, scores = len(rollout.lengths), self.scores(answers)
@@ -151,7 +153,7 @@ class Answering(Processes):
         return {}
 
     def micro(self, share: Tensor) -> Iterator[Tensor]:
-        yield from torch.split(share, self.micro_batch_size or len(share))
+        yield from torch.split(share, self.options.micro_batch_size or len(share))
 
     def check_equal(self, what: str, one: Tensor, two: Tensor, mask: Tensor) -> None:
         """Raises UserError where (B, C) log-probabilities that must be one are not: dropout, another model."""

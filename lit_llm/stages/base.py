@@ -8,8 +8,9 @@ A stage says which batch it takes and ``loss(batch) -> (sum, count, metrics)``. 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +24,7 @@ from lit_llm.backbone.huggingface import save_model
 from lit_llm.backbone.lora import apply_lora, merge_lora, save_adapter
 from lit_llm.errors import UserError
 from lit_llm.runtime.lightning_loops import is_trial, logs_are_due
+from lit_llm.stages.options import AdapterOptions, StageOptions
 from lit_llm.stages.totals import Totals
 
 PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
@@ -32,12 +34,14 @@ class Stage(L.LightningModule):
     """A stage of training around ``model``, which is what is saved.
 
     Args:
+        options: what the stage is told apart from live objects; None: the defaults of ``Options``.
         model: the network to train, a ``LanguageModel`` unless the stage says otherwise.
         optimizer: makes the optimizer from a module (its frozen parameters are left out).
         schedule: makes the learning-rate schedule from the optimizer and the number of optimizer steps.
         tokenizer: the model's; saved beside it, and used for bits per byte.
     """
 
+    Options: ClassVar[type[StageOptions]] = StageOptions
     name: ClassVar[str]
     batch_type: ClassVar[type]
     head: ClassVar[str] = "language"  # which head the model folder must have: "language" or "score"
@@ -45,6 +49,7 @@ class Stage(L.LightningModule):
 
     def __init__(
         self,
+        options: StageOptions | None = None,
         *,
         model: nn.Module,
         optimizer: Callable[[nn.Module], Optimizer],
@@ -52,6 +57,8 @@ class Stage(L.LightningModule):
         tokenizer: Any = None,
     ) -> None:
         super().__init__()
+        self.options = options or self.Options()
+        self.save_hyperparameters(plain(self.options), logger=False)
         self.model = model
         self.tokenizer = tokenizer
         self.make_optimizer = optimizer
@@ -61,30 +68,19 @@ class Stage(L.LightningModule):
         self._window = Totals()
         self._validation: list[Totals] = []
 
-    def remember(self, **values: Any) -> None:
-        """Keeps plain values as hyper-parameters in the checkpoint. Live objects would break weights-only loading."""
-        for key, value in values.items():
-            if not isinstance(value, PLAIN):
-                raise TypeError(f"{key} is a {type(value).__name__}: only plain values are kept as hyper-parameters")
-        self.save_hyperparameters({**self.hparams, **values}, logger=False)
-
-    def adapt(self, rank: int, alpha: float, dropout: float, targets: Sequence[str], base_model: str | None) -> None:
-        """Freezes ``model`` and puts LoRA adapters (arXiv:2106.09685) beside its layers named ``targets``; a score head
-        stays trainable. Rank 0: nothing, all weights are trained.
+    def adapt(self, options: AdapterOptions, dropout: float = 0.0) -> None:
+        """Freezes ``model`` and puts LoRA adapters beside its layers, where there are to be any; a score head stays
+        trainable.
 
         Args:
-            alpha: the adapters' scale is alpha / rank.
             dropout: share of the adapters' input that is left out while training.
-            base_model: name or folder that the adapter's configuration names; None: a run gives what it started from.
 
         Raises UserError for a value that makes no sense, or a layer that the model has not.
         """
-        if rank < 0:
-            raise UserError(f"stage.lora_rank: {rank}; must be 0 or more")
-        self.lora_rank, self.base_model = rank, base_model or ""
-        if rank:
-            apply_lora(self.model, rank, alpha, dropout, tuple(targets))  # type: ignore[arg-type]
-        self.remember(lora_rank=rank, lora_alpha=alpha, lora_dropout=dropout, lora_targets=list(targets))
+        self.lora_rank, self.base_model = options.lora_rank, options.base_model or ""
+        if options.lora_rank:
+            targets = tuple(options.lora_targets)
+            apply_lora(self.model, options.lora_rank, options.lora_alpha, dropout, targets)  # type: ignore[arg-type]
 
     # What a stage adds
 
@@ -272,3 +268,12 @@ class Stage(L.LightningModule):
 
     def _is_left_out(self, key: str) -> bool:
         return key.split(".", 1)[0] in self.left_out
+
+
+def plain(options: StageOptions) -> dict[str, Any]:
+    """The options as a checkpoint keeps them. Live objects would break weights-only loading."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if not isinstance(value, PLAIN):
+            raise TypeError(f"{field.name} is a {type(value).__name__}: only plain values are kept as hyper-parameters")
+    return dataclasses.asdict(options)

@@ -14,57 +14,38 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_llm.backbone.lora import TARGETS
 from lit_llm.backbone.models import grow_vocabulary
-from lit_llm.errors import UserError
 from lit_llm.stages.language import LanguageStage
+from lit_llm.stages.options import ContinuedPretrainingOptions
 from lit_llm.text.new_words import REBUILT
 
 
 class ContinuedPretraining(LanguageStage):
     """Pretraining of a trained model on other text.
 
-    Args:
-        new_tokens: words of the domain that become single tokens, as they are written in it ("tensor", no space).
-            Tokenizer and model are changed in place, before any data is tokenized. Not with adapters: the new rows of
-            the embedding would stay as they begin.
-        lora_rank: rank of the adapters (arXiv:2106.09685); 0 trains all weights.
-        lora_alpha: the adapters' scale is ``lora_alpha / lora_rank``.
-        lora_dropout: on the adapters' input.
-        lora_targets: names of the linear layers that get one.
-        base_model: name or folder of the model that an adapter belongs to; None: a run gives what it started from.
-        z_loss: as in ``LanguageStage``.
+    Tokenizer and model get the new tokens in place, before any data is tokenized.
     """
 
+    Options: ClassVar[type[ContinuedPretrainingOptions]] = ContinuedPretrainingOptions
     name: ClassVar[str] = "continued_pretraining"
+    options: ContinuedPretrainingOptions
 
     def __init__(
         self,
+        options: ContinuedPretrainingOptions | None = None,
         *,
         model: nn.Module,
         optimizer: Callable[[nn.Module], Optimizer],
         schedule: Callable[[Optimizer, int], LRScheduler],
         tokenizer: Any = None,
-        new_tokens: Sequence[str] = (),
-        lora_rank: int = 0,
-        lora_alpha: float = 32.0,
-        lora_dropout: float = 0.05,
-        lora_targets: Sequence[str] = TARGETS,
-        base_model: str | None = None,
-        z_loss: float = 0.0,
     ) -> None:
-        if new_tokens and lora_rank:
-            raise UserError(
-                f"stage.new_tokens: {list(new_tokens)}; with stage.lora_rank={lora_rank} their rows of the embedding "
-                "would not be trained; leave one of the two out"
-            )
-        if new_tokens:
-            if tokenizer is None or not all(new_tokens):
-                raise UserError(f"stage.new_tokens: {list(new_tokens)}; needs a tokenizer, and no token may be empty")
-            add_words(model, tokenizer, new_tokens)
-        super().__init__(model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer, z_loss=z_loss)
-        self.adapt(lora_rank, lora_alpha, lora_dropout, lora_targets, base_model)
-        self.remember(new_tokens=list(new_tokens))
+        options = options or self.Options()
+        if options.new_tokens:
+            if tokenizer is None:
+                raise options.bad_tokens()
+            add_words(model, tokenizer, options.new_tokens)
+        super().__init__(options, model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
+        self.adapt(options, options.lora_dropout)
 
 
 @torch.no_grad()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.branches import branches_of
-from lit_llm.backbone.lora import TARGETS
 from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation.classification import best_threshold, labels
@@ -23,6 +22,7 @@ from lit_llm.records import LabelledBatch
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.distributed import gathered
 from lit_llm.stages.base import Stage
+from lit_llm.stages.options import FlagOptions
 
 LABEL, FILE = "flagged", "flags.json"
 
@@ -35,53 +35,36 @@ class FlagClassification(Stage):
     not depend on how many answers are flagged, which is what reinforcement learning changes.
 
     Args:
+        options: ``FlagOptions``.
         model: a language model (the instruction-tuned one), whose transformer is copied and given a head of one logit.
-        trained: "full", or "head": the transformer stays as it is.
-        lora_rank: rank of the transformer's adapters (arXiv:2106.09685), with which the head alone is trained whole; 0
-            trains all weights.
-        lora_alpha, lora_dropout, lora_targets: the adapters' scale times their rank, the share of their input that is
-            left out, and the layers that get one.
-        base_model: name or folder of the model that an adapter belongs to; None: a run gives what it started from.
-        positive_weight: w; None or 1 leaves the probabilities calibrated, "balanced" is the training data's unflagged
-            over flagged answers, each with its annotator's weight.
     """
 
+    Options: ClassVar[type[FlagOptions]] = FlagOptions
     name: ClassVar[str] = "flag_classification"
     batch_type: ClassVar[type] = LabelledBatch
     head: ClassVar[str] = "language"
+    options: FlagOptions
     model: ScoreModel
 
     def __init__(
         self,
+        options: FlagOptions | None = None,
         *,
         model: LanguageModel,
         optimizer: Callable[[nn.Module], Optimizer],
         schedule: Callable[[Optimizer, int], LRScheduler],
         tokenizer: Any = None,
-        trained: Literal["full", "head"] = "full",
-        lora_rank: int = 0,
-        lora_alpha: float = 32.0,
-        lora_dropout: float = 0.05,
-        lora_targets: Sequence[str] = TARGETS,
-        base_model: str | None = None,
-        positive_weight: float | Literal["balanced"] | None = None,
     ) -> None:
-        if trained not in ("full", "head"):
-            raise UserError(f"stage.trained={trained}: must be full or head")
-        if trained == "head" and lora_rank:
-            raise UserError(f"stage.trained=head: trains no adapters; leave it or stage.lora_rank={lora_rank} out")
-        if positive_weight is not None and positive_weight != "balanced" and not _positive(positive_weight):
-            raise UserError(f"stage.positive_weight={positive_weight}: must be above 0, balanced or null")
+        options = options or self.Options()
         scored = ScoreModel.from_language_model(model)
         scored.label = LABEL
-        scored.backbone.requires_grad_(trained == "full")
-        super().__init__(model=scored, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
-        self.adapt(lora_rank, lora_alpha, lora_dropout, lora_targets, base_model)
-        self.positive_weight = positive_weight
+        scored.backbone.requires_grad_(options.trained == "full")
+        super().__init__(options, model=scored, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
+        self.adapt(options, options.lora_dropout)
         self.chosen: dict[str, Any] = {}  # the threshold and what it gives on validation
-        self._weight = 1.0 if positive_weight in (None, "balanced") else float(positive_weight)
+        weight = options.positive_weight
+        self._weight = 1.0 if weight is None or weight == "balanced" else float(weight)
         self._seen: dict[int, list[tuple[Tensor, ...]]] = {}
-        self.remember(trained=trained, positive_weight=positive_weight)
 
     def loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         check_labelled(batch, self.model.config.vocab_size, self.model.config.max_positions)
@@ -107,7 +90,7 @@ class FlagClassification(Stage):
     # Class weight
 
     def on_fit_start(self) -> None:
-        if self.positive_weight == "balanced" and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.options.positive_weight == "balanced" and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             flagged = count = 0.0
             for batch in self._batches("train"):
                 weights = batch.weights.double()
@@ -230,7 +213,3 @@ def check_labelled(batch: LabelledBatch, vocab_size: int, max_positions: int) ->
 
 def write(folder: Path, content: Mapping[str, Any]) -> None:
     write_json(folder / FILE, content)
-
-
-def _positive(value: Any) -> bool:
-    return not isinstance(value, bool | str) and isinstance(value, int | float) and 0 < value < float("inf")

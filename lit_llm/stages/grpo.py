@@ -4,24 +4,19 @@ become likelier (DeepSeekMath, arXiv:2402.03300). There is no value network; the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch import Tensor
 
-from lit_llm.backbone.lora import TARGETS
-from lit_llm.backbone.models import LanguageModel
 from lit_llm.evaluation.pass_at_k import doublings, pass_at_k
 from lit_llm.objectives import group
 from lit_llm.objectives.policy import kl_k1, masked_mean, masked_variance
 from lit_llm.records import PromptBatch, Rollout
 from lit_llm.rewards.verifiable import check_verifiable
 from lit_llm.stages.experience import Sequences, completion_logps
-from lit_llm.stages.grpo_checks import check_options
 from lit_llm.stages.on_policy import OnPolicy
+from lit_llm.stages.options import GRPOOptions
 
 
 class GroupExperience(NamedTuple):
@@ -38,95 +33,26 @@ class GroupExperience(NamedTuple):
 
 
 class GRPO(OnPolicy):
-    """Args:
-    group_size: G, answers to each prompt. A rollout has data.micro_batch_size times G answers on every device.
-    scale: what an advantage is divided by: none, or the standard deviation of its group or of the batch.
-    eps_low, eps_high: how far below and above 1 the ratio may learn.
-    ratio: whose ratio to the policy that sampled is clipped: token, or sequence (GSPO, arXiv:2507.18071: the answer's,
-        its geometric mean over tokens; with aggregation sequence_mean and bounds such as 3e-4 and 4e-4).
-    delta: where the ratio of a bad answer stops to count, above 1 + eps_high (two-sided clipping, arXiv:2505.07291);
-        None: nowhere.
-    aggregation: token_mean (every token counts alike), sequence_mean (every answer), constant (as token_mean, but over
-        max_new_tokens for each answer, whatever its length).
-    kl_coef: beta, the price of a nat away from the reference; 0: none.
-    kl_in: where it is paid: loss (rho * k3 at every token) or reward (k1 of the whole answer, before the baseline).
-    mask_truncated: answers cut by max_new_tokens are not learned from (their reward still counts in the baseline).
-    success_at: reward from which an answer counts as right, for pass@k.
-    validation_samples: answers to each validation prompt.
+    """A policy alone, whose answers to a prompt are measured by each other.
+
+    Args:
+        options: ``GRPOOptions``.
 
     Other arguments: ``OnPolicy``.
     """
 
+    Options: ClassVar[type[GRPOOptions]] = GRPOOptions
     name: ClassVar[str] = "grpo"
     unverified_allowed: ClassVar[bool] = True
+    options: GRPOOptions
 
-    def __init__(
-        self,
-        *,
-        model: LanguageModel,
-        optimizer: Callable[[nn.Module], Optimizer],
-        schedule: Callable[[Optimizer, int], LRScheduler],
-        reward: Any,
-        tokenizer: Any = None,
-        gold: Any = None,
-        group_size: int = 8,
-        scale: str = "none",
-        eps_low: float = 0.2,
-        eps_high: float = 0.28,
-        ratio: str = "token",
-        delta: float | None = None,
-        aggregation: str = "token_mean",
-        kl_coef: float = 0.0,
-        kl_in: str = "loss",
-        mask_truncated: bool = False,
-        success_at: float = 1.0,
-        validation_samples: int = 1,
-        epochs: int = 1,
-        minibatches: int = 1,
-        micro_batch_size: int | None = None,
-        temperature: float = 1.0,
-        max_new_tokens: int = 64,
-        max_grad_norm: float = 1.0,
-        target_kl: float | None = None,
-        reward_validation_every_n_steps: int | None = None,
-        ignore_reward_validation: bool = False,
-        end_ids: tuple[int, ...] | None = None,
-        lora_rank: int = 0,
-        lora_alpha: float = 32.0,
-        lora_targets: Sequence[str] = TARGETS,
-        base_model: str | None = None,
-        seed: int = 0,
-    ) -> None:
-        options = {name: value for name, value in locals().items() if isinstance(value, int | float | str)}
-        check_options(options)
-        super().__init__(
-            model=model,
-            optimizer=optimizer,
-            schedule=schedule,
-            reward=reward,
-            tokenizer=tokenizer,
-            gold=gold,
-            epochs=epochs,
-            minibatches=minibatches,
-            micro_batch_size=micro_batch_size,
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            max_grad_norm=max_grad_norm,
-            target_kl=target_kl,
-            reward_validation_every_n_steps=reward_validation_every_n_steps,
-            ignore_reward_validation=ignore_reward_validation,
-            end_ids=end_ids,
-            lora_rank=lora_rank,
-            lora_alpha=lora_alpha,
-            lora_targets=lora_targets,
-            base_model=base_model,
-            seed=seed,
-        )
-        self.group_size, self.scale, self.aggregation = group_size, scale, aggregation
-        self.eps_low, self.eps_high, self.kl_coef, self.kl_in = eps_low, eps_high, kl_coef, kl_in
-        self.ratio, self.delta = ratio, delta
-        self.mask_truncated, self.success_at, self.validation_samples = mask_truncated, success_at, validation_samples
-        self.remember(**options)
+    @property
+    def group_size(self) -> int:
+        return self.options.group_size
+
+    @property
+    def validation_samples(self) -> int:
+        return self.options.validation_samples
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -144,7 +70,7 @@ class GRPO(OnPolicy):
         validated = self.validate_reward(answers, number)
         if self.ended:
             return
-        plan = [self.shares(len(scores), generator) for _ in range(self.epochs)]
+        plan = [self.shares(len(scores), generator) for _ in range(self.options.epochs)]
         experience, logged = self._experience(rollout, scores, plan[0], first=number == 0)
         logged |= self.numbers(parts) if parts else {}
         logged |= self.learn(plan, lambda share, first: self._gradients(experience, share, first))
@@ -159,11 +85,11 @@ class GRPO(OnPolicy):
         sequences = Sequences.of(rollout)
         logps, reference, entropy = self.scored(sequences, shares, first)
         kl = kl_k1(logps, reference).sum(1)  # of the whole answer; both are 0 outside the mask
-        rewards = scores - self.kl_coef * kl if self.kl_in == "reward" else scores
+        rewards = scores - self.options.kl_coef * kl if self.options.kl_in == "reward" else scores
         variance = masked_variance(rewards, ~rewards.isnan(), self.sum_of_processes)
-        advantages = group.group_advantages(rewards, self.group_size, self.scale, variance.sqrt())
+        advantages = group.group_advantages(rewards, self.group_size, self.options.scale, variance.sqrt())
         mask, finished = sequences.mask, rollout.finished
-        learned = mask & finished[:, None] if self.mask_truncated else mask
+        learned = mask & finished[:, None] if self.options.mask_truncated else mask
         named = {
             **self._of_scores(scores),
             "objective/kl": kl.mean(),
@@ -190,7 +116,7 @@ class GRPO(OnPolicy):
 
     def _passed(self, scores: Tensor, samples: int) -> dict[str, Tensor]:
         """pass@k of each prompt (P,) for k = 1, 2, 4, ...; an answer that was not verified is not right."""
-        right = (scores >= self.success_at).view(-1, samples).sum(1).cpu().numpy()
+        right = (scores >= self.options.success_at).view(-1, samples).sum(1).cpu().numpy()
         return {f"pass@{k}": scores.new_tensor(pass_at_k(right, samples, k)) for k in doublings(samples)}
 
     def _gradients(self, experience: GroupExperience, share: Tensor, check: bool) -> dict[str, Tensor]:
@@ -199,17 +125,17 @@ class GRPO(OnPolicy):
         A minibatch that teaches nothing leaves no gradient, not one of zeros: Adam would forget how large gradients
         are, and take its next step, from a single group, at full size.
         """
-        learned, paid = experience.learned[share], bool(self.kl_coef) and self.kl_in == "loss"
+        learned, paid = experience.learned[share], bool(self.options.kl_coef) and self.options.kl_in == "loss"
         taught = learned.any(1) & (paid | (experience.advantages[share] != 0))
         teaches = bool(self.most_of_processes(taught.any().int()))
         tokens = self.mean_of_processes(learned.sum().float())
-        weights = group.token_weights(learned, self.aggregation, self.max_new_tokens, tokens)
+        weights = group.token_weights(learned, self.options.aggregation, self.options.max_new_tokens, tokens)
         sums: dict[str, Tensor] = {}
         parts = list(self.micro(_places(taught)))
         for number, places in enumerate(parts, 1):
             part = experience.select(share[places])
             mask = part.sequences.mask
-            logps, _ = completion_logps(self.model, part.sequences, self.temperature)
+            logps, _ = completion_logps(self.model, part.sequences, self.options.temperature)
             if check:
                 self.check_equal("the ratio of the first update is not 1", logps.detach(), part.logps, mask)
             loss, metrics = group.grpo_loss(
@@ -217,12 +143,12 @@ class GRPO(OnPolicy):
                 part.logps,
                 part.advantages,
                 weights[places],
-                self.eps_low,
-                self.eps_high,
+                self.options.eps_low,
+                self.options.eps_high,
                 part.reference,
-                self.kl_coef if paid else 0.0,
-                self.ratio,
-                self.delta,
+                self.options.kl_coef if paid else 0.0,
+                self.options.ratio,
+                self.options.delta,
             )
             if teaches:
                 self.add_gradients(loss, last=number == len(parts))

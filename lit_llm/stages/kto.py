@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_llm.backbone.lora import TARGETS
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
-from lit_llm.objectives.preference import check_kto, kto, kto_baseline
+from lit_llm.objectives.preference import kto, kto_baseline
 from lit_llm.records import LabelledBatch
 from lit_llm.stages.label_checks import check_labels
+from lit_llm.stages.options import KTOOptions
 from lit_llm.stages.reference import AgainstReference, completion_logps
 from lit_llm.stages.reference_store import Completions
 
@@ -33,48 +33,26 @@ class KTO(AgainstReference):
     log-ratio of those, no gradient through it and at least 0, is z of the loss. It takes one forward pass more.
 
     Args:
-        beta: how dear it is to leave the reference.
-        desirable_weight, undesirable_weight: of good and of bad completions; where there are many more of one kind,
-            weigh the other up until the weighted ratio of good to bad is from 1 to 4/3.
+        options: ``KTOOptions``.
 
     Other arguments: ``AgainstReference``.
     """
 
+    Options: ClassVar[type[KTOOptions]] = KTOOptions
     name: ClassVar[str] = "kto"
     batch_type: ClassVar[type] = LabelledBatch
+    options: KTOOptions
 
     def __init__(
         self,
+        options: KTOOptions | None = None,
         *,
         model: LanguageModel,
         optimizer: Callable[[nn.Module], Optimizer],
         schedule: Callable[[Optimizer, int], LRScheduler],
         tokenizer: Any = None,
-        beta: float = 0.1,
-        desirable_weight: float = 1.0,
-        undesirable_weight: float = 1.0,
-        reference_cache: bool = False,
-        reference_logps: str | None = None,
-        lora_rank: int = 0,
-        lora_alpha: float = 32.0,
-        lora_targets: Sequence[str] = TARGETS,
-        base_model: str | None = None,
     ) -> None:
-        check_kto(beta, desirable_weight, undesirable_weight)
-        super().__init__(
-            model=model,
-            optimizer=optimizer,
-            schedule=schedule,
-            tokenizer=tokenizer,
-            reference_cache=reference_cache,
-            reference_logps=reference_logps,
-            lora_rank=lora_rank,
-            lora_alpha=lora_alpha,
-            lora_targets=lora_targets,
-            base_model=base_model,
-        )
-        self.beta, self.desirable_weight, self.undesirable_weight = beta, desirable_weight, undesirable_weight
-        self.remember(beta=beta, desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
+        super().__init__(options, model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -85,17 +63,18 @@ class KTO(AgainstReference):
 
     def _tell_balance(self, good: float, bad: float) -> None:
         """``good``, ``bad``: the sums of the completions' weights, which the loss adds up by."""
-        ratio = self.desirable_weight * good / (self.undesirable_weight * bad)
+        desirable, undesirable = self.options.desirable_weight, self.options.undesirable_weight
+        ratio = desirable * good / (undesirable * bad)
         low, high = BALANCE
         if ratio < low:
             log.warning(
                 "KTO: %g good and %g bad completions; stage.desirable_weight=%.3g would balance them",
-                *(good, bad, self.undesirable_weight * bad / good),
+                *(good, bad, undesirable * bad / good),
             )
         elif ratio > high:
             log.warning(
                 "KTO: %g good and %g bad completions; stage.undesirable_weight=%.3g would balance them",
-                *(good, bad, self.desirable_weight * good / bad),
+                *(good, bad, desirable * good / bad),
             )
 
     def completions_in(self, batch: LabelledBatch) -> list[Completions]:
@@ -109,7 +88,7 @@ class KTO(AgainstReference):
 
     def loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         check_labels(batch, self.model.config.vocab_size, self.model.config.max_positions)
-        own, unrelated = self.completions_in(batch)
+        options, (own, unrelated) = self.options, self.completions_in(batch)
         logps, reference = completion_logps(self.model, own), self.under_reference(own)
         self.check_start(logps, reference, batch.lengths - batch.prompt_lengths)
         with torch.no_grad():
@@ -117,7 +96,7 @@ class KTO(AgainstReference):
         baseline = kto_baseline(drift)
         log_ratios = logps - reference
         losses, rewards = kto(
-            log_ratios, batch.labels, baseline, self.beta, self.desirable_weight, self.undesirable_weight
+            log_ratios, batch.labels, baseline, options.beta, options.desirable_weight, options.undesirable_weight
         )
         right = (log_ratios.detach() > baseline) == batch.labels
         return (batch.weights * losses).sum(), batch.weights.sum(), _sums(batch, logps, rewards, right, baseline)

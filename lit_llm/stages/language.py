@@ -11,42 +11,36 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_llm.errors import UserError
 from lit_llm.objectives.language import cross_entropy
 from lit_llm.records import IGNORE, TokenBatch
 from lit_llm.stages.base import Stage
+from lit_llm.stages.options import LanguageOptions
 
 
 class LanguageStage(Stage):
-    """Cross-entropy of packed rows, with bits per byte: comparable across tokenizers, where the loss is not.
+    """Cross-entropy of packed rows, with bits per byte: comparable across tokenizers, where the loss is not."""
 
-    Args:
-        z_loss: weight of ``logsumexp(logits)^2``, which keeps the logits from drifting (PaLM used 1e-4).
-    """
-
+    Options: ClassVar[type[LanguageOptions]] = LanguageOptions
     batch_type: ClassVar[type] = TokenBatch
+    options: LanguageOptions
     token_sizes: Tensor
 
     def __init__(
         self,
+        options: LanguageOptions | None = None,
         *,
         model: nn.Module,
         optimizer: Callable[[nn.Module], Optimizer],
         schedule: Callable[[Optimizer, int], LRScheduler],
         tokenizer: Any = None,
-        z_loss: float = 0.0,
     ) -> None:
-        super().__init__(model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
-        if z_loss < 0:
-            raise UserError(f"stage.z_loss: {z_loss}; must be 0 or more")
-        self.z_loss = z_loss
-        self.remember(z_loss=z_loss)
+        super().__init__(options, model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
         sizes = [] if tokenizer is None else token_sizes(tokenizer)
         self.register_buffer("token_sizes", torch.tensor(sizes, dtype=torch.int64), persistent=False)
 
     def loss(self, batch: TokenBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         hidden = self.model(batch.input_ids, batch.positions, batch.segments)
-        result = cross_entropy(hidden, self.model.output_weight, batch.labels, z_loss=self.z_loss)  # type: ignore[arg-type]
+        result = cross_entropy(hidden, self.model.output_weight, batch.labels, z_loss=self.options.z_loss)  # type: ignore[arg-type]
         metrics = {"nll": result.nll}
         if len(self.token_sizes):
             trained = batch.labels != IGNORE

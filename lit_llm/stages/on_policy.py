@@ -16,19 +16,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_llm.backbone.lora import TARGETS
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.records import PromptBatch
 from lit_llm.rewards.scoring import Answers, fitting
+from lit_llm.stages.answer_room import check_reward_room, check_room
 from lit_llm.stages.answering import Answering
-from lit_llm.stages.on_policy_checks import (
-    answer_ends,
-    check_minibatches,
-    check_reward_room,
-    check_room,
-    check_sampling,
-)
+from lit_llm.stages.options import RolloutOptions
 from lit_llm.stages.reward_monitor import RewardMonitor
 from lit_llm.stages.rollout_signs import RolloutSigns
 
@@ -39,33 +33,20 @@ class OnPolicy(Answering):
     """A policy that answers prompts, is scored by a reward, and held near a frozen reference.
 
     Args:
+        options: ``RolloutOptions``.
         model: the policy, an instruction-tuned language model. The reference is a frozen copy of it; with adapters it
             is the policy itself with them switched off, so that there is no second copy.
         reward: a reward (``lit_llm/rewards``): what is maximised.
         gold: another reward that only validation takes, to see the first one exploited; None: none.
-        epochs, minibatches: passes over a rollout, and updates in each, among which its answers are shared out evenly.
-        micro_batch_size: rows of a forward pass; None: a whole minibatch. It changes memory, not results.
-        temperature: of sampling and of all scoring.
-        max_new_tokens: longest answer.
-        max_grad_norm: of each network's gradient; 0: no clipping.
-        target_kl: a rollout's updates end early when an update's approximate KL to the sampling policy is above it.
-        reward_validation_every_n_steps: rollouts between validations of a learned reward on the policy's own answers;
-            None: none.
-        ignore_reward_validation: a reward that fails its validation is learned from all the same.
-        end_ids: what ends an answer; None: the tokenizer's.
-        lora_rank: rank of the policy's adapters (arXiv:2106.09685); 0 trains all weights.
-        lora_alpha, lora_targets: the adapters' scale times their rank, and the layers that get one.
-        base_model: name or folder of the model that an adapter belongs to; None: a run gives what it started from.
-        seed: of sampling and of the order of updates. They depend on it and on the rollout's number alone, so a
-            resumed run goes on exactly.
     """
 
+    Options: ClassVar[type[RolloutOptions]] = RolloutOptions
     batch_type: ClassVar[type] = PromptBatch
     left_out: ClassVar[tuple[str, ...]] = ("reference", "reward", "gold")
-    group_size: int = 1  # answers to each prompt of a rollout
 
     def __init__(
         self,
+        options: RolloutOptions | None = None,
         *,
         model: LanguageModel,
         optimizer: Callable[[nn.Module], Optimizer],
@@ -73,45 +54,31 @@ class OnPolicy(Answering):
         reward: Any,
         tokenizer: Any = None,
         gold: Any = None,
-        epochs: int = 1,
-        minibatches: int = 1,
-        micro_batch_size: int | None = None,
-        temperature: float = 1.0,
-        max_new_tokens: int = 64,
-        max_grad_norm: float = 1.0,
-        target_kl: float | None = None,
-        reward_validation_every_n_steps: int | None = None,
-        ignore_reward_validation: bool = False,
-        end_ids: tuple[int, ...] | None = None,
-        lora_rank: int = 0,
-        lora_alpha: float = 32.0,
-        lora_targets: Sequence[str] = TARGETS,
-        base_model: str | None = None,
-        seed: int = 0,
     ) -> None:
-        super().__init__(model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
-        options = {name: value for name, value in locals().items() if isinstance(value, int | float | str)}
-        check_sampling(options)
-        self.monitor = RewardMonitor(reward, gold, reward_validation_every_n_steps, ignore_reward_validation)
+        super().__init__(options, model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
+        options = self.options
+        every = options.reward_validation_every_n_steps
+        self.monitor = RewardMonitor(reward, gold, every, options.ignore_reward_validation)
         self.monitor.gate()
         self.ended = False  # by a validation on the way
         self.automatic_optimization = False
-        self.epochs, self.minibatches, self.micro_batch_size = epochs, minibatches, micro_batch_size
-        self.temperature, self.max_new_tokens, self.max_grad_norm = temperature, max_new_tokens, max_grad_norm
-        self.target_kl, self.seed = target_kl, seed
-        self.end_ids = answer_ends(end_ids, tokenizer, model.config.vocab_size)
+        self.end_ids = answer_ends(options.end_ids, tokenizer, model.config.vocab_size)
         self.reward = fitting(reward, model, tokenizer)
         self.gold = None if gold is None else fitting(gold, model, tokenizer, "gold")
-        self.signs = RolloutSigns(max_new_tokens, model.config.max_positions)
+        self.signs = RolloutSigns(options.max_new_tokens, model.config.max_positions)
         self.reference: LanguageModel | None = None
-        if not lora_rank:
+        if not options.lora_rank:
             self.reference = copy.deepcopy(model).requires_grad_(False)
-        self.adapt(lora_rank, lora_alpha, 0.0, lora_targets, base_model)
+        self.adapt(options)
         self._tokens = 0
         self.train()
-        self.remember(**options, lora_targets=list(lora_targets))
 
     # What a stage adds
+
+    @property
+    def group_size(self) -> int:
+        """Answers to each prompt of a rollout."""
+        return 1
 
     def networks(self) -> dict[str, nn.Module]:
         """What is trained, by the name it is logged under; each has an optimizer of its own."""
@@ -140,12 +107,12 @@ class OnPolicy(Answering):
         self.signs.speaks = self.trainer.is_global_zero
         prompts, longest = getattr(data, "micro_batch_size", None), getattr(data, "longest_prompt", None)
         if prompts is not None:
-            check_minibatches(prompts, self.group_size, self.minibatches)
+            check_minibatches(prompts, self.group_size, self.options.minibatches)
         if longest is not None:
-            check_room(int(longest), self.max_new_tokens, self.model.config.max_positions)
+            check_room(int(longest), self.options.max_new_tokens, self.model.config.max_positions)
             self.signs.room = self.model.config.max_positions - int(longest)
             for name, reward in (("reward", self.reward), ("gold", self.gold)):
-                check_reward_room(reward, int(longest), self.max_new_tokens, name)
+                check_reward_room(reward, int(longest), self.options.max_new_tokens, name)
 
     # Validation of the reward during training
 
@@ -188,21 +155,21 @@ class OnPolicy(Answering):
         ``gradients(rows, first)`` adds up a minibatch's gradients and returns its metrics, among them ``loss`` and
         ``policy/approx_kl``; ``first`` says that nothing was updated yet. Returns each metric's mean over the updates.
         """
-        totals, done = Counter[str](), 0
+        totals, done, limit = Counter[str](), 0, self.options.target_kl
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         for share in (share for epoch in plan for share in epoch):
             metrics = self.numbers(gradients(share, done == 0))
             for network, optimizer in zip(self.networks(), optimizers, strict=True):
                 trained = self._trained(optimizer.optimizer)
-                norm = self.finish_gradients(trained, 1.0, self.max_grad_norm, metrics["loss"])
+                norm = self.finish_gradients(trained, 1.0, self.options.max_grad_norm, metrics["loss"])
                 metrics[f"{network}/grad_norm"] = norm
                 # Only one step of a rollout goes by way of Lightning, which counts them: its steps are rollouts.
                 (optimizer if done == 0 and network == "policy" else optimizer.optimizer).step()
                 optimizer.optimizer.zero_grad()
             done += 1
             totals.update(metrics)
-            if self.target_kl is not None and metrics["policy/approx_kl"] > self.target_kl:
+            if limit is not None and metrics["policy/approx_kl"] > limit:
                 break
         values = {name: total / done for name, total in totals.items()}
         values["lr"] = optimizers[0].optimizer.param_groups[0]["lr"]
@@ -222,7 +189,7 @@ class OnPolicy(Answering):
         """
         order = torch.randperm(rows, generator=generator).to(self.device)
         fewest = -int(self.most_of_processes(torch.tensor(-rows, device=self.device)))
-        return list(torch.tensor_split(order, min(self.minibatches, fewest)))
+        return list(torch.tensor_split(order, min(self.options.minibatches, fewest)))
 
     def scores_of_parts(self, scores: Tensor) -> dict[str, Tensor]:
         """``objective/<part>`` of a reward that keeps its parts' scores as ``latest``: means over what was verified."""
@@ -233,3 +200,22 @@ class OnPolicy(Answering):
         """Means over ranks, so that all decide alike (to stop early, to drop an update), in one wait for the device."""
         stacked = torch.stack([value.detach().to(self.device, torch.float32) for value in named.values()])
         return dict(zip(named, self.mean_of_processes(stacked).tolist(), strict=True))
+
+
+def check_minibatches(prompts: int, group_size: int, minibatches: int) -> None:
+    """Raises UserError where a rollout cannot be shared out evenly over its updates."""
+    answers = prompts * group_size
+    if answers % minibatches:
+        groups = f" x stage.group_size={group_size}" if group_size > 1 else ""
+        raise UserError(
+            f"stage.minibatches: {minibatches}; must divide the rollout's {answers} answers (data.micro_batch_size="
+            f"{prompts} prompts{groups})"
+        )
+
+
+def answer_ends(given: Sequence[int] | None, tokenizer: Any, vocab_size: int) -> tuple[int, ...]:
+    """The tokens that end an answer: as given, or the tokenizer's."""
+    ids = tuple(given) if given is not None else tuple(tokenizer.end_ids) if tokenizer is not None else ()
+    if not ids or not all(0 <= i < vocab_size for i in ids):
+        raise UserError(f"stage.end_ids: {list(ids)}; give the tokens that end an answer, from 0 to {vocab_size - 1}")
+    return ids

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from inspect import signature
 from typing import Any, ClassVar
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_llm.backbone.lora import TARGETS
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.objectives.preference import PairLosses, Pairs, PreferenceLoss, dpo
 from lit_llm.objectives.ranking import strict_pairs
 from lit_llm.records import RankingBatch
+from lit_llm.stages.options import PreferenceOptions
 from lit_llm.stages.ranking_checks import check_rankings
 from lit_llm.stages.reference import AgainstReference, completion_logps
 from lit_llm.stages.reference_store import Completions
@@ -41,36 +41,24 @@ class PreferenceOptimization(AgainstReference):
 
     def __init__(
         self,
+        options: PreferenceOptions | None = None,
         *,
         model: LanguageModel,
         optimizer: Callable[[nn.Module], Optimizer],
         schedule: Callable[[Optimizer, int], LRScheduler],
         tokenizer: Any = None,
         loss: PreferenceLoss = dpo,
-        reference_cache: bool = False,
-        reference_logps: str | None = None,
-        lora_rank: int = 0,
-        lora_alpha: float = 32.0,
-        lora_targets: Sequence[str] = TARGETS,
-        base_model: str | None = None,
     ) -> None:
         _try_out(loss)
-        function = loss.func if isinstance(loss, partial) else loss
         super().__init__(
+            options,
             model=model,
             optimizer=optimizer,
             schedule=schedule,
             tokenizer=tokenizer,
-            needs_reference=not getattr(function, "reference_free", False),
-            reference_cache=reference_cache,
-            reference_logps=reference_logps,
-            lora_rank=lora_rank,
-            lora_alpha=lora_alpha,
-            lora_targets=lora_targets,
-            base_model=base_model,
+            needs_reference=not getattr(_bare(loss), "reference_free", False),
         )
         self.pair_loss = loss
-        self.remember(loss=getattr(function, "__name__", type(function).__name__))
 
     def completions_in(self, batch: RankingBatch) -> list[Completions]:
         return [Completions(batch.input_ids, batch.prompt_lengths, batch.lengths)]
@@ -96,7 +84,8 @@ class PreferenceOptimization(AgainstReference):
         if margins is None or not bool(margins.any()):
             return self.pair_loss(pairs)
         if "margins" not in signature(self.pair_loss).parameters:
-            name = self.hparams["loss"]
+            bare = _bare(self.pair_loss)
+            name = getattr(bare, "__name__", type(bare).__name__)
             raise UserError(
                 f"loss: {name} takes no margins and the data has some (field 'margin'); use loss@stage.loss=dpo, or "
                 "leave the field out"
@@ -123,6 +112,11 @@ def _sums(pairs: Pairs, losses: PairLosses) -> dict[str, Tensor]:
         "logps/rejected": pairs.rejected.detach().sum(),
         "chosen_tokens": pairs.chosen_tokens.sum(),
     }
+
+
+def _bare(loss: PreferenceLoss) -> Any:
+    """The loss without the options that it was given."""
+    return loss.func if isinstance(loss, partial) else loss
 
 
 def _try_out(loss: PreferenceLoss) -> None:

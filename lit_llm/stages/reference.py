@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.branches import branches_of
-from lit_llm.backbone.lora import TARGETS, lora_disabled
+from lit_llm.backbone.lora import lora_disabled
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.backbone.weights import weights_hash
 from lit_llm.errors import UserError
@@ -24,6 +24,7 @@ from lit_llm.runtime.distributed import gathered
 from lit_llm.runtime.progress_bars import Bar
 from lit_llm.stages import reference_store as store
 from lit_llm.stages.base import Stage
+from lit_llm.stages.options import PreferenceOptions
 from lit_llm.stages.reference_store import Completions, Origin
 
 log = logging.getLogger("lit_llm")
@@ -41,44 +42,38 @@ class AgainstReference(Stage):
     log-probability is computed once, and reused in later epochs.
 
     Args:
+        options: ``PreferenceOptions``.
         model: a language model, the instruction-tuned one.
         needs_reference: False: none is kept, and every log-probability under it reads as 0.
-        reference_cache: compute those of all training and validation data before the first step, and keep them in the
-            data's ``cache_dir`` under the hash of data and reference: a later run reads them.
-        reference_logps: a file that ``reference_cache`` wrote, which must be of this data and this model.
-        lora_rank: rank of the policy's adapters (arXiv:2106.09685); 0 trains all weights.
-        lora_alpha, lora_targets: the adapters' scale times their rank, and the layers that get one.
-        base_model: name or folder of the model that an adapter belongs to; None: a run gives what it started from.
     """
 
+    Options: ClassVar[type[PreferenceOptions]] = PreferenceOptions
     left_out: ClassVar[tuple[str, ...]] = ("reference",)
+    options: PreferenceOptions
     model: LanguageModel
 
     def __init__(
         self,
+        options: PreferenceOptions | None = None,
         *,
         model: LanguageModel,
         optimizer: Callable[[nn.Module], Optimizer],
         schedule: Callable[[Optimizer, int], LRScheduler],
         tokenizer: Any = None,
         needs_reference: bool = True,
-        reference_cache: bool = False,
-        reference_logps: str | None = None,
-        lora_rank: int = 0,
-        lora_alpha: float = 32.0,
-        lora_targets: Sequence[str] = TARGETS,
-        base_model: str | None = None,
     ) -> None:
-        super().__init__(model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
-        if reference_logps and not needs_reference:
-            raise UserError(f"stage.reference_logps={reference_logps}: this loss needs no reference; leave it out")
-        self.needs_reference, self.reference_file = needs_reference, reference_logps
-        stored = needs_reference and (reference_cache or reference_logps is not None)
+        super().__init__(options, model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
+        options = self.options
+        file = options.reference_logps
+        if file and not needs_reference:
+            raise UserError(f"stage.reference_logps={file}: this loss needs no reference; leave it out")
+        self.needs_reference = needs_reference
+        stored = needs_reference and (options.reference_cache or file is not None)
         self._reference_hash = weights_hash(model) if stored else ""  # before any adapter is added
         self.reference: LanguageModel | None = None
-        if needs_reference and not stored and not lora_rank:
+        if needs_reference and not stored and not options.lora_rank:
             self.reference = copy.deepcopy(model).requires_grad_(False).eval()
-        self.adapt(lora_rank, lora_alpha, 0.0, lora_targets, base_model)
+        self.adapt(options)
         self._known: dict[bytes, float] = {}
         self._checked = False
         self.train()
@@ -145,8 +140,8 @@ class AgainstReference(Stage):
         if data is None or not hasattr(data, "prepared"):
             raise UserError("stage.reference_cache: needs a data module that knows its fingerprint")
         origin = Origin(data.fingerprint(), self._reference_hash, str(self.trainer.precision))
-        if self.reference_file is not None:
-            self._known = store.read(self.reference_file, origin)
+        if self.options.reference_logps is not None:
+            self._known = store.read(self.options.reference_logps, origin)
             return
         path = origin.file_in(data.cache_dir)
         if all(gathered(path.is_file(), self.trainer.world_size)):  # a node may have a disk of its own

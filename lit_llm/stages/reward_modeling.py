@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from inspect import signature
 from itertools import islice
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +15,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.branches import branches_of
-from lit_llm.backbone.lora import TARGETS
 from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.objectives.ranking import bradley_terry
 from lit_llm.records import RankingBatch
 from lit_llm.rewards.validation.validator import RewardValidator
 from lit_llm.runtime.distributed import gathered
-from lit_llm.stages.adherence import Adherence, add_to, adherence_of, check_options
+from lit_llm.stages.adherence import Adherence, add_to, adherence_of
 from lit_llm.stages.attack_pairs import answers_in, attack_loss, without_attacks
 from lit_llm.stages.base import Stage
+from lit_llm.stages.options import RewardModelingOptions
 from lit_llm.stages.ranking_checks import check_rankings
 from lit_llm.stages.ranking_metrics import derived, judged_pairs, pair_sums, ranking_summary
 
@@ -35,81 +35,50 @@ class RewardModeling(Stage):
     """Trains a ``ScoreModel`` on ranked completions; a batch's prompts and completions are each read once.
 
     Args:
+        options: ``RewardModelingOptions``.
         model: a language model (the instruction-tuned one), whose transformer is copied and given a score head.
         loss: of ``scores (N,), groups (N,), ranks (N,), weights (P,)``, one of ``objectives.ranking`` or one's own;
             where the data has margins, also of ``margins=(P,)``.
-        normalize_batches: after training, scores are shifted and scaled to mean 0 and deviation 1 over the answers of
-            this many training batches (attacks among them are no answers); 0 leaves them as they are.
-        normalize_scale: scale them too (a gain); False: only shift them (a bias).
-        adherence: ``learned`` estimates for each annotator a factor on the scores in the likelihood of that
-            annotator's rankings (``adherence.py``); logged as ``adherence/<name>``.
-        adherence_shape, adherence_rate: of the factors' Gamma prior.
-        adherence_lr: learning rate of the factors' logarithms at the schedule's peak.
-        attack_weight: of the pairs of an answer with an attack (``data.attacks``). They are a loss of their own, their
-            mean over each prompt, beside the people's: no annotator's adherence and no margin is in it, and the
-            people's pairs keep the weight that they have without attacks.
-        lora_rank: rank of the transformer's adapters (arXiv:2106.09685), with which the head alone is trained whole; 0
-            trains all weights.
-        lora_alpha, lora_dropout, lora_targets: the adapters' scale times their rank, the share of their input that is
-            left out, and the layers that get one.
-        base_model: name or folder of the model that an adapter belongs to; None: a run gives what it started from.
         reward_validation: what the finished model has to pass before PPO takes it for its reward; None: none is taken.
     """
 
+    Options: ClassVar[type[RewardModelingOptions]] = RewardModelingOptions
     name: ClassVar[str] = "reward_modeling"
     batch_type: ClassVar[type] = RankingBatch
     head: ClassVar[str] = "language"
+    options: RewardModelingOptions
     model: ScoreModel
 
     def __init__(
         self,
+        options: RewardModelingOptions | None = None,
         *,
         model: LanguageModel,
         optimizer: Callable[[nn.Module], Optimizer],
         schedule: Callable[[Optimizer, int], LRScheduler],
         tokenizer: Any = None,
         loss: RankingLoss = bradley_terry,
-        normalize_batches: int = 16,
-        normalize_scale: bool = True,
-        adherence: Literal["none", "learned"] = "none",
-        adherence_shape: float = 10.0,
-        adherence_rate: float = 10.0,
-        adherence_lr: float = 0.03,
-        attack_weight: float = 1.0,
-        lora_rank: int = 0,
-        lora_alpha: float = 32.0,
-        lora_dropout: float = 0.05,
-        lora_targets: Sequence[str] = TARGETS,
-        base_model: str | None = None,
         reward_validation: RewardValidator | None = None,
     ) -> None:
-        check_options(adherence, adherence_shape, adherence_rate, adherence_lr)
-        if normalize_batches < 0:
-            raise UserError(f"stage.normalize_batches: {normalize_batches}; must be 0 or more")
-        if not 0 <= attack_weight < math.inf:
-            raise UserError(f"stage.attack_weight: {attack_weight}; must be 0 or more")
         scored = ScoreModel.from_language_model(model)
-        super().__init__(model=scored, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
-        self.adapt(lora_rank, lora_alpha, lora_dropout, lora_targets, base_model)
+        super().__init__(options, model=scored, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
+        self.adapt(self.options, self.options.lora_dropout)
         self.ranking_loss, self.reward_validation = loss, reward_validation
-        self.attack_weight = attack_weight
-        self.normalize_batches, self.normalize_scale = normalize_batches, normalize_scale
-        self.adherence_kind, self.adherence_lr = adherence, adherence_lr
-        self.adherence_prior = adherence_shape, adherence_rate
         self.adherence: Adherence | None = None
         self._normalized = False
         self._judged: dict[int, list[tuple[Tensor, ...]]] = {}
-        self.remember(loss=_name(loss), normalize_batches=normalize_batches, adherence=adherence)
 
     def setup(self, stage: str) -> None:  # noqa: ARG002
         """The annotators are known once the data is: their factors are made here."""
-        if self.adherence_kind == "learned" and self.adherence is None:
-            self.adherence = adherence_of(self.trainer.datamodule, *self.adherence_prior)  # type: ignore[attr-defined]
+        options = self.options
+        if options.adherence == "learned" and self.adherence is None:
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.adherence = adherence_of(data, options.adherence_shape, options.adherence_rate)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.model)
         if self.adherence is not None:
-            add_to(optimizer, self.adherence, self.adherence_lr)
+            add_to(optimizer, self.adherence, self.options.adherence_lr)
         schedule = self.make_schedule(optimizer, self.total_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -129,8 +98,8 @@ class RewardModeling(Stage):
         """The people's pairs, and beside them those with an attack; counted are the prompts that people ranked."""
         answers, people = without_attacks(scores, batch)
         total, count = self._people_loss(answers, people)
-        if people is not batch and self.attack_weight:
-            total = total + self.attack_weight * attack_loss(scores, batch)
+        if people is not batch and self.options.attack_weight:
+            total = total + self.options.attack_weight * attack_loss(scores, batch)
         return total, count
 
     def _people_loss(self, scores: Tensor, batch: RankingBatch) -> tuple[Tensor, Tensor]:
@@ -209,14 +178,14 @@ class RewardModeling(Stage):
                 f"reward model: its scores have mean {mean} and deviation {std}; training did not stay finite, so "
                 "lower optimizer.lr"
             )
-        self._set_normalization(mean, std if self.normalize_scale else 1.0)
+        self._set_normalization(mean, std if self.options.normalize_scale else 1.0)
 
     def _training_batches(self) -> Iterator[RankingBatch]:
         source = self.trainer.train_dataloader
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         if datamodule is not None:
             source = datamodule.train_dataloader()  # afresh: the trainer's own stands where training ended
-        yield from islice(iter(source or ()), self.normalize_batches)
+        yield from islice(iter(source or ()), self.options.normalize_batches)
 
     @torch.no_grad()
     def _scores_of(self, batch: RankingBatch) -> Tensor:

@@ -2,58 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_llm.backbone.lora import TARGETS
 from lit_llm.backbone.models import LanguageModel
-from lit_llm.errors import UserError
 from lit_llm.stages.language import LanguageStage
+from lit_llm.stages.options import SupervisedOptions
 
 
 class SupervisedStage(LanguageStage):
-    """Next-token prediction on the responses; which tokens those are is masked by the data module.
+    """Next-token prediction on the responses; which tokens those are is masked by the data module."""
 
-    Args:
-        lora_rank: rank of the adapters (Hu et al., arXiv:2106.09685); 0 trains all weights.
-        lora_alpha: the adapters' scale is ``lora_alpha / lora_rank``.
-        lora_dropout: on the adapters' input.
-        lora_targets: names of the linear layers that get one.
-        neftune_noise_alpha: strength of uniform noise on the embeddings while training (Jain et al., arXiv:2310.05914,
-            algorithm 1); 0: none.
-        base_model: name or folder of the model that an adapter belongs to, for its adapter_config.json; None: a run
-            gives the folder that it started from.
-        z_loss: as in ``LanguageStage``.
-    """
+    Options: ClassVar[type[SupervisedOptions]] = SupervisedOptions
+    options: SupervisedOptions
 
     def __init__(
         self,
+        options: SupervisedOptions | None = None,
         *,
         model: nn.Module,
         optimizer: Callable[[nn.Module], Optimizer],
         schedule: Callable[[Optimizer, int], LRScheduler],
         tokenizer: Any = None,
-        lora_rank: int = 0,
-        lora_alpha: float = 32.0,
-        lora_dropout: float = 0.05,
-        lora_targets: Sequence[str] = TARGETS,
-        neftune_noise_alpha: float = 0.0,
-        base_model: str | None = None,
-        z_loss: float = 0.0,
     ) -> None:
-        super().__init__(model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer, z_loss=z_loss)
-        if neftune_noise_alpha < 0:
-            raise UserError(f"stage.neftune_noise_alpha: {neftune_noise_alpha}; must be 0 or more")
-        self.adapt(lora_rank, lora_alpha, lora_dropout, lora_targets, base_model)
-        if neftune_noise_alpha:
+        super().__init__(options, model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
+        self.adapt(self.options, self.options.lora_dropout)
+        if self.options.neftune_noise_alpha:
             assert isinstance(self.model, LanguageModel)
-            add_embedding_noise(self.model.backbone.embed_tokens, neftune_noise_alpha)
-        self.remember(neftune_noise_alpha=neftune_noise_alpha)
+            add_embedding_noise(self.model.backbone.embed_tokens, self.options.neftune_noise_alpha)
 
 
 def add_embedding_noise(embedding: nn.Embedding, alpha: float) -> None:

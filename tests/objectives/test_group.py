@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lit_llm.errors import UserError
 from lit_llm.objectives import group
+from lit_llm.objectives.options import RATIOS
 from lit_llm.objectives.policy import kl_k1, kl_k3
 
 seeds = st.integers(0, 10**6)
@@ -122,7 +123,7 @@ def test_the_loss_is_the_sum_written_out_whatever_stands_outside_the_mask(how, s
 @settings(max_examples=25, deadline=None)
 @given(seed=seeds, beta=st.sampled_from([0.0, 0.3]), delta=st.sampled_from([None, 1.3, 1.6]))
 @pytest.mark.parametrize("how", group.AGGREGATIONS)
-@pytest.mark.parametrize("ratio", group.RATIOS)
+@pytest.mark.parametrize("ratio", RATIOS)
 def test_ratios_of_whole_answers_and_the_second_bound_are_the_sum_written_out(ratio, how, seed, beta, delta):
     mask, logps, old, reference, advantages = problem(seed)
     weights = group.token_weights(mask, how, max_length=9)
@@ -181,7 +182,7 @@ def test_the_gradient_is_autograds_of_another_formula(how, seed):
 
 
 @pytest.mark.parametrize("how", group.AGGREGATIONS)
-@pytest.mark.parametrize("ratio", group.RATIOS)
+@pytest.mark.parametrize("ratio", RATIOS)
 def test_micro_batches_and_padding_add_up_to_the_same_loss_and_gradient(ratio, how):
     mask, logps, old, reference, advantages = problem(3)
     weights = group.token_weights(mask, how, max_length=9)

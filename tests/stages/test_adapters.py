@@ -11,12 +11,13 @@ from lit_llm.errors import UserError
 from lit_llm.optim.schedules import constant
 from lit_llm.stages.continued_pretraining import ContinuedPretraining
 from lit_llm.stages.flag_classification import FlagClassification
+from lit_llm.stages.options import ContinuedPretrainingOptions, FlagOptions
 from lit_llm.stages.reward_modeling import RewardModeling
 from tests.stages.training_run import Data, RandomRows, sgd, trainer_for
 from tests.stages.training_run import tiny_model as tiny_text_model
 
 from .test_flag_classification import answers
-from .toy import loader, parts, rankings, tiny_model, trainer
+from .toy import loader, made, parts, rankings, tiny_model, trainer
 
 SCORING = {
     RewardModeling: lambda: [rankings(8, seed=seed) for seed in range(4)],
@@ -29,7 +30,7 @@ def trained(kind, folder, **options):
     model = tiny_model()
     save_model(folder / "base", model)
     options = {"lora_rank": 4, "lora_alpha": 8.0, "base_model": str(folder / "base"), **options}
-    stage = kind(model=model, **parts(lr=0.05), **options)
+    stage = made(kind, model=model, **parts(lr=0.05), **options)
     before = {name: weight.detach().clone() for name, weight in stage.model.named_parameters()}
     trainer(max_epochs=1).fit(stage, loader(SCORING[kind]()), loader(SCORING[kind]()[:1]))
     stage.eval()
@@ -78,7 +79,7 @@ def test_continued_pretraining_trains_adapters_and_peft_gives_the_same_logits(tm
     model = tiny_text_model()
     save_model(tmp_path / "base", model)
     lora = {"lora_rank": 4, "lora_targets": ("q_proj", "down_proj"), "base_model": str(tmp_path / "base")}
-    stage = ContinuedPretraining(model=model, optimizer=sgd, schedule=constant, **lora)
+    stage = ContinuedPretraining(ContinuedPretrainingOptions(**lora), model=model, optimizer=sgd, schedule=constant)
     frozen = {name: weight.clone() for name, weight in stage.model.named_parameters() if ".lora_" not in name}
     trainer_for(tmp_path, [], max_steps=6, limit_val_batches=0, enable_checkpointing=False).fit(
         stage, datamodule=Data()
@@ -100,9 +101,11 @@ def test_continued_pretraining_trains_adapters_and_peft_gives_the_same_logits(tm
 
 def test_what_adapters_do_not_go_with_is_refused():
     with pytest.raises(UserError, match=r"^stage.new_tokens: \['tensor'\]; with stage.lora_rank=2"):
-        ContinuedPretraining(model=tiny_model(), lora_rank=2, new_tokens=["tensor"], **parts())
+        ContinuedPretraining(
+            ContinuedPretrainingOptions(lora_rank=2, new_tokens=["tensor"]), model=tiny_model(), **parts()
+        )
     with pytest.raises(UserError, match=r"^stage.trained=head: trains no adapters; leave it or stage.lora_rank=2 out"):
-        FlagClassification(model=tiny_model(), lora_rank=2, trained="head", **parts())
+        FlagClassification(FlagOptions(lora_rank=2, trained="head"), model=tiny_model(), **parts())
     for kind in (RewardModeling, FlagClassification, ContinuedPretraining):
         for options, message in (
             ({"lora_rank": -1}, "stage.lora_rank: -1"),
@@ -111,4 +114,4 @@ def test_what_adapters_do_not_go_with_is_refused():
             ({"lora_rank": 2, "lora_targets": ["c_attn"]}, r"stage.lora_targets: \['c_attn'\] not in the model"),
         ):
             with pytest.raises(UserError, match=message):
-                kind(model=tiny_model(), **parts(), **options)
+                made(kind, model=tiny_model(), **parts(), **options)

@@ -10,9 +10,10 @@ from lit_llm.errors import UserError
 from lit_llm.objectives.ranking import bradley_terry, plackett_luce
 from lit_llm.optim.muon import muon_adamw
 from lit_llm.stages.adherence import Adherence
+from lit_llm.stages.options import RewardModelingOptions
 from lit_llm.stages.reward_modeling import RewardModeling
 
-from .toy import loader, parts, rankings, tiny_model, trainer
+from .toy import loader, made, parts, rankings, tiny_model, trainer
 
 # Rankings of five items, the best first, some of them partial, by three annotators with eight rankings each.
 RANKED = (
@@ -93,7 +94,7 @@ class Ranked(L.LightningDataModule):
 @pytest.mark.parametrize("optimizer", [None, partial(muon_adamw, lr=3e-3, weight_decay=0.0)])
 def test_who_ranks_at_random_is_found(optimizer):
     options = parts() | ({} if optimizer is None else {"optimizer": optimizer})
-    stage = RewardModeling(model=tiny_model(), adherence="learned", adherence_lr=0.1, **options)
+    stage = RewardModeling(RewardModelingOptions(adherence="learned", adherence_lr=0.1), model=tiny_model(), **options)
     run = trainer(max_epochs=1)
     run.fit(stage, datamodule=Ranked())
     found = {name.split("/", 1)[1]: v for name, v in run.logged_metrics.items() if name.startswith("adherence/")}
@@ -116,7 +117,7 @@ def test_the_prior_of_an_annotator_counts_once_an_epoch():
 
 
 def test_an_adherence_of_one_changes_nothing():
-    stage = RewardModeling(model=tiny_model(), adherence="learned", **parts())
+    stage = RewardModeling(RewardModelingOptions(adherence="learned"), model=tiny_model(), **parts())
     batch = rankings(6)
     without = stage.loss(batch)[0]
     stage.adherence = Adherence("ab", {"a": 3, "b": 3}, 10.0, 10.0)
@@ -141,7 +142,7 @@ def test_margins_of_the_data_reach_the_loss_or_are_refused():
     [(("", "ann"), "learned, but the data names ann; it compares annotators"), ((), "the data names nobody")],
 )
 def test_one_annotator_cannot_be_compared(names, message):
-    stage = RewardModeling(model=tiny_model(), adherence="learned", **parts())
+    stage = RewardModeling(RewardModelingOptions(adherence="learned"), model=tiny_model(), **parts())
     with pytest.raises(UserError, match=message):
         trainer(max_epochs=1).fit(stage, datamodule=Ranked(names))
 
@@ -158,12 +159,14 @@ def test_one_annotator_cannot_be_compared(names, message):
 )
 def test_options_that_make_no_sense(options, message):
     with pytest.raises(UserError, match=message):
-        RewardModeling(model=tiny_model(), **parts(), **options)
+        made(RewardModeling, model=tiny_model(), **parts(), **options)
 
 
 def test_the_factors_go_on_from_a_checkpoint(tmp_path):
     def fitted(epochs, checkpoint=None):
-        stage = RewardModeling(model=tiny_model(), adherence="learned", normalize_batches=0, **parts())
+        stage = RewardModeling(
+            RewardModelingOptions(adherence="learned", normalize_batches=0), model=tiny_model(), **parts()
+        )
         run = trainer(max_epochs=epochs, limit_train_batches=4)
         run.fit(stage, datamodule=Ranked(), ckpt_path=checkpoint, weights_only=True)
         return stage, run

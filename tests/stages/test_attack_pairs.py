@@ -9,6 +9,7 @@ from lit_llm.objectives.ranking import bradley_terry, plackett_luce
 from lit_llm.records import RankingBatch
 from lit_llm.stages.adherence import Adherence
 from lit_llm.stages.attack_pairs import without_attacks
+from lit_llm.stages.options import RewardModelingOptions
 from lit_llm.stages.reward_modeling import RewardModeling
 
 from .toy import END, loader, parts, rankings, tiny_model, trainer
@@ -38,7 +39,7 @@ def attacked(batch: RankingBatch, every: int = 1) -> RankingBatch:
 
 
 def test_scores_of_answers_have_mean_0_and_deviation_1_where_every_prompt_has_an_attack():
-    stage = RewardModeling(model=tiny_model(), normalize_batches=6, **parts())
+    stage = RewardModeling(RewardModelingOptions(normalize_batches=6), model=tiny_model(), **parts())
     batches = [rankings(8, seed=i) for i in range(6)]
     trainer(max_epochs=1).fit(stage, loader([attacked(b) for b in batches]))
     with torch.no_grad():
@@ -49,7 +50,7 @@ def test_scores_of_answers_have_mean_0_and_deviation_1_where_every_prompt_has_an
 @pytest.mark.parametrize("loss", [bradley_terry, plackett_luce])
 @pytest.mark.parametrize("every", [1, 2])
 def test_attacks_are_a_term_beside_the_people_s_pairs(loss, every):
-    stage = RewardModeling(model=tiny_model(), loss=loss, attack_weight=0.7, **parts()).double()
+    stage = RewardModeling(RewardModelingOptions(attack_weight=0.7), model=tiny_model(), loss=loss, **parts()).double()
     torch.nn.init.normal_(stage.model.score.weight)
     plain = rankings(6)
     plain = plain._replace(weights=torch.arange(1.0, 7.0))
@@ -79,7 +80,7 @@ def test_an_attack_says_nothing_of_who_ranked_and_knows_no_margin():
     batch = rankings(6)._replace(annotators=torch.tensor([0, 1] * 3), margins=torch.ones(6))
     grads = []
     for one in (batch, attacked(batch)):
-        stage = RewardModeling(model=tiny_model(), adherence="learned", **parts())
+        stage = RewardModeling(RewardModelingOptions(adherence="learned"), model=tiny_model(), **parts())
         torch.nn.init.normal_(stage.model.score.weight, generator=torch.Generator().manual_seed(1))
         stage.adherence = Adherence("ab", {"a": 3, "b": 3}, 10.0, 10.0)
         with torch.no_grad():
@@ -100,4 +101,4 @@ def test_marks_for_other_completions_and_negative_weights_are_refused():
     with pytest.raises(UserError, match="2 marks of attacks, 9 completions"):
         RewardModeling(model=tiny_model(), **parts()).loss(rankings(3)._replace(attacked=torch.ones(2).bool()))
     with pytest.raises(UserError, match=r"stage\.attack_weight: -1"):
-        RewardModeling(model=tiny_model(), attack_weight=-1, **parts())
+        RewardModeling(RewardModelingOptions(attack_weight=-1), model=tiny_model(), **parts())

@@ -1,8 +1,10 @@
 """The base of all stages: exact normalisation, safe updates, what is logged and what is saved."""
 
 import copy
+import dataclasses
 import logging
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from lit_llm.errors import UserError
 from lit_llm.optim.schedules import constant
 from lit_llm.records import IGNORE, TokenBatch
 from lit_llm.stages.base import Stage
+from lit_llm.stages.options import StageOptions
 from lit_llm.stages.pretraining import Pretraining
 from tests.stages.training_run import Data, RandomRows, sgd, tiny_model, tiny_stage, trainer_for
 
@@ -68,19 +71,26 @@ def test_the_gradient_is_that_of_the_mean_over_tokens(tmp_path: Path) -> None:
         torch.testing.assert_close(weight, expected, msg=name)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearOptions(StageOptions):
+    beta: float = 0.5
+    names: Sequence[str] = ("a",)
+    reward: Any = None
+
+
 class Linear(Stage):
     """One weight, whose gradient is what the batch says."""
 
+    Options = LinearOptions
     name = "linear"
     batch_type = torch.Tensor
     left_out = ("reference",)
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, options: LinearOptions | None = None, **values: Any) -> None:
         model = nn.Linear(1, 1, bias=False)
         nn.init.zeros_(model.weight)
-        super().__init__(model=model, schedule=constant, **values)
+        super().__init__(options, model=model, schedule=constant, **values)
         self.reference = nn.Linear(1, 1).requires_grad_(False)
-        self.remember(beta=0.5, names=["a"])
 
     def loss(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         valid = ~torch.isnan(batch) | (batch.nan_to_num(nan=7.0) == 7.0)
@@ -155,9 +165,9 @@ def test_frozen_submodules_are_left_out_and_not_missed() -> None:
 
 def test_hyper_parameters_are_plain() -> None:
     stage = Linear(optimizer=partial(adam, lr=0.1))
-    assert dict(stage.hparams) == {"beta": 0.5, "names": ["a"]}
+    assert dict(stage.hparams) == {"beta": 0.5, "names": ("a",), "reward": None}
     with pytest.raises(TypeError, match="reward is a Linear"):
-        stage.remember(reward=nn.Linear(1, 1))
+        Linear(LinearOptions(reward=nn.Linear(1, 1)), optimizer=partial(adam, lr=0.1))
 
 
 def test_what_is_logged_and_when(tmp_path: Path) -> None:

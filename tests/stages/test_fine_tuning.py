@@ -15,6 +15,7 @@ from lit_llm.optim.adamw import adamw
 from lit_llm.optim.schedules import constant
 from lit_llm.stages.fine_tuning import FineTuning
 from lit_llm.stages.instruction_tuning import InstructionTuning
+from lit_llm.stages.options import SupervisedOptions
 from lit_llm.stages.supervised import SupervisedStage, add_embedding_noise
 from tests.stages.training_run import Data, RandomRows, tiny_model, trainer_for
 
@@ -25,7 +26,7 @@ def make(kind: type[SupervisedStage] = FineTuning, **values: Any) -> SupervisedS
     def optimizer(module: nn.Module) -> torch.optim.Optimizer:
         return adamw(module, lr=0.02)
 
-    return kind(model=tiny_model(), optimizer=optimizer, schedule=constant, **values)
+    return kind(SupervisedOptions(**values), model=tiny_model(), optimizer=optimizer, schedule=constant)
 
 
 def fit(stage: SupervisedStage, folder: Path) -> None:

@@ -12,8 +12,9 @@ from lit_llm.errors import UserError
 from lit_llm.evaluation.classification import best_threshold, labels
 from lit_llm.records import LabelledBatch
 from lit_llm.stages.flag_classification import FlagClassification
+from lit_llm.stages.options import FlagOptions
 
-from .toy import LIKED, VOCABULARY, loader, parts, rankings, tiny_model, trainer
+from .toy import LIKED, VOCABULARY, loader, made, parts, rankings, tiny_model, trainer
 
 
 def answers(count: int, seed: int, noise: float = 0.0) -> LabelledBatch:
@@ -28,7 +29,7 @@ def answers(count: int, seed: int, noise: float = 0.0) -> LabelledBatch:
 
 
 def fitted(**options) -> FlagClassification:
-    stage = FlagClassification(model=tiny_model(), **options, **parts())
+    stage = made(FlagClassification, model=tiny_model(), **options, **parts())
     batches = [answers(32, seed, noise=0.1) for seed in range(30)]
     trainer(max_epochs=1).fit(stage, loader(batches), loader([answers(200, 77, noise=0.1)]))
     return stage
@@ -58,7 +59,7 @@ def test_it_learns_what_is_flagged_and_keeps_the_best_threshold(tmp_path):
 
 def test_the_head_alone_leaves_the_transformer():
     stage, before = (
-        FlagClassification(model=tiny_model(), trained="head", **parts()),
+        FlagClassification(FlagOptions(trained="head"), model=tiny_model(), **parts()),
         tiny_model().backbone.state_dict(),
     )
     head, batch = stage.model.score.weight.detach().clone(), answers(64, 0)
@@ -70,7 +71,7 @@ def test_the_head_alone_leaves_the_transformer():
 
 @pytest.mark.parametrize(("weight", "used"), [(None, 1.0), (3.0, 3.0)])
 def test_the_loss_is_weighted_cross_entropy(weight, used):
-    stage = FlagClassification(model=tiny_model(), positive_weight=weight, **parts())
+    stage = FlagClassification(FlagOptions(positive_weight=weight), model=tiny_model(), **parts())
     batch = answers(16, 0)._replace(weights=torch.linspace(0, 2, 16))
     total, count, _ = stage.loss(batch)
     z, y = stage.model(batch.input_ids, batch.lengths).double(), batch.labels.double()
@@ -79,7 +80,7 @@ def test_the_loss_is_weighted_cross_entropy(weight, used):
 
 
 def test_balanced_weights_are_the_training_data_s():
-    stage = FlagClassification(model=tiny_model(), positive_weight="balanced", **parts())
+    stage = FlagClassification(FlagOptions(positive_weight="balanced"), model=tiny_model(), **parts())
     batches = [answers(32, seed, noise=0.1)._replace(weights=torch.rand(32) + 0.1) for seed in range(5)]
     trainer(max_epochs=1).fit(stage, loader(batches), loader([answers(20, 77)]))
     labels, weights = (torch.cat([getattr(one, name) for one in batches]) for name in ("labels", "weights"))
@@ -90,7 +91,7 @@ def test_balanced_weights_are_the_training_data_s():
 @pytest.mark.parametrize("options", [{"trained": "some"}, {"positive_weight": 0.0}, {"positive_weight": "even"}])
 def test_options_that_make_no_sense_are_refused(options):
     with pytest.raises(UserError, match=f"stage.{next(iter(options))}="):
-        FlagClassification(model=tiny_model(), **options, **parts())
+        made(FlagClassification, model=tiny_model(), **options, **parts())
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,12 @@
 
 import pytest
 
-from .test_ppo import LikedShare, ppo
+from .test_grpo import LikedShare, grpo
 from .toy import loader, prompt_batch, trainer
 
 
 def test_gold_is_kept_prompt_by_prompt_of_the_last_validation_alone():
-    stage = ppo(gold=LikedShare())
-    stage.validation_samples = 2
+    stage = grpo(gold=LikedShare(), validation_samples=2)
     sets = loader([prompt_batch(4, seed=1), prompt_batch(3, seed=2)])
     runner = trainer(max_steps=1, max_epochs=-1)
     for _ in range(2):

@@ -13,10 +13,11 @@ from lit_llm.records import Message, Prompt
 from lit_llm.rewards.verifiers import ExactAnswer
 from lit_llm.rewards.weighted import WeightedSum
 from lit_llm.stages.grpo import GRPO
+from lit_llm.stages.options import GRPOOptions
 from lit_llm.stages.rollout_signs import RolloutSigns
 from lit_llm.training.trainer import StopAfter
 
-from .toy import END, LIKED, VOCABULARY, loader, parts, prompt_batch, tiny_model, trainer
+from .toy import END, LIKED, VOCABULARY, loader, made, parts, prompt_batch, tiny_model, trainer
 
 
 class LikedShare:
@@ -44,7 +45,7 @@ class Constant(LikedShare):
 
 def grpo(model=None, reward=None, lr=3e-3, **options):
     given = {"max_new_tokens": 8, "end_ids": (END,), "group_size": 4}
-    return GRPO(model=model or tiny_model(), reward=reward or LikedShare(), **{**parts(lr), **given, **options})
+    return made(GRPO, model=model or tiny_model(), reward=reward or LikedShare(), **{**parts(lr), **given, **options})
 
 
 def fit(stage, rollouts, prompts=8, **options):
@@ -156,10 +157,10 @@ def test_one_update_is_the_gradient_of_the_formula_for_one_row_at_a_time(aggrega
     reward, model = LikedShare(), tiny_model()
     start = {name: value.clone() for name, value in model.state_dict().items()}
     plain = {"optimizer": lambda module: torch.optim.SGD(module.parameters(), lr=1.0), "schedule": constant}
-    stage = GRPO(
-        model=model, reward=reward, max_new_tokens=8, end_ids=(END,), group_size=4, aggregation=aggregation,
-        max_grad_norm=0.0, micro_batch_size=3, **plain,
-    )  # fmt: skip
+    options = GRPOOptions(
+        max_new_tokens=8, end_ids=(END,), group_size=4, aggregation=aggregation, max_grad_norm=0.0, micro_batch_size=3
+    )
+    stage = GRPO(options, model=model, reward=reward, **plain)
     fit(stage, 1, prompts=3)
     ids, lengths = reward.seen[0]
     prompts = prompt_batch(3).lengths.repeat_interleave(4).tolist()

@@ -9,6 +9,7 @@ import torch
 from lit_llm.errors import UserError
 from lit_llm.records import LabelledBatch
 from lit_llm.stages.kto import KTO
+from lit_llm.stages.options import KTOOptions
 
 from .toy import LIKED, VOCABULARY, loader, parts, rankings, tiny_model, trainer
 
@@ -53,7 +54,7 @@ def test_it_starts_at_margin_zero_and_a_loss_of_one_half():
 
 
 def test_the_loss_and_what_is_logged_are_those_of_a_loop():
-    stage = KTO(model=tiny_model(), beta=0.5, desirable_weight=1.2, undesirable_weight=0.8, **parts())
+    stage = KTO(KTOOptions(beta=0.5, desirable_weight=1.2, undesirable_weight=0.8), model=tiny_model(), **parts())
     batch = labelled(4)._replace(weights=torch.linspace(0.5, 2, 12))
     with torch.no_grad():
         for parameter in stage.model.parameters():
@@ -126,7 +127,7 @@ def test_an_empty_completion_is_refused():
 @pytest.mark.parametrize("name", ["beta", "desirable_weight", "undesirable_weight"])
 def test_impossible_options_are_refused_when_the_stage_is_made(name):
     with pytest.raises(UserError, match=f"stage.{name}: 0"):
-        KTO(model=tiny_model(), **{name: 0.0}, **parts())
+        KTO(KTOOptions(**{name: 0.0}), model=tiny_model(), **parts())
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ from lit_llm.optim.adamw import adamw
 from lit_llm.optim.schedules import linear
 from lit_llm.records import Message
 from lit_llm.stages.experience import Sequences, completion_logps, completion_values
+from lit_llm.stages.options import PPOOptions
 from lit_llm.stages.ppo import PPO
 from lit_llm.training.trainer import StopAfter
 
-from .toy import END, LIKED, VOCABULARY, loader, parts, prompt_batch, tiny_model, trainer
+from .toy import END, LIKED, VOCABULARY, loader, made, parts, prompt_batch, tiny_model, trainer
 
 
 class LikedShare:
@@ -42,7 +43,7 @@ class Examined(LikedShare):
 
 def ppo(model=None, reward=None, lr=3e-3, **options):
     given = {"max_new_tokens": 8, "end_ids": (END,), "epochs": 2, "minibatches": 2, "missing_eos_penalty": 0.0}
-    return PPO(model=model or tiny_model(), reward=reward or LikedShare(), **parts(lr), **{**given, **options})
+    return made(PPO, model=model or tiny_model(), reward=reward or LikedShare(), **parts(lr), **{**given, **options})
 
 
 def fit(stage, rollouts, prompts=16, **options):
@@ -103,10 +104,9 @@ def test_every_name_is_logged():
 
 
 def test_steps_and_schedules_count_rollouts():
-    stage = PPO(
-        model=tiny_model(), reward=LikedShare(), optimizer=partial(adamw, lr=1e-3), schedule=linear, max_new_tokens=4,
-        end_ids=(END,), epochs=3, minibatches=2, value_lr_ratio=10.0,
-    )  # fmt: skip
+    options = PPOOptions(max_new_tokens=4, end_ids=(END,), epochs=3, minibatches=2, value_lr_ratio=10.0)
+    optimizer = partial(adamw, lr=1e-3)
+    stage = PPO(options, model=tiny_model(), reward=LikedShare(), optimizer=optimizer, schedule=linear)
     run = fit(stage, 4)
     assert run.global_step == 4
     assert run.logged_metrics["train/lr"].item() == pytest.approx(1e-3 / 4) and run.logged_metrics["train/updates"] == 6
@@ -239,7 +239,7 @@ def test_a_reward_of_texts_gets_the_prompts_messages_and_the_answer_without_its_
         def train_dataloader(self):
             return loader([prompt_batch(4)])
 
-    stage = PPO(model=tiny_model(), reward=reward, tokenizer=Words(), max_new_tokens=50, **parts())
+    stage = PPO(PPOOptions(max_new_tokens=50), model=tiny_model(), reward=reward, tokenizer=Words(), **parts())
     run = trainer(max_steps=1, max_epochs=-1)
     run.fit(stage, datamodule=Data())
     prompts, completions = seen[0]

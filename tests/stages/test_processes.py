@@ -1,5 +1,7 @@
 """Two processes that share a rollout learn what one process learns from the whole of it, whatever its lengths."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from lit_llm.stages.grpo import GRPO
 from lit_llm.stages.ppo import PPO
 
 from .test_pretraining_mix import Data, Text
-from .toy import END, LIKED, VOCABULARY, prompt_batch, tiny_model, trainer
+from .toy import END, LIKED, VOCABULARY, made, prompt_batch, tiny_model, trainer
 
 SHORT, LONG = 1, 7  # tokens of an answer of the first process, and at most of the second
 PLAIN = {"optimizer": lambda network: torch.optim.SGD(network.parameters(), lr=0.1), "schedule": constant}
@@ -86,9 +88,9 @@ def learned(stage, processes, folder, ptx):
 
 
 MADE = {
-    "ppo": lambda **given: PPO(ptx_coef=0.0, vf_coef=0.5, kl_coef=0.0, epochs=1, **given),
-    "ppo_ptx": lambda **given: PPO(ptx_coef=2.0, vf_coef=0.5, kl_coef=0.0, epochs=1, **given),
-    "grpo": lambda **given: GRPO(group_size=4, scale="batch", **given),
+    "ppo": partial(made, PPO, ptx_coef=0.0, vf_coef=0.5, kl_coef=0.0, epochs=1),
+    "ppo_ptx": partial(made, PPO, ptx_coef=2.0, vf_coef=0.5, kl_coef=0.0, epochs=1),
+    "grpo": partial(made, GRPO, group_size=4, scale="batch"),
 }
 
 

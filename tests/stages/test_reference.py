@@ -14,11 +14,12 @@ from lit_llm.objectives.preference import orpo
 from lit_llm.records import LabelledBatch, RankingBatch
 from lit_llm.stages import reference as reference_module
 from lit_llm.stages.kto import KTO
+from lit_llm.stages.options import PreferenceOptions
 from lit_llm.stages.preference_optimization import PreferenceOptimization
 from lit_llm.stages.reference_store import Origin, read
 
 from .test_kto import labelled
-from .toy import loader, parts, rankings, tiny_model, trainer
+from .toy import loader, made, parts, rankings, tiny_model, trainer
 
 
 class Rows:
@@ -78,12 +79,12 @@ def fit(stage, data):
 def test_a_second_run_reads_what_the_first_computed_and_learns_the_same(stage, make, tmp_path, counted):
     plain = fit(stage(model=tiny_model(), **parts()), Data(make, tmp_path))
     counted.clear()
-    first = stage(model=tiny_model(), reference_cache=True, **parts())
+    first = made(stage, model=tiny_model(), reference_cache=True, **parts())
     assert first.reference is None
     logged = fit(first, Data(make, tmp_path))
     assert counted, "the first run computes them"
     counted.clear()
-    again = fit(stage(model=tiny_model(), reference_cache=True, **parts()), Data(make, tmp_path))
+    again = fit(made(stage, model=tiny_model(), reference_cache=True, **parts()), Data(make, tmp_path))
     assert not counted and again == logged
     assert logged == pytest.approx(plain, rel=1e-4, abs=1e-5)
     assert len(list((tmp_path / "reference_logps").iterdir())) == 1
@@ -98,14 +99,14 @@ def test_a_resumed_run_knows_what_was_computed_to_the_bit(tmp_path):
     torch.save(checkpoint, tmp_path / "kept")
     two.on_load_checkpoint(torch.load(tmp_path / "kept", weights_only=True))
     assert two._known == one._known and len(two._known) > 20
-    stored = PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts())
+    stored = PreferenceOptimization(PreferenceOptions(reference_cache=True), model=tiny_model(), **parts())
     stored.trainer, checkpoint = one.trainer, {}
     stored.on_save_checkpoint(checkpoint)
     assert "reference_logps" not in checkpoint  # its file holds them
 
 
 def test_all_data_is_computed_before_the_first_step(tmp_path, counted):
-    stage = PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts())
+    stage = PreferenceOptimization(PreferenceOptions(reference_cache=True), model=tiny_model(), **parts())
     seen = []
     stage.on_train_start = lambda: seen.append(sum(counted))
     fit(stage, Data(rankings, tmp_path))
@@ -114,21 +115,27 @@ def test_all_data_is_computed_before_the_first_step(tmp_path, counted):
 
 
 def test_other_data_or_another_model_finds_no_cache_and_refuses_the_file(tmp_path, counted):
-    fit(PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts()), Data(rankings, tmp_path))
+    fit(
+        PreferenceOptimization(PreferenceOptions(reference_cache=True), model=tiny_model(), **parts()),
+        Data(rankings, tmp_path),
+    )
     (file,) = (tmp_path / "reference_logps").iterdir()
     for seed, name in ((1, "data"), (0, "other")):
         counted.clear()
-        stage = PreferenceOptimization(model=tiny_model(seed=seed), reference_cache=True, **parts())
+        stage = PreferenceOptimization(PreferenceOptions(reference_cache=True), model=tiny_model(seed=seed), **parts())
         fit(stage, Data(rankings, tmp_path, name))
         assert counted
-    other = PreferenceOptimization(model=tiny_model(seed=1), reference_logps=str(file), **parts())
+    other = PreferenceOptimization(PreferenceOptions(reference_logps=str(file)), model=tiny_model(seed=1), **parts())
     with pytest.raises(UserError, match="another reference"):
         fit(other, Data(rankings, tmp_path))
-    same = PreferenceOptimization(model=tiny_model(), reference_logps=str(file), **parts())
+    same = PreferenceOptimization(PreferenceOptions(reference_logps=str(file)), model=tiny_model(), **parts())
     with pytest.raises(UserError, match="another data"):
         fit(same, Data(rankings, tmp_path, "o"))
     counted.clear()
-    fit(PreferenceOptimization(model=tiny_model(), reference_logps=str(file), **parts()), Data(rankings, tmp_path))
+    fit(
+        PreferenceOptimization(PreferenceOptions(reference_logps=str(file)), model=tiny_model(), **parts()),
+        Data(rankings, tmp_path),
+    )
     assert not counted
 
 
@@ -142,8 +149,11 @@ def test_a_damaged_or_missing_file_is_named(tmp_path):
 
 
 def test_the_margin_is_checked_at_the_start_with_stored_values_too(tmp_path):
-    fit(PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts()), Data(rankings, tmp_path))
-    stage = PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts())
+    fit(
+        PreferenceOptimization(PreferenceOptions(reference_cache=True), model=tiny_model(), **parts()),
+        Data(rankings, tmp_path),
+    )
+    stage = PreferenceOptimization(PreferenceOptions(reference_cache=True), model=tiny_model(), **parts())
     with torch.no_grad():
         stage.model.lm_head.weight.mul_(30)  # after the reference's hash was taken
     with pytest.raises(UserError, match="before the first update"):
@@ -152,19 +162,20 @@ def test_the_margin_is_checked_at_the_start_with_stored_values_too(tmp_path):
 
 def test_a_loss_without_reference_has_no_use_for_a_file():
     with pytest.raises(UserError, match="needs no reference"):
-        PreferenceOptimization(model=tiny_model(), loss=orpo, reference_logps="f", **parts())
-    assert PreferenceOptimization(model=tiny_model(), loss=orpo, reference_cache=True, **parts()).reference is None
+        PreferenceOptimization(PreferenceOptions(reference_logps="f"), model=tiny_model(), loss=orpo, **parts())
+    options = PreferenceOptions(reference_cache=True)
+    assert PreferenceOptimization(options, model=tiny_model(), loss=orpo, **parts()).reference is None
 
 
 def test_without_a_data_module_there_is_nothing_to_store():
-    stage = PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts())
+    stage = PreferenceOptimization(PreferenceOptions(reference_cache=True), model=tiny_model(), **parts())
     with pytest.raises(UserError, match="data module"):
         trainer(max_epochs=1).fit(stage, loader([rankings(3)]))
 
 
 @pytest.mark.parametrize(("stage", "make"), [(PreferenceOptimization, rankings), (KTO, labelled)])
 def test_with_adapters_the_policy_without_them_is_the_reference(stage, make, tmp_path):
-    learner = stage(model=tiny_model(), lora_rank=4, base_model="base", **parts(lr=1e-2))
+    learner = made(stage, model=tiny_model(), lora_rank=4, base_model="base", **parts(lr=1e-2))
     assert learner.reference is None
     logged = fit(learner, Data(make, tmp_path))
     assert logged["rewards/margins"] > 0
@@ -183,9 +194,12 @@ def test_with_adapters_the_policy_without_them_is_the_reference(stage, make, tmp
 
 
 def test_adapters_and_stored_values_go_together(tmp_path, counted):
-    fit(PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts()), Data(rankings, tmp_path))
+    fit(
+        PreferenceOptimization(PreferenceOptions(reference_cache=True), model=tiny_model(), **parts()),
+        Data(rankings, tmp_path),
+    )
     counted.clear()
-    stage = PreferenceOptimization(model=tiny_model(), reference_cache=True, lora_rank=2, **parts())
+    stage = PreferenceOptimization(PreferenceOptions(reference_cache=True, lora_rank=2), model=tiny_model(), **parts())
     fit(stage, Data(rankings, tmp_path))
     assert not counted, "the base is the same, so the values are"
 
@@ -203,7 +217,7 @@ def test_two_processes_compute_a_share_each_and_know_all(tmp_path, monkeypatch):
         (computed / str(self.trainer.global_rank)).write_text(f"{sum(found)} {len(self._known)} {hash_of(self)}")
 
     monkeypatch.setattr(reference_module.AgainstReference, "_compute_all", compute)
-    stage = PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts())
+    stage = PreferenceOptimization(PreferenceOptions(reference_cache=True), model=tiny_model(), **parts())
     trainer(max_epochs=1, devices=2, strategy="ddp_fork").fit(stage, datamodule=Data(rankings, tmp_path))
     first, second = ((computed / name).read_text().split() for name in "01")
     # Two of four training batches (validation's are the first two again); both know the 36 different completions.
@@ -217,10 +231,16 @@ def hash_of(stage):
 
 def test_a_node_that_lacks_the_file_has_all_compute_and_write_it(tmp_path, monkeypatch, counted):
     """Two nodes without a shared disk: this one has the file, the other says that it has none."""
-    fit(PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts()), Data(rankings, tmp_path))
+    fit(
+        PreferenceOptimization(PreferenceOptions(reference_cache=True), model=tiny_model(), **parts()),
+        Data(rankings, tmp_path),
+    )
     counted.clear()
     monkeypatch.setattr(
         reference_module, "gathered", lambda value, _: [value, False] if isinstance(value, bool) else [value]
     )
-    fit(PreferenceOptimization(model=tiny_model(), reference_cache=True, **parts()), Data(rankings, tmp_path))
+    fit(
+        PreferenceOptimization(PreferenceOptions(reference_cache=True), model=tiny_model(), **parts()),
+        Data(rankings, tmp_path),
+    )
     assert sum(counted) == 36

@@ -11,6 +11,7 @@ from lit_llm.errors import UserError
 from lit_llm.evaluation.statistics import expected_calibration_error
 from lit_llm.objectives.ranking import bradley_terry, plackett_luce, strict_pairs
 from lit_llm.records import RankingBatch
+from lit_llm.stages.options import RewardModelingOptions
 from lit_llm.stages.ranking_metrics import derived, judged_pairs, pair_sums, ranking_summary
 from lit_llm.stages.reward_modeling import RewardModeling
 from lit_llm.stages.totals import Totals
@@ -37,7 +38,7 @@ def test_it_learns_a_rule_on_held_out_prompts(loss):
 
 
 def test_scores_are_normalised_once_on_the_training_completions():
-    stage = RewardModeling(model=tiny_model(), normalize_batches=3, **parts())
+    stage = RewardModeling(RewardModelingOptions(normalize_batches=3), model=tiny_model(), **parts())
     batches = [rankings(8, seed=i) for i in range(3)]
     trainer(max_epochs=1).fit(stage, loader(batches))
     with torch.no_grad():
@@ -46,7 +47,9 @@ def test_scores_are_normalised_once_on_the_training_completions():
 
 
 def test_without_a_gain_only_the_mean_is_taken_away():
-    stage = RewardModeling(model=tiny_model(), normalize_batches=2, normalize_scale=False, **parts())
+    stage = RewardModeling(
+        RewardModelingOptions(normalize_batches=2, normalize_scale=False), model=tiny_model(), **parts()
+    )
     batches = [rankings(8, seed=i) for i in range(2)]
     trainer(max_epochs=1).fit(stage, loader(batches))
     with torch.no_grad():
@@ -56,7 +59,7 @@ def test_without_a_gain_only_the_mean_is_taken_away():
 
 
 def test_a_model_whose_scores_are_not_finite_is_not_saved_as_one():
-    stage = RewardModeling(model=tiny_model(), normalize_batches=1, **parts())
+    stage = RewardModeling(RewardModelingOptions(normalize_batches=1), model=tiny_model(), **parts())
     with torch.no_grad():
         stage.model.score.weight.fill_(float("nan"))
     with pytest.raises(UserError, match="reward model: its scores have mean nan and deviation nan"):
@@ -67,7 +70,7 @@ def test_a_finished_run_that_is_resumed_has_its_normalisation(tmp_path):
     """Killed between its last checkpoint and its end: no step is left to make, so training does not end again."""
 
     def fitted(checkpoint=None):
-        stage = RewardModeling(model=tiny_model(), normalize_batches=3, **parts())
+        stage = RewardModeling(RewardModelingOptions(normalize_batches=3), model=tiny_model(), **parts())
         run = trainer(max_epochs=1)
         run.fit(stage, loader([rankings(8, seed=i) for i in range(3)]), ckpt_path=checkpoint, weights_only=True)
         return stage, run
@@ -100,7 +103,7 @@ def test_padding_never_changes_the_loss():
 
 def test_accumulation_gives_the_gradient_of_one_large_batch():
     def trained(batches, accumulate):
-        stage = RewardModeling(model=tiny_model(), normalize_batches=0, **parts())
+        stage = RewardModeling(RewardModelingOptions(normalize_batches=0), model=tiny_model(), **parts())
         torch.manual_seed(5)
         torch.nn.init.normal_(stage.model.score.weight)
         trainer(max_epochs=1, accumulate_grad_batches=accumulate).fit(stage, loader(batches))

@@ -15,11 +15,12 @@ from lit_llm.rewards.validation.gate import RewardValidationFailed
 from lit_llm.rewards.validation.result import Probe, ValidationResult
 from lit_llm.rewards.validation.validator import RewardValidator
 from lit_llm.stages import reward_monitor
+from lit_llm.stages.options import PPOOptions
 from lit_llm.stages.ppo import PPO
 from lit_llm.text.attacks import ATTACKS
 
 from .test_ppo import Examined, LikedShare, Words
-from .toy import loader, parts, prompt_batch, tiny_model, trainer
+from .toy import loader, made, parts, prompt_batch, tiny_model, trainer
 
 
 class Data(L.LightningDataModule):
@@ -43,7 +44,7 @@ def folder(tmp_path):
 def trained(folder, steps=6, **options):
     """A run whose reward lies in ``folder``: the trainer after it."""
     given = {"max_new_tokens": 6, "epochs": 1, "reward_validation_every_n_steps": 2, **options}
-    stage = PPO(model=tiny_model(), reward=Examined(folder), tokenizer=Words(), **parts(1e-2), **given)
+    stage = made(PPO, model=tiny_model(), reward=Examined(folder), tokenizer=Words(), **parts(1e-2), **given)
     run = trainer(max_steps=steps, max_epochs=-1, default_root_dir=folder, plugins=[AtomicCheckpointIO()])
     run.fit(stage, datamodule=Data())
     return run
@@ -60,7 +61,7 @@ def fit(folder, shares, monkeypatch, steps=6, **options):
 
     monkeypatch.setattr(reward_monitor, "rerun", rerun)
     given = {"max_new_tokens": 6, "epochs": 1, "reward_validation_every_n_steps": 2, **options}
-    stage = PPO(model=tiny_model(), reward=Examined(folder), tokenizer=Words(), **parts(1e-2), **given)
+    stage = made(PPO, model=tiny_model(), reward=Examined(folder), tokenizer=Words(), **parts(1e-2), **given)
     run = trainer(max_steps=steps, max_epochs=-1, default_root_dir=folder, plugins=[AtomicCheckpointIO()])
     run.fit(stage, datamodule=Data())
     return stage, run, weights
@@ -130,17 +131,16 @@ def test_a_failed_validation_refuses_the_stage_before_anything_is_built(folder):
     given = {"model": tiny_model(), "reward": Examined(folder), "tokenizer": Words(), **parts()}
     with pytest.raises(RewardValidationFailed, match="not above the floor"):
         PPO(**given)
-    assert PPO(**given, ignore_reward_validation=True).monitor.folders == (str(folder),)
+    assert PPO(PPOOptions(ignore_reward_validation=True), **given).monitor.folders == (str(folder),)
 
 
 def test_a_rule_is_not_examined(monkeypatch):
     monkeypatch.setattr(reward_monitor, "rerun", lambda *_, **__: pytest.fail("validated"))
     stage = PPO(
+        PPOOptions(max_new_tokens=6, reward_validation_every_n_steps=1),
         model=tiny_model(),
         reward=LikedShare(),
         tokenizer=Words(),
-        max_new_tokens=6,
-        reward_validation_every_n_steps=1,
         **parts(),
     )
     trainer(max_steps=2, max_epochs=-1).fit(stage, datamodule=Data())

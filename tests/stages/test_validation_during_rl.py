@@ -15,7 +15,7 @@ from lit_llm.stages.grpo import GRPO
 from lit_llm.stages.ppo import PPO
 
 from .test_ppo import Examined, Words
-from .toy import loader, parts, prompt_batch, tiny_model, trainer
+from .toy import loader, made, parts, prompt_batch, tiny_model, trainer
 
 STAGES = pytest.mark.parametrize("kind", [PPO, GRPO])
 
@@ -27,19 +27,19 @@ class Data(L.LightningDataModule):
         return loader([prompt_batch(4, seed=i) for i in range(6)])
 
 
-def made(kind, folder, passed, **options):
+def policy(kind, folder, passed, **options):
     (folder / "reward_validation.json").write_text(
         json.dumps({"passed": passed, "reasons": ["fooled"]}), encoding="utf-8"
     )
     given = {"max_new_tokens": 6, "epochs": 1, "reward_validation_every_n_steps": 2, **parts(), **options}
-    return kind(model=tiny_model(), reward=Examined(folder), tokenizer=Words(), **given)
+    return made(kind, model=tiny_model(), reward=Examined(folder), tokenizer=Words(), **given)
 
 
 @STAGES
 def test_a_reward_that_failed_is_refused_before_any_step_unless_that_is_ignored(kind, tmp_path):
     with pytest.raises(RewardValidationFailed, match="fooled"):
-        made(kind, tmp_path, False)
-    assert made(kind, tmp_path, False, ignore_reward_validation=True).monitor.folders == (str(tmp_path),)
+        policy(kind, tmp_path, False)
+    assert policy(kind, tmp_path, False, ignore_reward_validation=True).monitor.folders == (str(tmp_path),)
 
 
 @STAGES
@@ -52,7 +52,7 @@ def test_a_run_that_an_validation_ended_says_so_and_does_not_go_on(kind, tmp_pat
         return ValidationResult(Estimate(0.7, 0.01, 8), {}, {"empty": probe})
 
     def run(resume=None, **options):
-        stage = made(kind, tmp_path, True, **options)
+        stage = policy(kind, tmp_path, True, **options)
         engine = trainer(max_steps=6, max_epochs=-1, default_root_dir=tmp_path)
         engine.fit(stage, datamodule=Data(), ckpt_path=resume, weights_only=True)
         return stage, engine

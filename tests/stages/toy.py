@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import lightning as L
@@ -74,6 +75,13 @@ def loader(batches: list) -> DataLoader:
 def parts(lr: float = 3e-3) -> dict:
     """The optimizer and schedule of a stage."""
     return {"optimizer": partial(adamw, lr=lr, weight_decay=0.0), "schedule": constant}
+
+
+def made(kind, **given):
+    """A stage of this class from its options and its live objects, each by its name."""
+    fields = {field.name for field in dataclasses.fields(kind.Options)}
+    options = kind.Options(**{name: value for name, value in given.items() if name in fields})
+    return kind(options, **{name: value for name, value in given.items() if name not in fields})
 
 
 def trainer(**overrides) -> L.Trainer:

@@ -25,6 +25,7 @@ from lit_llm.optim.muon import muon_adamw
 from lit_llm.optim.schedules import constant, cosine
 from lit_llm.records import IGNORE, TokenBatch
 from lit_llm.runtime import lightning_loops
+from lit_llm.stages.options import PretrainingOptions
 from lit_llm.stages.pretraining import Pretraining
 
 VOCABULARY, LENGTH = 32, 8
@@ -51,8 +52,11 @@ def sgd(module: nn.Module, lr: float = 1.0) -> torch.optim.SGD:
     return torch.optim.SGD(module.parameters(), lr=lr)
 
 
-def tiny_stage(model: LanguageModel | None = None, optimizer: Any = sgd, **values: Any) -> Pretraining:
-    return Pretraining(model=model or tiny_model(), optimizer=optimizer, schedule=constant, **values)
+def tiny_stage(
+    model: LanguageModel | None = None, optimizer: Any = sgd, tokenizer: Any = None, **values: Any
+) -> Pretraining:
+    options, live = PretrainingOptions(**values), {"optimizer": optimizer, "schedule": constant}
+    return Pretraining(options, model=model or tiny_model(), tokenizer=tokenizer, **live)
 
 
 class RandomRows:

@@ -16,6 +16,7 @@ from lit_llm.records import PromptBatch
 from lit_llm.stages.base import Stage
 from lit_llm.stages.grpo import GRPO
 from lit_llm.stages.on_policy import OnPolicy
+from lit_llm.stages.options import GRPOOptions, PPOOptions, RewardModelingOptions
 from lit_llm.stages.ppo import PPO
 from lit_llm.stages.preference_optimization import PreferenceOptimization
 from lit_llm.stages.reward_modeling import RewardModeling
@@ -49,7 +50,7 @@ def dpo(work: Work, cached: bool) -> Epoch:
 
 def reward(work: Work) -> Epoch:
     torch.manual_seed(0)
-    stage = RewardModeling(model=policy(work.config), normalize_batches=0, **parts())
+    stage = RewardModeling(RewardModelingOptions(normalize_batches=0), model=policy(work.config), **parts())
     torch.nn.init.normal_(stage.model.score.weight, std=0.02, generator=torch.Generator().manual_seed(0))
     return _ranked(stage, work)
 
@@ -75,11 +76,9 @@ def _first_step(stage: Any, batch: Any, precision: str) -> dict[str, float]:
 
 def grpo(work: Work) -> Epoch:
     stage = GRPO(
+        GRPOOptions(group_size=work.samples, max_new_tokens=work.max_new_tokens, end_ids=(1,)),
         model=policy(work.config),
         reward=LowTokens(work.config.vocab_size),
-        group_size=work.samples,
-        max_new_tokens=work.max_new_tokens,
-        end_ids=(1,),
         **parts(),
     )
     return _rollouts(stage, work, work.samples)
@@ -87,10 +86,9 @@ def grpo(work: Work) -> Epoch:
 
 def ppo(work: Work) -> Epoch:
     stage = PPO(
+        PPOOptions(max_new_tokens=work.max_new_tokens, end_ids=(1,)),
         model=policy(work.config),
         reward=LowTokens(work.config.vocab_size),
-        max_new_tokens=work.max_new_tokens,
-        end_ids=(1,),
         **parts(),
     )
     return _rollouts(stage, work, 1)

@@ -1,0 +1,36 @@
+"""Whether the longest prompt leaves room for an answer of full length, asked before anything is sampled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from lit_llm.backbone.models import ScoreModel
+from lit_llm.errors import UserError
+
+
+def check_room(longest: int, max_new_tokens: int, context: int) -> None:
+    """Raises UserError where the longest prompt leaves no room for an answer of full length in the model's context."""
+    if longest + max_new_tokens > context:
+        raise UserError(
+            f"stage.max_new_tokens={max_new_tokens}: the longest prompt has {longest} tokens, and the model's context "
+            f"holds {context}; shorten prompts (data.max_prompt_length={context - max_new_tokens}, "
+            "data.on_error=skip) or answers"
+        )
+
+
+def check_reward_room(reward: Any, longest: int, max_new_tokens: int, name: str = "reward") -> None:
+    """Raises UserError where a reward model, or one that a reward is made of, cannot read the longest prompt with an
+    answer of full length.
+    """
+    for part, each in getattr(reward, "parts", {}).items():
+        check_reward_room(each, longest, max_new_tokens, f"{name}.parts.{part}")
+    networks = list(reward.modules()) if isinstance(reward, nn.Module) else [getattr(reward, "model", None)]
+    room = min((each.config.max_positions for each in networks if isinstance(each, ScoreModel)), default=None)
+    if room is not None and longest + max_new_tokens > room:
+        raise UserError(
+            f"{name}: its model reads up to {room} tokens, but the longest prompt has {longest} and "
+            f"stage.max_new_tokens={max_new_tokens}; shorten prompts (data.max_prompt_length={room - max_new_tokens}, "
+            "data.on_error=skip) or answers"
+        )

@@ -1,0 +1,311 @@
+"""The options of every stage. Each is written here once, with what it means and what it may be.
+
+A stage names its dataclass as ``Options``: its fields are the keys below ``stage.`` in a configuration, the first
+argument of the stage, and the hyper-parameters that a checkpoint keeps. Torch is not imported, so that a configuration
+is checked before it is: by the fields' types, and by ``check``, which every dataclass calls when it is made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lit_llm.backbone.config import LINEAR_LAYERS
+from lit_llm.errors import UserError
+from lit_llm.objectives.options import AGGREGATIONS, RATIOS, SCALES, check_kto
+
+KL_PLACES = ("loss", "reward")
+VALUE_INITS = ("reward", "zero")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOptions:
+    """What all stages have: nothing yet."""
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raises UserError naming the first value that makes no sense."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterOptions(StageOptions):
+    """LoRA adapters (arXiv:2106.09685) beside the network's linear layers."""
+
+    lora_rank: int = 0  # of the adapters; 0: none, all weights are trained
+    lora_alpha: float = 32.0  # the adapters' scale is lora_alpha / lora_rank
+    lora_targets: Sequence[str] = LINEAR_LAYERS  # names of the layers that get one
+    # Name or folder of the model that the adapters belong to, for adapter_config.json; None: what the run started from.
+    base_model: str | None = None
+
+    def check(self) -> None:
+        super().check()
+        _not_negative(self, "lora_rank")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropoutAdapterOptions(AdapterOptions):
+    """Adapters of a stage that trains with dropout."""
+
+    lora_dropout: float = 0.05  # share of the adapters' input that is left out while training
+
+
+# Next-token prediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageOptions(StageOptions):
+    z_loss: float = 0.0  # weight of logsumexp(logits)^2, which keeps the logits from drifting (PaLM: 1e-4)
+
+    def check(self) -> None:
+        super().check()
+        _not_negative(self, "z_loss")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingOptions(LanguageOptions):
+    """Nothing of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContinuedPretrainingOptions(LanguageOptions, DropoutAdapterOptions):
+    # Words of the domain that become single tokens, as they are written in it ("tensor", no space). Not with adapters:
+    # the new rows of the embedding would stay as they begin.
+    new_tokens: Sequence[str] = ()
+
+    def check(self) -> None:
+        if self.new_tokens and self.lora_rank:
+            raise UserError(
+                f"stage.new_tokens: {list(self.new_tokens)}; with stage.lora_rank={self.lora_rank} their rows of the "
+                "embedding would not be trained; leave one of the two out"
+            )
+        if not all(self.new_tokens):
+            raise self.bad_tokens()
+        super().check()
+
+    def bad_tokens(self) -> UserError:
+        """What is said of an empty token, and where there is no tokenizer to add one to."""
+        return UserError(f"stage.new_tokens: {list(self.new_tokens)}; needs a tokenizer, and no token may be empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedOptions(LanguageOptions, DropoutAdapterOptions):
+    """Fine-tuning and instruction tuning."""
+
+    # Strength of uniform noise on the embeddings while training (NEFTune, arXiv:2310.05914, algorithm 1: 5); 0: none.
+    neftune_noise_alpha: float = 0.0
+
+    def check(self) -> None:
+        super().check()
+        _not_negative(self, "neftune_noise_alpha")
+
+
+# Rankings and labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceOptions(AdapterOptions):
+    """Learning beside a frozen reference. With adapters that is the policy without them, so there is no second copy."""
+
+    # Compute the reference's log-probabilities of all training and validation data before the first step, and keep them
+    # in the data's cache_dir under the hash of data and reference: a later run reads them.
+    reference_cache: bool = False
+    reference_logps: str | None = None  # a file of those, which must be of this data and model; None: by their hashes
+
+
+@dataclass(frozen=True, kw_only=True)
+class KTOOptions(PreferenceOptions):
+    beta: float = 0.1  # how dear it is to leave the reference
+    desirable_weight: float = 1.0  # of good completions
+    undesirable_weight: float = 1.0  # of bad ones; the weighted ratio of good to bad is best from 1 to 4/3
+
+    def check(self) -> None:
+        check_kto(self.beta, self.desirable_weight, self.undesirable_weight)
+        super().check()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardModelingOptions(DropoutAdapterOptions):
+    """With adapters the new head alone is trained whole."""
+
+    # After training, scores get mean 0 and deviation 1 over the answers of this many training batches (attacks among
+    # them are no answers); 0: they stay as they are.
+    normalize_batches: int = 16
+    normalize_scale: bool = True  # False: only the mean
+    # learned: a factor on the scores in the likelihood of each annotator's rankings, logged as adherence/<name>.
+    adherence: Literal["none", "learned"] = "none"
+    adherence_shape: float = 10.0  # of the factors' Gamma prior; with shape = rate its mean is 1
+    adherence_rate: float = 10.0  # of the same prior
+    adherence_lr: float = 0.03  # learning rate of the factors' logarithms at the schedule's peak
+    # Of the pairs of an answer with an attack (data.attacks). They are a loss of their own, their mean over each
+    # prompt, beside the people's: no annotator's adherence and no margin is in it, and the people's pairs keep the
+    # weight that they have without attacks.
+    attack_weight: float = 1.0
+
+    def check(self) -> None:
+        if self.adherence not in ("none", "learned"):
+            raise UserError(f"stage.adherence: {self.adherence}; must be none or learned")
+        if not self.adherence_shape > 1:  # or the prior's density has no peak above 0
+            raise UserError(f"stage.adherence_shape: {self.adherence_shape}; must be above 1")
+        _positive(self, "adherence_rate", "adherence_lr")
+        _not_negative(self, "normalize_batches")
+        if not 0 <= self.attack_weight < math.inf:
+            raise UserError(f"stage.attack_weight: {self.attack_weight}; must be 0 or more")
+        super().check()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlagOptions(DropoutAdapterOptions):
+    """With adapters the new head alone is trained whole."""
+
+    trained: Literal["full", "head"] = "full"  # head: the transformer stays as it is
+    # w of flagged answers in the loss; None or 1 leaves the probabilities calibrated, balanced is the training data's
+    # unflagged over flagged answers, each with its annotator's weight.
+    positive_weight: float | Literal["balanced"] | None = None
+
+    def check(self) -> None:
+        weight = self.positive_weight
+        if self.trained not in ("full", "head"):
+            raise UserError(f"stage.trained={self.trained}: must be full or head")
+        if self.trained == "head" and self.lora_rank:
+            raise UserError(f"stage.trained=head: trains no adapters; leave it or stage.lora_rank={self.lora_rank} out")
+        number = isinstance(weight, int | float) and not isinstance(weight, bool) and 0 < weight < math.inf
+        if weight is not None and weight != "balanced" and not number:
+            raise UserError(f"stage.positive_weight={weight}: must be above 0, balanced or null")
+        super().check()
+
+
+# Stages that learn from their own answers
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutOptions(AdapterOptions):
+    """What PPO and GRPO share. With adapters the reference is the policy without them, so there is no second copy."""
+
+    epochs: int = 1  # passes over a rollout
+    minibatches: int = 1  # updates in each pass; must divide the rollout's answers
+    micro_batch_size: int | None = None  # rows of a forward pass, for memory; None: a whole minibatch
+    temperature: float = 1.0  # of sampling and of all scoring
+    max_new_tokens: int = 64  # longest answer
+    max_grad_norm: float = 1.0  # of each network's gradient; 0: no clipping
+    target_kl: float | None = None  # a rollout's updates end early above this approximate KL to the sampling policy
+    # Rollouts between validations of a learned reward on the policy's own answers; None: none.
+    reward_validation_every_n_steps: int | None = None
+    ignore_reward_validation: bool = False  # learn from a reward that fails its validation all the same
+    end_ids: tuple[int, ...] | None = None  # tokens that end an answer; None: the tokenizer's
+    # Of sampling and of the order of updates. They depend on it and on the rollout's number alone, so a resumed run
+    # goes on exactly.
+    seed: int = 0
+
+    def check(self) -> None:
+        _positive(self, "epochs", "minibatches", "temperature", "max_new_tokens")
+        _not_negative(self, "max_grad_norm")
+        super().check()
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise UserError(f"stage.micro_batch_size: {self.micro_batch_size}; must be 1 or more, or null")
+        if self.target_kl is not None and not self.target_kl > 0:
+            raise UserError(f"stage.target_kl: {self.target_kl}; must be above 0, or null")
+        every = self.reward_validation_every_n_steps
+        if every is not None and not every >= 1:
+            raise UserError(f"stage.reward_validation_every_n_steps: {every}; must be 1 or more, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOOptions(RolloutOptions):
+    kl_coef: float = 0.05  # beta, the price of a nat away from the reference; 0 is allowed
+    clip_range: float = 0.2  # eps of the ratio
+    clip_range_high: float | None = None  # eps of its upper bound (DAPO's clip-higher: 0.28); None: clip_range
+    value_clip_range: float = 0.2  # eps of values, in units of the score
+    vf_coef: float = 0.1  # weight of the value loss
+    gamma: float = 1.0  # of GAE
+    lam: float = 0.95  # of GAE
+    epochs: int = 4  # passes over a rollout
+    # Taken from the score of an answer cut by max_new_tokens; None: 1, or 0 with bootstrap_truncated.
+    missing_eos_penalty: float | None = None
+    # An answer cut by max_new_tokens ends with the value of the state that it was cut in, in place of its score: the
+    # episode goes on, only out of sight (arXiv:1712.00378).
+    bootstrap_truncated: bool = False
+    value_init: str = "reward"  # from the reward model where there is one; zero: the policy's transformer, a zero head
+    value_lr_ratio: float = 1.0  # the value network's learning rate over the policy's
+    adaptive_kl_target: float | None = None  # nats an answer that kl_coef is steered to; None: it stays
+    adaptive_kl_horizon: int = 10_000  # answers over which it is steered
+    # gamma of PPO-ptx (InstructGPT, equation 2: 27.8), the weight of the mean next-token loss on pretraining text that
+    # the data gives (data.ptx_path), a batch of it with every update; 0: none.
+    ptx_coef: float = 0.0
+
+    def check(self) -> None:
+        _positive(self, "clip_range", "value_clip_range", "value_lr_ratio", "adaptive_kl_horizon")
+        _not_negative(self, "kl_coef", "vf_coef", "ptx_coef")
+        if self.missing_eos_penalty is not None and not self.missing_eos_penalty >= 0:
+            raise UserError(f"stage.missing_eos_penalty: {self.missing_eos_penalty}; must be 0 or more, or null")
+        for name, value in (("gamma", self.gamma), ("lam", self.lam)):
+            if not 0 <= value <= 1:
+                raise UserError(f"stage.{name}: {value}; must be between 0 and 1")
+        if self.clip_range_high is not None and not 0 < self.clip_range_high < math.inf:
+            raise UserError(f"stage.clip_range_high: {self.clip_range_high}; must be above 0, or null")
+        if self.adaptive_kl_target is not None and not self.adaptive_kl_target > 0:
+            raise UserError(f"stage.adaptive_kl_target: {self.adaptive_kl_target}; must be above 0, or null")
+        if self.value_init not in VALUE_INITS:
+            raise UserError(f"stage.value_init: {self.value_init}; must be {' or '.join(VALUE_INITS)}")
+        super().check()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOOptions(RolloutOptions):
+    group_size: int = 8  # G, answers to each prompt; a rollout has data.micro_batch_size x G answers on every device
+    scale: str = "none"  # what an advantage is divided by: or the standard deviation of its group or of the batch
+    eps_low: float = 0.2  # how far below 1 the ratio may learn
+    eps_high: float = 0.28  # how far above 1
+    # Whose ratio to the policy that sampled is clipped: a token's, or with "sequence" the answer's, its geometric mean
+    # over tokens (GSPO, arXiv:2507.18071; with aggregation sequence_mean and bounds such as 3e-4 and 4e-4).
+    ratio: str = "token"
+    # Where the ratio of a bad answer stops to count, above 1 + eps_high (two-sided clipping, arXiv:2505.07291: 4);
+    # None: nowhere.
+    delta: float | None = None
+    # token_mean: every token counts alike; sequence_mean: every answer; constant: as token_mean, but over
+    # max_new_tokens for each answer, whatever its length.
+    aggregation: str = "token_mean"
+    kl_coef: float = 0.0  # beta, the price of a nat away from the reference; 0: none
+    kl_in: str = "loss"  # where it is paid: rho * k3 at every token; or reward: k1 of the answer, before the baseline
+    mask_truncated: bool = False  # answers cut by max_new_tokens are not learned from; the baseline counts their reward
+    success_at: float = 1.0  # reward from which an answer counts as right, for pass@k
+    validation_samples: int = 1  # answers to each validation prompt
+
+    def check(self) -> None:
+        if self.group_size < 2:
+            raise UserError(
+                f"stage.group_size: {self.group_size}; must be 2 or more, to measure an answer by its group"
+            )
+        _one_of("scale", self.scale, SCALES)
+        _one_of("aggregation", self.aggregation, AGGREGATIONS)
+        _one_of("kl_in", self.kl_in, KL_PLACES)
+        _positive(self, "eps_low", "eps_high", "validation_samples")
+        _not_negative(self, "kl_coef")
+        if self.eps_low >= 1:
+            raise UserError(f"stage.eps_low: {self.eps_low}; must be below 1, as no ratio is below 0")
+        _one_of("ratio", self.ratio, RATIOS)
+        if self.delta is not None and not 1 + self.eps_high < self.delta < math.inf:
+            raise UserError(
+                f"stage.delta={self.delta}: must be above 1 + stage.eps_high = {1 + self.eps_high:g}, or null"
+            )
+        super().check()
+
+
+def _positive(options: StageOptions, *names: str) -> None:
+    for name in names:
+        if not getattr(options, name) > 0:
+            raise UserError(f"stage.{name}: {getattr(options, name)}; must be above 0")
+
+
+def _not_negative(options: StageOptions, *names: str) -> None:
+    for name in names:
+        if not getattr(options, name) >= 0:
+            raise UserError(f"stage.{name}: {getattr(options, name)}; must be 0 or more")
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise UserError(f"stage.{name}: {value}; must be one of {', '.join(known)}")

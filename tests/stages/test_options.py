@@ -1,0 +1,283 @@
+"""An option is written once: its dataclass is the constructor's argument, the keys of a configuration, and what a
+checkpoint keeps; what makes no sense is told before torch is imported."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lit_llm.config import schema
+from lit_llm.config.command_line import check, rewrite
+from lit_llm.config.signatures import options_of, signature
+from lit_llm.config.targets import HYDRA_KEYS, construct
+from lit_llm.errors import UserError
+from lit_llm.stages import options
+from lit_llm.stages.base import Stage
+
+from .toy import END, parts, tiny_model, trainer
+
+CONF = Path(__file__).parents[2] / "conf/stage"
+LIVE = {"reward", "gold", "loss", "reward_validation"}  # objects that a configuration describes beside the options
+FILES = sorted(path.stem for path in CONF.glob("*.yaml"))
+
+
+def content(name):
+    values = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    return values["_target_"], {k: v for k, v in values.items() if k not in HYDRA_KEYS | LIVE | {"defaults"}}
+
+
+def kind_of(name):
+    """The stage of a file, and the class of its options."""
+    target, _ = content(name)
+    made = construct({"_target_": target, "_partial_": True}, "stage").func
+    return made, made.Options
+
+
+def test_options_are_read_without_torch():
+    heavy = {"torch", "lightning", "hydra", "omegaconf", "numpy"}
+    code = f"import sys, lit_llm.stages.options; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_option_is_a_key_of_the_file_with_its_default_and_the_other_way_round(name):
+    target, values = content(name)
+    kind = kind_of(name)[1]
+    assert options_of(target) == f"{kind.__module__}.{kind.__qualname__}"
+    assert set(values) == {field.name for field in dataclasses.fields(kind)}
+    lines = (CONF / f"{name}.yaml").read_text().splitlines()
+    for field in dataclasses.fields(kind):
+        value = values[field.name]
+        if (tuple(value) if isinstance(value, list) else value) != field.default:
+            line = next(line for line in lines if line.startswith(f"{field.name}:"))
+            assert re.search(r"#.*\bin code\b", line), f"{line}: says not why it is {field.default} in code"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_option_is_read_by_the_stages(name):
+    sources = " ".join(path.read_text() for path in Path(options.__file__).parent.glob("*.py"))
+    for field in dataclasses.fields(kind_of(name)[1]):
+        assert re.search(rf"\boptions\.{field.name}\b", sources), field.name
+
+
+def test_every_option_has_a_comment():
+    lines = Path(options.__file__).read_text().splitlines()
+    for before, line in pairwise(lines):
+        if re.match(r"    \w+: .*=", line):
+            assert "  # " in line or before.startswith("    # "), line
+
+
+OTHER = {  # a value that is not the default
+    "int": 3, "float": 0.5, "bool": True, "str": "batch", "str | None": "some/base", "int | None": 2,
+    "Sequence[str]": ("q_proj",), "float | None": 2.5, "tuple[int, ...] | None": (END,),
+}  # fmt: skip
+WORDS = {"ratio": "sequence", "aggregation": "constant", "kl_in": "reward", "value_init": "zero", "trained": "full",
+         "adherence": "learned", "positive_weight": "balanced", "new_tokens": (), "reference_logps": None,
+         "adherence_shape": 3.0}  # fmt: skip
+
+
+def others(kind):
+    """Options of which as few as possible have their default."""
+    found = {
+        each.name: WORDS[each.name] if each.name in WORDS else OTHER[each.type] for each in dataclasses.fields(kind)
+    }
+    return kind(**found)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_options_come_back_from_the_hyper_parameters_of_a_checkpoint(name, tmp_path):
+    made, kind = kind_of(name)
+    given = others(kind)
+    live = {"reward": Constant()} if "reward" in {each.name for each in signature(content(name)[0]).parameters} else {}
+    stage, run = made(given, model=tiny_model(), **live, **parts()), trainer()
+    assert stage.options is given and made(model=tiny_model(), **live, **parts(), **ends(kind)).options != given
+    stage.trainer = run
+    run.strategy.connect(stage)
+    run.save_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+    kept = torch.load(tmp_path / "a.ckpt", weights_only=True)["hyper_parameters"]
+    assert kind(**kept) == given
+
+
+def ends(kind):
+    """Of a policy without a tokenizer something must end an answer."""
+    return {"options": kind(end_ids=(END,))} if issubclass(kind, options.RolloutOptions) else {}
+
+
+class Constant:
+    def score_tokens(self, _, lengths):
+        return torch.zeros(lengths.shape)
+
+    def __call__(self, *_):
+        raise AssertionError
+
+
+PPO, GRPO = options.PPOOptions, options.GRPOOptions
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "line"),
+    [
+        (PPO, {"lora_rank": -1}, "stage.lora_rank: -1; must be 0 or more"),
+        (PPO, {"temperature": 0.0}, "stage.temperature: 0.0; must be above 0"),
+        (PPO, {"max_grad_norm": -1.0}, "stage.max_grad_norm: -1.0; must be 0 or more"),
+        (PPO, {"micro_batch_size": 0}, "stage.micro_batch_size: 0; must be 1 or more, or null"),
+        (PPO, {"target_kl": 0.0}, "stage.target_kl: 0.0; must be above 0, or null"),
+        (
+            PPO,
+            {"reward_validation_every_n_steps": 0},
+            "stage.reward_validation_every_n_steps: 0; must be 1 or more, or null",
+        ),
+        (PPO, {"missing_eos_penalty": -1.0}, "stage.missing_eos_penalty: -1.0; must be 0 or more, or null"),
+        (PPO, {"lam": 1.5}, "stage.lam: 1.5; must be between 0 and 1"),
+        (PPO, {"clip_range_high": 0.0}, "stage.clip_range_high: 0.0; must be above 0, or null"),
+        (PPO, {"adaptive_kl_target": 0.0}, "stage.adaptive_kl_target: 0.0; must be above 0, or null"),
+        (PPO, {"value_init": "best"}, "stage.value_init: best; must be reward or zero"),
+        (GRPO, {"group_size": 1}, "stage.group_size: 1; must be 2 or more, to measure an answer by its group"),
+        (GRPO, {"scale": "std"}, "stage.scale: std; must be one of none, group, batch"),
+        (GRPO, {"ratio": "word"}, "stage.ratio: word; must be one of token, sequence"),
+        (GRPO, {"eps_low": 1.0}, "stage.eps_low: 1.0; must be below 1, as no ratio is below 0"),
+        (GRPO, {"delta": 1.28}, "stage.delta=1.28: must be above 1 + stage.eps_high = 1.28, or null"),
+        (options.SupervisedOptions, {"z_loss": -1.0}, "stage.z_loss: -1.0; must be 0 or more"),
+        (
+            options.SupervisedOptions,
+            {"neftune_noise_alpha": -1.0},
+            "stage.neftune_noise_alpha: -1.0; must be 0 or more",
+        ),
+        (
+            options.ContinuedPretrainingOptions,
+            {"new_tokens": ["a"], "lora_rank": 2},
+            "stage.new_tokens: ['a']; with stage.lora_rank=2 their rows of the embedding would not be trained; leave "
+            "one of the two out",
+        ),
+        (
+            options.ContinuedPretrainingOptions,
+            {"new_tokens": ["a", ""]},
+            "stage.new_tokens: ['a', '']; needs a tokenizer, and no token may be empty",
+        ),
+        (options.KTOOptions, {"beta": 0.0}, "stage.beta: 0.0; must be above 0"),
+        (options.RewardModelingOptions, {"normalize_batches": -1}, "stage.normalize_batches: -1; must be 0 or more"),
+        (options.RewardModelingOptions, {"adherence_shape": 1.0}, "stage.adherence_shape: 1.0; must be above 1"),
+        (options.RewardModelingOptions, {"adherence_lr": 0.0}, "stage.adherence_lr: 0.0; must be above 0"),
+        (
+            options.FlagOptions,
+            {"trained": "head", "lora_rank": 2},
+            "stage.trained=head: trains no adapters; leave it or stage.lora_rank=2 out",
+        ),
+        (
+            options.FlagOptions,
+            {"positive_weight": True},
+            "stage.positive_weight=True: must be above 0, balanced or null",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_one_line_where_the_options_are_made(kind, values, line):
+    with pytest.raises(UserError, match=f"^{re.escape(line)}$"):
+        kind(**values)
+
+
+LINES = [
+    (["stage=ppo", "reward=length", "stage.kl_cof=1"], "stage.kl_cof=1: unknown key; did you mean stage.kl_coef?"),
+    (["stage=ppo", "reward=length", "+stage.kl_cof=1"], "stage.kl_cof=1: unknown key; did you mean kl_coef?"),
+    (["stage=ppo", "reward=length", "stage.epochs=two"], "stage.epochs='two': must be int"),
+    (["stage=ppo", "reward=length", "+stage.options=1"], "stage.options=1: unknown key"),
+    (["stage=grpo", "stage.scale=std"], "stage.scale: std; must be one of none, group, batch"),
+    (["stage=grpo", "stage.delta=1.1"], "stage.delta=1.1: must be above 1 + stage.eps_high = 1.28"),
+    (
+        ["stage=continued_pretraining", "stage.new_tokens=[a]", "stage.lora_rank=2"],
+        "stage.new_tokens: ['a']; with stage.lora_rank=2 their rows",
+    ),
+    (
+        ["stage=flag_classification", "stage.trained=head", "stage.lora_rank=2"],
+        "stage.trained=head: trains no adapters",
+    ),
+    (["stage=ppo", "reward=length", "stage.kl_coef=-1"], "stage.kl_coef=-1: must be 0 or more"),  # told once
+]
+
+
+@pytest.mark.parametrize(("words", "line"), LINES)
+def test_a_mistake_on_the_command_line_is_one_line(words, line):
+    schema.register()
+    with pytest.raises(UserError) as error:
+        check("train", rewrite("train", [*words, "init_from=m", "data.path=x"]))
+    (told,) = [each for each in str(error.value).splitlines() if each.startswith("stage.")]
+    assert told.startswith(line)
+
+
+def test_a_relation_in_a_pipeline_is_told_by_the_steps_own_keys():
+    schema.register()
+    words = ["stages.continued_pretraining.new_tokens=[a]", "stages.continued_pretraining.lora_rank=2"]
+    with pytest.raises(UserError) as error:
+        check("pipeline", rewrite("pipeline", words))
+    stage = "stages.continued_pretraining.stage"
+    assert str(error.value).startswith(f"{stage}.new_tokens: ['a']; with {stage}.lora_rank=2 their rows")
+
+
+def test_a_number_that_the_environment_gives_is_not_compared_before_it_is_there(monkeypatch):
+    monkeypatch.setenv("DELTA_OF_TEST", "4")
+    schema.register()
+    words = ["stage=grpo", "init_from=m", "data.path=x", "stage.delta='${oc.decode:${oc.env:DELTA_OF_TEST}}'"]
+    with pytest.raises(UserError) as error:  # that there are no such files
+        check("train", rewrite("train", words))
+    assert "delta" not in str(error.value)
+
+
+def test_a_relation_is_told_before_torch_is_imported():
+    words = [*LINES[5][0], "init_from=m", "data.path=x"]
+    code = f"import sys\nfrom lit_llm.training.command import main\nsys.argv[1:] = {words}\n"
+    code += "try:\n main()\nfinally:\n print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout.strip() == "False", done.stderr
+    assert done.stderr.strip() == f"error: {LINES[5][1]}, or null"
+
+
+OWN = """
+import dataclasses
+from lit_llm.stages.options import PretrainingOptions
+from lit_llm.stages.pretraining import Pretraining
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mine(PretrainingOptions):
+    share: float = 0.5
+
+class Told(Pretraining):
+    Options = Mine
+
+class Plain(Pretraining):
+    def __init__(self, *, model, optimizer, schedule, tokenizer=None, share: float = 0.5):
+        super().__init__(model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
+        self.share = share
+
+class Both(Pretraining):
+    def __init__(self, options=None, *, model, optimizer, schedule, tokenizer=None, share: float = 0.5):
+        super().__init__(options, model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
+        self.share = share
+
+class Neither(Pretraining):
+    pass
+
+Short = Told
+"""
+
+
+def test_a_stage_of_ones_own_has_options_or_a_signature_of_its_own(tmp_path, monkeypatch):
+    (tmp_path / "own_stages_of_test.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    keys = {"Told": {"z_loss", "share"}, "Plain": {"share"}, "Both": {"z_loss", "share"}, "Neither": {"z_loss"}}
+    keys["Short"] = keys["Told"]
+    for name, expected in keys.items():
+        target = f"own_stages_of_test.{name}"
+        live = {"model", "optimizer", "schedule", "tokenizer"}
+        assert {each.name for each in signature(target).parameters} - live == expected
+        values = dict.fromkeys(expected, 0.25)
+        node = {"_target_": target, "_partial_": True, **values}
+        stage = construct(node, "stage", ["own_stages_of_test."])(model=tiny_model(), **parts())
+        assert isinstance(stage, Stage)
+        for key, value in values.items():
+            assert getattr(stage.options, key, getattr(stage, key, None)) == value
