@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import nn
-
-from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
+from lit_llm.rewards.base import Reward
 
 
 def check_room(longest: int, max_new_tokens: int, context: int) -> None:
@@ -20,14 +16,13 @@ def check_room(longest: int, max_new_tokens: int, context: int) -> None:
         )
 
 
-def check_reward_room(reward: Any, longest: int, max_new_tokens: int, name: str = "reward") -> None:
+def check_reward_room(reward: Reward, longest: int, max_new_tokens: int, name: str = "reward") -> None:
     """Raises UserError where a reward model, or one that a reward is made of, cannot read the longest prompt with an
     answer of full length.
     """
-    for part, each in getattr(reward, "parts", {}).items():
+    for part, each in reward.parts.items():
         check_reward_room(each, longest, max_new_tokens, f"{name}.parts.{part}")
-    networks = list(reward.modules()) if isinstance(reward, nn.Module) else [getattr(reward, "model", None)]
-    room = min((each.config.max_positions for each in networks if isinstance(each, ScoreModel)), default=None)
+    room = min((each.config.max_positions for each in reward.score_models()), default=None)
     if room is not None and longest + max_new_tokens > room:
         raise UserError(
             f"{name}: its model reads up to {room} tokens, but the longest prompt has {longest} and "

@@ -15,6 +15,7 @@ from lit_llm.errors import UserError
 from lit_llm.generation.sampling import generate
 from lit_llm.objectives.policy import kl_k1, masked_mean
 from lit_llm.records import Prompt, PromptBatch, Rollout
+from lit_llm.rewards.base import Reward
 from lit_llm.rewards.scoring import Answers, check_finite, score
 from lit_llm.stages.answer_room import check_room
 from lit_llm.stages.experience import Sequences, completion_logps
@@ -40,8 +41,8 @@ class Answering(Processes):
     options: RolloutOptions
     model: LanguageModel
     reference: LanguageModel | None  # None: the policy without its adapters
-    reward: Any
-    gold: Any
+    reward: Reward
+    gold: Reward | None
     end_ids: tuple[int, ...]
     gold_by_prompt: dict[str, list[Tensor]]  # by source: what gold gives each validation prompt, batch by batch
 

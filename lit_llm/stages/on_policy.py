@@ -111,8 +111,9 @@ class OnPolicy(Answering):
         if longest is not None:
             check_room(int(longest), self.options.max_new_tokens, self.model.config.max_positions)
             self.signs.room = self.model.config.max_positions - int(longest)
-            for name, reward in (("reward", self.reward), ("gold", self.gold)):
-                check_reward_room(reward, int(longest), self.options.max_new_tokens, name)
+            check_reward_room(self.reward, int(longest), self.options.max_new_tokens)
+            if self.gold is not None:
+                check_reward_room(self.gold, int(longest), self.options.max_new_tokens, "gold")
 
     # Validation of the reward during training
 
@@ -193,7 +194,7 @@ class OnPolicy(Answering):
 
     def scores_of_parts(self, scores: Tensor) -> dict[str, Tensor]:
         """``objective/<part>`` of a reward that keeps its parts' scores as ``latest``: means over what was verified."""
-        parts = {name: torch.as_tensor(part).to(scores) for name, part in getattr(self.reward, "latest", {}).items()}
+        parts = {name: torch.as_tensor(part).to(scores) for name, part in self.reward.latest.items()}
         return {f"objective/{name}": part.nanmean().nan_to_num() for name, part in parts.items()}
 
     def numbers(self, named: dict[str, Tensor]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from lit_llm.backbone.lora import apply_lora
 from lit_llm.backbone.models import LanguageModel, ScoreModel
+from lit_llm.rewards.base import as_reward
 from lit_llm.stages.options import PPOOptions
 
 
@@ -36,11 +37,7 @@ def value_network(model: LanguageModel, reward: Any, options: PPOOptions) -> Sco
 
 def score_model_in(reward: Any) -> ScoreModel | None:
     """The first reward model that a reward, or a part of it, is made of."""
-    if isinstance(reward, nn.Module):
-        networks = (module for module in reward.modules() if isinstance(module, ScoreModel))
-        return next((network for network in networks if network.label is None), None)
-    learned = getattr(reward, "model", None)
-    return learned if isinstance(learned, ScoreModel) else None
+    return next((network for network in as_reward(reward).score_models() if network.label is None), None)
 
 
 def _sharing(origin: LanguageModel | ScoreModel) -> ScoreModel:
