@@ -13,6 +13,8 @@ _BF16_PEAKS = {
     "RTX 4090": 165, "RTX 3090": 71, "A6000": 155, "T4": 65, "V100": 125,
 }  # fmt: skip
 
+ENOUGH = 1.0  # seconds of measuring, where the type is slow on this processor (bfloat16 without units for it)
+
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Operations a second: from the table for a known GPU in half precision, else measured with a large matmul."""
@@ -29,9 +31,11 @@ def measured_matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
     size, rounds = (8192, 10) if device.type == "cuda" else (1024, 8)
     a = torch.ones(size, size, device=device, dtype=dtype)
     b = torch.ones(size, size, device=device, dtype=dtype)
-    best = float("inf")
+    best, begun = float("inf"), time.perf_counter()
     for _ in range(rounds):
         start = time.perf_counter()
+        if start - begun > ENOUGH:
+            break
         a @ b
         if device.type == "cuda":
             torch.cuda.synchronize(device)

@@ -28,6 +28,7 @@ def test_mistakes_are_one_line(words, said):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow  # it races
 def test_from_end_to_end(tmp_path, capsys):
     words = "hidden_size=32 layers=1 heads=2 length=8 batch=1 rounds=2 seconds=0.001 compile=no peers= device=cpu"
     command(["training", *words.split(), "precision=bf16-true", "threads=1", f"json={tmp_path / 'x.json'}"])

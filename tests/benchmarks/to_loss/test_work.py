@@ -120,6 +120,7 @@ def test_only_the_last_parts_are_judged_and_values_are_chosen_on_training_text(t
     assert torch.equal(torch.cat([held.training, held.heldout]), subject.training)
 
 
+@pytest.mark.slow  # it trains
 def test_from_end_to_end(text, capsys):
     (text.parent / "model.py").write_text(NANOGPT)
     file = text.parent / "x.json"
