@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_HOMES = {
+_NAMES = {
     "backbone.config": ("BackboneConfig", "from_depth"),
     "backbone.huggingface": ("load_language_model", "load_score_model", "save_model"),
     "backbone.models": ("LanguageModel", "ScoreModel"),
@@ -43,15 +43,15 @@ _HOMES = {
     "text.bpe": ("train_bpe",),
     "text.tokenizer": ("Tokenizer", "load_tokenizer"),
 }
-_HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
-__all__ = [*sorted(_HOME), "DPO"]
+HOMES = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names}
+HOMES["DPO"] = HOMES["PreferenceOptimization"]  # whose loss is DPO's unless another is given
+__all__ = sorted(HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    known = "PreferenceOptimization" if name == "DPO" else name  # its loss is DPO's unless another is given
-    if known not in _HOME:
+    if name not in HOMES:
         raise AttributeError(f"module {__name__} has no {name}; it has {', '.join(__all__)}")
-    value = globals()[name] = getattr(import_module(_HOME[known]), known)
+    value = globals()[name] = getattr(import_module(HOMES[name]), "PreferenceOptimization" if name == "DPO" else name)
     return value
 
 

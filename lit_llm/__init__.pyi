@@ -48,3 +48,4 @@ from lit_llm.text.tokenizer import load_tokenizer as load_tokenizer
 
 DPO = PreferenceOptimization
 __all__: list[str]
+HOMES: dict[str, str]

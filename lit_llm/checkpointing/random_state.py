@@ -9,6 +9,7 @@ import lightning as L
 import torch
 import torch.distributed as dist
 
+from lit_llm.runtime.distributed import gathered
 from lit_llm.runtime.lightning_loops import validation_is_next
 
 
@@ -40,9 +41,7 @@ class RandomState(L.Callback):
         mine = random_state()
         if not (dist.is_available() and dist.is_initialized()):
             return {"processes": [mine]}
-        states: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(states, mine)  # every process dumps, only the first writes
-        return {"processes": states}
+        return {"processes": gathered(mine, dist.get_world_size())}  # every process dumps, only the first writes
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._loaded = state_dict["processes"]

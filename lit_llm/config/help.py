@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from lit_llm.config.overrides import conf_folder
 from lit_llm.errors import UserError
+from lit_llm.runtime.suggestions import nearest
 
 SHORT = {"-h": "--help", "-m": "--multirun", "-r": "--run", "-c": "--cfg", "-p": "--package", "-i": "--info",
          "-cd": "--config-dir", "-sc": "--shell-completion", "-cp": "--config-path",
@@ -58,8 +58,8 @@ def _known(name: str, word: str) -> None:
         raise UserError(f"{name}: {NOT_TAKEN[name]}")
     if name not in ALONE and name not in VALUES:
         known = [*ALONE, *VALUES]
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        near = nearest(name, known)
+        hint = f"did you mean {near}?" if near else f"known here: {', '.join(known)}"
         raise UserError(f"{word}: unknown option; {hint}")
 
 

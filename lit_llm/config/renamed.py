@@ -26,10 +26,12 @@ def target(text: str) -> str:
     return text
 
 
-def values(saved: Any) -> Any:
-    """A saved configuration's plain values, by the names of now."""
+def values(saved: Any, of_stage: bool = False) -> Any:
+    """A saved configuration's plain values, by the names of now. ``of_stage``: whether they stand below ``stage``."""
     if isinstance(saved, Mapping):
-        return {KEYS.get(str(key), key): values(value) for key, value in saved.items()}
+        return {
+            KEYS.get(str(key), key) if of_stage else key: values(value, key == "stage") for key, value in saved.items()
+        }
     if isinstance(saved, list):
         return [values(value) for value in saved]
     return target(saved) if isinstance(saved, str) else saved
@@ -40,8 +42,8 @@ def word(override: str) -> tuple[str, str | None]:
     key, equals, value = override.partition("=")
     marks = key[: len(key) - len(key.lstrip("+~"))]
     parts = key[len(marks) :].split(".")
-    now = (
-        ".".join(KEYS.get(part, part) for part in parts) if "stage" in parts or "stages" in parts else key[len(marks) :]
-    )
-    renamed = f"{marks}{now}{equals}{target(value)}"
+    place = {"stage": 1, "stages": 3 if parts[2:3] == ["stage"] else 2}.get(parts[0], len(parts))
+    parts[place : place + 1] = [KEYS.get(part, part) for part in parts[place : place + 1]]
+    value = value.replace("exam/", "reward_validation/", 1) if parts[-1] == "monitor" else target(value)
+    renamed = f"{marks}{'.'.join(parts)}{equals}{value}"
     return renamed, None if renamed == override else f"{override}: is called {renamed} now"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_llm.errors import UserError
+from lit_llm.runtime.suggestions import nearest
 
 
 @dataclass(frozen=True)
@@ -332,8 +333,5 @@ def _annotation_text(annotation: object) -> str:
 
 
 def _nearest_name(module: str, names: list[str]) -> str:
-    from difflib import get_close_matches
-
-    known = dir(importlib.import_module(module))
-    near = get_close_matches(names[0], known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = nearest(names[0], dir(importlib.import_module(module)))
+    return f"; did you mean {near}?" if near else ""

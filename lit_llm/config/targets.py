@@ -20,6 +20,7 @@ from typing import Any
 from lit_llm.config import renamed
 from lit_llm.config.signatures import OPTIONS, absolute, module_file, split, tree
 from lit_llm.errors import UserError
+from lit_llm.runtime.suggestions import nearest
 
 ALLOWED = ("lit_llm.",)
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
@@ -301,13 +302,11 @@ def _spelt(module: str, names: tuple[str, ...]) -> str:
 
 
 def _nearest(module: str, name: str) -> str:
-    from difflib import get_close_matches
-
     if module_file(module) is None:
         return ""
     known = [node.name for node in tree(module).body if isinstance(node, _DEFINES)]
-    near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = nearest(name, known)
+    return f"; did you mean {near}?" if near else ""
 
 
 # Every place

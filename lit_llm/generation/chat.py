@@ -86,7 +86,7 @@ class Chat:
 
     def _fitting_prompt(self) -> list[int]:
         """The conversation's ids, earliest exchanges left out until there is room for an answer."""
-        context = self.decoder.config.max_positions
+        context = self.decoder.positions
         room = context - min(self.options.max_new_tokens, context // 4)
         first = 1 if self.options.system else 0
         kept, self.dropped = list(self.messages), 0
@@ -111,6 +111,7 @@ def run(options: ChatOptions) -> None:
     utf8_output()
     model, tokenizer = load(options.model, options.device)
     chat = Chat(decoder_of(model, consume=True), tokenizer, options)
+    del model  # of no use any more
     asked = sys.stdin is not None and sys.stdin.isatty()
     if asked:
         print(HELP)

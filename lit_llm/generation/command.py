@@ -55,6 +55,7 @@ def run(arguments: Generate) -> None:
             raise UserError(f"{name}={getattr(arguments, name)}: must be at least 1")
     prompt = [*tokenizer.beginning, *tokenizer.encode(text)]
     decoder = decoder_of(model, consume=True)
+    del model  # of no use any more
     for number in range(arguments.samples):
         ids = stream(
             decoder,

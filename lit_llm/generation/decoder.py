@@ -28,7 +28,7 @@ class Decoder:
         positions: the most tokens that a row will hold; None: the model's context. Long contexts have large tables.
         rows: at once, as a rule: what the weights are laid out for.
         consume: give each layer's memory back as soon as it is laid out, so that a large model is never held twice; the
-            model itself is of no use then.
+            model itself is of no use then. Embedding and head are held as they are, and the head once more.
     """
 
     def __init__(
@@ -67,6 +67,10 @@ class Decoder:
 
     def begin(self, prompt: Sequence[int]) -> tuple[Tensor, BatchKVCache]:
         """What ``step`` takes: one prompt's last token, (1,), and a cache of one row that holds those before it."""
+        if not 0 < len(prompt) < self.positions:
+            raise ValueError(
+                f"a prompt of {len(prompt)} tokens; from 1 to {self.positions - 1} leave room for one more"
+            )
         ids = torch.tensor([list(prompt)], device=self.device)
         cache, row = self.cache(1), torch.zeros(1, dtype=torch.int64, device=self.device)
         if ids.shape[1] > 1:

@@ -67,12 +67,14 @@ def _search(
     count: int,
     beams: int,
 ) -> list[Word]:
-    decoder = decoder_of(model, len(prompt) + MAX_TOKENS)
-    tokens, cache = decoder.begin(prompt)
+    decoder = decoder_of(model, len(prompt) + MAX_TOKENS, rows=beams)
+    with torch.autocast(decoder.device.type, enabled=False):
+        tokens, cache = decoder.begin(prompt)
     paths = [_Path(b"", 0.0)]
     found: dict[str, float] = defaultdict(float)
     for _ in range(MAX_TOKENS):
-        logps = torch.log_softmax(decoder.step(tokens, cache).float(), dim=-1).cpu()
+        with torch.autocast(decoder.device.type, enabled=False):
+            logps = torch.log_softmax(decoder.step(tokens, cache).float(), dim=-1).cpu()
         ending = logps.exp().masked_fill(continues, 0).sum(-1).tolist()
         for path, share in zip(paths, ending, strict=True):
             if word := _complete(path.spelled):

@@ -38,13 +38,14 @@ def stream(
     empty prompt or one that fills the context, for ``max_new_tokens`` below 1, and where logits are no numbers.
     """
     choice = Choice(temperature, top_k, top_p)
-    room = model.config.max_positions - len(prompt)
+    context = model.config.max_positions if isinstance(model, LanguageModel) else model.positions
+    room = context - len(prompt)
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens={max_new_tokens}: must be at least 1")
     if not prompt:
         raise UserError("the prompt is empty: give at least one token to go on from")
     if room < 1:
-        raise UserError(f"the prompt has {len(prompt)} tokens: the model's context holds {model.config.max_positions}")
+        raise UserError(f"the prompt has {len(prompt)} tokens: the model's context holds {context}")
     limit = min(max_new_tokens, room)
     if generator is None:
         generator = torch.Generator().manual_seed(seed)
@@ -63,9 +64,9 @@ def stream(
         yield token
 
 
-def decoder_of(model: LanguageModel, positions: int | None = None, consume: bool = False) -> Decoder:
-    """For one row at a time, in the precision that the model computes in; arguments as ``Decoder``."""
-    return Decoder(model, compute_dtype(model.output_weight), positions=positions, consume=consume)
+def decoder_of(model: LanguageModel, positions: int | None = None, rows: int = 1, consume: bool = False) -> Decoder:
+    """In the precision that the model computes in; arguments as ``Decoder``."""
+    return Decoder(model, compute_dtype(model.output_weight), positions=positions, rows=rows, consume=consume)
 
 
 def stream_text(tokenizer: Tokenizer, ids: Iterable[int], before: Sequence[int] = ()) -> Iterator[str]:

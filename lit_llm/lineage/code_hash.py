@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+import lit_llm
 from lit_llm.config.schema import texts
 from lit_llm.config.signatures import absolute, archive, module_file, modules_of, tree
 from lit_llm.errors import UserError
@@ -186,6 +187,8 @@ def imports(module: str) -> tuple[str, ...]:
         elif isinstance(node, ast.ImportFrom):
             base = absolute(module, node)
             found |= {base, *(f"{base}.{alias.name}" for alias in node.names if alias.name != "*")}
+            if base == "lit_llm":  # the package's own names, which are imported when they are asked for
+                found |= {lit_llm.HOMES[alias.name] for alias in node.names if alias.name in lit_llm.HOMES}
     return tuple(sorted(name for name in found if module_file(name) is not None))
 
 
@@ -195,31 +198,60 @@ def _hash(module: str) -> str:
     assert isinstance(path, Path)
     source = path.read_bytes()
     if _own(module):
-        source = ast.dump(_Computing().visit(ast.parse(source))).encode()
+        tree_ = ast.parse(source)
+        source = ast.dump(_Computing(_loggers(tree_)).visit(tree_)).encode()
     return hashlib.sha256(source).hexdigest()
 
 
+LOGGING = {"debug", "info", "warning", "error", "exception", "critical"}
+ERRORS = {"UserError", "RowError"}  # of this package: also made in one place and raised in another
+
+
+def _loggers(module: ast.Module) -> set[str]:
+    """The names of a module that are ``logging.getLogger(...)``."""
+    made = [node for node in module.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)]
+    made = [node for node in made if ast.unparse(node.value.func) in ("logging.getLogger", "getLogger")]  # type: ignore[attr-defined]
+    return {target.id for node in made for target in node.targets if isinstance(target, ast.Name)}
+
+
 class _Computing(ast.NodeTransformer):
-    """Leaves out what is only read: docstrings, the texts of errors and warnings, and what is logged."""
+    """Leaves out what is only read: docstrings, the texts of errors, and what is logged. What is called to make such a
+    text stays: it may do something."""
+
+    def __init__(self, loggers: set[str]) -> None:
+        self.loggers = loggers
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         super().generic_visit(node)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
             first = node.body[0]
-            if isinstance(first, ast.Expr) and _is_text(first.value):
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant | ast.JoinedStr):
                 node.body = node.body[1:] or [ast.Pass()]
         return node
 
-    def visit_Call(self, node: ast.Call) -> ast.Call:
-        self.generic_visit(node)
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        owner = getattr(node.func, "value", None)
-        if name.endswith(("Error", "Warning", "Exception")) or getattr(owner, "id", None) in ("log", "warnings"):
-            node.args = [ast.Constant("") if _is_text(item) else item for item in node.args]
-        return node
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        if isinstance(node.exc, ast.Call):
+            node.exc.args = [_without_texts(item) for item in node.exc.args]
+        return self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        called = node.func
+        logs = (
+            isinstance(called, ast.Attribute) and called.attr in LOGGING and ast.unparse(called.value) in self.loggers
+        )
+        if logs or (isinstance(node.func, ast.Name) and node.func.id in ERRORS):
+            node.args = [_without_texts(item) for item in node.args]
+        return self.generic_visit(node)
 
 
-def _is_text(node: ast.expr) -> bool:
+def _without_texts(node: Any) -> Any:
+    """An argument without the texts that it is put together from: those inside of further calls stay."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return ast.Constant("")
+    if isinstance(node, ast.JoinedStr):
+        return ast.JoinedStr([each for each in node.values if isinstance(each, ast.FormattedValue)])
     if isinstance(node, ast.BinOp):
-        return _is_text(node.left) or _is_text(node.right)
-    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+        return ast.BinOp(_without_texts(node.left), node.op, _without_texts(node.right))
+    if isinstance(node, ast.IfExp):
+        return ast.IfExp(node.test, _without_texts(node.body), _without_texts(node.orelse))
+    return node

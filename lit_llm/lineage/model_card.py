@@ -34,8 +34,9 @@ def render(lineage: Mapping[str, Any]) -> str:
     if isinstance(taken, Mapping):
         parts += ["", "## Values chosen by size", "", *_chosen(taken)]
     parts += ["", "## Held-out results", "", *_results(lineage["metrics"])]
-    if found := lineage["metrics"].get("reward_validation") or lineage["metrics"].get("exam"):  # as older runs call it
-        parts += ["", "## Validation as a reward", "", *_validated(found)]
+    for key, heading in (("reward_validation", "Validation as a reward"), ("exam", "Exam as a reward")):
+        if found := lineage["metrics"].get(key):  # a card is that of its lineage, also an older one
+            parts += ["", f"## {heading}", "", *_validated(found)]
     parts += ["", "## Made from", "", *_parents(lineage)]
     parts += ["", "## Made with", "", *_code(lineage)]
     return "\n".join(parts) + "\n"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from lit_llm.config.environment import real_text
+from lit_llm.config.environment import passwords_in, real_text
 from lit_llm.data.projects import is_project
 from lit_llm.data.sources import resolve
 from lit_llm.errors import UserError
@@ -17,6 +17,8 @@ PACKAGES = ("sqlalchemy", "argon2", "fastapi")  # of the ranking app
 
 def check(values: Mapping[str, Any]) -> None:
     """Raises UserError, before the first step, unless there are rankings where people's are said to be."""
+    for line in passwords_in(values):  # the configuration is written into every folder that a pipeline makes
+        raise UserError(line)
     path, win_rate = values["people"]["rankings"], values["win_rate"]
     needed = [f"rankings={path}"] if path == ASK or (path is not None and is_project(real_text(path))) else []
     needed += [f"win_rate={win_rate}"] if win_rate is not None else []

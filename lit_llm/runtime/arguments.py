@@ -6,7 +6,6 @@ The dataclass says everything: names, types, defaults, and the line of help: ``t
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import sys
 import types
 import typing
@@ -17,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 
 from lit_llm.errors import UserError
 from lit_llm.runtime.out_of_resources import one_line
+from lit_llm.runtime.suggestions import nearest
 
 T = TypeVar("T")
 
@@ -88,8 +88,8 @@ def split_word(word: str, fields: Mapping[str, Any]) -> tuple[str, str]:
     if not equals:
         raise UserError(f"{word!r}: arguments are written key=value; the keys are {', '.join(fields)}")
     if key not in fields:
-        near = difflib.get_close_matches(bare, fields, n=1)
-        hint = f"did you mean {near[0]}=?" if near else f"the keys are {', '.join(fields)}"
+        near = nearest(bare, fields)
+        hint = f"did you mean {near}=?" if near else f"the keys are {', '.join(fields)}"
         raise UserError(f"unknown key {key}=; {hint}")
     return key, text
 

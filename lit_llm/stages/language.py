@@ -56,7 +56,7 @@ class LanguageStage(Stage):
 
     def loss_of(self, totals: dict[str, float]) -> float:
         """Without the z-loss, as ``loss`` of each set."""
-        return totals["nll"]
+        return totals.get("nll", totals["loss"])
 
 
 def token_sizes(tokenizer: Any) -> list[int]:

@@ -14,7 +14,7 @@ from lit_llm.errors import UserError
 from lit_llm.rewards.folders import folders_of
 from lit_llm.rewards.scoring import Answers
 from lit_llm.rewards.validation.gate import ADVICE, RewardValidationFailed, require_passed
-from lit_llm.rewards.validation.result import NAME, read_result
+from lit_llm.rewards.validation.result import file_in, read_result
 from lit_llm.rewards.validation.validator import RewardValidator, rerun
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class RewardMonitor:
 
 
 def validator_of(folders: Sequence[str]) -> RewardValidator:
-    """The validation that the first validated one of these reward models was given; the usual one where there is none.
+    """The settings that the first of these reward models was validated with; the usual ones where there are none.
 
     Raises UserError where its settings in ``reward_validation.json`` are none of a validation.
     """
@@ -98,7 +98,7 @@ def validator_of(folders: Sequence[str]) -> RewardValidator:
                 return RewardValidator(**settings)
             except TypeError as error:
                 raise UserError(
-                    f"{Path(folder) / NAME}: settings: {error}; train the reward model again to have it validated"
+                    f"{file_in(folder)}: settings: {error}; train the reward model again to have it validated"
                 ) from error
     return RewardValidator()
 

@@ -1,4 +1,4 @@
-"""What a callback waits for is logged, or named before the first step; no stage needs an validation at its end."""
+"""What a callback waits for is logged, or named before the first step; no stage needs a validation at its end."""
 
 import lightning as L
 import pytest

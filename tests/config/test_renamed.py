@@ -55,3 +55,14 @@ def test_the_new_names_are_there():
 def test_the_validation_of_an_older_reward_model_is_read(tmp_path):
     (tmp_path / "exam.json").write_text('{"passed": true, "reasons": []}')
     assert read_result(tmp_path) == {"passed": True, "reasons": []}
+
+
+def test_only_a_stage_s_keys_are_renamed():
+    saved = {"stages": {"exam": {"init_from": "@exam"}}, "evaluation": {"scorers": {"exam": {"seed": 1}}}}
+    assert renamed.values(saved) == saved
+    assert renamed.values({"stages": {"ppo": {"stage": {"exam": 1}}}})["stages"]["ppo"]["stage"] == {
+        "reward_validation": 1
+    }
+    assert renamed.word("stages.exam.trainer.max_steps=3") == ("stages.exam.trainer.max_steps=3", None)
+    assert renamed.word("stages.ppo.stage.ignore_exam=true")[0] == "stages.ppo.stage.ignore_reward_validation=true"
+    assert renamed.word("callbacks.checkpoints.monitor=exam/passed")[0].endswith("monitor=reward_validation/passed")

@@ -88,7 +88,7 @@ def test_a_second_seed_raises_the_noise_floor():
     assert entry["noise_floor"] > 0.6 and entry["verdict"] == "same"
 
 
-def test_the_chain_is_examined_on_all_that_came_before_and_on_what_its_children_change():
+def test_the_chain_is_validated_on_all_that_came_before_and_on_what_its_children_change():
     asked = []
 
     def evaluate(stage, name):

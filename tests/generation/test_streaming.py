@@ -74,3 +74,13 @@ def test_one_decoder_serves_several_streams_and_need_not_hold_the_model(small_mo
     decoder = decoder_of(model, consume=True)
     assert not any(parameter.numel() for parameter in model.backbone.layers.parameters())
     assert [list(stream(decoder, prompt, **options)) for prompt in ([5, 6], [7])] == fresh
+
+
+def test_a_decoder_s_own_room_ends_a_stream(small_model):
+    decoder = decoder_of(small_model, positions=12)
+    whole = list(stream(small_model, [5, 6, 7], max_new_tokens=40, end_ids=(), seed=3))
+    assert list(stream(decoder, [5, 6, 7], max_new_tokens=40, end_ids=(), seed=3)) == whole[:9]
+    with pytest.raises(UserError, match="holds 12"):
+        next(stream(decoder, [5] * 12, max_new_tokens=1, end_ids=()))
+    with pytest.raises(ValueError, match="a prompt of 12 tokens; from 1 to 11 leave room for one more"):
+        decoder.begin([5] * 12)

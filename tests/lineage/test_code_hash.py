@@ -121,6 +121,8 @@ def hashed(tmp_path, monkeypatch):
 
 
 READ = """
+import logging
+log = logging.getLogger(__name__)
 def f(x):
     '{doc}'
     if x < 0:
@@ -151,3 +153,27 @@ def test_rooms_that_check_start_and_show_runs_do_not_count():
     rooms = {name.split(".")[1] for name in found if name.count(".") > 1}
     assert not {"config", "lineage", "report", "pipeline"} & rooms
     assert {"stages", "backbone", "objectives", "optim", "runtime", "training", "data", "text"} <= rooms
+
+
+def test_what_is_called_for_a_text_counts_and_no_other_call_s_words_are_left_out(hashed):
+    log = "import logging\nlog = logging.getLogger()\n"
+    for one, other in (
+        ("x = MeanSquaredError('sum')\n", "x = MeanSquaredError('mean')\n"),
+        ("warnings.simplefilter('ignore')\n", "warnings.simplefilter('error')\n"),
+        ("log.get('reward')\n", "log.get('length')\n"),
+        (log + "log.info(f'{next(rows)}')\n", log + "log.info('x')\n"),
+        (log + "log.info('a' + str(next(rows)))\n", log + "log.info('a')\n"),
+    ):
+        assert hashed(one) != hashed(other), one
+    assert hashed(log + "log.info('a' + f'b {x}')\n") == hashed(log + "log.info('c' + f'd {x}')\n")
+    assert hashed("raise UserError('a' if x else 'b')\n") == hashed("raise UserError('c' if x else 'd')\n")
+
+
+def test_the_package_s_own_names_are_followed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, text in (
+        ("by_name", "from lit_llm import ExactAnswer\n"),
+        ("by_home", "from lit_llm.rewards.verifiers import ExactAnswer\n"),
+    ):
+        (tmp_path / f"{name}.py").write_text(text)
+        assert "lit_llm.rewards.verifiers" in code_hash.code_hashes({"reward": {"_target_": f"{name}.Reward"}})

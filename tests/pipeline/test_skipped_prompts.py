@@ -31,7 +31,7 @@ def failing(run, monkeypatch):  # noqa: F811, ARG001
     return errors
 
 
-def test_a_failed_exam_leaves_ppo_out_and_the_chain_goes_on(run, failing, tmp_path, caplog):  # noqa: F811
+def test_a_failed_validation_leaves_ppo_out_and_the_chain_goes_on(run, failing, tmp_path, caplog):  # noqa: F811
     failing["ppo"] = RewardValidationFailed("below the floor; train directly with stage=dpo instead")
     assert run() == [name for name in ALL if name != "ppo"]
     summary = json.loads((tmp_path / "one/pipeline.json").read_text())

@@ -143,7 +143,7 @@ def test_damaged_input_is_one_line(pipeline):
     assert "\n" not in str(caught.value)
 
 
-def test_a_reward_model_s_exam_is_shown_with_its_limits_and_why_it_failed(pipeline, hostile):
+def test_a_reward_model_s_validation_is_shown_with_its_limits_and_why_it_failed(pipeline, hostile):
     floor = Floor(Estimate(0.68, 0.017, 120), Estimate(-0.018, 0.017, 120), counts=True, passed=False)
     told = Floor(Estimate(0.7, 0.01, 120), Estimate(-0.04, 0.01, 120), counts=False, passed=True)
     attacks = {

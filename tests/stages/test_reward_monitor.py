@@ -116,7 +116,7 @@ def test_a_passed_validation_is_logged(folder, monkeypatch):
     ].item() == pytest.approx(0.1)
 
 
-def test_a_model_without_an_validation_takes_one_before_anything_is_learned(tmp_path, monkeypatch):
+def test_a_model_without_a_validation_takes_one_before_anything_is_learned(tmp_path, monkeypatch):
     with pytest.raises(
         RewardValidationFailed, match=r"90% of 8 prompts.*stage=dpo.*stage\.ignore_reward_validation=true"
     ):
@@ -134,7 +134,7 @@ def test_a_failed_validation_refuses_the_stage_before_anything_is_built(folder):
     assert PPO(PPOOptions(ignore_reward_validation=True), **given).monitor.folders == (str(folder),)
 
 
-def test_a_rule_is_not_examined(monkeypatch):
+def test_a_rule_is_not_validated(monkeypatch):
     monkeypatch.setattr(reward_monitor, "rerun", lambda *_, **__: pytest.fail("validated"))
     stage = PPO(
         PPOOptions(max_new_tokens=6, reward_validation_every_n_steps=1),

@@ -43,7 +43,7 @@ def test_a_reward_that_failed_is_refused_before_any_step_unless_that_is_ignored(
 
 
 @STAGES
-def test_a_run_that_an_validation_ended_says_so_and_does_not_go_on(kind, tmp_path, monkeypatch, caplog):
+def test_a_run_that_a_validation_ended_says_so_and_does_not_go_on(kind, tmp_path, monkeypatch, caplog):
     share, seen = [0.9], []
 
     def rerun(reward, prompts, completions, **_):  # noqa: ARG001

@@ -37,7 +37,7 @@ def test_every_attack_on_every_prompt():
     assert found == attacks(PROMPTS, ANSWERS, fits) != attacks(PROMPTS, ANSWERS, fits, seed=1)
 
 
-def test_an_exam_attacks_with_no_string_that_was_trained():
+def test_a_validation_attacks_with_no_string_that_was_trained():
     for one in (set(VALIDATION.nothings) & set(TRAINING.nothings), set(VALIDATION.repeats) & set(TRAINING.repeats)):
         assert not one
     words = [set(" ".join(style.sentinels).split()) - {"###"} for style in (VALIDATION, TRAINING)]

@@ -98,7 +98,7 @@ def test_a_model_that_learned_nothing_fails_and_is_refused(place, tmp_path, capl
         require_passed(tmp_path / "run/model")
 
 
-def test_no_exam_is_taken_where_none_is_wanted(place, tmp_path):
+def test_no_validation_is_taken_where_none_is_wanted(place, tmp_path):
     metrics = run(composed(place, "stage.reward_validation=null", "trainer.max_steps=1"), tmp_path / "run")
     assert "reward_validation" not in metrics and not (tmp_path / "run/model/reward_validation.json").exists()
 

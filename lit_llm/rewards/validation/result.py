@@ -98,13 +98,19 @@ class ValidationResult:
         return path
 
 
+def file_in(folder: str | Path) -> Path:
+    """Where a folder keeps its result: by its older name where there is only that."""
+    new, old = Path(folder) / NAME, Path(folder) / OLD_NAME
+    return old if old.is_file() and not new.is_file() else new
+
+
 def read_result(folder: str | Path) -> dict[str, Any] | None:
     """The plain values of a folder's ``reward_validation.json``; None where there is none.
 
     Raises UserError for another content.
     """
-    path = next((Path(folder) / name for name in (NAME, OLD_NAME) if (Path(folder) / name).is_file()), None)
-    if path is None:
+    path = file_in(folder)
+    if not path.is_file():
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ def result(share):
     return ValidationResult(Estimate(0.6, 0.02, 200), {}, {"empty": probe})
 
 
-def test_a_failed_exam_stops_with_the_numbers_in_one_line(tmp_path):
+def test_a_failed_validation_stops_with_the_numbers_in_one_line(tmp_path):
     result(0.61).save(tmp_path)
     with pytest.raises(RewardValidationFailed) as caught:
         require_passed(tmp_path)
@@ -33,19 +33,19 @@ def test_it_can_be_ignored_with_a_warning(tmp_path, caplog):
     assert "61%" in caplog.text and "going on" in caplog.text
 
 
-def test_a_passed_exam_says_nothing(tmp_path, caplog):
+def test_a_passed_validation_says_nothing(tmp_path, caplog):
     result(0.1).save(tmp_path)
     require_passed(tmp_path)
     assert not caplog.text
 
 
-def test_without_an_exam_there_is_a_warning(tmp_path, caplog):
+def test_without_a_validation_there_is_a_warning(tmp_path, caplog):
     require_passed(tmp_path)
     assert NAME in caplog.text and "not known" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"passed": "yes", "reasons": []})])
-def test_what_is_no_exam_is_named(tmp_path, content):
+def test_what_is_no_validation_is_named(tmp_path, content):
     (tmp_path / NAME).write_text(content)
     with pytest.raises(UserError, match=f"{NAME}: not a reward model's validation; train the reward model again"):
         require_passed(tmp_path)

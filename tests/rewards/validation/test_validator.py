@@ -242,7 +242,7 @@ def test_rows_of_one_prompt_keep_their_own_answers():
     assert rerun(watched, asked, said, rows=rows).probes["empty"].share == 0.0 and len(seen) > 2
 
 
-def test_the_midway_exam_takes_its_own_doubt_and_limits():
+def test_the_midway_validation_takes_its_own_doubt_and_limits():
     def likes_empty_of_some(prompts, texts):
         return [
             len(text) if asked[0].content[-2] != "1" else -len(text) for asked, text in zip(prompts, texts, strict=True)
