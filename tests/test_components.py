@@ -2,8 +2,10 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import lightning as L
@@ -14,6 +16,7 @@ from torch.utils.data import DataLoader
 
 import lit_llm
 from lit_llm.errors import UserError
+from lit_llm.stages.adherence import Adherence
 
 
 def test_every_name_is_what_its_module_defines():
@@ -207,3 +210,62 @@ def test_two_processes_fit_test_and_predict(world, tmp_path):
     found = stock(tmp_path, **options).test(stage, datamodule=data, verbose=False)
     alone = stock(tmp_path).test(stage, datamodule=data, verbose=False)
     assert found[0]["test/instructions/nll"] == pytest.approx(alone[0]["test/instructions/nll"])
+
+
+def test_a_stock_trainer_goes_on_within_an_epoch(world, tmp_path):
+    stage, data, _ = made("InstructionTuning", world)
+    stock(tmp_path, max_steps=1).fit(stage, datamodule=data)
+    stage.trainer.save_checkpoint(tmp_path / "a.ckpt")
+    again, data, _ = made("InstructionTuning", world)
+    trainer = stock(tmp_path, max_steps=3)
+    trainer.fit(again, datamodule=data, ckpt_path=tmp_path / "a.ckpt")
+    assert trainer.global_step == 3
+
+
+def test_the_documentation_s_blocks_run_as_they_stand(tmp_path, monkeypatch):
+    page = Path(lit_llm.__file__).with_name("README.md").read_text(encoding="utf-8")
+    section = page.split("## The components without Hydra\n")[1].split("\n## ")[0]
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 4
+    # A module of its own, which its dataclasses look their names up in.
+    module = types.ModuleType("documented")
+    monkeypatch.setitem(sys.modules, "documented", module)
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"block {number}", "exec"), module.__dict__)
+
+
+@pytest.mark.parametrize("name", ["ContinuedPretraining", "GRPO", "FlagClassification", "RewardModeling"])
+def test_what_a_stage_has_beside_weights_comes_back(name, world, tmp_path):
+    kind = getattr(lit_llm, name)
+    values = {"ContinuedPretraining": {"new_tokens": ["zebra"]}, "RewardModeling": {"adherence": "learned"}}
+    live = {"reward": short} if name == "GRPO" else {}
+    stage = kind(kind.Options(**values.get(name, {})), model=world / "model", **live)
+    if name == "FlagClassification":
+        stage.model.threshold = 0.25
+    if name == "RewardModeling":
+        stage.adherence = Adherence(["ann", "bob"], {"ann": 3, "bob": 7}, 10.0, 10.0)
+    stock(tmp_path, limit_predict_batches=0).predict(stage, DataLoader([0]))
+    stage.trainer.save_checkpoint(tmp_path / "a.ckpt")
+    again = kind.load_from_checkpoint(tmp_path / "a.ckpt", **live)
+    assert again.state_dict().keys() == stage.state_dict().keys()
+    assert again.tokenizer.encode("zebra") == stage.tokenizer.encode("zebra")
+    assert getattr(again.model, "threshold", None) == getattr(stage.model, "threshold", None)
+    if name == "RewardModeling":
+        assert again.adherence.comparisons() == {"ann": 3, "bob": 7}
+        assert torch.equal(again.adherence.parts, stage.adherence.parts)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_without_an_optimizer_a_stage_takes_adamw_at_its_own_rate(name, world):
+    stage, _, _ = made(name, world)
+    optimizer = stage.make_optimizer(stage.model)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert {group["lr"] for group in optimizer.param_groups} == {type(stage).default_lr}
+    assert stage.make_schedule(optimizer, 10).get_last_lr()[0] == type(stage).default_lr
+
+
+def test_a_folder_of_another_head_is_refused(world, tmp_path):
+    lit_llm.RewardModeling(model=world / "model").save(tmp_path / "scores")
+    with pytest.raises(UserError, match="a language model is wanted"):
+        lit_llm.Pretraining(model=str(tmp_path / "scores"))
