@@ -31,6 +31,10 @@ class Message:
     content: str
     trained: bool = True
 
+    def to(self, device: Any) -> Message:  # noqa: ARG002
+        """Itself: Lightning moves batches with ``to``, and text is on no device. As below."""
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -51,6 +55,9 @@ class Prompt:
     messages: tuple[Message, ...]
     source: str = ""
     tags: dict[str, str] = field(default_factory=dict)
+
+    def to(self, device: Any) -> Prompt:  # noqa: ARG002
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,3 +151,6 @@ class Heldout(NamedTuple):
     name: str  # e.g. "general", "domain", "task_pairs", "instructions_wordings"
     kind: Literal["documents", "responses", "rankings", "labels", "flags", "prompts"]
     items: tuple[Any, ...]  # Document, Example, Comparison, Labelled or Prompt
+
+    def to(self, device: Any) -> Heldout:  # noqa: ARG002
+        return self

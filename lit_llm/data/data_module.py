@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import lightning as L
 import numpy as np
+from torch.utils.data import DataLoader
 
 from lit_llm.data.filters import Record, content_key
 from lit_llm.data.formats import Kind
@@ -223,6 +224,17 @@ class DataModule(L.LightningDataModule, ABC):
             return []
         return [self._loader(rows, _always_the_first_epoch(shuffled(len(rows), 0))) for rows in validation.values()]
 
+    def test_dataloader(self) -> list[DataLoader[Heldout]]:
+        """One loader for each held-out set, which gives it whole. Raises UserError where nothing is held out."""
+        sets = [one for one in self.heldout() if one.items]
+        if not sets:
+            raise UserError(f"data.test_fraction={self.test_fraction}: no row of {self.name} is held out for a test")
+        return [DataLoader([one], batch_size=None, collate_fn=_as_it_is) for one in sets]  # type: ignore[arg-type]
+
+    def predict_dataloader(self) -> Any:
+        """The validation batches."""
+        return self.val_dataloader()
+
     def _loader(self, rows: Rows, order: Order) -> ResumableLoader:
         return ResumableLoader(
             rows,
@@ -323,6 +335,10 @@ def judged_by(records: Records) -> dict[str, int]:
 
 def _always_the_first_epoch(order: Order) -> Order:
     return lambda _: order(0)
+
+
+def _as_it_is(item: T) -> T:
+    return item
 
 
 def at_least(key: str, value: float, least: float) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from lit_llm.data.data_module import (
     DataModule,
@@ -151,6 +152,11 @@ class Prompts(DataModule):
         """Tokens of the longest prompt that is trained on or validated."""
         _ = self.prepared
         return self._longest
+
+    def predict_dataloader(self) -> list[DataLoader[Prompt]]:
+        """A loader for each held-out set, of lists of its prompts in its order."""
+        sets = [list(one.items) for one in self.heldout() if one.items]
+        return [DataLoader(items, batch_size=self.micro_batch_size, collate_fn=list) for items in sets]  # type: ignore[arg-type]
 
     def ptx_loader(self) -> ResumableLoader | None:
         """Batches of pretraining text (TokenBatch), which remember their place; None without ``ptx_path``."""

@@ -44,6 +44,11 @@ class Adherence(nn.Module):
         each = gamma_prior(self.log_values, self.shape, self.rate) * self.parts
         return each[annotators].sum()
 
+    def comparisons(self) -> dict[str, int]:
+        """{annotator: comparisons in an epoch of training}, in the factors' order."""
+        parts = self.parts.tolist()
+        return {name: round(1 / part) if part else 0 for name, part in zip(self.names, parts, strict=True)}
+
     def by_name(self) -> dict[str, float]:
         """{annotator: factor}; who is not named stands as "unnamed"."""
         return dict(zip((name or "unnamed" for name in self.names), self.log_values.exp().tolist(), strict=True))

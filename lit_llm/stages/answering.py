@@ -19,6 +19,7 @@ from lit_llm.rewards.base import Reward
 from lit_llm.rewards.scoring import Answers, check_finite, score
 from lit_llm.stages.answer_room import check_room
 from lit_llm.stages.experience import Sequences, completion_logps
+from lit_llm.stages.kept import NO_REFERENCE
 from lit_llm.stages.options import RolloutOptions
 from lit_llm.stages.processes import Processes
 
@@ -50,6 +51,18 @@ class Answering(Processes):
     def validation_samples(self) -> int:
         """Answers to each validation prompt."""
         return 1
+
+    @property
+    def answer_length(self) -> int:
+        return self.options.max_new_tokens
+
+    def scorers(self) -> dict[str, Any]:
+        """The reward and gold."""
+        return {"reward": self.reward} | ({} if self.gold is None else {"gold": self.gold})
+
+    def measured_beside(self, kind: str) -> LanguageModel | None:
+        """On prompts the reference, where there is a copy of it: how far the answers have moved."""
+        return self.reference if kind == "prompts" else None
 
     def randomness(self, number: int) -> torch.Generator:
         """The random numbers of a rollout on this rank: from the seed and the rollout's number alone."""
@@ -97,6 +110,8 @@ class Answering(Processes):
         if self.reference is not None:
             yield self.reference
             return
+        if not self.lora_rank:
+            raise UserError(NO_REFERENCE)
         with lora_disabled(self.model):
             yield self.model
 

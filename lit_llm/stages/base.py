@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import lightning as L
 import torch
@@ -22,10 +25,21 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.huggingface import save_model
 from lit_llm.backbone.lora import apply_lora, merge_lora, save_adapter
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
+from lit_llm.evaluation.heldout import can_evaluate, evaluate
+from lit_llm.evaluation.scores import Scores
+from lit_llm.optim.adamw import adamw
+from lit_llm.optim.schedules import constant
+from lit_llm.records import Heldout
 from lit_llm.runtime.lightning_loops import is_trial, logs_are_due
+from lit_llm.stages import kept
+from lit_llm.stages.asking import answers
 from lit_llm.stages.options import AdapterOptions, StageOptions
+from lit_llm.stages.start import Network, start
 from lit_llm.stages.totals import Totals
+
+log = logging.getLogger("lit_llm")
 
 PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
 
@@ -35,34 +49,40 @@ class Stage(L.LightningModule):
 
     Args:
         options: what the stage is told apart from live objects; None: the defaults of ``Options``.
-        model: the network to train, a ``LanguageModel`` unless the stage says otherwise.
-        optimizer: makes the optimizer from a module (its frozen parameters are left out).
-        schedule: makes the learning-rate schedule from the optimizer and the number of optimizer steps.
-        tokenizer: the model's; saved beside it, and used for bits per byte.
+        model: the network to train, a ``LanguageModel`` unless the stage says otherwise; or a model folder.
+        optimizer: makes the optimizer from a module (its frozen parameters are left out); None: ``optim.adamw`` at
+            the class's ``default_lr``: 3e-4 for pretraining, continued pretraining, instruction tuning and flag
+            classification, 2e-4 for fine-tuning, 9e-6 for reward modelling, 3e-6 for PPO, 1e-6 for DPO, KTO and
+            GRPO. The small ones are for models of a billion weights; a few millions want 30 to 100 times as much.
+        schedule: makes the learning-rate schedule from the optimizer and the number of optimizer steps; None:
+            ``optim.schedules.constant``.
+        tokenizer: the model's; saved beside it, and used for bits per byte; None: the folder's where one is given.
     """
 
     Options: ClassVar[type[StageOptions]] = StageOptions
     name: ClassVar[str]
     batch_type: ClassVar[type]
-    head: ClassVar[str] = "language"  # which head the model folder must have: "language" or "score"
+    head: ClassVar[Literal["language", "score"]] = "language"  # which head the model folder must have
+    default_lr: ClassVar[float] = 3e-4  # of AdamW, where no optimizer is given
     left_out: ClassVar[tuple[str, ...]] = ()  # frozen submodules (a reference, a reward model): not in checkpoints
 
     def __init__(
         self,
         options: StageOptions | None = None,
         *,
-        model: nn.Module,
-        optimizer: Callable[[nn.Module], Optimizer],
-        schedule: Callable[[Optimizer, int], LRScheduler],
+        model: Network,
+        optimizer: Callable[[nn.Module], Optimizer] | None = None,
+        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
         tokenizer: Any = None,
     ) -> None:
         super().__init__()
+        network, tokenizer = start(model, tokenizer, self.head)
         self.options = options or self.Options()
         self.save_hyperparameters(plain(self.options), logger=False)
-        self.model = model
+        self.model = network
         self.tokenizer = tokenizer
-        self.make_optimizer = optimizer
-        self.make_schedule = schedule
+        self.make_optimizer = optimizer or partial(adamw, lr=self.default_lr)
+        self.make_schedule = schedule or constant
         self.lora_rank, self.base_model = 0, ""
         self.latest: dict[str, float] = {}  # the last step's numbers: for the progress bar and the report
         self._window = Totals()
@@ -80,7 +100,12 @@ class Stage(L.LightningModule):
         self.lora_rank, self.base_model = options.lora_rank, options.base_model or ""
         if options.lora_rank:
             targets = tuple(options.lora_targets)
-            apply_lora(self.model, options.lora_rank, options.lora_alpha, dropout, targets)  # type: ignore[arg-type]
+            apply_lora(self.model, options.lora_rank, options.lora_alpha, dropout, targets)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """The model's answer to rows of tokens, as it is in use: logits (B, T, V) for (B, T)."""
+        logits: Tensor = self.model.logits(self.model(input_ids))
+        return logits
 
     # What a stage adds
 
@@ -225,6 +250,54 @@ class Stage(L.LightningModule):
         if count:
             self.log("val/loss", loss / count)
 
+    # Held-out sets and prompts: trainer.test and trainer.predict
+
+    def test_step(self, batch: Heldout, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
+        """Logs ``test/<set>/<measure>`` of a held-out set, the means of ``scores_on``. Every process measures all."""
+        if not isinstance(batch, Heldout):
+            raise UserError(
+                f"test: a {type(batch).__name__} is no held-out set; give datamodule=, or loaders of Heldout"
+            )
+        if not can_evaluate(self.model, batch):
+            log.warning("test: %s is a set of %s, which %s does not take", batch.name, batch.kind, self.name)
+            return
+        summary = self.scores_on(batch).summary
+        values = {f"test/{batch.name}/{measure}": estimate.mean for measure, estimate in summary.items()}
+        self.log_dict(values, batch_size=1, add_dataloader_idx=False)
+
+    def scores_on(self, heldout: Heldout) -> Scores:
+        """The held-out evaluation of one set with its own defaults (200 items, answers of 64 tokens); a subclass that
+        wants others calls ``evaluation.heldout.evaluate`` here. Raises UserError without a tokenizer."""
+        if self.tokenizer is None:
+            raise UserError("test: the stage has no tokenizer; give it tokenizer=")
+        trained = getattr(self.trainer.datamodule, "training_answers", None)  # type: ignore[attr-defined]
+        return evaluate(
+            self.model,
+            self.tokenizer,
+            heldout,
+            scorers=self.scorers() if heldout.kind == "prompts" else None,
+            training_answers=Counter(trained()) if trained is not None and heldout.kind == "responses" else None,
+            reference=self.measured_beside(heldout.kind),
+        )
+
+    def scorers(self) -> dict[str, Any]:
+        """What judges answers to held-out prompts, by name: nothing."""
+        return {}
+
+    def measured_beside(self, kind: str) -> LanguageModel | None:  # noqa: ARG002
+        """The model that the trained one is measured beside on a kind of set: none."""
+        return None
+
+    @property
+    def answer_length(self) -> int:
+        """Tokens of the longest answer that ``trainer.predict`` gives."""
+        return 128
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:  # noqa: ARG002
+        """The likeliest answers, a list of texts: to a ``PromptBatch``, or to a list of texts (each a user's turn),
+        ``Prompt``s or conversations."""
+        return answers(self.model, self.tokenizer, batch, self.answer_length)
+
     # What is saved
 
     def save(self, folder: str | Path) -> None:
@@ -232,21 +305,74 @@ class Stage(L.LightningModule):
         ``adapter/`` in PEFT's layout."""
         save_model(folder, self.exported(), self.tokenizer)
         if self.lora_rank:
-            save_adapter(Path(folder).parent / "adapter", self.model, self.base_model)  # type: ignore[arg-type]
+            save_adapter(Path(folder).parent / "adapter", self.model, self.base_model)
 
     def evaluated(self, folder: Path, heldout: Mapping[str, Mapping[str, Any]]) -> None:
         """What a model folder is to hold of its held-out scores, {set: {measure: {"mean", "se", "n"}}}: nothing."""
 
     def exported(self) -> Any:
         """The network that goes into the model folder: adapters are merged into a copy."""
-        return merge_lora(copy.deepcopy(self.model)) if self.lora_rank else self.model  # type: ignore[arg-type]
+        return merge_lora(copy.deepcopy(self.model)) if self.lora_rank else self.model
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Weights and options are there; adds what else ``load_from_checkpoint`` makes the stage from."""
         checkpoint["latest"] = {name: float(value) for name, value in self.latest.items()}
+        checkpoint[kept.KEY] = kept.kept(self.model, self.tokenizer, self.base_model)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The last step's numbers too: a run that had ended, and is resumed to be reported, makes no step more."""
         self.latest = dict(checkpoint.get("latest", {}))
+        self.base_model = self.base_model or checkpoint.get(kept.KEY, {}).get("base_model", "")
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = "cpu",
+        *,
+        model: Network | None = None,
+        tokenizer: Any = None,
+        optimizer: Callable[[nn.Module], Optimizer] | None = None,
+        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
+    ) -> Self:
+        """The stage of a checkpoint, ready to evaluate, to predict and to train on.
+
+        Args:
+            checkpoint_path: a file that a Trainer wrote; it is read with ``weights_only=True``.
+            model: what training started from; None: a network of the shape that the checkpoint tells. It is needed
+                where the stage holds its model to a frozen reference (DPO, KTO, PPO, GRPO) and is to learn on: a
+                checkpoint does not hold the reference.
+            tokenizer: None: the checkpoint's, or the folder's where ``model`` is one.
+            optimizer, schedule: as for the stage; they are in no checkpoint.
+
+        A subclass with more live objects takes them here by name and gives them to ``rebuilt``. Raises UserError for
+        a file that is no checkpoint of this stage, and for an old one, which does not tell the network.
+        """
+        live = {"model": model, "tokenizer": tokenizer, "optimizer": optimizer, "schedule": schedule}
+        return cls.rebuilt(checkpoint_path, map_location, live)
+
+    @classmethod
+    def rebuilt(cls, path: str | Path, map_location: Any, live: Mapping[str, Any]) -> Self:
+        """``load_from_checkpoint`` with the live objects as a mapping from the names of the stage's arguments."""
+        checkpoint = kept.read(path, map_location)
+        given, live = live.get("model"), dict(live)
+        if given is None:
+            live["model"] = kept.network_of(checkpoint, path)
+        if live.get("tokenizer") is None and not isinstance(given, str | Path):
+            live["tokenizer"] = kept.tokenizer_of(checkpoint)
+        stage = cls(kept.options_of(checkpoint, cls.Options), **live)
+        stage.has_moved_on(start_known=given is not None)
+        stage.on_load_checkpoint(checkpoint)
+        stage.load_state_dict(checkpoint["state_dict"])
+        return stage
+
+    def has_moved_on(self, start_known: bool) -> None:
+        """Called before trained weights are loaded into a new stage.
+
+        Args:
+            start_known: whether the network as it is now is what training started from; else copies of it are no
+                reference.
+        """
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         state: dict[str, Any] = super().state_dict(*args, **kwargs)

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lit_llm.backbone.models import grow_vocabulary
 from lit_llm.stages.language import LanguageStage
 from lit_llm.stages.options import ContinuedPretrainingOptions
+from lit_llm.stages.start import Network, start
 from lit_llm.text.new_words import REBUILT
 
 
@@ -34,17 +35,18 @@ class ContinuedPretraining(LanguageStage):
         self,
         options: ContinuedPretrainingOptions | None = None,
         *,
-        model: nn.Module,
-        optimizer: Callable[[nn.Module], Optimizer],
-        schedule: Callable[[Optimizer, int], LRScheduler],
+        model: Network,
+        optimizer: Callable[[nn.Module], Optimizer] | None = None,
+        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
         tokenizer: Any = None,
     ) -> None:
         options = options or self.Options()
+        network, tokenizer = start(model, tokenizer, self.head)
         if options.new_tokens:
             if tokenizer is None:
                 raise options.bad_tokens()
-            add_words(model, tokenizer, options.new_tokens)
-        super().__init__(options, model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
+            add_words(network, tokenizer, options.new_tokens)
+        super().__init__(options, model=network, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
         self.adapt(options, options.lora_dropout)
 
 

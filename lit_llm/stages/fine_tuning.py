@@ -11,3 +11,4 @@ class FineTuning(SupervisedStage):
     """All weights, or LoRA adapters with ``lora_rank`` above 0; only responses are trained, end tokens included."""
 
     name: ClassVar[str] = "fine_tuning"
+    default_lr: ClassVar[float] = 2e-4

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.branches import branches_of
-from lit_llm.backbone.models import LanguageModel, ScoreModel
+from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation.classification import best_threshold, labels
 from lit_llm.evaluation.flags import estimates
@@ -23,6 +23,7 @@ from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.distributed import gathered
 from lit_llm.stages.base import Stage
 from lit_llm.stages.options import FlagOptions
+from lit_llm.stages.start import Policy, start
 
 LABEL, FILE = "flagged", "flags.json"
 
@@ -42,7 +43,6 @@ class FlagClassification(Stage):
     Options: ClassVar[type[FlagOptions]] = FlagOptions
     name: ClassVar[str] = "flag_classification"
     batch_type: ClassVar[type] = LabelledBatch
-    head: ClassVar[str] = "language"
     options: FlagOptions
     model: ScoreModel
 
@@ -50,13 +50,14 @@ class FlagClassification(Stage):
         self,
         options: FlagOptions | None = None,
         *,
-        model: LanguageModel,
-        optimizer: Callable[[nn.Module], Optimizer],
-        schedule: Callable[[Optimizer, int], LRScheduler],
+        model: Policy,
+        optimizer: Callable[[nn.Module], Optimizer] | None = None,
+        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
         tokenizer: Any = None,
     ) -> None:
         options = options or self.Options()
-        scored = ScoreModel.from_language_model(model)
+        language_model, tokenizer = start(model, tokenizer, self.head)
+        scored = ScoreModel.from_language_model(language_model)
         scored.label = LABEL
         scored.backbone.requires_grad_(options.trained == "full")
         super().__init__(options, model=scored, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
@@ -65,6 +66,13 @@ class FlagClassification(Stage):
         weight = options.positive_weight
         self._weight = 1.0 if weight is None or weight == "balanced" else float(weight)
         self._seen: dict[int, list[tuple[Tensor, ...]]] = {}
+
+    def forward(self, input_ids: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Logits (B,) of right-padded rows (B, T) at their last token; ``lengths`` (B,), None: no row has padding."""
+        if lengths is None:
+            lengths = torch.full((len(input_ids),), input_ids.shape[1], device=input_ids.device)
+        scores: Tensor = self.model(input_ids, lengths)
+        return scores
 
     def loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         check_labelled(batch, self.model.config.vocab_size, self.model.config.max_positions)
@@ -177,7 +185,19 @@ class FlagClassification(Stage):
         batches = [batch for rank in gathered(kept, self.trainer.world_size) for batch in rank]
         return [torch.cat(column).double().numpy() for column in zip(*batches, strict=True)]
 
+    def predict_step(self, batch: LabelledBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:  # noqa: ARG002
+        """Logits (N,) of the batch's answers."""
+        return self._scores(batch)
+
     # What is saved
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["threshold"] = float(self.model.threshold)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.model.threshold = checkpoint.get("threshold", self.model.threshold)
 
     def save(self, folder: str | Path) -> None:
         """The model folder, and ``flags.json``: the threshold, and what the model does on validation with it."""

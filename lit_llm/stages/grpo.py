@@ -43,6 +43,7 @@ class GRPO(OnPolicy):
 
     Options: ClassVar[type[GRPOOptions]] = GRPOOptions
     name: ClassVar[str] = "grpo"
+    default_lr: ClassVar[float] = 1e-6
     unverified_allowed: ClassVar[bool] = True
     options: GRPOOptions
 

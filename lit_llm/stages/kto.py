@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.objectives.preference import kto, kto_baseline
 from lit_llm.records import LabelledBatch
@@ -19,6 +18,7 @@ from lit_llm.stages.label_checks import check_labels
 from lit_llm.stages.options import KTOOptions
 from lit_llm.stages.reference import AgainstReference, completion_logps
 from lit_llm.stages.reference_store import Completions
+from lit_llm.stages.start import Policy
 
 log = logging.getLogger("lit_llm")
 
@@ -47,9 +47,9 @@ class KTO(AgainstReference):
         self,
         options: KTOOptions | None = None,
         *,
-        model: LanguageModel,
-        optimizer: Callable[[nn.Module], Optimizer],
-        schedule: Callable[[Optimizer, int], LRScheduler],
+        model: Policy,
+        optimizer: Callable[[nn.Module], Optimizer] | None = None,
+        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
         tokenizer: Any = None,
     ) -> None:
         super().__init__(options, model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)

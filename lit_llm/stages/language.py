@@ -15,6 +15,7 @@ from lit_llm.objectives.language import cross_entropy
 from lit_llm.records import IGNORE, TokenBatch
 from lit_llm.stages.base import Stage
 from lit_llm.stages.options import LanguageOptions
+from lit_llm.stages.start import Network
 
 
 class LanguageStage(Stage):
@@ -29,18 +30,18 @@ class LanguageStage(Stage):
         self,
         options: LanguageOptions | None = None,
         *,
-        model: nn.Module,
-        optimizer: Callable[[nn.Module], Optimizer],
-        schedule: Callable[[Optimizer, int], LRScheduler],
+        model: Network,
+        optimizer: Callable[[nn.Module], Optimizer] | None = None,
+        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
         tokenizer: Any = None,
     ) -> None:
         super().__init__(options, model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
-        sizes = [] if tokenizer is None else token_sizes(tokenizer)
+        sizes = [] if self.tokenizer is None else token_sizes(self.tokenizer)
         self.register_buffer("token_sizes", torch.tensor(sizes, dtype=torch.int64), persistent=False)
 
     def loss(self, batch: TokenBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         hidden = self.model(batch.input_ids, batch.positions, batch.segments)
-        result = cross_entropy(hidden, self.model.output_weight, batch.labels, z_loss=self.options.z_loss)  # type: ignore[arg-type]
+        result = cross_entropy(hidden, self.model.output_weight, batch.labels, z_loss=self.options.z_loss)
         metrics = {"nll": result.nll}
         if len(self.token_sizes):
             trained = batch.labels != IGNORE

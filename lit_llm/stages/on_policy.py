@@ -9,7 +9,8 @@ import copy
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from lit_llm.stages.answering import Answering
 from lit_llm.stages.options import RolloutOptions
 from lit_llm.stages.reward_monitor import RewardMonitor
 from lit_llm.stages.rollout_signs import RolloutSigns
+from lit_llm.stages.start import Network, Policy
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +50,9 @@ class OnPolicy(Answering):
         self,
         options: RolloutOptions | None = None,
         *,
-        model: LanguageModel,
-        optimizer: Callable[[nn.Module], Optimizer],
-        schedule: Callable[[Optimizer, int], LRScheduler],
+        model: Policy,
+        optimizer: Callable[[nn.Module], Optimizer] | None = None,
+        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
         reward: Any,
         tokenizer: Any = None,
         gold: Any = None,
@@ -62,16 +64,40 @@ class OnPolicy(Answering):
         self.monitor.gate()
         self.ended = False  # by a validation on the way
         self.automatic_optimization = False
-        self.end_ids = answer_ends(options.end_ids, tokenizer, model.config.vocab_size)
-        self.reward = fitting(reward, model, tokenizer)
-        self.gold = None if gold is None else fitting(gold, model, tokenizer, "gold")
-        self.signs = RolloutSigns(options.max_new_tokens, model.config.max_positions)
+        self.end_ids = answer_ends(options.end_ids, self.tokenizer, self.model.config.vocab_size)
+        self.reward = fitting(reward, self.model, self.tokenizer)
+        self.gold = None if gold is None else fitting(gold, self.model, self.tokenizer, "gold")
+        self.signs = RolloutSigns(options.max_new_tokens, self.model.config.max_positions)
         self.reference: LanguageModel | None = None
         if not options.lora_rank:
-            self.reference = copy.deepcopy(model).requires_grad_(False)
+            self.reference = copy.deepcopy(self.model).requires_grad_(False)
         self.adapt(options)
         self._tokens = 0
         self.train()
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = "cpu",
+        *,
+        model: Network | None = None,
+        tokenizer: Any = None,
+        optimizer: Callable[[nn.Module], Optimizer] | None = None,
+        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
+        reward: Any = None,
+        gold: Any = None,
+    ) -> Self:
+        """As of every stage; a checkpoint holds no reward, which is given again. Raises UserError without."""
+        live = {"model": model, "tokenizer": tokenizer, "optimizer": optimizer, "schedule": schedule}
+        if reward is None:
+            raise UserError(f"{checkpoint_path}: holds no reward; give it again: load_from_checkpoint(PATH, reward=)")
+        return cls.rebuilt(checkpoint_path, map_location, {**live, "reward": reward, "gold": gold})
+
+    def has_moved_on(self, start_known: bool) -> None:
+        """Where the start is not known and there are no adapters, nothing more can be learned or validated."""
+        if not start_known:
+            self.reference = None
 
     # What a stage adds
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_llm.backbone.models import LanguageModel
 from lit_llm.objectives import policy
 from lit_llm.records import PromptBatch, Rollout
 from lit_llm.stages.experience import Experience, Sequences, completion_logps, completion_values
@@ -21,6 +20,7 @@ from lit_llm.stages.on_policy import OnPolicy
 from lit_llm.stages.options import PPOOptions
 from lit_llm.stages.ppo_setup import value_network
 from lit_llm.stages.pretraining_mix import PretrainingMix, next_token_loss, parts_of, trained_tokens
+from lit_llm.stages.start import Policy, start
 
 
 class PPO(OnPolicy):
@@ -34,6 +34,7 @@ class PPO(OnPolicy):
 
     Options: ClassVar[type[PPOOptions]] = PPOOptions
     name: ClassVar[str] = "ppo"
+    default_lr: ClassVar[float] = 3e-6
     options: PPOOptions
     adapted_kl_coef: Tensor
 
@@ -41,18 +42,19 @@ class PPO(OnPolicy):
         self,
         options: PPOOptions | None = None,
         *,
-        model: LanguageModel,
-        optimizer: Callable[[nn.Module], Optimizer],
-        schedule: Callable[[Optimizer, int], LRScheduler],
+        model: Policy,
+        optimizer: Callable[[nn.Module], Optimizer] | None = None,
+        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
         reward: Any,
         tokenizer: Any = None,
         gold: Any = None,
     ) -> None:
         options = options or self.Options()
-        value = value_network(model, reward, options)  # before the policy gets adapters
+        network, tokenizer = start(model, tokenizer, self.head)
+        value = value_network(network, reward, options)  # before the policy gets adapters
         super().__init__(
             options,
-            model=model,
+            model=network,
             optimizer=optimizer,
             schedule=schedule,
             reward=reward,

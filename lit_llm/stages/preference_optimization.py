@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from inspect import signature
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.objectives.preference import PairLosses, Pairs, PreferenceLoss, dpo
 from lit_llm.objectives.ranking import strict_pairs
@@ -21,6 +21,7 @@ from lit_llm.stages.options import PreferenceOptions
 from lit_llm.stages.ranking_checks import check_rankings
 from lit_llm.stages.reference import AgainstReference, completion_logps
 from lit_llm.stages.reference_store import Completions
+from lit_llm.stages.start import Network, Policy
 
 
 class PreferenceOptimization(AgainstReference):
@@ -43,9 +44,9 @@ class PreferenceOptimization(AgainstReference):
         self,
         options: PreferenceOptions | None = None,
         *,
-        model: LanguageModel,
-        optimizer: Callable[[nn.Module], Optimizer],
-        schedule: Callable[[Optimizer, int], LRScheduler],
+        model: Policy,
+        optimizer: Callable[[nn.Module], Optimizer] | None = None,
+        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
         tokenizer: Any = None,
         loss: PreferenceLoss = dpo,
     ) -> None:
@@ -59,6 +60,22 @@ class PreferenceOptimization(AgainstReference):
             needs_reference=not getattr(_bare(loss), "reference_free", False),
         )
         self.pair_loss = loss
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = "cpu",
+        *,
+        model: Network | None = None,
+        tokenizer: Any = None,
+        optimizer: Callable[[nn.Module], Optimizer] | None = None,
+        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
+        loss: PreferenceLoss = dpo,
+    ) -> Self:
+        """As of every stage; a loss other than DPO's is given again."""
+        live = {"model": model, "tokenizer": tokenizer, "optimizer": optimizer, "schedule": schedule}
+        return cls.rebuilt(checkpoint_path, map_location, {**live, "loss": loss})
 
     def completions_in(self, batch: RankingBatch) -> list[Completions]:
         return [Completions(batch.input_ids, batch.prompt_lengths, batch.lengths)]

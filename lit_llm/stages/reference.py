@@ -24,8 +24,10 @@ from lit_llm.runtime.distributed import gathered
 from lit_llm.runtime.progress_bars import Bar
 from lit_llm.stages import reference_store as store
 from lit_llm.stages.base import Stage
+from lit_llm.stages.kept import NO_REFERENCE
 from lit_llm.stages.options import PreferenceOptions
 from lit_llm.stages.reference_store import Completions, Origin
+from lit_llm.stages.start import Policy
 
 log = logging.getLogger("lit_llm")
 
@@ -49,6 +51,7 @@ class AgainstReference(Stage):
 
     Options: ClassVar[type[PreferenceOptions]] = PreferenceOptions
     left_out: ClassVar[tuple[str, ...]] = ("reference",)
+    default_lr: ClassVar[float] = 1e-6
     options: PreferenceOptions
     model: LanguageModel
 
@@ -56,9 +59,9 @@ class AgainstReference(Stage):
         self,
         options: PreferenceOptions | None = None,
         *,
-        model: LanguageModel,
-        optimizer: Callable[[nn.Module], Optimizer],
-        schedule: Callable[[Optimizer, int], LRScheduler],
+        model: Policy,
+        optimizer: Callable[[nn.Module], Optimizer] | None = None,
+        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
         tokenizer: Any = None,
         needs_reference: bool = True,
     ) -> None:
@@ -69,13 +72,13 @@ class AgainstReference(Stage):
             raise UserError(f"stage.reference_logps={file}: this loss needs no reference; leave it out")
         self.needs_reference = needs_reference
         stored = needs_reference and (options.reference_cache or file is not None)
-        self._reference_hash = weights_hash(model) if stored else ""  # before any adapter is added
+        self._reference_hash = weights_hash(self.model) if stored else ""  # before any adapter is added
         self.reference: LanguageModel | None = None
         if needs_reference and not stored and not options.lora_rank:
-            self.reference = copy.deepcopy(model).requires_grad_(False).eval()
+            self.reference = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.adapt(options)
         self._known: dict[bytes, float] = {}
-        self._checked = False
+        self._checked = self._forgotten = False
         self.train()
 
     def train(self, mode: bool = True) -> AgainstReference:  # noqa: ARG002
@@ -103,7 +106,17 @@ class AgainstReference(Stage):
             self._known.update(zip((keys[row] for row in missing), values, strict=True))
         return torch.tensor([self._known[key] for key in keys], device=device)
 
+    def has_moved_on(self, start_known: bool) -> None:
+        """Where the start is not known and there are no adapters, the reference is gone: what is known of it stays,
+        more cannot be computed."""
+        self._checked = True
+        if not start_known:
+            self._forgotten = not self.lora_rank and self.needs_reference
+            self.reference = None
+
     def _by_reference(self, completions: Completions) -> Tensor:
+        if self._forgotten:
+            raise UserError(NO_REFERENCE)
         if self.reference is not None:
             return completion_logps(self.reference, completions)
         with lora_disabled(self.model) if self.lora_rank else nullcontext():
@@ -130,11 +143,15 @@ class AgainstReference(Stage):
             return torch.get_autocast_dtype(kind)
         return next(self.model.parameters()).dtype
 
+    def measured_beside(self, kind: str) -> LanguageModel | None:  # noqa: ARG002
+        """The reference, where there is a copy of it."""
+        return self.reference
+
     # The whole data's log-probabilities, before the first step
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002
+    def setup(self, stage: str) -> None:
         """The policy is still as it was given here, also when a checkpoint is about to be loaded into it."""
-        if not self._reference_hash or self._known:
+        if not self._reference_hash or self._known or stage not in ("fit", "validate"):
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if data is None or not hasattr(data, "prepared"):
@@ -192,7 +209,7 @@ class AgainstReference(Stage):
         super().on_load_checkpoint(checkpoint)
         kept = checkpoint.get("reference_logps", [])
         if kept:
-            self._known = store.from_tensors(kept[self.trainer.global_rank % len(kept)])
+            self._known = store.from_tensors(kept[self.global_rank % len(kept)])
 
 
 def completion_logps(model: LanguageModel, completions: Completions) -> Tensor:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from inspect import signature
 from itertools import islice
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.branches import branches_of
-from lit_llm.backbone.models import LanguageModel, ScoreModel
+from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.objectives.ranking import bradley_terry
 from lit_llm.records import RankingBatch
@@ -27,6 +28,7 @@ from lit_llm.stages.base import Stage
 from lit_llm.stages.options import RewardModelingOptions
 from lit_llm.stages.ranking_checks import check_rankings
 from lit_llm.stages.ranking_metrics import derived, judged_pairs, pair_sums, ranking_summary
+from lit_llm.stages.start import Network, Policy, start
 
 RankingLoss = Callable[..., tuple[Tensor, Tensor]]
 
@@ -45,7 +47,7 @@ class RewardModeling(Stage):
     Options: ClassVar[type[RewardModelingOptions]] = RewardModelingOptions
     name: ClassVar[str] = "reward_modeling"
     batch_type: ClassVar[type] = RankingBatch
-    head: ClassVar[str] = "language"
+    default_lr: ClassVar[float] = 9e-6
     options: RewardModelingOptions
     model: ScoreModel
 
@@ -53,20 +55,40 @@ class RewardModeling(Stage):
         self,
         options: RewardModelingOptions | None = None,
         *,
-        model: LanguageModel,
-        optimizer: Callable[[nn.Module], Optimizer],
-        schedule: Callable[[Optimizer, int], LRScheduler],
+        model: Policy,
+        optimizer: Callable[[nn.Module], Optimizer] | None = None,
+        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
         tokenizer: Any = None,
         loss: RankingLoss = bradley_terry,
         reward_validation: RewardValidator | None = None,
     ) -> None:
-        scored = ScoreModel.from_language_model(model)
+        language_model, tokenizer = start(model, tokenizer, self.head)
+        scored = ScoreModel.from_language_model(language_model)
         super().__init__(options, model=scored, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
         self.adapt(self.options, self.options.lora_dropout)
         self.ranking_loss, self.reward_validation = loss, reward_validation
         self.adherence: Adherence | None = None
         self._normalized = False
         self._judged: dict[int, list[tuple[Tensor, ...]]] = {}
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = "cpu",
+        *,
+        model: Network | None = None,
+        tokenizer: Any = None,
+        optimizer: Callable[[nn.Module], Optimizer] | None = None,
+        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
+        loss: RankingLoss = bradley_terry,
+        reward_validation: RewardValidator | None = None,
+    ) -> Self:
+        """As of every stage; a loss other than Bradley and Terry's is given again, and so is the validation."""
+        live = {"model": model, "tokenizer": tokenizer, "optimizer": optimizer, "schedule": schedule}
+        return cls.rebuilt(
+            checkpoint_path, map_location, {**live, "loss": loss, "reward_validation": reward_validation}
+        )
 
     def setup(self, stage: str) -> None:  # noqa: ARG002
         """The annotators are known once the data is: their factors are made here."""
@@ -81,6 +103,13 @@ class RewardModeling(Stage):
             add_to(optimizer, self.adherence, self.options.adherence_lr)
         schedule = self.make_schedule(optimizer, self.total_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def forward(self, input_ids: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Scores (B,) of right-padded rows (B, T) at their last token; ``lengths`` (B,), None: no row has padding."""
+        if lengths is None:
+            lengths = torch.full((len(input_ids),), input_ids.shape[1], device=input_ids.device)
+        scores: Tensor = self.model(input_ids, lengths)
+        return scores
 
     def loss(self, batch: RankingBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         check_rankings(batch, self.model.config.vocab_size, self.model.config.max_positions)
@@ -152,6 +181,25 @@ class RewardModeling(Stage):
         """Columns over all batches of all ranks."""
         batches = [batch for rank in gathered(kept, self.trainer.world_size) for batch in rank]
         return [torch.cat(column) for column in zip(*batches, strict=True)]
+
+    def predict_step(self, batch: RankingBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:  # noqa: ARG002
+        """Scores (N,) of the batch's answers."""
+        return self._scores(batch)
+
+    # What is saved
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """With the names that the factors of adherence are of."""
+        super().on_save_checkpoint(checkpoint)
+        if self.adherence is not None:
+            checkpoint["annotators"] = self.adherence.comparisons()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        known = checkpoint.get("annotators")
+        if known is not None and self.adherence is None:
+            options = self.options
+            self.adherence = Adherence(list(known), known, options.adherence_shape, options.adherence_rate)
 
     # Normalisation
 

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.stages.language import LanguageStage
 from lit_llm.stages.options import SupervisedOptions
+from lit_llm.stages.start import Network
 
 
 class SupervisedStage(LanguageStage):
@@ -25,9 +26,9 @@ class SupervisedStage(LanguageStage):
         self,
         options: SupervisedOptions | None = None,
         *,
-        model: nn.Module,
-        optimizer: Callable[[nn.Module], Optimizer],
-        schedule: Callable[[Optimizer, int], LRScheduler],
+        model: Network,
+        optimizer: Callable[[nn.Module], Optimizer] | None = None,
+        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
         tokenizer: Any = None,
     ) -> None:
         super().__init__(options, model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)

@@ -1,0 +1,82 @@
+"""What a checkpoint keeps beside weights and options, so that a stage is made anew from it: plain values alone, which
+``torch.load(weights_only=True)`` reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer as Engine
+
+from lit_llm.backbone.config import BackboneConfig, RopeScaling
+from lit_llm.backbone.models import LanguageModel
+from lit_llm.errors import UserError
+from lit_llm.stages.options import StageOptions
+from lit_llm.text.chat import ChatTemplate
+from lit_llm.text.tokenizer import Tokenizer
+
+KEY = "components"
+NO_REFERENCE = (
+    "the reference is in no checkpoint: to learn on, or to measure against it, give load_from_checkpoint(PATH, model=) "
+    "the network or the folder that training started from"
+)
+
+
+def kept(model: Any, tokenizer: Any, base_model: str) -> dict[str, Any]:
+    """The network's shape and the tokenizer, as far as they are this package's: others are given again on loading."""
+    config = getattr(model, "config", None)
+    found: dict[str, Any] = {"base_model": base_model}
+    if isinstance(config, BackboneConfig):
+        found["backbone"] = dataclasses.asdict(config)
+    if isinstance(tokenizer, Tokenizer):
+        found["tokenizer"] = {
+            "engine": tokenizer.engine.to_str(),
+            "config": tokenizer.config,
+            "chat": tokenizer.chat.source,
+            "stop_ids": list(tokenizer.stop_ids),
+        }
+    return found
+
+
+def read(path: str | Path, map_location: Any) -> dict[str, Any]:
+    """A checkpoint. Raises UserError where the file is none of weights and plain values."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:
+        first = str(error).split("\n", 1)[0]
+        raise UserError(f"{path}: cannot be read as a checkpoint of weights and plain values ({first})") from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise UserError(f"{path}: holds no state_dict; give a checkpoint that a Trainer wrote")
+    return content
+
+
+def network_of(checkpoint: Mapping[str, Any], path: str | Path) -> LanguageModel:
+    """A network of the shape that was trained, its weights random. Raises UserError where the shape is not kept."""
+    values = checkpoint.get(KEY, {}).get("backbone")
+    if values is None:
+        raise UserError(
+            f"{path}: does not say what network it is of; give model= (the network or the folder that training started "
+            "from) and tokenizer="
+        )
+    scaling = values["rope_scaling"]
+    values = {**values, "rope_scaling": None if scaling is None else RopeScaling(**scaling)}
+    return LanguageModel(BackboneConfig(**values))
+
+
+def tokenizer_of(checkpoint: Mapping[str, Any]) -> Tokenizer | None:
+    """The tokenizer; None where none is kept."""
+    values = checkpoint.get(KEY, {}).get("tokenizer")
+    if values is None:
+        return None
+    engine = Engine.from_str(values["engine"])
+    return Tokenizer(engine, values["config"], ChatTemplate(values["chat"]), values["stop_ids"])
+
+
+def options_of(checkpoint: Mapping[str, Any], kind: type[StageOptions]) -> StageOptions:
+    """The options of a stage, from the hyper-parameters; what a newer version has more keeps its default."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    given = checkpoint.get("hyper_parameters", {})
+    return kind(**{name: value for name, value in given.items() if name in names})

@@ -1,0 +1,31 @@
+"""What a stage starts from: a network and its tokenizer, or the folder of both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from lit_llm.backbone.huggingface import check_vocabulary, load_model
+from lit_llm.backbone.models import LanguageModel
+from lit_llm.text.tokenizer import load_tokenizer
+
+Network = nn.Module | str | Path
+Policy = LanguageModel | str | Path
+"""A language model, or the folder of one."""
+
+
+def start(model: Network, tokenizer: Any, head: Literal["language", "score"]) -> tuple[Any, Any]:
+    """The network and its tokenizer: as they are given, or read where ``model`` is a model folder, which must have
+    this ``head``. A tokenizer that is given is taken in place of the folder's.
+
+    Raises UserError for a folder that is missing or damaged, another head, or a vocabulary that the embedding has too
+    few rows for.
+    """
+    if not isinstance(model, str | Path):
+        return model, tokenizer
+    network = load_model(model, head=head)
+    tokenizer = load_tokenizer(model) if tokenizer is None else tokenizer
+    check_vocabulary(network.config, tokenizer.vocab_size, model)
+    return network, tokenizer
