@@ -95,8 +95,9 @@ def made(name, world, **given):
     live = {"reward": short} if name == "PPO" else {}
     stage = kind(options, model=world / "model", **live, **given)
     shares = {"validation_fraction": 0.2, "test_fraction": 0.2, "cache_dir": str(world / "cache")}
-    module = getattr(lit_llm, data)(tokenizer=stage.tokenizer, path=str(world / f"{file}.jsonl"), **values, **shares)
-    return stage, module, live
+    data_class = getattr(lit_llm, data)
+    told = data_class.Options(path=str(world / f"{file}.jsonl"), **values, **shares)
+    return stage, data_class(told, tokenizer=stage.tokenizer), live
 
 
 def stock(folder, **given):
@@ -195,8 +196,8 @@ def test_adapters_come_back(world, tmp_path):
 def test_nothing_held_out_is_said(world, tmp_path):
     stage, data, _ = made("Pretraining", world)
     path = str(world / "texts.jsonl")
-    data = lit_llm.RawText(tokenizer=stage.tokenizer, path=path, max_length=32, test_fraction=0.0)
-    data.cache_dir = str(tmp_path)
+    told = lit_llm.RawText.Options(path=path, max_length=32, test_fraction=0.0, cache_dir=str(tmp_path))
+    data = lit_llm.RawText(told, tokenizer=stage.tokenizer)
     with pytest.raises(UserError, match=r"data.test_fraction=0.0: no row of general is held out"):
         stock(tmp_path).test(stage, datamodule=data)
 

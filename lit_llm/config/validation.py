@@ -152,7 +152,6 @@ def _check_run(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
     yield from monitored_metrics.faults(prefix, values)
     yield from _check_trainer(prefix + "trainer.", values["trainer"])
     yield from _check_recomputed(prefix, values)
-    yield from _check_relations(prefix, values)
     if values["resume"] not in (None, "auto"):
         changed = change_from(values, RunFolder(values["resume"]))
         if changed is not None:
@@ -201,7 +200,7 @@ def _check_target(path: str, node: Mapping[str, Any], role: str, allowed: Sequen
         return
     later, ours = PASSED_AT_CALL.get(role, set()), targets.under(target, targets.ALLOWED)
     findings = list(_check_values(path, {k: v for k, v in node.items() if v is not None or k not in later}, found))
-    yield from findings or _check_options(path, target, node)
+    yield from findings or _check_options(path, role, target, node)
     yield from _check_hydra_keys(path, node, ours)
     if not node.get("_partial_") or role in PASSED_AT_CALL:
         given = set(node) | later
@@ -244,7 +243,7 @@ def _check_values(path: str, node: Mapping[str, Any], found: Signature) -> Itera
             yield f"{path}.{key}={value!r}: must be {annotation}"
 
 
-def _check_options(path: str, target: str, node: Mapping[str, Any]) -> Iterator[str]:
+def _check_options(path: str, role: str, target: str, node: Mapping[str, Any]) -> Iterator[str]:
     """What options of this package say of each other, once each is of its type and in its range. Somebody else's are
     asked when they are built: their module may import anything."""
     options = options_of(target)
@@ -261,7 +260,8 @@ def _check_options(path: str, target: str, node: Mapping[str, Any]) -> Iterator[
     try:
         getattr(import_module(module), name)(**given)
     except UserError as error:
-        yield re.sub(r"\bstage\.(?=\w)", f"{path}.", str(error))
+        if "${oc." not in str(error):  # what the environment gives is judged where it is known
+            yield re.sub(rf"\b{role}\.(?=\w)", f"{path}.", str(error))
 
 
 def _reference(value: Any) -> bool:
@@ -287,17 +287,6 @@ def _check_recomputed(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
                 f"{prefix}trainer.activation_memory_budget={budget}; give {prefix}{key}=0, "
                 f"or {prefix}trainer.gradient_checkpointing=true in its place"
             )
-
-
-def _check_relations(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
-    """Of two numbers that are each in their range."""
-    data = values["data"]
-    shares = [data.get(key) for key in ("validation_fraction", "test_fraction")]
-    if all(isinstance(share, int | float) for share in shares) and sum(shares) >= 1:
-        yield (
-            f"{prefix}data.validation_fraction={shares[0]} and {prefix}data.test_fraction={shares[1]}: nothing is left "
-            "to train on; together they must be below 1"
-        )
 
 
 def _check_trainer(path: str, values: Mapping[str, Any]) -> Iterator[str]:

@@ -6,28 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lit_llm.data.data_module import at_least, one_of
 from lit_llm.data.filters import group_key
+from lit_llm.data.options import HALVES
 from lit_llm.data.reading import Records
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison
 from lit_llm.runtime.suggestions import nearest
 
-HALVES = ("first", "second")
-
 
 @dataclass(frozen=True)
 class ComparisonChoice:
-    """``half`` and ``annotator_weights`` of ``Preferences``. Raises UserError for values that make no sense."""
+    """``half`` and ``annotator_weights`` of ``PreferencesOptions``."""
 
     half: str | None
     annotator_weights: Mapping[str, float]
-
-    def __post_init__(self) -> None:
-        for who, weight in self.annotator_weights.items():
-            at_least(f"annotator_weights.{who}", weight, 0)
-        if self.half is not None:
-            one_of("half", self.half, HALVES)
 
     def parameters(self) -> dict[str, Any]:
         """What of this changes the rows: part of the data's fingerprint."""

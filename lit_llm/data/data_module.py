@@ -8,7 +8,6 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import lightning as L
@@ -18,8 +17,9 @@ from torch.utils.data import DataLoader
 from lit_llm.data.filters import Record, content_key
 from lit_llm.data.formats import Kind
 from lit_llm.data.loading import Order, ResumableLoader, Rows, shuffled
+from lit_llm.data.options import DataOptions, DataPath
 from lit_llm.data.reading import Expand, Records, read_records
-from lit_llm.data.sources import checked_encoding, resolve
+from lit_llm.data.sources import resolve
 from lit_llm.data.token_cache import content_hash
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Heldout, Labelled
@@ -42,8 +42,6 @@ REMEDIES = {
     "unknown_key": "data.ignore_keys lets keys pass",
 }
 Kinds = Literal["documents", "responses", "rankings", "labels", "flags", "prompts"]
-DataPath = str | int | Sequence[str | int] | Mapping[str, Any]
-"""What ``data.path`` may be: see ``sources.resolve``. A number is the name of a file or folder."""
 
 
 @dataclass(frozen=True)
@@ -64,59 +62,18 @@ class DataModule(L.LightningDataModule, ABC):
     """Reads, tokenizes and packs once, when something is first asked of it.
 
     Args:
+        options: what a configuration gives; None: the defaults of ``Options``.
         tokenizer: turns text into ids.
-        name: of the source, and the beginning of the held-out sets' names.
-        format: a format's name or a function's dotted path; None chooses by each row's keys (``formats.py``).
-        micro_batch_size: rows (prompts, where the batch holds prompts) per process and step.
-        num_workers: processes that prepare batches; they change nothing but speed.
-        seed: of the order of the rows.
-        on_error: ``stop`` at the first bad record, with its file and line; or ``skip`` it and count the reason.
-        max_error_rate: share of bad rows above which skipping ends in an error all the same.
-        validation_fraction, test_fraction: held out by content where the files do not say.
-        cache_dir: where tokens and the installed documentation are kept.
-        accept_changed_data: let a resumed run go on with other data than its checkpoint saw.
-        ignore_keys: keys that rows are read without, at every depth. Any other that is neither used nor known to say
-            nothing makes a bad row (``row_keys.py``).
-        clean: line ends (\\r\\n, \\r) become \\n and NUL characters go, which is counted; False alters no character.
-        encoding: of texts and JSON.
     """
 
+    Options: ClassVar[type[DataOptions]] = DataOptions
     batch_type: ClassVar[type]
-    name: str
+    options: DataOptions
 
-    def __init__(
-        self,
-        *,
-        tokenizer: Tokenizer,
-        name: str,
-        format: str | None,
-        micro_batch_size: int,
-        num_workers: int,
-        seed: int,
-        on_error: Literal["stop", "skip"],
-        max_error_rate: float,
-        validation_fraction: float,
-        test_fraction: float,
-        cache_dir: str,
-        accept_changed_data: bool,
-        ignore_keys: Sequence[str],
-        clean: bool,
-        encoding: str,
-    ) -> None:
+    def __init__(self, options: DataOptions | None = None, *, tokenizer: Tokenizer) -> None:
         super().__init__()
-        at_least("micro_batch_size", micro_batch_size, 1)
-        at_least("num_workers", num_workers, 0)
-        at_least("seed", seed, 0)
-        one_of("on_error", on_error, ("stop", "skip"))
-        plain_name("name", name)
-        self.tokenizer, self.name, self.format, self.cache_dir = tokenizer, name, format, cache_dir
-        self.micro_batch_size, self.num_workers, self.seed = micro_batch_size, num_workers, seed
-        self.on_error, self.max_error_rate = on_error, max_error_rate
-        self.validation_fraction, self.test_fraction = validation_fraction, test_fraction
-        self.accept_changed_data = accept_changed_data
-        if isinstance(ignore_keys, str) or not all(isinstance(key, str) for key in ignore_keys):
-            raise UserError(f"data.ignore_keys={ignore_keys}: a list of keys is needed, such as [tools,images]")
-        self.ignore_keys, self.clean, self.encoding = tuple(ignore_keys), clean, checked_encoding(encoding)
+        self.options = self.Options() if options is None else options
+        self.tokenizer = tokenizer
         self._first_bad: dict[str, str] = {}  # by reason
         self._prepared: Prepared | None = None
         self._files: dict[str, None] = {}  # an ordered set
@@ -130,21 +87,8 @@ class DataModule(L.LightningDataModule, ABC):
         """What the rows depend on besides records, tokenizer and seed: part of the fingerprint."""
 
     def _read(self, path: DataPath, kind: Kind, expand: Expand | None = None) -> Records:
-        self._files |= dict.fromkeys(file for files in resolve(path, self.cache_dir).values() for file in files)
-        records = read_records(
-            path,
-            kind,
-            format=self.format,
-            on_error=self.on_error,
-            max_error_rate=self.max_error_rate,
-            validation_fraction=self.validation_fraction,
-            test_fraction=self.test_fraction,
-            cache_dir=self.cache_dir,
-            expand=expand,
-            ignore_keys=self.ignore_keys,
-            clean=self.clean,
-            encoding=self.encoding,
-        )
+        self._files |= dict.fromkeys(file for files in resolve(path, self.options.cache_dir).values() for file in files)
+        records = records_of(self.options, path, kind, expand)
         self._first_bad = records.counts.first | self._first_bad
         return records
 
@@ -161,7 +105,7 @@ class DataModule(L.LightningDataModule, ABC):
             return encode()
         except UserError as error:
             self._first_bad.setdefault("template_refuses", f"{record.source}: {error}")
-            if self.on_error == "skip":
+            if self.options.on_error == "skip":
                 return nothing
             raise self._refusal(record, encode) from None
 
@@ -193,7 +137,7 @@ class DataModule(L.LightningDataModule, ABC):
             first = f"; the first: {self._first_bad[reason]}" if reason in self._first_bad else ""
             log.warning(
                 "data: %.1f%% of the rows of %s (%s of %s) are %s: %s: %s%s",
-                *(100 * share, self.name, f"{number:,}", f"{prepared.counts['read']:,}"),
+                *(100 * share, self.options.name, f"{number:,}", f"{prepared.counts['read']:,}"),
                 *("cut" if reason == "truncated" else "dropped", reason, told, first),
             )
 
@@ -228,7 +172,9 @@ class DataModule(L.LightningDataModule, ABC):
         """One loader for each held-out set, which gives it whole. Raises UserError where nothing is held out."""
         sets = [one for one in self.heldout() if one.items]
         if not sets:
-            raise UserError(f"data.test_fraction={self.test_fraction}: no row of {self.name} is held out for a test")
+            raise UserError(
+                f"data.test_fraction={self.options.test_fraction}: no row of {self.name} is held out for a test"
+            )
         return [DataLoader([one], batch_size=None, collate_fn=_as_it_is) for one in sets]  # type: ignore[arg-type]
 
     def predict_dataloader(self) -> Any:
@@ -238,11 +184,11 @@ class DataModule(L.LightningDataModule, ABC):
     def _loader(self, rows: Rows, order: Order) -> ResumableLoader:
         return ResumableLoader(
             rows,
-            self.micro_batch_size,
+            self.options.micro_batch_size,
             order=order,
             fingerprint=self.fingerprint(),
-            num_workers=self.num_workers,
-            accept_changed_data=self.accept_changed_data,
+            num_workers=self.options.num_workers,
+            accept_changed_data=self.options.accept_changed_data,
         )
 
     # What the other rooms ask
@@ -253,7 +199,7 @@ class DataModule(L.LightningDataModule, ABC):
 
     def fingerprint(self) -> str:
         """SHA-256 of the records' contents, the tokenizer, the parameters and the seed: equal means equal batches."""
-        parameters = json.dumps({**self._parameters(), "seed": self.seed}, sort_keys=True)
+        parameters = json.dumps({**self._parameters(), "seed": self.options.seed}, sort_keys=True)
         return content_hash([type(self).__name__, self.prepared.content, self.tokenizer.fingerprint(), parameters])
 
     def files(self) -> list[str]:
@@ -274,6 +220,24 @@ class DataModule(L.LightningDataModule, ABC):
     def train_tokens(self) -> int:
         """Labels that are trained in one epoch."""
         return self.prepared.train_tokens
+
+
+def records_of(options: DataOptions, path: DataPath, kind: Kind, expand: Expand | None = None) -> Records:
+    """The records at a path, read as the options say."""
+    return read_records(
+        path,
+        kind,
+        format=options.format,
+        on_error=options.on_error,
+        max_error_rate=options.max_error_rate,
+        validation_fraction=options.validation_fraction,
+        test_fraction=options.test_fraction,
+        cache_dir=options.cache_dir,
+        expand=expand,
+        ignore_keys=options.ignore_keys,
+        clean=options.clean,
+        encoding=options.encoding,
+    )
 
 
 def records_hash(records: Iterable[Record]) -> str:
@@ -339,21 +303,3 @@ def _always_the_first_epoch(order: Order) -> Order:
 
 def _as_it_is(item: T) -> T:
     return item
-
-
-def at_least(key: str, value: float, least: float) -> None:
-    """Raises UserError for a number of the configuration that is too small."""
-    if value < least:
-        raise UserError(f"data.{key}={value}: must be at least {least}")
-
-
-def plain_name(key: str, value: str) -> None:
-    """Raises UserError for a name that cannot be a file's: held-out sets are written under it."""
-    if not value.strip() or {"/", "\\", "\0"} & set(value) or value.startswith("."):
-        raise UserError(f"data.{key}={value}: a name is needed, without / and not a path; such as {Path(value).name!r}")
-
-
-def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raises UserError for a word of the configuration that is not among ``allowed``."""
-    if value not in allowed:
-        raise UserError(f"data.{key}={value}: must be one of {', '.join(allowed)}")

@@ -1,10 +1,13 @@
 """Instructions for instruction tuning: conversations of one or more turns."""
 
+from typing import ClassVar
+
+from lit_llm.data.options import InstructionsOptions
 from lit_llm.data.supervised import SupervisedData
 
 
 class Instructions(SupervisedData):
-    """Conversations between users and an assistant. Arguments: ``SupervisedData``."""
+    """Conversations between users and an assistant. Options: ``InstructionsOptions``."""
 
-    default_path = "installed/instructions"
-    default_name = "instructions"
+    Options: ClassVar[type[InstructionsOptions]] = InstructionsOptions
+    options: InstructionsOptions

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lit_llm.data.conversations import CONTEXT, check_order, in_context, messages_of, prompt_of, text_of, untrained
+from lit_llm.data.options import SEVERITIES
 from lit_llm.data.preference_formats import chosen_and_rejected, completion_text, judged, ranking, tags_of, who_said
 from lit_llm.data.row_keys import empty as says_nothing
 from lit_llm.data.row_keys import refusal
@@ -14,7 +15,6 @@ from lit_llm.data.sources import Row
 from lit_llm.data.streams import RowError
 from lit_llm.records import Labelled, Message
 
-SEVERITIES = range(1, 4)
 _OF_RANKINGS = ("completions", "ranking", "ranks", "chosen", "rejected", "margin", "all_bad")
 """What says who is better another way than a row's own label does."""
 

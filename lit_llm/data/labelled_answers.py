@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -14,19 +14,17 @@ from torch import Tensor
 
 from lit_llm.data.data_module import (
     DataModule,
-    DataPath,
     Prepared,
-    at_least,
     judged_by,
     moved,
-    one_of,
     records_hash,
     room,
     splits_hash,
     tests_of,
 )
-from lit_llm.data.label_formats import SEVERITIES, LabelsOfRankings
+from lit_llm.data.label_formats import LabelsOfRankings
 from lit_llm.data.loading import shuffled
+from lit_llm.data.options import LabelledAnswersOptions
 from lit_llm.data.reading import Records
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import NothingToLearn, UserError
@@ -99,73 +97,18 @@ def _padded(rows: Sequence[NDArray[Any]], pad_id: int) -> tuple[Tensor, Tensor]:
 class LabelledAnswers(DataModule):
     """Batches of completions with a label each.
 
-    Args:
-        path: rows of prompt, completion, label; or rankings and pairs, of which ``label`` makes labels
-            (``label_formats.py``).
-        label: what the label of a ranked completion is: ``desirable`` (best rank good; worst rank, or all bad, bad; the
-            rest left out) or ``flagged`` (people flagged it).
-        flag_kinds: for ``flagged``: the kinds of flag that count; None counts all.
-        min_severity: for ``flagged``: the least severity that counts, 1 to 3.
-        max_length: longest prompt and completion together, in tokens; what is longer is left out and counted.
-        micro_batch_size: completions per process and step.
-
     A prompt that alone fills ``max_length`` is an error, or skipped and counted with ``on_error=skip``.
     With each prompt comes a completion of another prompt, the same one in every epoch: what KTO measures its KL on.
-    Other arguments: ``DataModule``.
+    Options: ``LabelledAnswersOptions``.
     """
 
+    Options: ClassVar[type[LabelledAnswersOptions]] = LabelledAnswersOptions
     batch_type = LabelledBatch
+    options: LabelledAnswersOptions
 
-    def __init__(
-        self,
-        *,
-        tokenizer: Tokenizer,
-        path: DataPath,
-        label: Literal["desirable", "flagged"] = "desirable",
-        flag_kinds: Sequence[str] | None = None,
-        min_severity: int = 1,
-        max_length: int = 512,
-        micro_batch_size: int = 8,
-        num_workers: int = 0,
-        seed: int = 0,
-        format: str | None = None,
-        on_error: Literal["stop", "skip"] = "stop",
-        max_error_rate: float = 0.2,
-        validation_fraction: float = 0.05,
-        test_fraction: float = 0.05,
-        cache_dir: str = "outputs/cache",
-        name: str = "labels",
-        accept_changed_data: bool = False,
-        ignore_keys: Sequence[str] = (),
-        clean: bool = True,
-        encoding: str = "utf-8",
-    ) -> None:
-        super().__init__(
-            tokenizer=tokenizer,
-            name=name,
-            format=format,
-            micro_batch_size=micro_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            on_error=on_error,
-            max_error_rate=max_error_rate,
-            validation_fraction=validation_fraction,
-            test_fraction=test_fraction,
-            cache_dir=cache_dir,
-            accept_changed_data=accept_changed_data,
-            ignore_keys=ignore_keys,
-            clean=clean,
-            encoding=encoding,
-        )
-        at_least("max_length", max_length, 2)
-        one_of("label", label, ("desirable", "flagged"))
-        if min_severity not in SEVERITIES:
-            raise UserError(f"data.min_severity={min_severity}: must be 1, 2 or 3")
-        if flag_kinds is not None and (isinstance(flag_kinds, str) or not flag_kinds):
-            raise UserError(f"data.flag_kinds={flag_kinds}: a list of kinds is needed, or null for all")
-        self.path, self.label, self.max_length = path, label, max_length
-        self.flag_kinds = None if flag_kinds is None else sorted(flag_kinds)
-        self.min_severity = min_severity
+    def __init__(self, options: LabelledAnswersOptions, *, tokenizer: Tokenizer) -> None:
+        super().__init__(options, tokenizer=tokenizer)
+        self.flag_kinds = None if options.flag_kinds is None else sorted(options.flag_kinds)
         self._needed: list[int] = []  # tokens of each record's prompt and completion
 
     def training_weights(self) -> tuple[float, float]:
@@ -175,14 +118,15 @@ class LabelledAnswers(DataModule):
         return good, sum(rows.weights) - good
 
     def _parameters(self) -> dict[str, Any]:
-        names = ("label", "flag_kinds", "min_severity", "max_length")
-        return {name: getattr(self, name) for name in names}
+        values = {name: getattr(self.options, name) for name in ("label", "min_severity", "max_length")}
+        return values | {"flag_kinds": self.flag_kinds}
 
     def _prepare(self) -> Prepared:
         self._check_template()
         self._needed = []
-        rule = LabelsOfRankings(self.label, self.flag_kinds, self.min_severity)
-        records = self._read(self.path, "labels", None if self.format and "." in self.format else rule)
+        options = self.options
+        rule = LabelsOfRankings(options.label, self.flag_kinds, options.min_severity)
+        records = self._read(options.path, "labels", None if options.format and "." in options.format else rule)
         reasons = {"prompt_too_long": 0, "too_long": 0, "template_refuses": 0, "no_weight": 0}
         records = records.that_count(lambda one: one.weight, reasons)
         train = self._rows(records["train"], "train", reasons)
@@ -197,7 +141,7 @@ class LabelledAnswers(DataModule):
             refused = self._first_bad.get("template_refuses")
             why = ", ".join(f"{reason} {n}" for reason, n in reasons.items() if n)
             raise NothingToLearn(
-                f"data.path={self.path}: {_of_one_kind(train.labels)} to train on ({records.counts}"
+                f"data.path={self.options.path}: {_of_one_kind(train.labels)} to train on ({records.counts}"
                 f"{f'; of these {why}' if why else ''}); good and bad ones are needed"
                 f"{f'; the first: {refused}' if refused else ''}"
             )
@@ -205,9 +149,9 @@ class LabelledAnswers(DataModule):
         shown = {"good": sum(train.labels), "bad": len(train) - sum(train.labels)}
         return Prepared(
             train=train,
-            order=shuffled(len(train), self.seed),
-            validation={self.name: validation},
-            heldout=tuple(tests_of(records, self.name, "flags" if self.label == "flagged" else "labels")),
+            order=shuffled(len(train), options.seed),
+            validation={options.name: validation},
+            heldout=tuple(tests_of(records, options.name, "flags" if options.label == "flagged" else "labels")),
             counts={**moved(records.counts.as_dict(), reasons), **shown, **judged_by(records)},
             content=splits_hash(records),
             train_tokens=sum(len(train[index].completion) for index in range(len(train))),
@@ -220,10 +164,10 @@ class LabelledAnswers(DataModule):
         return LabelledRows(
             store,
             kept,
-            unrelated([records[index].prompt for index in kept], kept, self.seed),
+            unrelated([records[index].prompt for index in kept], kept, self.options.seed),
             [records[index].label for index in kept],
             [records[index].weight for index in kept],
-            self.max_length,
+            self.options.max_length,
             self.tokenizer.pad_id,
         )
 
@@ -231,29 +175,30 @@ class LabelledAnswers(DataModule):
         """Rows whose completions of another prompt are from the training split, which has none of theirs."""
         if not train.kept:
             return rows
-        chosen = np.random.default_rng(self.seed).choice(train.kept, len(rows)).tolist()
+        chosen = np.random.default_rng(self.options.seed).choice(train.kept, len(rows)).tolist()
         return replace(rows, unrelated=chosen, lender=train.store)
 
     def _fitted(self, records: list[Labelled], split: str, reasons: dict[str, int]) -> tuple[TokenStore, list[int]]:
         """Tokens, and the numbers of the records that fit."""
-        store = self._tokenized(records, f"tokenize {self.name} {split}")
+        store = self._tokenized(records, f"tokenize {self.options.name} {split}")
+        longest = self.options.max_length
         kept: list[int] = []
         for index, record in enumerate(records):
             prompt, completion = store.lengths_of(2 * index, 2 * index + 2)
             if not prompt or not completion:
-                if self.on_error == "stop":
+                if self.options.on_error == "stop":
                     raise self._refusal(record, partial(self._all_ids, record))
                 reasons["template_refuses"] += 1
                 continue
             self._needed.append(prompt + completion)
-            if prompt >= self.max_length:
-                if self.on_error == "stop":
+            if prompt >= longest:
+                if self.options.on_error == "stop":
                     raise UserError(
-                        f"{record.source}: the prompt has {prompt} tokens and the context {self.max_length}; raise "
+                        f"{record.source}: the prompt has {prompt} tokens and the context {longest}; raise "
                         "data.max_length, or set data.on_error=skip to count such rows and go on"
                     )
                 reasons["prompt_too_long"] += 1
-            elif prompt + completion > self.max_length:
+            elif prompt + completion > longest:
                 reasons["too_long"] += 1
             else:
                 kept.append(index)
@@ -270,7 +215,7 @@ class LabelledAnswers(DataModule):
             [(record, part) for record in records for part in (False, True)],
             encode,
             key=content_hash(["labels", self.tokenizer.fingerprint(), records_hash(records)]),
-            cache_dir=self.cache_dir,
+            cache_dir=self.options.cache_dir,
             size_of=lambda part: len(part[0].completion) + 100,
             description=description,
         )

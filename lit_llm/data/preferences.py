@@ -10,24 +10,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 from lit_llm.data.attacked import fits_in, with_attacks
 from lit_llm.data.comparison_choice import ComparisonChoice, annotators_of
 from lit_llm.data.data_module import (
     DataModule,
-    DataPath,
     Prepared,
-    at_least,
     judged_by,
     moved,
-    one_of,
     records_hash,
     room,
     splits_hash,
     tests_of,
 )
 from lit_llm.data.loading import Order, grouped, shuffled
+from lit_llm.data.options import PreferencesOptions
 from lit_llm.data.ranking_rows import Judged, RankingRows
 from lit_llm.data.reading import Records
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
@@ -39,90 +37,26 @@ from lit_llm.text.tokenizer import Tokenizer
 class Preferences(DataModule):
     """Batches of ranked completions.
 
-    Args:
-        path: comparisons: pairs, rankings of K completions, HH transcripts (``formats.py``).
-        max_length: longest prompt and completion together, in tokens.
-        micro_batch_size: comparisons per process and step; each brings its K completions.
-        overlong: a comparison with a completion that does not fit behind its prompt is dropped whole (``drop``), or
-            its prompt is cut from the left (``truncate``), for all of its completions alike. A completion is never
-            cut: its end token is part of what is judged. All are counted.
-        annotator_weights: what each annotator's comparisons count, by name, times the weight of the row; 1 where a
-            name is not given. Those that count 0 are left out of training and validation.
-        half: train on the comparisons of the ``first`` or the ``second`` half of the prompts, as their hash falls.
-            A proxy reward and the gold reward that it is watched with learn from disjoint halves. Validation and
-            tests stay whole.
-        by_prompt: comparisons of one prompt stand together in an epoch's order, so that a batch's forward pass reads
-            the answers that several annotators ranked once; a batch then holds fewer prompts.
-        attacks: share of the training prompts whose comparisons get one more answer, ranked last: the best one
-            repeated, text like control tokens, letters, nothing, another prompt's answer (``text/attacks.py``). A
-            reward model that was trained so has met attacks of the validation's kinds, made with other strings.
-
     A prompt that alone fills ``max_length`` is an error, or skipped and counted with ``on_error=skip``. The same holds
     for the test split, where nothing is truncated.
-    Other arguments: ``DataModule``.
+    Options: ``PreferencesOptions``.
     """
 
+    Options: ClassVar[type[PreferencesOptions]] = PreferencesOptions
     batch_type = RankingBatch
+    options: PreferencesOptions
 
-    def __init__(
-        self,
-        *,
-        tokenizer: Tokenizer,
-        path: DataPath,
-        max_length: int = 512,
-        micro_batch_size: int = 4,
-        overlong: Literal["drop", "truncate"] = "drop",
-        annotator_weights: Mapping[str, float] | None = None,
-        half: Literal["first", "second"] | None = None,
-        attacks: float = 0.0,
-        by_prompt: bool = False,
-        num_workers: int = 0,
-        seed: int = 0,
-        format: str | None = None,
-        on_error: Literal["stop", "skip"] = "stop",
-        max_error_rate: float = 0.2,
-        validation_fraction: float = 0.05,
-        test_fraction: float = 0.05,
-        cache_dir: str = "outputs/cache",
-        name: str = "rankings",
-        accept_changed_data: bool = False,
-        ignore_keys: Sequence[str] = (),
-        clean: bool = True,
-        encoding: str = "utf-8",
-    ) -> None:
-        super().__init__(
-            tokenizer=tokenizer,
-            name=name,
-            format=format,
-            micro_batch_size=micro_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            on_error=on_error,
-            max_error_rate=max_error_rate,
-            validation_fraction=validation_fraction,
-            test_fraction=test_fraction,
-            cache_dir=cache_dir,
-            accept_changed_data=accept_changed_data,
-            ignore_keys=ignore_keys,
-            clean=clean,
-            encoding=encoding,
-        )
-        at_least("max_length", max_length, 2)
-        one_of("overlong", overlong, ("drop", "truncate"))
-        self.path, self.max_length, self.overlong = path, max_length, overlong
-        self.half, self.annotator_weights = half, annotator_weights
-        self.choice = ComparisonChoice(half, dict(annotator_weights or {}))
-        if not 0 <= attacks <= 1:
-            raise UserError(f"data.attacks={attacks}: a share of the training prompts, from 0 to 1")
-        self.attacks, self.by_prompt = attacks, by_prompt
+    def __init__(self, options: PreferencesOptions, *, tokenizer: Tokenizer) -> None:
+        super().__init__(options, tokenizer=tokenizer)
+        self.choice = ComparisonChoice(options.half, dict(options.annotator_weights or {}))
         self._annotators: tuple[str, ...] = ()
         self._needed: list[int] = []  # tokens of each comparison's prompt and longest completion
         self._trained_by: Counter[str] = Counter()
 
     def _parameters(self) -> dict[str, Any]:
-        chosen = self.choice.parameters() | ({"attacks": self.attacks} if self.attacks else {})
-        chosen |= {"by_prompt": True} if self.by_prompt else {}
-        return {"max_length": self.max_length, "overlong": self.overlong, **chosen}
+        chosen = self.choice.parameters() | ({"attacks": self.options.attacks} if self.options.attacks else {})
+        chosen |= {"by_prompt": True} if self.options.by_prompt else {}
+        return {"max_length": self.options.max_length, "overlong": self.options.overlong, **chosen}
 
     @property
     def annotators(self) -> tuple[str, ...]:
@@ -141,7 +75,7 @@ class Preferences(DataModule):
 
         The reward model's validation trains its floor on it. Attacks (``attacks``) are not in it: nobody ranked them.
         """
-        records = self.choice.of(self._read(self.path, "comparisons"), {"other_half": 0, "no_weight": 0})
+        records = self.choice.of(self._read(self.options.path, "comparisons"), {"other_half": 0, "no_weight": 0})
         return [replace(one, weight=self.choice.weight(one)) for one in records["train"]]
 
     def _prepare(self) -> Prepared:
@@ -149,9 +83,9 @@ class Preferences(DataModule):
         self._needed = []
         reasons = {"prompt_too_long": 0, "too_long": 0, "truncated": 0, "other_half": 0, "no_weight": 0}
         reasons |= {"template_refuses": 0}
-        records = self.choice.of(self._read(self.path, "comparisons"), reasons)
+        records = self.choice.of(self._read(self.options.path, "comparisons"), reasons)
         self._annotators = annotators_of(records)
-        trained = with_attacks(records["train"], self.attacks, fits_in(self.max_length, self.tokenizer))
+        trained = with_attacks(records["train"], self.options.attacks, fits_in(self.options.max_length, self.tokenizer))
         train = self._rows(trained, "train", reasons)
         validation = self._rows(records["validation"], "validation", reasons)
         records = self._tests_that_fit(records, reasons)
@@ -159,17 +93,17 @@ class Preferences(DataModule):
         if len(train) == 0:
             why = ", ".join(f"{reason} {n}" for reason, n in reasons.items() if n)
             refused = self._first_bad.get("template_refuses")
-            longer = f"raise data.max_length={self.max_length}, or set data.overlong=truncate"
+            longer = f"raise data.max_length={self.options.max_length}, or set data.overlong=truncate"
             raise UserError(
-                f"data.path={self.path}: no comparison to train on (skipped: {why or 'none was read'}); "
+                f"data.path={self.options.path}: no comparison to train on (skipped: {why or 'none was read'}); "
                 f"{f'the first: {refused}' if refused else longer}"
             )
         needed = room("max_length", self._needed)
         return Prepared(
             train=train,
             order=self._order(train),
-            validation={self.name: validation},
-            heldout=tuple(tests_of(records, self.name, "rankings")),
+            validation={self.options.name: validation},
+            heldout=tuple(tests_of(records, self.options.name, "rankings")),
             counts={**moved(records.counts.as_dict(), reasons), "truncated": truncated} | judged_by(records),
             content=splits_hash(records),
             train_tokens=sum(len(c) for index in range(len(train)) for c in train[index].completions),
@@ -181,9 +115,9 @@ class Preferences(DataModule):
         )
 
     def _order(self, train: RankingRows) -> Order:
-        if not self.by_prompt:
-            return shuffled(len(train), self.seed)
-        return grouped([train[index].prompt.tobytes() for index in range(len(train))], self.seed)
+        if not self.options.by_prompt:
+            return shuffled(len(train), self.options.seed)
+        return grouped([train[index].prompt.tobytes() for index in range(len(train))], self.options.seed)
 
     def _tests_that_fit(self, records: Records, reasons: dict[str, int]) -> Records:
         """The records less the tests that fit as little as what is trained; those are counted in ``reasons``.
@@ -216,7 +150,7 @@ class Preferences(DataModule):
         self, comparisons: list[Comparison], split: str, reasons: dict[str, int]
     ) -> tuple[TokenStore, list[int], list[int], list[int]]:
         """Tokens, where each comparison begins in them, the numbers of those that fit, and what each is cut by."""
-        store = self._tokenized(comparisons, f"tokenize {self.name} {split}")
+        store = self._tokenized(comparisons, f"tokenize {self.options.name} {split}")
         firsts = [0, *accumulate(1 + len(c.completions) for c in comparisons)]
         kept: list[int] = []
         cuts: list[int] = []
@@ -224,16 +158,16 @@ class Preferences(DataModule):
             lengths = store.lengths_of(firsts[index], firsts[index + 1])
             prompt, longest = lengths[0], max(lengths[1:])
             if not min(lengths):
-                if self.on_error == "stop":
+                if self.options.on_error == "stop":
                     raise self._refusal(comparison, partial(self._all_ids, comparison))
                 reasons["template_refuses"] += 1
                 continue
             self._needed.append(prompt + longest)
-            cut = max(0, prompt + longest - self.max_length)
-            if prompt >= self.max_length and self.overlong == "drop":
-                self._stop_at(comparison, f"the prompt has {prompt} tokens and the context {self.max_length}")
+            cut = max(0, prompt + longest - self.options.max_length)
+            if prompt >= self.options.max_length and self.options.overlong == "drop":
+                self._stop_at(comparison, f"the prompt has {prompt} tokens and the context {self.options.max_length}")
                 reasons["prompt_too_long"] += 1
-            elif cut and (self.overlong == "drop" or cut >= prompt):
+            elif cut and (self.options.overlong == "drop" or cut >= prompt):
                 reasons["too_long"] += 1
             else:
                 reasons["truncated"] += cut > 0
@@ -242,7 +176,7 @@ class Preferences(DataModule):
         return store, firsts, kept, cuts
 
     def _stop_at(self, comparison: Comparison, what: str) -> None:
-        if self.on_error == "stop":
+        if self.options.on_error == "stop":
             raise UserError(
                 f"{comparison.source}: {what}; raise data.max_length, set data.overlong=truncate, "
                 "or data.on_error=skip to count such rows and go on"
@@ -260,7 +194,7 @@ class Preferences(DataModule):
             parts,
             encode,
             key=content_hash(["comparisons", self.tokenizer.fingerprint(), records_hash(comparisons)]),
-            cache_dir=self.cache_dir,
+            cache_dir=self.options.cache_dir,
             size_of=lambda part: len(part[1] or "") + 100,
             description=description,
         )

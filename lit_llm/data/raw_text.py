@@ -6,29 +6,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
 from lit_llm.data.data_module import (
     DataModule,
-    DataPath,
     Prepared,
-    at_least,
     merged_counts,
     moved,
     records_hash,
+    records_of,
     splits_hash,
     tests_of,
 )
 from lit_llm.data.filters import without_overlap
 from lit_llm.data.loading import JoinedRows, mixed
+from lit_llm.data.options import DataPath, TextOptions
 from lit_llm.data.packing import PackedRows, concatenate_and_split
-from lit_llm.data.reading import Records, read_records
+from lit_llm.data.reading import Records
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import UserError
 from lit_llm.records import Document, TokenBatch
-from lit_llm.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -42,99 +41,27 @@ class TextSource:
 
 
 class RawText(DataModule):
-    """Rows of raw text from files, folders, globs, or the documentation on this disk.
+    """Rows of raw text from files, folders, globs, or the documentation on this disk. Options: ``TextOptions``."""
 
-    Args:
-        path: one corpus; or {path: weight}, where weights are shares of rows (2 and 1: two thirds and a third). An
-            epoch has as many rows as all sources together; a source with a big share repeats in it, one with a small
-            share is gone through in several epochs, and no row comes again before all of its source have.
-        max_length: positions a row, in tokens.
-
-    Other arguments: ``DataModule``.
-    """
-
+    Options: ClassVar[type[TextOptions]] = TextOptions
     batch_type = TokenBatch
-
-    def __init__(
-        self,
-        *,
-        tokenizer: Tokenizer,
-        path: DataPath = "installed/raw_text",
-        max_length: int = 256,
-        micro_batch_size: int = 8,
-        num_workers: int = 0,
-        seed: int = 0,
-        format: str | None = None,
-        on_error: Literal["stop", "skip"] = "stop",
-        max_error_rate: float = 0.2,
-        validation_fraction: float = 0.05,
-        test_fraction: float = 0.05,
-        cache_dir: str = "outputs/cache",
-        name: str = "general",
-        accept_changed_data: bool = False,
-        ignore_keys: Sequence[str] = (),
-        clean: bool = True,
-        encoding: str = "utf-8",
-    ) -> None:
-        super().__init__(
-            tokenizer=tokenizer,
-            name=name,
-            format=format,
-            micro_batch_size=micro_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            on_error=on_error,
-            max_error_rate=max_error_rate,
-            validation_fraction=validation_fraction,
-            test_fraction=test_fraction,
-            cache_dir=cache_dir,
-            accept_changed_data=accept_changed_data,
-            ignore_keys=ignore_keys,
-            clean=clean,
-            encoding=encoding,
-        )
-        at_least("max_length", max_length, 2)
-        self.path, self.max_length = path, max_length
+    options: TextOptions
 
     def sources(self) -> list[TextSource]:
         """The corpora that are mixed, in the order of ``source_names``."""
-        return weighted_sources(self.path, self.name)
+        return weighted_sources(self.options.path, self.options.name)
 
     @classmethod
-    def tokenizer_texts(
-        cls,
-        path: DataPath = "installed/raw_text",
-        *,
-        format: str | None = None,
-        on_error: Literal["stop", "skip"] = "stop",
-        max_error_rate: float = 0.2,
-        validation_fraction: float = 0.05,
-        test_fraction: float = 0.05,
-        cache_dir: str = "outputs/cache",
-        ignore_keys: Sequence[str] = (),
-        clean: bool = True,
-        encoding: str = "utf-8",
-    ) -> Iterator[str]:
+    def tokenizer_texts(cls, options: TextOptions | None = None) -> Iterator[str]:
         """The training texts before there is a tokenizer: what is held out is held out of the vocabulary too."""
-        for source in weighted_sources(path, ""):
-            records = read_records(
-                source.path,
-                "texts",
-                format=format,
-                on_error=on_error,
-                max_error_rate=max_error_rate,
-                validation_fraction=validation_fraction,
-                test_fraction=test_fraction,
-                cache_dir=cache_dir,
-                ignore_keys=ignore_keys,
-                clean=clean,
-                encoding=encoding,
-            )
+        options = cls.Options() if options is None else options
+        for source in weighted_sources(options.path, ""):
+            records = records_of(options, source.path, "texts")
             yield from (document.text for document in records["train"])
 
     def _parameters(self) -> dict[str, Any]:
         mix = [[source.name, source.weight, source.replayed] for source in self.sources()]
-        return {"max_length": self.max_length, "mix": mix}
+        return {"max_length": self.options.max_length, "mix": mix}
 
     def _prepare(self) -> Prepared:
         sources = self.sources()
@@ -152,7 +79,7 @@ class RawText(DataModule):
         per_epoch = self._rows_per_epoch(sources, sizes)
         return Prepared(
             train=JoinedRows(train),
-            order=mixed(sizes, per_epoch, self.seed),
+            order=mixed(sizes, per_epoch, self.options.seed),
             validation=validation,
             heldout=tuple(
                 test for s, read in zip(sources, reads, strict=True) for test in tests_of(read, s.name, "documents")
@@ -181,12 +108,12 @@ class RawText(DataModule):
 
     def _rows(self, index: int, source: TextSource, documents: list[Document], split: str) -> PackedRows:
         store = self._tokenized(documents, f"tokenize {source.name} {split}")
-        plan = concatenate_and_split(np.maximum(store.lengths - 1, 0), self.max_length)
+        plan = concatenate_and_split(np.maximum(store.lengths - 1, 0), self.options.max_length)
         tokens = int(plan.length.sum())
-        if split == "train" and self._trains_on(source) and tokens < self.max_length:
+        if split == "train" and self._trains_on(source) and tokens < self.options.max_length:
             raise UserError(
                 f"data.path={source.path}: {tokens} tokens to train on are less than one row of "
-                f"data.max_length={self.max_length}; give more text or a smaller max_length"
+                f"data.max_length={self.options.max_length}; give more text or a smaller max_length"
             )
         return PackedRows(store, plan, pad_id=self.tokenizer.pad_id, source=index)
 
@@ -202,7 +129,7 @@ class RawText(DataModule):
             documents,
             encode,
             key=content_hash(["documents", tokenizer.fingerprint(), records_hash(documents)]),
-            cache_dir=self.cache_dir,
+            cache_dir=self.options.cache_dir,
             size_of=lambda document: len(document.text),
             description=description,
         )

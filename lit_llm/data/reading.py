@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from lit_llm.data.filters import Record, cleaned, cleaned_row, content_key, group_key, share, without_overlap
 from lit_llm.data.formats import Format, Kind, Parse, find_format, parse_row
+from lit_llm.data.options import check_fractions
 from lit_llm.data.sources import Row, checked_encoding, read_rows, resolve
 from lit_llm.data.splits import NAMES, UNDIVIDED
 from lit_llm.data.streams import RowError
@@ -107,11 +108,7 @@ def read_records(
     """
     if on_error not in ("stop", "skip"):
         raise UserError(f"data.on_error={on_error}: stop or skip")
-    if not (0 <= validation_fraction < 1 and 0 <= test_fraction < 1 and validation_fraction + test_fraction < 1):
-        raise UserError(
-            f"data.validation_fraction={validation_fraction}, data.test_fraction={test_fraction}: "
-            "each from 0 and together below 1"
-        )
+    check_fractions(validation_fraction, test_fraction)
     ignored: list[str] = []
     files = resolve(path, cache_dir, ignored)
     parse = find_format(format, kind)

@@ -7,124 +7,62 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lit_llm.data.data_module import (
     DataModule,
-    DataPath,
     Prepared,
-    at_least,
     moved,
-    one_of,
     records_hash,
     room,
     splits_hash,
     tests_of,
 )
 from lit_llm.data.loading import shuffled
+from lit_llm.data.options import SupervisedDataOptions
 from lit_llm.data.packing import PackedRows, Plan, best_fit_decreasing, one_per_row, trained_labels
 from lit_llm.data.reading import Records
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import UserError
 from lit_llm.records import Example, Message, TokenBatch
-from lit_llm.text.tokenizer import Tokenizer
 
 
 class SupervisedData(DataModule):
-    """Rows of conversations, with labels on the assistant's turns.
+    """Rows of conversations, with labels on the assistant's turns. Options: ``SupervisedDataOptions``."""
 
-    Args:
-        path: conversations or pairs of source and target, see ``formats.py``.
-        max_length: positions a row, in tokens; what is longer is treated as ``overlong`` says.
-        packing: several conversations in a row; else a row for each, padded to the longest of its batch.
-        train_on_prompt: label all tokens, those of the user and of the template too.
-        train_last_only: label the last of the assistant's turns alone.
-        overlong: ``drop`` a conversation that does not fit, or ``truncate`` it from the left, which keeps the last
-            answer and its end token whole; one whose last answer alone does not fit is dropped. All are counted.
-
-    Other arguments: ``DataModule``.
-    """
-
+    Options: ClassVar[type[SupervisedDataOptions]] = SupervisedDataOptions
     batch_type = TokenBatch
-    default_path: ClassVar[str]
-    default_name: ClassVar[str]
-
-    def __init__(
-        self,
-        *,
-        tokenizer: Tokenizer,
-        path: DataPath | None = None,
-        max_length: int = 256,
-        micro_batch_size: int = 8,
-        packing: bool = True,
-        train_on_prompt: bool = False,
-        train_last_only: bool = False,
-        overlong: Literal["drop", "truncate"] = "drop",
-        num_workers: int = 0,
-        seed: int = 0,
-        format: str | None = None,
-        on_error: Literal["stop", "skip"] = "stop",
-        max_error_rate: float = 0.2,
-        validation_fraction: float = 0.05,
-        test_fraction: float = 0.05,
-        cache_dir: str = "outputs/cache",
-        name: str | None = None,
-        accept_changed_data: bool = False,
-        ignore_keys: Sequence[str] = (),
-        clean: bool = True,
-        encoding: str = "utf-8",
-    ) -> None:
-        super().__init__(
-            tokenizer=tokenizer,
-            name=name or self.default_name,
-            format=format,
-            micro_batch_size=micro_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            on_error=on_error,
-            max_error_rate=max_error_rate,
-            validation_fraction=validation_fraction,
-            test_fraction=test_fraction,
-            cache_dir=cache_dir,
-            accept_changed_data=accept_changed_data,
-            ignore_keys=ignore_keys,
-            clean=clean,
-            encoding=encoding,
-        )
-        at_least("max_length", max_length, 2)
-        one_of("overlong", overlong, ("drop", "truncate"))
-        self.path, self.max_length, self.packing = path or self.default_path, max_length, packing
-        self.train_on_prompt, self.train_last_only, self.overlong = train_on_prompt, train_last_only, overlong
+    options: SupervisedDataOptions
 
     def _parameters(self) -> dict[str, Any]:
         names = ("max_length", "packing", "train_on_prompt", "train_last_only", "overlong")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self.options, name) for name in names}
 
     def training_answers(self) -> list[str]:
         """What the assistant says in the training split: an answer found among these is remembered, not meant."""
         return [
             message.content
-            for example in self._read(self.path, "examples")["train"]
+            for example in self._read(self.options.path, "examples")["train"]
             for message in self._learned(example.messages)
             if message.role == "assistant" and message.trained
         ]
 
     def _prepare(self) -> Prepared:
         self._check_template()
-        records, unasked = self._asked(self._read(self.path, "examples"))
+        records, unasked = self._asked(self._read(self.options.path, "examples"))
         train, fit = self._rows(records["train"], "train")
         validation, validation_fit = self._rows(records["validation"], "validation")
         if len(train) == 0:
             left_out = {**fit.reasons, "no_weight": unasked}
             why = ", ".join(f"{reason} {n}" for reason, n in left_out.items() if n)
             refused = self._first_bad.get("template_refuses")
-            longer = f"raise data.max_length={self.max_length}, or set data.overlong=truncate"
+            longer = f"raise data.max_length={self.options.max_length}, or set data.overlong=truncate"
             longer = longer if fit.reasons["too_long"] else "an answer is trained unless its weight is 0"
             raise UserError(
-                f"data.path={self.path}: no conversation to train on (skipped: {why or 'none was read'}); "
+                f"data.path={self.options.path}: no conversation to train on (skipped: {why or 'none was read'}); "
                 f"{f'the first: {refused}' if refused else longer}"
             )
         records, refused_tests = self._tests_that_render(records)
@@ -135,9 +73,9 @@ class SupervisedData(DataModule):
         counts = moved(records.counts.as_dict(), reasons)
         return Prepared(
             train=train,
-            order=shuffled(len(train), self.seed),
-            validation={self.name: validation},
-            heldout=tuple(tests_of(records, self.name, "responses")),
+            order=shuffled(len(train), self.options.seed),
+            validation={self.options.name: validation},
+            heldout=tuple(tests_of(records, self.options.name, "responses")),
             counts={**counts, "truncated": fit.truncated + validation_fit.truncated},
             content=splits_hash(records),
             train_tokens=len(trained_labels(train.documents, train.plan)),
@@ -159,21 +97,21 @@ class SupervisedData(DataModule):
         return Records(splits, records.counts), left_out
 
     def _rows(self, examples: list[Example], split: str) -> tuple[PackedRows, Fit]:
-        if self.train_on_prompt:
+        if self.options.train_on_prompt:
             self._check_all_trained(examples)
-        store = self._tokenized(examples, f"tokenize {self.name} {split}")
-        fit = fitted(store, self.max_length, truncate=self.overlong == "truncate")
+        store = self._tokenized(examples, f"tokenize {self.options.name} {split}")
+        fit = fitted(store, self.options.max_length, truncate=self.options.overlong == "truncate")
         self._check_rendered(store, examples)
-        if self.on_error == "stop" and fit.untrained.size:
+        if self.options.on_error == "stop" and fit.untrained.size:
             raise UserError(
                 f"{examples[int(fit.untrained[0])].source}: no token of an answer to train on "
                 "(data.on_error=skip counts such rows and goes on)"
             )
-        pack = best_fit_decreasing if self.packing else one_per_row
-        packed = pack(fit.positions, self.max_length)
+        pack = best_fit_decreasing if self.options.packing else one_per_row
+        packed = pack(fit.positions, self.options.max_length)
         plan = Plan(packed.document, fit.starts[packed.document], packed.length, packed.row_bounds, packed.capacity)
-        documents = WhollyTrained(store) if self.train_on_prompt else store
-        return PackedRows(documents, plan, pad_id=self.tokenizer.pad_id, trim=not self.packing), fit
+        documents = WhollyTrained(store) if self.options.train_on_prompt else store
+        return PackedRows(documents, plan, pad_id=self.tokenizer.pad_id, trim=not self.options.packing), fit
 
     def _check_all_trained(self, examples: list[Example]) -> None:
         """Raises UserError for a turn of weight 0 where every token is to be trained."""
@@ -187,7 +125,7 @@ class SupervisedData(DataModule):
     def _check_rendered(self, store: TokenStore, examples: list[Example]) -> None:
         """Raises UserError for the first conversation that the template refused when its tokens were cached."""
         refused = np.flatnonzero(store.lengths == 0)
-        if refused.size and self.on_error == "stop":
+        if refused.size and self.options.on_error == "stop":
             first = examples[int(refused[0])]
             raise self._refusal(first, lambda: self.tokenizer.encode_chat(first.messages))
 
@@ -196,7 +134,7 @@ class SupervisedData(DataModule):
         splits, refused = dict(records.splits), 0
         for name, tests in records.splits.items():
             if name.startswith("test"):
-                store = self._tokenized(tests, f"tokenize {self.name} {name}")
+                store = self._tokenized(tests, f"tokenize {self.options.name} {name}")
                 self._check_rendered(store, tests)
                 splits[name] = [one for one, length in zip(tests, store.lengths.tolist(), strict=True) if length]
                 refused += len(tests) - len(splits[name])
@@ -204,19 +142,19 @@ class SupervisedData(DataModule):
 
     def _tokenized(self, examples: list[Example], description: str) -> TokenStore:
         self.tokenizer.chat.check(self.tokenizer)
-        parameters = [str(self.train_last_only), self.tokenizer.fingerprint()]
+        parameters = [str(self.options.train_last_only), self.tokenizer.fingerprint()]
         return cached_tokens(
             examples,
             lambda batch: [self._encoded(example) for example in batch],
             key=content_hash(["examples", *parameters, records_hash(examples)]),
-            cache_dir=self.cache_dir,
+            cache_dir=self.options.cache_dir,
             size_of=lambda example: sum(len(message.content) for message in example.messages),
             description=description,
         )
 
     def _learned(self, messages: Sequence[Message]) -> Sequence[Message]:
         """The messages with the marks of which are trained."""
-        return last_alone(messages) if self.train_last_only else messages
+        return last_alone(messages) if self.options.train_last_only else messages
 
     def _encoded(self, example: Example) -> Encoded:
         nothing: tuple[list[int], list[bool]] = ([], [])

@@ -1,10 +1,13 @@
 """Task pairs for fine-tuning: a source and the target that answers it."""
 
+from typing import ClassVar
+
+from lit_llm.data.options import TaskPairsOptions
 from lit_llm.data.supervised import SupervisedData
 
 
 class TaskPairs(SupervisedData):
-    """Pairs of source and target, as conversations of one turn each. Arguments: ``SupervisedData``."""
+    """Pairs of source and target, as conversations of one turn each. Options: ``TaskPairsOptions``."""
 
-    default_path = "installed/task_pairs"
-    default_name = "task_pairs"
+    Options: ClassVar[type[TaskPairsOptions]] = TaskPairsOptions
+    options: TaskPairsOptions

@@ -131,9 +131,9 @@ class OnPolicy(Answering):
             raise UserError("trainer.precision: 16-mixed; a policy's own updates need bf16-mixed or 32-true")
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self.signs.speaks = self.trainer.is_global_zero
-        prompts, longest = getattr(data, "micro_batch_size", None), getattr(data, "longest_prompt", None)
-        if prompts is not None:
-            check_minibatches(prompts, self.group_size, self.options.minibatches)
+        told, longest = getattr(data, "options", None), getattr(data, "longest_prompt", None)
+        if told is not None:
+            check_minibatches(told.micro_batch_size, self.group_size, self.options.minibatches)
         if longest is not None:
             check_room(int(longest), self.options.max_new_tokens, self.model.config.max_positions)
             self.signs.room = self.model.config.max_positions - int(longest)

@@ -35,7 +35,7 @@ class PretrainingMix:
         if coef and loader is None:
             raise UserError(f"stage.ptx_coef={coef}: there is no pretraining text; give data.ptx_path")
         if loader is not None and not coef:
-            path = getattr(data, "ptx_path", "")
+            path = data.options.ptx_path
             raise UserError(f"data.ptx_path={path}: nothing reads it; give stage.ptx_coef (InstructGPT: 27.8)")
         return None if loader is None else cls(loader)
 

@@ -160,7 +160,7 @@ class AgainstReference(Stage):
         if self.options.reference_logps is not None:
             self._known = store.read(self.options.reference_logps, origin)
             return
-        path = origin.file_in(data.cache_dir)
+        path = origin.file_in(data.options.cache_dir)
         if all(gathered(path.is_file(), self.trainer.world_size)):  # a node may have a disk of its own
             self._known = store.read(path, origin)
         else:
@@ -176,7 +176,7 @@ class AgainstReference(Stage):
         total = sum(map(len, sources)) // world
         with Bar(total=total, desc="reference", unit=" rows", leave=False) as bar:
             for rows in sources:
-                for size, batch in _batches(rows, data.micro_batch_size, rank, world):
+                for size, batch in _batches(rows, data.options.micro_batch_size, rank, world):
                     moved = type(batch)(*(None if part is None else part.to(self.device) for part in batch))
                     with self.trainer.precision_plugin.forward_context():
                         for completions in self.completions_in(moved):

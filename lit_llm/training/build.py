@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +105,8 @@ def _training_texts(cfg: DictConfig) -> Any:
     values = OmegaConf.masked_copy(cfg.data, [key for key in cfg.data if not str(key).startswith("_")])
     values._set_parent(cfg)  # what its interpolations count from
     given = construct(values, "", cfg.allowed_targets, "data")
-    return data.tokenizer_texts(**_accepted(data.tokenizer_texts, given))
-
-
-def _accepted(function: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    import inspect
-
-    return {key: value for key, value in given.items() if key in inspect.signature(function).parameters}
+    known = {field.name for field in fields(data.Options)}
+    return data.tokenizer_texts(data.Options(**{key: value for key, value in given.items() if key in known}))
 
 
 def load_run_model(cfg: DictConfig, tokenizer: Tokenizer) -> nn.Module:

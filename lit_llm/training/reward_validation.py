@@ -28,7 +28,7 @@ def validate_reward_model(parts: Parts, folder: RunFolder, device: torch.device)
     reader = ModelReader(model.to(device).eval(), parts.tokenizer, validator.longest)
     with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(parts.cfg.trainer)):  # half the time of float32
         taken: ValidationResult = validator.validate(reader, heldout, data.training_comparisons())
-    result = replace(taken, trained_with_attacks=data.attacks > 0, settings=asdict(validator))
+    result = replace(taken, trained_with_attacks=data.options.attacks > 0, settings=asdict(validator))
     result.save(folder.model)
     say(result)
     return result.as_dict()

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_llm.backbone.models import ScoreModel
 from lit_llm.callbacks.samples import Samples, prompts_of
 from lit_llm.config.command_line import compose
+from lit_llm.config.targets import construct
 from lit_llm.data.data_module import DataModule
 from lit_llm.errors import UserError
 from lit_llm.stages.pretraining import Pretraining
@@ -77,12 +77,10 @@ def data_of(kind: str, folder: Path, tokenizer: Tokenizer) -> DataModule:
     }
     file = folder / f"{kind}.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows[kind]), encoding="utf-8")
-    made = instantiate(
-        compose(
-            "train", ["stage=pretraining", f"data={kind}", f"data.path={file}", "data.validation_fraction=0.2"]
-        ).data
-    )
-    return made(tokenizer=tokenizer, cache_dir=str(folder / "cache"))
+    words = ["stage=pretraining", f"data={kind}", f"data.path={file}", "data.validation_fraction=0.2"]
+    node = compose("train", [*words, f"data.cache_dir={folder}/cache"]).data
+    data: DataModule = construct(node, "data")(tokenizer=tokenizer)
+    return data
 
 
 @pytest.mark.parametrize("kind", ["raw_text", "instructions", "prompts", "preferences", "labelled_answers"])

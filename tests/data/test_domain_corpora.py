@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lit_llm.data.domain_corpora import DomainCorpora
+from lit_llm.data.options import DomainCorporaOptions
 from lit_llm.errors import UserError
 from lit_llm.records import IGNORE
 
@@ -30,9 +31,12 @@ def sources_of(loader):
 
 @pytest.mark.parametrize("ratio", [0.0, 0.2, 0.5, 0.75])
 def test_the_replayed_share_is_exact_and_the_domain_is_seen_once(tokenizer, corpora, cache, ratio):
-    data = DomainCorpora(tokenizer=tokenizer, **corpora, replay_ratio=ratio, max_length=16, cache_dir=cache)
+    data = DomainCorpora(
+        DomainCorporaOptions(**corpora, replay_ratio=ratio, max_length=16, cache_dir=cache), tokenizer=tokenizer
+    )
     alone = DomainCorpora(
-        tokenizer=tokenizer, path=corpora["path"], replay_path=None, replay_ratio=0, max_length=16, cache_dir=cache
+        DomainCorporaOptions(path=corpora["path"], replay_path=None, replay_ratio=0, max_length=16, cache_dir=cache),
+        tokenizer=tokenizer,
     )
     domain_rows = len(sources_of(alone.train_dataloader()))
     loader = data.train_dataloader()
@@ -45,7 +49,9 @@ def test_the_replayed_share_is_exact_and_the_domain_is_seen_once(tokenizer, corp
 
 
 def test_replay_goes_on_through_the_general_corpus_from_epoch_to_epoch(tokenizer, corpora, cache):
-    data = DomainCorpora(tokenizer=tokenizer, **corpora, replay_ratio=0.4, max_length=16, cache_dir=cache)
+    data = DomainCorpora(
+        DomainCorporaOptions(**corpora, replay_ratio=0.4, max_length=16, cache_dir=cache), tokenizer=tokenizer
+    )
     domain, general = (len(part) for part in data.prepared.train.parts)
     epochs = [data.prepared.order(epoch).tolist() for epoch in range(4)]
     for order in epochs:
@@ -56,7 +62,9 @@ def test_replay_goes_on_through_the_general_corpus_from_epoch_to_epoch(tokenizer
 
 
 def test_both_sources_are_validated_and_held_out_whatever_is_replayed(tokenizer, corpora, cache):
-    data = DomainCorpora(tokenizer=tokenizer, **corpora, replay_ratio=0, max_length=16, cache_dir=cache)
+    data = DomainCorpora(
+        DomainCorporaOptions(**corpora, replay_ratio=0, max_length=16, cache_dir=cache), tokenizer=tokenizer
+    )
     assert data.source_names == ("domain", "general")
     assert [test.name for test in data.heldout()] == ["domain", "general"]
     first, second = data.val_dataloader()
@@ -68,7 +76,9 @@ def test_what_one_corpus_holds_out_the_other_does_not_train(tokenizer, corpora, 
     leaked = [{"text": sentence(1000 + 95, 40)}]
     extra = write("more.jsonl", leaked)
     paths = {**corpora, "path": {"train": [str(Path(corpora["path"]) / "train.jsonl"), extra]}}
-    data = DomainCorpora(tokenizer=tokenizer, **paths, max_length=16, cache_dir=cache, test_fraction=0)
+    data = DomainCorpora(
+        DomainCorporaOptions(**paths, max_length=16, cache_dir=cache, test_fraction=0), tokenizer=tokenizer
+    )
     assert data.counts()["skipped"] == {"in_heldout": 1}
     assert data.counts()["read"] == data.counts()["used"] + 1
     held = data.heldout()[-1].items
@@ -85,4 +95,4 @@ def test_what_one_corpus_holds_out_the_other_does_not_train(tokenizer, corpora, 
 )
 def test_bad_values_name_their_key(tokenizer, options, message):
     with pytest.raises(UserError, match=message):
-        DomainCorpora(tokenizer=tokenizer, **options)
+        DomainCorpora(DomainCorporaOptions(**options), tokenizer=tokenizer)

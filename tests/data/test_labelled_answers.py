@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from lit_llm.data.label_formats import LabelsOfRankings, labelled
 from lit_llm.data.labelled_answers import LabelledAnswers, unrelated
+from lit_llm.data.options import LabelledAnswersOptions
 from lit_llm.data.sources import Row
 from lit_llm.data.streams import RowError
 from lit_llm.errors import UserError
@@ -28,7 +29,7 @@ def answers(tokenizer, write, cache, sentence):
             "test": write("test.jsonl", [judged(sentence, n, n == 900) for n in (900, 901)]),
         }
         options = {"max_length": 64, "micro_batch_size": 4, "cache_dir": cache, **options}
-        return LabelledAnswers(tokenizer=tokenizer, path=path, **options)
+        return LabelledAnswers(LabelledAnswersOptions(path=path, **options), tokenizer=tokenizer)
 
     return make
 
@@ -183,7 +184,7 @@ def test_a_validation_split_of_one_prompt_borrows_other_completions(tokenizer, w
     rows = [judged(sentence, n, n % 2 == 0) for n in range(6)]
     one = [{"prompt": "One?", "completion": sentence(90 + n, 4), "label": n == 0} for n in range(2)]
     path = {"train": write("train.jsonl", rows), "validation": write("validation.jsonl", one)}
-    data = LabelledAnswers(tokenizer=tokenizer, path=path, max_length=64, cache_dir=cache)
+    data = LabelledAnswers(LabelledAnswersOptions(path=path, max_length=64, cache_dir=cache), tokenizer=tokenizer)
     (batch,) = data.val_dataloader()[0]
     assert batch.unrelated_ids is not None
     lengths = zip(batch.unrelated_ids, batch.prompt_lengths.tolist(), batch.unrelated_lengths.tolist(), strict=True)
@@ -191,5 +192,7 @@ def test_a_validation_split_of_one_prompt_borrows_other_completions(tokenizer, w
     assert found <= {row["completion"] for row in rows}
     assert (
         data.fingerprint()
-        == LabelledAnswers(tokenizer=tokenizer, path=path, max_length=64, cache_dir=cache).fingerprint()
+        == LabelledAnswers(
+            LabelledAnswersOptions(path=path, max_length=64, cache_dir=cache), tokenizer=tokenizer
+        ).fingerprint()
     )

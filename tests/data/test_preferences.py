@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lit_llm.data.options import PreferencesOptions
 from lit_llm.data.preferences import Preferences
 from lit_llm.errors import UserError
 from lit_llm.records import RankingBatch
@@ -24,7 +25,7 @@ def preferences(tokenizer, write, cache, sentence):
             "test": write("test.jsonl", [ranking(sentence, 900), *tests]),
         }
         options = {"max_length": 64, "micro_batch_size": 3, "cache_dir": cache, **options}
-        return Preferences(tokenizer=tokenizer, path=path, **options)
+        return Preferences(PreferencesOptions(path=path, **options), tokenizer=tokenizer)
 
     return make
 

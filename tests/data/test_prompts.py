@@ -2,6 +2,7 @@
 
 import pytest
 
+from lit_llm.data.options import PromptsOptions
 from lit_llm.data.prompts import Prompts
 from lit_llm.errors import UserError
 from lit_llm.records import PromptBatch
@@ -16,7 +17,7 @@ def prompts(tokenizer, write, cache, sentence):
             "test": write("test.jsonl", [{"prompt": "Finally?"}, *tests]),
         }
         options = {"max_prompt_length": 60, "micro_batch_size": 4, "cache_dir": cache, **options}
-        return Prompts(tokenizer=tokenizer, path=path, **options)
+        return Prompts(PromptsOptions(path=path, **options), tokenizer=tokenizer)
 
     return make
 
@@ -75,19 +76,19 @@ def test_the_answer_to_a_problem_reaches_the_reward_and_counts_as_data(prompts):
 def test_pretraining_text_comes_beside_the_prompts_and_remembers_its_place(tokenizer, tmp_path):
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "why is it so?"}\n' * 2 + '{"prompt": "why?"}\n', "utf-8")
     (tmp_path / "text.txt").write_text("words of a text that is long enough " * 60, "utf-8")
-    settings = {"tokenizer": tokenizer, "path": str(tmp_path / "prompts.jsonl"), "cache_dir": str(tmp_path / "cache"),
+    settings = {"path": str(tmp_path / "prompts.jsonl"), "cache_dir": str(tmp_path / "cache"),
                 "validation_fraction": 0.0, "test_fraction": 0.0}  # fmt: skip
     mixed = {"ptx_path": str(tmp_path / "text.txt"), "ptx_max_length": 16, "ptx_micro_batch_size": 2}
-    data = Prompts(**settings, **mixed)
+    data = Prompts(PromptsOptions(**settings, **mixed), tokenizer=tokenizer)
     loader = data.ptx_loader()
     first, second = (batch for batch, _ in zip(loader, range(2), strict=False))
     assert first.input_ids.shape == (2, 16)
-    half = Prompts(**settings, **mixed).ptx_loader()
+    half = Prompts(PromptsOptions(**settings, **mixed), tokenizer=tokenizer).ptx_loader()
     next(iter(half))
-    again = Prompts(**settings, **mixed).ptx_loader()
+    again = Prompts(PromptsOptions(**settings, **mixed), tokenizer=tokenizer).ptx_loader()
     again.load_state_dict(half.state_dict())
     assert (next(iter(again)).input_ids == second.input_ids).all()
     assert any(name.endswith("text.txt") for name in data.files())
     assert data.longest_prompt == max(int(batch.lengths.max()) for batch in data.train_dataloader())
-    plain = Prompts(**settings)
+    plain = Prompts(PromptsOptions(**settings), tokenizer=tokenizer)
     assert plain.ptx_loader() is None and not any(name.endswith("text.txt") for name in plain.files())

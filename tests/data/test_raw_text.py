@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lit_llm.data.options import TextOptions
 from lit_llm.data.raw_text import RawText, apportioned, weighted_sources
 from lit_llm.errors import UserError
 from lit_llm.records import IGNORE, Document, TokenBatch
@@ -31,7 +32,7 @@ def labelled(loader):
 
 def test_an_epoch_trains_every_token_of_the_documents_exactly_once(tokenizer, documents, cache):
     path, texts = documents
-    data = RawText(tokenizer=tokenizer, path=path, max_length=32, micro_batch_size=3, cache_dir=cache)
+    data = RawText(TextOptions(path=path, max_length=32, micro_batch_size=3, cache_dir=cache), tokenizer=tokenizer)
     wanted = [i for text in texts[:40] for i in [*tokenizer.encode(text), tokenizer.document_end_id]]
     for _ in range(2):
         assert sorted(labelled(data.train_dataloader())) == sorted(wanted)
@@ -46,7 +47,7 @@ def test_a_document_begins_behind_an_end_or_the_bos_that_the_tokenizer_adds(toke
     config = tokenizer.config | {"bos_token": "<|im_start|>"} | ({} if switch is None else {"add_bos_token": switch})
     begins = Tokenizer(copy.deepcopy(tokenizer.engine), config)
     first = tokenizer.id_of("<|im_start|>") if switch else tokenizer.document_end_id
-    store = RawText(tokenizer=begins, path=documents[0], max_length=32, cache_dir=cache)._tokenized(
+    store = RawText(TextOptions(path=documents[0], max_length=32, cache_dir=cache), tokenizer=begins)._tokenized(
         [Document(text) for text in documents[1]], "tokenize"
     )
     for n, text in enumerate(documents[1]):
@@ -56,20 +57,20 @@ def test_a_document_begins_behind_an_end_or_the_bos_that_the_tokenizer_adds(toke
 
 def test_what_it_tells_the_other_rooms(tokenizer, documents, cache):
     path, texts = documents
-    data = RawText(tokenizer=tokenizer, path=path, max_length=32, cache_dir=cache)
+    data = RawText(TextOptions(path=path, max_length=32, cache_dir=cache), tokenizer=tokenizer)
     assert data.source_names == ("general",)
     assert data.counts() == {"read": 50, "used": 50, "skipped": {}}
     (heldout,) = data.heldout()
     assert (heldout.name, heldout.kind) == ("general", "documents")
     assert [item.text for item in heldout.items] == texts[46:]
-    assert list(RawText.tokenizer_texts(path, cache_dir=cache)) == texts[:40]
+    assert list(RawText.tokenizer_texts(TextOptions(path=path, cache_dir=cache))) == texts[:40]
     assert [Path(file).name for file in data.files()] == ["test.jsonl", "train.jsonl", "validation.jsonl"]
 
 
 def test_the_fingerprint_changes_with_all_that_changes_the_batches_and_nothing_else(tokenizer, write, sentence, cache):
     def fingerprint(texts, file="a.jsonl", **options):
         path = write(file, [{"text": text} for text in texts])
-        return RawText(tokenizer=tokenizer, path=path, cache_dir=cache, **options).fingerprint()
+        return RawText(TextOptions(path=path, cache_dir=cache, **options), tokenizer=tokenizer).fingerprint()
 
     texts = [sentence(n, 40) for n in range(80)]
     options = {"max_length": 16}
@@ -86,18 +87,18 @@ def test_the_fingerprint_changes_with_all_that_changes_the_batches_and_nothing_e
 def test_a_stale_token_cache_is_never_used(tokenizer, write, sentence, cache):
     texts = [sentence(n, 30) for n in range(70)]
     path = write("a.jsonl", [{"text": text} for text in texts])
-    first = RawText(tokenizer=tokenizer, path=path, max_length=16, cache_dir=cache)
+    first = RawText(TextOptions(path=path, max_length=16, cache_dir=cache), tokenizer=tokenizer)
     before = labelled(first.train_dataloader())
     write("a.jsonl", [{"text": text.upper()} for text in texts])
-    second = RawText(tokenizer=tokenizer, path=path, max_length=16, cache_dir=cache)
-    fresh = RawText(tokenizer=tokenizer, path=path, max_length=16, cache_dir=cache + "-empty")
+    second = RawText(TextOptions(path=path, max_length=16, cache_dir=cache), tokenizer=tokenizer)
+    fresh = RawText(TextOptions(path=path, max_length=16, cache_dir=cache + "-empty"), tokenizer=tokenizer)
     assert labelled(second.train_dataloader()) == labelled(fresh.train_dataloader()) != before
 
 
 def test_text_shorter_than_a_row_is_one_clear_line(tokenizer, write, cache):
     path = write("short.txt", "A few words.")
     with pytest.raises(UserError, match=r"short.txt: \d+ tokens to train on are less than one row of data"):
-        RawText(tokenizer=tokenizer, path=path, cache_dir=cache).setup()
+        RawText(TextOptions(path=path, cache_dir=cache), tokenizer=tokenizer).setup()
 
 
 @pytest.mark.parametrize(
@@ -111,12 +112,12 @@ def test_text_shorter_than_a_row_is_one_clear_line(tokenizer, write, cache):
 )
 def test_bad_values_name_their_key(tokenizer, options, message):
     with pytest.raises(UserError, match=message):
-        RawText(tokenizer=tokenizer, **options)
+        RawText(TextOptions(**options), tokenizer=tokenizer)
 
 
 def test_weights_of_none_are_refused(tokenizer):
     with pytest.raises(UserError, match=r"the weight of a is 0; give a number above 0"):
-        RawText(tokenizer=tokenizer, path={"a": 0}).setup()
+        RawText(TextOptions(path={"a": 0}), tokenizer=tokenizer).setup()
 
 
 def test_a_weighted_folder_may_be_named_by_a_number():
@@ -129,7 +130,9 @@ def test_weighted_sources_have_their_share_of_the_rows(tokenizer, write, sentenc
         for name, start in (("books", 0), ("news", 1000))
     ]
     folders = [str(Path(path).parent) for path in paths]
-    data = RawText(tokenizer=tokenizer, path=dict(zip(folders, (3, 1), strict=True)), max_length=16, cache_dir=cache)
+    data = RawText(
+        TextOptions(path=dict(zip(folders, (3, 1), strict=True)), max_length=16, cache_dir=cache), tokenizer=tokenizer
+    )
     assert data.source_names == ("books", "news") and len(data.val_dataloader()) == 2
     rows = torch.cat([batch.source[:, 0][(batch.labels != IGNORE).any(1)] for batch in data.train_dataloader()])
     assert (rows == 0).sum().item() in (int(0.75 * len(rows)), int(0.75 * len(rows)) + 1)
@@ -150,16 +153,16 @@ def test_shares_are_exact_and_sum_up(total, weights):
 def test_one_book_is_split_without_overlap_and_opened_again_in_no_time(tokenizer, write, sentence, cache):
     book = "".join(sentence(n) + "\n" * (1 + (n % 9 == 0)) for n in range(15_000))  # 1 MB in one file
     path = write("book.txt", book)
-    data = RawText(tokenizer=tokenizer, path=path, max_length=64, cache_dir=cache)
+    data = RawText(TextOptions(path=path, max_length=64, cache_dir=cache), tokenizer=tokenizer)
     data.setup()
     heldout = [document.text for test in data.heldout() for document in test.items]
-    training = list(RawText.tokenizer_texts(path, cache_dir=cache))
+    training = list(RawText.tokenizer_texts(TextOptions(path=path, cache_dir=cache)))
     assert 0.01 < sum(map(len, heldout)) / len(book) < 0.15
     assert all(text in book for text in heldout)
     assert not set(heldout) & set(training)
     assert sum(map(len, training)) + sum(map(len, heldout)) < len(book) < 1.2 * sum(map(len, training))
     start = time.process_time()  # of this process alone: the machine may be busy
-    RawText(tokenizer=tokenizer, path=path, max_length=64, cache_dir=cache).setup()
+    RawText(TextOptions(path=path, max_length=64, cache_dir=cache), tokenizer=tokenizer).setup()
     assert time.process_time() - start < 0.5
 
 
@@ -168,4 +171,4 @@ def test_two_corpora_of_one_name_are_told_apart_without_a_path(tokenizer, cache)
     assert [source.name for source in weighted_sources(paths, "general")] == ["corpus", "corpus_2", "corpus_3"]
     for name in ("../general", "/tmp/general", ""):
         with pytest.raises(UserError, match=f"data.name={name}: a name is needed"):
-            RawText(tokenizer=tokenizer, path="a.txt", name=name, cache_dir=cache)
+            RawText(TextOptions(path="a.txt", name=name, cache_dir=cache), tokenizer=tokenizer)

@@ -49,7 +49,7 @@ def test_a_refused_row_is_named_or_counted(cls, split, refusing, write, cache):
     }
 
     def data(**options):
-        return cls(tokenizer=refusing, path=path, cache_dir=cache, **options)
+        return cls(cls.Options(path=path, cache_dir=cache, **options), tokenizer=refusing)
 
     for _ in range(2):  # the second time its tokens are cached
         with pytest.raises(
@@ -69,7 +69,7 @@ def test_where_all_rows_are_refused_the_first_is_said(cls, refusing, write, cach
     key, more = KINDS[cls]
     told = [{key: row[key] if row[key][0] == SYSTEM else [SYSTEM, *row[key]], **more} for row in rows(cls, 0, "a", 4)]
     told = [row | ({"label": n % 2 == 0} if cls is LabelledAnswers else {}) for n, row in enumerate(told)]
-    data = cls(tokenizer=refusing, path=write("all.jsonl", told), cache_dir=cache, on_error="skip")
+    data = cls(cls.Options(path=write("all.jsonl", told), cache_dir=cache, on_error="skip"), tokenizer=refusing)
     with pytest.raises(UserError, match=r"to train on .*all.jsonl:\d: chat template: .*System role not supported"):
         data.setup()
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lit_llm.data.instructions import Instructions
+from lit_llm.data.options import InstructionsOptions, TaskPairsOptions
 from lit_llm.data.task_pairs import TaskPairs
 from lit_llm.errors import UserError
 from lit_llm.records import IGNORE, Message
@@ -32,7 +33,7 @@ def task_pairs(tokenizer, write, cache):
             "test": write("test.jsonl", [pair("What now?", "Nothing.")]),
         }
         options = {"max_length": 64, "micro_batch_size": 4, "cache_dir": cache, **options}
-        return cls(tokenizer=options.pop("tokenizer", tokenizer), path=path, **options)
+        return cls(tokenizer=options.pop("tokenizer", tokenizer), options=cls.Options(path=path, **options))
 
     return make
 
@@ -164,13 +165,13 @@ def test_every_test_split_is_a_set_of_its_own(tokenizer, write, sentence, cache)
     for split in ("train", "validation", "test_wordings", "test_functions"):
         rows = [pair(f"{split} {n}?", sentence(n)) for n in range(5)]
         path = write(f"own/{split}.jsonl", rows)
-    data = Instructions(tokenizer=tokenizer, path=str(path).rsplit("/", 1)[0], cache_dir=cache)
+    data = Instructions(InstructionsOptions(path=str(path).rsplit("/", 1)[0], cache_dir=cache), tokenizer=tokenizer)
     assert sorted(test.name for test in data.heldout()) == ["instructions_functions", "instructions_wordings"]
 
 
 def test_pairs_that_share_a_source_are_held_out_together(tokenizer, write, sentence, cache):
     rows = [pair(f"Q{n // 3}: {sentence(n // 3)}", sentence(n)) for n in range(240)]
-    data = TaskPairs(tokenizer=tokenizer, path=write("all.jsonl", rows), cache_dir=cache)
+    data = TaskPairs(TaskPairsOptions(path=write("all.jsonl", rows), cache_dir=cache), tokenizer=tokenizer)
     held = {item.messages[0].content for test in data.heldout() for item in test.items}
     assert held
     trained = {tokenizer.decode(ids) for ids, _ in segments(data.train_dataloader())}

@@ -6,6 +6,7 @@ import lightning as L
 import pytest
 import torch
 
+from lit_llm.data.options import DataOptions
 from lit_llm.errors import UserError
 from lit_llm.generation.sampling import generate
 from lit_llm.optim.schedules import constant
@@ -337,7 +338,7 @@ class Data(L.LightningDataModule):
 
     def __init__(self, tag="answer"):
         super().__init__()
-        self.micro_batch_size = 4
+        self.options = DataOptions(micro_batch_size=4)
         self.prompts = [Prompt((Message("user", f"what is {i}?"),), f"f:{i}", {tag: str(i)}) for i in range(4)]
 
     def train_dataloader(self):

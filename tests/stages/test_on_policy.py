@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lit_llm.backbone.models import LanguageModel, ScoreModel
+from lit_llm.data.options import DataOptions
 from lit_llm.errors import UserError
 from lit_llm.rewards.weighted import WeightedSum
 from lit_llm.stages import answering
@@ -67,10 +68,10 @@ class Sized(L.LightningDataModule):
 
     def __init__(self, micro_batch_size, longest_prompt):
         super().__init__()
-        self.micro_batch_size, self.longest_prompt = micro_batch_size, longest_prompt
+        self.options, self.longest_prompt = DataOptions(micro_batch_size=micro_batch_size), longest_prompt
 
     def train_dataloader(self):
-        return loader([prompt_batch(self.micro_batch_size)])
+        return loader([prompt_batch(self.options.micro_batch_size)])
 
 
 def test_minibatches_that_do_not_share_out_the_rollout_are_an_error_before_any_step():

@@ -5,73 +5,48 @@ import dataclasses
 import re
 import subprocess
 import sys
-from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from lit_llm.config import schema
 from lit_llm.config.command_line import check, rewrite
-from lit_llm.config.signatures import options_of, signature
-from lit_llm.config.targets import HYDRA_KEYS, construct
+from lit_llm.config.signatures import signature
+from lit_llm.config.targets import construct
 from lit_llm.errors import UserError
 from lit_llm.stages import options
 from lit_llm.stages.base import Stage
+from tests.config.options_files import (
+    assert_comments,
+    assert_keys_and_defaults,
+    assert_light,
+    assert_read,
+    content,
+    files,
+    kind_of,
+)
 
 from .toy import END, parts, tiny_model, trainer
 
-CONF = Path(__file__).parents[2] / "conf/stage"
-LIVE = {"reward", "gold", "loss", "reward_validation"}  # objects that a configuration describes beside the options
-FILES = sorted(path.stem for path in CONF.glob("*.yaml"))
-
-
-def content(name):
-    values = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    return values["_target_"], {k: v for k, v in values.items() if k not in HYDRA_KEYS | LIVE | {"defaults"}}
-
-
-def kind_of(name):
-    """The stage of a file, and the class of its options."""
-    target, _ = content(name)
-    made = construct({"_target_": target, "_partial_": True}, "stage").func
-    return made, made.Options
+FILES = files("stage")
 
 
 def test_options_are_read_without_torch():
-    heavy = {"torch", "lightning", "hydra", "omegaconf", "numpy"}
-    code = f"import sys, lit_llm.stages.options; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert_light(options)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_option_is_a_key_of_the_file_with_its_default_and_the_other_way_round(name):
-    target, values = content(name)
-    kind = kind_of(name)[1]
-    assert options_of(target) == f"{kind.__module__}.{kind.__qualname__}"
-    assert set(values) == {field.name for field in dataclasses.fields(kind)}
-    lines = (CONF / f"{name}.yaml").read_text().splitlines()
-    for field in dataclasses.fields(kind):
-        value = values[field.name]
-        if (tuple(value) if isinstance(value, list) else value) != field.default:
-            line = next(line for line in lines if line.startswith(f"{field.name}:"))
-            assert re.search(r"#.*\bin code\b", line), f"{line}: says not why it is {field.default} in code"
+    assert_keys_and_defaults("stage", name)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_option_is_read_by_the_stages(name):
-    sources = " ".join(path.read_text() for path in Path(options.__file__).parent.glob("*.py"))
-    for field in dataclasses.fields(kind_of(name)[1]):
-        assert re.search(rf"\boptions\.{field.name}\b", sources), field.name
+    assert_read("stage", name, options)
 
 
 def test_every_option_has_a_comment():
-    lines = Path(options.__file__).read_text().splitlines()
-    for before, line in pairwise(lines):
-        if re.match(r"    \w+: .*=", line):
-            assert "  # " in line or before.startswith("    # "), line
+    assert_comments(options)
 
 
 OTHER = {  # a value that is not the default
@@ -93,9 +68,10 @@ def others(kind):
 
 @pytest.mark.parametrize("name", FILES)
 def test_options_come_back_from_the_hyper_parameters_of_a_checkpoint(name, tmp_path):
-    made, kind = kind_of(name)
+    made, kind = kind_of("stage", name)
     given = others(kind)
-    live = {"reward": Constant()} if "reward" in {each.name for each in signature(content(name)[0]).parameters} else {}
+    taken = {each.name for each in signature(content("stage", name)[0]).parameters}
+    live = {"reward": Constant()} if "reward" in taken else {}
     stage, run = made(given, model=tiny_model(), **live, **parts()), trainer()
     assert stage.options is given and made(model=tiny_model(), **live, **parts(), **ends(kind)).options != given
     stage.trainer = run

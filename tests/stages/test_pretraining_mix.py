@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lit_llm.data.loading import ResumableLoader, shuffled
+from lit_llm.data.options import PromptsOptions
 from lit_llm.errors import UserError
 from lit_llm.objectives.language import cross_entropy
 from lit_llm.records import IGNORE, TokenBatch
@@ -36,7 +37,7 @@ class Text:
 
 
 class Data(L.LightningDataModule):
-    ptx_path = "text.txt"
+    options = PromptsOptions(ptx_path="text.txt")
 
     def __init__(self, batches, text=True):
         super().__init__()

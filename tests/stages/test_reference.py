@@ -9,6 +9,7 @@ import torch
 
 from lit_llm.backbone import huggingface
 from lit_llm.backbone.lora import adapted
+from lit_llm.data.options import DataOptions
 from lit_llm.errors import UserError
 from lit_llm.objectives.preference import orpo
 from lit_llm.records import LabelledBatch, RankingBatch
@@ -39,11 +40,9 @@ class Rows:
 
 
 class Data(L.LightningDataModule):
-    micro_batch_size = 1
-
     def __init__(self, make, cache_dir, name="data"):
         super().__init__()
-        self.cache_dir, self.name = cache_dir, name
+        self.options, self.name = DataOptions(micro_batch_size=1, cache_dir=str(cache_dir)), name
         self.prepared = SimpleNamespace(train=Rows(make, 4), validation={"v": Rows(make, 2)})
 
     def fingerprint(self):

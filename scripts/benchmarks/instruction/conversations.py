@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks.tuning.drawn import FIRST_ID, drawn_length
 from benchmarks.tuning.tokenizer import own_tokenizer
 from lit_llm.data.instructions import Instructions
+from lit_llm.data.options import InstructionsOptions
 from lit_llm.data.packing import PackedRows, Plan, best_fit_decreasing
 from lit_llm.data.token_cache import TokenStore
 from lit_llm.errors import UserError
@@ -54,12 +55,10 @@ class Source:
         assert self.path is not None
         with tempfile.TemporaryDirectory() as folder:
             data = Instructions(
+                InstructionsOptions(
+                    path=str(self.path), max_length=self.max_length, packing=False, on_error="skip", cache_dir=folder
+                ),
                 tokenizer=own_tokenizer(self.path, self.vocab_size),
-                path=str(self.path),
-                max_length=self.max_length,
-                packing=False,
-                on_error="skip",
-                cache_dir=folder,
             )
             rows = data.prepared.train
             assert isinstance(rows, PackedRows)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.tuning.drawn import FIRST_ID, drawn_length
 from benchmarks.tuning.tokenizer import own_tokenizer
+from lit_llm.data.options import PreferencesOptions
 from lit_llm.data.preferences import Preferences
 from lit_llm.data.ranking_rows import Judged, RankingRows
 from lit_llm.data.token_cache import TokenStore
@@ -60,12 +61,10 @@ class Source:
         assert self.path is not None
         with tempfile.TemporaryDirectory() as folder:
             data = Preferences(
+                PreferencesOptions(
+                    path=str(self.path), max_length=self.max_length, on_error="skip", seed=self.seed, cache_dir=folder
+                ),
                 tokenizer=own_tokenizer(self.path, self.vocab_size),
-                path=str(self.path),
-                max_length=self.max_length,
-                on_error="skip",
-                seed=self.seed,
-                cache_dir=folder,
             )
             rows = data.prepared.train
             assert isinstance(rows, RankingRows)

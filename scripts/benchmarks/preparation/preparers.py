@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from lit_llm.data.options import TextOptions
 from lit_llm.data.raw_text import RawText
 from lit_llm.text import pretokenization
 from lit_llm.text.tokenizer import load_tokenizer
@@ -51,12 +52,14 @@ class Here(Preparer):
     def prepare(self, files: list[Path], place: Path) -> int:
         _forget()
         data = RawText(
+            TextOptions(
+                path=[str(file) for file in files],
+                max_length=self.length,
+                validation_fraction=0.05,
+                test_fraction=0.0,  # whose texts are not made into rows
+                cache_dir=str(place),
+            ),
             tokenizer=load_tokenizer(self.tokenizer),
-            path=[str(file) for file in files],
-            max_length=self.length,
-            validation_fraction=0.05,
-            test_fraction=0.0,  # whose texts are not made into rows
-            cache_dir=str(place),
         )
         data.setup()
         heldout: list[Any] = list(data.prepared.validation.values())

@@ -7,6 +7,7 @@ import pytest
 
 from lit_llm.backbone.huggingface import save_model
 from lit_llm.backbone.models import ScoreModel
+from lit_llm.data.options import PreferencesOptions
 from lit_llm.data.preferences import Preferences
 from lit_llm.errors import UserError
 from lit_llm.feedback.exporting import export_rows
@@ -63,8 +64,8 @@ def project(tmp_path, capsys):
 def test_the_database_trains_like_its_export_and_like_what_was_imported(project, tokenizer, tmp_path):
     rank(action="export", project=project, output=tmp_path / "out")
     places = [project, f"sqlite:///{project}", tmp_path / "out", tmp_path / "rows"]
-    options = {"tokenizer": tokenizer, "max_length": 90, "cache_dir": str(tmp_path / "cache")}
-    data = [Preferences(path=str(place), **options) for place in places]
+    options = {"max_length": 90, "cache_dir": str(tmp_path / "cache")}
+    data = [Preferences(PreferencesOptions(path=str(place), **options), tokenizer=tokenizer) for place in places]
     first = data[0].prepared
     assert len(first.train) == 3 and len(first.validation["rankings"]) == 1 and len(data[0].heldout()[0].items) == 1
     assert len({one.fingerprint() for one in data}) == 1
