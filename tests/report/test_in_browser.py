@@ -73,6 +73,9 @@ def test_it_prints_on_few_pages_and_says_what_is_not_printed(open_page):
     page = open_page(1280)
     assert 1 <= len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))) <= 8
     page.emulate_media(media="print")
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 between usual margins
+    assert page.evaluate("document.documentElement.scrollWidth") == 718
+    assert page.locator("#terms dd").last.is_visible() and not page.locator("#curves").is_visible()
     assert page.get_by_text("Folded parts are not printed").is_visible()
     assert not page.locator("summary").first.is_visible()
 
