@@ -2,10 +2,13 @@
 
 import json
 import re
+import shutil
 
 import pytest
 
+from lit_llm.evaluation.statistics import Estimate
 from lit_llm.report import write_report
+from lit_llm.rewards.validation.result import Floor, Probe, ValidationResult
 
 CUT_OFF = """
 () => [...document.querySelectorAll('main *')].filter(one => {
@@ -20,18 +23,41 @@ WIDER_THAN_ITS_REGION = """
 """
 
 
+SETS = ("general", "domain", "task_pairs", "instructions_functions", "instructions_wordings", "prompts")
+MEASURES = ("nll", "bits_per_byte", "rouge1", "rougeL", "sentence_bleu", "exact_match", "ended", "length", "verbatim")
+TALKING = ("pretraining", "continued_pretraining", "fine_tuning", "instruction_tuning", "ppo", "dpo")
+
+
+def estimate(mean, se=0.0123):
+    return {"mean": mean, "se": se, "n": 200}
+
+
+def every_entry():
+    """A ledger as full as a whole pipeline's: every stage but the first lost something everywhere."""
+    common = {"p": 1e-9, "p_adjusted": 1e-7, "test": "paired bootstrap", "noise_floor": 0.0123, "verdict": "lost"}
+    for name in SETS:
+        for measure in MEASURES:
+            for order, stage in enumerate(TALKING):
+                found = {"stage": stage, "set": name, "metric": measure, "after": estimate(2.1 + order)}
+                yield found | ({"before": estimate(1.1 + order), "change": estimate(1.0), **common} if order else {})
+
+
 @pytest.fixture(scope="module")
 def address(finished, tmp_path_factory):
-    """A page with answers as long as a pipeline's default allows."""
-    folder = tmp_path_factory.mktemp("long") / "run"
-    folder.mkdir()
-    for one in finished.iterdir():
-        (folder / one.name).symlink_to(one)
-    (folder / "answers.json").unlink()
-    answers = json.loads((finished / "answers.json").read_text())
+    """A page as full as a whole pipeline's, with answers as long as its default allows."""
+    folder = shutil.copytree(finished, tmp_path_factory.mktemp("long") / "run")
+    answers = json.loads((folder / "answers.json").read_text())
     answers["answers"] = {stage: [text * 3 for text in texts] for stage, texts in answers["answers"].items()}
     (folder / "answers.json").write_text(json.dumps(answers))
-    (folder / "report.html").unlink(missing_ok=True)
+    (folder / "ledger.json").write_text(json.dumps({"stages": list(TALKING), "entries": list(every_entry())}))
+    file = folder / "instruction_tuning/metrics.json"
+    scores = {name: {measure: estimate(0.1234) for measure in MEASURES} for name in SETS[3:5]}
+    floors = {name: {"copy_first_sentence": {"rougeL": estimate(0.1) | {"above": estimate(0.02)}}} for name in scores}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "heldout": scores, "before": scores, "floors": floors}))
+    floor = Floor(Estimate(0.68, 0.017, 120), Estimate(-0.018, 0.017, 120), counts=True, passed=False)
+    probe = Probe(0.4, 0.045, 120, limit=0.35, passed=False)
+    result = ValidationResult(Estimate(0.663, 0.019, 120), {"longer_wins": floor}, {"shuffled": probe}, (), True)
+    result.save(folder / "reward_modeling/model")
     return f"file://{write_report(folder)}"
 
 
