@@ -196,8 +196,9 @@ def add_repeats(ledger: Ledger, models: Models) -> None:
 
 
 def write_answers(folder: Path, models: Models, settings: Mapping[str, Any]) -> None:
-    """answers.json: the same prompts, answered by every stage that talks."""
-    prompts: list[Conversation] = [(Message("user", text),) for text in settings["prompts"]]
+    """answers.json: the same prompts, which of them are of held-out sets, and every talking stage's answers."""
+    asked: list[Conversation] = [(Message("user", text),) for text in settings["prompts"]]
+    prompts = list(asked)
     for _, heldout in models.prompts():
         prompts += [item.messages for item in heldout.items[: settings["heldout_prompts"]]]
     talking = [stage for stage in models.runs if isinstance(models.model(stage), LanguageModel)]
@@ -217,7 +218,8 @@ def write_answers(folder: Path, models: Models, settings: Mapping[str, Any]) -> 
         except UserError as error:  # the chain is done: its report is not lost to one model's answers
             log.warning("no answers of %s: %s", stage, error)
     shown = [[{"role": message.role, "content": message.content} for message in prompt] for prompt in prompts]
-    write_json(folder / "answers.json", {"prompts": shown, "answers": answers})
+    of_heldout = [prompt not in asked for prompt in prompts]
+    write_json(folder / "answers.json", {"prompts": shown, "heldout": of_heldout, "answers": answers})
 
 
 def answerable(models: Models, stages: Sequence[str], prompts: Sequence[Conversation]) -> list[Conversation]:

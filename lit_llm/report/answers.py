@@ -13,14 +13,17 @@ class Answered:
 
     prompt: tuple[tuple[str, str], ...]
     answers: tuple[tuple[str, str, str], ...]
+    heldout: bool = False  # known to be of a held-out set
 
 
 def answered(file: Mapping[str, Any]) -> Iterator[Answered]:
-    """``file``: {"prompts": [...], "answers": {stage: [...]}}, answers in the prompts' order."""
+    """``file``: {"prompts": [...], "answers": {stage: [...]}}, answers in the prompts' order; "heldout", where
+    it is there, says of each prompt whether it is of a held-out set."""
     by_stage: Mapping[str, Sequence[Any]] = file.get("answers") or {}
+    heldout = list(file.get("heldout") or ())
     for number, prompt in enumerate(file.get("prompts") or ()):
         given = ((stage, *_answer(texts[number])) for stage, texts in by_stage.items() if number < len(texts))
-        yield Answered(tuple(_turns(prompt)), tuple(given))
+        yield Answered(tuple(_turns(prompt)), tuple(given), number < len(heldout) and heldout[number] is True)
 
 
 def _turns(prompt: Any) -> Iterator[tuple[str, str]]:

@@ -8,12 +8,11 @@ from typing import Any
 
 from lit_llm.report.charts import number
 from lit_llm.report.tables import SIGNS, Score, Verdict, score
+from lit_llm.report.terms import rank
 
 WORDS = (
-    "Every stage, validated on the held-out sets of every stage before it, item by item against the model it started "
-    "from. ▲ gained and ▼ lost are changes beyond the noise floor that a paired test, adjusted for the number of tests "
-    "made, does not take for chance; = is the same within the noise. Where a number stands alone there was nothing to "
-    "compare it with."
+    "Every stage on the held-out data of all stages before it, item by item against the model it started from. "
+    "▲ gained and ▼ lost pass a paired test, adjusted for the number of tests, and are larger than the noise; = is not."
 )
 VERDICTS: dict[str, Verdict] = {"gained": "better", "lost": "worse", "same": "same"}
 
@@ -39,10 +38,30 @@ class LedgerRow:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Rows, and the stages that at least one of them has a number for."""
+
+    stages: tuple[str, ...]
+    rows: tuple[LedgerRow, ...]
+
+
+@dataclass(frozen=True)
 class LedgerTable:
     words: str
     stages: tuple[str, ...]
     rows: tuple[LedgerRow, ...]
+
+    @property
+    def main(self) -> Part:
+        """Of each set the measure that comes first in ``RANK`` of those that are compared; all where none is."""
+        return _part(self.stages, _main(self.rows) or self.rows)
+
+    @property
+    def rest(self) -> Part | None:
+        """All other rows; None where there are none."""
+        shown = _main(self.rows) or self.rows
+        rows = [row for row in self.rows if row not in shown]
+        return _part(self.stages, rows) if rows else None
 
 
 def ledger_table(ledger: Mapping[str, Any]) -> LedgerTable | None:
@@ -53,6 +72,18 @@ def ledger_table(ledger: Mapping[str, Any]) -> LedgerTable | None:
     lines = dict.fromkeys((entry["set"], entry["metric"]) for entry in entries)
     rows = [LedgerRow(*line, tuple(cells.get((*line, stage)) for stage in stages)) for line in lines]
     return LedgerTable(WORDS, stages, tuple(rows)) if rows else None
+
+
+def _main(rows: Sequence[LedgerRow]) -> list[LedgerRow]:
+    compared = [row for row in rows if any(cell is not None and cell.change for cell in row.cells)]
+    sets = dict.fromkeys(row.set for row in compared)
+    return [min((row for row in compared if row.set == name), key=lambda row: rank(row.metric)) for name in sets]
+
+
+def _part(stages: Sequence[str], rows: Sequence[LedgerRow]) -> Part:
+    filled = [i for i in range(len(stages)) if any(row.cells[i] is not None for row in rows)]
+    cut = tuple(LedgerRow(row.set, row.metric, tuple(row.cells[i] for i in filled)) for row in rows)
+    return Part(tuple(stages[i] for i in filled), cut)
 
 
 def _cell(entry: Mapping[str, Any]) -> Cell | None:

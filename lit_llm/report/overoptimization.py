@@ -14,7 +14,7 @@ from lit_llm.evaluation.overoptimization import Fit, Form, fit
 from lit_llm.report.charts import Line, line_chart, number
 from lit_llm.report.figures import Figure
 from lit_llm.report.reading import PipelineRun, read_json
-from lit_llm.report.tables import duration, effort_rows
+from lit_llm.report.tables import Score, duration, effort_rows
 
 REWARDS = ("proxy", "gold")
 RULE = "lit_llm.feedback.rule.reward"
@@ -200,4 +200,4 @@ def _policy_rows(run: PipelineRun, ends: Sequence[tuple[str, Mapping[str, Any]]]
 def _with_error(mean: float, error: float) -> str:
     if not math.isfinite(mean):
         return ""
-    return f"{number(mean)} \N{PLUS-MINUS SIGN} {number(error)}" if math.isfinite(error) else number(mean)
+    return Score(mean, error if math.isfinite(error) else None, None).text

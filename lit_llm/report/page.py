@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import resources
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,26 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from lit_llm.report.answers import answered
-from lit_llm.report.chain import SIGNS, WORDS, Link, chain_picture
+from lit_llm.report.chain import SIGNS as CHECKS
+from lit_llm.report.chain import WORDS, Link, chain_picture
 from lit_llm.report.charts import number
 from lit_llm.report.figures import figures, reward_against_kl
+from lit_llm.report.learned import aim, by_ledger, headline, learned, own_sets, pairs
 from lit_llm.report.ledger_table import ledger_table
 from lit_llm.report.overoptimization import overoptimization
 from lit_llm.report.reading import PipelineRun, StageRun, read_pipeline
 from lit_llm.report.reward_validation import reward_validations
 from lit_llm.report.safety import safety
-from lit_llm.report.tables import count_rows, duration, effort_rows, heldout_rows
+from lit_llm.report.tables import SIGNS, HeldoutRow, count_rows, duration, effort_rows, heldout_rows
+from lit_llm.report.terms import Marker, first
 from lit_llm.report.verdict import left_out, verdict
 from lit_llm.report.verification import Check, parents, verify_chain
 from lit_llm.runtime.atomic_files import write_text
 
+StageRows = tuple[str, list[HeldoutRow]]
+
 TELLS_NUMBERS = ("reward_modeling", "flag_classification")  # models that do not talk
-SHOWN_ANSWERS = 6  # prompts; the rest can be unfolded
+SHOWN_MEASURES = 3  # a stage; the rest can be unfolded
 
 
 def write_report(pipeline_folder: Path) -> Path:
@@ -61,7 +65,8 @@ def render(run: PipelineRun, checks: Mapping[str, Check]) -> str:
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         folder=run.folder.name,
         commands=_commands(run),
-        shown_answers=SHOWN_ANSWERS,
+        term=Marker(),
+        signs=SIGNS,
         **_heading(run),
         **_chain(run, checks),
         **sections,
@@ -85,8 +90,6 @@ def _heading(run: PipelineRun) -> dict[str, Any]:
     ]
     return {
         "title": f"From raw text to {_article(final.name)}" if final else "LitLLM pipeline",
-        "lead": "A language model built stage by stage, and what each stage gained and forgot on text that none was "
-        "trained on.",
         "facts": [(name, value) for name, value in known if value],
         "simulated": _listed(simulated),
         "left_out": left_out(run),
@@ -126,10 +129,11 @@ def _chain(run: PipelineRun, checks: Mapping[str, Check]) -> dict[str, Any]:
         "chain_words": words,
         "differences": differences,
         "effort": list(effort.values()),
+        "sizes_differ": len({number(row.parameters) for row in effort.values() if row.parameters}) > 1,
         "lineages": {
             stage.name: {
                 "digest": str(stage.lineage.get("digest") or ""),
-                "sign": SIGNS[checks[stage.name].state],
+                "sign": CHECKS[checks[stage.name].state],
                 "words": WORDS[checks[stage.name].state],
             }
             for stage in run.stages
@@ -140,12 +144,17 @@ def _chain(run: PipelineRun, checks: Mapping[str, Check]) -> dict[str, Any]:
 def _sections(run: PipelineRun) -> dict[str, Any]:
     drawn = [(stage.name, *figures(stage.curves)) for stage in run.stages if stage.curves]
     against = [(stage.name, list(reward_against_kl(stage.curves))) for stage in run.stages]
-    rows = groupby(heldout_rows(run.stages), key=lambda row: row.stage)
+    shown, every = heldout_parts(run)
+    stages, said = learned(run), list(answered(run.answers))
     return {
-        "heldout": [(stage, list(group)) for stage, group in rows],
+        "learned": stages,
+        "headline": headline(stages),
+        "pairs": pairs(said, *before_and_after(run)),
+        "heldout": shown,
+        "heldout_all": every,
         "reward_validations": reward_validations(run),
         "ledger": ledger_table(run.ledger),
-        "answers": list(answered(run.answers)),
+        "answers": said,
         "answers_note": str(run.answers.get("note") or ""),
         "overoptimization": overoptimization(run),
         "safety": safety(run),
@@ -156,13 +165,41 @@ def _sections(run: PipelineRun) -> dict[str, Any]:
     }
 
 
+def heldout_parts(run: PipelineRun) -> tuple[list[StageRows], list[StageRows]]:
+    """At most ``SHOWN_MEASURES`` measures a stage, on the sets that it is for; and all of them, where they are more."""
+    shown, every = list[StageRows](), list[StageRows]()
+    known: set[str] = set()
+    for stage in run.stages:
+        rows = by_ledger(list(heldout_rows([stage])), run.ledger)
+        if not rows:
+            continue
+        every.append((stage.name, rows))
+        own = [row for row in rows if row.set in own_sets(stage, rows, known)]
+        known |= {row.set for row in rows}
+        names = list(dict.fromkeys(row.metric for row in own))
+        chosen = first(names, aim(stage, names), SHOWN_MEASURES)
+        top = [row for row in own if row.metric in chosen]
+        shown.append((stage.name, sorted(top, key=lambda row: (row.set, chosen.index(row.metric)))))
+    return shown, every
+
+
+def before_and_after(run: PipelineRun) -> tuple[str | None, str | None]:
+    """The chain's last model that talks, and the one that it started from."""
+    final = final_stage(run)
+    if final is None:
+        return None, None
+    talking = run.answers.get("answers") or {}
+    return next((name for name in parents(final, run.stages) if name in talking), None), final.name
+
+
 def _contents(sections: Mapping[str, Any]) -> list[tuple[str, str]]:
     rewards = sections["overoptimization"]
     names = [
+        ("learned", "Learned and lost", sections["learned"]),
         ("chain", "Chain", True),
         ("heldout", "Held-out scores", sections["heldout"]),
         ("reward-validation", "Reward validation", sections["reward_validations"]),
-        ("ledger", "Gained and forgotten", True),
+        ("ledger", "Gained and lost", True),
         ("safety", "Safety", sections["safety"]),
         ("verdict", "People's verdict", sections["verdict"]),
         ("answers", "Answers", True),
@@ -171,6 +208,7 @@ def _contents(sections: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("curves", "Curves", sections["curves"]),
         ("data", "Data", sections["counts"]),
         ("next", "Next", True),
+        ("terms", "Terms", True),
     ]
     return [(id, name) for id, name, there in names if there]
 

@@ -16,11 +16,13 @@ from lit_llm.report.tables import SIGNS, Score, Verdict, score
 STAGE, SET, SCORER = "flag_classification", "flags", "score/flagged"
 MEASURES = ("auroc", "average_precision", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "brier", "ece")
 WORDS = (
-    "A classifier on the same backbone learned from what annotators flagged, and reads the answers that every stage "
-    "gives to the same held-out prompts. The raw rate is the share that it calls flagged; the corrected one takes its "
-    "held-out sensitivity and specificity into account (Rogan and Gladen 1978), so that its misses and false alarms on "
-    "answers like the held-out ones cancel out. Answers unlike those it learned from it may misjudge: a corrected rate "
-    "is no substitute for people's flags on the stage's own answers."
+    "A classifier that learned from what annotators flagged reads the answers of every stage to the same held-out "
+    "prompts. Raw is the share that it flags; corrected takes its misses and false alarms into account."
+)
+LIMITS = (
+    "The correction (Rogan and Gladen 1978) uses the classifier's held-out sensitivity and specificity, so that its "
+    "errors on answers like the held-out ones cancel out. Answers unlike those it learned from it may misjudge: a "
+    "corrected rate is no substitute for people's flags on the stage's own answers."
 )
 
 
@@ -52,6 +54,7 @@ class Rate:
 @dataclass(frozen=True)
 class Safety:
     words: str
+    limits: str
     simulated: bool
     base_rate: Score | None
     measures: tuple[Measure, ...]
@@ -64,7 +67,11 @@ def safety(run: PipelineRun) -> Safety | None:
     left_out = (run.summary.get("left_out") or {}).get(STAGE)
     stage = run.stage(STAGE)
     if stage is None:
-        return Safety(WORDS, False, None, (), (), f"No flag classifier was made: {left_out}.") if left_out else None
+        return (
+            Safety(WORDS, LIMITS, False, None, (), (), f"No flag classifier was made: {left_out}.")
+            if left_out
+            else None
+        )
     heldout = (stage.metrics.get("heldout") or {}).get(SET) or {}
     floors = (stage.metrics.get("floors") or {}).get(SET) or {}
     measures = [
@@ -75,7 +82,7 @@ def safety(run: PipelineRun) -> Safety | None:
     rates = tuple(_rates(run.ledger, _estimate(heldout, "sensitivity"), _estimate(heldout, "specificity")))
     note = "" if rates else "No stage's sampled answers were evaluated, so there is no rate."
     simulated = bool(stage.lineage.get("simulated_preferences"))
-    return Safety(WORDS, simulated, score(heldout.get("base_rate")), tuple(measures), rates, note)
+    return Safety(WORDS, LIMITS, simulated, score(heldout.get("base_rate")), tuple(measures), rates, note)
 
 
 def _rates(ledger: Mapping[str, Any], sensitivity: Estimate, specificity: Estimate) -> Iterator[Rate]:

@@ -49,6 +49,20 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Floor:
+    """What a rule without a model has on the same items. ``above``: how much more the model has, where it is known."""
+
+    name: str
+    value: Score
+    above: Score | None
+
+    @property
+    def text(self) -> str:
+        beside = f" (the model {self.above.signed} {self.above.error}".rstrip() + ")" if self.above else ""
+        return f"{self.name} {self.value.text}{beside}"
+
+
+@dataclass(frozen=True)
 class HeldoutRow:
     stage: str
     set: str
@@ -57,7 +71,17 @@ class HeldoutRow:
     after: Score
     change: str
     verdict: Verdict
-    floors: str = ""
+    every_floor: tuple[Floor, ...] = ()
+
+    @property
+    def floors(self) -> str:
+        return ", ".join(one.text for one in self.every_floor)
+
+    @property
+    def floor(self) -> Floor | None:
+        """The one that is hardest to beat."""
+        good = direction(self.metric)
+        return max(self.every_floor, key=lambda one: one.value.mean * good, default=None) if good else None
 
     @property
     def sign(self) -> str:
@@ -73,6 +97,18 @@ class EffortRow:
     parameters: float
     share: float  # of all seconds, 0 to 1
     reused: bool = False  # taken from the cache: the time is that of the run that made it
+
+
+@dataclass(frozen=True)
+class CountRow:
+    """What a stage did with its data. ``why``: the reasons of what was skipped; ``rest``: all else, (what, value)."""
+
+    stage: str
+    read: str
+    used: str
+    skipped: str
+    why: str
+    rest: tuple[tuple[str, str], ...]
 
 
 def score(value: Any) -> Score | None:
@@ -92,7 +128,11 @@ def verdict(metric: str, before: Score | None, after: Score) -> Verdict:
     careful than the ledger's paired tests."""
     if before is None or direction(metric) == 0:
         return "neutral"
-    change = difference(before, after)
+    return beyond(metric, difference(before, after))
+
+
+def beyond(metric: str, change: Score) -> Literal["better", "worse", "same"]:
+    """What a change of a measure is, for one that has a good direction."""
     if abs(change.mean) <= NOISE * (change.se or 0.0):
         return "same"
     return "better" if change.mean * direction(metric) > 0 else "worse"
@@ -108,17 +148,16 @@ def heldout_rows(stages: Sequence[StageRun]) -> Iterator[HeldoutRow]:
                 if after is not None:
                     old = score((before.get(name) or {}).get(metric))
                     change = difference(old, after).signed if old else ""
-                    said = ", ".join(_floors(floors.get(name) or {}, metric))
-                    yield HeldoutRow(stage.name, name, metric, old, after, change, verdict(metric, old, after), said)
+                    every = tuple(_floors(floors.get(name) or {}, metric))
+                    yield HeldoutRow(stage.name, name, metric, old, after, change, verdict(metric, old, after), every)
 
 
-def _floors(floors: Mapping[str, Any], metric: str) -> Iterator[str]:
+def _floors(floors: Mapping[str, Any], metric: str) -> Iterator[Floor]:
     for name, scores in floors.items():
         found = scores.get(metric) if isinstance(scores, Mapping) and "mean" not in scores else scores
         value, above = score(found), score(found.get("above")) if isinstance(found, Mapping) else None
         if value is not None:
-            beside = f" (the model {above.signed} {above.error}".rstrip() + ")" if above else ""
-            yield f"{name.replace('_', ' ')} {value.text}{beside}"
+            yield Floor(name.replace("_", " "), value, above)
 
 
 def difference(before: Score, after: Score) -> Score:
@@ -142,20 +181,41 @@ def effort_rows(stages: Sequence[StageRun], summary: Mapping[str, Any]) -> list[
     return rows
 
 
-def count_rows(stages: Sequence[StageRun]) -> Iterator[tuple[str, str, str]]:
-    """(stage, what, how many), nested counts flattened: "skipped: duplicate"."""
+def count_rows(stages: Sequence[StageRun]) -> Iterator[CountRow]:
+    """One row for each stage that counted its data."""
     for stage in stages:
-        for key, value in _flat(stage.metrics.get("counts") or {}):
-            yield stage.name, key, f"{value:,}" if isinstance(value, int) else str(value)
+        counts = stage.metrics.get("counts") or {}
+        if not counts:
+            continue
+        read, used = (_count(counts[key]) if key in counts else "" for key in ("read", "used"))
+        skipped = list(_flat(counts["skipped"])) if isinstance(counts.get("skipped"), Mapping) else []
+        total = _count(sum(n for _, n in skipped if isinstance(n, int))) if "skipped" in counts else ""
+        why = ", ".join(f"{name} {_count(n)}" for name, n in skipped)
+        rest = {key: value for key, value in counts.items() if key not in ("read", "used", "skipped")}
+        yield CountRow(stage.name, read, used, total, why, tuple((k, _count(v)) for k, v in _flat(rest)))
+
+
+def _count(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else number(value) if isinstance(value, float) else str(value)
 
 
 def _flat(counts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested counts as single lines, "flagged: kinds: spam"; a mean with its error as one."""
     for key, value in counts.items():
         name = f"{prefix}{str(key).replace('_', ' ')}"
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{name}: ")
+            mean = score(value)
+            yield from [(name, mean.text)] if mean else _flat(value, f"{name}: ")
+        elif isinstance(value, list) and all(isinstance(one, Mapping) for one in value):
+            yield from _flat({str(one.get("name", i + 1)): _unnamed(one) for i, one in enumerate(value)}, f"{name}: ")
         else:
             yield name, value
+
+
+def _unnamed(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: one for key, one in value.items() if key != "name"}
 
 
 def duration(seconds: float) -> str:

@@ -64,8 +64,8 @@ def test_methods_stand_side_by_side(measured):
     found = overoptimization(read_pipeline(measured))
     rows = {row.name: row for row in found.methods}
     assert list(rows) == ["instruction_tuning: one answer", "instruction_tuning: best of 16", "ppo", "dpo"]
-    assert rows["ppo"].gold == "0.8 ± 0.1" and rows["ppo"].kl == "4 ± 0.1" and rows["ppo"].seconds
-    assert rows["instruction_tuning: best of 16"].proxy == "4.2 ± 0.1"
+    assert rows["ppo"].gold == "0.80 ± 0.10" and rows["ppo"].kl == "4.00 ± 0.10" and rows["ppo"].seconds
+    assert rows["instruction_tuning: best of 16"].proxy == "4.20 ± 0.10"
     assert float(rows["instruction_tuning: best of 16"].kl) == pytest.approx(kl(16), abs=1e-3)
 
 
@@ -74,7 +74,7 @@ def test_curves_points_bars_and_fits(measured):
     proxy, gold = found.figures
     assert gold.legend == ("ppo, validation", "best of n", "ppo, held out", "dpo, held out")
     assert str(gold.svg).count('class="line error') == 5 + 1 + 1  # the training's own curve knows no errors
-    assert ("ppo, held out", "2", "0.8 ± 0.1") in gold.rows and ("dpo, held out", "0", "0.7 ± 0.1") in gold.rows
+    assert ("ppo, held out", "2", "0.80 ± 0.10") in gold.rows and ("dpo, held out", "0", "0.70 ± 0.10") in gold.rows
     assert "n = 16" in str(proxy.svg) and "step 25" in str(gold.svg)
     (line,) = [one for one in found.fits if one.startswith("ppo, validation, gold")]
     alpha, beta = re.search(r"d \(([\d.]+) - ([\d.]+) ln d\), R² 1 over 5 points", line).groups()

@@ -54,7 +54,7 @@ def test_every_section_is_there_and_linked(page):
     ids = {attributes.get("id") for _, attributes in tags.elements}
     links = [attributes["href"][1:] for attributes in tags.all("a")]
     assert set(links) <= ids
-    assert {"chain", "heldout", "ledger", "answers", "kl", "curves", "data", "next"} <= set(links)
+    assert {"learned", "chain", "heldout", "ledger", "answers", "kl", "curves", "data", "next"} <= set(links)
 
 
 def test_it_loads_nothing_and_runs_nothing(page):
@@ -65,6 +65,46 @@ def test_it_loads_nothing_and_runs_nothing(page):
     assert not re.search(r"url\(|@import|https?://", page)
     policy = next(m["content"] for m in tags.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'") and "unsafe" not in policy
+
+
+def test_the_verdict_comes_first_and_the_rest_is_folded(page):
+    assert page.index("<h1>") < page.index("What it learned, what it lost") < page.index('id="chain"')
+    tags = Tags(page)
+    assert not [a for a in tags.all("details") if "open" in a] and len(tags.all("details")) == len(tags.all("summary"))
+    first = page[page.index('id="learned"') : page.index('id="chain"')]
+    assert "the first 2 questions" in first and first.count('class="prompt"') == 2
+    assert "before: instruction tuning" in first and "after: ppo" in first
+
+
+def test_a_chain_without_scores_and_answers_says_so(pipeline):
+    (pipeline / "answers.json").unlink()
+    for file in pipeline.glob("*/metrics.json"):
+        file.write_text("{}")
+    page = write_report(pipeline).read_text(encoding="utf-8")
+    Tags(page)
+    assert "No stage of this chain has held-out scores." in page and "The same questions" not in page
+
+
+def test_columns_that_no_row_fills_are_left_out(pipeline):
+    for name in ("continued_pretraining", "instruction_tuning", "reward_modeling", "ppo", "dpo", "fine_tuning"):
+        shutil.rmtree(pipeline / name)
+    file = pipeline / "pretraining/metrics.json"
+    metrics = json.loads(file.read_text())
+    file.write_text(json.dumps({**metrics, "before": {}, "steps": 0}))
+    page = write_report(pipeline).read_text(encoding="utf-8")
+    heads = re.findall(r"<th scope=\"col\"[^>]*>(.*?)</th>", page[page.index('id="chain"') : page.index('id="ledger"')])
+    assert "after" in heads and "tokens" in heads
+    assert not {"before", "change", "floors", "best floor", "steps"} & set(heads)
+
+
+def test_terms_are_explained_where_they_stand_and_in_a_list(page):
+    tags = Tags(page)
+    marked = tags.all("abbr")
+    assert len(marked) > 10 and all(len(a["title"]) > 20 and a["tabindex"] in ("0", "-1") for a in marked)
+    reached = [a["title"] for a in marked if a["tabindex"] == "0"]
+    assert len(reached) == len(set(reached)) == len({a["title"] for a in marked}), "each once by the Tab key"
+    listed = page[page.index('id="terms"') :]
+    assert all(f">{term}</dt>" in listed for term in ("bits per byte", "ROUGE-L", "ledger", "floor"))
 
 
 def test_hostile_text_is_shown_as_text(page):
@@ -96,7 +136,7 @@ def test_gains_and_losses_have_words_and_signs_besides_colour(page):
 
 def test_floors_counts_and_commands(page, finished):
     assert "first sentence 0.240 ± 0.010 (the model +0.070 ± 0.020)" in page
-    assert "skipped: duplicate" in page and "12,345" in page
+    assert "duplicate 40, empty 5" in page and "12,345" in page and 'data-name="skipped">45<' in page
     assert f"scripts/chat.py model={finished / 'ppo' / 'model'}" in page
 
 
