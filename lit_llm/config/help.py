@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_llm.config.overrides import conf_folder
+from lit_llm.config.reference import help_of
 from lit_llm.errors import UserError
 from lit_llm.runtime.suggestions import nearest
 
@@ -113,8 +114,13 @@ OPTIONS = """Options:
   --info [WHAT]               where the configuration comes from;  --version, --hydra-help"""
 
 
-def text_for(config_name: str) -> str:
-    """What --help prints."""
+def text_for(config_name: str, words: Sequence[str] = ()) -> str:
+    """What --help prints; with ``stage=NAME`` beside it the options of that stage."""
+    stage = next((word.partition("=")[2] for word in words if word.startswith("stage=")), None)
+    if config_name == "train" and stage in _names("stage"):
+        lines = [part for line in help_of(stage) for part in textwrap.wrap(line, 118, subsequent_indent=" " * 8)]
+        rest = "  also: every key of data, optimizer, schedule, trainer ...: conf/README.md, or --cfg job"
+        return "\n".join([f"python scripts/train.py stage={stage} [KEY=VALUE ...]", "", *lines, "", rest])
     if config_name == "pipeline":
         return "\n".join([PIPELINE, "", *_wrapped(f"Steps: {', '.join(_steps())}"), "", OPTIONS])
     groups = [line for group in (*GROUPS, "experiment") for line in _wrapped(f"  {group}={' | '.join(_names(group))}")]

@@ -1,0 +1,163 @@
+"""Every key of the configuration, with its type, default and comment: ``conf/README.md`` and the help of a stage.
+
+Read from where each is written once: the dataclasses of options and of the schema, and the YAML files of the groups.
+``python -m lit_llm.config.reference`` writes the page.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_llm.config import schema
+from lit_llm.config.overrides import conf_folder
+from lit_llm.config.signatures import options_of
+from lit_llm.runtime.atomic_files import write_text
+
+ROOTS = (  # (heading, what stands before its keys, the dataclass)
+    ("A run: `scripts/train.py`", "", schema.TrainConfig),
+    ("`trainer`", "trainer.", schema.TrainerConfig),
+    ("`evaluation`", "evaluation.", schema.EvaluationConfig),
+    ("A pipeline: `scripts/pipeline.py`", "", schema.PipelineConfig),
+    ("`answers`, of a pipeline", "answers.", schema.AnswersConfig),
+)
+WITH_OPTIONS = ("stage", "data")  # groups whose files give the fields of a dataclass
+GROUPS = ("backbone", "tokenizer", "optimizer", "schedule", "loss", "reward", "callbacks", "logger", "trainer", "debug")
+PAGE = """# Every key
+
+Written by `python -m lit_llm.config.reference` from the dataclasses of the options and the files of this folder. A key
+is given on the command line as `KEY=VALUE`; of a step of a pipeline as `stages.STEP.KEY=VALUE`. `--help` shows the
+usual ones, `stage=NAME --help` those of a stage, `--cfg job` what a command would run with.
+"""
+
+
+@dataclass(frozen=True)
+class Key:
+    name: str
+    type: str
+    default: str
+    comment: str
+
+
+def keys_of(kind: type) -> list[Key]:
+    """The fields of a dataclass, those that it inherits first, with the comments behind or above them."""
+    found: dict[str, Key] = {}
+    for part in reversed(kind.__mro__):
+        if part is not object and hasattr(part, "__dataclass_fields__"):
+            found |= {key.name: key for key in _written_in(part)}
+    return list(found.values())
+
+
+def _written_in(kind: type) -> Iterator[Key]:
+    source = inspect.getsource(kind)
+    lines = source.splitlines()
+    (node,) = ast.parse(source).body
+    assert isinstance(node, ast.ClassDef)
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+            behind = lines[(item.end_lineno or item.lineno) - 1].partition("  # ")[2]
+            default = "" if item.value is None else ast.unparse(item.value)
+            yield Key(item.target.id, ast.unparse(item.annotation), default, behind or _above(lines[: item.lineno - 1]))
+
+
+def _above(lines: list[str]) -> str:
+    """The comment that ends right above a line."""
+    found: list[str] = []
+    while lines and lines[-1].strip().startswith("# "):
+        found.insert(0, lines[-1].strip()[2:])
+        lines = lines[:-1]
+    return " ".join(found)
+
+
+def keys_in(file: Path) -> list[Key]:
+    """The keys at the top of a YAML file, with the comments behind or above them."""
+    values: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    lines = file.read_text(encoding="utf-8").splitlines()
+    found = []
+    for number, line in enumerate(lines):
+        name = line.partition(":")[0]
+        if name in values and not name.startswith("_") and name != "defaults":
+            comment = line.partition(" # ")[2] or (_above(lines[:number]) if number > 1 else "")
+            found.append(Key(name, "", _shown(values[name]), comment))
+    return found
+
+
+def options_in(file: Path) -> list[Key]:
+    """The options that a file of ``stage`` or ``data`` gives: types and comments of its dataclass, its values."""
+    target = re.search(r"^_target_: (\S+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    options = options_of(target[1]) if target else None
+    if options is None:
+        return keys_in(file)
+    module, _, name = options.rpartition(".")
+    given = {key.name: key for key in keys_in(file)}
+    fields = keys_of(getattr(import_module(module), name))
+    known = [Key(key.name, key.type, given[key.name].default, key.comment) for key in fields if key.name in given]
+    return [*known, *(key for key in given.values() if key.name not in {one.name for one in fields})]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{...}" if value else "{}"
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+    return "needed" if text in ("???", "'???'") else text
+
+
+def page() -> str:
+    """The text of ``conf/README.md``."""
+    parts = [PAGE]
+    for heading, prefix, kind in ROOTS:
+        parts.append(_section(f"## {heading}", prefix, keys_of(kind)))
+    for group in (*WITH_OPTIONS, *GROUPS):
+        parts.append(f"## `{group}=NAME`\n")
+        for file in sorted((conf_folder() / group).glob("*.yaml")):
+            keys = options_in(file) if group in WITH_OPTIONS else keys_in(file)
+            first = file.read_text(encoding="utf-8").partition("\n")[0]
+            about = first[2:] + "\n" if first.startswith("# ") and not first.startswith("# @") else ""
+            parts.append(_section(f"### `{group}={file.stem}`", f"{group}.", keys, about))
+    return "\n".join(parts)
+
+
+def _section(heading: str, prefix: str, keys: list[Key], about: str = "") -> str:
+    lines = [heading, *([] if not about else ["", about.strip()]), ""]
+    if keys:
+        lines += ["| key | type | default | |", "|---|---|---|---|"]
+        lines += [_row(f"{prefix}{key.name}", key) for key in keys]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _row(name: str, key: Key) -> str:
+    return f"| `{name}` | {_cell(key.type)} | {_cell(key.default)} | {_in_yaml(key.comment).replace('|', '/')} |"
+
+
+def _cell(text: str) -> str:
+    escaped = text.replace("|", "\\|")
+    return f"`{escaped}`" if text else ""
+
+
+def _in_yaml(text: str) -> str:
+    """Python's words for nothing, yes and no as they are written on the command line."""
+    words = {"None": "null", "True": "true", "False": "false"}
+    return re.sub(r"\b(None|True|False)\b", lambda found: words[found[0]], text)
+
+
+def help_of(stage: str) -> list[str]:
+    """The options of a stage as lines for a terminal."""
+    keys = options_in(conf_folder() / f"stage/{stage}.yaml")
+    width = max((len(f"stage.{key.name}={key.default}") for key in keys), default=0)
+    return [
+        f"  {f'stage.{key.name}={key.default}':<{min(width, 44)}}  {_in_yaml(key.comment)}".rstrip() for key in keys
+    ]
+
+
+if __name__ == "__main__":
+    write_text(Path(sys.argv[1]) if len(sys.argv) > 1 else conf_folder() / "README.md", page())
