@@ -19,6 +19,7 @@ PAGES = sorted(
     {page for folder in FOLDERS for page in (ROOT / folder).glob("*.md")}
     | set((ROOT / "lit_llm").rglob("*.md"))
     | set((ROOT / "scripts").rglob("*.md"))
+    | {ROOT / "conf/README.md"}
 )
 OPTIONS = {  # the keys of the small commands
     "chat": "lit_llm.generation.chat.ChatOptions",
