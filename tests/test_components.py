@@ -198,7 +198,7 @@ def test_nothing_held_out_is_said(world, tmp_path):
     path = str(world / "texts.jsonl")
     told = lit_llm.RawText.Options(path=path, max_length=32, test_fraction=0.0, cache_dir=str(tmp_path))
     data = lit_llm.RawText(told, tokenizer=stage.tokenizer)
-    with pytest.raises(UserError, match=r"data.test_fraction=0.0: no row of general is held out"):
+    with pytest.raises(UserError, match=r"data\.test_fraction=0.0: no row is held out for a test"):
         stock(tmp_path).test(stage, datamodule=data)
 
 

@@ -192,7 +192,7 @@ def lines(values: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"  {' '.join(each)}" for each in groups.values())
     if "stages" not in values:
         yield from _work(values, weights)
-        yield f"  what is given wins: {_example(decided['values'])}; {KEY}=false keeps what conf/ says"
+        yield f"  another value given wins, such as {_example(decided['values'])}; {KEY}=false keeps what conf/ says"
 
 
 def _example(taken: Mapping[str, Any]) -> str:

@@ -172,9 +172,7 @@ class DataModule(L.LightningDataModule, ABC):
         """One loader for each held-out set, which gives it whole. Raises UserError where nothing is held out."""
         sets = [one for one in self.heldout() if one.items]
         if not sets:
-            raise UserError(
-                f"data.test_fraction={self.options.test_fraction}: no row of {self.name} is held out for a test"
-            )
+            raise UserError(f"data.test_fraction={self.options.test_fraction}: no row is held out for a test")
         return [DataLoader([one], batch_size=None, collate_fn=_as_it_is) for one in sets]  # type: ignore[arg-type]
 
     def predict_dataloader(self) -> Any:

@@ -349,7 +349,12 @@ def _unfit(value: Mapping[str, Any], kind: Kind, where: str, what: str) -> RowEr
     near = [(k, nearest(str(k), wanted)) for k in value if k not in wanted]
     hint = "".join(f"; did you mean '{n}' for '{str(k)[:40]}'?" for k, n in near[:8] if n and n not in value)
     other = max((f for f in FORMATS if f.kind != kind), key=lambda f: f.fits(value))  # most keys, the first of equals
-    if (fitting := other.fits(value)) and (fitting > 1 or not hint):
+    missing = ([key for key in keys if key not in value] for f in mine for keys in f.keys if len(keys) > 2)
+    lacking = [names[0] for names in missing if len(names) == 1]
+    fitting = other.fits(value)
+    if lacking and not hint and fitting < 2:
+        hint = f"; '{lacking[0]}' is missing"
+    elif fitting and (fitting > 1 or not hint):
         hint = f"; this is for {_USED_BY[other.kind]}"
     keys = ", ".join(str(k)[:40] for k in list(value)[:12]) or "none"
     return RowError("unknown_format", f"{where}: {what}; keys found: {keys}; accepted: {accepted}{hint}")

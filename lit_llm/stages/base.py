@@ -317,12 +317,11 @@ class Stage(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Weights and options are there; adds what else ``load_from_checkpoint`` makes the stage from."""
         checkpoint["latest"] = {name: float(value) for name, value in self.latest.items()}
-        checkpoint[kept.KEY] = kept.kept(self.model, self.tokenizer, self.base_model)
+        checkpoint[kept.KEY] = kept.kept(self.model, self.tokenizer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The last step's numbers too: a run that had ended, and is resumed to be reported, makes no step more."""
         self.latest = dict(checkpoint.get("latest", {}))
-        self.base_model = self.base_model or checkpoint.get(kept.KEY, {}).get("base_model", "")
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

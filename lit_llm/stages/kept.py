@@ -25,10 +25,13 @@ NO_REFERENCE = (
 )
 
 
-def kept(model: Any, tokenizer: Any, base_model: str) -> dict[str, Any]:
-    """The network's shape and the tokenizer, as far as they are this package's: others are given again on loading."""
+def kept(model: Any, tokenizer: Any) -> dict[str, Any]:
+    """The network's shape and the tokenizer, as far as they are this package's: others are given again on loading.
+
+    No place is kept: the environment may have told it, and what it says is written nowhere.
+    """
     config = getattr(model, "config", None)
-    found: dict[str, Any] = {"base_model": base_model}
+    found: dict[str, Any] = {}
     if isinstance(config, BackboneConfig):
         found["backbone"] = dataclasses.asdict(config)
     if isinstance(tokenizer, Tokenizer):

@@ -2,10 +2,13 @@
 
 import pytest
 
+from lit_llm.data.formats import parse_row
 from lit_llm.data.instructions import Instructions
 from lit_llm.data.labelled_answers import LabelledAnswers
 from lit_llm.data.preferences import Preferences
 from lit_llm.data.prompts import Prompts
+from lit_llm.data.sources import Row
+from lit_llm.data.streams import RowError
 from lit_llm.errors import UserError
 from lit_llm.evaluation.heldout import _naming_the_row
 from lit_llm.feedback.sampling import _ids
@@ -85,3 +88,8 @@ def test_evaluation_and_sampling_name_the_row(refusing):
         _ids(refusing, asked)
     with pytest.raises(UserError, match=r"^another fault$"), _naming_the_row(refusing, [fine]):
         raise UserError("another fault")
+
+
+def test_a_pair_without_its_other_half_says_what_is_missing():
+    with pytest.raises(RowError, match="'rejected' is missing"):
+        parse_row(Row({"prompt": "Who pays?", "chosen": "The tenant."}, "f", 1), "comparisons")
