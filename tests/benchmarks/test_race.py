@@ -109,6 +109,7 @@ def test_a_race_that_would_fill_the_memory_says_so_before_it_swaps(monkeypatch):
     assert 0.1 < free_gb() < 1e6 if Path("/proc/meminfo").exists() else free_gb() == math.inf
 
 
+@pytest.mark.slow  # it starts processes
 def test_a_process_of_its_own_is_timed_from_outside():
     contestants = [Contestant("slow", partial(Sleeper, 0.2)), Contestant("fast", partial(Sleeper, 0.05), tuned=False)]
     slow, fast = race(contestants, rounds=3, seconds=0.4, threads=1)  # a busy machine wakes them up some ms late

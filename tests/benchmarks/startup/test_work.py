@@ -39,6 +39,7 @@ def test_packages_are_hidden_from_those_who_look_for_them() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "None jinja2\nnone\n"
 
 
+@pytest.mark.slow  # it starts a training
 def test_the_command_is_timed_to_its_first_step_and_ended_there() -> None:
     words = "stage=pretraining backbone.depth=1 trainer.accelerator=cpu"
     start, began = Start(Settings(words=words, characters=20_000, threads=1), hidden=False), time.time()
