@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from lit_llm.config import schema, yaml_files
+from lit_llm.config import renamed, schema, yaml_files
 from lit_llm.errors import UserError
 from lit_llm.runtime.run_folder import RunFolder
 
@@ -42,7 +42,8 @@ def change_from(values: Mapping[str, Any], folder: RunFolder) -> str | None:
     """The first value in a plain configuration that a run resumed in ``folder`` cannot have; None: it goes on."""
     if not folder.config.is_file():
         return None
-    before, now = dict(schema.flat(schema.plain(yaml_files.load(folder.config)))), dict(schema.flat(values))
+    saved = renamed.values(schema.plain(yaml_files.load(folder.config)))
+    before, now = dict(schema.flat(saved)), dict(schema.flat(values))
     fixed = FIXED if folder.has_checkpoint else (*FIXED, "data.path", "data.replay_path")
     for key in {**before, **now}:
         kept = any(key == name or key.startswith(f"{name}.") for name in fixed) and key not in FREE
