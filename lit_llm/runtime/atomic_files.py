@@ -40,14 +40,21 @@ def beside(path: Path) -> Iterator[Path]:
 
     Raises NotWritten, one line, when the disk or the quota is full, or the folder cannot be written to.
     """
+    with _temporary(path) as temporary:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)  # noqa: PTH105
+        sync(path.parent)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A name of its own beside ``path``, of which nothing is left when the block ends; errors as ``beside``."""
     temporary = path.with_name(f"{TEMPORARY}{path.name}.{_mine()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         clean_abandoned(path.parent)
         yield temporary
-        sync(temporary)
-        os.replace(temporary, path)  # noqa: PTH105
-        sync(path.parent)
     except UserError:
         raise
     except Exception as error:
@@ -56,8 +63,7 @@ def beside(path: Path) -> Iterator[Path]:
             raise
         raise found from error
     finally:
-        with suppress(OSError):  # gone by its renaming, or never made
-            temporary.unlink()
+        _remove(temporary)  # or gone by its renaming, or never made
 
 
 @contextmanager
@@ -74,10 +80,7 @@ def folder_beside(path: Path) -> Iterator[Path]:
 
     One that is there already, by another process that was faster, is kept.
     """
-    temporary = path.with_name(f"{TEMPORARY}{path.name}.{_mine()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        clean_abandoned(path.parent)
+    with _temporary(path) as temporary:
         temporary.mkdir()
         yield temporary
         for file in temporary.rglob("*"):
@@ -88,15 +91,6 @@ def folder_beside(path: Path) -> Iterator[Path]:
             if not path.is_dir():
                 raise
         sync(path.parent)
-    except UserError:
-        raise
-    except Exception as error:
-        found = cannot_be_written(path, error)
-        if found is None:
-            raise
-        raise found from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: Path, text: str, errors: str = "strict") -> None:

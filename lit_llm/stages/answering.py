@@ -60,9 +60,10 @@ class Answering(Processes):
         """The reward and gold."""
         return {"reward": self.reward} | ({} if self.gold is None else {"gold": self.gold})
 
-    def measured_beside(self, kind: str) -> LanguageModel | None:
-        """On prompts the reference, where there is a copy of it: how far the answers have moved."""
-        return self.reference if kind == "prompts" else None
+    @classmethod
+    def is_measured_beside_its_start(cls, kind: str) -> bool:
+        """On prompts: how far the answers have moved."""
+        return kind == "prompts"
 
     def randomness(self, number: int) -> torch.Generator:
         """The random numbers of a rollout on this rank: from the seed and the rollout's number alone."""

@@ -25,7 +25,6 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.huggingface import save_model
 from lit_llm.backbone.lora import apply_lora, merge_lora, save_adapter
-from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation.heldout import can_evaluate, evaluate
 from lit_llm.evaluation.scores import Scores
@@ -64,6 +63,7 @@ class Stage(L.LightningModule):
     batch_type: ClassVar[type]
     head: ClassVar[Literal["language", "score"]] = "language"  # which head the model folder must have
     default_lr: ClassVar[float] = 3e-4  # of AdamW, where no optimizer is given
+    from_scratch: ClassVar[bool] = False  # whether it is meant for random weights
     left_out: ClassVar[tuple[str, ...]] = ()  # frozen submodules (a reference, a reward model): not in checkpoints
 
     def __init__(
@@ -270,6 +270,8 @@ class Stage(L.LightningModule):
         wants others calls ``evaluation.heldout.evaluate`` here. Raises UserError without a tokenizer."""
         if self.tokenizer is None:
             raise UserError("test: the stage has no tokenizer; give it tokenizer=")
+        beside = self.is_measured_beside_its_start(heldout.kind)
+        reference = getattr(self, "reference", None) if beside else None  # a copy, where the stage keeps one
         trained = getattr(self.trainer.datamodule, "training_answers", None)  # type: ignore[attr-defined]
         return evaluate(
             self.model,
@@ -277,16 +279,17 @@ class Stage(L.LightningModule):
             heldout,
             scorers=self.scorers() if heldout.kind == "prompts" else None,
             training_answers=Counter(trained()) if trained is not None and heldout.kind == "responses" else None,
-            reference=self.measured_beside(heldout.kind),
+            reference=reference,
         )
 
     def scorers(self) -> dict[str, Any]:
         """What judges answers to held-out prompts, by name: nothing."""
         return {}
 
-    def measured_beside(self, kind: str) -> LanguageModel | None:  # noqa: ARG002
-        """The model that the trained one is measured beside on a kind of set: none."""
-        return None
+    @classmethod
+    def is_measured_beside_its_start(cls, kind: str) -> bool:  # noqa: ARG003
+        """Whether the trained model is measured beside the one that it started from on a kind of held-out set."""
+        return False
 
     @property
     def answer_length(self) -> int:
@@ -325,38 +328,25 @@ class Stage(L.LightningModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
-        cls,
-        checkpoint_path: str | Path,
-        map_location: Any = "cpu",
-        *,
-        model: Network | None = None,
-        tokenizer: Any = None,
-        optimizer: Callable[[nn.Module], Optimizer] | None = None,
-        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", **live: Any
     ) -> Self:
         """The stage of a checkpoint, ready to evaluate, to predict and to train on.
 
         Args:
             checkpoint_path: a file that a Trainer wrote; it is read with ``weights_only=True``.
-            model: what training started from; None: a network of the shape that the checkpoint tells. It is needed
-                where the stage holds its model to a frozen reference (DPO, KTO, PPO, GRPO) and is to learn on: a
-                checkpoint does not hold the reference.
-            tokenizer: None: the checkpoint's, or the folder's where ``model`` is one.
-            optimizer, schedule: as for the stage; they are in no checkpoint.
+            live: the stage's live objects by the names of its arguments. ``model``: what training started from; without
+                it a network of the shape that the checkpoint tells is made. It is needed where the stage holds its
+                model to a frozen reference (DPO, KTO, PPO, GRPO) and is to learn on: a checkpoint does not hold the
+                reference. ``tokenizer``: without it the checkpoint's, or the folder's where ``model`` is one. The
+                optimizer, schedule, loss and rewards are in no checkpoint: those that are not the defaults are given.
 
-        A subclass with more live objects takes them here by name and gives them to ``rebuilt``. Raises UserError for
-        a file that is no checkpoint of this stage, and for an old one, which does not tell the network.
+        Raises UserError for a file that is no checkpoint of this stage, and for an old one, which does not tell the
+        network.
         """
-        live = {"model": model, "tokenizer": tokenizer, "optimizer": optimizer, "schedule": schedule}
-        return cls.rebuilt(checkpoint_path, map_location, live)
-
-    @classmethod
-    def rebuilt(cls, path: str | Path, map_location: Any, live: Mapping[str, Any]) -> Self:
-        """``load_from_checkpoint`` with the live objects as a mapping from the names of the stage's arguments."""
-        checkpoint = kept.read(path, map_location)
-        given, live = live.get("model"), dict(live)
+        checkpoint = kept.read(checkpoint_path, map_location)
+        given = live.get("model")
         if given is None:
-            live["model"] = kept.network_of(checkpoint, path)
+            live["model"] = kept.network_of(checkpoint, checkpoint_path)
         if live.get("tokenizer") is None and not isinstance(given, str | Path):
             live["tokenizer"] = kept.tokenizer_of(checkpoint)
         stage = cls(kept.options_of(checkpoint, cls.Options), **live)

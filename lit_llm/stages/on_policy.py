@@ -26,7 +26,7 @@ from lit_llm.stages.answering import Answering
 from lit_llm.stages.options import RolloutOptions
 from lit_llm.stages.reward_monitor import RewardMonitor
 from lit_llm.stages.rollout_signs import RolloutSigns
-from lit_llm.stages.start import Network, Policy
+from lit_llm.stages.start import Policy
 
 log = logging.getLogger(__name__)
 
@@ -77,22 +77,12 @@ class OnPolicy(Answering):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
-        cls,
-        checkpoint_path: str | Path,
-        map_location: Any = "cpu",
-        *,
-        model: Network | None = None,
-        tokenizer: Any = None,
-        optimizer: Callable[[nn.Module], Optimizer] | None = None,
-        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
-        reward: Any = None,
-        gold: Any = None,
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", **live: Any
     ) -> Self:
         """As of every stage; a checkpoint holds no reward, which is given again. Raises UserError without."""
-        live = {"model": model, "tokenizer": tokenizer, "optimizer": optimizer, "schedule": schedule}
-        if reward is None:
+        if live.get("reward") is None:
             raise UserError(f"{checkpoint_path}: holds no reward; give it again: load_from_checkpoint(PATH, reward=)")
-        return cls.rebuilt(checkpoint_path, map_location, {**live, "reward": reward, "gold": gold})
+        return super().load_from_checkpoint(checkpoint_path, map_location, **live)
 
     def has_moved_on(self, start_known: bool) -> None:
         """Where the start is not known and there are no adapters, nothing more can be learned or validated."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from inspect import signature
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from lit_llm.stages.options import PreferenceOptions
 from lit_llm.stages.ranking_checks import check_rankings
 from lit_llm.stages.reference import AgainstReference, completion_logps
 from lit_llm.stages.reference_store import Completions
-from lit_llm.stages.start import Network, Policy
+from lit_llm.stages.start import Policy
 
 
 class PreferenceOptimization(AgainstReference):
@@ -60,22 +59,6 @@ class PreferenceOptimization(AgainstReference):
             needs_reference=not getattr(_bare(loss), "reference_free", False),
         )
         self.pair_loss = loss
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]
-        cls,
-        checkpoint_path: str | Path,
-        map_location: Any = "cpu",
-        *,
-        model: Network | None = None,
-        tokenizer: Any = None,
-        optimizer: Callable[[nn.Module], Optimizer] | None = None,
-        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
-        loss: PreferenceLoss = dpo,
-    ) -> Self:
-        """As of every stage; a loss other than DPO's is given again."""
-        live = {"model": model, "tokenizer": tokenizer, "optimizer": optimizer, "schedule": schedule}
-        return cls.rebuilt(checkpoint_path, map_location, {**live, "loss": loss})
 
     def completions_in(self, batch: RankingBatch) -> list[Completions]:
         return [Completions(batch.input_ids, batch.prompt_lengths, batch.lengths)]

@@ -13,3 +13,4 @@ class Pretraining(LanguageStage):
 
     Options: ClassVar[type[PretrainingOptions]] = PretrainingOptions
     name: ClassVar[str] = "pretraining"
+    from_scratch: ClassVar[bool] = True

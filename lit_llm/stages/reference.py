@@ -143,9 +143,10 @@ class AgainstReference(Stage):
             return torch.get_autocast_dtype(kind)
         return next(self.model.parameters()).dtype
 
-    def measured_beside(self, kind: str) -> LanguageModel | None:  # noqa: ARG002
-        """The reference, where there is a copy of it."""
-        return self.reference
+    @classmethod
+    def is_measured_beside_its_start(cls, kind: str) -> bool:  # noqa: ARG003
+        """Everywhere: its log-probabilities stand for a reward only beside the reference's."""
+        return True
 
     # The whole data's log-probabilities, before the first step
 

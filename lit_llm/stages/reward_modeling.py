@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from inspect import signature
 from itertools import islice
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ from lit_llm.stages.base import Stage
 from lit_llm.stages.options import RewardModelingOptions
 from lit_llm.stages.ranking_checks import check_rankings
 from lit_llm.stages.ranking_metrics import derived, judged_pairs, pair_sums, ranking_summary
-from lit_llm.stages.start import Network, Policy, start
+from lit_llm.stages.start import Policy, start
 
 RankingLoss = Callable[..., tuple[Tensor, Tensor]]
 
@@ -70,25 +69,6 @@ class RewardModeling(Stage):
         self.adherence: Adherence | None = None
         self._normalized = False
         self._judged: dict[int, list[tuple[Tensor, ...]]] = {}
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]
-        cls,
-        checkpoint_path: str | Path,
-        map_location: Any = "cpu",
-        *,
-        model: Network | None = None,
-        tokenizer: Any = None,
-        optimizer: Callable[[nn.Module], Optimizer] | None = None,
-        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
-        loss: RankingLoss = bradley_terry,
-        reward_validation: RewardValidator | None = None,
-    ) -> Self:
-        """As of every stage; a loss other than Bradley and Terry's is given again, and so is the validation."""
-        live = {"model": model, "tokenizer": tokenizer, "optimizer": optimizer, "schedule": schedule}
-        return cls.rebuilt(
-            checkpoint_path, map_location, {**live, "loss": loss, "reward_validation": reward_validation}
-        )
 
     def setup(self, stage: str) -> None:  # noqa: ARG002
         """The annotators are known once the data is: their factors are made here."""

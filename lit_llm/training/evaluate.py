@@ -28,8 +28,7 @@ from lit_llm.records import Heldout
 from lit_llm.runtime.atomic_files import folder_beside, write_json, write_text
 from lit_llm.runtime.distributed import is_first_process
 from lit_llm.runtime.run_folder import RunFolder
-from lit_llm.stages.on_policy import OnPolicy
-from lit_llm.stages.reference import AgainstReference
+from lit_llm.stages.base import Stage
 from lit_llm.text.tokenizer import load_tokenizer
 from lit_llm.training.build import Parts
 from lit_llm.training.evaluation_key import key_of, settings_hash
@@ -90,10 +89,9 @@ def trained_answers(folder: Path) -> Mapping[str, int] | None:
 
 
 def beside_parent(cfg: DictConfig, kind: str) -> bool:
-    """Whether what a run makes is measured beside its parent on a kind of set: as the reward that its log-probabilities
-    stand for there, and on prompts by how far its answers have moved."""
+    """Whether what a run makes is measured beside its parent on a kind of set, as its stage says."""
     stage = named_class(cfg.stage, "stage", cfg.get("allowed_targets") or ())
-    return issubclass(stage, AgainstReference) or (kind == "prompts" and issubclass(stage, OnPolicy))
+    return issubclass(stage, Stage) and stage.is_measured_beside_its_start(kind)
 
 
 def parent_of(cfg: DictConfig, device: torch.device) -> LanguageModel | None:

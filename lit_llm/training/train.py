@@ -129,6 +129,6 @@ def announce(parts: Parts, folder: RunFolder, checkpoint: Path | None) -> None:
              parts.cfg.seed, code.get("commit", "unknown")[:12], changed)  # fmt: skip
     init_from = schema.plain(parts.cfg)["init_from"]  # as it was given: without secrets
     origin = f"from {init_from}" if init_from else "from scratch"
-    if not init_from and checkpoint is None and parts.stage.name != "pretraining":
+    if not init_from and checkpoint is None and not parts.stage.from_scratch:
         log.warning("%s: starts from random weights; init_from=FOLDER starts from a trained model", parts.stage.name)
     log.info("%s, into %s", f"resumed from {checkpoint}" if checkpoint else origin, folder.path)
