@@ -89,6 +89,6 @@ def test_a_command_is_one_that_the_project_takes(page, words, tmp_path, monkeypa
 
 
 def _rewritten(name, words):
-    from lit_llm.config.command_line import rewrite
+    from lit_llm.config.shorthands import rewrite
 
     return rewrite(name, [word for word in words if not word.startswith("resume=")])

@@ -8,9 +8,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from lit_llm.config import hydra_node, schema
-from lit_llm.config.command_line import _own, check, command, compose, rewrite
+from lit_llm.config.command_line import _own, check, command, compose
 from lit_llm.config.help import options_first, text_for
 from lit_llm.config.overrides import quoted, text_of
+from lit_llm.config.shorthands import rewrite
 from lit_llm.errors import UserError
 from lit_llm.training.evaluate_command import trusted
 

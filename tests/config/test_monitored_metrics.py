@@ -4,7 +4,8 @@ import lightning as L
 import pytest
 
 from lit_llm.config import monitored_metrics
-from lit_llm.config.command_line import check, compose, rewrite
+from lit_llm.config.command_line import check, compose
+from lit_llm.config.shorthands import rewrite
 from lit_llm.errors import UserError
 from lit_llm.training.train import run
 from tests.training.test_exact_resume_of_stages import STAGES, data, parent, words_of  # noqa: F401  fixtures

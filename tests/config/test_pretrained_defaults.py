@@ -15,10 +15,11 @@ from lit_llm.backbone import huggingface
 from lit_llm.backbone.config import from_depth
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.config import schema
-from lit_llm.config.command_line import check, compose, rewrite
+from lit_llm.config.command_line import check, compose
 from lit_llm.config.pretrained_defaults import lines, settled, tell
 from lit_llm.config.pretrained_model import Model, known
 from lit_llm.config.pretrained_table import TABLE, rate
+from lit_llm.config.shorthands import rewrite
 from lit_llm.config.validation import validate
 from lit_llm.errors import UserError
 from lit_llm.lineage import model_card

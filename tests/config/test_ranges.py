@@ -9,8 +9,9 @@ import yaml
 from omegaconf import OmegaConf
 
 from lit_llm.config import schema
-from lit_llm.config.command_line import check, compose, rewrite
+from lit_llm.config.command_line import check, compose
 from lit_llm.config.ranges import NAMES, RANGES, Range, numbers, out_of_range, range_of
+from lit_llm.config.shorthands import rewrite
 from lit_llm.config.signatures import signature
 from lit_llm.errors import UserError
 from tests.config.test_schema import CONF

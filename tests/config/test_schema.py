@@ -16,7 +16,8 @@ import yaml
 
 from lit_llm.config import schema, signatures
 from lit_llm.config.annotations import fits
-from lit_llm.config.command_line import check, compose, rewrite
+from lit_llm.config.command_line import check, compose
+from lit_llm.config.shorthands import rewrite
 from lit_llm.config.validation import findings_in, validate
 from lit_llm.data.formats import FORMATS
 from lit_llm.errors import UserError

@@ -5,7 +5,8 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
 from lit_llm.config import schema
-from lit_llm.config.command_line import check, compose, rewrite
+from lit_llm.config.command_line import check, compose
+from lit_llm.config.shorthands import rewrite
 from lit_llm.config.targets import construct, named_class, refusal, saved_code
 from lit_llm.config.validation import validate
 from lit_llm.errors import UserError

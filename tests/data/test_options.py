@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from lit_llm.config import schema
-from lit_llm.config.command_line import check, rewrite
+from lit_llm.config.command_line import check
+from lit_llm.config.shorthands import rewrite
 from lit_llm.config.signatures import signature
 from lit_llm.config.targets import construct
 from lit_llm.data import options

@@ -12,7 +12,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from lit_llm.config import pipeline_steps, schema
-from lit_llm.config.command_line import compose, rewrite
+from lit_llm.config.command_line import compose
+from lit_llm.config.shorthands import rewrite
 from lit_llm.errors import UserError
 from lit_llm.lineage import code_hash
 from lit_llm.lineage.input_hash import data_hashes

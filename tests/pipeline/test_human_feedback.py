@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from lit_llm.config import schema
-from lit_llm.config.command_line import compose, rewrite
+from lit_llm.config.command_line import compose
 from lit_llm.config.environment import passwords_in
+from lit_llm.config.shorthands import rewrite
 from lit_llm.errors import UserError
 from lit_llm.feedback import people
 from lit_llm.pipeline import human_feedback_checks, rankings

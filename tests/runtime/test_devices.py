@@ -6,7 +6,8 @@ import types
 import pytest
 from omegaconf import OmegaConf
 
-from lit_llm.config.command_line import check, compose, rewrite
+from lit_llm.config.command_line import check, compose
+from lit_llm.config.shorthands import rewrite
 from lit_llm.errors import UserError
 from lit_llm.runtime import devices
 from lit_llm.training.command import execute

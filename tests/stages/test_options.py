@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from lit_llm.config import schema
-from lit_llm.config.command_line import check, rewrite
+from lit_llm.config.command_line import check
+from lit_llm.config.shorthands import rewrite
 from lit_llm.config.signatures import signature
 from lit_llm.config.targets import construct
 from lit_llm.errors import UserError

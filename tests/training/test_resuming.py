@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from lit_llm.config import schema
-from lit_llm.config.command_line import check, compose, rewrite
+from lit_llm.config.command_line import check, compose
+from lit_llm.config.shorthands import rewrite
 from lit_llm.errors import UserError
 from lit_llm.lineage import lineage
 from lit_llm.runtime.run_folder import RunFolder

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from lit_llm.backbone.huggingface import load_language_model, save_model
 from lit_llm.config import schema
-from lit_llm.config.command_line import check, compose, going_on, rewrite
+from lit_llm.config.command_line import check, compose, going_on
+from lit_llm.config.shorthands import rewrite
 from lit_llm.errors import UserError
 from lit_llm.runtime.run_folder import RunFolder, unfinished
 from lit_llm.text.tokenizer import load_tokenizer
