@@ -1,4 +1,4 @@
-"""Shorthands of the command line in the words of Hydra: ``stage=ppo``, ``loss=ipo``, ``stages.ppo.KEY=``, ``resume=``."""
+"""Shorthands of the command line in Hydra words: ``stage=ppo``, ``loss=ipo``, ``stages.ppo.KEY=``, ``resume=``."""
 
 from __future__ import annotations
 
