@@ -25,11 +25,21 @@ from tokenizers.processors import TemplateProcessing
 from lit_llm.errors import UserError
 from lit_llm.records import Message
 from lit_llm.runtime.atomic_files import write_text
-from lit_llm.runtime.model_folder import check_model_folder, check_recorded, refuse_pointer
+from lit_llm.runtime.model_folder import check_model_folder, check_recorded
 from lit_llm.text.chat import CHATML, PLAIN, ChatTemplate
 from lit_llm.text.new_words import whole_pieces, with_pieces
 from lit_llm.text.places import Place, Places
 from lit_llm.text.pretokenization import Pieces, pieces_of
+from lit_llm.text.tokenizer_files import (
+    check_names,
+    class_names,
+    mapped_names,
+    one_line,
+    read_engine,
+    read_json,
+    read_template,
+    stop_ids,
+)
 
 DOCUMENT_END, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIALS = (DOCUMENT_END, TURN_START, TURN_END)
@@ -45,7 +55,6 @@ FILES = (
 )  # fmt: skip
 """What a tokenizer is read from."""
 _DOCUMENT_ENDS = (DOCUMENT_END, "<|end_of_text|>", "</s>", "<eos>")  # Qwen and GPT-2, Llama 3, Llama 2 and Mistral
-_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 class Tokenizer:
@@ -254,7 +263,7 @@ class Tokenizer:
         except (TypeError, UnicodeEncodeError):  # the library's answer to what is no UTF-8
             raise UserError(f"text: {_what_is_wrong(text)}") from None
         except Exception as error:  # the library raises bare Exception
-            raise UserError(f"text: the tokenizer cannot encode {text[:40]!r} ({_one_line(error)})") from None
+            raise UserError(f"text: the tokenizer cannot encode {text[:40]!r} ({one_line(error)})") from None
 
     @cached_property
     def _places(self) -> Places:
@@ -438,130 +447,11 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     if not file.is_file():
         raise UserError(f"{folder}: no tokenizer.json here; give a model folder that holds one")
     check_recorded(folder, FILES)
-    engine = _read_engine(file)
-    config = _read_json(folder / "tokenizer_config.json")
-    _check_names(folder / "tokenizer_config.json", engine, config)
+    engine = read_engine(file)
+    config = read_json(folder / "tokenizer_config.json")
+    check_names(folder / "tokenizer_config.json", engine, config)
     if "added_tokens_decoder" not in config:
-        config |= _mapped_names(folder / "special_tokens_map.json", engine)
-    config = _class_names(engine, config) | config
-    stops = _stop_ids(folder / "generation_config.json", engine)
-    return Tokenizer(engine, config, _read_template(folder, config), stops)
-
-
-def _read_engine(file: Path) -> Engine:
-    text = _read_text(file)
-    try:
-        engine = Engine.from_str(text)
-        ids = engine.get_vocab(with_added_tokens=True)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # the library raises bare Exception, and panics as what is none
-        raise UserError(f"{file}: not a tokenizer ({_one_line(error)}); copy the file again") from None
-    if not ids:
-        raise UserError(f"{file}: its vocabulary is empty; copy the file again")
-    token, largest = max(ids.items(), key=lambda item: item[1])
-    if largest >= 2 * len(ids) + 1024:
-        raise UserError(
-            f"{file}: {token[:40]!r} has the id {largest}, but there are {len(ids)} tokens: an embedding would need "
-            f"{largest + 1} rows; number the tokens from 0 on"
-        )
-    return engine
-
-
-def _check_names(file: Path, engine: Engine, config: dict[str, Any]) -> None:
-    """The ends that the configuration names must be tokens: a reader would add them as new ones without a row."""
-    for key in ("eos_token", "bos_token", "pad_token"):
-        value = config.get(key)
-        name = value.get("content") if isinstance(value, dict) else value
-        if name is None:
-            continue
-        if not isinstance(name, str):
-            raise UserError(f"{file}: {key}={value!r}; the name of a token is needed, or null")
-        needed = key == "eos_token" or (key == "bos_token" and config.get("add_bos_token"))
-        if needed and engine.token_to_id(name) is None:
-            raise UserError(f"{file}: {key}={name!r} is no token of tokenizer.json; name one that is, or null")
-
-
-# What transformers' classes name where the files are silent.
-_CLASS_NAMES = {
-    "Llama": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
-    "CodeLlama": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
-    "Gemma": {
-        "bos_token": "<bos>",
-        "eos_token": "<eos>",
-        "unk_token": "<unk>",
-        "pad_token": "<pad>",
-        "mask_token": "<mask>",
-    },
-    "GPT2": dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>"),
-    "GPTNeoX": dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>") | {"pad_token": "<|padding|>"},
-    "Qwen2": dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>"),
-}
-
-
-def _class_names(engine: Engine, config: dict[str, Any]) -> dict[str, str]:
-    """The control tokens that ``tokenizer_class`` stands for, as far as the vocabulary has them."""
-    name = re.sub(r"(Tokenizer|TokenizerFast)$", "", str(config.get("tokenizer_class")))
-    return {key: token for key, token in _CLASS_NAMES.get(name, {}).items() if engine.token_to_id(token) is not None}
-
-
-def _mapped_names(file: Path, engine: Engine) -> dict[str, str | None]:
-    """The names of control tokens in the older of the two files, as text; what it says goes before the configuration.
-
-    As in transformers, which reads it where ``tokenizer_config.json`` has no ``added_tokens_decoder``.
-    """
-    found = _read_json(file)
-    _check_names(file, engine, found)
-    named = {key: value for key in _NAMED if (value := found.get(key, ...)) is not ...}
-    return {key: value.get("content") if isinstance(value, dict) else value for key, value in named.items()}
-
-
-def _stop_ids(file: Path, engine: Engine) -> list[int]:
-    """The ends of a generation in ``generation_config.json``."""
-    found = _read_json(file).get("eos_token_id")
-    stops = [] if found is None else found if isinstance(found, list) else [found]
-    for stop in stops:
-        known = isinstance(stop, int) and not isinstance(stop, bool) and 0 <= stop < 2**31
-        if not known or engine.id_to_token(stop) is None:
-            raise UserError(f"{file}: eos_token_id={found!r}: {stop!r} is no token's id; give those of end tokens")
-    return stops
-
-
-def _read_template(folder: Path, config: dict[str, Any]) -> ChatTemplate | None:
-    """The chat template: its own file, or the entry of ``tokenizer_config.json`` (one, or several by name)."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return ChatTemplate(_read_text(file), str(file))
-    file, found = folder / "tokenizer_config.json", config.get("chat_template")
-    if isinstance(found, list):
-        by_name = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
-        found = by_name.get("default") or next(iter(by_name.values()), None)
-    if found is not None and not isinstance(found, str):
-        raise UserError(f"{file}: chat_template is a {type(found).__name__}; a template's text is needed, or null")
-    return ChatTemplate(found, str(file)) if found and found.strip() else None
-
-
-def _read_text(file: Path) -> str:
-    """The file as it is, line ends too."""
-    refuse_pointer(file)
-    try:
-        with file.open(encoding="utf-8", newline="") as stream:
-            return stream.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not readable as UTF-8 text ({_one_line(error)}); copy the file again") from None
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        value = json.loads(_read_text(file))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not JSON ({_one_line(error)}); copy the file again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{file}: holds a {type(value).__name__}; an object is needed")
-    return value
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160]
+        config |= mapped_names(folder / "special_tokens_map.json", engine)
+    config = class_names(engine, config) | config
+    stops = stop_ids(folder / "generation_config.json", engine)
+    return Tokenizer(engine, config, read_template(folder, config), stops)

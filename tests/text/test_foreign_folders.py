@@ -11,7 +11,7 @@ from tokenizers import models, pre_tokenizers, processors
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message
-from lit_llm.text import tokenizer as module
+from lit_llm.text import tokenizer_files
 from lit_llm.text.bpe import train_bpe
 from lit_llm.text.tokenizer import DOCUMENT_END, Tokenizer, load_tokenizer
 
@@ -278,12 +278,12 @@ def test_what_no_token_stands_for_is_one_line(tmp_path):
             encode("dog")
 
 
-@pytest.mark.parametrize("name", module._CLASS_NAMES)
+@pytest.mark.parametrize("name", tokenizer_files.CLASS_NAMES)
 def test_names_that_a_class_stands_for_are_those_of_transformers(name):
     transformers = pytest.importorskip("transformers")
     given = inspect.signature(getattr(transformers, f"{name}Tokenizer").__init__).parameters
-    theirs = {key: str(given[key].default) for key in module._NAMED if key in given}
-    assert {key: token for key, token in theirs.items() if token != "None"} == module._CLASS_NAMES[name]
+    theirs = {key: str(given[key].default) for key in tokenizer_files.NAMED if key in given}
+    assert {key: token for key, token in theirs.items() if token != "None"} == tokenizer_files.CLASS_NAMES[name]
 
 
 def test_a_silent_folder_takes_the_names_of_its_class(folder):
