@@ -1,7 +1,7 @@
 # make run    install into .venv, then train the whole chain on the text already on this disk
 # make test   the tests, two files at a time          make check   ruff and mypy          make clean   remove .venv
 #
-# More arguments: make run ARGS="stages.ppo.kl_coef=0.1"      make test ARGS="tests/backbone -x"
+# More arguments: make run ARGS="stages.ppo.stage.kl_coef=0.1"      make test ARGS="tests/backbone -x"
 # Another Python: make run PYTHON=/usr/bin/python3.13         (it is used once, to make .venv)
 
 SHELL := /bin/sh

@@ -35,12 +35,12 @@ def chain_overrides(data: Path, cache: Path) -> list[str]:
         "ppo": f"path={data}/prompts",
         "continued_pretraining": f"path={data}/domain",
     }
-    words = ["experiment=tiny", f"rankings.prompts={data}/prompts", f"cache_dir={cache}/stages"]
+    words = ["experiment=tiny", f"annotation.prompts={data}/prompts", f"cache_dir={cache}/stages"]
     words += [f"stages.{stage}.data.{word}" for stage, word in stages.items()]
     words += [f"stages.continued_pretraining.data.replay_path={data}/raw_text"]
     names = [*stages, "flag_classification", "reward_modeling", "dpo"]
     words += [f"stages.{stage}.data.cache_dir={cache}" for stage in names]
-    return [*words, f"rankings.cache_dir={cache}"]
+    return [*words, f"annotation.cache_dir={cache}"]
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lit_llm.config import renamed
 from lit_llm.config.command_line import check
 from lit_llm.config.entry_points import check_words
 from lit_llm.errors import UserError
@@ -74,6 +75,7 @@ def test_a_command_is_one_that_the_project_takes(page, words, tmp_path, monkeypa
     assert (ROOT / script).is_file(), page
     name, rest = Path(script).stem, [word for word in rest if word not in ("-m", "--multirun", "--help")]
     if name in ("train", "pipeline"):
+        assert [renamed.word(name, word)[1] for word in rest if renamed.word(name, word)[1]] == []
         if "--config-dir" in rest or "debug=fast_dev_run" in rest:
             return
         several = ["--multirun"] if {"-m", "--multirun"} & set(words) else []
@@ -89,6 +91,6 @@ def test_a_command_is_one_that_the_project_takes(page, words, tmp_path, monkeypa
 
 
 def _rewritten(name, words):
-    from lit_llm.config.shorthands import rewrite
+    from lit_llm.config.hydra_words import hydra_words
 
-    return rewrite(name, [word for word in words if not word.startswith("resume=")])
+    return hydra_words(name, [word for word in words if not word.startswith("resume=")])

@@ -21,11 +21,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm.config import hydra_node, interruption, renamed, schema
+from lit_llm.config.conf_files import CONFIG
 from lit_llm.config.environment import named_by_environment
 from lit_llm.config.given_values import given_in
 from lit_llm.config.help import options_first, text_for
+from lit_llm.config.hydra_words import hydra_words
 from lit_llm.config.overrides import (
-    CONFIG,
     composed,
     composing,
     override_words,
@@ -36,7 +37,6 @@ from lit_llm.config.overrides import (
 )
 from lit_llm.config.paths import wrong_places
 from lit_llm.config.pretrained_defaults import lines, settled
-from lit_llm.config.shorthands import rewrite
 from lit_llm.config.validation import validate
 from lit_llm.errors import UserError
 from lit_llm.runtime import devices
@@ -55,9 +55,9 @@ def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] 
         if any(word in ("--help", "-h") for word in arguments):
             print(text_for(config_name, arguments))
             raise SystemExit(0)
-        for line in filter(None, (renamed.word(word)[1] for word in arguments)):
+        for line in filter(None, (renamed.word(config_name, word)[1] for word in arguments)):
             print(f"note: {line}", file=sys.stderr)
-        arguments = going_on(config_name, check(config_name, rewrite(config_name, arguments)))
+        arguments = going_on(config_name, check(config_name, hydra_words(config_name, arguments)))
     except UserError as error:
         complain(error)
         raise SystemExit(2) from None
@@ -132,7 +132,7 @@ def going_on(config_name: str, arguments: list[str]) -> list[str]:
     words, folders = override_words(arguments)
     with composing():
         cfg = hydra.compose(config_name, [*search_path(words, folders), *words], return_hydra_config=True)
-    runs = Path("outputs") / cfg.hydra.runtime.choices.stage
+    runs = Path(cfg.paths.outputs) / cfg.hydra.runtime.choices.stage
     plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     plain = settled(plain, lambda: given_in(config_name, arguments))
     found = unfinished(runs, schema.identity(plain))
@@ -205,7 +205,7 @@ def _hydra_s_own(config_name: str, cfg: DictConfig, words: list[str], folders: l
 def compose(config_name: str, overrides: list[str]) -> DictConfig:
     """The configuration that the command line would give, for tests and for other commands."""
     schema.register()
-    words = rewrite(config_name, overrides)  # which may compose too
+    words = hydra_words(config_name, overrides)
     with composing():
         cfg = hydra.compose(config_name, words)
     return settled(cfg, lambda: given_in(config_name, words), _run_folder(words))

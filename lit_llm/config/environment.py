@@ -45,9 +45,8 @@ def passwords_in(values: Any) -> Iterator[str]:
         found = PASSWORD.search(text) if "://" in text and is_project(text) else None
         if found is not None and "${oc.env:" not in (found["inside"] or found["asked"]):
             shown = PASSWORD.sub(lambda one: f"{one[1] or one[3]}***", text)
-            name = {"people.rankings": "rankings"}.get(key, key)
             yield (
-                f"{name}={shown}: has a password in it, which would be written into every folder; put it into an "
+                f"{key}={shown}: has a password in it, which would be written into every folder; put it into an "
                 "environment variable and write ${oc.env:NAME} in its place"
             )
 

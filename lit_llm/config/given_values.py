@@ -15,7 +15,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from lit_llm.config import schema
-from lit_llm.config.overrides import CONFIG, conf_folder, override_words
+from lit_llm.config.conf_files import CONFIG
+from lit_llm.config.overrides import override_words
 
 OURS = ("hydra", "main", "schema")  # providers of configuration files that no user wrote
 
@@ -74,15 +75,13 @@ def given_by(config_name: str, words: Sequence[str], places: Iterable[str]) -> G
 def _users(files: IConfigRepository, path: str) -> bool:
     """Whether a file says what its user means: one from elsewhere, or an experiment or overlay chosen for its values.
 
-    The experiments called as a stage and the default pipeline are what comes where nothing is said.
+    The default pipeline is what comes where nothing is said.
     """
     loaded = files.load_config(path)
     if loaded is None or loaded.provider not in OURS:
         return loaded is not None
     group, _, name = path.rpartition("/")
-    if group == "experiment":
-        return not (conf_folder() / f"stage/{name}.yaml").is_file()
-    return group == "debug" or (group == "experiment/pipeline" and name != "default")
+    return group == "debug" or (group == "experiment" and name != "default")
 
 
 def _keys(files: IConfigRepository, path: str, package: str) -> Iterator[str]:

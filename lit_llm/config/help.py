@@ -6,7 +6,9 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_llm.config.overrides import conf_folder
+from omegaconf import OmegaConf
+
+from lit_llm.config.conf_files import conf_folder, options
 from lit_llm.config.reference import help_of
 from lit_llm.errors import UserError
 from lit_llm.runtime.suggestions import nearest
@@ -78,64 +80,35 @@ def _value(name: str, value: str) -> str:
 # Help
 
 GROUPS = ("stage", "backbone", "tokenizer", "data", "format", "loss", "reward", "optimizer", "schedule", "trainer",
-          "callbacks", "logger", "debug")  # fmt: skip
-
-TRAIN = """Train one stage: python scripts/train.py stage=NAME [KEY=VALUE ...]
-
-  stage=NAME                  what to train; takes the data, optimizer and schedule that are usual for it
-  init_from=FOLDER            start from a model folder;  resume=FOLDER goes on with a stopped run (or resume=auto)
-  data.path=FILE              a file, a folder, a glob, hub:ID, a list, {train: FILE, test: FILE}, {FILE: WEIGHT}
-  data.micro_batch_size=N     rows at once;  trainer.global_batch_size=N  rows a step
-  trainer.max_steps=N         or trainer.max_epochs=N, trainer.max_tokens=N; the first that is reached ends the run
-  optimizer.lr=X              schedule.warmup_ratio=X
-  reward=NAME, gold=NAME      of a policy;  loss=NAME  of a preference stage
-  stage.lora_rank=16          train adapters
-  evaluation.objective=SET/MEASURE   what sweeps compare, less being better (-SET/MEASURE: more is)
-  seed=N  hydra.run.dir=FOLDER  'allowed_targets=[my_package.]'"""
-
-PIPELINE = """Run the chain of stages: python scripts/pipeline.py [KEY=VALUE ...]
-
-  experiment=NAME             default, or tiny: everything in a minute, nothing learned
-  from=STEP                   compute that step and what follows anew;  with init_from=FOLDER in place of the one before
-  skip=[STEP,STEP]            leave steps out, with what needs them
-  stages.STEP.KEY=VALUE       any key of scripts/train.py for one step, such as stages.ppo.kl_coef=0.1,
-                              stages.pretraining.trainer.max_steps=500, stages.dpo.loss=ipo
-  rankings=FILE               people's rankings: a project, a file, a folder;  or ask: waits for rankings.enough=N
-  win_rate=FILE.db            people's blind verdict for the report
-  answers.prompts=[...]       asked of every stage;  best_of_n.n=N  the control of PPO (0: none)
-  debug=limit                 five steps of every stage
-  objective=STEP              the step that sweeps compare
-  hydra.run.dir=FOLDER  cache_dir=FOLDER  'allowed_targets=[my_package.]'"""
-
-OPTIONS = """Options:
-  --cfg job                   show every key with its value, and run nothing (--cfg job --package optimizer: a part)
-  --multirun, -m              a sweep: KEY=A,B runs every combination
-  --config-dir FOLDER         a folder of your own with groups (experiment/NAME.yaml) beside the package's
-  --info [WHAT]               where the configuration comes from;  --version, --hydra-help"""
+          "callbacks", "logger", "debug", "hparams_search")  # fmt: skip
 
 
 def text_for(config_name: str, words: Sequence[str] = ()) -> str:
-    """What --help prints; with ``stage=NAME`` beside it the options of that stage."""
-    stage = next((word.partition("=")[2] for word in words if word.startswith("stage=")), None)
-    if config_name == "train" and stage in _names("stage"):
+    """What --help prints: ``hydra.help`` of the command; with ``stage=NAME`` the options of that stage."""
+    stage = next((word.partition("=")[2] for word in words if word.startswith(("stage=", "run="))), None)
+    if config_name == "train" and stage in options("stage"):
         lines = [part for line in help_of(stage) for part in textwrap.wrap(line, 118, subsequent_indent=" " * 8)]
         rest = "  also: every key of data, optimizer, schedule, trainer ...: conf/README.md, or --cfg job"
         return "\n".join([f"python scripts/train.py stage={stage} [KEY=VALUE ...]", "", *lines, "", rest])
+    template: str = OmegaConf.load(conf_folder() / f"hydra/{config_name}.yaml").help.template
     if config_name == "pipeline":
-        return "\n".join([PIPELINE, "", *_wrapped(f"Steps: {', '.join(_steps())}"), "", OPTIONS])
-    groups = [line for group in (*GROUPS, "experiment") for line in _wrapped(f"  {group}={' | '.join(_names(group))}")]
-    return "\n".join([TRAIN, "", "Choices:", *groups, "", OPTIONS])
+        return template.replace("$APP_CONFIG_GROUPS", "\n".join(_wrapped(f"Steps: {', '.join(_steps())}"))).rstrip()
+    known = {group: options(group) for group in GROUPS} | {"experiment": _of_a_run("experiment")}
+    groups = [line for group, names in known.items() for line in _wrapped(f"  {group}={' | '.join(names)}")]
+    return template.replace("$APP_CONFIG_GROUPS", "\n".join(groups)).rstrip()
+
+
+def _of_a_run(group: str) -> list[str]:
+    """The files of a group that set keys of a run, and not those of a pipeline."""
+    place = conf_folder() / group
+    return [name for name in options(group) if "\nstages:" not in (place / f"{name}.yaml").read_text(encoding="utf-8")]
 
 
 def _wrapped(line: str) -> list[str]:
     return textwrap.wrap(line, 118, subsequent_indent="    ", break_on_hyphens=False)
 
 
-def _names(group: str) -> list[str]:
-    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
-
-
 def _steps() -> list[str]:
     """The stages in the order of conf/pipeline.yaml, and the step that collects rankings."""
     lines = Path(conf_folder() / "pipeline.yaml").read_text(encoding="utf-8").splitlines()
-    return [*(line.split("stages.")[1] for line in lines if "- run@stages." in line), "rankings"]
+    return [*(line.split("stages.")[1].split(":")[0] for line in lines if "- run@stages." in line), "rankings"]

@@ -131,7 +131,7 @@ def names_code(word: str) -> bool:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    from lit_llm.config.overrides import conf_folder
+    from lit_llm.config.conf_files import conf_folder
 
     try:
         found = OverridesParser.create().parse_override(word)

@@ -21,14 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm.config import schema, yaml_files
+from lit_llm.config.conf_files import CONFIG, conf_folder, options
 from lit_llm.errors import UserError
 from lit_llm.runtime.suggestions import hint
-
-CONFIG = "lit_llm.conf"
-
-
-def conf_folder() -> Path:
-    return Path(__import__(CONFIG, fromlist=["conf"]).__path__[0])
 
 
 def quoted(text: str) -> str:
@@ -56,7 +51,8 @@ def text_of(value: str) -> str:
 
 # Keys whose values are texts, whatever they look like: places and names. Elsewhere 1_000 is a number.
 TEXTS = ("resume", "init_from", "path", "replay_path", "ptx_path", "folder", "cache_dir", "name", "replay_name", "dir",
-         "subdir", "base_model", "reference_logps", "win_rate", "model", "experiment", "function")  # fmt: skip
+         "subdir", "base_model", "reference_logps", "win_rate", "rankings", "model", "experiment",
+         "function")  # fmt: skip
 
 
 def literal(words: list[str]) -> list[str]:
@@ -143,18 +139,6 @@ def override_words(arguments: list[str]) -> tuple[list[str], list[str]]:
     return [word for word in arguments if not word.startswith("-")], folders
 
 
-def people_words(word: str) -> list[str] | None:
-    """rankings=FILE, rankings=ask and rankings.enough=N in the configuration's words; None for any other word."""
-    key, equals, value = word.partition("=")
-    if equals and key in ("rankings.enough", "rankings.overlap"):
-        return [f"people.{key.partition('.')[2]}={value}"]
-    if not equals or key != "rankings" or value in ("null", "") or value.startswith("{"):
-        return None
-    if value == "simulated":
-        return ["people.rankings=null"]
-    return [f"people.rankings={value if value.startswith(('${', chr(39), chr(34))) else quoted(value)}"]
-
-
 def parsed(words: list[str], findings: list[str], hydra_too: bool = False, several: bool = True) -> Iterator[Override]:
     """The overrides, a sweep's by each of its first values; what cannot be read becomes a finding, and so does a sweep
     where not ``several`` runs are asked for."""
@@ -173,6 +157,10 @@ def parsed(words: list[str], findings: list[str], hydra_too: bool = False, sever
                 findings.append(f"{word}: several values are a sweep; add --multirun, or write a list: {key}=[{value}]")
             first = next(iter(override.sweep_string_iterator()), "")
             override = parser.parse_override(f"{word.partition('=')[0]}={first}")
+        if override.value() is None and (conf_folder() / str(override.key_or_group)).is_dir():
+            group = override.key_or_group
+            findings.append(f"{word}: a run needs one; give the name of a file in conf/{group}/, or leave it out")
+            continue
         if hydra_too or not override.is_hydra_override() or word.startswith("hydra.searchpath="):
             yield override
 
@@ -231,7 +219,7 @@ def _culprit(error: Exception, overrides: list[Override]) -> Override | None:
             if error.missing_cfg_file == f"{item.key_or_group!s}/{item.value()}":
                 return item
     text = str(error)
-    for item in overrides:
+    for item in sorted(overrides, key=lambda item: -len(str(item.get_key_element()))):  # a.b before a
         line = str(item.input_line)
         key = str(item.get_key_element()).lstrip("+~")
         if f"override {line}" in text or f"'{key}'" in text or f"override '{key}" in text:
@@ -246,6 +234,10 @@ def _explain(config_name: str, error: Exception, culprit: Override | None, overr
         return _in_a_file(error)
     if isinstance(error, MissingConfigException) and culprit is None and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if group == "run":
+            return f"run={name}: no such run; write conf/run/{name}.yaml, or take another's: stage={name} run=NAME"
+        if group == "experiment" and name in options("run"):
+            return f"experiment={name}: is run={name} now; in a file of your own write override /stage: {name}"
         return f"{group or 'defaults'}={name}: no such {group or 'file'}; {hint(name, error.options or [])}"
     if isinstance(error, MissingConfigException) and culprit is not None:
         group, name = str(culprit.key_or_group), str(culprit.value())
@@ -261,8 +253,6 @@ def _explain(config_name: str, error: Exception, culprit: Override | None, overr
     unknown = isinstance(error, ConfigCompositionException) and first.startswith("Could not override")
     if unknown and config_name == "pipeline" and key.split(".")[0] in schema.TrainConfig.__dataclass_fields__:
         return f"{line}: a key of one step; write stages.STEP.{line} (--help lists the steps), or use scripts/train.py"
-    if unknown and culprit.package is not None and key in INSIDE:
-        return f"{key}={culprit.value()}: this stage takes no {key}; choose a stage that does, such as {INSIDE[key]}"
     if unknown:
         known = _known_keys(config_name, [item for item in overrides if item is not culprit])
         return f"{line}: unknown key; {hint(key, known)}" if known else f"{line}: unknown key"
@@ -271,9 +261,6 @@ def _explain(config_name: str, error: Exception, culprit: Override | None, overr
     if isinstance(cause, OmegaConfBaseException):
         return f"{line}: {str(cause).splitlines()[0]}"
     return f"{line}: {first}"
-
-
-INSIDE = {"loss": "stage=dpo", "reward": "stage=grpo"}  # groups that fill a key of some stages, and one of those
 
 
 def _in_a_file(error: Exception) -> str:

@@ -27,7 +27,7 @@ def wrong_places(values: Mapping[str, Any]) -> Iterator[str]:
             yield from _of_run(f"stages.{name}.", run)
     if values["init_from"] is not None:
         yield from _model("init_from", values["init_from"])
-    for key in ("rankings", "best_of_n"):
+    for key in ("annotation", "best_of_n"):
         yield from _parts(key, values[key])
 
 

@@ -114,7 +114,7 @@ def _settle_pipeline(cfg: DictConfig, given: Given) -> None:
     models = {}
     for name, step in steps.items():
         models[name] = _settle_run(cfg, f"stages.{name}.", _origin(step, steps, replaced, init_from), given)
-    asked = begins_from(Step("rankings", {"model": (cfg.rankings or {}).get("model")}))
+    asked = begins_from(Step("rankings", {"model": (cfg.annotation or {}).get("model")}))
     model = known(folder_named(init_from)) if asked is not None and asked == replaced else models.get(str(asked))
     if model is not None and not model.keeps_conf:
         values = dict(not_given(cfg, "", _answers_of_chain(model), given))
@@ -137,7 +137,7 @@ def _origin(step: Step, steps: Mapping[str, Step], replaced: str | None, init_fr
 
 def _answers_of_chain(model: Model) -> Iterator[tuple[str, Any]]:
     answer, batch = answer_length(model), at_once(model)
-    for node in ("rankings", "best_of_n", "answers"):
+    for node in ("annotation", "best_of_n", "answers"):
         yield f"{node}.max_new_tokens", answer
         if node != "answers":
             yield f"{node}.batch_size", batch

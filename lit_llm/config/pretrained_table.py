@@ -10,8 +10,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lit_llm.config import schema
+from lit_llm.config.conf_files import conf_folder
 from lit_llm.config.given_values import Given
-from lit_llm.config.overrides import conf_folder
 from lit_llm.config.pretrained_model import Model, folder_named, known
 from lit_llm.runtime import devices
 

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from lit_llm.config import schema
-from lit_llm.config.overrides import conf_folder
+from lit_llm.config.conf_files import conf_folder
 from lit_llm.config.signatures import options_of
 from lit_llm.runtime.atomic_files import write_text
 
@@ -27,16 +27,42 @@ ROOTS = (  # (heading, what stands before its keys, the dataclass)
     ("A run: `scripts/train.py`", "", schema.TrainConfig),
     ("`trainer`", "trainer.", schema.TrainerConfig),
     ("`evaluation`", "evaluation.", schema.EvaluationConfig),
+    ("`paths`", "paths.", schema.PathsConfig),
     ("A pipeline: `scripts/pipeline.py`", "", schema.PipelineConfig),
+    ("`people`, of a pipeline", "people.", schema.PeopleConfig),
     ("`answers`, of a pipeline", "answers.", schema.AnswersConfig),
+    ("`best_of_n`, of a pipeline", "best_of_n.", schema.BestOfNConfig),
 )
 WITH_OPTIONS = ("stage", "data")  # groups whose files give the fields of a dataclass
 GROUPS = ("backbone", "tokenizer", "optimizer", "schedule", "loss", "reward", "callbacks", "logger", "trainer", "debug")
 PAGE = """# Every key
 
 Written by `python -m lit_llm.config.reference` from the dataclasses of the options and the files of this folder. A key
-is given on the command line as `KEY=VALUE`; of a step of a pipeline as `stages.STEP.KEY=VALUE`. `--help` shows the
-usual ones, `stage=NAME --help` those of a stage, `--cfg job` what a command would run with.
+is given on the command line as `KEY=VALUE`; of a step of a pipeline as `stages.STEP.KEY=VALUE`. Another file of a group
+is chosen with `GROUP=NAME`, for a step with `GROUP@stages.STEP.GROUP=NAME`. `--help` shows the usual keys,
+`stage=NAME --help` those of a stage, `--cfg job` what a command would run with.
+
+The commands run what Hydra composes of these files, so that in a program of your own
+
+```python
+import hydra
+
+hydra.initialize_config_module("lit_llm.conf", version_base="1.3")
+cfg = hydra.compose("train", ["stage=dpo", "loss=ipo"])
+```
+
+gives the configuration of `python scripts/train.py stage=dpo loss=ipo`. Two things are decided later, since they need
+the model or the run: what a pretrained model's size says of values that were not given (`pretrained_defaults`), and the
+words of a run that `resume=FOLDER` goes on with.
+
+| folder | what it holds |
+|---|---|
+| [run/](run) | the data, optimizer, schedule and limits that are usual for a stage: `run=NAME`; `stage=NAME` takes it |
+| [stage/](stage), [data/](data), [backbone/](backbone) ... | groups: one file an option |
+| [experiment/](experiment) | whole pipelines (`default`, `tiny`), and runs with a name of their own (`ppo_ptx`) |
+| [hparams_search/](hparams_search) | a sweep for each stage |
+| [paths/](paths) | where outputs and caches lie |
+| [debug/](debug) | short runs, laid over any other |
 """
 
 

@@ -81,6 +81,14 @@ class EvaluationConfig:
 
 
 @dataclass
+class PathsConfig:
+    """Where things lie."""
+
+    outputs: str = "outputs"  # runs, pipelines, sweeps, ranking projects
+    cache: str = "outputs/cache"  # tokens, the installed documentation, finished stages
+
+
+@dataclass
 class TrainConfig:
     """One run. The contents of ``stage`` ... ``logger`` are plain YAML with ``_target_`` (checked by validation.py)."""
 
@@ -98,6 +106,7 @@ class TrainConfig:
     pretrained_defaults: Any = "auto"  # true, false; in a run that took values from that table, what it took
     resume: str | None = None  # auto, or a run folder: go on with an unfinished run
     seed: int = 0
+    paths: PathsConfig | None = None  # null: a step's of a pipeline, which has its own
     allowed_targets: list[str] = field(default_factory=list)  # prefixes that _target_ may name besides lit_llm.
 
 
@@ -114,9 +123,8 @@ class AnswersConfig:
 
 @dataclass
 class PeopleConfig:
-    """People's rankings in place of the simulated ones (``rankings=FILE|ask`` and ``rankings.enough=N`` fill it)."""
+    """How people are asked and waited for (``rankings=ask``)."""
 
-    rankings: str | None = None  # a ranking project (FILE.db or a URL), a file or folder of rankings; or ask
     enough: int = 200  # rankings=ask goes on from so many on
     overlap: int = 1  # people who rank each prompt
     poll_seconds: float = 5.0  # between two looks into the project
@@ -144,13 +152,16 @@ class PipelineConfig:
 
     stages: dict[str, TrainConfig] = field(default_factory=dict)
     seed: int = 0  # of every stage and of the simulated annotators
-    rankings: Any = None  # the step that collects rankings between instruction tuning and the reward model
+    # simulated, a ranking project (FILE.db or a URL), a file or folder of rankings; or ask, which samples answers
+    # into a project and waits until people have ranked people.enough of them.
+    rankings: str = "simulated"
+    annotation: Any = None  # what is sampled and who ranks it, between instruction tuning and the reward model
     people: PeopleConfig = field(default_factory=PeopleConfig)
     win_rate: str | None = (
         None  # a project of blind comparisons of the pipeline's models: people's verdict in the report
     )
     skip: list[str] = field(default_factory=list)  # steps to leave out, with what needs them
-    start_from: str | None = None  # on the command line: from=NAME. Recompute from there on
+    start_from: str | None = None  # the step to recompute from
     init_from: str | None = None  # with start_from: a model folder in place of the step before
     pretrained_defaults: Any = "auto"  # false: no stage takes them; in a pipeline that did, what its other parts took
     ledger: bool = True  # evaluate every stage on every earlier stage's held-out sets
@@ -158,15 +169,23 @@ class PipelineConfig:
     best_of_n: BestOfNConfig = field(default_factory=BestOfNConfig)
     report: bool = True
     objective: str | None = None  # the stage whose objective sweeps compare; null: the last one
+    paths: PathsConfig = field(default_factory=PathsConfig)
     cache_dir: str = "outputs/cache/stages"
+    debug: Any = None  # what debug=NAME lays over every stage
     allowed_targets: list[str] = field(default_factory=list)
 
 
 def register() -> None:
-    """Make the schemas known to Hydra under the names that conf/run.yaml and conf/pipeline.yaml use."""
+    """Make the schemas and resolvers known to Hydra that the files of conf/ use."""
     store = ConfigStore.instance()
     store.store("train_schema", TrainConfig)
     store.store("pipeline_schema", PipelineConfig)
+    OmegaConf.register_new_resolver("usual", usual, replace=True)
+
+
+def usual(limit: Any, *others: Any) -> Any:
+    """A run's usual limit, which gives way to another that is given: ``${usual:200,${.max_epochs},${.max_tokens}}``."""
+    return limit if all(other is None for other in others) else None
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -80,7 +80,7 @@ KINDS = {
     "reward_validation": Kind(
         "a reward model's validation", names=("lit_llm.rewards.validation.validator.RewardValidator",)
     ),
-    "rankings": Kind(
+    "annotation": Kind(
         "what collects rankings", names=("lit_llm.feedback.simulated.collect", "lit_llm.feedback.people.collect")
     ),
 }  # fmt: skip

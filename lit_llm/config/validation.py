@@ -33,8 +33,9 @@ PASSED_AT_CALL = {
     "tokenizer": {"texts"},
     "backbone": {"vocab_size"},
     "logger": {"folder"},
-    "rankings": {"output"},
+    "annotation": {"output"},
 }
+SOME_STAGES = {"loss": "stage=dpo", "reward": "stage=grpo"}  # keys that some stages fill by a group, and one of those
 
 
 def validate(cfg: DictConfig) -> None:
@@ -93,31 +94,31 @@ def _runs(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _check_pipeline(values: Mapping[str, Any]) -> Iterator[str]:
     yield from _check_keys("", values, schema.PipelineConfig)
-    steps = [*values["stages"], *(["rankings"] if values["rankings"] or values["people"]["rankings"] else [])]
+    ranked = values["annotation"] or values["rankings"] != "simulated"
+    steps = [*values["stages"], *(["rankings"] if ranked else [])]
     for key, value in (
-        ("from", values["start_from"]),
+        ("start_from", values["start_from"]),
         ("objective", values["objective"]),
         *(("skip", name) for name in values["skip"]),
     ):
         if value is not None and value not in steps:
             yield f"{key}={value}: no step of this name; {hint(value, steps)}"
     if values["init_from"] is not None and values["start_from"] is None:
-        yield f"init_from={values['init_from']}: say from which step on it is used: from=NAME"
+        yield f"init_from={values['init_from']}: say from which step on it is used: start_from=NAME"
     allowed = (*targets.ALLOWED, *values["allowed_targets"])
     yield from _check_allowed("", values["allowed_targets"])
     yield from _check_keys("answers.", values["answers"], schema.AnswersConfig)
     yield from _check_best_of_n(values["best_of_n"], list(values["stages"]), allowed)
-    yield from _check_people(values["people"])
-    if values["rankings"] is not None:
-        yield from _check_node("rankings", values["rankings"], "rankings", allowed)
-    named = {"stages": values["stages"], "rankings": values["rankings"] or {}, "best_of_n": values["best_of_n"]}
+    yield from _check_keys("people.", values["people"], schema.PeopleConfig)
+    yield from _check_keys("paths.", values["paths"], schema.PathsConfig)
+    if values["annotation"] is not None:
+        yield from _check_node("annotation", values["annotation"], "annotation", allowed)
+    if ((values["debug"] or {}).get("trainer") or {}).get("fast_dev_run"):
+        yield "debug=fast_dev_run: keeps no model, which the next stage needs; debug=limit does"
+    named = {"stages": values["stages"], "annotation": values["annotation"] or {}, "best_of_n": values["best_of_n"]}
     for path, value in schema.flat(named):
         if isinstance(value, str) and value.startswith("@") and value[1:].split("/")[0] not in steps:
             yield f"{path}={value}: no step of this name; {hint(value[1:], steps)}"
-
-
-def _check_people(values: Mapping[str, Any]) -> Iterator[str]:
-    yield from _check_keys("people.", values, schema.PeopleConfig)
 
 
 def _check_best_of_n(values: Mapping[str, Any], stages: Sequence[str], allowed: Sequence[str]) -> Iterator[str]:
@@ -137,8 +138,11 @@ def _check_run(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
     yield from _check_keys(prefix, values, schema.TrainConfig)
     yield from _check_keys(f"{prefix}trainer.", values["trainer"], schema.TrainerConfig)
     yield from _check_keys(f"{prefix}evaluation.", values["evaluation"], schema.EvaluationConfig)
+    yield from _check_keys(f"{prefix}paths.", values["paths"] or {}, schema.PathsConfig)
     for group in ("stage", "backbone", "tokenizer", "data", "optimizer", "schedule", "logger"):
         node = values[group]
+        if node == {} and group == "logger":  # conf/logger/none.yaml
+            continue
         if isinstance(node, Mapping):
             yield from _check_node(prefix + group, node, group, allowed)
         elif node is not None:
@@ -235,6 +239,8 @@ def _check_values(path: str, node: Mapping[str, Any], found: Signature) -> Itera
                 yield f"{path}.{key}={value}: unknown key; {hint(str(key), sorted(targets.HYDRA_KEYS))}"
             elif not found.open and renamed.KEYS.get(str(key)) in known:
                 yield f"{path}.{key}={value}: is called {path}.{renamed.KEYS[str(key)]} now"
+            elif not found.open and key in SOME_STAGES:
+                yield f"{path}.{key}: this stage takes no {key}; choose a stage that does, such as {SOME_STAGES[key]}"
             elif not found.open:
                 yield f"{path}.{key}={value}: unknown key; {hint(str(key), list(known))}"
             continue

@@ -208,7 +208,7 @@ def told(place: Path, count: int, enough: int, done: Path) -> str:
             "  rank, in another terminal:     python scripts/rank.py project=" + str(place),
             f"  go on with what is there:      touch {done}",
             "  stop and come back later:      Ctrl-C, then the same command again",
-            f"  another number is enough:      the same command with rankings.enough=N (now {enough})",
+            f"  another number is enough:      the same command with people.enough=N (now {enough})",
             line,
         ]
     )

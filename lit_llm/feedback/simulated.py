@@ -119,7 +119,7 @@ def collect(
         UserError: no usable prompt, or no prompt with two different answers.
     """
     if k < 2:
-        raise UserError(f"rankings.k={k}: a ranking needs at least 2 answers")
+        raise UserError(f"annotation.k={k}: a ranking needs at least 2 answers")
     loaded, tokenizer, digest = _load(model, tokenizer, choose_device(device))
     sampling = Sampling(temperature, max_new_tokens, seed)
     records = read_records(prompts, "prompts", cache_dir=cache_dir, ignore_keys=ignore_keys)

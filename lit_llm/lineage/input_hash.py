@@ -13,7 +13,7 @@ from lit_llm.data.projects import is_project, place_of, rankings_hash
 from lit_llm.lineage.lineage import hash_file
 
 # Keys that say where or how fast, not what: another value gives the same result.
-WITHOUT_EFFECT = ("resume", "cache_dir", "progress", "num_workers")
+WITHOUT_EFFECT = ("resume", "cache_dir", "paths", "progress", "num_workers")
 PATH_KEYS = ("path", "replay_path", "ptx_path", "prompts")
 # The last words of keys whose values are paths though no slash may show it.
 PLACES = ("init_from", "path", "paths", "file", "files", "folder", "folders", "dir", "model", "prompts")

@@ -90,8 +90,8 @@ def run_step(chain: Chain, name: str, number: int) -> None:
     elif name in chain.before and not _follows_replaced(chain, name):
         rest = ", or give init_from=FOLDER" if chain.replaced is None else ""
         raise UserError(
-            f"from={chain.cfg.start_from}: {name} comes before it and is not in the cache as configured; run the "
-            f"pipeline without from= first{rest}"
+            f"start_from={chain.cfg.start_from}: {name} comes before it and is not in the cache as configured; run the "
+            f"pipeline without start_from= first{rest}"
         )
     elif not _compute(chain, name, config, inputs, place, heading):
         return
@@ -169,7 +169,7 @@ def _lacks(chain: Chain, name: str, heading: str) -> bool:
 def _ask(chain: Chain, heading: str) -> None:
     """rankings=ask: from here on the step reads what people have ranked in the project that was made for them."""
     values, step = schema.plain(chain.cfg), chain.steps[RANKINGS]
-    sampled = filled(chain, Step(RANKINGS, values["rankings"]))
+    sampled = filled(chain, Step(RANKINGS, values["annotation"]))
     parents = [chain.cache.output_hash(chain.folders[name]) for name in step.parents]
     log.info("%s: people are asked", heading)
     chain.steps[RANKINGS] = Step(RANKINGS, asked(values, sampled, step.config, schema.digest(parents)), step.parents)
@@ -182,7 +182,7 @@ def _collect(config: dict[str, Any], place: Path, allowed: list[str]) -> None:
     collect(config, place, place / COLLECTED, allowed)
 
 
-# from=NAME
+# start_from=NAME
 
 
 def _left_out(chain: Chain, name: str) -> bool:

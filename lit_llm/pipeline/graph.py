@@ -32,7 +32,7 @@ class Chain:
     folder: Path
     cache: StageCache
     steps: dict[str, Step]
-    again: set[str] = field(default_factory=set)  # from=NAME: that step and all that needs it
+    again: set[str] = field(default_factory=set)  # start_from=NAME: that step and all that needs it
     before: set[str] = field(default_factory=set)  # what those need
     replaced: str | None = None  # the step that init_from=FOLDER stands in for
     folders: dict[str, Path] = field(default_factory=dict)  # of the steps that are done
@@ -59,9 +59,9 @@ def plan(cfg: DictConfig, folder: Path) -> Chain:
 
 
 def _start_at(chain: Chain, start: str) -> None:
-    """What from=NAME computes once more and what it needs; with init_from=FOLDER, which step FOLDER stands in for."""
+    """What start_from=NAME computes and what it needs; with init_from=FOLDER, which step FOLDER stands in for."""
     if start not in chain.steps:
-        raise UserError(f"from={start}: is not among the steps {', '.join(chain.steps)}")
+        raise UserError(f"start_from={start}: is not among the steps {', '.join(chain.steps)}")
     chain.again = {start} | descendants(chain.steps, start)
     if chain.cfg.init_from is not None:
         chain.replaced = begins_from(chain.steps[start])

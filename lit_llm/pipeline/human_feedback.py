@@ -14,20 +14,23 @@ from lit_llm.errors import UserError
 log = logging.getLogger("lit_llm")
 
 ASK = "ask"
+SIMULATED = "simulated"
 TARGET = "lit_llm.feedback.people.collect"
 SAMPLED = ("model", "prompts", "k", "temperature", "max_new_tokens", "max_prompts", "seed")
-"""Keys of ``rankings`` that say which answers people are asked about: what they are, the project is the same."""
+"""Keys of ``annotation`` that say which answers people are asked about: what they are, the project is the same."""
 
 
 def rankings_step(values: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The configuration of the rankings step: ``rankings``, or with people.rankings what reads theirs."""
-    path, simulated = values["people"]["rankings"], values["rankings"]
-    if path is None:
+    """The configuration of the rankings step: ``annotation``, or with people's rankings what reads theirs."""
+    path, simulated = values["rankings"], values["annotation"]
+    if path == SIMULATED:
         return dict(simulated) if simulated is not None else None
     if path != ASK:
         return {"_target_": TARGET, "_partial_": True, "path": path}
     if not simulated or "model" not in simulated:
-        raise UserError("rankings=ask: rankings.model, rankings.prompts and rankings.k say what to ask; keep rankings")
+        raise UserError(
+            "rankings=ask: annotation.model, annotation.prompts and annotation.k say what to ask; keep annotation"
+        )
     return {"_target_": TARGET, "_partial_": True, "path": ASK, "model": simulated["model"]}
 
 
@@ -87,7 +90,7 @@ def asked(
     """rankings=ask: makes the project where it is not there, waits for people, and returns the step that reads it.
 
     Args:
-        sampled: ``rankings`` with the model's folder filled in.
+        sampled: ``annotation`` with the model's folder filled in.
         step: of ``rankings_step``.
         parent_hash: of the model whose answers are ranked. The project's name has it, the prompts' contents and how is
             sampled, but no version of the code: people's work is not lost to one.

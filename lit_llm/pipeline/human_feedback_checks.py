@@ -10,7 +10,7 @@ from lit_llm.config.environment import passwords_in, real_text
 from lit_llm.data.projects import is_project
 from lit_llm.data.sources import resolve
 from lit_llm.errors import UserError
-from lit_llm.pipeline.human_feedback import ASK, found_win_rate
+from lit_llm.pipeline.human_feedback import ASK, SIMULATED, found_win_rate
 
 PACKAGES = ("sqlalchemy", "argon2", "fastapi")  # of the ranking app
 
@@ -19,15 +19,15 @@ def check(values: Mapping[str, Any]) -> None:
     """Raises UserError, before the first step, unless there are rankings where people's are said to be."""
     for line in passwords_in(values):  # the configuration is written into every folder that a pipeline makes
         raise UserError(line)
-    path, win_rate = values["people"]["rankings"], values["win_rate"]
-    needed = [f"rankings={path}"] if path == ASK or (path is not None and is_project(real_text(path))) else []
+    path, win_rate = values["rankings"], values["win_rate"]
+    needed = [f"rankings={path}"] if path == ASK or (path != SIMULATED and is_project(real_text(path))) else []
     needed += [f"win_rate={win_rate}"] if win_rate is not None else []
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if needed and missing:
         raise UserError(
             f"{needed[0]}: needs the ranking app ({missing[0]} is missing); pip install 'lit-llm[feedback]'"
         )
-    if path not in (None, ASK):
+    if path not in (SIMULATED, ASK):
         _check_rankings(path)
     if win_rate is not None:
         found_win_rate(win_rate)

@@ -28,7 +28,7 @@ def collect(config: Mapping[str, Any], folder: Path, output: Path, allowed: Sequ
     started = time.monotonic()
     with RunLock(folder):
         schema.save(config, folder / "config.yaml")
-        result = construct(dict(config), "rankings", allowed)(output=output)
+        result = construct(dict(config), "annotation", allowed)(output=output)
         people = result.get("by_people", 0) > 0
         log.info("%s", describe_people(result) if "by_people" in result else describe(result))
         metrics = {"stage": "rankings", "seconds": time.monotonic() - started, "tokens": 0, "counts": dict(result)}

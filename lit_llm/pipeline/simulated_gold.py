@@ -9,6 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
+from lit_llm.pipeline.human_feedback import SIMULATED
+
 log = logging.getLogger("lit_llm")
 
 RULE = "lit_llm.feedback.rule.reward"
@@ -30,7 +32,7 @@ def without_rule(cfg: DictConfig) -> DictConfig:
 
     A gold reward of one's own stays, and best-of-n, where the rule was to judge it, is judged by the first stage's.
     """
-    if cfg.people.rankings is None:
+    if cfg.rankings == SIMULATED:
         return cfg
     found = copy.deepcopy(cfg)
     with open_dict(found):

@@ -81,7 +81,7 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
 
 
 def _logger(cfg: DictConfig, folder: Path) -> Any:
-    return construct(cfg.logger, "logger", cfg.allowed_targets)(folder=folder) if cfg.logger is not None else False
+    return construct(cfg.logger, "logger", cfg.allowed_targets)(folder=folder) if cfg.logger else False
 
 
 def accumulation(cfg: DictConfig) -> int:

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from lit_llm.config import hydra_node, schema
 from lit_llm.config.command_line import _own, check, command, compose
 from lit_llm.config.help import options_first, text_for
+from lit_llm.config.hydra_words import hydra_words
 from lit_llm.config.overrides import quoted, text_of
-from lit_llm.config.shorthands import rewrite
 from lit_llm.errors import UserError
 from lit_llm.training.evaluate_command import trusted
 
@@ -34,12 +34,12 @@ def registered():
     ("config", "words", "place"),
     [
         ("train", ["stage=pretraining", "schedule=linear"], "schedule"),
-        ("train", ["experiment=pretraining", "schedule=linear", "schedule.warmup_ratio=0.2"], "schedule"),
-        ("pipeline", ["stages.pretraining.optimizer=adamw"], "stages.pretraining.optimizer"),
+        ("train", ["run=pretraining", "schedule=linear", "schedule.warmup_ratio=0.2"], "schedule"),
+        ("pipeline", ["optimizer@stages.pretraining.optimizer=adamw"], "stages.pretraining.optimizer"),
     ],
 )
 def test_another_option_takes_no_value_of_the_experiment_s_own(config, words, place):
-    check(config, rewrite(config, words))  # decay_ratio, muon_lr and momentum would be unknown keys
+    check(config, hydra_words(config, words))  # decay_ratio, muon_lr and momentum would be unknown keys
     chosen = OmegaConf.select(compose(config, words), place)
     assert "decay_ratio" not in chosen and "muon_lr" not in chosen
     assert chosen.get("warmup_ratio") in (0.05, 0.2, None) and chosen.get("weight_decay", 0.1) == 0.1
@@ -48,12 +48,12 @@ def test_another_option_takes_no_value_of_the_experiment_s_own(config, words, pl
 @pytest.mark.usefixtures("registered")
 def test_a_value_that_the_user_gives_the_other_option_is_not_taken_away():
     with pytest.raises(UserError, match=r"schedule\.decay_ratio"):
-        check("train", rewrite("train", ["stage=pretraining", "schedule=linear", "schedule.decay_ratio=0.5"]))
+        check("train", hydra_words("train", ["stage=pretraining", "schedule=linear", "schedule.decay_ratio=0.5"]))
 
 
 def refused(config, *words):
     with pytest.raises(UserError) as error:
-        check(config, rewrite(config, options_first(words)))
+        check(config, hydra_words(config, options_first(words)))
     return str(error.value)
 
 
@@ -70,7 +70,7 @@ def test_places_of_any_name_are_found_as_they_are_typed(tmp_path, monkeypatch, n
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).mkdir()
     (tmp_path / name / "a.txt").write_text("text")
-    check("train", rewrite("train", [f"data.path={name}", "data.name=1_000"]))
+    check("train", hydra_words("train", [f"data.path={name}", "data.name=1_000"]))
     cfg = compose("train", [f"data.path={name}", "data.name=1_000", f"resume={name}"])
     assert (cfg.data.path, cfg.data.name, cfg.resume) == (name, "1_000", name)
 
@@ -97,7 +97,7 @@ def test_help_fits_on_a_screen_or_two(config):
     [
         ("pipeline", "stage=reward_modeling", "stage=reward_modeling: a key of one step; write stages.STEP.stage="),
         ("pipeline", "debug=fast_dev_run", "debug=fast_dev_run: keeps no model"),
-        ("train", "loss=dpo", "loss=dpo: this stage takes no loss"),
+        ("train", "loss=dpo", "stage.loss: this stage takes no loss"),
         ("train", "optimizer.lr=1e-3,1e-4", "optimizer.lr=1e-3,1e-4: several values are a sweep; add --multirun"),
         ("train", "data.path=nowhere.txt", "data.path=nowhere.txt: no such file or folder"),
         ("train", "init_from=org/name", "init_from=org/name: no such folder; a model of the Hugging Face hub"),
@@ -183,7 +183,7 @@ def test_saved_overrides_of_a_stranger_bring_no_code(tmp_path):
     (tmp_path / ".hydra").mkdir()
     words = ["allowed_targets=[os.]", "hydra.launcher._target_=os.system", "+stage.x._target_=os.system", "seed=3"]
     (tmp_path / ".hydra/overrides.yaml").write_text("".join(f"- '{word}'\n" for word in words))
-    kept = rewrite("train", [f"resume={tmp_path}"])
+    kept = hydra_words("train", [f"resume={tmp_path}"])
     assert "seed=3" in kept and not [word for word in kept if word.startswith(("allowed_targets", "hydra.launcher"))]
     assert "stage.x._target_=os.system: not under lit_llm." in refused("train", f"resume={tmp_path}")
 
@@ -206,9 +206,9 @@ def test_saved_overrides_that_name_code_are_given_again(word, code, tmp_path):
     (tmp_path / ".hydra/overrides.yaml").write_text(json.dumps([word]))
     if code:
         with pytest.raises(UserError, match="names code; if you trust it"):
-            rewrite("train", [f"resume={tmp_path}"])
+            hydra_words("train", [f"resume={tmp_path}"])
     else:
-        assert word in rewrite("train", [f"resume={tmp_path}"])
+        assert word in hydra_words("train", [f"resume={tmp_path}"])
 
 
 def test_a_saved_run_brings_no_code_in_text_that_is_read_later():
@@ -230,9 +230,9 @@ def test_a_saved_reference_brings_no_function(tmp_path):
         line = refused("train", f"resume={tmp_path}")
         assert "names code; if you trust it" in line or "format=0: must be str" in line  # which ${seed} is not
     (tmp_path / ".hydra/overrides.yaml").write_text('["init_from=${oc.env:HOME}"]')  # stays a mark, in clear nowhere
-    assert "init_from=${oc.env:HOME}" in rewrite("train", [f"resume={tmp_path}"])
+    assert "init_from=${oc.env:HOME}" in hydra_words("train", [f"resume={tmp_path}"])
     (tmp_path / ".hydra/overrides.yaml").write_text('["+reward@hydra.callbacks.x=learned", "data.format=pairs"]')
-    assert [word for word in rewrite("train", [f"resume={tmp_path}"]) if "hydra.callbacks" in word] == []
+    assert [word for word in hydra_words("train", [f"resume={tmp_path}"]) if "hydra.callbacks" in word] == []
 
 
 def test_places_are_looked_at_behind_their_references():

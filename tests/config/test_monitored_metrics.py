@@ -5,7 +5,7 @@ import pytest
 
 from lit_llm.config import monitored_metrics
 from lit_llm.config.command_line import check, compose
-from lit_llm.config.shorthands import rewrite
+from lit_llm.config.hydra_words import hydra_words
 from lit_llm.errors import UserError
 from lit_llm.training.train import run
 from tests.training.test_exact_resume_of_stages import STAGES, data, parent, words_of  # noqa: F401  fixtures
@@ -32,7 +32,7 @@ def test_every_stage_runs_unexamined_and_logs_what_the_table_says(stage, data, p
 
 def finding(command, *words):
     with pytest.raises(UserError) as caught:
-        check(command, rewrite(command, list(words)))
+        check(command, hydra_words(command, list(words)))
     return str(caught.value)
 
 
@@ -54,4 +54,4 @@ def test_a_validation_that_is_off_and_a_callback_of_one_s_own():
     words = ["allowed_targets=[lightning.pytorch.callbacks.]"]
     assert finding("train", *words, own % "val_loss").startswith("callbacks.stop.monitor=val_loss: nothing logs it")
     for name in ("train/loss", "val/loss", "val/general_web/bits_per_byte"):
-        check("train", rewrite("train", [*words, own % name]))
+        check("train", hydra_words("train", [*words, own % name]))

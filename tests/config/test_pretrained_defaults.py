@@ -16,10 +16,10 @@ from lit_llm.backbone.config import from_depth
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.config import schema
 from lit_llm.config.command_line import check, compose
+from lit_llm.config.hydra_words import hydra_words
 from lit_llm.config.pretrained_defaults import lines, settled, tell
 from lit_llm.config.pretrained_model import Model, known
 from lit_llm.config.pretrained_table import TABLE, rate
-from lit_llm.config.shorthands import rewrite
 from lit_llm.config.validation import validate
 from lit_llm.errors import UserError
 from lit_llm.lineage import model_card
@@ -203,7 +203,7 @@ def test_an_experiment_file_wins(smollm2, tmp_path, monkeypatch):
     place = tmp_path / "mine/experiment"
     place.mkdir(parents=True)
     (place / "mine.yaml").write_text(
-        "# @package _global_\ndefaults: [continued_pretraining]\noptimizer: {lr: 0.0003}\ndata: {max_length: 64}\n"
+        "# @package _global_\ndefaults: [{override /stage: continued_pretraining}]\noptimizer: {lr: 0.0003}\ndata: {max_length: 64}\n"
     )
     given: list = []
     monkeypatch.setattr("lit_llm.training.command.execute", lambda cfg, _folder: given.append(cfg) or {"val_loss": 1.0})
@@ -230,11 +230,11 @@ def test_false_keeps_the_files_values_and_a_wrong_word_is_refused(smollm2):
     plain = compose("train", words("grpo", smollm2, "pretrained_defaults=false"))
     assert plain.optimizer.lr == 0.0006 and plain.stage.max_new_tokens == 32
     with pytest.raises(UserError, match="pretrained_defaults=yes please: must be auto, true or false"):
-        check("train", rewrite("train", words("grpo", smollm2, "pretrained_defaults=yes please")))
+        check("train", hydra_words("train", words("grpo", smollm2, "pretrained_defaults=yes please")))
 
 
 def test_what_is_only_shown_says_what_a_run_would_take(smollm2, capsys):
-    check("train", rewrite("train", ["--cfg=job", *words("continued_pretraining", smollm2)]))
+    check("train", hydra_words("train", ["--cfg=job", *words("continued_pretraining", smollm2)]))
     assert "#   optimizer=adamw optimizer.lr=0.0001" in capsys.readouterr().err
 
 
@@ -298,7 +298,7 @@ def test_a_pipeline_from_random_weights_is_as_its_file_says():
 
 
 def test_a_pipeline_from_another_model_takes_the_table_in_every_stage_after_it(smollm2):
-    given = ["from=instruction_tuning", f"init_from={smollm2}", "stages.dpo.optimizer.lr=0.0001"]
+    given = ["start_from=instruction_tuning", f"init_from={smollm2}", "stages.dpo.optimizer.lr=0.0001"]
     cfg = compose("pipeline", given)
     validate(cfg)
     stages = cfg.stages
@@ -309,10 +309,10 @@ def test_a_pipeline_from_another_model_takes_the_table_in_every_stage_after_it(s
     assert stages.ppo.optimizer.lr == 3e-6 and stages.dpo.optimizer.lr == 0.0001
     assert stages.pretraining.pretrained_defaults == "auto" and stages.pretraining.optimizer.lr == 0.03
     answers = {stages.ppo.stage.max_new_tokens, stages.ppo.evaluation.max_new_tokens, cfg.best_of_n.max_new_tokens,
-               cfg.rankings.max_new_tokens}  # fmt: skip
+               cfg.annotation.max_new_tokens}  # fmt: skip
     assert answers == {256}
     off = compose("pipeline", [*given, "pretrained_defaults=false"])
-    assert off.stages.ppo.optimizer.lr == 0.0001 and off.rankings.max_new_tokens == 48
+    assert off.stages.ppo.optimizer.lr == 0.0001 and off.annotation.max_new_tokens == 48
 
 
 # What is decided stays
@@ -351,7 +351,7 @@ def test_an_unfinished_run_is_found_again(smollm2, tmp_path, monkeypatch):
     run = tmp_path / "outputs/grpo/run"
     run.mkdir(parents=True)
     RunFolder(run).mark("running", schema.identity(compose("train", given)))
-    assert going_on("train", rewrite("train", given))[-1] == "hydra.run.dir=outputs/grpo/run"
+    assert going_on("train", hydra_words("train", given))[-1] == "hydra.run.dir=outputs/grpo/run"
 
 
 def test_a_configuration_used_again_is_not_decided_anew(smollm2):

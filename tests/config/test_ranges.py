@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 
 from lit_llm.config import schema
 from lit_llm.config.command_line import check, compose
+from lit_llm.config.hydra_words import hydra_words
 from lit_llm.config.ranges import NAMES, RANGES, Range, numbers, out_of_range, range_of
-from lit_llm.config.shorthands import rewrite
 from lit_llm.config.signatures import signature
 from lit_llm.errors import UserError
 from tests.config.test_schema import CONF
@@ -117,7 +117,7 @@ def test_the_ends_of_ranges():
 def test_a_number_out_of_range_is_one_line_of_the_command(word, line):
     schema.register()
     with pytest.raises(UserError) as error:
-        check("train", rewrite("train", [word]))
+        check("train", hydra_words("train", [word]))
     assert any(found.startswith(line) for found in str(error.value).splitlines()), str(error.value)
 
 
@@ -125,5 +125,5 @@ def test_a_number_from_the_environment_is_in_range_too(monkeypatch):
     monkeypatch.setenv("RATE_OF_TEST", "1e30")
     schema.register()
     with pytest.raises(UserError) as error:
-        check("train", rewrite("train", ["optimizer.lr='${oc.decode:${oc.env:RATE_OF_TEST}}'"]))
+        check("train", hydra_words("train", ["optimizer.lr='${oc.decode:${oc.env:RATE_OF_TEST}}'"]))
     assert str(error.value) == "optimizer.lr=${oc.env:RATE_OF_TEST}: must be 10 or less"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lit_llm.config.overrides import conf_folder
+from lit_llm.config.conf_files import conf_folder
 from lit_llm.config.reference import help_of, keys_of, options_in, page
 from lit_llm.stages.options import PPOOptions
 

@@ -17,7 +17,7 @@ import yaml
 from lit_llm.config import schema, signatures
 from lit_llm.config.annotations import fits
 from lit_llm.config.command_line import check, compose
-from lit_llm.config.shorthands import rewrite
+from lit_llm.config.hydra_words import hydra_words
 from lit_llm.config.validation import findings_in, validate
 from lit_llm.data.formats import FORMATS
 from lit_llm.errors import UserError
@@ -36,7 +36,7 @@ NEEDED = {
 
 def options() -> list[str]:
     groups = [path for path in CONF.iterdir() if path.is_dir() and not path.name.startswith("_")]
-    single = [group for group in groups if group.name not in ("experiment", "hydra", "loss", "reward")]
+    single = [group for group in groups if group.name not in ("experiment", "hydra", "loss", "reward", "run")]
     return sorted(f"{group.name}={path.stem}" for group in single for path in group.glob("*.yaml"))
 
 
@@ -63,7 +63,9 @@ def test_every_option_composes_and_its_keys_are_known(option):
     validate(compose("train", words))
 
 
-@pytest.mark.parametrize("loss", sorted(path.stem for path in (CONF / "loss").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "loss", sorted(path.stem for path in (CONF / "loss").glob("*.yaml") if "_target_" in path.read_text())
+)
 def test_every_loss_goes_into_its_stage(loss):
     stage = "reward_modeling" if loss in ("bradley_terry", "plackett_luce") else "dpo"
     cfg = compose("train", [*stage_words(stage), f"loss={loss}"])
@@ -177,7 +179,7 @@ def free(key: str) -> bool:
 def test_a_mistake_is_one_line(words, line):
     schema.register()
     with pytest.raises(UserError) as error:
-        check("train", rewrite("train", words))
+        check("train", hydra_words("train", words))
     assert any(line in found for found in str(error.value).splitlines())
 
 
@@ -209,14 +211,15 @@ def test_all_mistakes_are_named_at_once():
     ]  # fmt: skip
 
 
-def test_pipeline_shorthands_and_their_mistakes():
-    words = ["from=ppo", "stages.ppo.kl_coef=0.1", "stages.dpo.loss=ipo", "stages.dpo.schedule=linear"]
+def test_values_and_options_of_a_step_and_their_mistakes():
+    words = ["start_from=ppo", "stages.ppo.stage.kl_coef=0.1", "loss@stages.dpo.stage.loss=ipo"]
+    words += ["schedule@stages.dpo.schedule=linear"]
     cfg = compose("pipeline", words)
     assert cfg.start_from == "ppo" and cfg.stages.ppo.stage.kl_coef == 0.1
     assert cfg.stages.dpo.stage.loss._target_.endswith("ipo") and cfg.stages.dpo.schedule._target_.endswith("linear")
     with pytest.raises(UserError) as error:
-        check("pipeline", rewrite("pipeline", ["stages.ppo.kl_cof=1", "from=pppo"]))
-    assert "stages.ppo.stage.kl_coef?" in str(error.value) and "from=pppo: no step" in str(error.value)
+        check("pipeline", hydra_words("pipeline", ["stages.ppo.stage.kl_cof=1", "start_from=pppo"]))
+    assert "stages.ppo.stage.kl_coef?" in str(error.value) and "start_from=pppo: no step" in str(error.value)
 
 
 def test_a_mistake_is_answered_without_importing_torch():
@@ -230,22 +233,27 @@ def test_a_mistake_is_answered_without_importing_torch():
     assert done.stderr.strip() == "error: sed=1: unknown key; did you mean seed?"
 
 
-@pytest.mark.parametrize("word", ["stages.ppo.backbone.depth=9", "stages.ppo.backbone=3m", "stages.dpo.tokenizer=bpe"])
+@pytest.mark.parametrize(
+    "word", ["stages.ppo.backbone.depth=9", "backbone@stages.ppo.backbone=3m", "tokenizer@stages.dpo.tokenizer=bpe"]
+)
 def test_what_a_stage_from_a_model_never_reads_is_refused(word):
     schema.register()
     with pytest.raises(UserError, match=r"init_from=@instruction_tuning brings its own (backbone|tokenizer)"):
-        check("pipeline", rewrite("pipeline", [word]))
+        check("pipeline", hydra_words("pipeline", [word]))
     free = ["stages.pretraining.backbone.depth=3", "stages.ppo.backbone.dropout=0.1"]
-    check("pipeline", rewrite("pipeline", free))
+    check("pipeline", hydra_words("pipeline", free))
 
 
-def test_every_job_of_a_sweep_of_stages_takes_what_is_usual_for_its_own():
-    words = ["-m", "stage=fine_tuning,dpo", "seed=1"]
-    assert rewrite("train", words)[:3] == ["-m", "experiment=fine_tuning,dpo", "seed=1"]
-    assert rewrite("train", ["-m", "stage=choice(dpo,ppo)"])[1] == "experiment=choice(dpo,ppo)"
-    with pytest.raises(UserError, match=r"stage=dpo,mine: no experiment/mine\.yaml"):
-        rewrite("train", ["-m", "stage=dpo,mine"])
-    assert rewrite("train", ["-m", "stage=fine_tuning,dpo", "experiment=dpo"])[1] == "stage=fine_tuning,dpo"
+def test_a_stage_of_ones_own_needs_a_run_or_takes_another_s(tmp_path):
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage/mine.yaml").write_text((CONF / "stage/pretraining.yaml").read_text())
+    own = f"--config-dir={tmp_path}"
+    with pytest.raises(UserError, match=r"run=mine: no such run; .*stage=mine run=NAME"):
+        check("train", [own, "stage=mine"])
+    check("train", [own, "stage=mine", "run=pretraining"])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/mine.yaml").write_text("# @package _global_\ndefaults:\n  - pretraining\n  - _self_\nseed: 7\n")
+    check("train", [own, "stage=mine"])
 
 
 def test_values_from_the_environment_are_never_written(tmp_path, monkeypatch):
@@ -397,8 +405,12 @@ def test_policies_and_best_of_n_answer_the_same_prompts_in_the_same_way():
 
 
 def test_a_gold_reward_of_a_group_is_built_in_place_of_the_default_pipeline_s_rule():
-    chain = compose("pipeline", ["stages.ppo.gold=learned", "stages.ppo.stage.gold.folder=x"])
+    chain = compose("pipeline", ["+reward@stages.ppo.stage.gold=learned", "stages.ppo.stage.gold.folder=x"])
     assert chain.stages.ppo.stage.gold == {
         "_target_": "lit_llm.rewards.learned.LearnedReward", "_partial_": False, "folder": "x", "batch_size": 64,
     }  # fmt: skip
-    assert all("_partial_" in yaml.safe_load(path.read_text()) for path in (CONF / "reward").glob("*.yaml"))
+    assert all(
+        "_partial_" in yaml.safe_load(path.read_text())
+        for path in (CONF / "reward").glob("*.yaml")
+        if path.stem not in STAGES
+    )

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from lit_llm.config import schema
 from lit_llm.config.command_line import check, compose
-from lit_llm.config.shorthands import rewrite
+from lit_llm.config.hydra_words import hydra_words
 from lit_llm.config.targets import construct, named_class, refusal, saved_code
 from lit_llm.config.validation import validate
 from lit_llm.errors import UserError
@@ -73,7 +73,7 @@ PLACES = [
 def test_no_place_builds_foreign_code(word):
     schema.register()
     with pytest.raises(UserError) as error:
-        check("train", rewrite("train", [word]))
+        check("train", hydra_words("train", [word]))
     assert any("_target_=" in line for line in str(error.value).splitlines()), str(error.value)
 
 
@@ -117,9 +117,9 @@ def test_of_an_allowed_package_what_it_defines_itself_is_built(own_package, name
 def test_a_package_allowed_on_the_command_line_brings_a_stage(own_package):
     schema.register()
     words = [f"stage._target_={own_package}Short", f"allowed_targets=[{own_package}]"]
-    check("train", rewrite("train", words))
+    check("train", hydra_words("train", words))
     with pytest.raises(UserError, match=r"allowed_targets=''"):
-        check("train", rewrite("train", [*words[:1], "allowed_targets=['']"]))
+        check("train", hydra_words("train", [*words[:1], "allowed_targets=['']"]))
 
 
 def test_the_last_gate_sees_values_after_their_interpolation():

@@ -9,7 +9,7 @@ import pytest
 
 from lit_llm.config import schema
 from lit_llm.config.command_line import check
-from lit_llm.config.shorthands import rewrite
+from lit_llm.config.hydra_words import hydra_words
 from lit_llm.config.signatures import signature
 from lit_llm.config.targets import construct
 from lit_llm.data import options
@@ -125,7 +125,7 @@ LINES = [
 def test_a_mistake_on_the_command_line_is_one_line(words, line):
     schema.register()
     with pytest.raises(UserError) as error:
-        check("train", rewrite("train", ["stage=continued_pretraining", *words, "init_from=m"]))
+        check("train", hydra_words("train", ["stage=continued_pretraining", *words, "init_from=m"]))
     (told,) = [each for each in str(error.value).splitlines() if each.startswith("data.")]
     assert told.startswith(line)
 
@@ -134,7 +134,7 @@ def test_a_relation_in_a_pipeline_is_told_by_the_steps_own_keys():
     schema.register()
     words = ["stages.pretraining.data.validation_fraction=0.5", "stages.pretraining.data.test_fraction=0.5"]
     with pytest.raises(UserError) as error:
-        check("pipeline", rewrite("pipeline", words))
+        check("pipeline", hydra_words("pipeline", words))
     data = "stages.pretraining.data"
     assert f"{data}.validation_fraction=0.5 and {data}.test_fraction=0.5: {NOTHING_LEFT}" in str(error.value)
 
@@ -144,7 +144,7 @@ def test_a_text_that_the_environment_gives_is_not_judged_before_it_is_there(monk
     schema.register()
     words = ["stage=dpo", "init_from=m", "data.path=x", "data.encoding=${oc.env:ENCODING_OF_TEST}"]
     with pytest.raises(UserError) as error:  # that there is no such model
-        check("train", rewrite("train", words))
+        check("train", hydra_words("train", words))
     assert "data.encoding" not in str(error.value)
 
 

@@ -1,4 +1,4 @@
-"""The chain's logic on stages that only pretend: order, keys, reuse, drift, from= (the real one: test_chain)."""
+"""The chain's logic on stages that only pretend: order, keys, reuse, drift, start_from= (the real one: test_chain)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from lit_llm.config import pipeline_steps, schema
 from lit_llm.config.command_line import compose
-from lit_llm.config.shorthands import rewrite
+from lit_llm.config.hydra_words import hydra_words
 from lit_llm.errors import UserError
 from lit_llm.lineage import code_hash
 from lit_llm.lineage.input_hash import data_hashes
@@ -57,7 +57,7 @@ def default():
 
 def changed(default, words: list[str]):
     """The default with overrides. Composing again takes a second, so only where a group is chosen."""
-    words = rewrite("pipeline", words)
+    words = hydra_words("pipeline", words)
     if any("@" in word.partition("=")[0] for word in words):
         return compose("pipeline", words)
     cfg = copy.deepcopy(default)
@@ -74,7 +74,7 @@ def run(tmp_path, ran, default):
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a"}\n')
     own = [f"stages.{name}.data.path={tmp_path}/data.txt" for name in [*KEPT, "ppo"]]
     own += [f"stages.continued_pretraining.data.replay_path={tmp_path}/data.txt"]
-    own += [f"cache_dir={tmp_path}/cache", f"rankings.prompts={tmp_path}/prompts.jsonl"]
+    own += [f"cache_dir={tmp_path}/cache", f"annotation.prompts={tmp_path}/prompts.jsonl"]
 
     def go(*words: str, name: str = "one") -> list[str]:
         ran.clear()
@@ -95,7 +95,7 @@ def test_one_seed_is_that_of_every_stage_and_of_the_simulated_annotators():
     values = schema.plain(compose("pipeline", ["seed=3", "stages.ppo.seed=5"]))
     seeds = {name: stage["seed"] for name, stage in values["stages"].items()}
     assert seeds == {name: 5 if name == "ppo" else 3 for name in ALL if name != "rankings"}
-    assert values["rankings"]["seed"] == 3
+    assert values["annotation"]["seed"] == 3
 
 
 def test_what_is_finished_and_unchanged_is_reused(run):
@@ -106,10 +106,10 @@ def test_what_is_finished_and_unchanged_is_reused(run):
 @pytest.mark.parametrize(
     ("word", "again"),
     [
-        ("stages.ppo.kl_coef=0.3", ["ppo"]),
+        ("stages.ppo.stage.kl_coef=0.3", ["ppo"]),
         ("stages.ppo.optimizer.lr=0.7", ["ppo"]),
-        ("stages.dpo.loss=ipo", ["dpo"]),
-        ("rankings.k=3", ["rankings"]),  # the pretended rankings are the same bytes: what follows is unchanged
+        ("loss@stages.dpo.stage.loss=ipo", ["dpo"]),
+        ("annotation.k=3", ["rankings"]),  # the pretended rankings are the same bytes: what follows is unchanged
         ("stages.instruction_tuning.optimizer.lr=0.5", ALL[3:]),
         ("stages.pretraining.optimizer.lr=0.5", ["pretraining", "continued_pretraining"]),
         ("stages.pretraining.trainer.progress=false", []),
@@ -129,8 +129,8 @@ def test_changed_data_is_new_data_under_the_same_name(run, tmp_path):
 
 
 def test_a_sweep_of_the_last_stage_pretrains_once(run):
-    assert run("stages.ppo.kl_coef=0.02").count("pretraining") == 1
-    assert run("stages.ppo.kl_coef=0.1", name="two") == ["ppo"]
+    assert run("stages.ppo.stage.kl_coef=0.02").count("pretraining") == 1
+    assert run("stages.ppo.stage.kl_coef=0.1", name="two") == ["ppo"]
 
 
 def test_a_drifted_cache_is_refused_by_the_file_s_name(run, tmp_path):
@@ -143,18 +143,18 @@ def test_a_drifted_cache_is_refused_by_the_file_s_name(run, tmp_path):
 
 def test_from_recomputes_from_there_on(run):
     run()
-    assert run("from=instruction_tuning", name="two") == ALL[3:]
+    assert run("start_from=instruction_tuning", name="two") == ALL[3:]
 
 
 def test_from_leaves_what_other_pipelines_show(run, ran, tmp_path):
     run()
     first = (tmp_path / "one/fine_tuning").resolve()
-    run("from=fine_tuning", name="two")
+    run("start_from=fine_tuning", name="two")
     second = (tmp_path / "two/fine_tuning").resolve()
     assert first.is_dir() and second.name == f"{first.name}.2"
     assert run(name="three") == []
     assert (tmp_path / "three/fine_tuning").resolve() == second
-    run("from=fine_tuning", name="four")
+    run("start_from=fine_tuning", name="four")
     assert (tmp_path / "four/fine_tuning").resolve().name == f"{first.name}.3"
     assert (tmp_path / "one/ppo/model/config.json").is_file() and len(ran) == 7
 
@@ -173,17 +173,17 @@ def test_an_interrupted_recomputation_goes_on_in_its_folder(tmp_path):
 
 
 def test_from_demands_the_earlier_steps(run):
-    with pytest.raises(UserError, match="from=ppo: pretraining comes before it and is not in the cache"):
-        run("from=ppo")
+    with pytest.raises(UserError, match="start_from=ppo: pretraining comes before it and is not in the cache"):
+        run("start_from=ppo")
 
 
 def test_from_with_a_model_of_ones_own(run, tmp_path):
     own = tmp_path / "own"
     own.mkdir()
     (own / "config.json").write_text("{}")
-    assert run("from=instruction_tuning", f"init_from={own}") == ALL[3:]
+    assert run("start_from=instruction_tuning", f"init_from={own}") == ALL[3:]
     with pytest.raises(UserError, match="no such folder; give a model folder"):
-        run("from=instruction_tuning", f"init_from={tmp_path}/nothing", name="two")
+        run("start_from=instruction_tuning", f"init_from={tmp_path}/nothing", name="two")
 
 
 @pytest.mark.parametrize(
@@ -203,19 +203,19 @@ def test_every_step_can_start_from_a_model_of_ones_own(run, tmp_path, monkeypatc
     (tmp_path / "own").mkdir()
     (tmp_path / "own/config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    assert run(f"from={start}", "init_from=own") == computed
+    assert run(f"start_from={start}", "init_from=own") == computed
 
 
 def test_the_first_step_starts_from_nothing_that_a_model_could_replace(run, tmp_path):
     with pytest.raises(UserError, match="pretraining starts from no other step's model"):
-        run("from=pretraining", f"init_from={tmp_path}")
+        run("start_from=pretraining", f"init_from={tmp_path}")
 
 
 def test_what_does_not_come_before_the_start_is_not_demanded(run):
     run("skip=[dpo]")
-    assert run("from=ppo", name="two") == ["ppo", "dpo"]
-    with pytest.raises(UserError, match="from=ppo: is not among the steps"):
-        run("from=ppo", "skip=[ppo]", name="three")
+    assert run("start_from=ppo", name="two") == ["ppo", "dpo"]
+    with pytest.raises(UserError, match="start_from=ppo: is not among the steps"):
+        run("start_from=ppo", "skip=[ppo]", name="three")
 
 
 def test_skipping_a_step_skips_what_needs_it(run):
@@ -264,7 +264,7 @@ def test_an_interrupted_step_goes_on_in_its_folder(run, monkeypatch, caplog):
 def test_what_changed_is_said(run, caplog):
     run()
     with caplog.at_level(logging.INFO):
-        run("stages.ppo.kl_coef=0.3", name="two")
+        run("stages.ppo.stage.kl_coef=0.3", name="two")
     assert "ppo: computed anew, since these changed: config stage.kl_coef" in caplog.text
 
 

@@ -12,7 +12,7 @@ import pytest
 from lit_llm.config import schema
 from lit_llm.config.command_line import compose
 from lit_llm.config.environment import passwords_in
-from lit_llm.config.shorthands import rewrite
+from lit_llm.config.hydra_words import hydra_words
 from lit_llm.errors import UserError
 from lit_llm.feedback import people
 from lit_llm.pipeline import human_feedback_checks, rankings
@@ -38,23 +38,18 @@ def write_rows(path: Path, *rows) -> Path:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("rankings=FILE.db", "people.rankings=FILE.db"),
-        ("rankings=ask", "people.rankings=ask"),
-        ("rankings=postgresql://me@host:5432/team", "people.rankings=postgresql://me@host:5432/team"),
-        ("rankings=my team's rankings.jsonl", r"people.rankings='my team\'s rankings.jsonl'"),
-        ("rankings=simulated", "people.rankings=null"),
-        ("rankings.enough=7", "people.enough=7"),
-        ("rankings.k=3", "rankings.k=3"),
-        ("rankings=null", "rankings=null"),
+        ("rankings=FILE.db", "rankings=FILE.db"),
+        ("rankings=postgresql://me@host:5432/team", "rankings=postgresql://me@host:5432/team"),
+        ("rankings=my team's rankings.jsonl", r"rankings='my team\'s rankings.jsonl'"),
     ],
 )
-def test_the_shorthand_says_whose_rankings(word, said):
-    assert rewrite("pipeline", [word]) == [said]
+def test_a_place_of_rankings_is_taken_literally(word, said):
+    assert hydra_words("pipeline", [word]) == [said]
 
 
 def test_the_words_are_the_configuration_s():
-    cfg = compose("pipeline", ["rankings=my team's rankings.jsonl", "rankings.enough=7", "rankings.k=3"])
-    assert (cfg.people.rankings, cfg.people.enough, cfg.rankings.k) == ("my team's rankings.jsonl", 7, 3)
+    cfg = compose("pipeline", ["rankings=my team's rankings.jsonl", "people.enough=7", "annotation.k=3"])
+    assert (cfg.rankings, cfg.people.enough, cfg.annotation.k) == ("my team's rankings.jsonl", 7, 3)
 
 
 # People's rankings

@@ -50,7 +50,7 @@ def test_what_comes_of_a_step_that_was_left_out_is_left_out_too(run, failing, tm
 def test_a_sweep_does_not_compare_another_stage_s_number(run, failing, tmp_path, default):  # noqa: F811
     failing["ppo"] = RewardValidationFailed("below the floor")
     run()
-    cfg = changed(default, [f"cache_dir={tmp_path}/cache", f"rankings.prompts={tmp_path}/prompts.jsonl"])
+    cfg = changed(default, [f"cache_dir={tmp_path}/cache", f"annotation.prompts={tmp_path}/prompts.jsonl"])
     for name in [*KEPT, "ppo"]:
         cfg.stages[name].data.path = f"{tmp_path}/data.txt"
     cfg.stages.continued_pretraining.data.replay_path = f"{tmp_path}/data.txt"

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lit_llm.config.command_line import check, compose
-from lit_llm.config.shorthands import rewrite
+from lit_llm.config.hydra_words import hydra_words
 from lit_llm.errors import UserError
 from lit_llm.runtime import devices
 from lit_llm.training.command import execute
@@ -69,13 +69,13 @@ def test_train_and_every_stage_of_a_pipeline_refuse_in_one_line_each(machine):
     machine(2)
     for command, words, key in (
         ("train", [], "trainer.devices"),
-        ("pipeline", ["from=ppo"], "stages.dpo.trainer.devices"),
+        ("pipeline", ["start_from=ppo"], "stages.dpo.trainer.devices"),
     ):
         with pytest.raises(UserError) as caught:
-            check(command, rewrite(command, [*words, f"{key}=64"]))
+            check(command, hydra_words(command, [*words, f"{key}=64"]))
         assert str(caught.value).startswith(f"{key}=64: must be 2 or less; ") and "\n" not in str(caught.value)
     for word in ("2", "'2'", "auto"):
-        check("train", rewrite("train", [f"trainer.devices={word}"]))
+        check("train", hydra_words("train", [f"trainer.devices={word}"]))
 
 
 def test_a_run_refuses_again_where_torch_knows_the_devices(machine, tmp_path):

@@ -11,7 +11,7 @@ import torch
 
 from lit_llm.config import schema
 from lit_llm.config.command_line import check
-from lit_llm.config.shorthands import rewrite
+from lit_llm.config.hydra_words import hydra_words
 from lit_llm.config.signatures import signature
 from lit_llm.config.targets import construct
 from lit_llm.errors import UserError
@@ -182,7 +182,7 @@ LINES = [
 def test_a_mistake_on_the_command_line_is_one_line(words, line):
     schema.register()
     with pytest.raises(UserError) as error:
-        check("train", rewrite("train", [*words, "init_from=m", "data.path=x"]))
+        check("train", hydra_words("train", [*words, "init_from=m", "data.path=x"]))
     (told,) = [each for each in str(error.value).splitlines() if each.startswith("stage.")]
     assert told.startswith(line)
 
@@ -191,7 +191,7 @@ def test_a_relation_in_a_pipeline_is_told_by_the_steps_own_keys():
     schema.register()
     words = ["stages.continued_pretraining.new_tokens=[a]", "stages.continued_pretraining.lora_rank=2"]
     with pytest.raises(UserError) as error:
-        check("pipeline", rewrite("pipeline", words))
+        check("pipeline", hydra_words("pipeline", words))
     stage = "stages.continued_pretraining.stage"
     assert str(error.value).startswith(f"{stage}.new_tokens: ['a']; with {stage}.lora_rank=2 their rows")
 
@@ -201,7 +201,7 @@ def test_a_number_that_the_environment_gives_is_not_compared_before_it_is_there(
     schema.register()
     words = ["stage=grpo", "init_from=m", "data.path=x", "stage.delta='${oc.decode:${oc.env:DELTA_OF_TEST}}'"]
     with pytest.raises(UserError) as error:  # that there are no such files
-        check("train", rewrite("train", words))
+        check("train", hydra_words("train", words))
     assert "delta" not in str(error.value)
 
 

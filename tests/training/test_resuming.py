@@ -12,7 +12,7 @@ import pytest
 
 from lit_llm.config import schema
 from lit_llm.config.command_line import check, compose
-from lit_llm.config.shorthands import rewrite
+from lit_llm.config.hydra_words import hydra_words
 from lit_llm.errors import UserError
 from lit_llm.lineage import lineage
 from lit_llm.runtime.run_folder import RunFolder
@@ -96,12 +96,12 @@ def test_a_run_from_a_model_is_found_by_its_configuration(tuned, tmp_path):
 def test_a_resumed_run_keeps_its_parent(tuned, tmp_path):
     folder, words = tuned
     with pytest.raises(UserError, match=r"^init_from=.*: the run in .* has init_from=.*leave it out") as caught:
-        check("train", rewrite("train", [f"resume={folder}", f"init_from={tmp_path}"]))
+        check("train", hydra_words("train", [f"resume={folder}", f"init_from={tmp_path}"]))
     assert len(str(caught.value).splitlines()) == 1
     other = [word for word in words if not word.startswith("init_from")]
     with pytest.raises(UserError, match="a resumed run keeps"):
         prepare(compose("train", [*other, f"init_from={tmp_path}", "resume=auto"]), RunFolder(folder))
-    check("train", rewrite("train", [f"resume={folder}"]))
+    check("train", hydra_words("train", [f"resume={folder}"]))
 
 
 # A folder that holds another run
@@ -180,7 +180,7 @@ def test_a_variable_that_is_not_set_is_one_line(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     words = ["data.path=${oc.env:NOT_THERE}/x", "init_from='${oc.env:NOT_THERE_EITHER,m}'"]
     with pytest.raises(UserError) as caught:
-        check("train", rewrite("train", words))
+        check("train", hydra_words("train", words))
     line = "data.path=${oc.env:NOT_THERE}/x: the environment variable NOT_THERE is not set; export NOT_THERE=VALUE"
     assert str(caught.value) == line
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from lit_llm.backbone.huggingface import load_language_model, save_model
 from lit_llm.config import schema
 from lit_llm.config.command_line import check, compose, going_on
-from lit_llm.config.shorthands import rewrite
+from lit_llm.config.hydra_words import hydra_words
 from lit_llm.errors import UserError
 from lit_llm.runtime.run_folder import RunFolder, unfinished
 from lit_llm.text.tokenizer import load_tokenizer
@@ -226,7 +226,7 @@ def test_after_sigkill_the_run_goes_on_to_bitwise_the_same_weights(words, tmp_pa
 
 def test_resume_auto_finds_the_unfinished_run_of_this_very_configuration(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ["stage=pretraining", "experiment=pretraining", "seed=3", "resume=auto"]
+    words = ["stage=pretraining", "trainer=cpu", "seed=3", "resume=auto"]
     for name, status, seed in (("a", "running", 3), ("b", "finished", 3), ("c", "running", 4)):
         folder = tmp_path / "outputs/pretraining" / name
         folder.mkdir(parents=True)
@@ -315,10 +315,10 @@ def test_jobs_that_are_compared_by_different_measures_stand_in_tables_of_their_o
 
 
 def test_a_run_does_without_logger_callbacks_and_evaluation(words, tmp_path):
-    """Hydra has no null for a group: each is put in its words, and the rest is refused."""
+    """As it was written before; Hydra has no null for a group."""
     null = ["logger=null", "callbacks=null", "evaluation=null", "experiment=null", "trainer.max_steps=2"]
     cfg = compose("train", [*(word for word in words if not word.startswith(("callbacks", "evaluation"))), *null])
-    assert cfg.logger is None and not cfg.evaluation.enabled and "random_state" in cfg.callbacks
+    assert not cfg.logger and not cfg.evaluation.enabled and "random_state" in cfg.callbacks
     metrics = run(cfg, tmp_path)
     assert metrics["steps"] == 2 and not metrics["heldout"] and (tmp_path / "model/config.json").is_file()
     assert not list(tmp_path.rglob("events*")) and list(tmp_path.glob("checkpoints/step-*.ckpt"))
@@ -327,22 +327,22 @@ def test_a_run_does_without_logger_callbacks_and_evaluation(words, tmp_path):
 def test_a_stage_of_a_pipeline_does_without_them_too():
     null = [f"stages.ppo.{group}=null" for group in ("logger", "callbacks", "evaluation", "gold")]
     cfg = compose("pipeline", [*null, "best_of_n=null"])
-    assert cfg.stages.ppo.logger is None and not cfg.stages.ppo.evaluation.enabled and cfg.best_of_n.n == 0
-    assert cfg.stages.dpo.logger is not None and cfg.stages.ppo.stage.gold is None
+    assert not cfg.stages.ppo.logger and not cfg.stages.ppo.evaluation.enabled and cfg.best_of_n.n == 0
+    assert cfg.stages.dpo.logger and cfg.stages.ppo.stage.gold is None
 
 
 @pytest.mark.parametrize(
     ("name", "word", "said"),
     [
         ("train", "optimizer=null", "a run needs one; give the name of a file in conf/optimizer/"),
-        ("pipeline", "stages.dpo.loss=null", "a run needs one; give the name of a file in conf/loss/"),
-        ("pipeline", "experiment=null", "leave it out for the usual"),
+        ("pipeline", "loss@stages.dpo.stage.loss=null", "a run needs one; give the name of a file in conf/loss/"),
+        ("pipeline", "experiment=null", "a run needs one; give the name of a file in conf/experiment/"),
         ("pipeline", "answers=null", "cannot be null; leave it out"),
     ],
 )
 def test_what_a_run_needs_cannot_be_null(name, word, said):
     with pytest.raises(UserError) as caught:
-        check(name, rewrite(name, [word]))
+        check(name, hydra_words(name, [word]))
     assert str(caught.value).startswith(f"{word}: ") and said in str(caught.value) and "\n" not in str(caught.value)
 
 
