@@ -1,4 +1,4 @@
-"""Run the chain of stages: python scripts/pipeline.py [start_from=STAGE] [stages.ppo.stage.kl_coef=0.1] (--help lists all)."""
+"""Run the chain of stages: python scripts/pipeline.py [start_from=STEP] [stages.STEP.KEY=VALUE] (--help lists all)."""
 
 from lit_llm.pipeline.command import main
 

@@ -203,7 +203,8 @@ def test_an_experiment_file_wins(smollm2, tmp_path, monkeypatch):
     place = tmp_path / "mine/experiment"
     place.mkdir(parents=True)
     (place / "mine.yaml").write_text(
-        "# @package _global_\ndefaults: [{override /stage: continued_pretraining}]\noptimizer: {lr: 0.0003}\ndata: {max_length: 64}\n"
+        "# @package _global_\ndefaults: [{override /stage: continued_pretraining}]\n"
+        "optimizer: {lr: 0.0003}\ndata: {max_length: 64}\n"
     )
     given: list = []
     monkeypatch.setattr("lit_llm.training.command.execute", lambda cfg, _folder: given.append(cfg) or {"val_loss": 1.0})

@@ -27,10 +27,11 @@ def configurations():
     """Every file of every group at the place that it fills, every key of the schemas, and a whole pipeline composed."""
     for path in CONF.rglob("*.yaml"):
         content = yaml.safe_load(path.read_text()) or {}
-        group = path.parent.name
-        place = (
-            () if path.parent == CONF or "experiment" in path.parts or group == "debug" else INSIDE.get(group, (group,))
-        )
+        group = path.relative_to(CONF).parts[0]
+        if group in ("hydra", "hparams_search"):  # values of a sweep are texts
+            continue
+        whole = path.parent == CONF or group in ("experiment", "run", "debug")
+        place = () if whole else INSIDE.get(group, (group,))
         for name in reversed(place):
             content = {name: content}
         yield content
