@@ -15,7 +15,7 @@ from lit_llm.data.formats import Format, Kind, Parse, find_format, parse_row
 from lit_llm.data.options import check_fractions
 from lit_llm.data.sources import Row, checked_encoding, read_rows, resolve
 from lit_llm.data.splits import NAMES, UNDIVIDED
-from lit_llm.data.streams import RowError
+from lit_llm.data.streams import RowError, is_utf8
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Document, Labelled
 
@@ -122,6 +122,7 @@ def read_records(
     ids = _Ids()
     for name, members in files.items():
         rows = read_rows(members, encoding)
+        rows = rows if encoding == "utf-8" else _told_if_utf8(rows, encoding)
         rows = _expanded(_cleaned(rows, counts.altered) if clean else rows, expand)
         if name in (UNDIVIDED, "train") and "split" not in ignore_keys:
             rows = map(_to_train_on, rows)
@@ -134,6 +135,27 @@ def read_records(
     counts.repeated_ids = ids.repeated
     _check(counts, path, max_error_rate)
     return Records(_held_out(splits, kind, counts, validation_fraction, test_fraction), counts)
+
+
+def _told_if_utf8(rows: Iterable[Row | RowError], encoding: str) -> Iterator[Row | RowError]:
+    """The rows; the first that is UTF-8 in truth, though another encoding was said, is told of."""
+    told = False
+    for row in rows:
+        if not told and isinstance(row, Row) and any(is_utf8(text, encoding) for text in _texts(row.value)):
+            told = True
+            log.warning(
+                "%s: is UTF-8 and is read as data.encoding=%s, which makes other letters of it; leave that out",
+                *(row.where, encoding),
+            )
+        yield row
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
 
 
 def _to_train_on(row: Row | RowError) -> Row | RowError:

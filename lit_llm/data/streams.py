@@ -199,5 +199,14 @@ def undecodable(data: bytes | bytearray, error: UnicodeDecodeError, encoding: st
     )
 
 
+def is_utf8(text: str, encoding: str) -> bool:
+    """Whether a text that was decoded by another encoding is UTF-8: its bytes beyond ASCII are whole letters of that,
+    which hardly happens by chance."""
+    try:
+        return not text.isascii() and bool(text.encode(encoding).decode("utf-8"))
+    except UnicodeError:
+        return False
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:120] or type(error).__name__

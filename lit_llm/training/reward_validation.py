@@ -18,6 +18,8 @@ from lit_llm.training.trainer import in_bf16
 
 log = logging.getLogger("lit_llm")
 
+FEW = 30  # prompts: the standard error of a share of a third is 9 points then
+
 
 def validate_reward_model(parts: Parts, folder: RunFolder, device: torch.device) -> dict[str, Any] | None:
     """Validates the reward model as its stage says, and writes it into the model folder. Returns its plain values."""
@@ -41,10 +43,17 @@ def say(result: ValidationResult) -> None:
     )
     for reason in result.reasons:
         log.info("    %s", reason)
+    prompts = max((probe.n for probe in result.probes.values()), default=0)
+    if 0 < prompts < FEW:
+        log.warning(
+            "    %d held-out prompts are too few to tell much; hold out more "
+            "(data.test_fraction, or {train: ..., test: ...} in data.path)",
+            prompts,
+        )
     if result.floors:
         floors = ", ".join(f"{name} {shown(floor.accuracy)}" for name, floor in result.floors.items())
         log.info("    accuracy %s; floors: %s", shown(result.accuracy), floors)
     if result.probes:
         attacks = ", ".join(f"{name} {probe.share:.0%}" for name, probe in result.probes.items())
         how = " (it was trained with attacks of these kinds)" if result.trained_with_attacks else ""
-        log.info("    attacks that outscore the best answer%s: %s", how, attacks)
+        log.info("    attacks that outscore the best answer of %d prompts%s: %s", prompts, how, attacks)
