@@ -290,12 +290,13 @@ def test_a_row_that_says_it_is_held_out_is_not_trained(tmp_path):
 
 @pytest.mark.parametrize("text", ["مرحبا بالعالم", "Größe"])
 def test_utf8_read_as_another_encoding_is_told_of_once(tmp_path, caplog, text):
-    file = lines(tmp_path, [{"text": f"{text} {n}"} for n in range(4)])
-    read_records(str(file), "texts", encoding="windows-1252" if text == "Größe" else "latin-1")
+    rows = "".join(json.dumps({"text": f"{text} {n}"}, ensure_ascii=False) + "\n" for n in range(4))
+    file = tmp_path / "data.jsonl"
+    file.write_text(rows, encoding="utf-8")
+    read_records(str(file), "texts", encoding="latin-1")
     (told,) = [record.getMessage() for record in caplog.records if "is UTF-8" in record.getMessage()]
     assert told.startswith(f"{file}:1: is UTF-8 and is read as data.encoding=")
     caplog.clear()
-    rows = "".join(json.dumps({"text": f"{text} {n}"}, ensure_ascii=False) + "\n" for n in range(4))
     own = "windows-1252" if text == "Größe" else "windows-1256"
     (tmp_path / "own.jsonl").write_bytes(rows.encode(own))
     read_records(str(tmp_path / "own.jsonl"), "texts", encoding=own)

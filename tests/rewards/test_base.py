@@ -23,7 +23,9 @@ from tests.rewards import rules_of_ones_own as rules
 from tests.stages.toy import tiny_model
 
 PACKAGE = Path(lit_llm.__file__).parent
-CONFIGURATIONS = sorted((PACKAGE.parent / "conf" / "reward").glob("*.yaml"))
+CONFIGURATIONS = sorted(
+    file for file in (PACKAGE.parent / "conf" / "reward").glob("*.yaml") if "_target_" in file.read_text("utf-8")
+)
 PROMPTS = [(Message("user", "why?"),)] * 2
 TEXTS = ["one", "two words"]
 ROWS = [{"answer": "one"}, {}]
