@@ -23,7 +23,8 @@ def files(group):
 
 def content(group, name):
     """The target of a file, and the options that it gives."""
-    values = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    text = (CONF / group / f"{name}.yaml").read_text()
+    values = yaml.safe_load(text.replace("${paths.cache}", "outputs/cache"))  # what conf/paths/default.yaml comes to
     return values["_target_"], {k: v for k, v in values.items() if k not in HYDRA_KEYS | LIVE | {"defaults"}}
 
 
