@@ -7,7 +7,7 @@ from pathlib import Path
 from lit_llm.feedback.store.accounts import add_annotator, annotators
 from lit_llm.feedback.store.assignment import next_item
 from lit_llm.feedback.store.engine import open_store
-from lit_llm.feedback.store.judgement import Judgement
+from lit_llm.feedback.store.judgement import Flag, Judgement
 from lit_llm.feedback.store.judgements import save
 from lit_llm.feedback.store.projects import NewCandidate, NewItem, ProjectSettings, add_items, create_project
 from lit_llm.records import Message
@@ -24,12 +24,13 @@ def project(place: Path, **_) -> None:
     store.close()
 
 
-def rank_one(place: Path) -> None:
+def rank_one(place: Path, flagged: bool = False) -> None:
     store = open_store(place)
     who = annotators(store)[0].id
     item = next_item(store, who)
     ranks = {card.key: rank for rank, card in enumerate(item.cards, 1)}
-    save(store, who, item.assignment_id, item.version, Judgement(ranks, seconds=9.0), submit=True)
+    flags = (Flag(item.cards[0].key, "fails_task"),) if flagged else ()
+    save(store, who, item.assignment_id, item.version, Judgement(ranks, flags=flags, seconds=9.0), submit=True)
     store.close()
 
 

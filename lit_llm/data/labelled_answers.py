@@ -140,9 +140,10 @@ class LabelledAnswers(DataModule):
         if len(set(train.labels)) < 2:
             refused = self._first_bad.get("template_refuses")
             why = ", ".join(f"{reason} {n}" for reason, n in reasons.items() if n)
+            kind = _of_one_kind(train.labels, self.options.label)
             raise NothingToLearn(
-                f"data.path={self.options.path}: {_of_one_kind(train.labels)} to train on ({records.counts}"
-                f"{f'; of these {why}' if why else ''}); good and bad ones are needed"
+                f"data.path={self.options.path}: {kind} to train on ({records.counts}"
+                f"{f'; of these {why}' if why else ''}); both kinds are needed"
                 f"{f'; the first: {refused}' if refused else ''}"
             )
         records = Records(splits, records.counts)
@@ -243,5 +244,7 @@ def unrelated(prompts: Sequence[Any], numbers: Sequence[int], seed: int) -> list
     return found
 
 
-def _of_one_kind(labels: Sequence[bool]) -> str:
-    return "nothing" if not labels else f"only {'good' if labels[0] else 'bad'} completions"
+def _of_one_kind(labels: Sequence[bool], label: str) -> str:
+    kinds = ("completions that nobody flagged", "flagged completions")
+    kinds = kinds if label == "flagged" else ("bad completions", "good completions")
+    return f"only {kinds[labels[0]]}" if labels else "nothing"
