@@ -40,6 +40,11 @@ def load_config(folder: str | Path) -> BackboneConfig:
     return read_config(Path(folder) / "config.json")[0]
 
 
+def head_in(folder: str | Path) -> Head:
+    """Which head the model in ``folder`` has; errors as ``load_config``."""
+    return read_config(Path(folder) / "config.json")[1]
+
+
 def load_model(
     folder: str | Path,
     head: Literal["language", "score", "auto"] = "language",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from lit_llm.backbone.config import LINEAR_LAYERS
 from lit_llm.backbone.families import ConfigFile
 from lit_llm.backbone.huggingface import their_name
-from lit_llm.backbone.linear import linear
+from lit_llm.backbone.linear import Linear, linear
 from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.backbone.weights import read_tensors, write_tensors
 from lit_llm.errors import UserError
@@ -113,6 +114,17 @@ def merge_lora(model: LanguageModel | ScoreModel) -> LanguageModel | ScoreModel:
     for name, layer in adapted(model).items():
         model.set_submodule(name, layer.merged().train(layer.training))
     return model.requires_grad_(True)
+
+
+def without_adapters(model: LanguageModel | ScoreModel) -> LanguageModel | ScoreModel:
+    """A copy of what the adapters stand beside."""
+    found = copy.deepcopy(model)
+    for name, layer in adapted(found).items():
+        with torch.device("meta"):
+            plain = Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+        plain.weight, plain.bias = layer.weight, layer.bias
+        found.set_submodule(name, plain.train(layer.training))
+    return found
 
 
 @contextmanager

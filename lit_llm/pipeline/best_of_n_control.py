@@ -29,7 +29,6 @@ from lit_llm.lineage.lineage import versions
 from lit_llm.records import Prompt
 from lit_llm.rewards.learned import LearnedReward
 from lit_llm.runtime.atomic_files import write_json, write_text
-from lit_llm.training.trainer import in_bf16
 
 log = logging.getLogger("lit_llm")
 
@@ -54,12 +53,13 @@ def write_best_of_n(config: Mapping[str, Any], folder: Path, models: Any) -> Pat
         log.info("best of n: not measured (%s)", why)
         return None
     gold = filled(settings["gold"], lambda name: models.outputs[name])
-    model, tokenizer = models.model(settings["model"]), models.tokenizer(settings["model"])
+    loaded = models.loaded(settings["model"])
+    model, tokenizer = loaded.model, loaded.tokenizer
     proxy = LearnedReward(str(models.outputs[settings["proxy"]])).to(model.output_weight.device)
-    bf16 = in_bf16(models.evaluator(owner).cfg.trainer)  # as the answers that it is compared with
+    bf16 = models.evaluator(owner).settings.bf16  # as the answers that it is compared with
     key = digest(
         [
-            *(weights_hash(model), tokenizer.fingerprint(), weights_hash(proxy)),
+            *(*loaded.key, weights_hash(proxy)),
             *(gold, data_hashes({"gold": gold}), code_hashes({"gold": gold, "by": CODE})),
             *(versions(), str(model.output_weight.device), bf16),
             *([asdict(prompt) for prompt in prompts], {name: settings[name] for name in ASKED}),

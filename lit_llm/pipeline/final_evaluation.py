@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lit_llm.backbone import huggingface
-from lit_llm.backbone.models import LanguageModel
+from lit_llm.backbone.huggingface import head_in
+from lit_llm.backbone.loaded import LoadedModel, load_shared
 from lit_llm.config import schema
 from lit_llm.errors import UserError
+from lit_llm.evaluation.evaluator import Evaluator
 from lit_llm.evaluation.heldout import can_evaluate
 from lit_llm.evaluation.ledger import Ledger, evaluate_chain
 from lit_llm.evaluation.scores import Scores
@@ -24,8 +25,7 @@ from lit_llm.records import Heldout, Message
 from lit_llm.report.page import write_report
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.progress_bars import Bar
-from lit_llm.text.tokenizer import load_tokenizer
-from lit_llm.training.evaluate import AFTER, BEFORE, Evaluator, beside_parent, device_of, trained_answers
+from lit_llm.training.evaluate import AFTER, BEFORE, device_of, evaluator_of
 
 log = logging.getLogger("lit_llm")
 
@@ -50,9 +50,11 @@ def evaluate_pipeline(
     if config["ledger"]:
         write_ledger(folder, models, parents)
     write_best_of_n(config, folder, models)
+    talking = models.talking()
+    models.keep_only(talking)
     write_answers(folder, models, config["answers"])
+    models.keep_only([])
     page = write_report(folder) if config["report"] else None
-    talking = [name for name in runs if isinstance(models.model(name), LanguageModel)]
     final = "ppo" if "ppo" in talking else talking[-1]
     log.info("\nreport: %s", page or "not written (report=false)")
     log.info("final model: %s", folder / final / "model")
@@ -64,7 +66,9 @@ def evaluate_pipeline(
 
 def keep_skipped_prompts(config: Mapping[str, Any], folder: Path, models: Models, parents: Parents) -> None:
     """Held-out prompts of a step that was left out: the other stages answer them all the same."""
-    found = skipped_prompts.keep_prompts(config["stages"], folder, models.outputs)
+    found = skipped_prompts.keep_prompts(
+        config["stages"], folder, models.outputs, lambda name: models.loaded(name).tokenizer
+    )
     if found is None:
         return
     beside = [name for name in models.runs if parents[name] == found.parent]
@@ -78,7 +82,7 @@ def compared(folder: Path, models: Models, parents: Parents) -> list[str]:
     if not models.prompts():
         return []
     owner, heldout = models.prompts()[-1]
-    aligned = [name for name in models.runs if beside_parent(models.evaluator(name).cfg, "prompts")]
+    aligned = [name for name in models.runs if "prompts" in models.evaluator(name).beside]
     after = owner if owner in models.runs else aligned[-1] if aligned else None
     parent = parents[after] if after is not None else None
     if after is None or parent is None:
@@ -101,7 +105,7 @@ class Models:
         self.sets: dict[str, dict[str, Heldout]] = {}
         for name in runs:
             self._read(name)
-        self._loaded: dict[str, Any] = {}
+        self._loaded: dict[str, LoadedModel] = {}
         self._evaluators: dict[str, Evaluator] = {}
 
     def add(self, name: str, place: Path, near: str) -> None:
@@ -122,22 +126,29 @@ class Models:
         every = [(stage, one) for stage, sets in self.sets.items() for one in sets.values()]
         return [(stage, one) for stage, one in every if one.kind == "prompts"]
 
-    def model(self, stage: str) -> Any:
+    def loaded(self, stage: str) -> LoadedModel:
         if stage not in self._loaded:
             run = self.runs.get(stage, next(iter(self.runs.values())))  # a model of one's own has no configuration
-            device = device_of(schema.load(run / "config.yaml"))
-            self._loaded[stage] = huggingface.load_model(self.outputs[stage], head="auto", device=device).eval()
+            self._loaded[stage] = load_shared(self.outputs[stage])
+            self._loaded[stage].model.to(device_of(schema.load(run / "config.yaml")))
         return self._loaded[stage]
 
-    def tokenizer(self, stage: str) -> Any:
-        return load_tokenizer(self.outputs[stage])
+    def talking(self) -> list[str]:
+        """The runs that made a language model."""
+        return [name for name in self.runs if head_in(self.outputs[name]) == "language"]
 
     def evaluator(self, stage: str) -> Evaluator:
         """The evaluation as the stage's own configuration says."""
         if stage not in self._evaluators:
-            cfg = schema.load(self.places[stage] / "config.yaml")
-            self._evaluators[stage] = Evaluator(cfg, trained_answers(self.places[stage]), device_of(cfg))
+            place = self.places[stage]
+            self._evaluators[stage] = evaluator_of(schema.load(place / "config.yaml"), place)
         return self._evaluators[stage]
+
+    def keep_only(self, stages: Sequence[str]) -> None:
+        """Lets go of all other models, and of the scorers."""
+        self._loaded = {name: one for name, one in self._loaded.items() if name in stages}
+        for evaluator in self._evaluators.values():
+            evaluator.let_go()
 
     def owner(self, name: str) -> str:
         """The first stage that has this set."""
@@ -166,20 +177,18 @@ def write_ledger(folder: Path, models: Models, parents: Parents) -> Path:
 def scores_of(models: Models, parents: Parents, stage: str, name: str) -> Scores | None:
     """The scores of a stage's model on a set, from where they lie or taken now; None where it cannot take the set."""
     owner = models.owner(name)
-    heldout, model = models.sets[owner][name], models.model(stage)
-    if not can_evaluate(model, heldout):
+    heldout, candidate = models.sets[owner][name], models.loaded(stage)
+    if not can_evaluate(candidate.model, heldout):
         return None
     lying = [models.places[stage] / AFTER / f"{heldout.name}.json"] if stage == owner else []
     lying += [models.places[owner] / BEFORE / f"{heldout.name}.json"] if parents.get(owner) == stage else []
     for file in lying:
         if file.is_file():
             return replace(Scores.load(file), name=name)
-    parent = parents[stage] if beside_parent(models.evaluator(stage).cfg, heldout.kind) else None
-    reference = models.model(parent) if parent is not None else None
+    parent = parents[stage] if heldout.kind in models.evaluator(stage).beside else None
+    reference = models.loaded(parent) if parent is not None else None
     asked = heldout._replace(name=name)
-    return models.evaluator(owner).evaluate(
-        model, models.tokenizer(stage), asked, f"{stage} on {name}", reference=reference
-    )
+    return models.evaluator(owner).evaluate(candidate, asked, f"{stage} on {name}", reference=reference)
 
 
 def add_repeats(ledger: Ledger, models: Models) -> None:
@@ -191,8 +200,8 @@ def add_repeats(ledger: Ledger, models: Models) -> None:
                 continue
             stage, known = took[0], ledger.repeats.setdefault(took[0], {})
             evaluator, asked = models.evaluator(owner), heldout._replace(name=name)
-            seed = evaluator.cfg.evaluation.seed + 1
-            known[name] = evaluator.evaluate(models.model(stage), models.tokenizer(stage), asked, f"{name} again", seed)
+            seed = evaluator.settings.seed + 1
+            known[name] = evaluator.evaluate(models.loaded(stage), asked, f"{name} again", seed)
 
 
 def write_answers(folder: Path, models: Models, settings: Mapping[str, Any]) -> None:
@@ -201,15 +210,15 @@ def write_answers(folder: Path, models: Models, settings: Mapping[str, Any]) -> 
     prompts = list(asked)
     for _, heldout in models.prompts():
         prompts += [item.messages for item in heldout.items[: settings["heldout_prompts"]]]
-    talking = [stage for stage in models.runs if isinstance(models.model(stage), LanguageModel)]
+    talking = models.talking()
     prompts = answerable(models, talking, prompts)
     answers = {}
     for stage in talking if prompts else []:
         log.info("answers of %s", stage)
         try:
             answers[stage] = respond(
-                models.model(stage),
-                models.tokenizer(stage),
+                models.loaded(stage).model,  # type: ignore[arg-type]
+                models.loaded(stage).tokenizer,
                 prompts,
                 max_new_tokens=settings["max_new_tokens"],
                 temperature=settings["temperature"],
@@ -226,8 +235,9 @@ def answerable(models: Models, stages: Sequence[str], prompts: Sequence[Conversa
     """The prompts that leave room for an answer in every stage's context."""
     kept = list(prompts)
     for stage in stages:
-        tokenizer, context = models.tokenizer(stage), models.model(stage).config.max_positions
-        kept = [one for one in kept if len(tokenizer.encode_prompt(one)) < context]
+        loaded = models.loaded(stage)
+        context = loaded.model.config.max_positions
+        kept = [one for one in kept if len(loaded.tokenizer.encode_prompt(one)) < context]
     if left := len(prompts) - len(kept):
         log.warning("answers: %d of %d prompts fill a model's context and are left out", left, len(prompts))
     return kept

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from lit_llm.config.targets import construct, named_class
 from lit_llm.errors import UserError
 from lit_llm.evaluation.sets import write_heldout
 from lit_llm.records import PromptBatch
-from lit_llm.text.tokenizer import load_tokenizer
+from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger("lit_llm")
 
@@ -32,7 +32,10 @@ class SkippedStep:
 
 
 def keep_prompts(
-    stages: Mapping[str, Mapping[str, Any]], folder: Path, outputs: Mapping[str, Path]
+    stages: Mapping[str, Mapping[str, Any]],
+    folder: Path,
+    outputs: Mapping[str, Path],
+    tokenizer_of: Callable[[str], Tokenizer],
 ) -> SkippedStep | None:
     """The first step that was not made and would sample answers, its held-out prompts written into ``folder``.
 
@@ -42,6 +45,7 @@ def keep_prompts(
     Args:
         stages: of the pipeline's configuration.
         outputs: what each step made.
+        tokenizer_of: gives that of a step's model.
     """
     for name, config in stages.items():
         if name in outputs or not _samples(config):
@@ -49,13 +53,14 @@ def keep_prompts(
         step = judged(Step(name, dict(config)), outputs)
         if step.config.get("init_from") is None or not set(references(step.config)) <= set(outputs):
             continue
-        place = folder / FOLDER / name
+        place, parent = folder / FOLDER / name, begins_from(step)
         try:
-            _write(filled(step.config, lambda of: outputs[of]), place)
+            tokenizer = None if parent is None else tokenizer_of(parent)
+            _write(filled(step.config, lambda of: outputs[of]), tokenizer, place)
         except UserError as error:  # the chain is done: its report is not lost to data that it did not need
             log.warning("no held-out prompts of %s, which was left out: %s", name, error)
             continue
-        return SkippedStep(name, place, begins_from(step))
+        return SkippedStep(name, place, parent)
     return None
 
 
@@ -74,9 +79,10 @@ def judged(step: Step, outputs: Mapping[str, Path]) -> Step:
     return without_links(Step(step.name, {**step.config, "stage": stage}), gone)
 
 
-def _write(config: Mapping[str, Any], place: Path) -> None:
+def _write(config: Mapping[str, Any], tokenizer: Tokenizer | None, place: Path) -> None:
     cfg = schema.restored(config)
-    data = construct(cfg.data, "data", cfg.allowed_targets)(tokenizer=load_tokenizer(cfg.init_from))
+    tokenizer = load_tokenizer(cfg.init_from) if tokenizer is None else tokenizer
+    data = construct(cfg.data, "data", cfg.allowed_targets)(tokenizer=tokenizer)
     shown = hiding(cfg)
     for heldout in data.heldout():
         items = tuple(replace(item, source=shown(item.source)) for item in heldout.items)

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from lit_llm.backbone import huggingface
+from lit_llm.backbone.huggingface import check_vocabulary
+from lit_llm.backbone.loaded import load_shared
 from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.records import Message
 from lit_llm.rewards.base import Reward
 from lit_llm.text.score_tokens import scoring_tokenizer
-from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
+from lit_llm.text.tokenizer import Tokenizer
 
 
 class FlagProbability(nn.Module, Reward):
@@ -26,12 +27,12 @@ class FlagProbability(nn.Module, Reward):
     def __init__(self, folder: str, batch_size: int = 64) -> None:
         """``batch_size``: rows scored at once. Raises UserError when the folder holds no flag classifier."""
         super().__init__()
-        model = huggingface.load_model(folder, head="auto")
+        self.loaded = load_shared(folder)
+        model = self.loaded.model
         if not isinstance(model, ScoreModel) or model.label is None:
             raise UserError(f"folder={folder}: holds no flag classifier; train one with stage=flag_classification")
-        self.classifier = model.eval().requires_grad_(False)
-        self.tokenizer = load_tokenizer(folder)
-        huggingface.check_vocabulary(model.config, self.tokenizer.vocab_size, folder)
+        self.classifier, self.tokenizer = model, self.loaded.tokenizer
+        check_vocabulary(model.config, self.tokenizer.vocab_size, folder)
         self.folder, self.batch_size = folder, batch_size
 
     @property

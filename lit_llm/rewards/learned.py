@@ -8,14 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from lit_llm.backbone import huggingface
 from lit_llm.backbone.branches import branches_of
+from lit_llm.backbone.huggingface import check_vocabulary
+from lit_llm.backbone.loaded import load_shared
 from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.records import Message
 from lit_llm.rewards.base import Reward
 from lit_llm.text.score_tokens import scoring_tokenizer
-from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
+from lit_llm.text.tokenizer import Tokenizer
 
 
 class LearnedReward(nn.Module, Reward):
@@ -24,12 +25,12 @@ class LearnedReward(nn.Module, Reward):
     def __init__(self, folder: str, batch_size: int = 64) -> None:
         """``batch_size``: rows scored at once. Raises UserError when the folder holds no reward model."""
         super().__init__()
-        model = huggingface.load_model(folder, head="score")
+        self.loaded = load_shared(folder)
+        model = self.loaded.model
         if not isinstance(model, ScoreModel) or model.label is not None:  # a classifier of flags has a score too
             raise UserError(f"reward.folder: {folder} holds no reward model; train one with stage=reward_modeling")
-        self.model = model.eval().requires_grad_(False)
-        self.tokenizer = load_tokenizer(folder)
-        huggingface.check_vocabulary(model.config, self.tokenizer.vocab_size, folder)
+        self.model, self.tokenizer = model, self.loaded.tokenizer
+        check_vocabulary(model.config, self.tokenizer.vocab_size, folder)
         self.folder, self.folders = folder, (str(folder),)
         self.batch_size = batch_size
 

@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.huggingface import save_model
-from lit_llm.backbone.lora import apply_lora, merge_lora, save_adapter
+from lit_llm.backbone.lora import apply_lora, merge_lora, save_adapter, without_adapters
 from lit_llm.errors import UserError
 from lit_llm.evaluation.heldout import can_evaluate, evaluate
 from lit_llm.evaluation.scores import Scores
@@ -80,6 +80,7 @@ class Stage(L.LightningModule):
         self.options = options or self.Options()
         self.save_hyperparameters(plain(self.options), logger=False)
         self.model = network
+        self.reference: Any = None  # a frozen copy of it, where the stage keeps one
         self.tokenizer = tokenizer
         self.make_optimizer = optimizer or partial(adamw, lr=self.default_lr)
         self.make_schedule = schedule or constant
@@ -270,8 +271,7 @@ class Stage(L.LightningModule):
         wants others calls ``evaluation.heldout.evaluate`` here. Raises UserError without a tokenizer."""
         if self.tokenizer is None:
             raise UserError("test: the stage has no tokenizer; give it tokenizer=")
-        beside = self.is_measured_beside_its_start(heldout.kind)
-        reference = getattr(self, "reference", None) if beside else None  # a copy, where the stage keeps one
+        reference = self.reference if self.is_measured_beside_its_start(heldout.kind) else None
         trained = getattr(self.trainer.datamodule, "training_answers", None)  # type: ignore[attr-defined]
         return evaluate(
             self.model,
@@ -290,6 +290,11 @@ class Stage(L.LightningModule):
     def is_measured_beside_its_start(cls, kind: str) -> bool:  # noqa: ARG003
         """Whether the trained model is measured beside the one that it started from on a kind of held-out set."""
         return False
+
+    def started_from(self) -> Any:
+        """The network that training began with, where the stage has it still: its frozen copy, or a new one of what the
+        adapters stand beside; else None. Full weights are trained in place."""
+        return without_adapters(self.model) if self.lora_rank else self.reference
 
     @property
     def answer_length(self) -> int:

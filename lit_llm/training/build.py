@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,12 +15,14 @@ from torch import nn
 from torch._functorch import config as functorch
 
 from lit_llm.backbone import huggingface
-from lit_llm.backbone.models import LanguageModel, StoredDtypes
+from lit_llm.backbone.loaded import LoadedModel
+from lit_llm.backbone.models import LanguageModel, ScoreModel, StoredDtypes
 from lit_llm.config.targets import construct, named_class
 from lit_llm.data.data_module import DataModule
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import folder_beside
 from lit_llm.runtime.compile_cache import keep_compiled
+from lit_llm.runtime.distributed import is_first_process
 from lit_llm.runtime.model_folder import check_model_folder
 from lit_llm.stages.base import Stage
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
@@ -35,6 +38,7 @@ class Parts:
     data: DataModule
     stage: Stage
     callbacks: list[L.Callback]
+    start: LoadedModel | None = None  # a copy of ``init_from`` as read, for its evaluation before the first step
 
 
 def load(cfg: DictConfig, folder: Path) -> Parts:
@@ -49,6 +53,9 @@ def load(cfg: DictConfig, folder: Path) -> Parts:
         cfg.seed, workers=True, verbose=False
     )  # the same weights whether the tokenizer was trained or read
     model = load_run_model(cfg, tokenizer)
+    start = None
+    if measured_before(cfg):  # the stage may give the model adapters and both of them new tokens
+        start = copy.deepcopy(LoadedModel(model, tokenizer))
     stage = construct(cfg.stage, "stage", cfg.allowed_targets)(
         model=model,
         tokenizer=tokenizer,
@@ -63,7 +70,13 @@ def load(cfg: DictConfig, folder: Path) -> Parts:
         for name, item in cfg.callbacks.items()
         if item is not None
     ]
-    return Parts(cfg, tokenizer, model, data, stage, callbacks)
+    return Parts(cfg, tokenizer, model, data, stage, callbacks, start)
+
+
+def measured_before(cfg: DictConfig) -> bool:
+    """Whether this process evaluates the model that the run starts from."""
+    wanted = cfg.evaluation.enabled and cfg.evaluation.before and not cfg.trainer.fast_dev_run
+    return bool(wanted and cfg.init_from) and is_first_process()
 
 
 def check_batches(cfg: DictConfig) -> None:
@@ -109,18 +122,18 @@ def _training_texts(cfg: DictConfig) -> Any:
     return data.tokenizer_texts(data.Options(**{key: value for key, value in given.items() if key in known}))
 
 
-def load_run_model(cfg: DictConfig, tokenizer: Tokenizer) -> nn.Module:
+def load_run_model(cfg: DictConfig, tokenizer: Tokenizer) -> LanguageModel | ScoreModel:
     """The folder's model, or a fresh one; a vocabulary unlike the embedding's rows is refused here."""
     if cfg.init_from is not None:
         head: Any = getattr(named_class(cfg.stage, "stage", cfg.allowed_targets), "head", "language")
         dropout = cfg.backbone.get("dropout") or 0.0
-        model: nn.Module = huggingface.load_model(cfg.init_from, head=head, dropout=dropout)
+        model = huggingface.load_model(cfg.init_from, head=head, dropout=dropout)
     else:
         own = {} if cfg.backbone.get("vocab_size") else {"vocab_size": tokenizer.vocab_size}
         model = LanguageModel(construct(cfg.backbone, "backbone", cfg.allowed_targets)(**own))
     _check_fit(cfg, model, tokenizer)
     if cfg.trainer.save_dtype is not None:
-        model.stored = StoredDtypes(getattr(torch, cfg.trainer.save_dtype))  # type: ignore[assignment]
+        model.stored = StoredDtypes(getattr(torch, cfg.trainer.save_dtype))
     return model
 
 

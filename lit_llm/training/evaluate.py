@@ -7,63 +7,94 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from torch import nn
 
 from lit_llm.backbone import huggingface
+from lit_llm.backbone.loaded import LoadedModel
 from lit_llm.backbone.models import LanguageModel
-from lit_llm.backbone.weights import weights_hash
 from lit_llm.config.environment import hiding
+from lit_llm.config.schema import digest
 from lit_llm.config.targets import construct, named_class
-from lit_llm.evaluation.heldout import can_evaluate, evaluate
-from lit_llm.evaluation.scores import Scores
-from lit_llm.evaluation.sets import write_heldout
+from lit_llm.evaluation.evaluator import EvaluationSettings, Evaluator, set_hash
+from lit_llm.evaluation.sets import KINDS, write_heldout
 from lit_llm.records import Heldout
-from lit_llm.runtime.atomic_files import folder_beside, write_json, write_text
-from lit_llm.runtime.distributed import is_first_process
+from lit_llm.runtime.atomic_files import folder_beside, write_json
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.stages.base import Stage
-from lit_llm.text.tokenizer import load_tokenizer
+from lit_llm.text.tokenizer import Tokenizer
 from lit_llm.training.build import Parts
-from lit_llm.training.evaluation_key import key_of, settings_hash
+from lit_llm.training.evaluation_key import settings_hash
 from lit_llm.training.trainer import in_bf16
 
 Metrics = dict[str, dict[str, Any]]  # {set: {measure: {"mean", "se", "n"}}}
 BEFORE, AFTER, TRAINED = "scores/before", "scores/after", "training_answers.json"
 
 
-def evaluate_parent(parts: Parts, folder: RunFolder) -> Metrics:
-    """The scores of ``init_from`` on this run's held-out sets; taken once, and read again by a resumed run."""
-    cfg = parts.cfg
-    if not (cfg.evaluation.enabled and cfg.evaluation.before and cfg.init_from) or cfg.trainer.fast_dev_run:
-        return {}
-    if not is_first_process():
-        return {}
-    keep_sets(parts, folder)
-    device = device_of(cfg)
-    model = huggingface.load_model(cfg.init_from, head="auto", device=device)
-    tokenizer, evaluator = load_tokenizer(cfg.init_from), Evaluator(cfg, trained_answers(folder.path), device)
-    scores = evaluator.evaluate_all(model, tokenizer, parts.data.heldout(), folder.path / BEFORE, "before")
-    return {one.name: one.as_metrics() for one in scores}
+class RunEvaluation:
+    """What a run's evaluations need, owned from before its first step to its report, so that each folder is read once.
 
+    The parent's copy (``Parts.start``) is let go when it was measured; at the end the stage's frozen reference stands
+    for it, or the model without its adapters. Scorers stay, in the host's memory while the model is trained. A folder
+    is read a second time only where training has no room for what it holds: the parent's, of a stage without a
+    reference in memory (``reference_cache``, a loss that needs none), and all of a Trainer of bf16-true, which rounds
+    the frozen networks of its stage too.
+    """
 
-def evaluate_result(parts: Parts, folder: RunFolder, device: torch.device) -> tuple[Metrics, Metrics]:
-    """The held-out scores of what the run made, and of what needs no model (the floors)."""
-    keep_sets(parts, folder)
-    if not parts.cfg.evaluation.enabled:
-        return {}, {}
-    model = parts.stage.exported().to(device)
-    huggingface.as_stored(model)  # what is measured is what the folder holds
-    evaluator = Evaluator(parts.cfg, trained_answers(folder.path), device)
-    sets, reference = parts.data.heldout(), parent_of(parts.cfg, device)
-    scores = evaluator.evaluate_all(model, parts.tokenizer, sets, folder.path / AFTER, "after", reference)
-    return {one.name: one.as_metrics() for one in scores}, {one.name: one.floors_as_metrics() for one in scores}
+    def __init__(self, parts: Parts, folder: RunFolder) -> None:
+        self.parts, self.folder = parts, folder
+        self._start_sha256: str | None = None
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        keep_sets(self.parts, self.folder)
+        return evaluator_of(self.parts.cfg, self.folder.path, self.parts.stage)
+
+    @cached_property
+    def sets(self) -> Mapping[str, Heldout]:
+        """By the hash of each and of the settings."""
+        settings = settings_hash(self.parts.cfg, self.evaluator.training_answers)
+        return {digest([set_hash(one), settings]): one for one in self.parts.data.heldout()}
+
+    @cached_property
+    def made(self) -> LoadedModel:
+        """What the run made, as its folder holds it. To be asked for when the run is over."""
+        model = self.parts.stage.exported()
+        huggingface.as_stored(model)
+        return LoadedModel(model, self.parts.tokenizer)
+
+    def before(self) -> Metrics:
+        """The scores of ``init_from`` on this run's held-out sets; taken once, and read again by a resumed run."""
+        start, self.parts.start = self.parts.start, None
+        if start is None:
+            return {}
+        start.model.to(device_of(self.parts.cfg))
+        scores = self.evaluator.evaluate_all(start, self.sets, self.folder.path / BEFORE, "before")
+        self._start_sha256 = start.sha256
+        self.evaluator.free_device()
+        return {one.name: one.as_metrics() for one in scores}
+
+    def after(self, device: torch.device) -> tuple[Metrics, Metrics]:
+        """The held-out scores of what the run made, and of what needs no model (the floors)."""
+        if not self.parts.cfg.evaluation.enabled:
+            keep_sets(self.parts, self.folder)
+            return {}, {}
+        rounded = any(weight.dtype != torch.float32 for weight in self.parts.stage.parameters())
+        stage = None if rounded else self.parts.stage
+        if rounded:
+            self.evaluator = evaluator_of(self.parts.cfg, self.folder.path)
+        self.made.model.to(device)
+        reference = reference_of(self.parts.cfg, self.evaluator, self.parts.tokenizer, device, stage)
+        if reference is not None:
+            reference.known_sha256 = self._start_sha256
+        scores = self.evaluator.evaluate_all(self.made, self.sets, self.folder.path / AFTER, "after", reference)
+        return {one.name: one.as_metrics() for one in scores}, {one.name: one.floors_as_metrics() for one in scores}
 
 
 def keep_sets(parts: Parts, folder: RunFolder) -> None:
@@ -88,97 +119,46 @@ def trained_answers(folder: Path) -> Mapping[str, int] | None:
     return Counter(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
-def beside_parent(cfg: DictConfig, kind: str) -> bool:
-    """Whether what a run makes is measured beside its parent on a kind of set, as its stage says."""
-    stage = named_class(cfg.stage, "stage", cfg.get("allowed_targets") or ())
-    return issubclass(stage, Stage) and stage.is_measured_beside_its_start(kind)
+def evaluator_of(cfg: DictConfig, folder: Path, stage: Stage | None = None) -> Evaluator:
+    """As the configuration of the run in ``folder`` says, which goes no further than here.
+
+    Answers to prompts are judged by ``evaluation.scorers`` and the stage's reward and gold: those that ``stage`` holds,
+    or ones made anew where it is None.
+    """
+    said, allowed = cfg.evaluation, cfg.get("allowed_targets") or ()
+
+    def scorers() -> dict[str, Any]:
+        nodes = dict(said.scorers)
+        if stage is None:
+            nodes |= {name: cfg.stage[name] for name in ("reward", "gold") if cfg.stage.get(name) is not None}
+        made = {name: construct(node, "reward", allowed, f"the scorer {name}") for name, node in nodes.items()}
+        return made | (stage.scorers() if stage is not None else {})
+
+    settings = EvaluationSettings(
+        generate=said.generate,
+        max_items=said.max_items,
+        max_new_tokens=said.max_new_tokens,
+        temperature=said.temperature,
+        batch_size=said.batch_size,
+        seed=said.seed,
+        bf16=in_bf16(cfg.trainer),
+        progress=cfg.trainer.progress,
+    )
+    kind = named_class(cfg.stage, "stage", allowed)
+    beside = [one for one in KINDS if issubclass(kind, Stage) and kind.is_measured_beside_its_start(one)]
+    return Evaluator(settings, scorers, trained_answers(folder), beside)
 
 
-def parent_of(cfg: DictConfig, device: torch.device) -> LanguageModel | None:
-    """The model that an aligned one is measured beside; None for a run of another kind, or where the parent is gone."""
-    if not beside_parent(cfg, "prompts") or not cfg.init_from or not Path(cfg.init_from).is_dir():
+def reference_of(
+    cfg: DictConfig, evaluator: Evaluator, tokenizer: Tokenizer, device: torch.device, stage: Stage | None = None
+) -> LoadedModel | None:
+    """What an aligned model is measured beside: as ``stage`` holds it, else read. None for a run of another kind, or
+    where the folder is gone."""
+    if "prompts" not in evaluator.beside or not cfg.init_from or not Path(cfg.init_from).is_dir():
         return None
-    return huggingface.load_language_model(cfg.init_from, device=device).eval()
-
-
-class Evaluator:
-    """How a run's held-out sets are taken: by its own configuration, whichever model takes them."""
-
-    def __init__(self, cfg: DictConfig, training_answers: Mapping[str, int] | None, device: torch.device) -> None:
-        self.cfg, self.training_answers, self.device = cfg, training_answers, device
-        self._scorers: dict[str, Callable[..., Any]] | None = None
-
-    @property
-    def scorers(self) -> Mapping[str, Callable[..., Any]]:
-        """What judges answers to held-out prompts: the stage's reward and gold, and those of ``evaluation.scorers``."""
-        if self._scorers is None:
-            nodes = dict(self.cfg.evaluation.scorers)
-            if self.cfg.stage.get("reward") is not None:
-                nodes["reward"] = self.cfg.stage.reward
-            if self.cfg.stage.get("gold") is not None:
-                nodes["gold"] = self.cfg.stage.gold
-            allowed = self.cfg.get("allowed_targets") or ()
-            made = {name: construct(node, "reward", allowed, f"the scorer {name}") for name, node in nodes.items()}
-            for scorer in made.values():
-                if isinstance(scorer, nn.Module):
-                    scorer.to(self.device)
-            self._scorers = made
-        return self._scorers
-
-    def evaluate(
-        self,
-        model: nn.Module,
-        tokenizer: Any,
-        heldout: Heldout,
-        name: str,
-        seed: int | None = None,
-        reference: LanguageModel | None = None,
-    ) -> Scores:
-        """One set, by one model, with a progress bar called ``name``."""
-        settings = self.cfg.evaluation
-        return evaluate(
-            model,  # type: ignore[arg-type]
-            tokenizer,
-            heldout,
-            generate=settings.generate,
-            max_items=settings.max_items,
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature if heldout.kind == "prompts" else None,
-            batch_size=settings.batch_size,
-            seed=settings.seed if seed is None else seed,
-            bf16=in_bf16(self.cfg.trainer),
-            scorers=self.scorers if heldout.kind == "prompts" else None,
-            training_answers=self.training_answers if heldout.kind == "responses" else None,
-            reference=reference,
-            progress=name if self.cfg.trainer.progress else None,
-        )
-
-    def evaluate_all(
-        self,
-        model: nn.Module,
-        tokenizer: Any,
-        sets: Iterable[Heldout],
-        place: Path,
-        name: str,
-        reference: LanguageModel | None = None,
-    ) -> list[Scores]:
-        """Every set that the model can take; scores of the same weights, set and settings in ``place`` are read."""
-        found = []
-        settings = settings_hash(self.cfg, self.training_answers)
-        ours, theirs = (None if one is None else weights_hash(one) for one in (model, reference))
-        for heldout in sets:
-            if not can_evaluate(model, heldout):
-                continue
-            parent = reference if beside_parent(self.cfg, heldout.kind) else None
-            same = (ours, theirs if parent is not None else None, tokenizer.fingerprint(), settings)
-            file, key = place / f"{heldout.name}.json", key_of(heldout, *same)
-            mark = file.with_suffix(".key")
-            if not (file.is_file() and mark.is_file() and mark.read_text(encoding="utf-8") == key):
-                mark.unlink(missing_ok=True)
-                self.evaluate(model, tokenizer, heldout, f"{heldout.name} {name}", reference=parent).save(file)
-                write_text(mark, key)  # last: a score cut off by a kill has none
-            found.append(Scores.load(file))
-        return found
+    held: LanguageModel | None = None if stage is None else stage.started_from()
+    model = huggingface.load_language_model(cfg.init_from) if held is None else held
+    return LoadedModel(model.to(device).eval(), tokenizer)
 
 
 def device_of(cfg: DictConfig) -> torch.device:

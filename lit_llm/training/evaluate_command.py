@@ -12,7 +12,8 @@ from typing import Annotated, Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lit_llm.backbone import huggingface
+from lit_llm.backbone.huggingface import check_vocabulary
+from lit_llm.backbone.loaded import load_shared
 from lit_llm.config import schema
 from lit_llm.config.targets import saved_code
 from lit_llm.errors import UserError
@@ -23,8 +24,7 @@ from lit_llm.lineage import lineage
 from lit_llm.records import Heldout
 from lit_llm.runtime.arguments import run_command
 from lit_llm.runtime.run_folder import RunFolder
-from lit_llm.text.tokenizer import load_tokenizer
-from lit_llm.training.evaluate import Evaluator, beside_parent, device_of, parent_of, trained_answers
+from lit_llm.training.evaluate import device_of, evaluator_of, reference_of
 
 
 @dataclass
@@ -67,21 +67,16 @@ def evaluate_again(arguments: Evaluate) -> list[Scores]:
     cfg = _settings(folder, arguments)
     sets = _sets(folder, arguments.sets)
     place = arguments.model or folder.model
-    device = device_of(cfg)
-    model = huggingface.load_model(place, head="auto", device=device)
-    evaluator, tokenizer = Evaluator(cfg, trained_answers(folder.path), device), load_tokenizer(place)
-    huggingface.check_vocabulary(model.config, tokenizer.vocab_size, place)
-    reference = None if arguments.model else parent_of(cfg, device)
+    device, evaluator, candidate = device_of(cfg), evaluator_of(cfg, folder.path), load_shared(place)
+    check_vocabulary(candidate.model.config, candidate.tokenizer.vocab_size, place)
+    candidate.model.to(device)
+    reference = None if arguments.model else reference_of(cfg, evaluator, candidate.tokenizer, device)
     taken = [
         evaluator.evaluate(
-            model,
-            tokenizer,
-            heldout,
-            heldout.name,
-            reference=reference if beside_parent(cfg, heldout.kind) else None,
+            candidate, heldout, heldout.name, reference=reference if heldout.kind in evaluator.beside else None
         )
         for heldout in sets
-        if can_evaluate(model, heldout)
+        if can_evaluate(candidate.model, heldout)
     ]
     if not taken:
         raise UserError(f"{place}: this model can take none of {', '.join(heldout.name for heldout in sets)}")

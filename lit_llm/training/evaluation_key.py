@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
 
 from omegaconf import DictConfig
 
 from lit_llm.config.schema import digest, plain
-from lit_llm.records import Heldout
 
 UNREAD = ("enabled", "before", "objective")  # of cfg.evaluation: they change no score
 
@@ -21,13 +18,3 @@ def settings_hash(cfg: DictConfig, training_answers: Mapping[str, int] | None) -
     trainer = {key: values["trainer"][key] for key in ("precision", "accelerator")}
     rewards = [values["stage"].get(name) for name in ("reward", "gold")]
     return digest([evaluation, trainer, rewards, sorted((training_answers or {}).items())])
-
-
-def set_hash(heldout: Heldout) -> str:
-    """The set's kind and items."""
-    return digest([heldout.name, heldout.kind, [asdict(item) for item in heldout.items]])
-
-
-def key_of(heldout: Heldout, *rest: Any) -> str:
-    """Of a set, and of all else that its score depends on."""
-    return digest([set_hash(heldout), *rest])

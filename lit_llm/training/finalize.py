@@ -26,13 +26,15 @@ from lit_llm.runtime.atomic_files import write_json, write_text
 from lit_llm.runtime.distributed import is_first_process
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.training.build import Parts
-from lit_llm.training.evaluate import Metrics, evaluate_result
+from lit_llm.training.evaluate import Metrics, RunEvaluation
 from lit_llm.training.reward_validation import validate_reward_model
 
 log = logging.getLogger("lit_llm")
 
 
-def finalize(parts: Parts, trainer: L.Trainer, folder: RunFolder, before: Metrics, started: float) -> dict[str, Any]:
+def finalize(
+    parts: Parts, trainer: L.Trainer, folder: RunFolder, evaluation: RunEvaluation, before: Metrics, started: float
+) -> dict[str, Any]:
     """Write the model folder, the evaluation, metrics.json, lineage and card. Returns the metrics."""
     metrics = training_metrics(parts, trainer) | {"train_seconds": time.monotonic() - started}
     if parts.cfg.trainer.fast_dev_run or not is_first_process():
@@ -41,9 +43,9 @@ def finalize(parts: Parts, trainer: L.Trainer, folder: RunFolder, before: Metric
     parts.stage.cpu().eval()
     lineage.forget(folder.model)
     parts.stage.save(folder.model)
-    after, floors = evaluate_result(parts, folder, device)
+    after, floors = evaluation.after(device)
     parts.stage.evaluated(folder.model, after)
-    validation = validate_reward_model(parts, folder, device)
+    validation = validate_reward_model(evaluation, folder, device)
     metrics |= {} if validation is None else {"reward_validation": validation}
     metrics |= {"heldout": after, "floors": floors, "before": before, "seconds": time.monotonic() - started}
     metrics |= compared(metrics, parts.cfg.evaluation.objective)

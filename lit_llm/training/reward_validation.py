@@ -13,22 +13,25 @@ from lit_llm.data.preferences import Preferences
 from lit_llm.evaluation.score_readers import ModelReader
 from lit_llm.rewards.validation.result import ValidationResult, shown
 from lit_llm.runtime.run_folder import RunFolder
-from lit_llm.training.build import Parts
-from lit_llm.training.trainer import in_bf16
+from lit_llm.training.evaluate import RunEvaluation
 
 log = logging.getLogger("lit_llm")
 
 FEW = 30  # prompts: the standard error of a share of a third is 9 points then
 
 
-def validate_reward_model(parts: Parts, folder: RunFolder, device: torch.device) -> dict[str, Any] | None:
+def validate_reward_model(evaluation: RunEvaluation, folder: RunFolder, device: torch.device) -> dict[str, Any] | None:
     """Validates the reward model as its stage says, and writes it into the model folder. Returns its plain values."""
-    validator, model, data = getattr(parts.stage, "reward_validation", None), parts.stage.exported(), parts.data
-    if validator is None or not isinstance(model, ScoreModel) or not isinstance(data, Preferences):
+    validator, data = getattr(evaluation.parts.stage, "reward_validation", None), evaluation.parts.data
+    if validator is None or not isinstance(data, Preferences):
         return None
-    heldout = [item for one in data.heldout() if one.kind == "rankings" for item in one.items]
-    reader = ModelReader(model.to(device).eval(), parts.tokenizer, validator.longest)
-    with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(parts.cfg.trainer)):  # half the time of float32
+    model = evaluation.made.model
+    if not isinstance(model, ScoreModel):
+        return None
+    heldout = [item for one in evaluation.sets.values() if one.kind == "rankings" for item in one.items]
+    reader = ModelReader(model.to(device).eval(), evaluation.made.tokenizer, validator.longest)
+    bf16 = evaluation.evaluator.settings.bf16  # half the time of float32
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         taken: ValidationResult = validator.validate(reader, heldout, data.training_comparisons())
     result = replace(taken, trained_with_attacks=data.options.attacks > 0, settings=asdict(validator))
     result.save(folder.model)

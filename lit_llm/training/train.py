@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # torch and Lightning are imported only when the configuratio
     import lightning as L
 
     from lit_llm.training.build import Parts
+    from lit_llm.training.evaluate import RunEvaluation
 
 log = logging.getLogger("lit_llm")
 
@@ -31,6 +32,7 @@ def run(cfg: DictConfig, path: Path) -> dict[str, Any]:
     """The story of a run. Raises UserError for what the user can mend, SystemExit(143) when stopped by SIGTERM."""
     with imports_uncollected():
         from lit_llm.training.build import load
+        from lit_llm.training.evaluate import RunEvaluation
         from lit_llm.training.finalize import finalize
         from lit_llm.training.trainer import build
 
@@ -38,9 +40,9 @@ def run(cfg: DictConfig, path: Path) -> dict[str, Any]:
     with one_process_at(folder.path), told_in_one_line(lambda: needs_less(cfg), lambda: folder.kept()):
         prepare(cfg, folder)
         parts = load(cfg, folder.path)
-        trainer = build(parts, folder.path)
-        before = fit(parts, trainer, folder)
-        return finalize(parts, trainer, folder, before, started)
+        trainer, evaluation = build(parts, folder.path), RunEvaluation(parts, folder)
+        before = fit(parts, trainer, folder, evaluation)
+        return finalize(parts, trainer, folder, evaluation, before, started)
 
 
 def needs_less(cfg: DictConfig) -> str:
@@ -86,16 +88,15 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def fit(parts: Parts, trainer: L.Trainer, folder: RunFolder) -> dict[str, Any]:
+def fit(parts: Parts, trainer: L.Trainer, folder: RunFolder, evaluation: RunEvaluation) -> dict[str, Any]:
     """Train, from the newest good checkpoint when resuming. Returns the parent's held-out scores, taken before."""
     from lit_llm.checkpointing.resume import find_checkpoint
-    from lit_llm.training.evaluate import evaluate_parent
 
     cfg = parts.cfg
     checkpoint = find_checkpoint(folder.path) if cfg.resume is not None else None
     announce(parts, folder, checkpoint)
     foresee(parts)
-    before = evaluate_parent(parts, folder)
+    before = evaluation.before()
     trainer.fit(parts.stage, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
     return before
 

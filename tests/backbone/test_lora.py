@@ -19,8 +19,10 @@ from lit_llm.backbone.lora import (
     lora_state_dict,
     merge_lora,
     save_adapter,
+    without_adapters,
 )
 from lit_llm.backbone.models import LanguageModel, ScoreModel
+from lit_llm.backbone.weights import weights_hash
 from lit_llm.errors import UserError
 
 TOKENS = torch.randint(0, 61, (2, 12), generator=torch.Generator().manual_seed(3))
@@ -45,6 +47,15 @@ def adapted(base: LanguageModel) -> LanguageModel:
     apply_lora(trained, rank=4, alpha=8)
     train_adapters(trained)
     return trained
+
+
+def test_without_adapters_it_is_the_base_in_every_bit_and_keeps_them(
+    adapted: LanguageModel, base: LanguageModel
+) -> None:
+    found = without_adapters(adapted)
+    assert torch.equal(found(TOKENS), base(TOKENS)) and not torch.equal(adapted(TOKENS), base(TOKENS))
+    assert weights_hash(found) == weights_hash(base)
+    assert [type(part) for part in found.modules()] == [type(part) for part in base.modules()]
 
 
 def test_a_fresh_adapter_is_the_identity(model: LanguageModel, base: LanguageModel) -> None:

@@ -68,8 +68,8 @@ def test_it_is_measured_once_for_the_same_models_prompts_and_settings(runs, tmp_
     write(tmp_path, runs, gold=None)
     assert len(measured) == 3
     torch.manual_seed(1)
-    model = LanguageModel(Models(runs).model("instruction_tuning").config)
-    save_model(runs["instruction_tuning"] / "model", model, Models(runs).tokenizer("instruction_tuning"))
+    loaded = Models(runs).loaded("instruction_tuning")
+    save_model(runs["instruction_tuning"] / "model", LanguageModel(loaded.model.config), loaded.tokenizer)
     write(tmp_path, runs)
     assert len(measured) == 4, "another model"
 

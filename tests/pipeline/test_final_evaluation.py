@@ -1,5 +1,6 @@
 """Invariant: what ends a pipeline reaches its report, whatever the prompts and the models."""
 
+import gc
 import json
 import logging
 
@@ -7,14 +8,17 @@ import pytest
 import torch
 
 from lit_llm.backbone.config import from_depth
-from lit_llm.backbone.huggingface import save_model
-from lit_llm.backbone.models import LanguageModel
+from lit_llm.backbone.huggingface import load_language_model, save_model
+from lit_llm.backbone.loaded import load_shared
+from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.config.pipeline_steps import Step
 from lit_llm.evaluation.sets import write_heldout
-from lit_llm.pipeline.final_evaluation import Models, compared, write_answers
+from lit_llm.pipeline.final_evaluation import Models, compared, evaluate_pipeline, write_answers
 from lit_llm.pipeline.skipped_prompts import judged
-from lit_llm.records import Heldout, Message, Prompt
+from lit_llm.records import Comparison, Heldout, Message, Prompt
 from lit_llm.text.bpe import train_bpe
+from lit_llm.text.tokenizer import load_tokenizer
+from tests.folder_reads import count_reads
 
 CONFIG = """
 stage: {_target_: lit_llm.stages.ppo.PPO, _partial_: true}
@@ -25,6 +29,7 @@ optimizer: {}
 schedule: {}
 trainer: {accelerator: cpu}
 """
+RANKED = Comparison((Message("user", "Hello?"),), ("The cat", "mat"), (1, 2))
 SETTINGS = {"prompts": ["Hello?"], "heldout_prompts": 2, "max_new_tokens": 3, "temperature": 0.0, "seed": 0}
 
 
@@ -59,7 +64,7 @@ def test_a_prompt_longer_than_a_context_is_left_out(runs, tmp_path, caplog):
 def test_a_model_that_cannot_answer_is_named_and_the_others_answer(runs, tmp_path, caplog):
     models = Models(runs)
     with torch.no_grad():
-        models.model("ppo").backbone.embed_tokens.weight.fill_(float("nan"))
+        models.loaded("ppo").model.backbone.embed_tokens.weight.fill_(float("nan"))
     write_answers(tmp_path, models, SETTINGS)
     assert list(written(tmp_path)["answers"]) == ["instruction_tuning"]
     assert "no answers of ppo" in caplog.text
@@ -82,7 +87,7 @@ def test_a_model_of_ones_own_is_what_the_verdict_compares_with(runs, tmp_path):
     models = Models({"ppo": runs["ppo"]}, {"ppo": runs["ppo"] / "model", "instruction_tuning": own})
     line = compared(tmp_path / "pipeline", models, {"ppo": "instruction_tuning"})[1]
     assert f"model={tmp_path}/pipeline/ppo/model against={own} prompts={tmp_path}/ppo/heldout/prompts.jsonl" in line
-    assert models.model("instruction_tuning").config.max_positions == 96
+    assert models.loaded("instruction_tuning").model.config.max_positions == 96
 
 
 def test_rewards_and_scorers_of_missing_steps_are_done_without():
@@ -92,3 +97,37 @@ def test_rewards_and_scorers_of_missing_steps_are_done_without():
     left = judged(step, {"sft": None}).config
     assert left["stage"] == {"reward": None, "gold": {"_target_": "rule"}}
     assert list(left["evaluation"]["scorers"]) == ["rule"]
+
+
+def test_ledger_best_of_n_and_answers_read_each_folder_once_and_let_go_of_it(runs, tmp_path, monkeypatch):
+    language = load_language_model(runs["instruction_tuning"] / "model")
+    reward = tmp_path / "reward_modeling"
+    save_model(reward / "model", ScoreModel.from_language_model(language), load_tokenizer(runs["ppo"] / "model"))
+    (reward / "config.yaml").write_text(CONFIG.replace("ppo.PPO", "reward_modeling.RewardModeling"))
+    write_heldout(reward / "heldout", Heldout("rankings", "rankings", (RANKED,)))
+    learned = f"{{_target_: lit_llm.rewards.learned.LearnedReward, folder: {reward}/model}}"
+    for stage in runs:
+        judged = CONFIG.replace("_partial_: true}", f"_partial_: true, reward: {learned}, gold: {learned}}}")
+        (runs[stage] / "config.yaml").write_text(judged)
+    items = (Prompt((Message("user", "The mat?"),)),)
+    write_heldout(runs["instruction_tuning"] / "heldout", Heldout("prompts", "prompts", items))
+    gold = {"_target_": "lit_llm.rewards.learned.LearnedReward", "folder": "@reward_modeling"}
+    best_of_n = {"n": 2, "prompts": 1, "model": "instruction_tuning", "proxy": "reward_modeling", "gold": gold}
+    best_of_n |= {"max_new_tokens": 2, "temperature": 1.0, "seed": 0, "batch_size": 2}
+    config = {"ledger": True, "answers": SETTINGS, "report": False, "best_of_n": best_of_n}
+    reads = count_reads(monkeypatch)
+    every = {"instruction_tuning": runs["instruction_tuning"], "reward_modeling": reward, "ppo": runs["ppo"]}
+    parents = {"instruction_tuning": None, "reward_modeling": "instruction_tuning", "ppo": "instruction_tuning"}
+    outputs = {name: run / "model" for name, run in every.items()}
+    evaluate_pipeline({**config, "cache_dir": str(tmp_path / "cache/stages")}, tmp_path, every, parents, outputs)
+    ledger = json.loads((tmp_path / "ledger.json").read_text())["entries"]
+    assert {"prompts", "prompts_ppo", "rankings"} == {entry["set"] for entry in ledger}
+    assert {"score/reward", "score/gold", "kl/answer"} <= {entry["metric"] for entry in ledger}
+    assert json.loads((tmp_path / "best_of_n.json").read_text())["points"] and written(tmp_path)["answers"]
+    expected = {f"{what} {folder}" for folder in outputs.values() for what in ("read_tensors", "read_engine")}
+    expected |= {f"read_heldout {file}" for run in every.values() for file in (run / "heldout").iterdir()}
+    assert reads == dict.fromkeys(expected, 1)
+    gc.collect()
+    for folder in outputs.values():
+        load_shared(folder)
+    assert all(reads[f"read_tensors {folder}"] == 2 for folder in outputs.values()), "nobody held it any more"
