@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 from lit_llm.errors import UserError
 from lit_llm.runtime.out_of_resources import one_line
 from lit_llm.runtime.suggestions import nearest
+from lit_llm.runtime.terminal import quiet_without_reader
 
 T = TypeVar("T")
 
@@ -53,8 +54,13 @@ def parse(arguments: type[T], argv: Sequence[str]) -> T:
 
 def run_command(arguments: type[T], command: Callable[[T], None], argv: Sequence[str] | None = None) -> None:
     """A script's main: parse, run; a user's mistake is one line on stderr and status 2, Ctrl+C is 130."""
+    with quiet_without_reader():
+        _run(arguments, command, sys.argv[1:] if argv is None else argv)
+
+
+def _run(arguments: type[T], command: Callable[[T], None], argv: Sequence[str]) -> None:
     try:
-        command(parse(arguments, sys.argv[1:] if argv is None else argv))
+        command(parse(arguments, argv))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
