@@ -21,8 +21,8 @@ ROLLOUT = {  # of a stage that answers prompts; cut: the share of answers that m
     "objective/scores": "reward", "objective/kl": "kl", "objective/response_length": "length",
     "objective/truncated": "cut", "val/loss": "val reward", "train/lr": "lr",
 }  # fmt: skip
-BAR = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}"  # the ETA before what is cut
-ENDLESS = "{desc}{n_fmt} steps {elapsed}{postfix}"
+BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}"
+ENDLESS = "{desc} {n_fmt} steps {elapsed}{postfix}"
 
 
 class Progress(ProgressBar):
