@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import select
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -121,7 +122,19 @@ def _closed() -> bool:
     """Whether standard output has no reader; what is left of it then goes nowhere, also at the interpreter's end."""
     try:
         _flush()
+        closed = _without_reader()
     except BrokenPipeError:
+        closed = True
+    if closed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    return closed
+
+
+def _without_reader() -> bool:
+    """Asked of the system: a long text is written past the buffer, and nothing is left in it to fail a second time."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)  # errors are told unasked
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # a system without poll; an output that is no file
+        return False
