@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 from lit_llm.runtime import curve_tags
 
@@ -15,13 +13,12 @@ from lit_llm.runtime import curve_tags
 class Curves(TensorBoardLogger):
     """Event files in the run's folder itself, so that TensorBoard calls the run as its folder; the loss comes first."""
 
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:  # type: ignore[override]
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         super().log_metrics({curve_tags.shown(name): value for name, value in metrics.items()}, step)
 
-    @rank_zero_only
     def save(self) -> None:
-        """Writes out what waits. Lightning writes hparams.yaml besides; a run has its config.yaml."""
+        """Writes out what waits (in the first process; in others the writer is a dummy). Lightning writes hparams.yaml
+        besides; a run has its config.yaml."""
         self.experiment.flush()
 
 
