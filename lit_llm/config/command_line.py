@@ -66,7 +66,7 @@ def _command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str]
     try:
         arguments = options_first(interruption.given)
         if any(word in ("--help", "-h") for word in arguments):
-            print(text_for(config_name, arguments))
+            print(broken(text_for(config_name, arguments), columns(sys.stdout)))
             raise SystemExit(0)
         for line in filter(None, (renamed.word(word)[1] for word in arguments)):
             print(f"note: {line}", file=sys.stderr)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 from lit_llm.errors import UserError
 from lit_llm.runtime.out_of_resources import one_line
 from lit_llm.runtime.suggestions import nearest
-from lit_llm.runtime.terminal import quiet_without_reader
+from lit_llm.runtime.terminal import broken, columns, quiet_without_reader
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ def parse(arguments: type[T], argv: Sequence[str]) -> T:
     a value of the wrong type, a key given twice, and a missing one.
     """
     if any(word in ("--help", "-h") for word in argv):
-        print(describe(arguments))
+        print(broken(describe(arguments), columns(sys.stdout)))
         raise SystemExit(0)
     hints = typing.get_type_hints(arguments)
     fields = {f.name: f for f in dataclasses.fields(arguments) if f.init}  # type: ignore[arg-type]

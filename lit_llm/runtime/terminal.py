@@ -46,7 +46,8 @@ def broken(text: str, width: int | None) -> str:
 def _broken(line: str, width: int) -> list[str]:
     if len(line) <= width:
         return [line]
-    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    column = re.match(r"\s*\S+\s{2,}(?=\S)", line)  # what stands beside a key goes on beside it
+    indent = " " * (column.end() if column and column.end() <= width // 2 else len(line) - len(line.lstrip()) + 2)
     if COMMAND.match(line):
         return _command(line, width, indent)
     return textwrap.wrap(
