@@ -225,9 +225,10 @@ def finish(chain: Chain, started: float) -> None:
     final = evaluate_pipeline(values, chain.folder, runs, parents, outputs(chain))
     steps = f"{len(chain.folders)} steps" + (f", {len(chain.reused)} of them reused" if chain.reused else "")
     log.info("\nThe pipeline took %s for %s.", duration(time.monotonic() - started), steps)
-    log.info("%s", in_one_sentence(chain.metrics[final]))
-    log.info("folder: %s", near(chain.folder))
-    log.info("next: python scripts/chat.py model=%s", near(chain.folder / final / "model"))
+    if final in chain.metrics:
+        log.info("%s", in_one_sentence(chain.metrics[final]))
+        log.info("folder: %s", near(chain.folder))
+        log.info("next: python scripts/chat.py model=%s", near(chain.folder / final / "model"))
 
 
 def read_metrics(place: Path) -> dict[str, Any]:
