@@ -14,12 +14,15 @@ from tqdm import tqdm
 
 from lit_llm.errors import UserError
 from lit_llm.runtime.lightning_loops import step_ended, steps_done
+from lit_llm.runtime.terminal import columns
 
 SHOWN = {"train/loss": "loss", "val/loss": "val", "train/lr": "lr", "train/tokens_per_second": "tok/s"}
 ROLLOUT = {  # of a stage that answers prompts; cut: the share of answers that max_new_tokens ended
     "objective/scores": "reward", "objective/kl": "kl", "objective/response_length": "length",
     "objective/truncated": "cut", "val/loss": "val reward", "train/lr": "lr",
 }  # fmt: skip
+BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}"
+ENDLESS = "{desc} {n_fmt} steps {elapsed}{postfix}"
 
 
 class Progress(ProgressBar):
@@ -53,8 +56,10 @@ class Progress(ProgressBar):
         self._name = str(getattr(pl_module, "name", "train"))
         self._last_shown = time.monotonic()
         if sys.stderr.isatty():
-            done = steps_done(trainer)
-            self._bar = tqdm(desc=self._name, total=self._total, initial=done, unit="step", dynamic_ncols=True)
+            self._bar = tqdm(
+                desc=self._name, total=self._total, initial=steps_done(trainer), ncols=columns(sys.stderr),
+                bar_format=BAR if self._total else ENDLESS,
+            )  # fmt: skip
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:  # noqa: ARG002
         if not self.enabled or not trainer.is_global_zero or not step_ended(trainer):
@@ -67,7 +72,7 @@ class Progress(ProgressBar):
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:  # noqa: ARG002
         if self._bar is not None:
-            self._bar.set_postfix_str("validating")
+            self._draw(self._bar, ["validating"])
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.enabled and trainer.is_global_zero:
@@ -81,10 +86,21 @@ class Progress(ProgressBar):
         text = shown({**trainer.callback_metrics, **getattr(pl_module, "latest", {})})
         done = steps_done(trainer)
         if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(done - self._bar.n)
+            self._bar.n = done
+            self._draw(self._bar, text.split(", "))
         else:
             print(f"{self._name}: step {done}/{self._total or '?'}, {text}", file=sys.stderr, flush=True)
+
+    def _draw(self, bar: tqdm[Any], parts: list[str]) -> None:
+        """Draws the bar with as many of the numbers, the first ones first, as fit beside the time left."""
+        bar.ncols = columns(sys.stderr)  # the window may have another size by now
+        if bar.total is not None:
+            bar.total = max(bar.total, bar.n)  # beyond its total tqdm shows neither share nor time left
+        if bar.ncols is not None:
+            bare = len(bar.format_meter(**{**bar.format_dict, "ncols": None, "postfix": None}))
+            while parts and bare + len(", " + ", ".join(parts)) > bar.ncols:
+                parts = parts[:-1]
+        bar.set_postfix_str(", ".join(parts))
 
     def _close(self) -> None:
         if self._bar is not None:

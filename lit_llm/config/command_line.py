@@ -41,19 +41,32 @@ from lit_llm.config.validation import validate
 from lit_llm.errors import UserError
 from lit_llm.runtime import devices
 from lit_llm.runtime.atomic_files import write_text
+from lit_llm.runtime.distributed import inside_worker
 from lit_llm.runtime.out_of_resources import one_line
 from lit_llm.runtime.run_folder import unfinished
+from lit_llm.runtime.terminal import broken, columns, quiet_without_reader, started
 
 
 def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] | None = None) -> None:
     """Run ``job(cfg)`` under Hydra on the command line's overrides; exits with 2 on a user's mistake."""
+    with quiet_without_reader():
+        _command(config_name, job, argv)
+
+
+def _command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] | None) -> None:
     schema.register()
     sys.path.append(str(Path.cwd()))  # modules of one's own: a reward, a format, a stage
     interruption.given[:] = list(sys.argv[1:] if argv is None else argv)
+    line = f"{config_name}: reading the configuration and loading torch ..."
+    silent = _only_shows(interruption.given) or {"--help", "-h", "--version", "--hydra-help"} & {*interruption.given}
+    silent = silent or inside_worker()
+    # A terminal is told at once: checking a pipeline takes seconds by itself. A log, where a mistake is one line, then.
+    if at_once := not silent and sys.stderr.isatty():
+        started(line)
     try:
         arguments = options_first(interruption.given)
         if any(word in ("--help", "-h") for word in arguments):
-            print(text_for(config_name, arguments))
+            print(broken(text_for(config_name, arguments), columns(sys.stdout)))
             raise SystemExit(0)
         for line in filter(None, (renamed.word(config_name, word)[1] for word in arguments)):
             print(f"note: {line}", file=sys.stderr)
@@ -63,6 +76,8 @@ def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] 
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    if not (at_once or silent):
+        started(line)
     whole_files()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of Hydra's own printing
     sys.argv[1:] = arguments
@@ -120,7 +135,7 @@ def _own(error: BaseException | None) -> UserError | None:
 def complain(error: UserError) -> None:
     """One line on stderr for every finding."""
     for line in str(error).splitlines():
-        print(f"error: {line}", file=sys.stderr)
+        print(broken(f"error: {line}", columns(sys.stderr)), file=sys.stderr)
 
 
 def going_on(config_name: str, arguments: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ from importlib import import_module
 from lit_llm.config.signatures import signature
 from lit_llm.errors import UserError
 from lit_llm.runtime.arguments import split_word
+from lit_llm.runtime.terminal import started
 
 
 def check_words(arguments: str, words: Sequence[str]) -> None:
@@ -24,6 +25,8 @@ def _command(module: str, arguments: str) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    if not {"--help", "-h"} & set(sys.argv[1:]):
+        started(f"{arguments.rpartition('.')[2].removesuffix('Options').lower()}: loading torch ...")
     import_module(module).main()
 
 

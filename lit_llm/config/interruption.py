@@ -18,6 +18,7 @@ from lit_llm.runtime.run_lock import RunLock
 # What a run or a pipeline writes before its first step.
 STARTING = (".hydra", ".lock", ".launch", ".heldout", "config.yaml", "run.json", "tokenizer", ".tokenizer-unfinished",
             "tensorboard", "csv", "heldout", "scores", "training_answers.json", "checkpoints", "log_dir")  # fmt: skip
+EVENTS = "events.out.tfevents."  # how the names of TensorBoard's files begin
 STOPPED = (130, 143)
 
 _begun: set[Path] = set()
@@ -83,7 +84,7 @@ def clear(folder: Path) -> bool:
     if new is None or not folder.is_dir() or folder.is_symlink() or begun(folder):
         return False
     inside = list(folder.iterdir())
-    if any(path.name not in STARTING and path.suffix != ".log" for path in inside):
+    if any(not path.name.startswith(EVENTS) and path.name not in STARTING and path.suffix != ".log" for path in inside):
         return False
     try:
         with RunLock(folder):

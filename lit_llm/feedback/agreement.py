@@ -149,7 +149,8 @@ def summarize(
 
 def describe(found: Mapping[str, Any]) -> str:
     """The coefficients and the annotators as two tables, for people."""
-    lines = [f"{found['rankings']} rankings of {found['tasks']} prompts by {found['annotators']} annotators", ""]
+    lines = [f"{found['rankings']} rankings of {found['tasks']} prompts by {found['annotators']} annotators"]
+    lines += [sentence(found), ""]
     width = max(len(text) for text in COEFFICIENTS.values())
     for name, text in COEFFICIENTS.items():
         chance = found[name].get("chance")
@@ -163,6 +164,17 @@ def describe(found: Mapping[str, Any]) -> str:
         parts = "".join(f"{shown(of[key], percent=True, short=True):<22}" for key in _PERSONAL)
         lines.append(f"{name:<{width}}  {of['rankings']:>8}  {parts}".rstrip())
     return "\n".join(lines)
+
+
+def sentence(found: Mapping[str, Any]) -> str:
+    """What the table comes to, for people who know none of its measures."""
+    alike, alpha = found["pair_agreement"]["mean"], found["alpha_ranks"]["mean"]
+    if alike is None or alpha is None:
+        return "no prompt has comparable rankings of two annotators yet, so nothing is known of their agreement"
+    return (
+        f"two annotators order two answers alike {alike:.0%} of the time (by chance 50%); "
+        f"beyond chance they agree by {alpha:.2f} (0: chance, 1: always)"
+    )
 
 
 def shown(value: Mapping[str, Any], *, percent: bool = False, short: bool = False) -> str:

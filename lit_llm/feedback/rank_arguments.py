@@ -11,7 +11,7 @@ from lit_llm.generation.command import Device
 
 SETTINGS = (
     "title", "instructions", "overlap", "repeat_share", "gold_share", "min_seconds", "lease_minutes", "allow_ties",
-    "flag_kinds", "target_rankings",
+    "ratings", "flag_kinds", "target_rankings",
 )  # fmt: skip
 _SAMPLING = ("model", "prompts", "temperature", "max_new_tokens", "max_prompts", "seed", "batch_size", "device")
 _READ = {
@@ -64,6 +64,7 @@ class Rank:
     min_seconds: Annotated[float | None, "a faster ranking is kept, and left out of exports; new: 5"] = None
     lease_minutes: Annotated[float | None, "how long an item is held for one who is silent; new: 30"] = None
     allow_ties: Annotated[bool | None, "whether answers may share a rank; new: true"] = None
+    ratings: Annotated[bool | None, "whether answers are rated helpful, honest, harmless from 1 to 7; new: true"] = None
     flag_kinds: Annotated[list[str] | None, "what annotators can flag, of the kinds that there are; new: all"] = None
     target_rankings: Annotated[int | None, "when the project has enough; new: every item's overlap"] = None
     rows: Annotated[str | None, "import, gold: files with prompt, completions and perhaps ranking"] = None

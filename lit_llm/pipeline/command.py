@@ -24,6 +24,8 @@ from lit_llm.pipeline.graph import COLLECTED, RANKINGS, Chain, filled, inputs_of
 from lit_llm.pipeline.human_feedback import ASK, asked, found_win_rate, of_this_chain
 from lit_llm.pipeline.simulated_gold import without_rule
 from lit_llm.runtime.atomic_files import write_json
+from lit_llm.runtime.terminal import near
+from lit_llm.training.result import duration, in_one_sentence
 
 log = logging.getLogger("lit_llm")
 
@@ -220,8 +222,13 @@ def finish(chain: Chain, started: float) -> None:
     values = schema.plain(chain.cfg)
     if values["win_rate"] is not None:
         write_json(chain.folder / "win_rate.json", of_this_chain(found_win_rate(values["win_rate"]), outputs(chain)))
-    evaluate_pipeline(values, chain.folder, runs, parents, outputs(chain))
-    log.info("\nThe pipeline took %s", duration(time.monotonic() - started))
+    final = evaluate_pipeline(values, chain.folder, runs, parents, outputs(chain))
+    steps = f"{len(chain.folders)} steps" + (f", {len(chain.reused)} of them reused" if chain.reused else "")
+    log.info("\nThe pipeline took %s for %s.", duration(time.monotonic() - started), steps)
+    if final in chain.metrics:
+        log.info("%s", in_one_sentence(chain.metrics[final]))
+        log.info("folder: %s", near(chain.folder))
+        log.info("next: python scripts/chat.py model=%s", near(chain.folder / final / "model"))
 
 
 def read_metrics(place: Path) -> dict[str, Any]:
@@ -238,8 +245,3 @@ def _show(link: Path, place: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
     link.symlink_to(os.path.relpath(place.resolve(), link.parent.resolve()), target_is_directory=True)
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

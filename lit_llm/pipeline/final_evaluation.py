@@ -25,6 +25,7 @@ from lit_llm.records import Heldout, Message
 from lit_llm.report.page import write_report
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.progress_bars import Bar
+from lit_llm.runtime.terminal import near
 from lit_llm.training.evaluate import AFTER, BEFORE, device_of, evaluator_of
 
 log = logging.getLogger("lit_llm")
@@ -39,8 +40,9 @@ def evaluate_pipeline(
     runs: Mapping[str, Path],
     parents: Parents,
     outputs: Mapping[str, Path],
-) -> None:
+) -> str:
     """Write ledger, best_of_n, answers (.json) and report.html into the pipeline's folder, and say where all is.
+    Returns the run whose model the chain ends with.
 
     ``outputs``: the folder of what each step made, also of one that a model of the user's own replaces.
     """
@@ -56,12 +58,12 @@ def evaluate_pipeline(
     models.keep_only([])
     page = write_report(folder) if config["report"] else None
     final = "ppo" if "ppo" in talking else talking[-1]
-    log.info("\nreport: %s", page or "not written (report=false)")
-    log.info("final model: %s", folder / final / "model")
-    log.info("next: python scripts/chat.py model=%s", folder / final / "model")
-    log.info("      python scripts/verify.py model=%s", folder / final / "model")
-    log.info("      tensorboard --logdir %s", folder)
-    log.info("%s", "\n".join(compared(folder, models, parents)))
+    log.info("\nreport: %s", "not written (report=false)" if page is None else near(page))
+    log.info("curves: tensorboard --logdir %s", near(folder))
+    log.info("every byte: python scripts/verify.py model=%s", near(folder / final / "model"))
+    for line in compared(folder, models, parents):
+        log.info("%s", line)
+    return final
 
 
 def keep_skipped_prompts(config: Mapping[str, Any], folder: Path, models: Models, parents: Parents) -> None:

@@ -8,6 +8,8 @@ from itertools import pairwise
 from math import isfinite
 from pathlib import Path
 
+from lit_llm.runtime.curve_tags import logged
+
 MAX_POINTS = 240
 """More points than this do not show on a chart 600 pixels wide and make the page heavy."""
 
@@ -34,9 +36,10 @@ def read_curves(folder: Path) -> dict[str, Curve]:
     for place in sorted({file.parent for file in folder.rglob("events.out.tfevents.*")}):
         events = EventAccumulator(str(place), size_guidance={SCALARS: 0})  # 0: keep them all
         events.Reload()
-        for tag in events.Tags()["scalars"]:
-            points = {event.step: float(event.value) for event in events.Scalars(tag)}  # a resumed step: the last wins
-            curve = _curve(tag, points)
+        for written in events.Tags()["scalars"]:
+            # Of a resumed step the last one counts.
+            points = {event.step: float(event.value) for event in events.Scalars(written)}
+            curve = _curve(tag := logged(written), points)
             if curve is not None and (tag not in curves or len(curve.steps) > len(curves[tag].steps)):
                 curves[tag] = curve
     return curves

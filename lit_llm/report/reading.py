@@ -99,7 +99,7 @@ def read_stage(folder: Path) -> StageRun:
         metrics=read_json(folder / "metrics.json"),
         config=_read_config(folder / "config.yaml"),
         lineage=next((found for name in MADE if (found := read_json(folder / name / "lineage.json"))), {}),
-        curves=read_curves(folder / "tensorboard") if (folder / "tensorboard").is_dir() else {},
+        curves=read_curves(folder),
     )
 
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 from lit_llm.errors import UserError
 from lit_llm.runtime.out_of_resources import one_line
 from lit_llm.runtime.suggestions import nearest
+from lit_llm.runtime.terminal import broken, columns, quiet_without_reader
 
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ def parse(arguments: type[T], argv: Sequence[str]) -> T:
     a value of the wrong type, a key given twice, and a missing one.
     """
     if any(word in ("--help", "-h") for word in argv):
-        print(describe(arguments))
+        print(broken(describe(arguments), columns(sys.stdout)))
         raise SystemExit(0)
     hints = typing.get_type_hints(arguments)
     fields = {f.name: f for f in dataclasses.fields(arguments) if f.init}  # type: ignore[arg-type]
@@ -53,8 +54,13 @@ def parse(arguments: type[T], argv: Sequence[str]) -> T:
 
 def run_command(arguments: type[T], command: Callable[[T], None], argv: Sequence[str] | None = None) -> None:
     """A script's main: parse, run; a user's mistake is one line on stderr and status 2, Ctrl+C is 130."""
+    with quiet_without_reader():
+        _run(arguments, command, sys.argv[1:] if argv is None else argv)
+
+
+def _run(arguments: type[T], command: Callable[[T], None], argv: Sequence[str]) -> None:
     try:
-        command(parse(arguments, sys.argv[1:] if argv is None else argv))
+        command(parse(arguments, argv))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:

@@ -10,13 +10,13 @@ from lit_llm.runtime.atomic_files import write_json
 
 
 class RunFolder:
-    """``model/ checkpoints/ tensorboard/ heldout/ metrics.json config.yaml`` and ``run.json``, the run's state."""
+    """``model/ checkpoints/ heldout/ metrics.json config.yaml``, TensorBoard's ``events.out.tfevents.*``, and
+    ``run.json``, the run's state."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.model = self.path / "model"
         self.checkpoints = self.path / "checkpoints"
-        self.tensorboard = self.path / "tensorboard"
         self.heldout = self.path / "heldout"
         self.metrics = self.path / "metrics.json"
         self.config = self.path / "config.yaml"

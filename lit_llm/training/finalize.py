@@ -25,8 +25,11 @@ from lit_llm.lineage import lineage, model_card
 from lit_llm.runtime.atomic_files import write_json, write_text
 from lit_llm.runtime.distributed import is_first_process
 from lit_llm.runtime.run_folder import RunFolder
+from lit_llm.runtime.terminal import near
 from lit_llm.training.build import Parts
 from lit_llm.training.evaluate import Metrics, RunEvaluation
+from lit_llm.training.hparams import told_apart
+from lit_llm.training.result import in_one_sentence
 from lit_llm.training.reward_validation import validate_reward_model
 
 log = logging.getLogger("lit_llm")
@@ -50,7 +53,7 @@ def finalize(
     metrics |= {"heldout": after, "floors": floors, "before": before, "seconds": time.monotonic() - started}
     metrics |= compared(metrics, parts.cfg.evaluation.objective)
     write_json(folder.metrics, metrics)
-    log_final(parts, trainer, metrics)
+    log_final(parts, trainer, folder, metrics)
     describe(parts, folder, metrics)
     folder.mark("finished", schema.identity(parts.cfg))
     say(parts, folder, metrics)
@@ -114,11 +117,10 @@ def objective(metrics: Mapping[str, Any], name: str | None) -> float | None:
     return sign * mean if mean is not None else None
 
 
-def log_final(parts: Parts, trainer: L.Trainer, metrics: Mapping[str, Any]) -> None:
-    """Parameters and final metrics for TensorBoard's HPARAMS page, and the held-out scores as scalars."""
+def log_final(parts: Parts, trainer: L.Trainer, folder: RunFolder, metrics: Mapping[str, Any]) -> None:
+    """Hyperparameters and final metrics for TensorBoard's HPARAMS page, and the held-out scores as scalars."""
     scores = dict(final_scores(metrics))
-    params = {key: value if isinstance(value, int | float | str | bool) else str(value)
-              for key, value in schema.flat(schema.plain(parts.cfg)) if "_target_" not in key}  # fmt: skip
+    params = told_apart(folder.path, parts.cfg.seed)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(params, {f"hp/{key}": value for key, value in scores.items()})
@@ -172,19 +174,22 @@ def say(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> None:
     """What came out, where it is, and what can be done with it."""
     log.info("  data: %s", _counted(metrics["counts"]))
     for group, scores in metrics["heldout"].items():
-        log.info("  held-out %s: %s", group, ", ".join(_shown(name, scores[name], metrics, group) for name in scores))
+        log.info("  held-out %s: %s", group, _listed(scores, metrics, group))
     for group, floors in metrics["floors"].items():
         for floor, scores in floors.items():
-            shown = ", ".join(_shown(name, scores[name], {}, group) for name in scores)
-            log.info("  floor of %s, %s: %s", group, floor, shown)
-    log.info("best checkpoint: %s", folder.best_checkpoint or "none was kept")
-    log.info("model: %s", folder.model)
+            log.info("  floor of %s, %s: %s", group, floor, _listed(scores, {}, group))
+    best = folder.best_checkpoint
+    log.info("  best checkpoint: %s", "none was kept" if best is None else near(best))
+    log.info("  curves: tensorboard --logdir %s", near(folder.path))
+    log.info("%s", in_one_sentence(metrics))
+    log.info("model: %s", near(folder.model))
     chat = type(parts.stage).__name__ not in ("Pretraining", "ContinuedPretraining")
-    script = "chat.py" if chat else "generate.py"
-    more = "" if chat else f' prompt="{beginning(parts)}"'
-    if isinstance(parts.stage.exported(), LanguageModel):
-        log.info("next: python scripts/%s model=%s%s", script, folder.model, more)
-    log.info("curves: tensorboard --logdir %s", folder.path)
+    if not isinstance(parts.stage.exported(), LanguageModel):
+        log.info("next: python scripts/evaluate.py run=%s", near(folder.path))
+    elif chat:
+        log.info("next: python scripts/chat.py model=%s", near(folder.model))
+    else:
+        log.info('next: python scripts/generate.py model=%s prompt="%s"', near(folder.model), beginning(parts))
 
 
 def beginning(parts: Parts) -> str:
@@ -199,12 +204,16 @@ def _counted(counts: Mapping[str, Any]) -> str:
     return f"read {counts['read']:,}, used {counts['used']:,}, skipped {skipped or 'none'}"
 
 
+def _listed(scores: Mapping[str, Any], metrics: Mapping[str, Any], group: str) -> str:
+    return ", ".join(_shown(name, scores[name], metrics, group) for name in scores)
+
+
 def _shown(name: str, value: Mapping[str, Any], metrics: Mapping[str, Any], group: str) -> str:
     if value["mean"] is None:
-        return f"{name} not to be told from {value['n']}"
+        return f"{name} not to be told (n={value['n']})"
     before = (metrics.get("before") or {}).get(group, {}).get(name)
     was = f" (was {before['mean']:.4g})" if before and before.get("mean") is not None else ""
     error = f" ± {value['se']:.2g}" if value.get("se") is not None else ""
     above = value.get("above") or {}
     beside = f" (the model {above['mean']:+.3g} ± {above['se'] or 0:.2g})" if above.get("mean") is not None else ""
-    return f"{name} {value['mean']:.4g}{error}{was}{beside}"
+    return f"{name} {value['mean']:.4g}{error} (n={value['n']}){was}{beside}"

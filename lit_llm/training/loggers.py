@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from lit_llm.runtime import curve_tags
 
-def tensorboard(folder: Path, *, max_queue: int = 100, flush_secs: int = 10) -> TensorBoardLogger:
-    """Event files in ``folder/tensorboard``. A resumed run goes on in the same place, as the same TensorBoard run."""
-    return TensorBoardLogger(
+
+class Curves(TensorBoardLogger):
+    """Event files in the run's folder itself, so that TensorBoard calls the run as its folder; the loss comes first."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics({curve_tags.shown(name): value for name, value in metrics.items()}, step)
+
+    def save(self) -> None:
+        """Writes out what waits (in the first process; in others the writer is a dummy). Lightning writes hparams.yaml
+        besides; a run has its config.yaml."""
+        self.experiment.flush()
+
+
+def tensorboard(folder: Path, *, max_queue: int = 100, flush_secs: int = 10) -> Curves:
+    """Event files in ``folder``. A resumed run goes on in the same place, as the same TensorBoard run."""
+    return Curves(
         save_dir=folder,
         name="",
-        version="tensorboard",
+        version="",
         default_hp_metric=False,
         max_queue=max_queue,
         flush_secs=flush_secs,

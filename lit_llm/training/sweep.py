@@ -29,6 +29,7 @@ from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.out_of_resources import one_line
 from lit_llm.runtime.run_folder import RunFolder
+from lit_llm.runtime.terminal import near, wrap_logs
 
 log = logging.getLogger("lit_llm")
 
@@ -45,6 +46,7 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
+    wrap_logs()  # Hydra has just made the handlers
     try:
         cfg = settled(cfg, given_to_job, folder)
     except UserError as error:
@@ -214,7 +216,7 @@ def table(folder: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
         yield from _lines_of(measure, [*own, *rest], rows)
     if len(compared) > 1:
         yield f"{len(compared)} measures: jobs of different tables cannot be compared"
-    yield f"compare the curves: tensorboard --logdir {folder}"
+    yield f"compare the curves: tensorboard --logdir {near(folder)}"
 
 
 def _lines_of(measure: str | None, own: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Iterator[str]:

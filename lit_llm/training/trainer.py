@@ -22,7 +22,6 @@ from lit_llm.config.targets import construct
 from lit_llm.errors import UserError
 from lit_llm.runtime import devices, lightning_loops, processor
 from lit_llm.runtime.lightning_loops import step_ended
-from lit_llm.runtime.progress_bars import on_terminal
 from lit_llm.training.build import Parts
 
 DEFAULT_STEPS = 500  # of a run that is given no limit
@@ -37,8 +36,8 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
     steps = step_limit(cfg)
     # Lightning refuses a bar that is both given and forbidden; trainer.progress=false means it is not wanted.
     callbacks = [each for each in parts.callbacks if cfg.progress or not isinstance(each, ProgressBar)]
-    if cfg.progress and not on_terminal() and not any(isinstance(each, ProgressBar) for each in callbacks):
-        callbacks.append(Progress())  # in place of Lightning's own, which fills a log file
+    if cfg.progress and not any(isinstance(each, ProgressBar) for each in callbacks):
+        callbacks.append(Progress())  # in place of Lightning's own, which fills a log file and has no time left
     if not any(isinstance(callback, RandomState) for callback in callbacks):
         callbacks.append(RandomState())
     callbacks.append(Begun(note_begun))

@@ -1,6 +1,7 @@
 """Lines in a log file, a bar in a terminal."""
 
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -35,9 +36,13 @@ def test_a_bar_in_a_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "66")
+    monkeypatch.setattr(Pretraining, "log_training", lambda self, values: setattr(self, "latest", values | ROLLOUT))
     fit(tmp_path, Progress(refresh_seconds=0.0))
-    shown = capsys.readouterr().err
-    assert "4/4" in shown and "loss" in shown
+    bars = [bar.strip() for bar in capsys.readouterr().err.split("\r") if bar.startswith("pretraining")]
+    assert max(map(len, bars)) <= 66, "one line, which the terminal does not break"
+    assert re.search(r"100%.* 4/4 \d\d:\d\d<00:00, reward 0\.25, kl 1\.5$", bars[-1]), "a number is whole or not there"
+    assert all("<" in bar for bar in bars), "the time left, to the last step"
 
 
 ROLLOUT = {

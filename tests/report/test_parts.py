@@ -12,6 +12,7 @@ from lit_llm.report.curves import Curve, paired, read_curves, thin
 from lit_llm.report.figures import figures, reward_against_kl
 from lit_llm.report.ledger_table import ledger_table
 from lit_llm.report.tables import Score, duration, score, verdict
+from lit_llm.runtime import curve_tags
 
 
 def curve(tag, values):
@@ -25,6 +26,13 @@ def test_curves_are_read_back_and_what_is_not_finite_is_counted(tmp_path):
     writer.close()
     assert read_curves(tmp_path) == {"train/loss": Curve("train/loss", (0, 20), (3.0, 2.0), lost=1)}
     assert read_curves(tmp_path / "nowhere") == {}
+
+
+def test_the_loss_is_tensorboard_s_first_card_and_keeps_its_name_in_the_report():
+    names = ["train/loss", "val/loss", "loss/policy", "adherence/ana", "objective/kl", "epoch", "val/prompts/loss"]
+    tags = [curve_tags.shown(name) for name in names]
+    assert [curve_tags.logged(tag) for tag in tags] == names and curve_tags.logged("train/loss") == "train/loss"
+    assert sorted(tags)[:3] == ["Loss/policy", "Loss/train", "Loss/val"]
 
 
 @pytest.mark.parametrize("n", [1, 239, 240, 241, 1000, 7919])

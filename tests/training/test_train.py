@@ -65,6 +65,18 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model/model.safetensors")
 
 
+def hyperparameters(folder: Path) -> dict[str, object]:
+    """What TensorBoard's HPARAMS page shows of the run whose event files lie in ``folder`` itself."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    told = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    found = HParamsPluginData.FromString(told).session_start_info.hparams
+    return {name: getattr(value, value.WhichOneof("kind")) for name, value in found.items()}
+
+
 def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
@@ -82,6 +94,14 @@ def test_a_run_leaves_its_folder(done):
         "step-000000004.ckpt", "step-000000006.ckpt",
     ]  # fmt: skip
     assert schema.load(folder / "config.yaml").optimizer.lr == compose("train", []).optimizer.lr
+
+
+@pytest.mark.gpu
+def test_a_run_on_a_gpu_comes_to_the_loss_of_one_on_the_processor(done, words, tmp_path):
+    words = [*words, "trainer.val_check_interval=3", "trainer.accelerator=gpu"]
+    metrics = run(compose("train", words), tmp_path / "run")
+    assert metrics["hardware"]["accelerator"] == "cuda"
+    assert metrics["val_loss"] == pytest.approx(done[1]["val_loss"], rel=0.01)
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(done, words):
@@ -269,7 +289,10 @@ def test_a_sweep_survives_a_failed_job_and_ends_with_a_leaderboard(words, tmp_pa
     assert [job["status"] for job in jobs[:2]] == ["finished", "finished"]
     assert jobs[2]["job"] == "1" and "optimizer.lr" in jobs[2]["status"] and jobs[2]["objective"] == 1e30
     assert "3 jobs, 1 failed, best first" in done.stdout
-    assert (sweep / "0/tensorboard").is_dir() and (sweep / "0/config.yaml").is_file()
+    assert (sweep / "0/config.yaml").is_file()
+    assert [hyperparameters(sweep / job) for job in ("0", "2")] == [
+        {"optimizer.lr": 1e-3, "seed": 0.0}, {"optimizer.lr": 3e-3, "seed": 0.0},
+    ]  # fmt: skip
 
 
 def test_the_leaderboard_shows_what_differs(tmp_path, capsys):

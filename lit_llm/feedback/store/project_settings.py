@@ -28,6 +28,7 @@ class ProjectSettings:
     lease_minutes: float = 30.0  # how long an item is held for an annotator who is silent
     flag_kinds: tuple[str, ...] = tuple(FLAG_KINDS)
     allow_ties: bool = True
+    ratings: bool = True  # whether answers can be rated as helpful, honest and harmless besides being ranked
     target_rankings: int | None = None  # when the project has enough; None: every item's overlap
     seed: int = 0  # of the orders shown, and of where gold items and repeats come
 

@@ -19,6 +19,7 @@ from lit_llm.feedback.web import (
     routes_adjudication,
     routes_admin,
     routes_api,
+    routes_browsing,
     routes_export,
     routes_import,
     routes_items,
@@ -55,6 +56,7 @@ def create_app(store: Store, secret: bytes, https: bool = False, hosts: Sequence
     app.add_middleware(Guard, hosts=tuple(hosts), https=https)
     for part in (
         routes_login,
+        routes_browsing,
         routes_items,
         routes_api,
         routes_admin,

@@ -14,7 +14,7 @@ from lit_llm.feedback.judgement_json import write_flag
 from lit_llm.feedback.store.items import Card, Item
 from lit_llm.feedback.store.judgement import SCALES, Flag, Judgement
 from lit_llm.feedback.store.projects import ProjectSettings
-from lit_llm.feedback.web import hostile_text
+from lit_llm.feedback.web import hostile_text, markdown
 from lit_llm.feedback.web.judgement_form import Entry
 from lit_llm.feedback.web.languages import Language
 from lit_llm.feedback.web.rank_moves import groups
@@ -35,7 +35,7 @@ def form_values(
         "lease_minutes": round(project.lease_minutes), "seconds": judgement.seconds, "opened": f"{time.time():.1f}",
         "instructions": hostile_text.shown(project.instructions) if project.instructions else "",
         "turns": [turn(message) for message in messages],
-        "cards": [card(place, one, entry, language) for place, one in enumerate(cards)],
+        "cards": [card(place, one, entry, language, project.ratings) for place, one in enumerate(cards)],
         "places": range(1, len(cards) + 1), "flag_kinds": project.flag_kinds, "ties": project.allow_ties,
         "all_bad": judgement.all_bad, "comment": judgement.comment,
         "has_help": False, "skip_at": None, "skip_open": False, "skip_reasons": (), "skip_reason": "", "skip_text": "",
@@ -50,23 +50,23 @@ def entry_of(item: Item) -> Entry:
 def turn(message: Message) -> dict[str, Any]:
     return {
         "role": message.role,
-        "text": hostile_text.shown(message.content),
+        "text": markdown.rendered(message.content),
         "long": hostile_text.is_long(message.content),
         "characters": f"{len(message.content):,}",
     }
 
 
-def card(place: int, one: Card, entry: Entry, language: Language) -> dict[str, Any]:
+def card(place: int, one: Card, entry: Entry, language: Language, rated: bool) -> dict[str, Any]:
     judgement, pending = entry.judgement, entry.pending.get(one.key, {})
     ratings = judgement.ratings.get(one.key, {})
     return {
         "key": one.key,
         "letter": letter(place, language),
-        "text": hostile_text.shown(one.text),
+        "text": markdown.rendered(one.text),
         "long": hostile_text.is_long(one.text),
         "characters": f"{len(one.text):,}",
         "rank": judgement.ranks.get(one.key),
-        "scales": [{"name": name, "value": ratings.get(name)} for name in SCALES],
+        "scales": [{"name": name, "value": ratings.get(name)} for name in SCALES] if rated else [],
         "note": judgement.notes.get(one.key, ""),
         "flags": [
             {"value": json.dumps(write_flag(flag)), "text": flag_line(flag, one.text, language)}

@@ -59,7 +59,10 @@ def show_agreement(request: Request, account: Admin) -> Response:  # noqa: ARG00
          **{key: _interval(of[key], True, language) for key in ("pair_agreement", "gold_accuracy", "self_consistency")}}
         for name, of in found["by_annotator"].items()
     ]  # fmt: skip
-    return pages.page(request, "agreement.html", found=found, rows=rows, people=people, here="agreement")
+    return pages.page(
+        request, "agreement.html", found=found, rows=rows, people=people, sentence=_sentence(found, language),
+        here="agreement",
+    )  # fmt: skip
 
 
 @router.get("/annotators")
@@ -113,6 +116,14 @@ def _annotators(request: Request, status: int = 200, **values: Any) -> Response:
     return pages.page(
         request, "annotators.html", status, people=people, roles=ROLES, here="annotators", back=path, **given
     )
+
+
+def _sentence(found: dict[str, Any], language: Language) -> str:
+    """What the table comes to, for people who know none of its measures."""
+    alike, alpha = found["pair_agreement"]["mean"], found["alpha_ranks"]["mean"]
+    if alike is None or alpha is None:
+        return language.say("agreement.nothing")
+    return language.say("agreement.sentence", alike=f"{alike:.0%}", alpha=f"{alpha:.2f}")
 
 
 def _interval(value: dict[str, Any], percent: bool, language: Language) -> str:

@@ -68,6 +68,7 @@ def test_progress(boss, disputed):  # noqa: ARG001
 def test_agreement(boss, disputed):  # noqa: ARG001
     page = boss.get("/admin/agreement").text
     assert "2 rankings of 1 prompts by 2 annotators" in page
+    assert "Two annotators order two answers alike 0% of the time, where chance alone gives 50%" in page
     assert re.search(r"Pairs ordered alike</td><td class=\"number\"><bdi>0\.0%", page)
     assert "Krippendorff" in page and "NaN" not in page and "nan" not in re.sub(r"<[^>]*>", "", page)
 

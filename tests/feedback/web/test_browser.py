@@ -102,6 +102,114 @@ def test_by_keyboard_alone(browse, store):
     said(page, "Answer A: rank 1")
 
 
+def test_all_else_by_keyboard_without_tab(browse, store):
+    """Flag, rating, note, comment, all bad, skip; under an Arabic keyboard too, whose letters are elsewhere."""
+    page = browse()
+    page.wait_for_function("document.activeElement.classList.contains('card')")
+    for key in ("f", "p", "ArrowRight", "ArrowUp", "Enter"):  # private data; severity: slight
+        page.keyboard.press(key)
+    said(page, "Answer A flagged: Private data")
+    for key in ("r", "6", "ArrowDown", "2", "Escape", "ArrowRight", "n"):
+        page.keyboard.press(key)
+    page.keyboard.insert_text("كافٍ")
+    page.keyboard.press("Escape")
+    page.evaluate(
+        "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: 'ؤ', code: 'KeyC', bubbles: true}))"
+    )
+    page.keyboard.insert_text("both short")
+    page.keyboard.press("Escape")
+    page.keyboard.press("b")
+    page.mouse.click(5, 400)  # beside everything: the keys still know their answer
+    page.evaluate(
+        "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '٢', code: 'Digit2', bubbles: true}))"
+    )
+    said(page, "Answer B: rank 2")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_url("**/items/*?done=saved")
+    (row,) = rows(store, too_fast=True)
+    assert row["all_bad"] and row["comment"] == "both short"
+    assert [(flag["kind"], flag["severity"]) for flag in row["flags"]] == [("privacy", 1)]
+    first = next(n for n, rated in enumerate(row["ratings"]) if rated and rated.get("helpful"))
+    assert (row["ratings"][first]["helpful"], row["ratings"][first]["honest"]) == (6, 2)
+    assert "كافٍ" in str(row)
+    page.wait_for_function("document.activeElement.classList.contains('card')")
+    for key in ("s", "ArrowDown", "Enter"):
+        page.keyboard.press(key)
+    page.wait_for_url("**/items/*?done=skipped")
+
+
+PLACES = """() => [...document.querySelectorAll('body *')].filter(one => !one.closest('.fields')).map(one => {
+  const box = one.getBoundingClientRect(); return [box.x, box.y, box.width, box.height].map(Math.round).join();
+})"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_opening_a_flag_moves_nothing(browse, width):
+    page = browse()
+    page.set_viewport_size({"width": width, "height": 844})
+    page.locator("#flagging-B summary").scroll_into_view_if_needed()
+    before = page.evaluate(PLACES)
+    page.click("#flagging-B summary")
+    assert page.locator("#flagging-B .fields").is_visible()
+    assert page.evaluate(PLACES) == before
+
+
+def test_on_a_telephone_the_tools_are_a_sheet_at_the_bottom(browse, store):
+    page = browse()
+    page.set_viewport_size({"width": 390, "height": 844})
+    a, b, *_ = texts(page)
+    sheet = page.locator(".side").bounding_box()
+    assert round(sheet["y"] + sheet["height"]) == 844 and sheet["height"] < 844 / 3 and round(sheet["width"]) == 390
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    drag(page, ".chip[data-key=B]", ".slot[data-rank='1']")
+    drag(page, ".chip[data-key=A]", ".slot[data-rank='2']")
+    page.click(".sheet-handle")
+    page.fill("[name=comment]", "from a bus")
+    page.click("#submit")
+    page.wait_for_url("**/items/*?done=saved")
+    assert ranking(store) == {b: 1, a: 2}
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")  # the last answer's own tools are not behind the sheet
+    last = page.locator(".card").last.bounding_box()
+    assert last["y"] + last["height"] <= page.locator(".side").bounding_box()["y"]
+
+
+MARKDOWN = """# Heaps
+A **heap** keeps `a[0]` *least*; see [this](javascript:alert(8)) and <b>that</b>.
+
+- push: `O(log n)`
+- العنصر **الأصغر** في `a[0]`
+
+```python
+def f(x):
+    return "<script>window.__pwned = 1</script>"  # **not bold**
+```
+| a | b |
+|---|---|
+> quoted"""
+
+
+def test_markdown_and_code_are_shown_as_such(browse, with_items):
+    with_items("What is a **heap**?", [MARKDOWN, "plain"])
+    page = browse()
+    answer = page.locator(".answer", has_text="push")
+    assert answer.evaluate("one => one.textContent") == MARKDOWN  # every character: a flag counts them
+    weight = "one => getComputedStyle(one).fontWeight"
+    assert answer.locator(".h1").evaluate(weight) == answer.locator(".strong").first.evaluate(weight) == "700"
+    assert answer.locator(".md.code .strong").count() == 0 and "def f(x):" in answer.locator(".md.code").inner_text()
+    assert answer.locator(".sign").first.bounding_box()["width"] == 0
+    assert [answer.locator(".item").nth(n).evaluate("one => getComputedStyle(one).direction") for n in (0, 1)] == [
+        "ltr", "rtl",
+    ]  # fmt: skip
+    assert page.locator("main a[href^=javascript], main .text :is(a, b, script, img)").count() == 0
+    assert page.locator(".conversation .strong").inner_text() == "**heap**"
+    select = "one => getSelection().selectAllChildren(one)"
+    answer.locator(".item .strong").evaluate(select)
+    page.click("text=Flag this passage")
+    flagged = page.locator(".card", has=page.locator(".md.code")).locator("[name^=flag_span]").input_value()
+    start, end = map(int, flagged.split("-"))
+    assert MARKDOWN[start:end] == "**الأصغر**"
+
+
 def drag(page, source, target, height=0.5):
     one, two = page.locator(source).bounding_box(), page.locator(target).bounding_box()
     page.mouse.move(one["x"] + one["width"] / 2, one["y"] + one["height"] / 2)
@@ -172,7 +280,7 @@ def test_a_selected_passage_is_flagged_by_its_code_points(browse, store, with_it
     page = browse()
     card = page.locator(".card", has_text="three")
     card.locator(".answer").evaluate(
-        """(text) => { const last = text.lastChild; const at = last.data.indexOf('three');
+        """(text) => { const last = text.lastChild.lastChild; const at = last.data.indexOf('three');
         getSelection().setBaseAndExtent(last, at, last, last.data.indexOf('four') - 1); }"""
     )
     page.click("text=Flag this passage")

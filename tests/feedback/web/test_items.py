@@ -155,6 +155,28 @@ def test_undo_and_the_last_items(annotator, send, store, ada):
     assert judgements.recent(store, ada.id)[0].state in ("draft", "submitted", "skipped", "leased")
 
 
+def test_the_list_opens_what_was_ranked_again(annotator, send, store):
+    place = here(annotator)
+    send(annotator, place, **ENTERED)
+    page = annotator.get("/items").text
+    assert "You ranked 1 of 5 items" in page and page.count("Not opened yet") == 4 and f'href="{place}"' in page
+    assert "B and C say the same." in annotator.get(place).text
+    send(annotator, place, **{**ENTERED, "version": "1", "comment": "on second thoughts"})
+    assert [row["comment"] for row in rows(store, too_fast=True)] == ["on second thoughts"]
+    assert place not in annotator.get("/items?show=unranked").text
+    assert annotator.get("/items?show=all&page=99999999999999999999").status_code == 200
+    assert annotator.get("/items?show=other").status_code == 404
+
+
+def test_ratings_are_there_where_the_project_wants_them(annotator, send, store):
+    place = here(annotator)
+    assert 'name="helpful.A"' in annotator.get(place).text
+    change_settings(store, ratings=False)
+    page = annotator.get(place).text
+    assert "helpful" not in page.partition("<form")[2].partition('id="help"')[0] and 'name="rank.A"' in page
+    assert send(annotator, place, **{**RANKS, "version": "0", "action": "submit"}).status_code == 303
+
+
 def test_nothing_left(annotator, send):
     for _ in range(5):
         send(annotator, here(annotator), **ENTERED)
@@ -175,7 +197,7 @@ def test_no_annotator_learns_where_an_answer_came_from(annotator, send):
     place = here(annotator)
     send(annotator, place, **{**ENTERED, "action": "save"})
     number = place.rpartition("/")[2]
-    paths = ("/", place, "/recent", "/help", "/api/next", f"/api/items/{number}", "/api/progress")
+    paths = ("/", place, "/items", "/recent", "/help", "/api/next", f"/api/items/{number}", "/api/progress")
     answers = [annotator.get(path) for path in paths]
     answers.append(send(annotator, place, **ENTERED | {"version": "77"}))
     for answer in answers:

@@ -4,20 +4,24 @@ import { cards } from "./ranking.js";
 
 const isControl = (node) => node.nodeType === Node.ELEMENT_NODE && node.classList.contains("control");
 
-/** Leaves of a text in order: strings, and the marks of control characters, each one code point. */
+/** Leaves of a text in order, however deep: strings, and the marks of control characters, each one code point. */
 function* leaves(text) {
-  for (const node of text.childNodes) yield isControl(node) ? [node, 1] : [node, [...node.data].length];
+  for (const node of text.childNodes) {
+    if (isControl(node)) yield [node, 1];
+    else if (node.nodeType === Node.TEXT_NODE) yield [node, [...node.data].length];
+    else yield* leaves(node);
+  }
 }
 
 /** Code points from the beginning of a text to a boundary of a selection. */
 export function offset(text, node, at) {
-  if (node === text) {
-    return [...leaves(text)].slice(0, at).reduce((sum, [, size]) => sum + size, 0);
-  }
+  const boundary = new Range();
+  boundary.setStart(node, at);
   let sum = 0;
   for (const [leaf, size] of leaves(text)) {
-    if (leaf === node) return sum + [...leaf.data.slice(0, at)].length;
+    if (leaf === node && !isControl(leaf)) return sum + [...leaf.data.slice(0, at)].length;
     if (leaf.contains(node)) return sum + (at > 0 ? 1 : 0); // inside the mark of a control character
+    if (boundary.comparePoint(leaf, 0) > 0) return sum; // between two elements
     sum += size;
   }
   return sum;

@@ -77,6 +77,73 @@ form.addEventListener("submit", (event) => {
   } else saving?.leave(); // skip: a plain form
 });
 
+// Keys that are letters are known by their place too, so that they work under a keyboard of any script.
+const letter = (event) => (/^[a-z]$/i.test(event.key) ? event.key : event.code.replace(/^Key/, "")).toLowerCase();
+const digit = (event) => event.key.replace(/[٠-٩]/, (n) => n.charCodeAt(0) - 0x660).replace(/[۰-۹]/, (n) => n.charCodeAt(0) - 0x6f0);
+
+let current = cards(form)[0]; // the answer that the keys are about where nothing has the focus
+form.addEventListener("focusin", (event) => (current = event.target.closest(".card") ?? current));
+
+/** Opens what holds a field, the sheet of a narrow screen too, and gives it the focus. */
+function enter(field) {
+  if (!field) return;
+  const details = field.closest("details");
+  if (details) details.open = true;
+  if (field.closest(".side")) document.getElementById("pull").checked = true;
+  field.focus();
+}
+
+/** What a letter does to a card; true when it means something. */
+function lettered(event, card) {
+  const meant = {
+    f: () => flags.open(card),
+    r: () => enter(card.querySelector(".scale input:checked")),
+    n: () => enter(card.querySelector(".noting textarea")),
+    c: () => enter(form.elements.comment),
+    e: () => card.querySelector(":scope > .unfold")?.click(),
+    b: () => form.elements.all_bad.click(),
+    s: () => enter(form.querySelector(".skip select")),
+  }[letter(event)];
+  if (!meant || event.altKey) return false;
+  meant();
+  return true;
+}
+
+/** Inside a field: the keys that do without Tab. True when one was meant. */
+function inField(event, field) {
+  const card = field.closest(".card");
+  if (event.key === "Escape") {
+    const open = field.closest(".flagging, .noting, .skip");
+    if (open && !field.closest(".noting")?.querySelector("textarea").value) open.open = false;
+    document.getElementById("pull").checked = false;
+    (card ?? current).focus();
+    return true;
+  }
+  if (field.matches(".fields select")) {
+    if (event.key === "Enter") return flags.add(card), true;
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key] * (document.documentElement.dir === "rtl" ? -1 : 1);
+    if (!step) return false;
+    const fields = [...field.closest(".fields").querySelectorAll("select, textarea")];
+    fields[(fields.indexOf(field) + step + fields.length) % fields.length].focus();
+    return true;
+  }
+  if (field.matches(".scale input")) {
+    const scales = [...card.querySelectorAll(".scale")];
+    const scale = field.closest(".scale");
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (step) scales[(scales.indexOf(scale) + step + scales.length) % scales.length].querySelector("input:checked").focus();
+    else if (/^[1-7]$/.test(digit(event))) scale.querySelector(`input[value="${digit(event)}"]`).click();
+    else if (event.key === "Enter") card.focus();
+    else return false;
+    return true;
+  }
+  if (field.matches(".skip select") && event.key === "Enter") {
+    form.requestSubmit(form.querySelector(".skip button"));
+    return true;
+  }
+  return false;
+}
+
 function move(card, step) {
   const all = cards(form);
   const next = all[(all.indexOf(card) + step + all.length) % all.length];
@@ -88,8 +155,9 @@ function move(card, step) {
 function ranking(event, key, inCard) {
   const now = ranks(form);
   const last = Object.keys(now).length;
-  if (/^[1-9]$/.test(event.key) && Number(event.key) <= last) change(ranked(now, key, Number(event.key)), key);
-  else if (event.key === "0" || event.key === "Backspace" || event.key === "Delete") change(ranked(now, key, null), key);
+  const number = digit(event);
+  if (/^[1-9]$/.test(number) && Number(number) <= last) change(ranked(now, key, Number(number)), key);
+  else if (number === "0" || event.key === "Backspace" || event.key === "Delete") change(ranked(now, key, null), key);
   else if (event.key === "=") form.dataset.ties === "1" && change(tied(now, key), key);
   else if ((event.altKey || !inCard) && event.key === "ArrowUp") change(moved(now, key, true), key);
   else if ((event.altKey || !inCard) && event.key === "ArrowDown") change(moved(now, key, false), key);
@@ -105,23 +173,25 @@ document.addEventListener("keydown", (event) => {
     form.requestSubmit(document.getElementById("submit"));
     return;
   }
-  if (event.ctrlKey || event.metaKey || target.matches("input, select, textarea")) return;
-  if (event.key === "?" && help) {
+  if (event.ctrlKey || event.metaKey) return;
+  if (target.matches("input, select, textarea, summary, .fields button")) {
+    if (form.contains(target) && inField(event, target)) event.preventDefault();
+    return;
+  }
+  if ((event.key === "?" || event.key === "؟") && help) {
     event.preventDefault();
     help.showModal();
     return;
   }
-  const card = target.classList.contains("card") ? target : null;
+  const nowhere = target === document.body || target.id === "main"; // after a click beside everything
+  const card = target.classList.contains("card") ? target : nowhere ? current : null;
   const key = card?.dataset.key ?? (target.classList.contains("chip") ? target.dataset.key : null);
   const forward = document.documentElement.dir === "rtl" ? "ArrowLeft" : "ArrowRight";
   if (key && ranking(event, key, Boolean(card))) event.preventDefault();
   else if (card && !event.altKey && (event.key === "ArrowLeft" || event.key === "ArrowRight")) {
     event.preventDefault();
     move(card, event.key === forward ? 1 : -1);
-  } else if (card && event.key.toLowerCase() === "f" && !event.altKey) {
-    event.preventDefault();
-    flags.open(card);
-  }
+  } else if (key && lettered(event, document.getElementById(`card-${key}`))) event.preventDefault();
 });
 
 document.getElementById("help-link")?.addEventListener("click", (event) => {
