@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from lit_llm.backbone.completions import completion_logps, logps_and_entropy
 from lit_llm.backbone.lora import lora_disabled
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
@@ -18,7 +19,7 @@ from lit_llm.records import Prompt, PromptBatch, Rollout
 from lit_llm.rewards.base import Reward
 from lit_llm.rewards.scoring import Answers, check_finite, score
 from lit_llm.stages.answer_room import check_room
-from lit_llm.stages.experience import Sequences, completion_logps
+from lit_llm.stages.experience import Sequences
 from lit_llm.stages.kept import NO_REFERENCE
 from lit_llm.stages.options import RolloutOptions
 from lit_llm.stages.processes import Processes
@@ -125,11 +126,13 @@ class Answering(Processes):
         update that leaves answers out (GRPO's without an advantage) has other batches, which round a little otherwise.
         """
         logps, reference, entropy = (torch.zeros(sequences.mask.shape, device=self.device) for _ in range(3))
+        temperature = self.options.temperature
         for rows in (micro for share in shares for micro in self.micro(share)):
-            part = sequences.select(rows)
-            logps[rows], entropy[rows] = completion_logps(self.model, part, self.options.temperature, with_entropy=True)
+            part = sequences.packed(rows)
+            own, spread = logps_and_entropy(self.model, part, temperature)
+            logps[rows], entropy[rows] = sequences.matrix(part, own), sequences.matrix(part, spread)
             with self.as_reference() as network:
-                reference[rows], _ = completion_logps(network, part, self.options.temperature)
+                reference[rows] = sequences.matrix(part, completion_logps(network, part, temperature))
         if first:
             self.check_equal("policy and reference differ", logps, reference, sequences.mask)
         return Scored(logps, reference, entropy)
@@ -148,9 +151,9 @@ class Answering(Processes):
         """
         generator = torch.Generator().manual_seed(_mixed(self.options.seed, batch_idx, -1))
         rollout = self.sample(batch, generator, self.validation_samples)
-        answers, sequences = self.answers(rollout, batch, self.validation_samples), Sequences.of(rollout)
+        answers, sequences = self.answers(rollout, batch, self.validation_samples), Sequences(rollout)
         total, scores = len(rollout.lengths), self.scores(answers)
-        scored = self.scored(sequences, [torch.arange(total, device=self.device)], first=False)
+        scored = self.scored(sequences, [torch.arange(total)], first=False)
         metrics = {
             **self.judged(scores),
             "scores": scores.nanmean().nan_to_num() * total,

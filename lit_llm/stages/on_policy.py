@@ -199,13 +199,13 @@ class OnPolicy(Answering):
             scheduler.step()  # type: ignore[union-attr]
 
     def shares(self, rows: int, generator: torch.Generator) -> list[Tensor]:
-        """The rows of a rollout, shuffled and shared out over the updates of an epoch.
+        """The rows of a rollout, shuffled and shared out over the updates of an epoch; on the CPU, which packs them.
 
         A short rollout, at the end of the data, may have fewer rows than there are updates, and processes may hold
         different numbers of them: all make as many updates as the one with the fewest rows can.
         """
-        order = torch.randperm(rows, generator=generator).to(self.device)
-        fewest = -int(self.most_of_processes(torch.tensor(-rows, device=self.device)))
+        order = torch.randperm(rows, generator=generator)
+        fewest = -int(self.most_of_processes(torch.tensor(-rows)))
         return list(torch.tensor_split(order, min(self.options.minibatches, fewest)))
 
     def scores_of_parts(self, scores: Tensor) -> dict[str, Tensor]:

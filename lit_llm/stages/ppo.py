@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lit_llm.backbone.completions import completion_logps
 from lit_llm.objectives import policy
 from lit_llm.records import PromptBatch, Rollout
-from lit_llm.stages.experience import Experience, Sequences, completion_logps, completion_values
+from lit_llm.stages.experience import Experience, Sequences
 from lit_llm.stages.on_policy import OnPolicy
 from lit_llm.stages.options import PPOOptions
 from lit_llm.stages.ppo_setup import value_network
@@ -109,29 +110,32 @@ class PPO(OnPolicy):
         if self.ended:
             return
         plan = [self.shares(len(scores), generator) for _ in range(self.options.epochs)]
-        experience, logged = self._experience(rollout, scores, plan[0], first=number == 0)
+        sequences = Sequences(rollout)
+        experience, logged = self._experience(sequences, rollout, scores, plan[0], first=number == 0)
         logged |= self.numbers(parts) if parts else {}
-        logged |= self.learn(plan, lambda share, first: self._gradients(experience, share, first))
+        logged |= self.learn(plan, lambda share, first: self._gradients(sequences, experience, share, first))
         self._adapt(logged["objective/kl"], len(scores))
         self.signs.tell(logged, number)
-        self._tokens = int(rollout.lengths.sum())
+        self._tokens = sequences.tokens
         self.log_training(logged | validated)
 
     @torch.no_grad()
     def _experience(
-        self, rollout: Rollout, scores: Tensor, shares: list[Tensor], first: bool
+        self, sequences: Sequences, rollout: Rollout, scores: Tensor, shares: list[Tensor], first: bool
     ) -> tuple[Experience, dict[str, float]]:
-        sequences, options = Sequences.of(rollout), self.options
+        options = self.options
         logps, reference, entropy = self.scored(sequences, shares, first)
         values, after = torch.zeros_like(logps), torch.zeros_like(scores)
         for rows in (micro for share in shares for micro in self.micro(share)):
-            values[rows], after[rows] = completion_values(self.value, sequences.select(rows))
+            part = sequences.packed(rows)
+            before, after[rows] = self.value.completion_values(part)
+            values[rows] = sequences.matrix(part, before)
         mask, coef, cut = sequences.mask, float(self.adapted_kl_coef), ~rollout.finished
         penalised = scores - self.missing_eos_penalty * cut
         goes_on = cut & options.bootstrap_truncated  # its score would count twice: the value stands for it
         paid, after = penalised - scores * goes_on, after * goes_on
         experience = Experience.of(
-            sequences, logps, reference, values, paid, coef, options.gamma, options.lam, after, self.sum_of_processes
+            mask, logps, reference, values, paid, coef, options.gamma, options.lam, after, self.sum_of_processes
         )
         kl = torch.where(mask, policy.kl_k1(logps, reference), 0).sum(1)
         named = {
@@ -144,24 +148,24 @@ class PPO(OnPolicy):
             "objective/eos_rate": rollout.finished.float().mean(),
             "objective/truncated": cut.float().mean(),
             "policy/entropy": policy.masked_mean(entropy, mask),
-            "policy/sampling_gap": policy.masked_mean((logps - sequences.dense(rollout.logps)).abs(), mask),
+            "policy/sampling_gap": policy.masked_mean((logps - sequences.sampled_logps(rollout)).abs(), mask),
             "val/explained_variance": policy.explained_variance(values, experience.returns, mask),
         }
         return experience, {**self.numbers(named), "objective/kl_coef": coef}
 
-    def _gradients(self, experience: Experience, share: Tensor, check: bool) -> dict[str, Tensor]:
+    def _gradients(self, sequences: Sequences, experience: Experience, share: Tensor, check: bool) -> dict[str, Tensor]:
         """Adds up the gradients of one minibatch. Returns its metrics, detached."""
-        options, tokens = self.options, self.mean_of_processes(experience.sequences.mask[share].sum().float())
+        options, tokens = self.options, self.mean_of_processes(experience.mask[share].sum().float())
         ptx = None if self.mix is None else self._pretraining_gradients(self.mix)
         sums: dict[str, Tensor] = {}
         parts = list(self.micro(share))
         for number, rows in enumerate(parts, 1):
-            part = experience.select(rows)
-            mask = part.sequences.mask
-            logps, _ = completion_logps(self.model, part.sequences, options.temperature)
+            part, packed = experience.select(rows), sequences.packed(rows)
+            mask = part.mask
+            logps = sequences.matrix(packed, completion_logps(self.model, packed, options.temperature))
             if check:
                 self.check_equal("the ratio of the first update is not 1", logps.detach(), part.logps, mask)
-            values, _ = completion_values(self.value, part.sequences)
+            values = sequences.matrix(packed, self.value.completion_values(packed)[0])
             policy_loss, metrics = policy.ppo_policy_loss(
                 logps, part.logps, part.advantages, mask, options.clip_range, options.clip_range_high
             )

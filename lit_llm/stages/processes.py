@@ -36,5 +36,5 @@ class Processes(Stage):
     def _reduced(self, value: Tensor, how: str) -> Tensor:
         if self.trainer.world_size == 1:
             return value
-        reduced: Tensor = self.trainer.strategy.reduce(value.clone(), reduce_op=how)
+        reduced: Tensor = self.trainer.strategy.reduce(value.to(self.device, copy=True), reduce_op=how)
         return reduced

@@ -41,10 +41,10 @@ def test_a_part_of_a_reward_is_logged_where_it_is_kept_as_a_list():
 
 
 def test_validation_reads_the_answers_in_micro_batches(monkeypatch):
-    seen, read = [], answering.completion_logps
-    monkeypatch.setattr(
-        answering, "completion_logps", lambda *args, **more: (seen.append(len(args[1].lengths)), read(*args, **more))[1]
-    )
+    seen = []
+    for name in ("logps_and_entropy", "completion_logps"):
+        read = getattr(answering, name)
+        monkeypatch.setattr(answering, name, lambda *args, read=read: (seen.append(len(args[1].rows)), read(*args))[1])
     found = []
     for size in (3, None):
         run = trainer()
