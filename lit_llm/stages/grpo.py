@@ -4,6 +4,7 @@ become likelier (DeepSeekMath, arXiv:2402.03300). There is no value network; the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from lit_llm.backbone.completions import completion_logps
 from lit_llm.evaluation.pass_at_k import doublings, pass_at_k
 from lit_llm.objectives import group
 from lit_llm.objectives.policy import kl_k1, masked_mean, masked_variance
-from lit_llm.records import PromptBatch, Rollout
+from lit_llm.records import Rollout
 from lit_llm.rewards.verifiable import check_verifiable
 from lit_llm.stages.experience import Sequences
 from lit_llm.stages.on_policy import OnPolicy
@@ -63,33 +64,14 @@ class GRPO(OnPolicy):
 
     # One rollout and what is learned from it
 
-    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:  # type: ignore[override]  # noqa: ARG002
-        number = self.global_step
-        generator = self.randomness(number)
-        rollout = self.sample(batch, generator, self.group_size)
-        answers = self.answers(rollout, batch, self.group_size)
-        scores = self.scores(answers)
-        parts = self.scores_of_parts(scores)
-        validated = self.validate_reward(answers, number)
-        if self.ended:
-            return
-        plan = [self.shares(len(scores), generator) for _ in range(self.options.epochs)]
-        sequences = Sequences(rollout)
-        experience, logged = self._experience(sequences, rollout, scores, plan[0], first=number == 0)
-        logged |= self.numbers(parts) if parts else {}
-        logged |= self.learn(plan, lambda share, first: self._gradients(sequences, experience, share, first))
-        self.signs.tell(logged, number)
-        self._tokens = sequences.tokens
-        self.log_training(logged | validated)
-
     @torch.no_grad()
-    def _experience(
-        self, sequences: Sequences, rollout: Rollout, scores: Tensor, shares: list[Tensor], first: bool
+    def experience(
+        self, sequences: Sequences, rollout: Rollout, scores: Tensor, parts: Sequence[Tensor], first: bool
     ) -> tuple[GroupExperience, dict[str, float]]:
-        logps, reference, entropy = self.scored(sequences, shares, first)
+        logps, reference, entropy = self.sampler.scored(sequences, parts, first)
         kl = kl_k1(logps, reference).sum(1)  # of the whole answer; both are 0 outside the mask
         rewards = scores - self.options.kl_coef * kl if self.options.kl_in == "reward" else scores
-        variance = masked_variance(rewards, ~rewards.isnan(), self.sum_of_processes)
+        variance = masked_variance(rewards, ~rewards.isnan(), self.updater.sum_of_processes)
         advantages = group.group_advantages(rewards, self.group_size, self.options.scale, variance.sqrt())
         mask, finished = sequences.mask, rollout.finished
         learned = mask & finished[:, None] if self.options.mask_truncated else mask
@@ -104,7 +86,7 @@ class GRPO(OnPolicy):
             "policy/sampling_gap": masked_mean((logps - sequences.sampled_logps(rollout)).abs(), mask),
         }
         experience = GroupExperience(mask, logps, reference, advantages, learned, taught.cpu())
-        return experience, self.numbers(named)
+        return experience, self.updater.numbers(named)
 
     @property
     def _pays_in_loss(self) -> bool:
@@ -129,7 +111,7 @@ class GRPO(OnPolicy):
         right = (scores >= self.options.success_at).view(-1, samples).sum(1).cpu().numpy()
         return {f"pass@{k}": scores.new_tensor(pass_at_k(right, samples, k)) for k in doublings(samples)}
 
-    def _gradients(
+    def gradients(
         self, sequences: Sequences, experience: GroupExperience, share: Tensor, check: bool
     ) -> dict[str, Tensor]:
         """Adds up the gradients of one minibatch. Returns its metrics, detached.
@@ -138,17 +120,18 @@ class GRPO(OnPolicy):
         are, and take its next step, from a single group, at full size.
         """
         learned, taught = experience.learned[share], experience.taught[share]
-        teaches = bool(self.most_of_processes(taught.any().int()))
-        tokens = self.mean_of_processes(learned.sum().float())
+        teaches = bool(self.updater.most_of_processes(taught.any().int()))
+        tokens = self.updater.mean_of_processes(learned.sum().float())
         weights = group.token_weights(learned, self.options.aggregation, self.options.max_new_tokens, tokens)
         sums: dict[str, Tensor] = {}
-        parts = list(self.micro(_places(taught)))
+        parts = self.updater.parts(_places(taught))
         for number, places in enumerate(parts, 1):
             rows = share[places]
             part, packed = experience.select(rows), sequences.packed(rows)
             logps = sequences.matrix(packed, completion_logps(self.model, packed, self.options.temperature))
             if check:
-                self.check_equal("the ratio of the first update is not 1", logps.detach(), part.logps, part.mask)
+                told = "the ratio of the first update is not 1"
+                self.sampler.check_equal(told, logps.detach(), part.logps, part.mask)
             loss, metrics = group.grpo_loss(
                 logps,
                 part.logps,
@@ -162,7 +145,7 @@ class GRPO(OnPolicy):
                 self.options.delta,
             )
             if teaches:
-                self.add_gradients(loss, last=number == len(parts))
+                self.updater.add_gradients(loss, last=number == len(parts))
             for name, value in {**metrics, "loss": loss.detach()}.items():
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
         counted = sums.pop("tokens").clamp_min(1)

@@ -93,8 +93,8 @@ def test_kto_and_the_flag_classifier():
 def test_a_minibatch_of_a_rollout(kind, options):
     given = {"end_ids": (END,), "max_new_tokens": 8, "minibatches": 2, "micro_batch_size": 3}
     stage, seen = made(kind, model=tiny_model(), reward=LikedShare(), **given, **options, **parts()), []
-    whole = stage._gradients
-    stage._gradients = lambda *args: (seen.append(args), whole(*args))[1]
+    whole = stage.gradients
+    stage.gradients = lambda *args: (seen.append(args), whole(*args))[1]
     trainer(max_steps=1, max_epochs=-1).fit(stage, loader([prompt_batch(8)]))
     sequences, experience, share, _ = seen[0]
     stage.to("meta")
