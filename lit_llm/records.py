@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 IGNORE = -100
@@ -100,30 +102,98 @@ class TokenBatch(NamedTuple):
     source: Tensor  # (B, T) int64: index of the data source (``DataModule.source_names``), for losses per domain
 
 
-class RankingBatch(NamedTuple):
-    """Completions of P prompts, one row each, right-padded: for reward models and the DPO family."""
+TokenRow = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""A prompt's tokens, and those of a completion with its end token."""
 
-    input_ids: Tensor  # (N, T) int64: prompt, completion with its end token, padding
-    lengths: Tensor  # (N,) int64: prompt and completion
-    prompt_lengths: Tensor  # (N,) int64: the prompt alone; the same prefix for all completions of a prompt
+
+class HostRows:
+    """What the host knows of packed completions, so that nobody waits for the device to ask for it. A class of no kind
+    that a loader or Lightning looks into: they would make tensors of it and move them.
+    """
+
+    def __init__(self, rows: tuple[TokenRow, ...], keys: NDArray[np.uint8], vocabulary: tuple[int, int]) -> None:
+        self.rows = rows  # N: what was packed
+        self.keys = keys  # (N, 16): BLAKE2 of prompt and completion, and of where the prompt ends
+        self.vocabulary = vocabulary  # the smallest token and the largest
+
+
+class PackedCompletions(NamedTuple):
+    """N completions in R rows of T tokens, made by ``backbone.completions.pack``: a prompt is read once, with its
+    completions as branches behind it. U completions are unlike each other, with M tokens in all.
+
+    Places count through all rows, from 0 to R T - 1: they index ``hidden.flatten(0, 1)``.
+    """
+
+    host: HostRows
+    input_ids: Tensor  # (R, T) int64
+    positions: Tensor  # (R, T) int64: of each token behind its prompt's first one
+    segments: Tensor  # (R, T) int64: number of the prompt within the row; padding is a segment of its own
+    branches: Tensor | None  # (R, T) int64: 0 in a prompt, else which of its completions; None: each has but one
+    completion: Tensor  # (N,) int64: which of the U completions each of the N is
+    sizes: Tensor  # (N,) int64: tokens of each completion
+    last: Tensor  # (U,) int64: place of each completion's last token
+    owners: Tensor  # (M,) int64: the completion of each completion token, 0 .. U-1, ascending
+    steps: Tensor  # (M,) int64: number of the token within its completion, from 0
+    before: Tensor  # (M,) int64: the place that foresees it
+    targets: Tensor  # (M,) int64: the token itself
+
+    @property
+    def rows(self) -> tuple[TokenRow, ...]:
+        return self.host.rows
+
+    @property
+    def tokens(self) -> int:
+        """Of all N completions, each with its prompt."""
+        return sum(len(prompt) + len(completion) for prompt, completion in self.rows)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest completion with its prompt."""
+        return max(len(prompt) + len(completion) for prompt, completion in self.rows)
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Values of the completions' tokens (M,) summed over each of the N completions: (N,)."""
+        return values.new_zeros(len(self.last)).index_add(0, self.owners, values)[self.completion]
+
+    def matrix(self, values: Tensor, width: int) -> Tensor:
+        """The same as rows (N, width) from each completion's first token on, 0 behind its last."""
+        return values.new_zeros(len(self.last), width).index_put((self.owners, self.steps), values)[self.completion]
+
+    def to(self, device: Any) -> PackedCompletions:
+        parts = (part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in self)
+        return PackedCompletions(*parts)  # type: ignore[arg-type]
+
+
+class Attacks(NamedTuple):
+    """Which of a batch's completions are attacks, that nobody ranked, kept apart from what people said."""
+
+    answers: Tensor  # (N',) int64: the N' completions that people ranked
+    pairs: Tensor  # (2, M') int64: ``RankingBatch.pairs`` of those alone, numbered among them
+    below: Tensor  # (2, L) int64: an answer and its prompt's attack, numbered among all
+
+
+class RankingBatch(NamedTuple):
+    """Completions of P prompts, ranked: for reward models and the DPO family. Made by ``data.ranking_rows``."""
+
+    completions: PackedCompletions  # N
     groups: Tensor  # (N,) int64: which prompt, 0 .. P-1, ascending
     ranks: Tensor  # (N,) int64: 1 is best; equal is a tie
     weights: Tensor  # (P,) float32: the annotator's weight
+    pairs: Tensor  # (2, M) int64: the better and the worse of every two of a prompt with different ranks
     margins: Tensor | None = None  # (P,) float32: ``Comparison.margin``; None: 0 for all
     annotators: Tensor | None = None  # (P,) int64: index into ``Preferences.annotators``; None: not known
-    attacked: Tensor | None = None  # (N,) bool: an attack, which nobody ranked, and not an answer; None: none is
+    attacks: Attacks | None = None  # None: there are none
 
 
 class LabelledBatch(NamedTuple):
-    """N completions with a label each, right-padded. The last two fields are None where no other prompt is known."""
+    """N completions with a label each. Made by ``data.labelled_answers``."""
 
-    input_ids: Tensor  # (N, T) int64: prompt, completion with its end token, padding
-    lengths: Tensor  # (N,) int64: prompt and completion
-    prompt_lengths: Tensor  # (N,) int64: the prompt alone
+    completions: PackedCompletions  # N
     labels: Tensor  # (N,) bool: good or bad
     weights: Tensor  # (N,) float32: the annotator's weight
-    unrelated_ids: Tensor | None = None  # (N, T') int64: the same prompts with completions of other prompts
-    unrelated_lengths: Tensor | None = None  # (N,) int64: prompt and unrelated completion
+    good: Tensor  # (G,) int64: the good ones
+    bad: Tensor  # (N - G,) int64: the others
+    unrelated: PackedCompletions | None = None  # N prompts with completions of other prompts; None: none is known
 
 
 class PromptBatch(NamedTuple):

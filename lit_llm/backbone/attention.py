@@ -115,7 +115,7 @@ def branched_mask(
     backend: Backend | None = None,
     compiled: bool = False,
 ) -> AttentionMask:
-    """The mask of rows with completions behind prompts that they share (``branches.py``); all (B, T).
+    """The mask of rows with completions behind prompts that they share (``completions.py``); all (B, T).
 
     Positions count from each prompt's first token and go on in every completion, so that they say what came before.
     """

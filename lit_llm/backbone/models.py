@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_llm.backbone.branches import Branches
 from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.transformer import Transformer
 from lit_llm.errors import UserError
+from lit_llm.records import PackedCompletions
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,9 @@ class LanguageModel(nn.Module):
         hidden: Tensor = self.backbone(input_ids, positions, segments, branches)
         return hidden
 
-    def before_completions(self, rows: Branches) -> Tensor:
-        """The hidden states (M, D) that foresee the tokens of completions laid out as branches of their prompts."""
-        hidden: Tensor = self(rows.input_ids, rows.positions, rows.segments, branches=rows.branches)
-        return hidden.flatten(0, 1)[rows.before]
+    def before_completions(self, completions: PackedCompletions) -> Tensor:
+        """The hidden states (M, D) that foresee the completions' tokens."""
+        return _hidden(self.backbone, completions)[completions.before]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V)"""
@@ -119,21 +118,20 @@ class ScoreModel(nn.Module):
         last = hidden[torch.arange(len(lengths), device=hidden.device), lengths - 1]
         return (self._read(last) - self.reward_mean) / self.reward_std
 
-    def score_branches(self, rows: Branches) -> Tensor:
-        """As ``forward``, of N completions laid out as branches of their prompts: (N,) float32."""
-        hidden = self.backbone(rows.input_ids, rows.positions, rows.segments, branches=rows.branches)
-        scores = (self._read(hidden.flatten(0, 1)[rows.last]) - self.reward_mean) / self.reward_std
-        return scores[rows.completion]
+    def score_completions(self, completions: PackedCompletions) -> Tensor:
+        """As ``forward``, of packed completions: (N,) float32."""
+        last = _hidden(self.backbone, completions)[completions.last]
+        return ((self._read(last) - self.reward_mean) / self.reward_std)[completions.completion]
 
-    def values(
-        self,
-        input_ids: Tensor,
-        positions: Tensor | None = None,
-        segments: Tensor | None = None,
-        branches: Tensor | None = None,
-    ) -> Tensor:
-        """Score at every position, not normalised: (B, T) float32; arguments as ``Transformer.forward``."""
-        return self._read(self.backbone(input_ids, positions, segments, branches=branches))
+    def completion_values(self, completions: PackedCompletions) -> tuple[Tensor, Tensor]:
+        """The value of the state before each completion token (M,), and of that after the last one (N,), in the unit of
+        the normalised score."""
+        values = (self._read(_hidden(self.backbone, completions)) - self.reward_mean) / self.reward_std
+        return values[completions.before], values[completions.last][completions.completion]
+
+    def values(self, input_ids: Tensor) -> Tensor:
+        """Score at every position of rows (B, T), not normalised: (B, T) float32."""
+        return self._read(self.backbone(input_ids))
 
     def num_parameters(self) -> int:
         return count_parameters(self)
@@ -142,6 +140,13 @@ class ScoreModel(nn.Module):
         # In float32 even under autocast: bfloat16 would round a score of 5 to steps of 0.03.
         with torch.autocast(hidden.device.type, enabled=False):
             return F.linear(hidden.float(), self.score.weight.float()).squeeze(-1)
+
+
+def _hidden(backbone: nn.Module, completions: PackedCompletions) -> Tensor:
+    """Hidden states (R T, D), by place."""
+    rows = completions
+    hidden: Tensor = backbone(rows.input_ids, rows.positions, rows.segments, branches=rows.branches)
+    return hidden.flatten(0, 1)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -62,7 +62,7 @@ class Transformer(nn.Module):
         ``input_ids``: (B, T) int64. ``positions``: (B, T), None: counted from 0 in each document. ``segments``: (B, T),
         the documents of packed rows; None: each row is one document (right padding is harmless, attention is causal).
         ``branches`` (B, T), with ``positions`` and ``segments``: completions of one prompt in its row, see
-        ``branches.py``.
+        ``completions.py``.
         """
         x = self.dropout(self.embed_tokens(input_ids))
         if positions is None:

@@ -35,7 +35,7 @@ def as_bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class PackedRows(NamedTuple):
-    """Rows of several documents, each perhaps a prompt with completions that share it (``branches.py``)."""
+    """Rows of several documents, each perhaps a prompt with completions that share it (``completions.py``)."""
 
     positions: Tensor  # (B or 1, T): count on in a document, and in every completion from its prompt's end
     segments: Tensor  # (B, T): the documents, ascending within a row

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_llm.errors import UserError
 from lit_llm.generation.sampling import completions, generate
-from lit_llm.records import IGNORE, Message, TokenBatch
+from lit_llm.records import IGNORE, Message, PromptBatch, TokenBatch
 from lit_llm.runtime.lightning_loops import step_ended, steps_done
 
 BEGINNING = 8  # tokens of a document that a sample goes on from
@@ -140,9 +140,10 @@ def prompts_in(batch: Any, first: bool) -> list[tuple[bool, tuple[int, ...]]]:
     text is trained its first ``BEGINNING`` tokens. Beside each, whether it may be a part: a row may begin within a
     document (unless it is the ``first`` of the data), and end soon after one begins.
     """
+    if isinstance(batch, PromptBatch):
+        return [(False, tuple(batch.input_ids[0, : int(batch.lengths[0])].tolist()))]
     if not isinstance(batch, TokenBatch):
-        lengths = getattr(batch, "prompt_lengths", batch.lengths)
-        return [(False, tuple(batch.input_ids[0, : int(lengths[0])].tolist()))]
+        return [(False, tuple(batch.completions.rows[0][0].tolist()))]
     ids, trained, segments = batch.input_ids[0], batch.labels[0] != IGNORE, batch.segments[0]
     found = []
     for segment in sorted(set(segments.tolist())):

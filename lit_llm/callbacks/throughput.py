@@ -53,9 +53,9 @@ class Throughput(L.Callback):
         tokens = pl_module.tokens_in(batch)
         self._pending = self._pending + tokens
         config = getattr(pl_module.model, "config", None)
-        # Of shared prompts (branches) fewer tokens are read than the batch holds, of prompts that are answered more:
+        # Of shared prompts fewer tokens are read than the batch holds, of prompts that are answered more:
         # the share of the peak is unknown.
-        shared = hasattr(batch, "prompt_lengths") or isinstance(batch, PromptBatch)
+        shared = hasattr(batch, "completions") or isinstance(batch, PromptBatch)
         if self.peak and not shared and config is not None and hasattr(config, "flops_per_token"):
             self._flops += batch.input_ids.numel() * config.flops_per_token(batch.input_ids.shape[-1])
         if not is_logging_step(trainer):

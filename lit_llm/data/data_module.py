@@ -179,9 +179,18 @@ class DataModule(L.LightningDataModule, ABC):
         """The validation batches."""
         return self.val_dataloader()
 
+    @property
+    def device_type(self) -> str:
+        """Of what reads the batches: "cpu" where no Trainer says otherwise."""
+        return "cpu" if self.trainer is None else str(self.trainer.strategy.root_device.type)
+
+    def placed(self, rows: Rows) -> Rows:
+        """The rows as they make batches for the device; most make the same for all."""
+        return rows
+
     def _loader(self, rows: Rows, order: Order) -> ResumableLoader:
         return ResumableLoader(
-            rows,
+            self.placed(rows),
             self.options.micro_batch_size,
             order=order,
             fingerprint=self.fingerprint(),

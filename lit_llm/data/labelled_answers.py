@@ -10,8 +10,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from lit_llm.backbone.completions import pack
+from lit_llm.data.completion_checks import check_rows, refuse_numbers
 from lit_llm.data.data_module import (
     DataModule,
     Prepared,
@@ -23,12 +24,12 @@ from lit_llm.data.data_module import (
     tests_of,
 )
 from lit_llm.data.label_formats import LabelsOfRankings
-from lit_llm.data.loading import shuffled
+from lit_llm.data.loading import Rows, shuffled
 from lit_llm.data.options import LabelledAnswersOptions
 from lit_llm.data.reading import Records
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import NothingToLearn, UserError
-from lit_llm.records import Labelled, LabelledBatch
+from lit_llm.records import Labelled, LabelledBatch, TokenRow
 from lit_llm.text.tokenizer import Tokenizer
 
 
@@ -52,8 +53,8 @@ class LabelledRows:
     labels: Sequence[bool]
     weights: Sequence[float]
     max_length: int
-    pad_id: int
     lender: TokenStore | None = None  # where ``unrelated`` is from, if not from ``store``
+    device: str = "cpu"  # the type of what reads the batches
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -71,27 +72,50 @@ class LabelledRows:
         return store.tokens(number, 0, store.lengths_of(number, number + 1)[0])
 
     def collate(self, items: Sequence[Judged]) -> LabelledBatch:
-        """N labelled completions to a LabelledBatch, right-padded to the longest."""
-        input_ids, lengths = _padded([np.concatenate([one.prompt, one.completion]) for one in items], self.pad_id)
-        mixed = [np.concatenate([one.prompt, one.unrelated]) for one in items if one.unrelated is not None]
-        unrelated_ids, unrelated_lengths = _padded(mixed, self.pad_id) if len(mixed) == len(items) else (None, None)
-        return LabelledBatch(
-            input_ids=input_ids,
-            lengths=lengths,
-            prompt_lengths=torch.tensor([len(one.prompt) for one in items]),
-            labels=torch.tensor([one.label for one in items]),
-            weights=torch.tensor([one.weight for one in items], dtype=torch.float32),
-            unrelated_ids=unrelated_ids,
-            unrelated_lengths=unrelated_lengths,
+        """N labelled completions to a LabelledBatch."""
+        whole = [one._replace(prompt=one.prompt.astype(np.int64)) for one in items]
+        others = [(one.prompt, one.unrelated.astype(np.int64)) for one in whole if one.unrelated is not None]
+        return labelled_batch(
+            [(one.prompt, one.completion.astype(np.int64)) for one in whole],
+            [one.label for one in items],
+            [one.weight for one in items],
+            unrelated=others if len(others) == len(items) else None,
+            device=self.device,
         )
 
 
-def _padded(rows: Sequence[NDArray[Any]], pad_id: int) -> tuple[Tensor, Tensor]:
-    lengths = torch.tensor([len(ids) for ids in rows])
-    input_ids = torch.full((len(rows), int(lengths.max())), pad_id)
-    for row, ids in enumerate(rows):
-        input_ids[row, : len(ids)] = torch.from_numpy(ids.astype(np.int64))
-    return input_ids, lengths
+def labelled_batch(
+    rows: Sequence[TokenRow],
+    labels: Sequence[bool],
+    weights: Sequence[float],
+    *,
+    unrelated: Sequence[TokenRow] | None = None,
+    device: str = "cpu",
+) -> LabelledBatch:
+    """N completions with a label each, packed and checked.
+
+    Args:
+        rows: N prompts with a completion each.
+        labels, weights: N.
+        unrelated: the same prompts, each with a completion of another prompt.
+        device: the type of what will read them ("cpu", "cuda").
+
+    Raises UserError naming the completion of the batch and what would be right.
+    """
+    good, every = torch.as_tensor(labels), torch.as_tensor(weights, dtype=torch.float32)
+    if good.dtype != torch.bool:
+        raise UserError(f"labels: {good.dtype}; true (good) or false (bad) is needed")
+    for some in (rows, unrelated or ()):
+        check_rows(some, "labels")
+    refuse_numbers(every, "labels: completion", "weight")
+    return LabelledBatch(
+        pack(rows, device),
+        good,
+        every,
+        good.nonzero().flatten(),
+        (~good).nonzero().flatten(),
+        None if unrelated is None else pack(unrelated, device),
+    )
 
 
 class LabelledAnswers(DataModule):
@@ -159,6 +183,9 @@ class LabelledAnswers(DataModule):
             remedies=dict.fromkeys(("too_long", "prompt_too_long"), room("max_length", self._needed)),
         )
 
+    def placed(self, rows: Rows) -> Rows:
+        return replace(rows, device=self.device_type)  # type: ignore[type-var]
+
     def _rows(self, records: list[Labelled], split: str, reasons: dict[str, int]) -> LabelledRows:
         """The records that fit; what does not is counted in ``reasons``."""
         store, kept = self._fitted(records, split, reasons)
@@ -169,7 +196,6 @@ class LabelledAnswers(DataModule):
             [records[index].label for index in kept],
             [records[index].weight for index in kept],
             self.options.max_length,
-            self.tokenizer.pad_id,
         )
 
     def _borrowing(self, rows: LabelledRows, train: LabelledRows) -> LabelledRows:

@@ -24,7 +24,7 @@ from lit_llm.data.data_module import (
     splits_hash,
     tests_of,
 )
-from lit_llm.data.loading import Order, grouped, shuffled
+from lit_llm.data.loading import Order, Rows, grouped, shuffled
 from lit_llm.data.options import PreferencesOptions
 from lit_llm.data.ranking_rows import Judged, RankingRows
 from lit_llm.data.reading import Records
@@ -134,6 +134,9 @@ class Preferences(DataModule):
                 reasons["too_long"] += cut
         return Records(splits, records.counts)
 
+    def placed(self, rows: Rows) -> Rows:
+        return replace(rows, device=self.device_type)  # type: ignore[type-var]
+
     def _rows(self, comparisons: list[Comparison], split: str, reasons: dict[str, int]) -> RankingRows:
         """The comparisons that fit; what does not is counted in ``reasons``."""
         store, firsts, kept, cuts = self._fitted(comparisons, split, reasons)
@@ -144,7 +147,7 @@ class Preferences(DataModule):
         ]
         if split == "train":
             self._trained_by = Counter(comparisons[i].annotator for i in kept)
-        return RankingRows(store, judged, [firsts[i] for i in kept], cuts, self.tokenizer.pad_id)
+        return RankingRows(store, judged, [firsts[i] for i in kept], cuts)
 
     def _fitted(
         self, comparisons: list[Comparison], split: str, reasons: dict[str, int]

@@ -9,9 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from lit_llm.backbone.completions import pack
+from lit_llm.data.completion_checks import check_rows
+from lit_llm.data.ranking_checks import check_rankings
 from lit_llm.data.token_cache import TokenStore
-from lit_llm.records import RankingBatch
+from lit_llm.objectives.ranking import strict_pairs
+from lit_llm.records import Attacks, RankingBatch, TokenRow
 
 
 class Judged(NamedTuple):
@@ -34,13 +39,13 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True)
 class RankingRows:
-    """Comparisons as a map-style data set; their completions make the rows of a RankingBatch."""
+    """Comparisons as a map-style data set; their completions make a RankingBatch."""
 
     store: TokenStore  # for each comparison its prompt and then its completions
     comparisons: Sequence[Judged]
     first: Sequence[int]  # where a comparison's prompt is in the store
     cut: Sequence[int]  # tokens taken away from the prompt's left
-    pad_id: int
+    device: str = "cpu"  # the type of what reads the batches
 
     def __len__(self) -> int:
         return len(self.comparisons)
@@ -54,22 +59,62 @@ class RankingRows:
         return Group(prompt, completions, judged)
 
     def collate(self, groups: Sequence[Group]) -> RankingBatch:
-        """P comparisons with N completions in all to a RankingBatch, right-padded to the longest."""
-        rows = [(p, np.concatenate([g.prompt, c])) for p, g in enumerate(groups) for c in g.completions]
-        lengths = torch.tensor([len(ids) for _, ids in rows])
-        input_ids = torch.full((len(rows), int(lengths.max())), self.pad_id)
-        for row, (_, ids) in enumerate(rows):
-            input_ids[row, : len(ids)] = torch.from_numpy(ids.astype(np.int64))
-        owners = torch.tensor([p for p, _ in rows])
-        numbered = [(g, k) for g in groups for k in range(len(g.completions))]
-        return RankingBatch(
-            input_ids=input_ids,
-            lengths=lengths,
-            prompt_lengths=torch.tensor([len(g.prompt) for g in groups])[owners],
-            groups=owners,
-            ranks=torch.tensor([rank for g in groups for rank in g.judged.ranks]),
-            weights=torch.tensor([g.judged.weight for g in groups], dtype=torch.float32),
-            margins=torch.tensor([g.judged.margin for g in groups], dtype=torch.float32),
-            annotators=torch.tensor([g.judged.annotator for g in groups]),
-            attacked=torch.tensor([g.judged.attacked and k == len(g.completions) - 1 for g, k in numbered]),
+        """P comparisons with N completions in all to a RankingBatch."""
+        prompts = [g.prompt.astype(np.int64) for g in groups]
+        rows = [(prompts[p], c.astype(np.int64)) for p, g in enumerate(groups) for c in g.completions]
+        last = [k == len(g.completions) - 1 and g.judged.attacked for g in groups for k in range(len(g.completions))]
+        return ranking_batch(
+            rows,
+            [p for p, g in enumerate(groups) for _ in g.completions],
+            [rank for g in groups for rank in g.judged.ranks],
+            [g.judged.weight for g in groups],
+            margins=[g.judged.margin for g in groups],
+            annotators=[g.judged.annotator for g in groups],
+            attacked=last,
+            device=self.device,
         )
+
+
+def ranking_batch(
+    rows: Sequence[TokenRow],
+    groups: Sequence[int],
+    ranks: Sequence[int],
+    weights: Sequence[float],
+    *,
+    margins: Sequence[float] | None = None,
+    annotators: Sequence[int] | None = None,
+    attacked: Sequence[bool] | None = None,
+    device: str = "cpu",
+) -> RankingBatch:
+    """N completions of P prompts, packed and checked.
+
+    Args:
+        rows: N prompts with a completion each.
+        groups, ranks, attacked: N, as ``RankingBatch`` has them; attacked: it is an attack, that nobody ranked.
+        weights, margins, annotators: P.
+        device: the type of what will read them ("cpu", "cuda").
+
+    Raises UserError naming the completion or prompt of the batch and what would be right.
+    """
+    check_rows(rows, "rankings")
+    numbers, order = torch.as_tensor(groups), torch.as_tensor(ranks)
+    ahead = None if margins is None else torch.as_tensor(margins, dtype=torch.float32)
+    marks = None if attacked is None else torch.as_tensor(attacked, dtype=torch.bool)
+    batch = RankingBatch(
+        pack(rows, device),
+        numbers,
+        order,
+        torch.as_tensor(weights, dtype=torch.float32),
+        torch.stack(strict_pairs(numbers, order)),
+        ahead if ahead is not None and ahead.any() else None,
+        None if annotators is None else torch.as_tensor(annotators),
+    )
+    check_rankings(batch._replace(margins=ahead), marks)
+    return batch if marks is None or not marks.any() else batch._replace(attacks=_attacks(numbers, order, ~marks))
+
+
+def _attacks(groups: Tensor, ranks: Tensor, answers: Tensor) -> Attacks:
+    """``answers`` (N,) bool: which of the completions are none."""
+    people = torch.stack(strict_pairs(groups[answers], ranks[answers]))
+    below = torch.stack(strict_pairs(groups, 2 - answers.long()))  # the answers are tied above an attack
+    return Attacks(answers.nonzero().flatten(), people, below)

@@ -11,16 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from lit_llm.backbone.branches import Branches, branches_of
+from lit_llm.backbone.completions import completion_logps, pack, token_rows
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation import tasks
 from lit_llm.evaluation.reward import Reward, as_reward
 from lit_llm.evaluation.scores import Answer, Measured, Scores, clusters_of, measured
 from lit_llm.generation.sampling import completions, generate
-from lit_llm.objectives.language import token_logps
 from lit_llm.records import Heldout, Message, Prompt, Rollout
 from lit_llm.text.tokenizer import Tokenizer
 
@@ -125,21 +123,13 @@ def divergence(
 
     Both at the temperature that was sampled at, over all tokens of the answer, its end token among them.
     """
-    found = []
-    for ids, starts, ends in zip(
-        *(torch.split(part, batch_size) for part in (rollout.input_ids, rollout.prompt_lengths, rollout.lengths)),
-        strict=True,
-    ):
-        rows = branches_of(ids, starts, ends)  # without padding
-        ours, theirs = (_summed_logps(net, rows, temperature) for net in (model, reference))
+    found, device = [], rollout.lengths.device
+    rows = token_rows(rollout.input_ids, rollout.prompt_lengths, rollout.lengths)
+    for first in range(0, len(rows), batch_size):
+        some = pack(rows[first : first + batch_size], device.type).to(device)
+        ours, theirs = (some.sums(completion_logps(net, some, temperature).double()) for net in (model, reference))
         found.append(ours - theirs)
     return torch.cat(found).cpu().numpy() if found else np.zeros(0)
-
-
-def _summed_logps(model: LanguageModel, rows: Branches, temperature: float) -> Tensor:
-    """Of each completion (N,), float64."""
-    logps = token_logps(model.before_completions(rows), model.output_weight, rows.targets, temperature)
-    return rows.sums(logps.double())
 
 
 def _answers(

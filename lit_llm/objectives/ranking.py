@@ -27,6 +27,7 @@ def bradley_terry(
     margins: Tensor | None = None,
     centering: float = 0.0,
     margin: float = 0.0,
+    pairs: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``1/#pairs * sum over pairs of -log sigmoid(s_w - s_l - margin) + centering (s_w + s_l)^2``, summed over prompts.
 
@@ -34,8 +35,9 @@ def bradley_terry(
     ``margin`` is for all pairs, ``margins`` (P,) for those of each prompt, as annotators said how much better (Llama 2,
     arXiv:2307.09288, equation 2); they are added.
     ``centering`` keeps scores near zero without deciding any pair (arXiv:2312.09244, equation 2; 0.01 is usual).
+    ``pairs`` (2, M) are the ``strict_pairs`` where they are known: to find them waits for the device.
     """
-    winners, losers = strict_pairs(groups, ranks)
+    winners, losers = strict_pairs(groups, ranks) if pairs is None else pairs
     scores = _wide(scores)
     won, lost = scores[winners], scores[losers]
     prompts = groups[winners]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from lit_llm.backbone.branches import branches_of
+from lit_llm.backbone.completions import pack, token_rows
 from lit_llm.backbone.huggingface import check_vocabulary
 from lit_llm.backbone.loaded import load_shared
 from lit_llm.backbone.models import ScoreModel
@@ -62,10 +62,12 @@ class LearnedReward(nn.Module, Reward):
         longest = self.model.config.max_positions
         if int(lengths.max()) > longest:
             raise UserError(f"reward.folder: {self.folder} reads up to {longest} tokens; got {int(lengths.max())}")
-        parts = zip(torch.split(input_ids, self.batch_size), torch.split(lengths, self.batch_size), strict=True)
+        rows = token_rows(input_ids, torch.zeros_like(lengths), lengths)
         # Packed to a few full rows: of prompts and short answers more than half would be padding.
-        rows = (branches_of(ids, torch.zeros_like(sizes), sizes) for ids, sizes in parts)
-        return torch.cat([self.model.score_branches(each).float() for each in rows])
+        parts = (
+            pack(rows[at : at + self.batch_size], input_ids.device.type) for at in range(0, len(rows), self.batch_size)
+        )
+        return torch.cat([self.model.score_completions(part.to(input_ids.device)).float() for part in parts])
 
     def forward(self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]) -> Tensor:
         """Scores (B,) of texts."""

@@ -5,33 +5,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_llm.objectives.ranking import bradley_terry, strict_pairs
-from lit_llm.records import RankingBatch
+from lit_llm.objectives.ranking import bradley_terry
+from lit_llm.records import Attacks, RankingBatch
 
 
-def answers_in(batch: RankingBatch) -> Tensor:
-    """Which completions (N,) bool are answers, and no attacks."""
-    if batch.attacked is None:
-        return torch.ones_like(batch.groups, dtype=torch.bool)
-    return ~batch.attacked
+def of_answers(values: Tensor, batch: RankingBatch) -> Tensor:
+    """Of values of the completions (N,) those of answers, and no attacks: (N',)."""
+    return values if batch.attacks is None else values[batch.attacks.answers]
 
 
-def without_attacks(scores: Tensor, batch: RankingBatch) -> tuple[Tensor, RankingBatch]:
-    """The scores and the rows of the answers alone, as people ranked them."""
-    if batch.attacked is None or not bool(batch.attacked.any()):
-        return scores, batch
-    kept = answers_in(batch)
-    rows = {name: getattr(batch, name)[kept] for name in ("input_ids", "lengths", "prompt_lengths", "groups", "ranks")}
-    return scores[kept], batch._replace(**rows, attacked=None)
+def without_attacks(batch: RankingBatch) -> RankingBatch:
+    """The groups, ranks and pairs of the answers alone, as people ranked them."""
+    if batch.attacks is None:
+        return batch
+    groups, ranks = of_answers(batch.groups, batch), of_answers(batch.ranks, batch)
+    return batch._replace(groups=groups, ranks=ranks, pairs=batch.attacks.pairs, attacks=None)
 
 
-def attack_loss(scores: Tensor, batch: RankingBatch) -> Tensor:
+def attack_loss(scores: Tensor, batch: RankingBatch, attacks: Attacks) -> Tensor:
     """Bradley-Terry of each answer against its prompt's attack, ``1/#answers * sum -log sigmoid(s - s_attack)``.
 
     Summed over the prompts of which people order some answers, with their weights: the others are not counted.
     """
-    _, people = without_attacks(scores, batch)
-    winners, _ = strict_pairs(people.groups, people.ranks)
-    ordered = torch.zeros_like(batch.weights).index_fill_(0, people.groups[winners], 1.0)
-    ranks = 2 - answers_in(batch).long()  # the answers are tied: only an attack stands below them
-    return bradley_terry(scores, batch.groups, ranks, batch.weights * ordered)[0]
+    winners = attacks.answers[attacks.pairs[0]]
+    ordered = torch.zeros_like(batch.weights).index_fill_(0, batch.groups[winners], 1.0)
+    ranks = torch.full_like(batch.ranks, 2).index_fill_(0, attacks.answers, 1)  # the answers are tied above an attack
+    return bradley_terry(scores, batch.groups, ranks, batch.weights * ordered, pairs=attacks.below)[0]

@@ -123,10 +123,10 @@ class Stage(L.LightningModule):
         """The sum over items whose mean is ``val/loss``: what training lowers, unless the stage says otherwise."""
         return totals["loss"]
 
-    def tokens_in(self, batch: Any) -> int | Tensor:
+    def tokens_in(self, batch: Any) -> int:
         """How many tokens a batch trains on, for tokens/s."""
-        lengths = getattr(batch, "lengths", None)
-        return int(batch.input_ids.numel()) if lengths is None else lengths.sum()
+        completions = getattr(batch, "completions", None)
+        return int(batch.input_ids.numel()) if completions is None else int(completions.tokens)
 
     def total_steps(self) -> int:
         """The number of optimizer steps that the schedule spans."""

@@ -47,7 +47,9 @@ class ContinuedPretraining(LanguageStage):
                 raise options.bad_tokens()
             add_words(network, tokenizer, options.new_tokens)
         super().__init__(options, model=network, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
-        self.adapt(options, options.lora_dropout)
+
+    def prepare(self) -> None:
+        self.adapt(self.options, self.options.lora_dropout)
 
 
 @torch.no_grad()

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from lit_llm.stages.supervised import SupervisedStage
+from lit_llm.stages import supervised
+from lit_llm.stages.language import LanguageStage
+from lit_llm.stages.options import SupervisedOptions
 
 
-class FineTuning(SupervisedStage):
+class FineTuning(LanguageStage):
     """All weights, or LoRA adapters with ``lora_rank`` above 0; only responses are trained, end tokens included."""
 
+    Options: ClassVar[type[SupervisedOptions]] = SupervisedOptions
     name: ClassVar[str] = "fine_tuning"
     default_lr: ClassVar[float] = 2e-4
+    options: SupervisedOptions
+
+    def prepare(self) -> None:
+        supervised.prepare(self, self.options)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_llm.backbone.branches import branches_of
 from lit_llm.backbone.models import ScoreModel
+from lit_llm.data.completion_checks import check_fits
 from lit_llm.errors import UserError
 from lit_llm.evaluation.classification import best_threshold, labels
 from lit_llm.evaluation.flags import estimates
@@ -75,11 +75,11 @@ class FlagClassification(Stage):
         return scores
 
     def loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        check_labelled(batch, self.model.config.vocab_size, self.model.config.max_positions)
         return self._sums(batch, self._scores(batch))
 
     def _scores(self, batch: LabelledBatch) -> Tensor:
-        return self.model.score_branches(branches_of(batch.input_ids, batch.prompt_lengths, batch.lengths))
+        check_fits(batch.completions, self.model.config, "labels")
+        return self.model.score_completions(batch.completions)
 
     def _sums(self, batch: LabelledBatch, logits: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Sums weighted by the annotators' weights, and their sum."""
@@ -118,7 +118,6 @@ class FlagClassification(Stage):
         self._seen = {}
 
     def validation_step(self, batch: LabelledBatch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
-        check_labelled(batch, self.model.config.vocab_size, self.model.config.max_positions)
         logits = self._scores(batch)
         self._validation[dataloader_idx].add(*self._sums(batch, logits))
         self._seen.setdefault(dataloader_idx, []).append((logits.float().cpu(), batch.labels.cpu()))
@@ -213,22 +212,6 @@ def measures(logits: np.ndarray, positive: np.ndarray) -> dict[str, float]:
     """The best threshold on these answers, and every measure with it."""
     threshold = best_threshold(labels(0.5 * (1 + np.tanh(0.5 * logits)), positive))
     return {"threshold": threshold, **estimates(logits, positive, threshold)}
-
-
-def check_labelled(batch: LabelledBatch, vocab_size: int, max_positions: int) -> None:
-    """Raises UserError naming the row of the batch and what would be right."""
-    lengths, prompts = batch.lengths.cpu(), batch.prompt_lengths.cpu()
-    empty = ((lengths <= prompts) | (prompts < 1)).nonzero()
-    if len(empty):
-        raise UserError(f"labels: row {int(empty[0])} of the batch has no token in its prompt or in its answer")
-    largest, longest = int(batch.input_ids.max()), int(lengths.max())
-    if largest >= vocab_size or int(batch.input_ids.min()) < 0:
-        raise UserError(f"labels: token {largest}; the model's vocabulary has {vocab_size}")
-    if longest > max_positions:
-        raise UserError(f"labels: an answer ends at token {longest}; the model reads up to {max_positions}")
-    weights = batch.weights.cpu()
-    if not bool((weights.isfinite() & (weights >= 0)).all()):
-        raise UserError("labels: a weight is negative or not finite; must be 0 or more")
 
 
 def write(folder: Path, content: Mapping[str, Any]) -> None:

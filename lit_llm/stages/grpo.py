@@ -4,17 +4,19 @@ become likelier (DeepSeekMath, arXiv:2402.03300). There is no value network; the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lit_llm.backbone.completions import completion_logps
 from lit_llm.evaluation.pass_at_k import doublings, pass_at_k
 from lit_llm.objectives import group
 from lit_llm.objectives.policy import kl_k1, masked_mean, masked_variance
-from lit_llm.records import PromptBatch, Rollout
+from lit_llm.records import Rollout
 from lit_llm.rewards.verifiable import check_verifiable
-from lit_llm.stages.experience import Sequences, completion_logps
+from lit_llm.stages.experience import Sequences
 from lit_llm.stages.on_policy import OnPolicy
 from lit_llm.stages.options import GRPOOptions
 
@@ -22,14 +24,15 @@ from lit_llm.stages.options import GRPOOptions
 class GroupExperience(NamedTuple):
     """What one rollout teaches; everything is fixed while the policy is updated."""
 
-    sequences: Sequences
+    mask: Tensor  # (B, C) bool
     logps: Tensor  # (B, C) under the policy that sampled, scored as in training
     reference: Tensor  # (B, C)
     advantages: Tensor  # (B,) one for all tokens of an answer
     learned: Tensor  # (B, C) bool: the tokens that are learned from
+    taught: Tensor  # (B,) bool, on the CPU: the answer has a gradient
 
     def select(self, rows: Tensor) -> GroupExperience:
-        return GroupExperience(self.sequences.select(rows), *(matrix[rows] for matrix in self[1:]))
+        return GroupExperience(*(matrix[rows] for matrix in self))
 
 
 class GRPO(OnPolicy):
@@ -61,36 +64,18 @@ class GRPO(OnPolicy):
 
     # One rollout and what is learned from it
 
-    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:  # type: ignore[override]  # noqa: ARG002
-        number = self.global_step
-        generator = self.randomness(number)
-        rollout = self.sample(batch, generator, self.group_size)
-        answers = self.answers(rollout, batch, self.group_size)
-        scores = self.scores(answers)
-        parts = self.scores_of_parts(scores)
-        validated = self.validate_reward(answers, number)
-        if self.ended:
-            return
-        plan = [self.shares(len(scores), generator) for _ in range(self.options.epochs)]
-        experience, logged = self._experience(rollout, scores, plan[0], first=number == 0)
-        logged |= self.numbers(parts) if parts else {}
-        logged |= self.learn(plan, lambda share, first: self._gradients(experience, share, first))
-        self.signs.tell(logged, number)
-        self._tokens = int(rollout.lengths.sum())
-        self.log_training(logged | validated)
-
     @torch.no_grad()
-    def _experience(
-        self, rollout: Rollout, scores: Tensor, shares: list[Tensor], first: bool
+    def experience(
+        self, sequences: Sequences, rollout: Rollout, scores: Tensor, parts: Sequence[Tensor], first: bool
     ) -> tuple[GroupExperience, dict[str, float]]:
-        sequences = Sequences.of(rollout)
-        logps, reference, entropy = self.scored(sequences, shares, first)
+        logps, reference, entropy = self.sampler.scored(sequences, parts, first)
         kl = kl_k1(logps, reference).sum(1)  # of the whole answer; both are 0 outside the mask
         rewards = scores - self.options.kl_coef * kl if self.options.kl_in == "reward" else scores
-        variance = masked_variance(rewards, ~rewards.isnan(), self.sum_of_processes)
+        variance = masked_variance(rewards, ~rewards.isnan(), self.updater.sum_of_processes)
         advantages = group.group_advantages(rewards, self.group_size, self.options.scale, variance.sqrt())
         mask, finished = sequences.mask, rollout.finished
         learned = mask & finished[:, None] if self.options.mask_truncated else mask
+        taught = learned.any(1) & (self._pays_in_loss | (advantages != 0))
         named = {
             **self._of_scores(scores),
             "objective/kl": kl.mean(),
@@ -98,9 +83,15 @@ class GRPO(OnPolicy):
             "objective/eos_rate": finished.float().mean(),
             "objective/truncated": 1 - finished.float().mean(),
             "policy/entropy": masked_mean(entropy, mask),
-            "policy/sampling_gap": masked_mean((logps - sequences.dense(rollout.logps)).abs(), mask),
+            "policy/sampling_gap": masked_mean((logps - sequences.sampled_logps(rollout)).abs(), mask),
         }
-        return GroupExperience(sequences, logps, reference, advantages, learned), self.numbers(named)
+        experience = GroupExperience(mask, logps, reference, advantages, learned, taught.cpu())
+        return experience, self.updater.numbers(named)
+
+    @property
+    def _pays_in_loss(self) -> bool:
+        """Whether every token has a gradient, that of its KL."""
+        return bool(self.options.kl_coef) and self.options.kl_in == "loss"
 
     def _of_scores(self, scores: Tensor) -> dict[str, Tensor]:
         """What is logged of a rollout's scores (B,), before the KL: means are over the answers that were verified."""
@@ -120,25 +111,27 @@ class GRPO(OnPolicy):
         right = (scores >= self.options.success_at).view(-1, samples).sum(1).cpu().numpy()
         return {f"pass@{k}": scores.new_tensor(pass_at_k(right, samples, k)) for k in doublings(samples)}
 
-    def _gradients(self, experience: GroupExperience, share: Tensor, check: bool) -> dict[str, Tensor]:
+    def gradients(
+        self, sequences: Sequences, experience: GroupExperience, share: Tensor, check: bool
+    ) -> dict[str, Tensor]:
         """Adds up the gradients of one minibatch. Returns its metrics, detached.
 
         A minibatch that teaches nothing leaves no gradient, not one of zeros: Adam would forget how large gradients
         are, and take its next step, from a single group, at full size.
         """
-        learned, paid = experience.learned[share], bool(self.options.kl_coef) and self.options.kl_in == "loss"
-        taught = learned.any(1) & (paid | (experience.advantages[share] != 0))
-        teaches = bool(self.most_of_processes(taught.any().int()))
-        tokens = self.mean_of_processes(learned.sum().float())
+        learned, taught = experience.learned[share], experience.taught[share]
+        teaches = bool(self.updater.most_of_processes(taught.any().int()))
+        tokens = self.updater.mean_of_processes(learned.sum().float())
         weights = group.token_weights(learned, self.options.aggregation, self.options.max_new_tokens, tokens)
         sums: dict[str, Tensor] = {}
-        parts = list(self.micro(_places(taught)))
+        parts = self.updater.parts(_places(taught))
         for number, places in enumerate(parts, 1):
-            part = experience.select(share[places])
-            mask = part.sequences.mask
-            logps, _ = completion_logps(self.model, part.sequences, self.options.temperature)
+            rows = share[places]
+            part, packed = experience.select(rows), sequences.packed(rows)
+            logps = sequences.matrix(packed, completion_logps(self.model, packed, self.options.temperature))
             if check:
-                self.check_equal("the ratio of the first update is not 1", logps.detach(), part.logps, mask)
+                told = "the ratio of the first update is not 1"
+                self.sampler.check_equal(told, logps.detach(), part.logps, part.mask)
             loss, metrics = group.grpo_loss(
                 logps,
                 part.logps,
@@ -147,12 +140,12 @@ class GRPO(OnPolicy):
                 self.options.eps_low,
                 self.options.eps_high,
                 part.reference,
-                self.options.kl_coef if paid else 0.0,
+                self.options.kl_coef if self._pays_in_loss else 0.0,
                 self.options.ratio,
                 self.options.delta,
             )
             if teaches:
-                self.add_gradients(loss, last=number == len(parts))
+                self.updater.add_gradients(loss, last=number == len(parts))
             for name, value in {**metrics, "loss": loss.detach()}.items():
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
         counted = sums.pop("tokens").clamp_min(1)
@@ -181,4 +174,4 @@ def _places(taught: Tensor) -> Tensor:
     metrics of the update are over what is left.
     """
     some = taught.nonzero().flatten()
-    return some if len(some) else torch.arange(len(taught), device=taught.device)
+    return some if len(some) else torch.arange(len(taught))

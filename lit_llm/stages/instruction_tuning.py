@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from lit_llm.stages.supervised import SupervisedStage
+from lit_llm.stages import supervised
+from lit_llm.stages.language import LanguageStage
+from lit_llm.stages.options import SupervisedOptions
 
 
-class InstructionTuning(SupervisedStage):
+class InstructionTuning(LanguageStage):
     """All weights, or LoRA adapters with ``lora_rank`` above 0; only responses are trained, end tokens included."""
 
+    Options: ClassVar[type[SupervisedOptions]] = SupervisedOptions
     name: ClassVar[str] = "instruction_tuning"
+    options: SupervisedOptions
+
+    def prepare(self) -> None:
+        supervised.prepare(self, self.options)

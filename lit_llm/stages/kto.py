@@ -13,11 +13,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.errors import UserError
 from lit_llm.objectives.preference import kto, kto_baseline
-from lit_llm.records import LabelledBatch
-from lit_llm.stages.label_checks import check_labels
+from lit_llm.records import LabelledBatch, PackedCompletions
 from lit_llm.stages.options import KTOOptions
-from lit_llm.stages.reference import AgainstReference, completion_logps
-from lit_llm.stages.reference_store import Completions
+from lit_llm.stages.reference import AgainstReference
 from lit_llm.stages.start import Policy
 
 log = logging.getLogger("lit_llm")
@@ -29,7 +27,7 @@ BALANCE = 1.0, 4 / 3
 class KTO(AgainstReference):
     """Each completion alone is pushed up or down, against how far the policy has moved on completions of other prompts.
 
-    Every micro batch brings each prompt with a completion of another one (``LabelledBatch.unrelated_ids``): the mean
+    Every micro batch brings each prompt with a completion of another one (``LabelledBatch.unrelated``): the mean
     log-ratio of those, no gradient through it and at least 0, is z of the loss. It takes one forward pass more.
 
     Args:
@@ -77,22 +75,18 @@ class KTO(AgainstReference):
                 *(good, bad, desirable * good / bad),
             )
 
-    def completions_in(self, batch: LabelledBatch) -> list[Completions]:
+    def completions_in(self, batch: LabelledBatch) -> list[PackedCompletions]:
         """The batch's own, and the same prompts with completions of other prompts."""
-        if batch.unrelated_ids is None or batch.unrelated_lengths is None:
+        if batch.unrelated is None:
             raise UserError("labels: all completions answer one prompt; KTO needs those of two prompts or more")
-        return [
-            Completions(batch.input_ids, batch.prompt_lengths, batch.lengths),
-            Completions(batch.unrelated_ids, batch.prompt_lengths, batch.unrelated_lengths),
-        ]
+        return [batch.completions, batch.unrelated]
 
     def loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        check_labels(batch, self.model.config.vocab_size, self.model.config.max_positions)
         options, (own, unrelated) = self.options, self.completions_in(batch)
-        logps, reference = completion_logps(self.model, own), self.under_reference(own)
-        self.check_start(logps, reference, batch.lengths - batch.prompt_lengths)
+        logps, reference = self.logps_beside_reference(own, "labels")
         with torch.no_grad():
-            drift = completion_logps(self.model, unrelated) - self.under_reference(unrelated)
+            drifted, start = self.logps_beside_reference(unrelated, "labels")
+            drift = drifted - start
         baseline = kto_baseline(drift)
         log_ratios = logps - reference
         losses, rewards = kto(
@@ -117,15 +111,15 @@ class KTO(AgainstReference):
 
 
 def _sums(batch: LabelledBatch, logps: Tensor, rewards: Tensor, right: Tensor, baseline: Tensor) -> dict[str, Tensor]:
-    good, logps = batch.labels, logps.detach()
+    good, bad, logps = batch.good, batch.bad, logps.detach()
     return {
-        "good": good.sum(),
-        "bad": (~good).sum(),
+        "good": torch.tensor(len(good)),
+        "bad": torch.tensor(len(bad)),
         "rewards/chosen": rewards[good].sum(),
-        "rewards/rejected": rewards[~good].sum(),
+        "rewards/rejected": rewards[bad].sum(),
         "logps/chosen": logps[good].sum(),
-        "logps/rejected": logps[~good].sum(),
-        "good_tokens": (batch.lengths - batch.prompt_lengths)[good].sum(),
+        "logps/rejected": logps[bad].sum(),
+        "good_tokens": batch.completions.sizes[good].sum(),
         "right": right.sum(),
         "kl": baseline,
         "batches": torch.ones(()),

@@ -38,6 +38,10 @@ class LanguageStage(Stage):
         super().__init__(options, model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
         sizes = [] if self.tokenizer is None else token_sizes(self.tokenizer)
         self.register_buffer("token_sizes", torch.tensor(sizes, dtype=torch.int64), persistent=False)
+        self.prepare()
+
+    def prepare(self) -> None:
+        """What is done to the network before it is trained: nothing."""
 
     def loss(self, batch: TokenBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         hidden = self.model(batch.input_ids, batch.positions, batch.segments)

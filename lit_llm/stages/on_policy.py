@@ -1,4 +1,4 @@
-"""Learning from one's own answers: what PPO and GRPO share, from sampling to the optimizers' steps.
+"""Learning from one's own answers: what PPO and GRPO share, a sampler of rollouts and an updater beside each other.
 
 One training step is one rollout with all its updates, so steps, schedules and checkpoints count rollouts.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -19,19 +18,23 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
-from lit_llm.records import PromptBatch
+from lit_llm.objectives.policy import kl_k1
+from lit_llm.records import Prompt, PromptBatch, Rollout
 from lit_llm.rewards.scoring import Answers, fitting
 from lit_llm.stages.answer_room import check_reward_room, check_room
-from lit_llm.stages.answering import Answering
+from lit_llm.stages.base import Stage
+from lit_llm.stages.experience import Sequences
 from lit_llm.stages.options import RolloutOptions
 from lit_llm.stages.reward_monitor import RewardMonitor
 from lit_llm.stages.rollout_signs import RolloutSigns
+from lit_llm.stages.sampler import RolloutSampler
 from lit_llm.stages.start import Policy
+from lit_llm.stages.updater import PolicyUpdater
 
 log = logging.getLogger(__name__)
 
 
-class OnPolicy(Answering):
+class OnPolicy(Stage):
     """A policy that answers prompts, is scored by a reward, and held near a frozen reference.
 
     Args:
@@ -45,6 +48,9 @@ class OnPolicy(Answering):
     Options: ClassVar[type[RolloutOptions]] = RolloutOptions
     batch_type: ClassVar[type] = PromptBatch
     left_out: ClassVar[tuple[str, ...]] = ("reference", "reward", "gold")
+    unverified_allowed: ClassVar[bool] = False  # whether a reward may say NaN: it could not verify the answer
+    options: RolloutOptions
+    model: LanguageModel
 
     def __init__(
         self,
@@ -64,7 +70,7 @@ class OnPolicy(Answering):
         self.monitor.gate()
         self.ended = False  # by a validation on the way
         self.automatic_optimization = False
-        self.end_ids = answer_ends(options.end_ids, self.tokenizer, self.model.config.vocab_size)
+        ends = answer_ends(options.end_ids, self.tokenizer, self.model.config.vocab_size)
         self.reward = fitting(reward, self.model, self.tokenizer)
         self.gold = None if gold is None else fitting(gold, self.model, self.tokenizer, "gold")
         self.signs = RolloutSigns(options.max_new_tokens, self.model.config.max_positions)
@@ -72,6 +78,9 @@ class OnPolicy(Answering):
         if not options.lora_rank:
             self.reference = copy.deepcopy(self.model).requires_grad_(False)
         self.adapt(options)
+        self.sampler = RolloutSampler(self.model, self.reference, options, ends, self.unverified_allowed)
+        self.updater = PolicyUpdater(self, options)
+        self.gold_by_prompt: dict[str, list[Tensor]] = {}  # by source: what gold gives each validation prompt
         self._tokens = 0
         self.train()
 
@@ -87,7 +96,7 @@ class OnPolicy(Answering):
     def has_moved_on(self, start_known: bool) -> None:
         """Where the start is not known and there are no adapters, nothing more can be learned or validated."""
         if not start_known:
-            self.reference = None
+            self.reference = self.sampler.reference = None
 
     # What a stage adds
 
@@ -96,9 +105,117 @@ class OnPolicy(Answering):
         """Answers to each prompt of a rollout."""
         return 1
 
+    @property
+    def validation_samples(self) -> int:
+        """Answers to each validation prompt."""
+        return 1
+
     def networks(self) -> dict[str, nn.Module]:
         """What is trained, by the name it is logged under; each has an optimizer of its own."""
         return {"policy": self.model}
+
+    def experience(
+        self, sequences: Sequences, rollout: Rollout, scores: Tensor, parts: Sequence[Tensor], first: bool
+    ) -> tuple[Any, dict[str, float]]:
+        """What a rollout with these scores (B,) teaches, and what is logged of it. ``parts``: the rows of each forward
+        pass. ``first``: nothing was updated yet."""
+        raise NotImplementedError
+
+    def gradients(self, sequences: Sequences, experience: Any, share: Tensor, check: bool) -> dict[str, Tensor]:
+        """Adds up the gradients of one minibatch, the rows ``share``. Returns its metrics, detached. ``check``: nothing
+        was updated yet."""
+        raise NotImplementedError
+
+    def judged(self, scores: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
+        """What else validation says of an answer's score (B,), summed over the answers."""
+        return {}
+
+    def after_updates(self, logged: dict[str, float], answers: int) -> None:
+        """Called after the updates of a rollout of so many answers."""
+
+    # One rollout and what is learned from it
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:  # type: ignore[override]  # noqa: ARG002
+        number, sampler, updater = self.global_step, self.sampler, self.updater
+        generator = sampler.randomness(number, self.global_rank)
+        rollout = sampler.sample(batch, generator, self.group_size)
+        answers = self.answers(rollout, batch, self.group_size)
+        scores = sampler.scores(self.reward, answers)
+        parts = self.scores_of_parts(scores)
+        validated = self.validate_reward(answers, number)
+        if self.ended:
+            return
+        plan = [updater.shares(len(scores), generator) for _ in range(self.options.epochs)]
+        sequences, passes = Sequences(rollout), [rows for share in plan[0] for rows in updater.parts(share)]
+        experience, logged = self.experience(sequences, rollout, scores, passes, first=number == 0)
+        logged |= updater.numbers(parts) if parts else {}
+        logged |= updater.learn(
+            self.networks(), plan, lambda share, first: self.gradients(sequences, experience, share, first)
+        )
+        self.after_updates(logged, len(scores))
+        self.signs.tell(logged, number)
+        self._tokens = sequences.tokens
+        self.log_training(logged | validated)
+
+    def answers(self, rollout: Rollout, batch: PromptBatch, samples: int = 1) -> Answers:
+        """The rollout as rewards read it."""
+
+        def prompts() -> list[Prompt]:
+            known = getattr(self.trainer.datamodule, "prompts", None)  # type: ignore[attr-defined]
+            if known is None:
+                raise UserError("reward: reads texts, but the data has no `prompts` to find them in; use data=prompts")
+            return [known[index] for index in batch.indices.tolist() for _ in range(samples)]
+
+        return Answers(rollout, prompts, lambda ids: self.tokenizer.decode(ids))
+
+    def scores_of_parts(self, scores: Tensor) -> dict[str, Tensor]:
+        """``objective/<part>`` of a reward that keeps its parts' scores as ``latest``: means over what was verified."""
+        parts = {name: torch.as_tensor(part).to(scores) for name, part in self.reward.latest.items()}
+        return {f"objective/{name}": part.nanmean().nan_to_num() for name, part in parts.items()}
+
+    # Validation: the same answers' randomness every time
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.gold_by_prompt = {}
+
+    @torch.no_grad()
+    def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """``val/<source>/``: scores, gold, kl (nats an answer), response_length, eos_rate; the loss is minus the score.
+
+        An answer that could not be verified counts as the mean of those that could.
+        """
+        sampler, samples = self.sampler, self.validation_samples
+        rollout = sampler.sample(batch, sampler.randomness(batch_idx, -1), samples)
+        answers, sequences = self.answers(rollout, batch, samples), Sequences(rollout)
+        total, scores = len(rollout.lengths), sampler.scores(self.reward, answers)
+        scored = sampler.scored(sequences, self.updater.parts(torch.arange(total)), first=False)
+        metrics = {
+            **self.judged(scores),
+            "scores": scores.nanmean().nan_to_num() * total,
+            "kl": kl_k1(scored.logps, scored.reference).sum(),
+            "response_length": sequences.mask.sum(),
+            "eos_rate": rollout.finished.sum(),
+        }
+        if self.gold is not None:
+            gold = sampler.scores(self.gold, answers, "gold")
+            metrics["gold"] = gold.nanmean().nan_to_num() * total
+            means = gold.view(-1, samples).nanmean(1).cpu()
+            self.gold_by_prompt.setdefault(self.validation_names()[dataloader_idx], []).append(means)
+        self._validation[dataloader_idx].add(-metrics["scores"], torch.tensor(total), metrics)
+
+    @property
+    def answer_length(self) -> int:
+        return self.options.max_new_tokens
+
+    def scorers(self) -> dict[str, Any]:
+        """The reward and gold."""
+        return {"reward": self.reward} | ({} if self.gold is None else {"gold": self.gold})
+
+    @classmethod
+    def is_measured_beside_its_start(cls, kind: str) -> bool:
+        """On prompts: how far the answers have moved."""
+        return kind == "prompts"
 
     def train(self, mode: bool = True) -> OnPolicy:  # noqa: ARG002
         """Stays in evaluation mode: with dropout on, the ratio would not start at 1."""
@@ -163,60 +280,6 @@ class OnPolicy(Answering):
     def tokens_in(self, batch: Any) -> int:  # noqa: ARG002
         """Prompt and answer tokens of the rollout just learned from."""
         return self._tokens
-
-    def learn(
-        self, plan: Sequence[Sequence[Tensor]], gradients: Callable[[Tensor, bool], dict[str, Tensor]]
-    ) -> dict[str, float]:
-        """All updates of a rollout: one for every share of rows in every epoch of ``plan``.
-
-        ``gradients(rows, first)`` adds up a minibatch's gradients and returns its metrics, among them ``loss`` and
-        ``policy/approx_kl``; ``first`` says that nothing was updated yet. Returns each metric's mean over the updates.
-        """
-        totals, done, limit = Counter[str](), 0, self.options.target_kl
-        optimizers = self.optimizers()
-        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        for share in (share for epoch in plan for share in epoch):
-            metrics = self.numbers(gradients(share, done == 0))
-            for network, optimizer in zip(self.networks(), optimizers, strict=True):
-                trained = self._trained(optimizer.optimizer)
-                norm = self.finish_gradients(trained, 1.0, self.options.max_grad_norm, metrics["loss"])
-                metrics[f"{network}/grad_norm"] = norm
-                # Only one step of a rollout goes by way of Lightning, which counts them: its steps are rollouts.
-                (optimizer if done == 0 and network == "policy" else optimizer.optimizer).step()
-                optimizer.optimizer.zero_grad()
-            done += 1
-            totals.update(metrics)
-            if limit is not None and metrics["policy/approx_kl"] > limit:
-                break
-        values = {name: total / done for name, total in totals.items()}
-        values["lr"] = optimizers[0].optimizer.param_groups[0]["lr"]
-        self._tick()
-        return {**values, "updates": float(done)}
-
-    def _tick(self) -> None:
-        schedulers = self.lr_schedulers()
-        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-            scheduler.step()  # type: ignore[union-attr]
-
-    def shares(self, rows: int, generator: torch.Generator) -> list[Tensor]:
-        """The rows of a rollout, shuffled and shared out over the updates of an epoch.
-
-        A short rollout, at the end of the data, may have fewer rows than there are updates, and processes may hold
-        different numbers of them: all make as many updates as the one with the fewest rows can.
-        """
-        order = torch.randperm(rows, generator=generator).to(self.device)
-        fewest = -int(self.most_of_processes(torch.tensor(-rows, device=self.device)))
-        return list(torch.tensor_split(order, min(self.options.minibatches, fewest)))
-
-    def scores_of_parts(self, scores: Tensor) -> dict[str, Tensor]:
-        """``objective/<part>`` of a reward that keeps its parts' scores as ``latest``: means over what was verified."""
-        parts = {name: torch.as_tensor(part).to(scores) for name, part in self.reward.latest.items()}
-        return {f"objective/{name}": part.nanmean().nan_to_num() for name, part in parts.items()}
-
-    def numbers(self, named: dict[str, Tensor]) -> dict[str, float]:
-        """Means over ranks, so that all decide alike (to stop early, to drop an update), in one wait for the device."""
-        stacked = torch.stack([value.detach().to(self.device, torch.float32) for value in named.values()])
-        return dict(zip(named, self.mean_of_processes(stacked).tolist(), strict=True))
 
 
 def check_minibatches(prompts: int, group_size: int, minibatches: int) -> None:

@@ -5,7 +5,7 @@ InstructGPT's form (arXiv:2203.02155): per-token KL penalty against the frozen r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lit_llm.backbone.completions import completion_logps
 from lit_llm.objectives import policy
-from lit_llm.records import PromptBatch, Rollout
-from lit_llm.stages.experience import Experience, Sequences, completion_logps, completion_values
+from lit_llm.records import Rollout
+from lit_llm.stages.experience import Experience, Sequences
 from lit_llm.stages.on_policy import OnPolicy
 from lit_llm.stages.options import PPOOptions
 from lit_llm.stages.ppo_setup import value_network
@@ -98,40 +99,23 @@ class PPO(OnPolicy):
 
     # One rollout and what is learned from it
 
-    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:  # type: ignore[override]  # noqa: ARG002
-        number = self.global_step
-        generator = self.randomness(number)
-        rollout = self.sample(batch, generator)
-        answers = self.answers(rollout, batch)
-        scores = self.scores(answers)
-        parts = self.scores_of_parts(scores)
-        validated = self.validate_reward(answers, number)
-        if self.ended:
-            return
-        plan = [self.shares(len(scores), generator) for _ in range(self.options.epochs)]
-        experience, logged = self._experience(rollout, scores, plan[0], first=number == 0)
-        logged |= self.numbers(parts) if parts else {}
-        logged |= self.learn(plan, lambda share, first: self._gradients(experience, share, first))
-        self._adapt(logged["objective/kl"], len(scores))
-        self.signs.tell(logged, number)
-        self._tokens = int(rollout.lengths.sum())
-        self.log_training(logged | validated)
-
     @torch.no_grad()
-    def _experience(
-        self, rollout: Rollout, scores: Tensor, shares: list[Tensor], first: bool
+    def experience(
+        self, sequences: Sequences, rollout: Rollout, scores: Tensor, parts: Sequence[Tensor], first: bool
     ) -> tuple[Experience, dict[str, float]]:
-        sequences, options = Sequences.of(rollout), self.options
-        logps, reference, entropy = self.scored(sequences, shares, first)
+        options = self.options
+        logps, reference, entropy = self.sampler.scored(sequences, parts, first)
         values, after = torch.zeros_like(logps), torch.zeros_like(scores)
-        for rows in (micro for share in shares for micro in self.micro(share)):
-            values[rows], after[rows] = completion_values(self.value, sequences.select(rows))
+        for rows in parts:
+            part = sequences.packed(rows)
+            before, after[rows] = self.value.completion_values(part)
+            values[rows] = sequences.matrix(part, before)
         mask, coef, cut = sequences.mask, float(self.adapted_kl_coef), ~rollout.finished
         penalised = scores - self.missing_eos_penalty * cut
         goes_on = cut & options.bootstrap_truncated  # its score would count twice: the value stands for it
         paid, after = penalised - scores * goes_on, after * goes_on
         experience = Experience.of(
-            sequences, logps, reference, values, paid, coef, options.gamma, options.lam, after, self.sum_of_processes
+            mask, logps, reference, values, paid, coef, options.gamma, options.lam, after, self.updater.sum_of_processes
         )
         kl = torch.where(mask, policy.kl_k1(logps, reference), 0).sum(1)
         named = {
@@ -144,31 +128,30 @@ class PPO(OnPolicy):
             "objective/eos_rate": rollout.finished.float().mean(),
             "objective/truncated": cut.float().mean(),
             "policy/entropy": policy.masked_mean(entropy, mask),
-            "policy/sampling_gap": policy.masked_mean((logps - sequences.dense(rollout.logps)).abs(), mask),
+            "policy/sampling_gap": policy.masked_mean((logps - sequences.sampled_logps(rollout)).abs(), mask),
             "val/explained_variance": policy.explained_variance(values, experience.returns, mask),
         }
-        return experience, {**self.numbers(named), "objective/kl_coef": coef}
+        return experience, {**self.updater.numbers(named), "objective/kl_coef": coef}
 
-    def _gradients(self, experience: Experience, share: Tensor, check: bool) -> dict[str, Tensor]:
-        """Adds up the gradients of one minibatch. Returns its metrics, detached."""
-        options, tokens = self.options, self.mean_of_processes(experience.sequences.mask[share].sum().float())
+    def gradients(self, sequences: Sequences, experience: Experience, share: Tensor, check: bool) -> dict[str, Tensor]:
+        options, tokens = self.options, self.updater.mean_of_processes(experience.mask[share].sum().float())
         ptx = None if self.mix is None else self._pretraining_gradients(self.mix)
         sums: dict[str, Tensor] = {}
-        parts = list(self.micro(share))
+        parts = self.updater.parts(share)
         for number, rows in enumerate(parts, 1):
-            part = experience.select(rows)
-            mask = part.sequences.mask
-            logps, _ = completion_logps(self.model, part.sequences, options.temperature)
+            part, packed = experience.select(rows), sequences.packed(rows)
+            mask = part.mask
+            logps = sequences.matrix(packed, completion_logps(self.model, packed, options.temperature))
             if check:
-                self.check_equal("the ratio of the first update is not 1", logps.detach(), part.logps, mask)
-            values, _ = completion_values(self.value, part.sequences)
+                self.sampler.check_equal("the ratio of the first update is not 1", logps.detach(), part.logps, mask)
+            values = sequences.matrix(packed, self.value.completion_values(packed)[0])
             policy_loss, metrics = policy.ppo_policy_loss(
                 logps, part.logps, part.advantages, mask, options.clip_range, options.clip_range_high
             )
             value_loss, more = policy.ppo_value_loss(values, part.values, part.returns, mask, options.value_clip_range)
             loss = policy_loss + options.vf_coef * value_loss
             weight = mask.sum() / tokens  # means over parts become the mean over the minibatch
-            self.add_gradients(loss * weight, last=number == len(parts))
+            self.updater.add_gradients(loss * weight, last=number == len(parts))
             metrics |= {**more, "loss/policy": policy_loss, "loss/value": value_loss, "loss": loss}
             for name, value in metrics.items():
                 sums[name] = sums.get(name, torch.zeros((), device=mask.device)) + weight * value.detach()
@@ -179,17 +162,18 @@ class PPO(OnPolicy):
     def _pretraining_gradients(self, mix: PretrainingMix) -> Tensor:
         """Adds ``ptx_coef`` times the gradient of a batch's next-token loss. Returns that loss in nats a token."""
         batch = self.trainer.strategy.batch_to_device(mix.next(), self.device)
-        tokens = self.mean_of_processes(trained_tokens(batch).float())
+        tokens = self.updater.mean_of_processes(trained_tokens(batch).float())
         total = torch.zeros((), device=self.device)
         for part in parts_of(batch, self.options.micro_batch_size):
             loss = next_token_loss(self.model, part, tokens)
-            self.add_gradients(self.options.ptx_coef * loss, last=False)
+            self.updater.add_gradients(self.options.ptx_coef * loss, last=False)
             total += loss.detach()
         return total
 
-    def _adapt(self, kl: float, answers: int) -> None:
-        if self.options.adaptive_kl_target is not None:
+    def after_updates(self, logged: dict[str, float], answers: int) -> None:
+        """Steers the price of the KL, where that is asked for."""
+        kl, target = logged["objective/kl"], self.options.adaptive_kl_target
+        if target is not None:
             horizon, answers = float(self.options.adaptive_kl_horizon), answers * self.trainer.world_size
-            coef = float(self.adapted_kl_coef)
-            coef = policy.adapted_kl_coef(coef, kl, self.options.adaptive_kl_target, horizon, answers)
+            coef = policy.adapted_kl_coef(float(self.adapted_kl_coef), kl, target, horizon, answers)
             self.adapted_kl_coef.fill_(coef)

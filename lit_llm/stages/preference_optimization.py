@@ -14,12 +14,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.errors import UserError
 from lit_llm.objectives.preference import PairLosses, Pairs, PreferenceLoss, dpo
-from lit_llm.objectives.ranking import strict_pairs
-from lit_llm.records import RankingBatch
+from lit_llm.records import PackedCompletions, RankingBatch
 from lit_llm.stages.options import PreferenceOptions
-from lit_llm.stages.ranking_checks import check_rankings
-from lit_llm.stages.reference import AgainstReference, completion_logps
-from lit_llm.stages.reference_store import Completions
+from lit_llm.stages.reference import AgainstReference
 from lit_llm.stages.start import Policy
 
 
@@ -60,16 +57,12 @@ class PreferenceOptimization(AgainstReference):
         )
         self.pair_loss = loss
 
-    def completions_in(self, batch: RankingBatch) -> list[Completions]:
-        return [Completions(batch.input_ids, batch.prompt_lengths, batch.lengths)]
+    def completions_in(self, batch: RankingBatch) -> list[PackedCompletions]:
+        return [batch.completions]
 
     def loss(self, batch: RankingBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        check_rankings(batch, self.model.config.vocab_size, self.model.config.max_positions)
-        (completions,) = self.completions_in(batch)
-        sizes = batch.lengths - batch.prompt_lengths
-        logps, reference = completion_logps(self.model, completions), self.under_reference(completions)
-        self.check_start(logps, reference, sizes)
-        winners, losers = strict_pairs(batch.groups, batch.ranks)
+        logps, reference = self.logps_beside_reference(batch.completions, "rankings")
+        sizes, (winners, losers) = batch.completions.sizes, batch.pairs
         pairs = Pairs(
             logps[winners], logps[losers], reference[winners], reference[losers], sizes[winners], sizes[losers]
         )
@@ -81,7 +74,7 @@ class PreferenceOptimization(AgainstReference):
 
     def _losses(self, pairs: Pairs, margins: Tensor | None) -> PairLosses:
         """Of M pairs, with the margins (M,) where there are any."""
-        if margins is None or not bool(margins.any()):
+        if margins is None:
             return self.pair_loss(pairs)
         if "margins" not in signature(self.pair_loss).parameters:
             bare = _bare(self.pair_loss)

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lit_llm.evaluation.annotator_agreement import unanimous
-from lit_llm.objectives.ranking import strict_pairs
 from lit_llm.records import RankingBatch
-from lit_llm.stages.ranking_checks import row_keys
 
 BINS = 10  # of the expected calibration error, as in evaluation/statistics.py
 
 
-def pair_sums(scores: Tensor, batch: RankingBatch) -> dict[str, Tensor]:
-    """Sums over strict pairs and over completions, detached."""
-    scores = scores.detach().float()
-    winners, losers = strict_pairs(batch.groups, batch.ranks)
+def pair_sums(scores: Tensor, sizes: Tensor, pairs: Tensor) -> dict[str, Tensor]:
+    """Sums over ``pairs`` (2, M) of a better and a worse completion, and over completions, detached: of their scores
+    (N,) and their ``sizes`` (N,) in tokens."""
+    scores, sizes = scores.detach().float(), sizes.double()
+    winners, losers = pairs
     margin = scores[winners] - scores[losers]
-    sizes = (batch.lengths - batch.prompt_lengths).double()
     return {
         "pairs": torch.tensor(len(margin)),
         "accuracy": (margin > 0).sum() + 0.5 * (margin == 0).sum(),
@@ -76,10 +72,10 @@ def judged_pairs(scores: Tensor, batch: RankingBatch) -> tuple[Tensor, ...]:
     groups, ranks = batch.groups.cpu(), batch.ranks.cpu()
     same = (groups[:, None] == groups[None, :]).triu(1)
     i, j = same.nonzero(as_tuple=True)
-    keys = torch.tensor([int.from_bytes(hashlib.sha256(key).digest()[:7], "big") for key in row_keys(batch)])
+    keys = torch.tensor([int.from_bytes(key[:7].tobytes(), "big") for key in batch.completions.host.keys])
     swapped = keys[i] > keys[j]  # the same two completions come in the same order, whoever ranked them
     i, j = torch.where(swapped, j, i), torch.where(swapped, i, j)
-    found, sizes = scores.detach().float().cpu(), (batch.lengths - batch.prompt_lengths).cpu()
+    found, sizes = scores.detach().float().cpu(), batch.completions.sizes.cpu()
     who = torch.full_like(groups, -1) if batch.annotators is None else batch.annotators.cpu()[groups]
     pairs = torch.stack([keys[i], keys[j]], dim=1)
     return pairs, (ranks[j] - ranks[i]).sign(), found[i] - found[j], sizes[i] - sizes[j], who[i]

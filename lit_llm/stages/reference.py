@@ -14,19 +14,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_llm.backbone.branches import branches_of
+from lit_llm.backbone.completions import completion_logps, pack
 from lit_llm.backbone.lora import lora_disabled
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.backbone.weights import weights_hash
+from lit_llm.data.completion_checks import check_fits
 from lit_llm.errors import UserError
-from lit_llm.objectives.language import token_logps
+from lit_llm.records import PackedCompletions
 from lit_llm.runtime.distributed import gathered
 from lit_llm.runtime.progress_bars import Bar
 from lit_llm.stages import reference_store as store
 from lit_llm.stages.base import Stage
 from lit_llm.stages.kept import NO_REFERENCE
 from lit_llm.stages.options import PreferenceOptions
-from lit_llm.stages.reference_store import Completions, Origin
+from lit_llm.stages.reference_store import KnownLogps, Origin
 from lit_llm.stages.start import Policy
 
 log = logging.getLogger("lit_llm")
@@ -77,7 +78,7 @@ class AgainstReference(Stage):
         if needs_reference and not stored and not options.lora_rank:
             self.reference = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.adapt(options)
-        self._known: dict[bytes, float] = {}
+        self._known = KnownLogps({})
         self._checked = self._forgotten = False
         self.train()
 
@@ -85,26 +86,38 @@ class AgainstReference(Stage):
         """Stays in evaluation mode: with dropout on, policy and reference would differ from the start."""
         return super().train(False)
 
-    def completions_in(self, batch: Any) -> list[Completions]:
+    def completions_in(self, batch: Any) -> list[PackedCompletions]:
         """All completions of a batch whose log-probability under the reference is asked for."""
         raise NotImplementedError
+
+    def logps_beside_reference(self, completions: PackedCompletions, what: str) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (N,) of completions, summed over their tokens, under the policy and under the reference.
+
+        Raises UserError where the model cannot read them, naming them as one of ``what`` ("rankings"), or where the two
+        differ before the first update.
+        """
+        check_fits(completions, self.model.config, what)
+        logps = completions.sums(completion_logps(self.model, completions))
+        reference = self.under_reference(completions)
+        self._check_start(logps, reference, completions.sizes)
+        return logps, reference
 
     # The reference
 
     @torch.no_grad()
-    def under_reference(self, completions: Completions) -> Tensor:
+    def under_reference(self, completions: PackedCompletions) -> Tensor:
         """The reference's log-probabilities (N,) of completions, float32: known, or computed now; zeros without one."""
-        device = completions.lengths.device
+        device, keys = completions.sizes.device, [key.tobytes() for key in completions.host.keys]
         if not self.needs_reference:
-            return torch.zeros(len(completions.lengths), device=device)
-        keys = completions.keys()
+            return torch.zeros(len(keys), device=device)
         missing = [row for row, key in enumerate(keys) if key not in self._known]
         if missing:
             if self._reference_hash and self._checked:  # the policy has moved on: it is no reference any more
                 raise UserError("the stored log-probabilities of the reference lack a completion of this data")
-            values = self._by_reference(completions.rows(missing)).tolist()
-            self._known.update(zip((keys[row] for row in missing), values, strict=True))
-        return torch.tensor([self._known[key] for key in keys], device=device)
+            if len(missing) < len(keys):  # the others are not read again
+                completions = pack([completions.rows[row] for row in missing], device.type).to(device)
+            self._known.add([keys[row] for row in missing], self._by_reference(completions))
+        return self._known.of(keys, device)
 
     def has_moved_on(self, start_known: bool) -> None:
         """Where the start is not known and there are no adapters, the reference is gone: what is known of it stays,
@@ -114,15 +127,15 @@ class AgainstReference(Stage):
             self._forgotten = not self.lora_rank and self.needs_reference
             self.reference = None
 
-    def _by_reference(self, completions: Completions) -> Tensor:
+    def _by_reference(self, completions: PackedCompletions) -> Tensor:
         if self._forgotten:
             raise UserError(NO_REFERENCE)
         if self.reference is not None:
-            return completion_logps(self.reference, completions)
+            return completions.sums(completion_logps(self.reference, completions))
         with lora_disabled(self.model) if self.lora_rank else nullcontext():
-            return completion_logps(self.model, completions)
+            return completions.sums(completion_logps(self.model, completions))
 
-    def check_start(self, logps: Tensor, reference: Tensor, tokens: Tensor) -> None:
+    def _check_start(self, logps: Tensor, reference: Tensor, tokens: Tensor) -> None:
         """Before the first update policy and reference are one: every margin must be 0. All (N,)."""
         if self._checked or not self.needs_reference:
             return
@@ -152,18 +165,18 @@ class AgainstReference(Stage):
 
     def setup(self, stage: str) -> None:
         """The policy is still as it was given here, also when a checkpoint is about to be loaded into it."""
-        if not self._reference_hash or self._known or stage not in ("fit", "validate"):
+        if not self._reference_hash or len(self._known) or stage not in ("fit", "validate"):
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if data is None or not hasattr(data, "prepared"):
             raise UserError("stage.reference_cache: needs a data module that knows its fingerprint")
         origin = Origin(data.fingerprint(), self._reference_hash, str(self.trainer.precision))
         if self.options.reference_logps is not None:
-            self._known = store.read(self.options.reference_logps, origin)
+            self._known = KnownLogps(store.read(self.options.reference_logps, origin))
             return
         path = origin.file_in(data.options.cache_dir)
         if all(gathered(path.is_file(), self.trainer.world_size)):  # a node may have a disk of its own
-            self._known = store.read(path, origin)
+            self._known = KnownLogps(store.read(path, origin))
         else:
             self.to(self.trainer.strategy.root_device)
             self._compute_all(data)
@@ -176,24 +189,22 @@ class AgainstReference(Stage):
         rank, world = self.trainer.global_rank, self.trainer.world_size
         total = sum(map(len, sources)) // world
         with Bar(total=total, desc="reference", unit=" rows", leave=False) as bar:
-            for rows in sources:
+            for rows in map(data.placed, sources):
                 for size, batch in _batches(rows, data.options.micro_batch_size, rank, world):
-                    moved = type(batch)(*(None if part is None else part.to(self.device) for part in batch))
                     with self.trainer.precision_plugin.forward_context():
-                        for completions in self.completions_in(moved):
-                            self.under_reference(completions)
+                        for completions in self.completions_in(batch):
+                            self.under_reference(completions.to(self.device))
                     bar.update(size)
-
-        shares = gathered(self._known, self.trainer.world_size)
-        self._known = {}
-        for share in shares:  # in the same order everywhere: a completion in two shares may be rounded in two ways
-            self._known.update(share)
+        everyone: dict[bytes, float] = {}
+        for share in gathered(self._known.as_dict(), self.trainer.world_size):
+            everyone |= share  # in the same order everywhere: a completion in two shares may be rounded in two ways
+        self._known = KnownLogps(everyone)
 
     def _write(self, path: Path, origin: Origin) -> None:
         """The first process writes, and then the first of each node whose disk does not show it."""
         for turn in (self.trainer.is_global_zero, self.trainer.local_rank == 0):
             if turn and not path.is_file():
-                store.write(path, origin, self._known)
+                store.write(path, origin, self._known.as_dict())
             self.trainer.strategy.barrier()
 
     # What is saved
@@ -203,20 +214,14 @@ class AgainstReference(Stage):
         rounded otherwise."""
         super().on_save_checkpoint(checkpoint)
         if self.needs_reference and not self._reference_hash:
-            everyone = gathered(self._known, self.trainer.world_size)
+            everyone = gathered(self._known.as_dict(), self.trainer.world_size)
             checkpoint["reference_logps"] = [store.as_tensors(known) for known in everyone]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         kept = checkpoint.get("reference_logps", [])
         if kept:
-            self._known = store.from_tensors(kept[self.global_rank % len(kept)])
-
-
-def completion_logps(model: LanguageModel, completions: Completions) -> Tensor:
-    """Log-probability of each completion, summed over its tokens, the end token among them: (N,) float32."""
-    rows = branches_of(*completions)
-    return rows.sums(token_logps(model.before_completions(rows), model.output_weight, rows.targets))
+            self._known = KnownLogps(store.from_tensors(kept[self.global_rank % len(kept)]))
 
 
 def _batches(rows: Any, size: int, rank: int, world: int) -> Iterator[tuple[int, Any]]:

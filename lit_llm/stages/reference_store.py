@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,31 +13,48 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lit_llm.backbone.completions import KEY_BYTES
 from lit_llm.backbone.weights import write_tensors
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import NotWritten
 
-KEY_BYTES = 16
 
+class KnownLogps:
+    """Log-probabilities by completion's key. The keys are the host's, the values stay on the device where they were
+    computed and are read: nobody waits for it.
 
-class Completions(NamedTuple):
-    """N completions of prompts, right-padded."""
+    Args:
+        known: what is known from the start, on the CPU.
+    """
 
-    input_ids: Tensor  # (N, T) int64: prompt, completion with its end token, padding
-    prompt_lengths: Tensor  # (N,) int64
-    lengths: Tensor  # (N,) int64: prompt and completion
+    def __init__(self, known: Mapping[bytes, float]) -> None:
+        self._places = {key: place for place, key in enumerate(known)}
+        self._values = torch.tensor(list(known.values()), dtype=torch.float64)
 
-    def keys(self) -> list[bytes]:
-        """What identifies each: 16 bytes of BLAKE2 of its tokens and of where its prompt ends."""
-        rows = zip(self.input_ids.cpu().numpy(), self.lengths.tolist(), self.prompt_lengths.tolist(), strict=True)
-        texts = (row[:length].tobytes() + prompt.to_bytes(4, "little") for row, length, prompt in rows)
-        return [hashlib.blake2b(text, digest_size=KEY_BYTES).digest() for text in texts]
+    def __len__(self) -> int:
+        return len(self._places)
 
-    def rows(self, kept: list[int]) -> Completions:
-        """Some of them, no wider than they need."""
-        at = torch.tensor(kept, device=self.input_ids.device)
-        lengths = self.lengths[at]
-        return Completions(self.input_ids[at, : int(lengths.max())], self.prompt_lengths[at], lengths)
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._places
+
+    def add(self, keys: Sequence[bytes], values: Tensor) -> None:
+        """Values (N,) of N keys, of which some may be the same."""
+        rows = list({key: row for row, key in enumerate(keys)}.values())
+        self._places |= {keys[row]: len(self._places) + number for number, row in enumerate(rows)}
+        self._values = torch.cat([self._on(values.device), values[rows].to(self._values.dtype)])
+
+    def of(self, keys: Sequence[bytes], device: torch.device) -> Tensor:
+        """(N,) on a device, in torch's default dtype."""
+        places = torch.tensor([self._places[key] for key in keys], device=device)
+        return self._on(device)[places].to(torch.get_default_dtype())
+
+    def as_dict(self) -> dict[bytes, float]:
+        return dict(zip(self._places, self._values.tolist(), strict=True))
+
+    def _on(self, device: torch.device) -> Tensor:
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._values = self._values.to(device, dtype)
+        return self._values
 
 
 class Origin(NamedTuple):

@@ -14,18 +14,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_llm.backbone.branches import branches_of
 from lit_llm.backbone.models import ScoreModel
+from lit_llm.data.completion_checks import check_fits
 from lit_llm.errors import UserError
 from lit_llm.objectives.ranking import bradley_terry
 from lit_llm.records import RankingBatch
 from lit_llm.rewards.validation.validator import RewardValidator
 from lit_llm.runtime.distributed import gathered
 from lit_llm.stages.adherence import Adherence, add_to, adherence_of
-from lit_llm.stages.attack_pairs import answers_in, attack_loss, without_attacks
+from lit_llm.stages.attack_pairs import attack_loss, of_answers, without_attacks
 from lit_llm.stages.base import Stage
 from lit_llm.stages.options import RewardModelingOptions
-from lit_llm.stages.ranking_checks import check_rankings
 from lit_llm.stages.ranking_metrics import derived, judged_pairs, pair_sums, ranking_summary
 from lit_llm.stages.start import Policy, start
 
@@ -39,7 +38,8 @@ class RewardModeling(Stage):
         options: ``RewardModelingOptions``.
         model: a language model (the instruction-tuned one), whose transformer is copied and given a score head.
         loss: of ``scores (N,), groups (N,), ranks (N,), weights (P,)``, one of ``objectives.ranking`` or one's own;
-            where the data has margins, also of ``margins=(P,)``.
+            where the data has margins, also of ``margins=(P,)``; where it names ``pairs``, also of those
+            (``RankingBatch.pairs``).
         reward_validation: what the finished model has to pass before PPO takes it for its reward; None: none is taken.
     """
 
@@ -92,37 +92,43 @@ class RewardModeling(Stage):
         return scores
 
     def loss(self, batch: RankingBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        check_rankings(batch, self.model.config.vocab_size, self.model.config.max_positions)
         scores = self._scores(batch)
         total, count = self._ranking_loss(scores, batch)
         if self.adherence is not None and self.training:
             assert batch.annotators is not None  # the data that named them
             total = total + self.adherence.prior(batch.annotators)
-        return total, count, pair_sums(*without_attacks(scores.detach(), batch))
+        return total, count, self._sums(scores, batch)
 
     def _scores(self, batch: RankingBatch) -> Tensor:
-        return self.model.score_branches(branches_of(batch.input_ids, batch.prompt_lengths, batch.lengths))
+        check_fits(batch.completions, self.model.config, "rankings")
+        return self.model.score_completions(batch.completions)
+
+    @staticmethod
+    def _sums(scores: Tensor, batch: RankingBatch) -> dict[str, Tensor]:
+        """Of the answers: no number that is logged is one of attacks."""
+        sizes = of_answers(batch.completions.sizes, batch)
+        return pair_sums(of_answers(scores.detach(), batch), sizes, without_attacks(batch).pairs)
 
     def _ranking_loss(self, scores: Tensor, batch: RankingBatch) -> tuple[Tensor, Tensor]:
         """The people's pairs, and beside them those with an attack; counted are the prompts that people ranked."""
-        answers, people = without_attacks(scores, batch)
-        total, count = self._people_loss(answers, people)
-        if people is not batch and self.options.attack_weight:
-            total = total + self.options.attack_weight * attack_loss(scores, batch)
+        total, count = self._people_loss(of_answers(scores, batch), without_attacks(batch))
+        if batch.attacks is not None and self.options.attack_weight:
+            total = total + self.options.attack_weight * attack_loss(scores, batch, batch.attacks)
         return total, count
 
     def _people_loss(self, scores: Tensor, batch: RankingBatch) -> tuple[Tensor, Tensor]:
         """The loss of the scores as each annotator adheres to them, with the margins where there are any."""
         if self.adherence is not None and batch.annotators is not None:
             scores = scores * self.adherence(batch.annotators)[batch.groups]
-        if batch.margins is None or not bool(batch.margins.any()):
-            return self.ranking_loss(scores, batch.groups, batch.ranks, batch.weights)
-        if "margins" not in signature(self.ranking_loss).parameters:
+        taken = signature(self.ranking_loss).parameters
+        if batch.margins is not None and "margins" not in taken:
             raise UserError(
                 f"loss: {_name(self.ranking_loss)} takes no margins and the data has some (field 'margin'); use "
                 "loss@stage.loss=bradley_terry, or leave the field out"
             )
-        return self.ranking_loss(scores, batch.groups, batch.ranks, batch.weights, margins=batch.margins)
+        more = {"margins": batch.margins, "pairs": batch.pairs}
+        more = {name: value for name, value in more.items() if value is not None and name in taken}
+        return self.ranking_loss(scores, batch.groups, batch.ranks, batch.weights, **more)
 
     def derived(self, totals: dict[str, float]) -> dict[str, float]:
         """Pair metrics over pairs, reward metrics over completions."""
@@ -140,10 +146,9 @@ class RewardModeling(Stage):
         self._judged = {}
 
     def validation_step(self, batch: RankingBatch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
-        check_rankings(batch, self.model.config.vocab_size, self.model.config.max_positions)
         scores = self._scores(batch)
         total, count = self._ranking_loss(scores, batch)
-        self._validation[dataloader_idx].add(total, count, pair_sums(scores, batch))
+        self._validation[dataloader_idx].add(total, count, self._sums(scores, batch))
         kept = scores.float().cpu(), *judged_pairs(scores, batch)
         self._judged.setdefault(dataloader_idx, []).append(kept)
 
@@ -222,7 +227,7 @@ class RewardModeling(Stage):
         with self.trainer.precision_plugin.forward_context():
             scores = self._scores(batch).float()
         self.model.train(training)
-        return scores[answers_in(batch)]
+        return of_answers(scores, batch)
 
     def _set_normalization(self, mean: float, std: float) -> None:
         self.model.reward_mean.fill_(mean)

@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
-
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.stages.language import LanguageStage
 from lit_llm.stages.options import SupervisedOptions
-from lit_llm.stages.start import Network
 
 
-class SupervisedStage(LanguageStage):
-    """Next-token prediction on the responses; which tokens those are is masked by the data module."""
-
-    Options: ClassVar[type[SupervisedOptions]] = SupervisedOptions
-    options: SupervisedOptions
-
-    def __init__(
-        self,
-        options: SupervisedOptions | None = None,
-        *,
-        model: Network,
-        optimizer: Callable[[nn.Module], Optimizer] | None = None,
-        schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
-        tokenizer: Any = None,
-    ) -> None:
-        super().__init__(options, model=model, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
-        self.adapt(self.options, self.options.lora_dropout)
-        if self.options.neftune_noise_alpha:
-            assert isinstance(self.model, LanguageModel)
-            add_embedding_noise(self.model.backbone.embed_tokens, self.options.neftune_noise_alpha)
+def prepare(stage: LanguageStage, options: SupervisedOptions) -> None:
+    """Which tokens are trained is masked by the data module."""
+    stage.adapt(options, options.lora_dropout)
+    if options.neftune_noise_alpha:
+        assert isinstance(stage.model, LanguageModel)
+        add_embedding_noise(stage.model.backbone.embed_tokens, options.neftune_noise_alpha)
 
 
 def add_embedding_noise(embedding: nn.Embedding, alpha: float) -> None:

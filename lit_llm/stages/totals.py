@@ -17,7 +17,7 @@ class Totals:
         """Adds one micro-batch: the summed loss, the number of its items, and metrics summed over the same items."""
         for name, value in {"loss": loss, "count": count, **metrics}.items():
             # Kept in float64 (where there is one): a sum over a million tokens is exact to the last digit shown.
-            value = torch.as_tensor(value).detach()
+            value = torch.as_tensor(value, device=loss.device).detach()
             value = value.to(torch.float32 if value.device.type == "mps" else torch.float64)
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 

@@ -1,7 +1,6 @@
 """Labelled answers: each completion once, with its label, and a completion of another prompt beside it."""
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,12 +39,12 @@ def test_every_completion_comes_once_with_its_label_and_a_completion_of_another_
     for batch in answers(rows).train_dataloader():
         assert isinstance(batch, LabelledBatch)
         for n in range(len(batch.labels)):
-            prompt, end = int(batch.prompt_lengths[n]), int(batch.lengths[n])
-            assert batch.input_ids[n, end - 1] == tokenizer.turn_end_id
-            own = tokenizer.decode(batch.input_ids[n, prompt:end].tolist())
-            asked = tokenizer.decode(batch.input_ids[n, :prompt].tolist())
-            assert (batch.unrelated_ids[n, :prompt] == batch.input_ids[n, :prompt]).all()
-            other = tokenizer.decode(batch.unrelated_ids[n, prompt : int(batch.unrelated_lengths[n])].tolist())
+            prompt, answer = batch.completions.rows[n]
+            assert answer[-1] == tokenizer.turn_end_id
+            own, asked = tokenizer.decode(answer.tolist()), tokenizer.decode(prompt.tolist())
+            same, other = batch.unrelated.rows[n]
+            assert same.tolist() == prompt.tolist()
+            other = tokenizer.decode(other.tolist())
             assert other != own and other in [row["completion"] for row in rows]
             seen[own] = (bool(batch.labels[n]), float(batch.weights[n]), asked)
     assert len(seen) == 10
@@ -83,7 +82,7 @@ def test_counts_held_out_sets_and_what_changes_the_fingerprint(answers, sentence
 def test_with_one_prompt_nothing_is_unrelated(answers, sentence):
     rows = [{**judged(sentence, n, n == 0), "prompt": "Same?"} for n in range(2)]
     (batch,) = answers(rows).train_dataloader()
-    assert batch.unrelated_ids is None and batch.unrelated_lengths is None
+    assert batch.unrelated is None
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.integers(0, 5))
@@ -168,15 +167,10 @@ def test_options_that_make_no_sense(answers, sentence, options, message):
         answers([judged(sentence, 1, True)], **options)
 
 
-def test_padding_is_outside_the_lengths(answers, tokenizer, sentence):
-    rows = [
-        judged(sentence, 1, True),
-        {"prompt": "A longer question than that one?", "completion": "No.", "label": False},
-    ]
-    (batch,) = answers(rows).train_dataloader()
-    for ids, lengths in ((batch.input_ids, batch.lengths), (batch.unrelated_ids, batch.unrelated_lengths)):
-        beyond = torch.arange(ids.shape[1]) >= lengths[:, None]
-        assert (ids[beyond] == tokenizer.pad_id).all() and ids.shape[1] == lengths.max()
+def test_good_and_bad_are_told_apart_by_their_places(answers, sentence):
+    (batch,) = answers([judged(sentence, n, n in (1, 2)) for n in range(4)]).train_dataloader()
+    assert batch.labels[batch.good].tolist() == [True, True] and batch.labels[batch.bad].tolist() == [False, False]
+    assert sorted([*batch.good.tolist(), *batch.bad.tolist()]) == [0, 1, 2, 3]
 
 
 def test_a_validation_split_of_one_prompt_borrows_other_completions(tokenizer, write, cache, sentence):
@@ -186,9 +180,7 @@ def test_a_validation_split_of_one_prompt_borrows_other_completions(tokenizer, w
     path = {"train": write("train.jsonl", rows), "validation": write("validation.jsonl", one)}
     data = LabelledAnswers(LabelledAnswersOptions(path=path, max_length=64, cache_dir=cache), tokenizer=tokenizer)
     (batch,) = data.val_dataloader()[0]
-    assert batch.unrelated_ids is not None
-    lengths = zip(batch.unrelated_ids, batch.prompt_lengths.tolist(), batch.unrelated_lengths.tolist(), strict=True)
-    found = {tokenizer.decode(ids[prompt:end].tolist()) for ids, prompt, end in lengths}
+    found = {tokenizer.decode(answer.tolist()) for _, answer in batch.unrelated.rows}
     assert found <= {row["completion"] for row in rows}
     assert (
         data.fingerprint()

@@ -32,11 +32,9 @@ def preferences(tokenizer, write, cache, sentence):
 
 def completions_of(batch, tokenizer):
     """(group, rank, prompt text, completion text) of every row; what follows its length must be padding."""
-    for ids, length, prompt, group, rank in zip(*batch[:5], strict=True):
-        assert (ids[length:] == tokenizer.pad_id).all()
-        assert ids[length - 1] == tokenizer.turn_end_id
-        texts = (tokenizer.decode(part.tolist()) for part in (ids[:prompt], ids[prompt:length]))
-        yield int(group), int(rank), *texts
+    for row, group, rank in zip(batch.completions.rows, batch.groups, batch.ranks, strict=True):
+        assert row[1][-1] == tokenizer.turn_end_id
+        yield int(group), int(rank), *(tokenizer.decode(part.tolist()) for part in row)
 
 
 def test_all_completions_of_a_prompt_are_in_one_batch(preferences, tokenizer, sentence):
@@ -48,7 +46,7 @@ def test_all_completions_of_a_prompt_are_in_one_batch(preferences, tokenizer, se
         assert batch.groups.tolist() == sorted(batch.groups.tolist())
         assert batch.groups.unique().tolist() == list(range(len(batch.weights)))
         assert len(batch.weights) <= 3
-        assert (batch.lengths > batch.prompt_lengths).all() and batch.input_ids.shape[1] == batch.lengths.max()
+        assert (batch.completions.sizes > 0).all()
         groups = {}
         for group, rank, prompt, completion in completions_of(batch, tokenizer):
             groups.setdefault((group, prompt), []).append((completion, rank))
@@ -64,9 +62,8 @@ def test_all_completions_of_a_prompt_are_in_one_batch(preferences, tokenizer, se
 def test_the_prompt_is_the_same_prefix_for_all_completions(preferences, sentence):
     for batch in preferences([ranking(sentence, n) for n in range(6)]).train_dataloader():
         for group in batch.groups.unique():
-            rows = torch.nonzero(batch.groups == group)[:, 0]
-            (length,) = batch.prompt_lengths[rows].unique().tolist()
-            assert (batch.input_ids[rows, :length] == batch.input_ids[rows[0], :length]).all()
+            rows = [batch.completions.rows[row] for row in torch.nonzero(batch.groups == group)[:, 0]]
+            assert len({tuple(prompt) for prompt, _ in rows}) == 1
 
 
 def test_weights_and_ties_arrive(preferences, sentence):
@@ -93,7 +90,7 @@ def test_truncation_cuts_the_prompt_and_never_a_completion(preferences, tokenize
     hopeless = {"prompt": "Q?", "completions": ["Yes.", sentence(5, 90)], "ranking": [1, 2]}
     data = preferences([long, hopeless], overlong="truncate")
     (batch,) = data.train_dataloader()
-    assert batch.lengths.max() == 64
+    assert batch.completions.longest == 64
     found = list(completions_of(batch, tokenizer))
     assert [completion for *_, completion in found] == ["Yes.", "No, never."]
     assert found[0][2] == found[1][2] and found[0][2].endswith("assistant\n")
@@ -174,10 +171,7 @@ def test_rankings_of_a_prompt_come_together_where_that_is_asked_for(preferences,
     data = preferences(rows, by_prompt=True)
     for batch in data.train_dataloader():
         assert len(batch.annotators.unique()) == 3  # of one prompt, as the batches of three have it
-        assert (
-            len({tuple(ids[:size].tolist()) for ids, size in zip(batch.input_ids, batch.prompt_lengths, strict=True)})
-            == 1
-        )
+        assert len({tuple(prompt) for prompt, _ in batch.completions.rows}) == 1
     assert data.fingerprint() != preferences(rows).fingerprint()
 
 
@@ -187,13 +181,14 @@ def test_attacks_are_ranked_below_all_others_in_training_alone(preferences, sent
     (batch,) = data.train_dataloader()
     sizes = batch.groups.bincount()
     assert set(sizes.tolist()) == {3, 4} and 10 < (sizes == 4).sum() < 50
+    answers = torch.zeros(len(batch.groups), dtype=torch.bool).index_fill(0, batch.attacks.answers, True)
     for group in (sizes == 4).nonzero()[:, 0]:
         assert batch.ranks[batch.groups == group].tolist() == [1, 2, 3, 4]
-        assert batch.attacked[batch.groups == group].tolist() == [False, False, False, True]
-    assert batch.attacked.sum() == (sizes == 4).sum()
+        assert answers[batch.groups == group].tolist() == [True, True, True, False]
+    assert (~answers).sum() == (sizes == 4).sum()
     (batch,) = preferences(rows, max_length=96, attacks=1.0, micro_batch_size=60).train_dataloader()
-    assert (batch.lengths - batch.prompt_lengths).min() == 2  # next to nothing and its end token
-    assert (batch.lengths > 80).any()  # one repeated until all is full
+    assert batch.completions.sizes.min() == 2  # next to nothing and its end token
+    assert batch.completions.longest > 80  # one repeated until all is full
     assert data.heldout() == plain.heldout() and data.training_comparisons() == plain.training_comparisons()
     assert data.fingerprint() != plain.fingerprint() and data.counts() == plain.counts()
 

@@ -13,7 +13,7 @@ from lit_llm.stages.adherence import Adherence
 from lit_llm.stages.options import RewardModelingOptions
 from lit_llm.stages.reward_modeling import RewardModeling
 
-from .toy import loader, made, parts, rankings, tiny_model, trainer
+from .toy import loader, made, padded, parts, rankings, remade, tiny_model, trainer
 
 # Rankings of five items, the best first, some of them partial, by three annotators with eight rankings each.
 RANKED = (
@@ -87,7 +87,7 @@ class Ranked(L.LightningDataModule):
             who = torch.arange(24) % 3 + 1
             shuffled = torch.randperm(72, generator=torch.Generator().manual_seed(seed)) % 3 + 1
             ranks = torch.where(who[batch.groups] == 3, shuffled, batch.ranks)
-            batches.append(batch._replace(ranks=ranks, annotators=who))
+            batches.append(remade(batch, ranks=ranks, annotators=who))
         return loader(batches)
 
 
@@ -121,20 +121,20 @@ def test_an_adherence_of_one_changes_nothing():
     batch = rankings(6)
     without = stage.loss(batch)[0]
     stage.adherence = Adherence("ab", {"a": 3, "b": 3}, 10.0, 10.0)
-    with_it = stage.loss(batch._replace(annotators=torch.tensor([0, 1] * 3)))[0]
+    with_it = stage.loss(remade(batch, annotators=[0, 1] * 3))[0]
     torch.testing.assert_close(with_it, without)
 
 
 def test_margins_of_the_data_reach_the_loss_or_are_refused():
     stage, batch = RewardModeling(model=tiny_model(), loss=partial(bradley_terry, margin=0.25), **parts()), rankings(4)
     margins = torch.tensor([0.0, 1.0, 0.5, 2.0])
-    scores = stage.model(batch.input_ids, batch.lengths)
+    scores = stage.model(*padded(batch.completions)[:2])
     expected = bradley_terry(scores, batch.groups, batch.ranks, batch.weights, margins=margins + 0.25)[0]
-    torch.testing.assert_close(stage.loss(batch._replace(margins=margins))[0], expected)
+    torch.testing.assert_close(stage.loss(remade(batch, margins=margins))[0], expected)
     other = RewardModeling(model=tiny_model(), loss=plackett_luce, **parts())
-    other.loss(batch._replace(margins=torch.zeros(4)))
+    other.loss(remade(batch, margins=torch.zeros(4)))
     with pytest.raises(UserError, match="loss: plackett_luce takes no margins and the data has some"):
-        other.loss(batch._replace(margins=margins))
+        other.loss(remade(batch, margins=margins))
 
 
 @pytest.mark.parametrize(

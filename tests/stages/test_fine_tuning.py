@@ -15,27 +15,28 @@ from lit_llm.optim.adamw import adamw
 from lit_llm.optim.schedules import constant
 from lit_llm.stages.fine_tuning import FineTuning
 from lit_llm.stages.instruction_tuning import InstructionTuning
+from lit_llm.stages.language import LanguageStage
 from lit_llm.stages.options import SupervisedOptions
-from lit_llm.stages.supervised import SupervisedStage, add_embedding_noise
+from lit_llm.stages.supervised import add_embedding_noise
 from tests.stages.training_run import Data, RandomRows, tiny_model, trainer_for
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
-def make(kind: type[SupervisedStage] = FineTuning, **values: Any) -> SupervisedStage:
+def make(kind: type[LanguageStage] = FineTuning, **values: Any) -> LanguageStage:
     def optimizer(module: nn.Module) -> torch.optim.Optimizer:
         return adamw(module, lr=0.02)
 
     return kind(SupervisedOptions(**values), model=tiny_model(), optimizer=optimizer, schedule=constant)
 
 
-def fit(stage: SupervisedStage, folder: Path) -> None:
+def fit(stage: LanguageStage, folder: Path) -> None:
     trainer = trainer_for(folder, [], max_steps=60, limit_val_batches=0, enable_checkpointing=False)
     trainer.fit(stage, datamodule=Data(4, 4))
 
 
 @pytest.mark.parametrize("kind", [FineTuning, InstructionTuning])
-def test_all_weights_are_trained(tmp_path: Path, kind: type[SupervisedStage]) -> None:
+def test_all_weights_are_trained(tmp_path: Path, kind: type[LanguageStage]) -> None:
     stage = make(kind)
     before = {name: weight.clone() for name, weight in stage.model.named_parameters()}
     fit(stage, tmp_path)

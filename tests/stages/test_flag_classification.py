@@ -8,24 +8,22 @@ import torch
 import torch.nn.functional as F
 
 from lit_llm.backbone import huggingface
+from lit_llm.data.labelled_answers import labelled_batch
 from lit_llm.errors import UserError
 from lit_llm.evaluation.classification import best_threshold, labels
 from lit_llm.records import LabelledBatch
 from lit_llm.stages.flag_classification import FlagClassification
 from lit_llm.stages.options import FlagOptions
 
-from .toy import LIKED, VOCABULARY, loader, made, parts, rankings, tiny_model, trainer
+from .toy import LIKED, VOCABULARY, loader, made, padded, parts, rankings, tiny_model, trainer
 
 
 def answers(count: int, seed: int, noise: float = 0.0) -> LabelledBatch:
     """Random answers, flagged where at least two tokens are LIKED; a share ``noise`` of the labels is turned."""
     batch = rankings(count // 2, k=2, seed=seed)
-    inside = torch.arange(batch.input_ids.shape[1]) >= batch.prompt_lengths[:, None]
-    flagged = ((batch.input_ids == LIKED) & inside).sum(1) >= 2
+    flagged = [int((answer == LIKED).sum()) >= 2 for _, answer in batch.completions.rows]
     turned = torch.rand(len(flagged), generator=torch.Generator().manual_seed(seed)) < noise
-    return LabelledBatch(
-        batch.input_ids, batch.lengths, batch.prompt_lengths, flagged ^ turned, torch.ones(len(flagged))
-    )
+    return labelled_batch(batch.completions.rows, torch.tensor(flagged) ^ turned, [1.0] * len(flagged))
 
 
 def fitted(**options) -> FlagClassification:
@@ -37,7 +35,7 @@ def fitted(**options) -> FlagClassification:
 
 def probabilities(stage: FlagClassification, batch: LabelledBatch) -> np.ndarray:
     with torch.no_grad():
-        return torch.sigmoid(stage.model.eval()(batch.input_ids, batch.lengths)).double().numpy()
+        return torch.sigmoid(stage.model.eval()(*padded(batch.completions)[:2])).double().numpy()
 
 
 def test_it_learns_what_is_flagged_and_keeps_the_best_threshold(tmp_path):
@@ -74,7 +72,7 @@ def test_the_loss_is_weighted_cross_entropy(weight, used):
     stage = FlagClassification(FlagOptions(positive_weight=weight), model=tiny_model(), **parts())
     batch = answers(16, 0)._replace(weights=torch.linspace(0, 2, 16))
     total, count, _ = stage.loss(batch)
-    z, y = stage.model(batch.input_ids, batch.lengths).double(), batch.labels.double()
+    z, y = stage.model(*padded(batch.completions)[:2]).double(), batch.labels.double()
     expected = -(used * y * F.logsigmoid(z) + (1 - y) * F.logsigmoid(-z)) * batch.weights
     assert total.item() == pytest.approx(expected.sum().item(), rel=1e-5) and count.item() == pytest.approx(16)
 
@@ -94,18 +92,8 @@ def test_options_that_make_no_sense_are_refused(options):
         made(FlagClassification, model=tiny_model(), **options, **parts())
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"lengths": torch.tensor([2, 2])}, "row 0 of the batch has no token"),
-        ({"input_ids": torch.full((2, 4), VOCABULARY)}, f"token {VOCABULARY}"),
-        ({"weights": torch.tensor([1.0, -1.0])}, "weight is negative"),
-    ],
-)
-def test_a_broken_batch_is_refused(change, said):
-    batch = LabelledBatch(
-        torch.full((2, 4), 6), torch.tensor([4, 4]), torch.tensor([2, 2]), torch.tensor([True, False]), torch.ones(2)
-    )
+def test_what_the_model_cannot_read_is_refused():
     stage = FlagClassification(model=tiny_model(), **parts())
-    with pytest.raises(UserError, match=said):
-        stage.loss(batch._replace(**change))
+    for answer, said in ((np.array([VOCABULARY]), f"token {VOCABULARY}"), (np.full(63, 6), "ends at token 65")):
+        with pytest.raises(UserError, match=said):
+            stage.loss(labelled_batch([(np.array([6, 6]), answer)], [True], [1.0]))

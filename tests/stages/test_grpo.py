@@ -247,8 +247,8 @@ def test_answers_without_an_advantage_cost_no_update_and_do_not_change_it():
     for kl_coef in (0.0, 1e-30):
         plain = {"optimizer": lambda module: torch.optim.SGD(module.parameters(), lr=1.0), "max_grad_norm": 0.0}
         stage = grpo(reward=OneGroup(), kl_coef=kl_coef, **plain)
-        start, micro = weights(stage), stage.micro
-        stage.micro = lambda share, micro=micro: (rows.append(len(share)), micro(share))[1]
+        start, parts = weights(stage), stage.updater.parts
+        stage.updater.parts = lambda share, parts=parts: (rows.append(len(share)), parts(share))[1]
         fit(stage, 1)
         moved.append(weights(stage) - start)
     assert rows == [32, 4, 32, 32]  # each time to score, and to learn
@@ -268,19 +268,20 @@ def test_a_cut_answer_is_not_learned_from_when_it_is_masked():
     """With one token an answer only ends or is cut; ended ones alone are left to be learned from."""
     seen = []
     stage = grpo(mask_truncated=True, max_new_tokens=1)
-    whole = stage._gradients
-    stage._gradients = lambda experience, *rest: (seen.append(experience), whole(experience, *rest))[1]
+    whole = stage.gradients
+    stage.gradients = lambda *given: (seen.append(given), whole(*given))[1]
     run = fit(stage, 1, prompts=32)
-    assert torch.equal(seen[0].learned[:, 0], seen[0].sequences.input_ids.gather(
-        1, (seen[0].sequences.lengths - 1)[:, None])[:, 0] == END)  # fmt: skip
-    assert run.logged_metrics["objective/truncated"].item() == pytest.approx(1 - seen[0].learned.float().mean().item())
+    sequences, experience, *_ = seen[0]
+    assert experience.learned[:, 0].tolist() == [answer[-1] == END for _, answer in sequences.rows]
+    truncated = 1 - experience.learned.float().mean().item()
+    assert run.logged_metrics["objective/truncated"].item() == pytest.approx(truncated)
 
 
 @pytest.mark.parametrize("kl_coef", [0.0, 0.1])
 def test_a_rollout_whose_answers_are_all_masked_leaves_no_gradient(kl_coef):
     stage = grpo(mask_truncated=True, kl_coef=kl_coef)
-    sample = stage.sample
-    stage.sample = lambda *given: sample(*given)._replace(finished=torch.zeros(32, dtype=torch.bool))
+    sample = stage.sampler.sample
+    stage.sampler.sample = lambda *given: sample(*given)._replace(finished=torch.zeros(32, dtype=torch.bool))
     run = fit(stage, 1)
     assert run.logged_metrics["objective/zero_std_groups"] < 1 and not run.optimizers[0].state
 

@@ -3,38 +3,34 @@
 import logging
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from lit_llm.data.labelled_answers import labelled_batch
 from lit_llm.errors import UserError
 from lit_llm.records import LabelledBatch
 from lit_llm.stages.kto import KTO
 from lit_llm.stages.options import KTOOptions
 
-from .toy import LIKED, VOCABULARY, loader, parts, rankings, tiny_model, trainer
+from .toy import LIKED, VOCABULARY, loader, padded, parts, rankings, tiny_model, trainer
 
 
 def labelled(prompts: int, seed: int = 0) -> LabelledBatch:
     """The best and the worst of each prompt's random answers, with the completion of the next prompt beside each."""
     batch = rankings(prompts, k=3, seed=seed)
-    likes = torch.tensor([int((row[p:n] == LIKED).sum()) for row, p, n in
-                          zip(batch.input_ids, batch.prompt_lengths, batch.lengths, strict=True)])  # fmt: skip
-    kept = torch.arange(len(likes))
-    mixed, lengths = [], []
-    for row in kept.tolist():
-        other = next(o for o in [*range(row + 1, len(likes)), *range(row)] if batch.groups[o] != batch.groups[row])
-        own = batch.input_ids[row, : batch.prompt_lengths[row]]
-        mixed.append(torch.cat([own, batch.input_ids[other, batch.prompt_lengths[other] : batch.lengths[other]]]))
-        lengths.append(len(mixed[-1]))
-    return LabelledBatch(
-        batch.input_ids,
-        batch.lengths,
-        batch.prompt_lengths,
-        likes >= 2,
-        torch.ones(len(likes)),
-        torch.nn.utils.rnn.pad_sequence(mixed, batch_first=True),
-        torch.tensor(lengths),
-    )
+    rows, mixed = batch.completions.rows, []
+    for row, (prompt, _) in enumerate(rows):
+        other = next(o for o in [*range(row + 1, len(rows)), *range(row)] if batch.groups[o] != batch.groups[row])
+        mixed.append((prompt, rows[other][1]))
+    labels = [int((answer == LIKED).sum()) >= 2 for _, answer in rows]
+    return labelled_batch(rows, labels, [1.0] * len(rows), unrelated=mixed)
+
+
+def plain(completions):
+    """(ids, tokens of its prompt, tokens) of each completion."""
+    ids, lengths, prompts = padded(completions)
+    return zip(ids, prompts.tolist(), lengths.tolist(), strict=True)
 
 
 def logp(net, ids, prompt, length):
@@ -66,12 +62,9 @@ def test_the_loss_and_what_is_logged_are_those_of_a_loop():
     def ratio(ids, prompt, length):
         return logp(stage.model, ids, prompt, length) - logp(start, ids, prompt, length)
 
-    prompts = batch.prompt_lengths.tolist()
-    unrelated = [
-        ratio(*row) for row in zip(batch.unrelated_ids, prompts, batch.unrelated_lengths.tolist(), strict=True)
-    ]
+    unrelated = [ratio(*row) for row in plain(batch.unrelated)]
     z = max(0.0, sum(unrelated) / len(unrelated))
-    own = [ratio(*row) for row in zip(batch.input_ids, prompts, batch.lengths.tolist(), strict=True)]
+    own = [ratio(*row) for row in plain(batch.completions)]
     signs = [1 if label else -1 for label in batch.labels]
     each = [(1.2 if s > 0 else 0.8) / (1 + math.exp(s * 0.5 * (h - z))) for s, h in zip(signs, own, strict=True)]
     weights = batch.weights.tolist()
@@ -88,40 +81,41 @@ def test_it_learns_a_rule_on_held_out_prompts():
     stage = KTO(model=tiny_model(), **parts(lr=2e-3))
     trainer(max_epochs=1).fit(stage, loader([labelled(12, seed=i) for i in range(30)]))
     batch, start = labelled(60, seed=99), tiny_model()
-    rows = zip(batch.input_ids, batch.prompt_lengths.tolist(), batch.lengths.tolist(), strict=True)
-    rewards = torch.tensor([logp(stage.model, *row) - logp(start, *row) for row in rows])
+    rewards = torch.tensor([logp(stage.model, *row) - logp(start, *row) for row in plain(batch.completions)])
     good, bad = rewards[batch.labels], rewards[~batch.labels]
     assert (good[:, None] > bad).float().mean() > 0.85
 
 
-def test_padding_changes_nothing():
-    stage, batch = KTO(model=tiny_model(), **parts()), labelled(4)
-    other = batch.input_ids.clone()
-    other[torch.arange(other.shape[1]) >= batch.lengths[:, None]] = LIKED
-    stage._checked = True
-    assert torch.equal(stage.loss(batch)[0], stage.loss(batch._replace(input_ids=other))[0])
+ROW, NOTHING = (np.array([6, 7]), np.array([8, 1])), np.zeros(0, dtype=np.int64)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("rows", "labels", "weights", "message"),
     [
-        ({"unrelated_ids": None}, "all completions answer one prompt"),
-        ({"weights": torch.full((12,), -1.0)}, "completion 0 of the batch has weight -1"),
-        ({"labels": torch.ones(12)}, "true \\(good\\) or false"),
-        ({"input_ids": torch.full((12, 12), VOCABULARY)}, f"token {VOCABULARY}"),
-        ({"prompt_lengths": torch.zeros(12, dtype=torch.int64)}, "the prompt of completion 0"),
+        ([ROW], [True], [-1.0], "completion 0 of the batch has weight -1"),
+        ([ROW], [True], [math.nan], "completion 0 of the batch has weight nan"),
+        ([ROW], [1.0], [1.0], "true \\(good\\) or false"),
+        ([(NOTHING, ROW[1])], [True], [1.0], "the prompt of completion 0"),
+        ([ROW, (ROW[0], NOTHING)], [True, True], [1.0, 1.0], "completion 1 of the batch has no token"),
     ],
 )
-def test_what_it_cannot_learn_from_is_an_error_before_any_step(change, message):
+def test_what_is_no_label_is_refused_when_a_batch_is_made(rows, labels, weights, message):
+    with pytest.raises(UserError, match=message):
+        labelled_batch(rows, labels, weights)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (labelled(4)._replace(unrelated=None), "all completions answer one prompt"),
+        (labelled_batch([(ROW[0], ROW[1] + VOCABULARY)], [True], [1.0], unrelated=[ROW]), f"token {VOCABULARY + 8}"),
+        (labelled_batch([ROW], [True], [1.0], unrelated=[(ROW[0], np.full(63, 7))]), "ends at token 65"),
+    ],
+)
+def test_what_it_cannot_learn_from_is_an_error_before_any_step(batch, message):
     stage = KTO(model=tiny_model(), **parts())
     with pytest.raises(UserError, match=message):
-        trainer(max_epochs=1).fit(stage, loader([labelled(4)._replace(**change)]))
-
-
-def test_an_empty_completion_is_refused():
-    stage, batch = KTO(model=tiny_model(), **parts()), labelled(2)
-    with pytest.raises(UserError, match="has no token"):
-        trainer(max_epochs=1).fit(stage, loader([batch._replace(lengths=batch.prompt_lengths)]))
+        trainer(max_epochs=1).fit(stage, loader([batch]))
 
 
 @pytest.mark.parametrize("name", ["beta", "desirable_weight", "undesirable_weight"])

@@ -11,7 +11,7 @@ from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.data.options import DataOptions
 from lit_llm.errors import UserError
 from lit_llm.rewards.weighted import WeightedSum
-from lit_llm.stages import answering
+from lit_llm.stages import sampler
 
 from .test_ppo import LikedShare, fit, ppo
 from .toy import loader, prompt_batch, tiny_model, trainer
@@ -41,10 +41,10 @@ def test_a_part_of_a_reward_is_logged_where_it_is_kept_as_a_list():
 
 
 def test_validation_reads_the_answers_in_micro_batches(monkeypatch):
-    seen, read = [], answering.completion_logps
-    monkeypatch.setattr(
-        answering, "completion_logps", lambda *args, **more: (seen.append(len(args[1].lengths)), read(*args, **more))[1]
-    )
+    seen = []
+    for name in ("logps_and_entropy", "completion_logps"):
+        read = getattr(sampler, name)
+        monkeypatch.setattr(sampler, name, lambda *args, read=read: (seen.append(len(args[1].rows)), read(*args))[1])
     found = []
     for size in (3, None):
         run = trainer()
@@ -84,8 +84,12 @@ def test_minibatches_that_do_not_share_out_the_rollout_are_an_error_before_any_s
 def test_a_short_rollout_has_as_many_updates_as_the_process_with_the_fewest_rows_can_make():
     stage = ppo(minibatches=4)
     seen = []
-    stage.most_of_processes = lambda value: (seen.append(int(value)), torch.tensor(-2))[1]  # another process has two
-    assert [len(share) for share in stage.shares(3, torch.Generator().manual_seed(0))] == [2, 1] and seen == [-3]
+    stage.updater.most_of_processes = lambda value: (seen.append(int(value)), torch.tensor(-2))[
+        1
+    ]  # another process has two
+    assert [len(share) for share in stage.updater.shares(3, torch.Generator().manual_seed(0))] == [2, 1] and seen == [
+        -3
+    ]
 
 
 def test_a_reward_model_too_short_for_the_longest_answer_is_refused_before_any_step():

@@ -7,13 +7,14 @@ import lightning as L
 import pytest
 import torch
 
+from lit_llm.backbone.completions import logps_and_entropy
 from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.generation.sampling import generate
 from lit_llm.optim.adamw import adamw
 from lit_llm.optim.schedules import linear
 from lit_llm.records import Message
-from lit_llm.stages.experience import Sequences, completion_logps, completion_values
+from lit_llm.stages.experience import Sequences
 from lit_llm.stages.options import PPOOptions
 from lit_llm.stages.ppo import PPO
 from lit_llm.training.trainer import StopAfter
@@ -197,10 +198,13 @@ def test_completions_are_scored_as_one_row_at_a_time_and_padding_does_not_matter
     value.reward_std.fill_(2.0)
     batch = prompt_batch(6)
     rollout = generate(model, (batch.input_ids, batch.lengths), max_new_tokens=8, end_ids=(END,), temperature=0.7)
-    sequences = Sequences.of(rollout)
-    logps, entropy = completion_logps(model, sequences, 0.7, with_entropy=True)
-    values, after = completion_values(value, sequences)
-    torch.testing.assert_close(logps, sequences.dense(rollout.logps), rtol=1e-4, atol=1e-5)
+    sequences = Sequences(rollout)
+    packed = sequences.packed(torch.arange(6))
+    before, after = value.completion_values(packed)
+    logps, entropy, values = (
+        sequences.matrix(packed, each) for each in (*logps_and_entropy(model, packed, 0.7), before)
+    )
+    torch.testing.assert_close(logps, sequences.sampled_logps(rollout), rtol=1e-4, atol=1e-5)
     for b in range(6):
         start, end = int(rollout.prompt_lengths[b]), int(rollout.lengths[b])
         row = rollout.input_ids[b : b + 1, :end]
@@ -213,8 +217,8 @@ def test_completions_are_scored_as_one_row_at_a_time_and_padding_does_not_matter
             assert values[b, c].item() == pytest.approx((state_values[place].item() - 0.3) / 2, abs=1e-5)
         assert after[b].item() == pytest.approx((state_values[end - 1].item() - 0.3) / 2, abs=1e-5)
         assert sequences.mask[b].sum() == end - start
-    padded = sequences._replace(input_ids=torch.nn.functional.pad(sequences.input_ids, (0, 3), value=LIKED))
-    torch.testing.assert_close(completion_logps(model, padded, 0.7)[0], logps)
+    padded = Sequences(rollout._replace(input_ids=torch.nn.functional.pad(rollout.input_ids, (0, 3), value=LIKED)))
+    assert torch.equal(padded.packed(torch.arange(6)).input_ids, packed.input_ids)
 
 
 class Words:

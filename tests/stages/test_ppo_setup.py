@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from lit_llm.backbone import huggingface
+from lit_llm.backbone.completions import completion_logps
 from lit_llm.backbone.lora import load_adapter, merge_lora
 from lit_llm.backbone.models import ScoreModel
-from lit_llm.stages.experience import Sequences, completion_logps
+from lit_llm.stages.experience import Sequences
 from lit_llm.stages.ppo_setup import score_model_in
 
 from .test_ppo import LikedShare, fit, ppo
@@ -61,10 +62,11 @@ def test_the_reference_of_adapters_is_the_model_that_training_began_with():
     assert stage.reference is None
     fit(stage, 3)
     batch = prompt_batch(6, seed=9)
-    rollout = stage.sample(batch, torch.Generator().manual_seed(0))
-    sequences = Sequences.of(rollout)
-    scored = stage.scored(sequences, [torch.arange(6)], first=False)
-    torch.testing.assert_close(scored.reference, completion_logps(original, sequences, 1.0)[0])
+    rollout = stage.sampler.sample(batch, torch.Generator().manual_seed(0))
+    sequences = Sequences(rollout)
+    scored = stage.sampler.scored(sequences, [torch.arange(6)], first=False)
+    packed = sequences.packed(torch.arange(6))
+    torch.testing.assert_close(scored.reference, sequences.matrix(packed, completion_logps(original, packed)))
     assert (scored.logps - scored.reference).abs().max() > 1e-3
 
 
@@ -111,9 +113,9 @@ def test_a_cut_answer_ends_with_its_states_value_or_with_its_score_less_the_pena
     stage = ppo(bootstrap_truncated=bootstrap, missing_eos_penalty=None, kl_coef=0.0, lam=1.0, max_new_tokens=3)
     torch.nn.init.normal_(stage.value.score.weight)
     rollouts, experiences = [], []
-    sample, experience = stage.sample, stage._experience
-    stage.sample = lambda *given: rollouts.append(sample(*given)) or rollouts[-1]
-    stage._experience = lambda *given, **named: experiences.append(experience(*given, **named)) or experiences[-1]
+    sample, experience = stage.sampler.sample, stage.experience
+    stage.sampler.sample = lambda *given: rollouts.append(sample(*given)) or rollouts[-1]
+    stage.experience = lambda *given, **named: experiences.append(experience(*given, **named)) or experiences[-1]
     value = copy.deepcopy(stage.value)
     fit(stage, 1)
     (rollout,), ((learned, _),) = rollouts, experiences
@@ -124,5 +126,5 @@ def test_a_cut_answer_ends_with_its_states_value_or_with_its_score_less_the_pena
         if bootstrap and not finished:
             with torch.no_grad():
                 expected = value.values(rollout.input_ids[b : b + 1, :end])[0, -1].item()
-        for paid in learned.returns[b][learned.sequences.mask[b]].tolist():
+        for paid in learned.returns[b][learned.mask[b]].tolist():
             assert paid == pytest.approx(expected, abs=1e-4)

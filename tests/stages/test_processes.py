@@ -80,7 +80,7 @@ def learned(stage, processes, folder, ptx):
         size = 8 // processes
         return Rollout(*(column[rank * size : (rank + 1) * size] for column in whole))
 
-    stage.sample = sample
+    stage.sampler.sample = sample
     several = {"devices": 2, "strategy": "ddp_fork"} if processes == 2 else {}
     run = trainer(max_steps=1, max_epochs=-1, default_root_dir=folder, **several)
     run.fit(stage, datamodule=Shares(processes, ptx))

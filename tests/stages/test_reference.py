@@ -20,7 +20,7 @@ from lit_llm.stages.preference_optimization import PreferenceOptimization
 from lit_llm.stages.reference_store import Origin, read
 
 from .test_kto import labelled
-from .toy import loader, made, parts, rankings, tiny_model, trainer
+from .toy import loader, made, padded, parts, rankings, tiny_model, trainer
 
 
 class Rows:
@@ -48,6 +48,9 @@ class Data(L.LightningDataModule):
     def fingerprint(self):
         return self.name
 
+    def placed(self, rows):
+        return rows
+
     def train_dataloader(self):
         return loader([self.prepared.train.collate([index]) for index in range(4)])
 
@@ -63,7 +66,7 @@ def counted(monkeypatch):
     monkeypatch.setattr(
         reference_module.AgainstReference,
         "_by_reference",
-        lambda self, rows: (found.append(len(rows.lengths)), run(self, rows))[1],
+        lambda self, rows: (found.append(len(rows.rows)), run(self, rows))[1],
     )
     return found
 
@@ -97,7 +100,7 @@ def test_a_resumed_run_knows_what_was_computed_to_the_bit(tmp_path):
     one.on_save_checkpoint(checkpoint)
     torch.save(checkpoint, tmp_path / "kept")
     two.on_load_checkpoint(torch.load(tmp_path / "kept", weights_only=True))
-    assert two._known == one._known and len(two._known) > 20
+    assert two._known.as_dict() == one._known.as_dict() and len(two._known) > 20
     stored = PreferenceOptimization(PreferenceOptions(reference_cache=True), model=tiny_model(), **parts())
     stored.trainer, checkpoint = one.trainer, {}
     stored.on_save_checkpoint(checkpoint)
@@ -188,7 +191,7 @@ def test_with_adapters_the_policy_without_them_is_the_reference(stage, make, tmp
     (batch,) = [make(3, seed=7)]
     assert isinstance(batch, RankingBatch | LabelledBatch)
     loaded = huggingface.load_language_model(tmp_path / "run" / "model").eval()
-    ids = batch.input_ids
+    ids = padded(batch.completions)[0]
     torch.testing.assert_close(loaded(ids), learner.model(ids), rtol=1e-4, atol=1e-4)
 
 
@@ -210,7 +213,7 @@ def test_two_processes_compute_a_share_each_and_know_all(tmp_path, monkeypatch):
 
     def compute(self, data):
         found, by_reference = [], self._by_reference
-        self._by_reference = lambda rows: (found.append(len(rows.lengths)), by_reference(rows))[1]
+        self._by_reference = lambda rows: (found.append(len(rows.rows)), by_reference(rows))[1]
         run(self, data)
         self._by_reference = by_reference
         (computed / str(self.trainer.global_rank)).write_text(f"{sum(found)} {len(self._known)} {hash_of(self)}")
@@ -225,7 +228,7 @@ def test_two_processes_compute_a_share_each_and_know_all(tmp_path, monkeypatch):
 
 
 def hash_of(stage):
-    return hashlib.sha256(repr(list(stage._known.items())).encode()).hexdigest()
+    return hashlib.sha256(repr(list(stage._known.as_dict().items())).encode()).hexdigest()
 
 
 def test_a_node_that_lacks_the_file_has_all_compute_and_write_it(tmp_path, monkeypatch, counted):

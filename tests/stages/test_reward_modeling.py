@@ -7,22 +7,22 @@ import pytest
 import torch
 
 from lit_llm.backbone.models import ScoreModel
+from lit_llm.data.ranking_rows import ranking_batch
 from lit_llm.errors import UserError
 from lit_llm.evaluation.statistics import expected_calibration_error
 from lit_llm.objectives.ranking import bradley_terry, plackett_luce, strict_pairs
-from lit_llm.records import RankingBatch
 from lit_llm.stages.options import RewardModelingOptions
 from lit_llm.stages.ranking_metrics import derived, judged_pairs, pair_sums, ranking_summary
 from lit_llm.stages.reward_modeling import RewardModeling
 from lit_llm.stages.totals import Totals
 
-from .toy import LIKED, VOCABULARY, loader, parts, rankings, tiny_model, tokens_once, trainer
+from .toy import VOCABULARY, loader, padded, parts, rankings, remade, tiny_model, tokens_once, trainer
 
 
 def held_out_accuracy(model: ScoreModel, seed: int = 99) -> float:
     batch = rankings(80, seed=seed)
     with torch.no_grad():
-        scores = model(batch.input_ids, batch.lengths)
+        scores = model(*padded(batch.completions)[:2])
     winners, losers = strict_pairs(batch.groups, batch.ranks)
     return (scores[winners] > scores[losers]).float().mean().item()
 
@@ -42,7 +42,7 @@ def test_scores_are_normalised_once_on_the_training_completions():
     batches = [rankings(8, seed=i) for i in range(3)]
     trainer(max_epochs=1).fit(stage, loader(batches))
     with torch.no_grad():
-        scores = torch.cat([stage.model.eval()(b.input_ids, b.lengths) for b in batches])
+        scores = torch.cat([stage.model.eval()(*padded(b.completions)[:2]) for b in batches])
     assert scores.mean().item() == pytest.approx(0, abs=1e-5) and scores.std().item() == pytest.approx(1, rel=1e-4)
 
 
@@ -53,7 +53,7 @@ def test_without_a_gain_only_the_mean_is_taken_away():
     batches = [rankings(8, seed=i) for i in range(2)]
     trainer(max_epochs=1).fit(stage, loader(batches))
     with torch.no_grad():
-        scores = torch.cat([stage.model.eval()(b.input_ids, b.lengths) for b in batches])
+        scores = torch.cat([stage.model.eval()(*padded(b.completions)[:2]) for b in batches])
     assert scores.mean().item() == pytest.approx(0, abs=1e-5)
     assert stage.model.reward_std.item() == 1.0 != pytest.approx(scores.std().item(), rel=1e-2)
 
@@ -93,14 +93,6 @@ def test_each_prompt_and_completion_is_run_once_not_once_a_pair():
     assert rows == [tokens_once(batch)]
 
 
-def test_padding_never_changes_the_loss():
-    stage, batch = RewardModeling(model=tiny_model(), **parts()), rankings(6)
-    other = batch.input_ids.clone()
-    other[torch.arange(other.shape[1]) >= batch.lengths[:, None]] = LIKED
-    for a, b in zip(stage.loss(batch)[:2], stage.loss(batch._replace(input_ids=other))[:2], strict=True):
-        assert torch.equal(a, b)
-
-
 def test_accumulation_gives_the_gradient_of_one_large_batch():
     def trained(batches, accumulate):
         stage = RewardModeling(RewardModelingOptions(normalize_batches=0), model=tiny_model(), **parts())
@@ -110,13 +102,11 @@ def test_accumulation_gives_the_gradient_of_one_large_batch():
         return stage.model.state_dict()
 
     a, b = rankings(5, seed=1, tokens=6), rankings(2, seed=2, tokens=6)
-    width = max(a.input_ids.shape[1], b.input_ids.shape[1])
-    a, b = (
-        x._replace(input_ids=torch.nn.functional.pad(x.input_ids, (0, width - x.input_ids.shape[1]))) for x in (a, b)
-    )
-    whole = a._replace(
-        **{name: torch.cat([getattr(a, name), getattr(b, name)]) for name in (*a._fields[:3], "ranks", "weights")},
-        groups=torch.cat([a.groups, b.groups + 5]),
+    whole = ranking_batch(
+        [*a.completions.rows, *b.completions.rows],
+        torch.cat([a.groups, b.groups + 5]),
+        torch.cat([a.ranks, b.ranks]),
+        torch.ones(7),
     )
     for one, two in zip(trained([a, b], 2).values(), trained([whole], 1).values(), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=2e-5)
@@ -134,15 +124,11 @@ def test_logged_names_and_the_floor():
     assert training - {"grad_norm", "lr"} | extra <= found
 
 
-def scored(scores, ranks, groups, lengths, annotators=None):
+def scored(scores, ranks, groups, lengths, annotators=None, numbers=None):
     """A batch of one-token prompts whose completions have these lengths, and scores for it."""
-    n, width = len(scores), max(lengths) + 1
-    ids = torch.arange(n)[:, None].expand(n, width) % 7 + 6
-    ids = torch.cat([torch.full((n, 1), 6), ids[:, 1:]], 1)  # one prompt for all
-    batch = RankingBatch(
-        ids, torch.tensor(lengths) + 1, torch.ones(n, dtype=torch.int64), torch.tensor(groups), torch.tensor(ranks),
-        torch.ones(max(groups) + 1), None, None if annotators is None else torch.tensor(annotators),
-    )  # fmt: skip
+    numbers = range(len(scores)) if numbers is None else numbers
+    rows = [(np.array([6]), np.full(n, 6 + k)) for k, n in zip(numbers, lengths, strict=True)]
+    batch = ranking_batch(rows, groups, ranks, [1.0] * (max(groups) + 1), annotators=annotators)
     return torch.tensor(scores), batch
 
 
@@ -151,7 +137,7 @@ def test_the_sums_of_two_batches_give_the_measures_of_all_pairs_by_hand():
     two = scored([0.5, 0.9], [1, 2], [0, 0], [2, 4])
     totals = Totals()
     for scores, batch in (one, two):
-        totals.add(torch.tensor(1.0), torch.tensor(1), pair_sums(scores, batch))
+        totals.add(torch.tensor(1.0), torch.tensor(1), pair_sums(scores, batch.completions.sizes, batch.pairs))
     values = derived(totals.reduced())
     margins = np.array([1.0, 3.0, 2.0, -0.4])
     p = 1 / (1 + np.exp(-margins))
@@ -167,51 +153,54 @@ def test_the_sums_of_two_batches_give_the_measures_of_all_pairs_by_hand():
 
 def test_the_summary_by_hand():
     """The pair 0-1 is ordered alike by both annotators, the others not; the scores follow annotator 0."""
-    scores, batch = scored([2.0, 1.0, -1.0] * 2, [1, 2, 3, 1, 3, 2], [0, 0, 0, 1, 1, 1], [3, 1, 1] * 2, [0, 1])
-    ids = batch.input_ids.clone()
-    ids[3:] = ids[:3]
-    values = ranking_summary(scores, *judged_pairs(scores, batch._replace(input_ids=ids)))
+    scores, batch = scored(
+        [2.0, 1.0, -1.0] * 2, [1, 2, 3, 1, 3, 2], [0, 0, 0, 1, 1, 1], [3, 1, 1] * 2, [0, 1], [0, 1, 2] * 2
+    )
+    values = ranking_summary(scores, *judged_pairs(scores, batch))
     # strict pairs, winner - loser in length: 2, 2, 0 and 2, 2, 0
     assert (values["shorter_wins"], values["longer_wins"]) == pytest.approx((1 / 6, 5 / 6))
     assert (values["reward_min"], values["reward_max"]) == (-1.0, 2.0)
     assert (values["accuracy_agreed"], values["accuracy_disputed"]) == (1.0, 0.5)
-    alone = ranking_summary(scores, *judged_pairs(scores, batch._replace(input_ids=ids, annotators=None)))
+    alone = ranking_summary(scores, *judged_pairs(scores, batch._replace(annotators=None)))
     assert "accuracy_agreed" not in alone  # who ranked is not known, so nobody agrees with anybody
 
 
-def broken(**changes):
-    return rankings(2, k=2)._replace(**changes)
-
-
 GOOD = rankings(2, k=2)
-TWICE = GOOD.input_ids.clone()
-TWICE[1] = TWICE[0]
-OTHER_PROMPT = GOOD.input_ids.clone()
-OTHER_PROMPT[1, 0] = 6 + (OTHER_PROMPT[0, 0] - 5) % (VOCABULARY - 6)
+(FIRST, *OTHERS), NOTHING = GOOD.completions.rows, np.zeros(0, dtype=np.int64)
 
 
 @pytest.mark.parametrize(
-    ("batch", "message"),
+    ("changes", "message"),
     [
-        (broken(lengths=GOOD.prompt_lengths), "has no token"),
-        (broken(ranks=torch.tensor([1, 3, 1, 2])), "rank 3; must be 1 to 2"),
-        (broken(ranks=torch.tensor([0, 1, 1, 2])), "rank 0"),
-        (broken(groups=torch.tensor([0, 0, 0, 1])), "1 completion; give 2 or more"),
-        (broken(input_ids=TWICE, lengths=GOOD.lengths[[0, 0, 2, 3]]), "given twice"),
-        (broken(input_ids=OTHER_PROMPT), "two prompts"),
-        (broken(input_ids=GOOD.input_ids + VOCABULARY), f"vocabulary has {VOCABULARY}"),
-        (broken(weights=torch.tensor([1.0, float("nan")])), "weight nan"),
-        (broken(weights=torch.tensor([1.0, -1.0])), "prompt 1 of the batch has weight -1.0; must be 0 or more"),
-        (broken(margins=torch.tensor([-0.5, 0.0])), "prompt 0 of the batch has margin -0.5; must be 0 or more"),
-        (broken(margins=torch.zeros(3)), "3 margins for 2 prompts"),
-        (broken(annotators=torch.zeros(1, dtype=torch.int64)), "1 annotators for 2 prompts"),
-        (broken(prompt_lengths=GOOD.prompt_lengths * 0), "the prompt of completion 0 of the batch has no token"),
-        (broken(lengths=GOOD.lengths + 60), "reads up to 64"),
+        ({"rows": [(FIRST[0], NOTHING), *OTHERS]}, "has no token"),
+        ({"ranks": [1, 3, 1, 2]}, "rank 3; must be 1 to 2"),
+        ({"ranks": [0, 1, 1, 2]}, "rank 0"),
+        ({"groups": [0, 0, 0, 1]}, "1 completion; give 2 or more"),
+        ({"rows": [FIRST, FIRST, *OTHERS[1:]]}, "given twice"),
+        ({"rows": [(FIRST[0] + 1, FIRST[1]), *OTHERS]}, "two prompts"),
+        ({"weights": [1.0, float("nan")]}, "weight nan"),
+        ({"weights": [1.0, -1.0]}, "prompt 1 of the batch has weight -1.0; must be 0 or more"),
+        ({"margins": [-0.5, 0.0]}, "prompt 0 of the batch has margin -0.5; must be 0 or more"),
+        ({"margins": [0.0] * 3}, "3 margins for 2 prompts"),
+        ({"annotators": [0]}, "1 annotators for 2 prompts"),
+        ({"rows": [(NOTHING, FIRST[1]), *OTHERS]}, "the prompt of completion 0 of the batch has no token"),
     ],
 )
-def test_what_is_no_ranking_is_refused_before_the_first_step(batch, message):
+def test_what_is_no_ranking_is_refused_when_a_batch_is_made(changes, message):
+    with pytest.raises(UserError, match=message):
+        remade(GOOD, **changes)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([(prompt, answer + VOCABULARY) for prompt, answer in GOOD.completions.rows], f"vocabulary has {VOCABULARY}"),
+        ([(prompt, np.append(np.full(60, 7), answer)) for prompt, answer in GOOD.completions.rows], "reads up to 64"),
+    ],
+)
+def test_what_the_model_cannot_read_is_refused_before_the_first_step(rows, message):
     stage = RewardModeling(model=tiny_model(), **parts())
     weights = {name: value.clone() for name, value in stage.state_dict().items()}
     with pytest.raises(UserError, match=message):
-        trainer(max_epochs=1).fit(stage, loader([batch]))
+        trainer(max_epochs=1).fit(stage, loader([remade(GOOD, rows=rows)]))
     assert all(torch.equal(value, weights[name]) for name, value in stage.state_dict().items())

@@ -7,13 +7,16 @@ from functools import partial
 
 import lightning as L
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from lit_llm.backbone.config import from_depth
 from lit_llm.backbone.models import LanguageModel
+from lit_llm.data.ranking_rows import ranking_batch
 from lit_llm.optim.adamw import adamw
 from lit_llm.optim.schedules import constant
-from lit_llm.records import PromptBatch, RankingBatch
+from lit_llm.records import PackedCompletions, PromptBatch, RankingBatch
 
 VOCABULARY, END, LIKED = 24, 1, 5  # the rule: the more tokens LIKED, the better
 
@@ -27,7 +30,7 @@ def tiny_model(seed: int = 0, **overrides) -> LanguageModel:
 def rankings(prompts: int, k: int = 3, seed: int = 0, tokens: int = 6) -> RankingBatch:
     """Random prompts with ``k`` random answers each, ranked by the number of tokens LIKED (ties kept)."""
     g = torch.Generator().manual_seed(seed)
-    rows, lengths, prompt_lengths, groups, ranks = [], [], [], [], []
+    rows, groups, ranks = [], [], []
     for group in range(prompts):
         prompt = torch.randint(6, VOCABULARY, (int(torch.randint(2, 6, (), generator=g)),), generator=g)
         likes: list[int] = []
@@ -35,29 +38,37 @@ def rankings(prompts: int, k: int = 3, seed: int = 0, tokens: int = 6) -> Rankin
             size = int(torch.randint(2, tokens + 1, (), generator=g))
             answer = torch.randint(6, VOCABULARY, (size,), generator=g)
             answer[torch.rand(size, generator=g) < 0.4] = LIKED
-            row = torch.cat([prompt, answer, torch.tensor([END])])
-            if any(len(row) == len(other) and torch.equal(row, other) for other in rows[len(rows) - len(likes) :]):
+            answer = torch.cat([answer, torch.tensor([END])])
+            if any(torch.equal(answer, torch.from_numpy(other)) for _, other in rows[len(rows) - len(likes) :]):
                 continue  # no answer twice
             likes.append(int((answer == LIKED).sum()))
-            rows.append(row)
-            lengths.append(len(row))
-            prompt_lengths.append(len(prompt))
+            rows.append((prompt.numpy(), answer.numpy()))
             groups.append(group)
         ranks += [1 + sum(other > mine for other in likes) for mine in likes]
-    return RankingBatch(
-        input_ids=torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=END),
-        lengths=torch.tensor(lengths),
-        prompt_lengths=torch.tensor(prompt_lengths),
-        groups=torch.tensor(groups),
-        ranks=torch.tensor(ranks),
-        weights=torch.ones(prompts),
+    return ranking_batch(rows, groups, ranks, [1.0] * prompts)
+
+
+def remade(batch: RankingBatch, **changes) -> RankingBatch:
+    """The batch as collate would make it with some of its parts changed."""
+    names = ("groups", "ranks", "weights", "margins", "annotators")
+    return ranking_batch(**{"rows": batch.completions.rows} | {name: getattr(batch, name) for name in names} | changes)
+
+
+def padded(completions: PackedCompletions) -> tuple[Tensor, Tensor, Tensor]:
+    """Right-padded rows (N, T), their lengths and those of their prompts (N,): the plain way to hold completions."""
+    rows = [torch.cat([torch.from_numpy(part) for part in row]) for row in completions.rows]
+    lengths = torch.tensor([len(row) for row in rows])
+    return (
+        pad_sequence(rows, batch_first=True, padding_value=END),
+        lengths,
+        torch.tensor([len(prompt) for prompt, _ in completions.rows]),
     )
 
 
 def tokens_once(batch: RankingBatch) -> int:
     """Tokens of a batch with each prompt and each completion counted once."""
-    starts = torch.cat([torch.ones(1, dtype=torch.bool), batch.groups[1:] != batch.groups[:-1]])
-    return int(batch.prompt_lengths[starts].sum() + (batch.lengths - batch.prompt_lengths).sum())
+    prompts = dict(zip(batch.groups.tolist(), (len(prompt) for prompt, _ in batch.completions.rows), strict=True))
+    return sum(prompts.values()) + int(batch.completions.sizes.sum())
 
 
 def prompt_batch(prompts: int, seed: int = 0) -> PromptBatch:

@@ -55,7 +55,7 @@ class Source:
             documents += [rng.integers(FIRST_ID, self.vocab_size, size) for size in (prompt, *sizes)]
         bounds = np.cumsum([0, *map(len, documents)])
         judged = [Judged(tuple(range(1, self.completions + 1)), 1.0, 0.0, 0)] * self.count
-        return RankingRows(TokenStore(np.concatenate(documents), bounds, None), judged, first, [0] * self.count, 0)
+        return RankingRows(TokenStore(np.concatenate(documents), bounds, None), judged, first, [0] * self.count)
 
     def _read(self) -> RankingRows:
         assert self.path is not None
@@ -74,7 +74,7 @@ class Source:
             kept = known[: self.count]
             lists = ([values[n] for n in kept] for values in (rows.comparisons, rows.first, rows.cut))
             comparisons, first, cut = lists
-            return RankingRows(_in_memory(rows.store), comparisons, first, cut, 0)  # type: ignore[arg-type]
+            return RankingRows(_in_memory(rows.store), comparisons, first, cut)  # type: ignore[arg-type]
 
 
 _LENGTHS = {"prompts": PROMPT, "completions": COMPLETION}
