@@ -57,12 +57,12 @@ def _command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str]
     schema.register()
     sys.path.append(str(Path.cwd()))  # modules of one's own: a reward, a format, a stage
     interruption.given[:] = list(sys.argv[1:] if argv is None else argv)
-    line = f"{config_name}: reading the configuration and loading torch ..."
-    silent = _only_shows(interruption.given) or {"--help", "-h", "--version", "--hydra-help"} & {*interruption.given}
-    silent = silent or inside_worker()
+    begins = f"{config_name}: reading the configuration and loading torch ..."
+    only_tells = bool({"--help", "-h", "--version", "--hydra-help"} & set(interruption.given))
+    silent = only_tells or _only_shows(interruption.given) or inside_worker()
     # A terminal is told at once: checking a pipeline takes seconds by itself. A log, where a mistake is one line, then.
     if at_once := not silent and sys.stderr.isatty():
-        started(line)
+        started(begins)
     try:
         arguments = options_first(interruption.given)
         if any(word in ("--help", "-h") for word in arguments):
@@ -77,7 +77,7 @@ def _command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str]
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     if not (at_once or silent):
-        started(line)
+        started(begins)
     whole_files()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of Hydra's own printing
     sys.argv[1:] = arguments
