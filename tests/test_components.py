@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 import lit_llm
 from lit_llm.errors import UserError
 from lit_llm.stages.adherence import Adherence
+from lit_llm.stages.reference_store import KnownLogps
 
 
 def test_every_name_is_what_its_module_defines():
@@ -153,7 +154,7 @@ def test_a_loaded_policy_learns_on_only_beside_its_start(world, tmp_path):
     trainer.fit(stage, datamodule=data)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     again = lit_llm.DPO.load_from_checkpoint(tmp_path / "a.ckpt")
-    again._known = {}
+    again._known = KnownLogps({})
     with pytest.raises(UserError, match="the reference is in no checkpoint"):
         stock(tmp_path).fit(again, datamodule=data)
     begun = lit_llm.DPO.load_from_checkpoint(tmp_path / "a.ckpt", model=world / "model")

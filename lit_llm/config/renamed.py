@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from lit_llm.config.conf_files import conf_folder, options
@@ -133,9 +134,17 @@ def _of_step(marks: str, run: str, key: str, value: str) -> list[str] | None:
         return [f"{run}data.format={value}"]
     if key == first and (conf_folder() / key).is_dir():
         return [f"{marks}{key}@{run}{key}={value}"]
-    return None if first in RUN or "/" in key or "@" in key else [f"{marks}{run}stage.{key}={value}"]
+    return [f"{marks}{run}stage.{key}={value}"] if first in _stage_keys() - RUN else None
 
 
-RUN = ("stage", "backbone", "tokenizer", "data", "optimizer", "schedule", "trainer", "callbacks", "logger",
-       "evaluation", "init_from", "pretrained_defaults", "resume", "seed", "paths", "allowed_targets")  # fmt: skip
-"""The keys of a run."""
+RUN = {"seed", "defaults"}
+"""What stands in files of stages and is no key of a stage alone."""
+
+
+@cache
+def _stage_keys() -> set[str]:
+    """The keys of all files in conf/stage/."""
+    files = (conf_folder() / "stage").glob("*.yaml")
+    return {
+        key for file in files for key in re.findall(r"^([a-z]\w*):", file.read_text(encoding="utf-8"), re.MULTILINE)
+    }

@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from lit_llm.config import yaml_files
 
@@ -37,9 +38,11 @@ def told_apart(folder: Path, seed: int) -> dict[str, bool | int | float | str]:
 def _words(folder: Path) -> list[str]:
     """The overrides as Hydra keeps them in the folder of a run; of a pipeline's stage those of the pipeline."""
     kept = folder / ".hydra" / "overrides.yaml"
-    if kept.is_file():
-        return [str(word) for word in yaml_files.load(kept, list) or ()]
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    known: Any = yaml_files.load(kept, list) if kept.is_file() else None
+    if known is None and HydraConfig.initialized():
+        known = HydraConfig.get().overrides.task
+    # Not resolved: a word may name a variable of the environment, whose value is written nowhere.
+    return [str(word) for word in OmegaConf.to_container(known, resolve=False)] if known is not None else []
 
 
 def _swept() -> set[str]:

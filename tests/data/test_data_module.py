@@ -31,7 +31,8 @@ class Recorder(L.LightningModule):
         self.seen, self.validated = [], set()
 
     def training_step(self, batch, _):
-        self.seen.append(batch.input_ids.tolist())
+        made = getattr(batch, "completions", None)
+        self.seen.append(batch.input_ids.tolist() if made is None else made.host.keys.tolist())
         return self.weight.sum()
 
     def validation_step(self, _batch, _, dataloader_idx=0):

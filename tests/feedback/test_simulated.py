@@ -105,7 +105,7 @@ def test_agreement_by_hand():
 
 
 def test_mistakes(model, tokenizer, prompts, tmp_path):
-    with pytest.raises(UserError, match=r"rankings\.k=1"):
+    with pytest.raises(UserError, match=r"annotation\.k=1"):
         collect(model, str(prompts), tmp_path / "o", tokenizer=tokenizer, k=1)
     with pytest.raises(UserError, match="two different answers"):
         collect(model, str(prompts), tmp_path / "o", tokenizer=tokenizer, **options(temperature=0.0))

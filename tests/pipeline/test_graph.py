@@ -125,7 +125,5 @@ def test_tensorboard_has_curves_and_hyperparameters_with_metrics(folder):
     events = EventAccumulator(str(folder / "instruction_tuning"))
     events.Reload()
     tags = events.Tags()["scalars"]
-    assert min(tags) == "Loss/train" and {"Loss/val", "hp/objective"} <= set(tags), (
-        "the loss is TensorBoard's first card"
-    )
+    assert min(tags).startswith("Loss/") and {"Loss/val", "hp/objective"} <= set(tags), "the loss is the first card"
     assert any(tag.startswith("heldout/instructions/") for tag in tags)

@@ -58,7 +58,7 @@ def test_texts_tokens_and_the_model_itself_give_one_score(saved):
 def test_ppo_takes_it_and_starts_its_values_from_it(saved):
     folder, model, language, tokenizer = saved
     stage = PPO(model=language, reward=LearnedReward(str(folder)), tokenizer=tokenizer, **parts())
-    assert torch.equal(stage.value.score.weight, model.score.weight) and stage.end_ids == tokenizer.end_ids
+    assert torch.equal(stage.value.score.weight, model.score.weight) and stage.sampler.end_ids == tokenizer.end_ids
     assert not any(key.startswith("reward") for key in stage.state_dict())
 
 

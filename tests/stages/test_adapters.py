@@ -52,7 +52,7 @@ def test_the_merged_folder_scores_as_the_stage_does(kind, tmp_path):
     batch = SCORING[kind]()[0]
     merged = load_model(tmp_path / "run/model", head="score").eval()
     with torch.no_grad():
-        found, expected = (model(batch.input_ids, batch.lengths) for model in (merged, stage.model))
+        found, expected = (model.score_completions(batch.completions) for model in (merged, stage.model))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert expected.std() > 0.1 and merged.label == stage.model.label
 
@@ -67,9 +67,9 @@ def test_peft_reads_the_adapter_with_its_head_and_gives_the_same_scores(kind, tm
     theirs = peft.PeftModel.from_pretrained(base, tmp_path / "run/adapter").eval()
     batch = SCORING[kind]()[0]
     with torch.no_grad():
-        normalised = stage.model(batch.input_ids, batch.lengths)
+        normalised = stage.model.score_completions(batch.completions)
         expected = normalised * stage.model.reward_std + stage.model.reward_mean
-        rows = [row[:length][None] for row, length in zip(batch.input_ids, batch.lengths, strict=True)]
+        rows = [torch.tensor([*prompt, *completion])[None] for prompt, completion in batch.completions.rows]
         found = torch.cat([theirs(row).logits[0] for row in rows])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 

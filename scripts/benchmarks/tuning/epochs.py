@@ -21,6 +21,7 @@ from lit_llm.backbone.models import LanguageModel
 from lit_llm.optim.adamw import adamw
 from lit_llm.optim.schedules import constant
 from lit_llm.stages.base import Stage
+from lit_llm.stages.reference_store import KnownLogps
 
 LEARNING_RATE = 1e-12
 """So small that the timed steps leave the models what they are: every call then does the same."""
@@ -53,7 +54,7 @@ class Epoch:
 
     def __call__(self) -> None:
         if self.forget:
-            self.stage._known.clear()  # type: ignore[operator, union-attr]
+            self.stage._known = KnownLogps({})
         own = not self.stage.automatic_optimization
         began = Began(time.perf_counter(), self.starts)
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
