@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lit_llm.config import hydra_node, interruption, renamed, yaml_files
-from lit_llm.config.overrides import literal, quoted, text_of
+from lit_llm.config.overrides import composed, composing, literal, parsed, quoted, text_of
 from lit_llm.errors import UserError
 
 
@@ -52,9 +52,28 @@ def _resumed(arguments: list[str]) -> list[str]:
         and not hydra_node.touched_by(word)
         for one in renamed.word("train", word)[0]
     ]
-    kept = [word for word in ours if word.partition("=")[0].lstrip("~") not in given]
+    kept = _without_idle([word for word in ours if word.partition("=")[0].lstrip("~") not in given])
     for word in kept:
         if interruption.names_code(word):
             raise UserError(f"resume={place}: its saved {word} names code; if you trust it, give {word} again")
     where = [] if "hydra.run.dir" in given else [f"hydra.run.dir={quoted(place)}"]
     return [*kept, *arguments, *where]
+
+
+def _without_idle(words: list[str]) -> list[str]:
+    """The words less deletions of keys that are not there: earlier versions took what belonged to one option of a group
+    away when another was chosen."""
+    deleted = [word for word in words if word.startswith("~") and "." in word]
+    if not deleted:
+        return words
+    with composing():
+        findings: list[str] = []
+        cfg = composed("train", list(parsed([word for word in words if word not in deleted], findings)), findings)
+    idle = [word for word in deleted if cfg is not None and _missing(cfg, word[1:].partition("=")[0])]
+    return [word for word in words if word not in idle]
+
+
+def _missing(cfg: DictConfig, key: str) -> bool:
+    place, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, place)
+    return not isinstance(node, DictConfig) or name not in node

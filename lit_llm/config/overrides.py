@@ -20,7 +20,7 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lit_llm.config import schema, yaml_files
+from lit_llm.config import renamed, schema, yaml_files
 from lit_llm.config.conf_files import CONFIG, conf_folder, options
 from lit_llm.errors import UserError
 from lit_llm.runtime.suggestions import hint
@@ -50,8 +50,8 @@ def text_of(value: str) -> str:
 
 
 # Keys whose values are texts, whatever they look like: places and names. Elsewhere 1_000 is a number.
-TEXTS = ("resume", "init_from", "path", "replay_path", "ptx_path", "folder", "cache_dir", "name", "replay_name", "dir",
-         "subdir", "base_model", "reference_logps", "win_rate", "rankings", "model", "experiment",
+TEXTS = ("resume", "init_from", "path", "replay_path", "ptx_path", "folder", "cache_dir", "outputs", "cache", "name",
+         "replay_name", "dir", "subdir", "base_model", "reference_logps", "win_rate", "rankings", "model", "experiment",
          "function")  # fmt: skip
 
 
@@ -147,6 +147,9 @@ def parsed(words: list[str], findings: list[str], hydra_too: bool = False, sever
         try:
             override = parser.parse_override(word)
         except HydraException as error:
+            if word in options("stage"):
+                findings.append(f"{word}: write stage={word}")
+                continue
             findings.append(
                 f"{word}: cannot be read ({str(error).splitlines()[0]}); write key=value, quote what is special"
             )
@@ -232,10 +235,16 @@ def _explain(config_name: str, error: Exception, culprit: Override | None, overr
     first = next(iter(said), type(error).__name__)
     if "raised while composing config" in first:
         return _in_a_file(error)
+    if (old := re.match(r"In '(.*)': Could not override '(loss|reward)@stage\.\2'", first)) is not None:
+        return f"{old[1]}.yaml: {old[2]}@stage.{old[2]} is called {old[2]} now: - override /{old[2]}: NAME"
     if isinstance(error, MissingConfigException) and culprit is None and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         if group == "run":
             return f"run={name}: no such run; write conf/run/{name}.yaml, or take another's: stage={name} run=NAME"
+        if group == "experiment/pipeline" and name in options("experiment"):
+            return (
+                f"experiment/pipeline/{name}: is experiment/{name} now; write {name} in the defaults of your own file"
+            )
         if group == "experiment" and name in options("run"):
             return f"experiment={name}: is run={name} now; in a file of your own write override /stage: {name}"
         return f"{group or 'defaults'}={name}: no such {group or 'file'}; {hint(name, error.options or [])}"
@@ -251,10 +260,15 @@ def _explain(config_name: str, error: Exception, culprit: Override | None, overr
     line, key = str(culprit.input_line), str(culprit.key_or_group)
     cause = error.__cause__
     unknown = isinstance(error, ConfigCompositionException) and first.startswith("Could not override")
+    if unknown and config_name == "pipeline" and key in ("loss", "reward"):
+        return f"{line}: a key of one step; write {key}@stages.STEP.stage.{key}={culprit.value()}"
     if unknown and config_name == "pipeline" and key.split(".")[0] in schema.TrainConfig.__dataclass_fields__:
         return f"{line}: a key of one step; write stages.STEP.{line} (--help lists the steps), or use scripts/train.py"
     if unknown:
         known = _known_keys(config_name, [item for item in overrides if item is not culprit])
+        inside = [one for one in known if one.rpartition(".")[2] == key]
+        if inside:
+            return f"{line}: unknown key; did you mean {min(inside, key=len)}?"
         return f"{line}: unknown key; {hint(key, known)}" if known else f"{line}: unknown key"
     if isinstance(cause, OmegaConfBaseException) and "is not Optional" in str(cause):
         return f"{line}: cannot be null; leave it out for what is usual"
@@ -276,6 +290,10 @@ def _in_a_file(error: Exception) -> str:
         return f"{file}.yaml: its first line must be '# @package _global_', so that its keys are those of a run"
     name = unknown[1]
     better = hint(name, list(kind.__dataclass_fields__))
+    if kind is schema.TrainConfig and name in renamed.stage_keys():
+        better = f"it is one of the stage: stage: {{{name}: ...}}"
+    if kind is schema.PeopleConfig and name == "rankings":
+        better = "rankings: stands beside people: now"
     where = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), name)
     return f"{file}.yaml: {where}: unknown key; {better}"
 

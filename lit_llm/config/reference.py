@@ -13,13 +13,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lit_llm.config import schema
-from lit_llm.config.conf_files import conf_folder
+from lit_llm.config.conf_files import conf_folder, options
 from lit_llm.config.signatures import options_of
 from lit_llm.runtime.atomic_files import write_text
 
@@ -33,6 +34,7 @@ ROOTS = (  # (heading, what stands before its keys, the dataclass)
     ("`answers`, of a pipeline", "answers.", schema.AnswersConfig),
     ("`best_of_n`, of a pipeline", "best_of_n.", schema.BestOfNConfig),
 )
+INSIDE_THE_STAGE = ("loss", "reward")  # groups that fill a key of the stage
 WITH_OPTIONS = ("stage", "data")  # groups whose files give the fields of a dataclass
 GROUPS = ("backbone", "tokenizer", "optimizer", "schedule", "loss", "reward", "callbacks", "logger", "trainer", "debug")
 PAGE = """# Every key
@@ -51,9 +53,35 @@ hydra.initialize_config_module("lit_llm.conf", version_base="1.3")
 cfg = hydra.compose("train", ["stage=dpo", "loss=ipo"])
 ```
 
-gives the configuration of `python scripts/train.py stage=dpo loss=ipo`. Two things are decided later, since they need
+gives the configuration of `python scripts/train.py stage=dpo loss=ipo`, unchecked: the commands check ranges, names and
+places too. Two things are decided later, since they need
 the model or the run: what a pretrained model's size says of values that were not given (`pretrained_defaults`), and the
 words of a run that `resume=FOLDER` goes on with.
+
+A file of your own in `my_conf/experiment/mine.yaml`, for `--config-dir my_conf experiment=mine`, says what differs:
+
+```yaml
+# @package _global_
+defaults:
+  - override /stage: dpo # with all that conf/run/dpo.yaml chooses
+  - override /optimizer: muon
+optimizer:
+  lr: 1.0e-5
+trainer:
+  max_steps: 300
+```
+
+One of a pipeline stands in place of `experiment/default.yaml`, the default chain, so it begins with that:
+
+```yaml
+# @package _global_
+defaults:
+  - default
+  - _self_
+stages:
+  ppo:
+    stage: {kl_coef: 0.2}
+```
 
 | folder | what it holds |
 |---|---|
@@ -91,8 +119,14 @@ def _written_in(kind: type) -> Iterator[Key]:
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
             behind = lines[(item.end_lineno or item.lineno) - 1].partition("  # ")[2]
-            default = "" if item.value is None else ast.unparse(item.value)
+            default = "" if item.value is None else _default(ast.unparse(item.value))
             yield Key(item.target.id, ast.unparse(item.annotation), default, behind or _above(lines[: item.lineno - 1]))
+
+
+def _default(written: str) -> str:
+    """A default as the command line writes it; what a dataclass fills has a table of its own."""
+    made = re.match(r"field\(default_factory=(.*)\)$", written)
+    return {"list": "[]", "dict": "{}"}.get(made[1], "{...}") if made else "chosen" if written == "MISSING" else written
 
 
 def _above(lines: list[str]) -> str:
@@ -146,10 +180,17 @@ def page() -> str:
         parts.append(f"## `{group}=NAME`\n")
         for file in sorted((conf_folder() / group).glob("*.yaml")):
             keys = options_in(file) if group in WITH_OPTIONS else keys_in(file)
-            first = file.read_text(encoding="utf-8").partition("\n")[0]
-            about = first[2:] + "\n" if first.startswith("# ") and not first.startswith("# @") else ""
-            parts.append(_section(f"### `{group}={file.stem}`", f"{group}.", keys, about))
+            place = f"stage.{group}." if group in INSIDE_THE_STAGE else "" if group == "debug" else f"{group}."
+            parts.append(_section(f"### `{group}={file.stem}`", place, keys, _about(file)))
     return "\n".join(parts)
+
+
+def _about(file: Path) -> str:
+    """The comment that a file begins with."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    lines = lines[1:] if lines and lines[0].startswith("# @") else lines
+    found = list(takewhile(lambda line: line.startswith("# "), lines))
+    return " ".join(line[2:].strip() for line in found)
 
 
 def _section(heading: str, prefix: str, keys: list[Key], about: str = "") -> str:
@@ -179,10 +220,18 @@ def _in_yaml(text: str) -> str:
 def help_of(stage: str) -> list[str]:
     """The options of a stage as lines for a terminal."""
     keys = options_in(conf_folder() / f"stage/{stage}.yaml")
+    for group in INSIDE_THE_STAGE:
+        if stage in options(group):
+            usual = re.search(r"- (\w+)@_here_", (conf_folder() / f"{group}/{stage}.yaml").read_text(encoding="utf-8"))
+            file = conf_folder() / f"{group}/{usual[1] if usual else stage}.yaml"
+            others = [name for name in options(group) if name not in ("none", file.stem, *options("run"))]
+            about = {name: _about(conf_folder() / f"{group}/{name}.yaml") for name in others}
+            fitting = [name for name in others if "stage=" not in about[name] or f"stage={stage}" in about[name]]
+            keys += [Key(group, "", file.stem, f"or {', '.join(fitting)}")]
+            keys += [Key(f"{group}.{key.name}", "", key.default, key.comment) for key in keys_in(file)]
     width = max((len(f"stage.{key.name}={key.default}") for key in keys), default=0)
-    return [
-        f"  {f'stage.{key.name}={key.default}':<{min(width, 44)}}  {_in_yaml(key.comment)}".rstrip() for key in keys
-    ]
+    shown = [(key.name if key.name in INSIDE_THE_STAGE else f"stage.{key.name}", key) for key in keys]
+    return [f"  {f'{name}={key.default}':<{min(width, 44)}}  {_in_yaml(key.comment)}".rstrip() for name, key in shown]
 
 
 if __name__ == "__main__":

@@ -54,8 +54,6 @@ def word(config_name: str, override: str) -> tuple[list[str], str | None]:
     marks = key[: len(key) - len(key.lstrip("+~"))]
     key, value = _of_stage(key[len(marks) :], value)
     now = (_of_pipeline if config_name == "pipeline" else _of_train)(marks, key, value) if equals else None
-    if marks == "~" and re.match(r"(schedule|optimizer|tokenizer|backbone|stage\.(loss|reward))\.\w+$", key):
-        now = []  # another option of the group takes nothing along any more
     words = [f"{marks}{key}{equals}{value}"] if now is None else now
     return words, None if words == [override] else f"{override}: is written {' '.join(words) or 'no more'} now"
 
@@ -106,7 +104,7 @@ def _of_pipeline(marks: str, key: str, value: str) -> list[str] | None:
     first, _, rest = key.partition(".")
     if key == "from":
         return [f"start_from={value}"]
-    if key == "experiment" and value.startswith("pipeline/"):
+    if key == "experiment" and value.removeprefix("pipeline/") in options("experiment") and "/" in value:
         return [f"experiment={value.removeprefix('pipeline/')}"]
     if key == "people.rankings":
         return [f"rankings={'simulated' if value == 'null' else value}"]
@@ -134,7 +132,7 @@ def _of_step(marks: str, run: str, key: str, value: str) -> list[str] | None:
         return [f"{run}data.format={value}"]
     if key == first and (conf_folder() / key).is_dir():
         return [f"{marks}{key}@{run}{key}={value}"]
-    return [f"{marks}{run}stage.{key}={value}"] if first in _stage_keys() - RUN else None
+    return [f"{marks}{run}stage.{key}={value}"] if first in stage_keys() - RUN else None
 
 
 RUN = {"seed", "defaults"}
@@ -142,7 +140,7 @@ RUN = {"seed", "defaults"}
 
 
 @cache
-def _stage_keys() -> set[str]:
+def stage_keys() -> set[str]:
     """The keys of all files in conf/stage/."""
     files = (conf_folder() / "stage").glob("*.yaml")
     return {

@@ -20,6 +20,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm.config import renamed, yaml_files
+from lit_llm.config.conf_files import options
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import write_text
 
@@ -181,6 +182,12 @@ def register() -> None:
     store.store("train_schema", TrainConfig)
     store.store("pipeline_schema", PipelineConfig)
     OmegaConf.register_new_resolver("usual", usual, replace=True)
+    OmegaConf.register_new_resolver("usual_option", usual_option, replace=True)
+
+
+def usual_option(group: str, stage: str) -> str:
+    """The file of ``group`` (loss, reward) that is called as a stage, or none: ``${usual_option:loss,dpo}``."""
+    return stage if stage in options(group) else "none"
 
 
 def usual(limit: Any, *others: Any) -> Any:

@@ -24,7 +24,7 @@ from lit_llm.pipeline.graph import COLLECTED, RANKINGS, Chain, filled, inputs_of
 from lit_llm.pipeline.human_feedback import ASK, asked, found_win_rate, of_this_chain
 from lit_llm.pipeline.simulated_gold import without_rule
 from lit_llm.runtime.atomic_files import write_json
-from lit_llm.runtime.terminal import near
+from lit_llm.runtime.terminal import near, typed
 from lit_llm.training.result import duration, in_one_sentence
 
 log = logging.getLogger("lit_llm")
@@ -228,7 +228,7 @@ def finish(chain: Chain, started: float) -> None:
     if final in chain.metrics:
         log.info("%s", in_one_sentence(chain.metrics[final]))
         log.info("folder: %s", near(chain.folder))
-        log.info("next: python scripts/chat.py model=%s", near(chain.folder / final / "model"))
+        log.info("next: python scripts/chat.py model=%s", typed(chain.folder / final / "model"))
 
 
 def read_metrics(place: Path) -> dict[str, Any]:

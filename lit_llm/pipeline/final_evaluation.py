@@ -25,7 +25,7 @@ from lit_llm.records import Heldout, Message
 from lit_llm.report.page import write_report
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.progress_bars import Bar
-from lit_llm.runtime.terminal import near
+from lit_llm.runtime.terminal import near, typed
 from lit_llm.training.evaluate import AFTER, BEFORE, device_of, evaluator_of
 
 log = logging.getLogger("lit_llm")
@@ -59,8 +59,8 @@ def evaluate_pipeline(
     page = write_report(folder) if config["report"] else None
     final = "ppo" if "ppo" in talking else talking[-1]
     log.info("\nreport: %s", "not written (report=false)" if page is None else near(page))
-    log.info("curves: tensorboard --logdir %s", near(folder))
-    log.info("every byte: python scripts/verify.py model=%s", near(folder / final / "model"))
+    log.info("curves: tensorboard --logdir %s", typed(folder))
+    log.info("every byte: python scripts/verify.py model=%s", typed(folder / final / "model"))
     for line in compared(folder, models, parents):
         log.info("%s", line)
     return final

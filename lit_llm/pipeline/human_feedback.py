@@ -10,7 +10,7 @@ from typing import Any
 from lit_llm.config.environment import real_text
 from lit_llm.config.schema import digest
 from lit_llm.errors import UserError
-from lit_llm.runtime.terminal import near
+from lit_llm.runtime.terminal import typed
 
 log = logging.getLogger("lit_llm")
 
@@ -79,8 +79,8 @@ def comparison(folder: Path, after: str, before: Path | None, prompts: Path | No
     place = f"outputs/rankings/{folder.name}-{after}.db"
     return [
         "people's verdict, blind:",
-        f"      python scripts/rank.py model={near(folder / after / 'model')} against={near(before)} "
-        f"prompts={near(prompts)} project={place}",
+        f"      python scripts/rank.py model={typed(folder / after / 'model')} against={typed(before)} "
+        f"prompts={typed(prompts)} project={place}",
         f"      then the pipeline's own command again with win_rate={place}",
     ]
 

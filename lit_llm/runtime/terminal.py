@@ -1,7 +1,7 @@
 """What people read in a terminal: lines that break between words, and an end without a traceback.
 
 A line that is longer than the terminal is wide is broken by the terminal, in the middle of a word or a number. Files
-and programs get every sentence as one line.
+and programs get every sentence as one line, unless COLUMNS says a width.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import select
+import shlex
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -59,12 +60,20 @@ def _broken(line: str, width: int) -> list[str]:
 def _command(line: str, width: int, indent: str) -> list[str]:
     start = line[: len(line) - len(line.lstrip())]
     parts = [start]
-    for word in re.findall(r"(?:[^\s\"']|\"[^\"]*\"|'[^']*')+", line):
+    for word in _words(line):
         if parts[-1].strip() and len(f"{parts[-1]} {word} \\") > width:
             parts[-1] += " \\"
             parts.append(indent)
         parts[-1] += word if not parts[-1].strip() else f" {word}"
     return parts
+
+
+def _words(line: str) -> list[str]:
+    """The words of a command, quoted ones whole; where a quote is open, what stands between blanks."""
+    try:
+        return shlex.split(line, posix=False)
+    except ValueError:
+        return line.split()
 
 
 class Lines(logging.Formatter):
@@ -90,8 +99,13 @@ def started(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def typed(path: Path | str) -> str:
+    """A path as it is typed from here in a shell, for the commands that are printed to be copied."""
+    return shlex.quote(near(path))
+
+
 def near(path: Path | str) -> str:
-    """A path as it is written from here: short, and to be copied into the next command."""
+    """A path as it is written from here."""
     try:
         return str(Path(path).absolute().relative_to(Path.cwd()))
     except (OSError, ValueError):  # elsewhere, or the working folder is gone

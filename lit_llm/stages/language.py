@@ -54,7 +54,7 @@ class LanguageStage(Stage):
 
     def derived(self, totals: dict[str, float]) -> dict[str, float]:
         """The mean negative log-likelihood in nats a token, without the z-loss, and in bits a byte of text."""
-        values = {"loss": totals["nll"] / max(totals["count"], 1.0)}
+        values = {"loss": totals.get("nll", totals["loss"]) / max(totals["count"], 1.0)}
         if totals.get("bytes"):
             values["bits_per_byte"] = totals["nll"] / math.log(2) / totals["bytes"]
         return values

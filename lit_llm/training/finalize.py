@@ -25,7 +25,7 @@ from lit_llm.lineage import lineage, model_card
 from lit_llm.runtime.atomic_files import write_json, write_text
 from lit_llm.runtime.distributed import is_first_process
 from lit_llm.runtime.run_folder import RunFolder
-from lit_llm.runtime.terminal import near
+from lit_llm.runtime.terminal import near, typed
 from lit_llm.training.build import Parts
 from lit_llm.training.evaluate import Metrics, RunEvaluation
 from lit_llm.training.hparams import told_apart
@@ -180,16 +180,16 @@ def say(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> None:
             log.info("  floor of %s, %s: %s", group, floor, _listed(scores, {}, group))
     best = folder.best_checkpoint
     log.info("  best checkpoint: %s", "none was kept" if best is None else near(best))
-    log.info("  curves: tensorboard --logdir %s", near(folder.path))
+    log.info("  curves: tensorboard --logdir %s", typed(folder.path))
     log.info("%s", in_one_sentence(metrics))
     log.info("model: %s", near(folder.model))
     chat = type(parts.stage).__name__ not in ("Pretraining", "ContinuedPretraining")
     if not isinstance(parts.stage.exported(), LanguageModel):
-        log.info("next: python scripts/evaluate.py run=%s", near(folder.path))
+        log.info("next: python scripts/evaluate.py run=%s", typed(folder.path))
     elif chat:
-        log.info("next: python scripts/chat.py model=%s", near(folder.model))
+        log.info("next: python scripts/chat.py model=%s", typed(folder.model))
     else:
-        log.info('next: python scripts/generate.py model=%s prompt="%s"', near(folder.model), beginning(parts))
+        log.info('next: python scripts/generate.py model=%s prompt="%s"', typed(folder.model), beginning(parts))
 
 
 def beginning(parts: Parts) -> str:

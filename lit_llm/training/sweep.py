@@ -29,7 +29,7 @@ from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.out_of_resources import one_line
 from lit_llm.runtime.run_folder import RunFolder
-from lit_llm.runtime.terminal import near, wrap_logs
+from lit_llm.runtime.terminal import typed, wrap_logs
 
 log = logging.getLogger("lit_llm")
 
@@ -216,7 +216,7 @@ def table(folder: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
         yield from _lines_of(measure, [*own, *rest], rows)
     if len(compared) > 1:
         yield f"{len(compared)} measures: jobs of different tables cannot be compared"
-    yield f"compare the curves: tensorboard --logdir {near(folder)}"
+    yield f"compare the curves: tensorboard --logdir {typed(folder)}"
 
 
 def _lines_of(measure: str | None, own: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Iterator[str]:

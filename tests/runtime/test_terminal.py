@@ -5,7 +5,7 @@ import shlex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_llm.runtime.terminal import broken, columns, near
+from lit_llm.runtime.terminal import broken, columns, near, typed
 
 WORDS = st.lists(st.text("abcدقطة0123.%", min_size=1, max_size=30), min_size=1, max_size=40)
 
@@ -25,6 +25,16 @@ def test_a_broken_command_is_the_same_command(words, width):
     parts = broken(line, width).split("\n")
     assert all(part.endswith(" \\") for part in parts[:-1])
     assert shlex.split("".join(part.removesuffix("\\") for part in parts)) == shlex.split(line)
+
+
+def test_a_path_with_blanks_and_quotes_is_copied_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / 'it\'s my "own" run' / "model"
+    line = f"next: python scripts/chat.py model={typed(place)} and {'many more words ' * 8}"
+    parts = broken(line, 60).split("\n")
+    copied = shlex.split("".join(part.removesuffix("\\") for part in parts))
+    assert copied == shlex.split(line) and copied[3] == 'model=it\'s my "own" run/model'
+    assert "it's" in broken(f"next: python x.py model=it's a run {'and more ' * 20}", 60)
 
 
 def test_the_width_is_the_environment_s_else_the_terminal_s(monkeypatch, tmp_path):
