@@ -69,11 +69,8 @@ def _command(line: str, width: int, indent: str) -> list[str]:
 
 
 def _words(line: str) -> list[str]:
-    """The words of a command, quoted ones whole; where a quote is open, what stands between blanks."""
-    try:
-        return shlex.split(line, posix=False)
-    except ValueError:
-        return line.split()
+    """The words of a command, quoted parts whole; a quote that is never closed is a letter like any other."""
+    return re.findall(r"(?:[^\s\"']|\"[^\"]*\"|'[^']*'|[\"'])+", line)
 
 
 class Lines(logging.Formatter):
