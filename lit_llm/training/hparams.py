@@ -42,7 +42,8 @@ def _words(folder: Path) -> list[str]:
     if known is None and HydraConfig.initialized():
         known = HydraConfig.get().overrides.task
     # Not resolved: a word may name a variable of the environment, whose value is written nowhere.
-    return [str(word) for word in OmegaConf.to_container(known, resolve=False)] if known is not None else []
+    words: Any = OmegaConf.to_container(known, resolve=False) if known is not None else []
+    return [str(word) for word in words]
 
 
 def _swept() -> set[str]:

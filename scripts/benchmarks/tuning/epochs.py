@@ -54,7 +54,7 @@ class Epoch:
 
     def __call__(self) -> None:
         if self.forget:
-            self.stage._known = KnownLogps({})
+            self.stage._known = KnownLogps({})  # type: ignore[assignment]
         own = not self.stage.automatic_optimization
         began = Began(time.perf_counter(), self.starts)
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
