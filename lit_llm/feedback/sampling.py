@@ -15,9 +15,10 @@ from lit_llm.backbone.models import LanguageModel
 from lit_llm.data.filters import clean
 from lit_llm.data.reading import read_records
 from lit_llm.errors import UserError
-from lit_llm.generation.command import Device, load
+from lit_llm.generation.command import load
 from lit_llm.generation.sampling import completions, generate
 from lit_llm.records import Prompt
+from lit_llm.runtime.terminal import Device
 from lit_llm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

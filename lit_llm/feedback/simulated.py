@@ -24,9 +24,10 @@ from lit_llm.feedback.rule import reward, rule
 from lit_llm.feedback.sampling import Sampling, checkpoint_id, chosen_prompts
 from lit_llm.feedback.sampling import answers as sample
 from lit_llm.feedback.simulated_flags import flags_of, ratings_of
-from lit_llm.generation.command import Device, choose_device
+from lit_llm.generation.command import choose_device
 from lit_llm.records import Prompt
 from lit_llm.runtime.atomic_files import write_json, write_text
+from lit_llm.runtime.terminal import Device
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [

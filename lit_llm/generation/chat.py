@@ -11,11 +11,12 @@ from typing import Annotated
 
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
-from lit_llm.generation.command import Device, load, utf8_output
+from lit_llm.generation.command import load
 from lit_llm.generation.decoder import Decoder
 from lit_llm.generation.streaming import decoder_of, stream, stream_text
 from lit_llm.records import Message
 from lit_llm.runtime.arguments import run_command
+from lit_llm.runtime.terminal import Device, utf8_output
 from lit_llm.text.tokenizer import Tokenizer
 
 HELP = "/reset forgets the conversation, /quit ends; Ctrl+C stops an answer"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 
@@ -16,9 +16,8 @@ from lit_llm.generation.next_words import Word, next_words
 from lit_llm.generation.streaming import decoder_of, stream, stream_text
 from lit_llm.runtime.arguments import run_command
 from lit_llm.runtime.model_folder import check_model_folder
+from lit_llm.runtime.terminal import Device, utf8_output
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 @dataclass
@@ -97,10 +96,3 @@ def choose_device(wanted: Device) -> str:
     if not there[wanted]:
         raise UserError(f"device={wanted}: this machine has none; device=auto takes what there is")
     return wanted
-
-
-def utf8_output() -> None:
-    """Any script can be printed and typed, whatever the terminal's locale."""
-    for file in (sys.stdin, sys.stdout, sys.stderr):
-        if hasattr(file, "reconfigure"):
-            file.reconfigure(encoding="utf-8", errors="replace")

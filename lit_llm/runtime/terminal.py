@@ -16,11 +16,13 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 COMMAND = re.compile(r"\s*(?:[\w ]+: )?(?:python|tensorboard|lit-llm-\w+) ")
 NARROWEST = 40  # a narrower terminal breaks lines as it likes
 NOBODY_READS = 141  # as the shell says of a program that SIGPIPE ended
+
+Device = Literal["auto", "cpu", "cuda", "mps"]  # as commands are told it
 
 
 def columns(stream: Any) -> int | None:
@@ -150,3 +152,10 @@ def _without_reader() -> bool:
         return any(event & select.POLLERR for _, event in poll.poll(0))
     except (AttributeError, OSError, ValueError):  # a system without poll; an output that is no file
         return False
+
+
+def utf8_output() -> None:
+    """Any script can be printed and typed, whatever the terminal's locale."""
+    for file in (sys.stdin, sys.stdout, sys.stderr):
+        if hasattr(file, "reconfigure"):
+            file.reconfigure(encoding="utf-8", errors="replace")

@@ -34,6 +34,12 @@ def test_the_front_doors_import_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_the_ranking_app_s_accounts_need_no_torch():
+    modules = "lit_llm.feedback.web.command, lit_llm.feedback.web.account_changes"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_keys_that_a_dataclass_inherits_are_known():
     entry_points.check_words("benchmarks.preference.work.Settings", ["kinds=dpo", "minutes=2"])
     with pytest.raises(UserError, match="did you mean minutes="):

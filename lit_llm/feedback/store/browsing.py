@@ -7,10 +7,10 @@ an annotator what is one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
-from sqlalchemy import exists, func, or_, select
-from sqlalchemy.orm import aliased
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from lit_llm.feedback.store.engine import Store
 from lit_llm.feedback.store.tables import AssignmentRow, PromptRow, TaskRow
@@ -42,42 +42,45 @@ class Listing:
 
 def browse(store: Store, annotator_id: int, wanted: Wanted = "all", page: int = 1) -> Listing:
     """A page of the project's items; one behind the last is the last."""
-    listed = TaskRow.kind.in_(("normal", "gold"))
-    of_it, own, last = aliased(TaskRow), aliased(AssignmentRow), aliased(AssignmentRow)  # of_it: itself or a repeat
-    newest = (
-        select(func.max(own.id))
-        .join(of_it, of_it.id == own.task_id)
-        .where(own.annotator_id == annotator_id, of_it.kind != "adjudication")
-        .where(or_(of_it.id == TaskRow.id, of_it.of_task == TaskRow.id))
-        .correlate(TaskRow)
-        .scalar_subquery()
-    )
-    ranked = exists().where(last.id == newest, last.state == "submitted")
-    chosen: dict[str, Any] = {"all": listed, "ranked": listed & ranked, "unranked": listed & ~ranked}
-    before = aliased(TaskRow)
-    number = (
-        select(func.count())
-        .select_from(before)
-        .where(before.kind.in_(("normal", "gold")), before.id <= TaskRow.id)
-        .correlate(TaskRow)
-        .scalar_subquery()
-    )
+    listed = select(TaskRow.id).where(TaskRow.kind.in_(("normal", "gold"))).order_by(TaskRow.id)
     with store.read() as session:
-        counts = {name: session.scalar(select(func.count()).where(which)) or 0 for name, which in chosen.items()}
-        pages = max(1, -(-counts[wanted] // PAGE))
+        own = _newest(session, annotator_id)
+        places = list(enumerate(session.scalars(listed), 1))
+        ranked = [place for place in places if place[1] in own and own[place[1]].state == "submitted"]
+        chosen = {"all": places, "ranked": ranked}.get(wanted)
+        if chosen is None:
+            chosen = sorted(set(places) - set(ranked))
+        pages = max(1, -(-len(chosen) // PAGE))
         page = min(max(page, 1), pages)
-        found = (
-            select(number, PromptRow.messages, AssignmentRow.id, AssignmentRow.state, AssignmentRow.finished_at)
-            .select_from(TaskRow)
-            .join(PromptRow, PromptRow.id == TaskRow.prompt_id)
-            .outerjoin(AssignmentRow, AssignmentRow.id == newest)
-            .where(chosen[wanted])
-            .order_by(TaskRow.id)
-            .limit(PAGE)
-            .offset(PAGE * (page - 1))
+        shown = chosen[PAGE * (page - 1) : PAGE * page]
+        prompts = dict(
+            session.execute(
+                select(TaskRow.id, PromptRow.messages)
+                .join(PromptRow, PromptRow.id == TaskRow.prompt_id)
+                .where(TaskRow.id.in_([task_id for _, task_id in shown]))
+            ).all()
         )
         rows = tuple(
-            Listed(place, messages[-1]["content"], assignment, state, finished)
-            for place, messages, assignment, state, finished in session.execute(found)
+            Listed(number, prompts[task_id][-1]["content"], *own.get(task_id, (None, None, None)))
+            for number, task_id in shown
         )
-    return Listing(rows, page, pages, counts["ranked"], counts["all"])
+    return Listing(rows, page, pages, len(ranked), len(places))
+
+
+class _Own(NamedTuple):
+    assignment_id: int
+    state: str
+    finished_at: float | None
+
+
+def _newest(session: Session, annotator_id: int) -> dict[int, _Own]:
+    """The annotator's newest assignment of each item, of itself or a repeat of it: read once, not sought per item."""
+    found = (
+        select(
+            func.coalesce(TaskRow.of_task, TaskRow.id), AssignmentRow.id, AssignmentRow.state, AssignmentRow.finished_at
+        )
+        .join(AssignmentRow, AssignmentRow.task_id == TaskRow.id)
+        .where(AssignmentRow.annotator_id == annotator_id, TaskRow.kind != "adjudication")
+        .order_by(AssignmentRow.id)
+    )
+    return {task_id: _Own(*rest) for task_id, *rest in session.execute(found)}

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from lit_llm.errors import UserError
 from lit_llm.feedback.rank_arguments import SETTINGS, Rank, check_read
-from lit_llm.generation.command import utf8_output
 from lit_llm.runtime.arguments import run_command
 from lit_llm.runtime.atomic_files import write_json
+from lit_llm.runtime.terminal import utf8_output
 
 if TYPE_CHECKING:
     from lit_llm.feedback.store.engine import Store

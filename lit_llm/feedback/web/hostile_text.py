@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import cache
 
 from markupsafe import Markup, escape
 
@@ -28,12 +29,7 @@ FOLDED_ABOVE = 2500
 
 def shown(text: str) -> Markup:
     """The text as HTML that shows every character and runs nothing."""
-    parts: list[Markup] = []
-    end = 0
-    for match in CONTROL.finditer(text):
-        parts += [escape(text[end : match.start()]), _visible(match.group())]
-        end = match.end()
-    return Markup("").join([*parts, escape(text[end:])])
+    return Markup(CONTROL.sub(lambda match: _visible(match.group()), str(escape(text))))
 
 
 def plain(text: str) -> str:
@@ -51,6 +47,7 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+@cache
 def _visible(character: str) -> Markup:
     name = unicodedata.name(character, "control character").lower()
     return Markup('<span class="control" title="{}">{}</span>').format(name, _number(character))

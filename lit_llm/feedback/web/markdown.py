@@ -18,7 +18,8 @@ from lit_llm.feedback.web.hostile_text import shown
 
 LONGEST_LINE = 4_000
 LONGEST_TEXT = 60_000
-"""Characters in which emphasis is looked for: the time that a hostile text takes stays below a second."""
+"""Characters in which emphasis is looked for. The time grows in step with the length of a text, whatever it holds (a
+sign looks at most 300 characters ahead for its partner); a page takes the sum of its texts."""
 DEEPEST = 6  # emphasis in emphasis
 
 _FENCE = re.compile(r"[ ]{0,3}(`{3,}|~{3,})(.*)")
@@ -116,14 +117,14 @@ def _piece(found: re.Match[str], depth: int) -> Markup:
 
 
 def _within(kind: str, opening: str, inner: Markup, closing: str, direction: str = "") -> Markup:
-    turned = Markup(' dir="{}"').format(direction) if direction else ""
-    return Markup('<span class="{}"{}>{}</span>').format(kind, turned, _sign(opening) + inner + _sign(closing))
+    turned = f' dir="{direction}"' if direction else ""
+    return Markup(f'<span class="{kind}"{turned}>{_sign(opening)}{inner}{_sign(closing)}</span>')
 
 
 def _sign(text: str) -> Markup:
     """What only Markdown reads."""
-    return Markup('<span class="sign">{}</span>').format(shown(text))
+    return Markup(f'<span class="sign">{shown(text)}</span>')
 
 
 def _block(kind: str, inner: Markup, direction: str = "auto") -> Markup:
-    return Markup('<div class="md {}" dir="{}">{}</div>').format(kind, direction, inner)
+    return Markup(f'<div class="md {kind}" dir="{direction}">{inner}</div>')

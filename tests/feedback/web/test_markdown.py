@@ -59,3 +59,20 @@ def test_a_hostile_text_takes_no_long_time(piece):
         began = time.process_time()
         rendered(text)
         assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("piece", ["`a ", "**a ", "`a` ", "\n", "\u202e", "*_~~a~~_* "])
+def test_the_time_grows_in_step_with_the_text(piece):
+    def seconds(lines):
+        began = time.process_time()
+        rendered((piece * 100 + "\n") * lines)
+        return time.process_time() - began
+
+    seconds(5)
+    assert min(seconds(80) for _ in range(3)) < 12 * min(seconds(20) for _ in range(3))
+
+
+def test_a_text_of_hidden_characters_costs_little():
+    began = time.process_time()
+    rendered("\u202e" * 60_000)
+    assert time.process_time() - began < 0.3, "the mark of a character is made once"
