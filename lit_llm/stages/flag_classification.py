@@ -84,9 +84,8 @@ class FlagClassification(Stage):
     def _sums(self, batch: LabelledBatch, logits: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Sums weighted by the annotators' weights, and their sum."""
         positive, weights = batch.labels.float(), batch.weights.float()
-        losses = F.binary_cross_entropy_with_logits(
-            logits, positive, pos_weight=torch.tensor(self._weight, device=logits.device), reduction="none"
-        )
+        weight = torch.full((), self._weight, device=logits.device)  # filled there: a number of the host's is copied
+        losses = F.binary_cross_entropy_with_logits(logits, positive, pos_weight=weight, reduction="none")
         right = (logits.detach() >= 0) == batch.labels
         metrics = {"right": (weights * right).sum(), "base_rate": (weights * positive).sum()}
         return (weights * losses).sum(), weights.sum(), metrics
