@@ -192,10 +192,13 @@ class FlagClassification(Stage):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["threshold"] = float(self.model.threshold)
+        checkpoint["positive_weight"] = self._weight
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.model.threshold = checkpoint.get("threshold", self.model.threshold)
+        if self.options.positive_weight == "balanced":  # of the training data, which validation does not see
+            self._weight = checkpoint.get("positive_weight", self._weight)
 
     def save(self, folder: str | Path) -> None:
         """The model folder, and ``flags.json``: the threshold, and what the model does on validation with it."""
