@@ -43,6 +43,7 @@ class FlagClassification(Stage):
     Options: ClassVar[type[FlagOptions]] = FlagOptions
     name: ClassVar[str] = "flag_classification"
     batch_type: ClassVar[type] = LabelledBatch
+    reads_unrelated: ClassVar[bool] = False
     options: FlagOptions
     model: ScoreModel
 
