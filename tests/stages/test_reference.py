@@ -120,6 +120,32 @@ def test_what_is_known_grows_without_being_copied_at_every_step():
     assert len(places) < 12
 
 
+def loaded(path, **live):
+    return PreferenceOptimization.load_from_checkpoint(path, **live, **parts())
+
+
+def test_a_loaded_stage_finds_the_file_of_its_reference_or_says_that_there_is_none(tmp_path, counted):
+    """Without the model, whose hash the checkpoint keeps; with it, what no file holds is computed from it."""
+    stage, data = made(PreferenceOptimization, model=tiny_model(), reference_cache=True, **parts()), tmp_path / "data"
+    run, path = trainer(max_epochs=1), tmp_path / "a.ckpt"
+    run.fit(stage, datamodule=Data(rankings, data))
+    run.save_checkpoint(path)
+    counted.clear()
+    again = loaded(path)
+    fit(again, Data(rankings, data))
+    assert not counted and again._known.as_dict() == stage._known.as_dict()
+    with pytest.raises(UserError, match="the reference is in no checkpoint"):
+        fit(loaded(path), Data(rankings, tmp_path / "empty"))
+    begun = loaded(path, model=tiny_model())
+    fit(begun, Data(rankings, tmp_path / "empty"))
+    assert begun._known.as_dict() == stage._known.as_dict() and begun.reference is None
+    old = torch.load(path, weights_only=True)
+    del old["reference_hash"]
+    torch.save(old, tmp_path / "old.ckpt")
+    with pytest.raises(UserError, match="the reference is in no checkpoint"):
+        fit(loaded(tmp_path / "old.ckpt"), Data(rankings, data))
+
+
 def test_all_data_is_computed_before_the_first_step(tmp_path, counted):
     stage = PreferenceOptimization(PreferenceOptions(reference_cache=True), model=tiny_model(), **parts())
     seen = []
