@@ -122,7 +122,8 @@ class LabelledAnswers(DataModule):
     """Batches of completions with a label each.
 
     A prompt that alone fills ``max_length`` is an error, or skipped and counted with ``on_error=skip``.
-    With each prompt comes a completion of another prompt, the same one in every epoch: what KTO measures its KL on.
+    With each prompt comes a completion of another prompt, the same one in every epoch: what KTO measures its KL on. For
+    a stage that does not read them none is packed.
     Options: ``LabelledAnswersOptions``.
     """
 
@@ -183,8 +184,18 @@ class LabelledAnswers(DataModule):
             remedies=dict.fromkeys(("too_long", "prompt_too_long"), room("max_length", self._needed)),
         )
 
+    @property
+    def with_unrelated(self) -> bool:
+        """Whether what reads the batches wants completions of other prompts: a stage whose ``reads_unrelated`` is False
+        does not."""
+        stage = None if self.trainer is None else self.trainer.lightning_module
+        return bool(getattr(stage, "reads_unrelated", True))
+
     def placed(self, rows: Rows) -> Rows:
-        return replace(rows, device=self.device_type)  # type: ignore[type-var]
+        changes: dict[str, Any] = {"device": self.device_type}
+        if not self.with_unrelated:
+            changes["unrelated"] = (None,) * len(rows)
+        return replace(rows, **changes)  # type: ignore[type-var]
 
     def _rows(self, records: list[Labelled], split: str, reasons: dict[str, int]) -> LabelledRows:
         """The records that fit; what does not is counted in ``reasons``."""

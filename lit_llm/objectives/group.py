@@ -84,7 +84,7 @@ def token_weights(
     if aggregation == "sequence_mean":
         return mask / (mask.sum(1, keepdim=True).clamp_min(1) * len(mask))
     if aggregation == "constant" and max_length:
-        return mask / torch.tensor(float(len(mask) * max_length), device=mask.device)
+        return mask / torch.full((), float(len(mask) * max_length), device=mask.device)
     raise UserError(f"aggregation: {aggregation}; must be one of {', '.join(AGGREGATIONS)}, constant with a length")
 
 

@@ -36,7 +36,7 @@ from lit_llm.stages import kept
 from lit_llm.stages.asking import answers
 from lit_llm.stages.options import AdapterOptions, StageOptions
 from lit_llm.stages.start import Network, start
-from lit_llm.stages.totals import Totals
+from lit_llm.stages.totals import Sums, Totals
 
 log = logging.getLogger("lit_llm")
 
@@ -110,8 +110,11 @@ class Stage(L.LightningModule):
 
     # What a stage adds
 
-    def loss(self, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The loss summed over a batch's items, their count, and metrics summed over the same items (or their own)."""
+    def loss(self, batch: Any) -> tuple[Tensor, Tensor, Sums]:
+        """The loss summed over a batch's items, their count, and metrics summed over the same items (or their own).
+
+        Metrics are tensors () of the device, or numbers where the host knows them: a tensor made of one on the CPU
+        would be copied, and the device waited for."""
         raise NotImplementedError
 
     def derived(self, totals: dict[str, float]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from lit_llm.backbone.completions import pack, token_rows
 from lit_llm.objectives.policy import Total, alone, gae, kl_k1, token_rewards, whiten
 from lit_llm.records import PackedCompletions, Rollout
+from lit_llm.runtime.host_copies import sent
 
 
 class Sequences:
@@ -22,8 +23,9 @@ class Sequences:
         self.rows = token_rows(rollout.input_ids, rollout.prompt_lengths, rollout.lengths)
         self.device = rollout.lengths.device
         sizes = torch.tensor([len(answer) for _, answer in self.rows])
-        self.mask = (torch.arange(int(sizes.max())) < sizes[:, None]).to(self.device)  # (B, C): token c exists
+        self.mask = sent(torch.arange(int(sizes.max())) < sizes[:, None], self.device)  # (B, C): token c exists
         self._packed: dict[tuple[int, ...], PackedCompletions] = {}
+        self._places: dict[tuple[int, ...], Tensor] = {}
 
     @property
     def tokens(self) -> int:
@@ -37,6 +39,13 @@ class Sequences:
             some = pack([self.rows[number] for number in numbers], self.device.type)
             self._packed[numbers] = some.to(self.device)
         return self._packed[numbers]
+
+    def places(self, rows: Tensor) -> Tensor:
+        """``rows`` (b,), which are on the CPU, on the device: they are sent once, and nobody waits for it."""
+        numbers = tuple(rows.tolist())
+        if numbers not in self._places:
+            self._places[numbers] = sent(rows, self.device)
+        return self._places[numbers]
 
     def matrix(self, completions: PackedCompletions, values: Tensor) -> Tensor:
         """Values (M,) of some packed answers' tokens as rows (b, C), 0 outside."""
@@ -82,4 +91,5 @@ class Experience(NamedTuple):
         return cls(mask, logps, values, whiten(advantages, mask, total), returns)
 
     def select(self, rows: Tensor) -> Experience:
+        """The rows (b,), which are on the device."""
         return Experience(*(matrix[rows] for matrix in self))

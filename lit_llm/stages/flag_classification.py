@@ -43,6 +43,7 @@ class FlagClassification(Stage):
     Options: ClassVar[type[FlagOptions]] = FlagOptions
     name: ClassVar[str] = "flag_classification"
     batch_type: ClassVar[type] = LabelledBatch
+    reads_unrelated: ClassVar[bool] = False
     options: FlagOptions
     model: ScoreModel
 
@@ -84,9 +85,8 @@ class FlagClassification(Stage):
     def _sums(self, batch: LabelledBatch, logits: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Sums weighted by the annotators' weights, and their sum."""
         positive, weights = batch.labels.float(), batch.weights.float()
-        losses = F.binary_cross_entropy_with_logits(
-            logits, positive, pos_weight=torch.tensor(self._weight, device=logits.device), reduction="none"
-        )
+        weight = torch.full((), self._weight, device=logits.device)  # filled there: a number of the host's is copied
+        losses = F.binary_cross_entropy_with_logits(logits, positive, pos_weight=weight, reduction="none")
         right = (logits.detach() >= 0) == batch.labels
         metrics = {"right": (weights * right).sum(), "base_rate": (weights * positive).sum()}
         return (weights * losses).sum(), weights.sum(), metrics
@@ -193,10 +193,13 @@ class FlagClassification(Stage):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["threshold"] = float(self.model.threshold)
+        checkpoint["positive_weight"] = self._weight
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.model.threshold = checkpoint.get("threshold", self.model.threshold)
+        if self.options.positive_weight == "balanced":  # of the training data, which validation does not see
+            self._weight = checkpoint.get("positive_weight", self._weight)
 
     def save(self, folder: str | Path) -> None:
         """The model folder, and ``flags.json``: the threshold, and what the model does on validation with it."""

@@ -16,6 +16,7 @@ from lit_llm.objectives import group
 from lit_llm.objectives.policy import kl_k1, masked_mean, masked_variance
 from lit_llm.records import Rollout
 from lit_llm.rewards.verifiable import check_verifiable
+from lit_llm.runtime.host_copies import sent
 from lit_llm.stages.experience import Sequences
 from lit_llm.stages.on_policy import OnPolicy
 from lit_llm.stages.options import GRPOOptions
@@ -31,8 +32,9 @@ class GroupExperience(NamedTuple):
     learned: Tensor  # (B, C) bool: the tokens that are learned from
     taught: Tensor  # (B,) bool, on the CPU: the answer has a gradient
 
-    def select(self, rows: Tensor) -> GroupExperience:
-        return GroupExperience(*(matrix[rows] for matrix in self))
+    def select(self, rows: Tensor, places: Tensor) -> GroupExperience:
+        """The rows (b,), which are on the CPU; ``places`` are the same on the device."""
+        return GroupExperience._make([*(matrix[places] for matrix in self[:-1]), self.taught[rows]])
 
 
 class GRPO(OnPolicy):
@@ -119,7 +121,7 @@ class GRPO(OnPolicy):
         A minibatch that teaches nothing leaves no gradient, not one of zeros: Adam would forget how large gradients
         are, and take its next step, from a single group, at full size.
         """
-        learned, taught = experience.learned[share], experience.taught[share]
+        learned, taught = experience.learned[sequences.places(share)], experience.taught[share]
         teaches = bool(self.updater.most_of_processes(taught.any().int()))
         tokens = self.updater.mean_of_processes(learned.sum().float())
         weights = group.token_weights(learned, self.options.aggregation, self.options.max_new_tokens, tokens)
@@ -127,7 +129,7 @@ class GRPO(OnPolicy):
         parts = self.updater.parts(_places(taught))
         for number, places in enumerate(parts, 1):
             rows = share[places]
-            part, packed = experience.select(rows), sequences.packed(rows)
+            part, packed = experience.select(rows, sequences.places(rows)), sequences.packed(rows)
             logps = sequences.matrix(packed, completion_logps(self.model, packed, self.options.temperature))
             if check:
                 told = "the ratio of the first update is not 1"
@@ -136,7 +138,7 @@ class GRPO(OnPolicy):
                 logps,
                 part.logps,
                 part.advantages,
-                weights[places],
+                weights[sent(places, weights.device)],
                 self.options.eps_low,
                 self.options.eps_high,
                 part.reference,

@@ -17,6 +17,7 @@ from lit_llm.records import LabelledBatch, PackedCompletions
 from lit_llm.stages.options import KTOOptions
 from lit_llm.stages.reference import AgainstReference
 from lit_llm.stages.start import Policy
+from lit_llm.stages.totals import Sums
 
 log = logging.getLogger("lit_llm")
 
@@ -81,7 +82,7 @@ class KTO(AgainstReference):
             raise UserError("labels: all completions answer one prompt; KTO needs those of two prompts or more")
         return [batch.completions, batch.unrelated]
 
-    def loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor, Sums]:
         options, (own, unrelated) = self.options, self.completions_in(batch)
         logps, reference = self.logps_beside_reference(own, "labels")
         with torch.no_grad():
@@ -110,11 +111,11 @@ class KTO(AgainstReference):
         }
 
 
-def _sums(batch: LabelledBatch, logps: Tensor, rewards: Tensor, right: Tensor, baseline: Tensor) -> dict[str, Tensor]:
+def _sums(batch: LabelledBatch, logps: Tensor, rewards: Tensor, right: Tensor, baseline: Tensor) -> Sums:
     good, bad, logps = batch.good, batch.bad, logps.detach()
     return {
-        "good": torch.tensor(len(good)),
-        "bad": torch.tensor(len(bad)),
+        "good": len(good),
+        "bad": len(bad),
         "rewards/chosen": rewards[good].sum(),
         "rewards/rejected": rewards[bad].sum(),
         "logps/chosen": logps[good].sum(),
@@ -122,5 +123,5 @@ def _sums(batch: LabelledBatch, logps: Tensor, rewards: Tensor, right: Tensor, b
         "good_tokens": batch.completions.sizes[good].sum(),
         "right": right.sum(),
         "kl": baseline,
-        "batches": torch.ones(()),
+        "batches": 1,
     }

@@ -202,7 +202,7 @@ class OnPolicy(Stage):
             metrics["gold"] = gold.nanmean().nan_to_num() * total
             means = gold.view(-1, samples).nanmean(1).cpu()
             self.gold_by_prompt.setdefault(self.validation_names()[dataloader_idx], []).append(means)
-        self._validation[dataloader_idx].add(-metrics["scores"], torch.tensor(total), metrics)
+        self._validation[dataloader_idx].add(-metrics["scores"], total, metrics)
 
     @property
     def answer_length(self) -> int:

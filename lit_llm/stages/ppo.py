@@ -107,9 +107,9 @@ class PPO(OnPolicy):
         logps, reference, entropy = self.sampler.scored(sequences, parts, first)
         values, after = torch.zeros_like(logps), torch.zeros_like(scores)
         for rows in parts:
-            part = sequences.packed(rows)
-            before, after[rows] = self.value.completion_values(part)
-            values[rows] = sequences.matrix(part, before)
+            part, places = sequences.packed(rows), sequences.places(rows)
+            before, after[places] = self.value.completion_values(part)
+            values[places] = sequences.matrix(part, before)
         mask, coef, cut = sequences.mask, float(self.adapted_kl_coef), ~rollout.finished
         penalised = scores - self.missing_eos_penalty * cut
         goes_on = cut & options.bootstrap_truncated  # its score would count twice: the value stands for it
@@ -134,12 +134,13 @@ class PPO(OnPolicy):
         return experience, {**self.updater.numbers(named), "objective/kl_coef": coef}
 
     def gradients(self, sequences: Sequences, experience: Experience, share: Tensor, check: bool) -> dict[str, Tensor]:
-        options, tokens = self.options, self.updater.mean_of_processes(experience.mask[share].sum().float())
+        options, trained = self.options, experience.mask[sequences.places(share)].sum()
+        tokens = self.updater.mean_of_processes(trained.float())
         ptx = None if self.mix is None else self._pretraining_gradients(self.mix)
         sums: dict[str, Tensor] = {}
         parts = self.updater.parts(share)
         for number, rows in enumerate(parts, 1):
-            part, packed = experience.select(rows), sequences.packed(rows)
+            part, packed = experience.select(sequences.places(rows)), sequences.packed(rows)
             mask = part.mask
             logps = sequences.matrix(packed, completion_logps(self.model, packed, options.temperature))
             if check:

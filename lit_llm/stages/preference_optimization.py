@@ -18,6 +18,7 @@ from lit_llm.records import PackedCompletions, RankingBatch
 from lit_llm.stages.options import PreferenceOptions
 from lit_llm.stages.reference import AgainstReference
 from lit_llm.stages.start import Policy
+from lit_llm.stages.totals import Sums
 
 
 class PreferenceOptimization(AgainstReference):
@@ -60,7 +61,7 @@ class PreferenceOptimization(AgainstReference):
     def completions_in(self, batch: RankingBatch) -> list[PackedCompletions]:
         return [batch.completions]
 
-    def loss(self, batch: RankingBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def loss(self, batch: RankingBatch) -> tuple[Tensor, Tensor, Sums]:
         logps, reference = self.logps_beside_reference(batch.completions, "rankings")
         sizes, (winners, losers) = batch.completions.sizes, batch.pairs
         pairs = Pairs(
@@ -93,10 +94,10 @@ class PreferenceOptimization(AgainstReference):
         return {"loss": totals["loss"] / max(totals["count"], 1e-9), **values, "nll": nll}
 
 
-def _sums(pairs: Pairs, losses: PairLosses) -> dict[str, Tensor]:
+def _sums(pairs: Pairs, losses: PairLosses) -> Sums:
     margins = losses.chosen_rewards - losses.rejected_rewards
     return {
-        "pairs": torch.tensor(len(margins)),
+        "pairs": len(margins),
         "rewards/chosen": losses.chosen_rewards.sum(),
         "rewards/rejected": losses.rejected_rewards.sum(),
         "rewards/accuracies": (margins > 0).sum() + (margins == 0).sum() / 2,

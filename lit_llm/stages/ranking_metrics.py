@@ -8,23 +8,24 @@ from torch import Tensor
 
 from lit_llm.evaluation.annotator_agreement import unanimous
 from lit_llm.records import RankingBatch
+from lit_llm.stages.totals import Sums
 
 BINS = 10  # of the expected calibration error, as in evaluation/statistics.py
 
 
-def pair_sums(scores: Tensor, sizes: Tensor, pairs: Tensor) -> dict[str, Tensor]:
+def pair_sums(scores: Tensor, sizes: Tensor, pairs: Tensor) -> Sums:
     """Sums over ``pairs`` (2, M) of a better and a worse completion, and over completions, detached: of their scores
     (N,) and their ``sizes`` (N,) in tokens."""
     scores, sizes = scores.detach().float(), sizes.double()
     winners, losers = pairs
     margin = scores[winners] - scores[losers]
     return {
-        "pairs": torch.tensor(len(margin)),
+        "pairs": len(margin),
         "accuracy": (margin > 0).sum() + 0.5 * (margin == 0).sum(),
         "margin": margin.sum(),
         "nll": -F.logsigmoid(margin).sum(),
         "brier": torch.sigmoid(-margin).square().sum(),  # (p - 1)^2, p = sigmoid(margin)
-        "completions": torch.tensor(len(scores)),
+        "completions": len(scores),
         "reward": scores.sum(),
         "reward_squared": scores.double().square().sum(),
         "size": sizes.sum(),

@@ -73,6 +73,7 @@ class AgainstReference(Stage):
             raise UserError(f"stage.reference_logps={file}: this loss needs no reference; leave it out")
         self.needs_reference = needs_reference
         stored = needs_reference and (options.reference_cache or file is not None)
+        self._stored = stored
         self._reference_hash = weights_hash(self.model) if stored else ""  # before any adapter is added
         self.reference: LanguageModel | None = None
         if needs_reference and not stored and not options.lora_rank:
@@ -112,8 +113,9 @@ class AgainstReference(Stage):
             return torch.zeros(len(keys), device=device)
         missing = [row for row, key in enumerate(keys) if key not in self._known]
         if missing:
-            if self._reference_hash and self._checked:  # the policy has moved on: it is no reference any more
-                raise UserError("the stored log-probabilities of the reference lack a completion of this data")
+            if self._reference_hash and self._checked and self.reference is None and not self.lora_rank:
+                lacking = "the stored log-probabilities of the reference lack a completion of this data"
+                raise UserError(lacking if len(self._known) or not self._forgotten else NO_REFERENCE)
             if len(missing) < len(keys):  # the others are not read again
                 completions = pack([completions.rows[row] for row in missing], device.type).to(device)
             self._known.add([keys[row] for row in missing], self._by_reference(completions))
@@ -125,7 +127,9 @@ class AgainstReference(Stage):
         self._checked = True
         if not start_known:
             self._forgotten = not self.lora_rank and self.needs_reference
-            self.reference = None
+            self.reference, self._reference_hash = None, ""  # of random weights; the checkpoint tells the right one
+        elif self._stored and not self.lora_rank:
+            self.reference = copy.deepcopy(self.model).requires_grad_(False).eval()  # until all is stored
 
     def _by_reference(self, completions: PackedCompletions) -> Tensor:
         if self._forgotten:
@@ -172,7 +176,7 @@ class AgainstReference(Stage):
             raise UserError("stage.reference_cache: needs a data module that knows its fingerprint")
         origin = Origin(data.fingerprint(), self._reference_hash, str(self.trainer.precision))
         if self.options.reference_logps is not None:
-            self._known = KnownLogps(store.read(self.options.reference_logps, origin))
+            self._known, self.reference = KnownLogps(store.read(self.options.reference_logps, origin)), None
             return
         path = origin.file_in(data.options.cache_dir)
         if all(gathered(path.is_file(), self.trainer.world_size)):  # a node may have a disk of its own
@@ -181,6 +185,7 @@ class AgainstReference(Stage):
             self.to(self.trainer.strategy.root_device)
             self._compute_all(data)
             self._write(path, origin)
+        self.reference = None
         log.info("reference log-probabilities: %s (%d completions)", path, len(self._known))
 
     def _compute_all(self, data: Any) -> None:
@@ -211,14 +216,18 @@ class AgainstReference(Stage):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """With each process's log-probabilities that no file holds: computed anew, in other batches, they would be
-        rounded otherwise."""
+        rounded otherwise. Where a file holds them, with the hash of the reference that it is found by."""
         super().on_save_checkpoint(checkpoint)
-        if self.needs_reference and not self._reference_hash:
+        if self._reference_hash:
+            checkpoint["reference_hash"] = self._reference_hash
+        elif self.needs_reference:
             everyone = gathered(self._known.as_dict(), self.trainer.world_size)
             checkpoint["reference_logps"] = [store.as_tensors(known) for known in everyone]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
+        if self._stored and not self._reference_hash:
+            self._reference_hash = checkpoint.get("reference_hash", "")
         kept = checkpoint.get("reference_logps", [])
         if kept:
             self._known = KnownLogps(store.from_tensors(kept[self.global_rank % len(kept)]))

@@ -17,6 +17,7 @@ from lit_llm.backbone.completions import KEY_BYTES
 from lit_llm.backbone.weights import write_tensors
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import NotWritten
+from lit_llm.runtime.host_copies import sent
 
 
 class KnownLogps:
@@ -29,7 +30,7 @@ class KnownLogps:
 
     def __init__(self, known: Mapping[bytes, float]) -> None:
         self._places = {key: place for place, key in enumerate(known)}
-        self._values = torch.tensor(list(known.values()), dtype=torch.float64)
+        self._values = torch.tensor(list(known.values()), dtype=torch.float64)  # with room for more behind them
 
     def __len__(self) -> int:
         return len(self._places)
@@ -38,23 +39,31 @@ class KnownLogps:
         return key in self._places
 
     def add(self, keys: Sequence[bytes], values: Tensor) -> None:
-        """Values (N,) of N keys, of which some may be the same."""
-        rows = list({key: row for row, key in enumerate(keys)}.values())
-        self._places |= {keys[row]: len(self._places) + number for number, row in enumerate(rows)}
-        self._values = torch.cat([self._on(values.device), values[rows].to(self._values.dtype)])
+        """Values (N,) of N keys, of which some may be the same: then the last one counts."""
+        row_of = {key: row for row, key in enumerate(keys)}
+        places = [self._places.setdefault(key, len(self._places)) for key in row_of]
+        rows, known = sent(torch.tensor([[*row_of.values()], places]), values.device)
+        self._grow(values.device)
+        self._values.index_copy_(0, known, values[rows].to(self._values.dtype))
 
     def of(self, keys: Sequence[bytes], device: torch.device) -> Tensor:
         """(N,) on a device, in torch's default dtype."""
-        places = torch.tensor([self._places[key] for key in keys], device=device)
+        places = sent(torch.tensor([self._places[key] for key in keys]), device)
         return self._on(device)[places].to(torch.get_default_dtype())
 
     def as_dict(self) -> dict[bytes, float]:
-        return dict(zip(self._places, self._values.tolist(), strict=True))
+        return dict(zip(self._places, self._values[: len(self)].tolist(), strict=True))
 
     def _on(self, device: torch.device) -> Tensor:
         dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._values = self._values.to(device, dtype)
+        self._values = sent(self._values.to(dtype), device)
         return self._values
+
+    def _grow(self, device: torch.device) -> None:
+        """To room for all keys, and then for twice as many: what is there is copied log N times, not at each step."""
+        values = self._on(device)
+        if len(values) < len(self):
+            self._values = torch.cat([values, values.new_empty(2 * len(self) - len(values))])
 
 
 class Origin(NamedTuple):

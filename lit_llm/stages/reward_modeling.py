@@ -27,6 +27,7 @@ from lit_llm.stages.base import Stage
 from lit_llm.stages.options import RewardModelingOptions
 from lit_llm.stages.ranking_metrics import derived, judged_pairs, pair_sums, ranking_summary
 from lit_llm.stages.start import Policy, start
+from lit_llm.stages.totals import Sums
 
 RankingLoss = Callable[..., tuple[Tensor, Tensor]]
 
@@ -91,7 +92,7 @@ class RewardModeling(Stage):
         scores: Tensor = self.model(input_ids, lengths)
         return scores
 
-    def loss(self, batch: RankingBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def loss(self, batch: RankingBatch) -> tuple[Tensor, Tensor, Sums]:
         scores = self._scores(batch)
         total, count = self._ranking_loss(scores, batch)
         if self.adherence is not None and self.training:
@@ -104,7 +105,7 @@ class RewardModeling(Stage):
         return self.model.score_completions(batch.completions)
 
     @staticmethod
-    def _sums(scores: Tensor, batch: RankingBatch) -> dict[str, Tensor]:
+    def _sums(scores: Tensor, batch: RankingBatch) -> Sums:
         """Of the answers: no number that is logged is one of attacks."""
         sizes = of_answers(batch.completions.sizes, batch)
         return pair_sums(of_answers(scores.detach(), batch), sizes, without_attacks(batch).pairs)

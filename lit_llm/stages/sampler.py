@@ -104,11 +104,11 @@ class RolloutSampler:
         device, temperature = sequences.device, self.options.temperature
         logps, reference, entropy = (torch.zeros(sequences.mask.shape, device=device) for _ in range(3))
         for rows in parts:
-            part = sequences.packed(rows)
+            part, places = sequences.packed(rows), sequences.places(rows)
             own, spread = logps_and_entropy(self.policy, part, temperature)
-            logps[rows], entropy[rows] = sequences.matrix(part, own), sequences.matrix(part, spread)
+            logps[places], entropy[places] = sequences.matrix(part, own), sequences.matrix(part, spread)
             with self.as_reference() as network:
-                reference[rows] = sequences.matrix(part, completion_logps(network, part, temperature))
+                reference[places] = sequences.matrix(part, completion_logps(network, part, temperature))
         if first:
             self.check_equal("policy and reference differ", logps, reference, sequences.mask)
         return Scored(logps, reference, entropy)

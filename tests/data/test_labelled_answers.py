@@ -1,5 +1,7 @@
 """Labelled answers: each completion once, with its label, and a completion of another prompt beside it."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,6 +79,19 @@ def test_counts_held_out_sets_and_what_changes_the_fingerprint(answers, sentence
     assert (heldout.kind, heldout.name, [item.label for item in heldout.items]) == ("labels", "labels", [True, False])
     flipped = [{**row, "label": not row["label"]} for row in rows]
     assert len({answers(some).fingerprint() for some in (rows, flipped)}) == 2
+
+
+@pytest.mark.parametrize(("stage", "packed"), [({"reads_unrelated": False}, False), ({}, True)])
+def test_a_stage_that_does_not_read_completions_of_other_prompts_gets_none(answers, sentence, stage, packed):
+    data = answers([judged(sentence, n, n % 2 == 0) for n in range(4)])
+    (whole,) = data.train_dataloader()
+    root = SimpleNamespace(root_device=SimpleNamespace(type="cpu"))
+    data.trainer = SimpleNamespace(
+        lightning_module=SimpleNamespace(**stage), strategy=root, overfit_batches=0, limit_train_batches=1.0
+    )
+    (batch,) = data.train_dataloader()
+    assert (batch.unrelated is not None) == packed
+    assert batch.completions.input_ids.equal(whole.completions.input_ids) and batch.labels.equal(whole.labels)
 
 
 def test_with_one_prompt_nothing_is_unrelated(answers, sentence):

@@ -86,6 +86,20 @@ def test_balanced_weights_are_the_training_data_s():
     assert stage._weight != pytest.approx(((~labels).sum() / labels.sum()).item(), rel=1e-3)
 
 
+def test_a_loaded_classifier_validates_with_the_weight_of_training(tmp_path):
+    stage = FlagClassification(FlagOptions(positive_weight="balanced"), model=tiny_model(), **parts())
+    run, validation = trainer(max_epochs=1), loader([answers(20, 77)])
+    run.fit(stage, loader([answers(32, seed, noise=0.1) for seed in range(3)]), validation)
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    again = FlagClassification.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert again._weight == stage._weight != 1.0
+    assert trainer().validate(again, validation) == run.validate(stage, validation)
+    old = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    del old["positive_weight"]
+    torch.save(old, tmp_path / "old.ckpt")
+    assert FlagClassification.load_from_checkpoint(tmp_path / "old.ckpt")._weight == 1.0
+
+
 @pytest.mark.parametrize("options", [{"trained": "some"}, {"positive_weight": 0.0}, {"positive_weight": "even"}])
 def test_options_that_make_no_sense_are_refused(options):
     with pytest.raises(UserError, match=f"stage.{next(iter(options))}="):

@@ -1,10 +1,13 @@
-"""No part of a batch's step asks the device for a number: it is run on a device that has none."""
+"""No part of a batch's step asks the device for a number, or waits for a copy to it: it is run on a device that has no
+numbers, and every copy to it is looked at."""
 
 from contextlib import nullcontext
 from functools import partial
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lit_llm.objectives import preference
 from lit_llm.objectives.ranking import bradley_terry, plackett_luce
@@ -35,11 +38,30 @@ def on(device, batch):
     return trainer().strategy.batch_to_device(batch, torch.device(device))
 
 
+class NothingWaits(TorchDispatchMode):
+    """Fails where the host's values go to the meta device as on CUDA they would block: in a copy that is not
+    ``non_blocking``, as indices, and as a number of which a tensor is made there. A host's number in arithmetic with a
+    tensor is an argument of the kernel, and no copy."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        devices = {leaf.device.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+        found = {leaf.device.type for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)} | devices
+        name = func.overloadpacket.__name__
+        moves = (devices == {"cpu"} and "meta" in found) or name in ("copy_", "index", "index_put_", "index_put")
+        if (name == "lift_fresh" and found == {"meta"}) or (moves and {"cpu", "meta"} <= found):
+            assert kwargs.get("non_blocking"), f"{name} waits for the device"
+        return result
+
+
 def step(stage, batch):
     """A step's part for one batch, on the meta device: what would copy from it, or wait for how many there are of
     something, fails."""
     stage.to("meta").train()
-    stage.training_step(on("meta", batch), 0).backward()
+    batch = on("meta", batch)
+    with NothingWaits():
+        stage.training_step(batch, 0).backward()
 
 
 def rewarded(loss=bradley_terry, **options):
@@ -99,10 +121,13 @@ def test_a_minibatch_of_a_rollout(kind, options):
     sequences, experience, share, _ = seen[0]
     stage.to("meta")
     sequences.device, sequences.mask, sequences._packed = torch.device("meta"), sequences.mask.to("meta"), {}
+    sequences._places = {}
     moved = on("meta", experience)
     if isinstance(stage, GRPO):
         moved = moved._replace(taught=experience.taught)  # the host's
-    assert "loss" in whole(sequences, moved, share, False)
+    with NothingWaits():
+        assert "loss" in whole(sequences, moved, share, False)
+        stage.sampler.scored(sequences, [share], first=False)
 
 
 @pytest.mark.parametrize("what", ["item", "tolist", "cpu", "bool", "int", "nonzero", "mask"])

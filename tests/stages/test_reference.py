@@ -17,7 +17,7 @@ from lit_llm.stages import reference as reference_module
 from lit_llm.stages.kto import KTO
 from lit_llm.stages.options import PreferenceOptions
 from lit_llm.stages.preference_optimization import PreferenceOptimization
-from lit_llm.stages.reference_store import Origin, read
+from lit_llm.stages.reference_store import KnownLogps, Origin, read
 
 from .test_kto import labelled
 from .toy import loader, made, padded, parts, rankings, tiny_model, trainer
@@ -105,6 +105,45 @@ def test_a_resumed_run_knows_what_was_computed_to_the_bit(tmp_path):
     stored.trainer, checkpoint = one.trainer, {}
     stored.on_save_checkpoint(checkpoint)
     assert "reference_logps" not in checkpoint  # its file holds them
+
+
+def test_what_is_known_grows_without_being_copied_at_every_step():
+    """As many copies as it doubles, and no value is another one; of a key that comes twice the last counts."""
+    values, known, places = torch.rand(400, dtype=torch.float64), KnownLogps({b"given": -1.5}), set()
+    for first in range(0, 400, 2):
+        known.add([b"%d" % first, b"%d" % first, b"%d" % (first + 1)], values[[first, first, first + 1]])
+        places.add(known._values.data_ptr())
+    known.add([b"7", b"new"], torch.tensor([-2.5, -3.5]))
+    expected = {b"given": -1.5} | {b"%d" % n: value for n, value in enumerate(values.tolist())}
+    assert known.as_dict() == expected | {b"7": -2.5, b"new": -3.5} and len(known) == 402
+    assert known.of([b"new", b"3", b"given"], torch.device("cpu")).tolist() == [-3.5, values[3].float().item(), -1.5]
+    assert len(places) < 12
+
+
+def loaded(path, **live):
+    return PreferenceOptimization.load_from_checkpoint(path, **live, **parts())
+
+
+def test_a_loaded_stage_finds_the_file_of_its_reference_or_says_that_there_is_none(tmp_path, counted):
+    """Without the model, whose hash the checkpoint keeps; with it, what no file holds is computed from it."""
+    stage, data = made(PreferenceOptimization, model=tiny_model(), reference_cache=True, **parts()), tmp_path / "data"
+    run, path = trainer(max_epochs=1), tmp_path / "a.ckpt"
+    run.fit(stage, datamodule=Data(rankings, data))
+    run.save_checkpoint(path)
+    counted.clear()
+    again = loaded(path)
+    fit(again, Data(rankings, data))
+    assert not counted and again._known.as_dict() == stage._known.as_dict()
+    with pytest.raises(UserError, match="the reference is in no checkpoint"):
+        fit(loaded(path), Data(rankings, tmp_path / "empty"))
+    begun = loaded(path, model=tiny_model())
+    fit(begun, Data(rankings, tmp_path / "empty"))
+    assert begun._known.as_dict() == stage._known.as_dict() and begun.reference is None
+    old = torch.load(path, weights_only=True)
+    del old["reference_hash"]
+    torch.save(old, tmp_path / "old.ckpt")
+    with pytest.raises(UserError, match="the reference is in no checkpoint"):
+        fit(loaded(tmp_path / "old.ckpt"), Data(rankings, data))
 
 
 def test_all_data_is_computed_before_the_first_step(tmp_path, counted):
