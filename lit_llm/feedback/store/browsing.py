@@ -53,7 +53,7 @@ def browse(store: Store, annotator_id: int, wanted: Wanted = "all", page: int = 
         pages = max(1, -(-len(chosen) // PAGE))
         page = min(max(page, 1), pages)
         shown = chosen[PAGE * (page - 1) : PAGE * page]
-        prompts = dict(
+        prompts: dict[int, Any] = dict(
             session.execute(
                 select(TaskRow.id, PromptRow.messages)
                 .join(PromptRow, PromptRow.id == TaskRow.prompt_id)
@@ -83,4 +83,5 @@ def _newest(session: Session, annotator_id: int) -> dict[int, _Own]:
         .where(AssignmentRow.annotator_id == annotator_id, TaskRow.kind != "adjudication")
         .order_by(AssignmentRow.id)
     )
-    return {task_id: _Own(*rest) for task_id, *rest in session.execute(found)}
+    rows = session.execute(found).all()
+    return {task_id: _Own(number, state, finished_at) for task_id, number, state, finished_at in rows}
