@@ -56,7 +56,7 @@ def test_stage_and_run_are_one(stage):
     assert compose("train", [f"stage={stage}"]) == compose("train", [f"run={stage}"])
 
 
-@pytest.mark.parametrize("stage", options("run"))
+@pytest.mark.parametrize("stage", ["pretraining", "continued_pretraining", "ppo"])
 def test_a_run_takes_every_option_of_its_groups(stage):
     """What conf/run/ says belongs to no option of a group alone: it is no unknown key of another."""
     for optimizer, schedule in zip(cycle(options("optimizer")), options("schedule"), strict=False):

@@ -186,6 +186,7 @@ def test_from_with_a_model_of_ones_own(run, tmp_path):
         run("start_from=instruction_tuning", f"init_from={tmp_path}/nothing", name="two")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "computed"),
     [
