@@ -6,15 +6,27 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+os.environ.pop("COLUMNS", None)  # pytest's workers have one: lines would be broken at it
+
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-os.environ.pop("COLUMNS", None)  # pytest's workers have one: lines would be broken at it
+from tests.chain_data import write_data
 
 torch.set_num_threads(1)
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy machine")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small files for every stage."""
+    folder: Path = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

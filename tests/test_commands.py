@@ -13,17 +13,10 @@ import pytest
 
 from lit_llm.config.command_line import compose
 from lit_llm.training.train import run
-from tests.chain_data import chain_overrides, write_data
+from tests.chain_data import chain_overrides
 from tests.training.test_train import SMALL
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_data(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

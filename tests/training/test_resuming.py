@@ -18,7 +18,6 @@ from lit_llm.lineage import lineage
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.training import finalize
 from lit_llm.training.train import prepare, run
-from tests.chain_data import write_data
 
 TRAIN = Path(__file__).parents[2] / "scripts/train.py"
 SMALL = [
@@ -26,13 +25,6 @@ SMALL = [
     "trainer.limit_val_batches=1", "trainer.precision=32-true", "callbacks=none",
     "evaluation.max_items=4", "evaluation.generate=false", "trainer.progress=false",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_data(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,6 @@ from lit_llm.training.evaluate_command import Evaluate, evaluate_again
 from lit_llm.training.launch import launch
 from lit_llm.training.sweep import Leaderboard, objective, only_seeds_differ, table
 from lit_llm.training.train import run
-from tests.chain_data import write_data
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -36,13 +35,6 @@ SMALL = [
     "trainer.limit_val_batches=1", "trainer.accelerator=cpu", "trainer.precision=32-true", "callbacks=none",
     "evaluation.max_items=4", "evaluation.max_new_tokens=4", "trainer.log_every_n_steps=1",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_data(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
