@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 CONFIG = "lit_llm.conf"
+INSIDE_THE_STAGE = {"loss": "dpo", "reward": "grpo"}
+"""Groups that fill a key of some stages, each with one of those."""
 
 
 def conf_folder() -> Path:
@@ -12,5 +14,5 @@ def conf_folder() -> Path:
 
 
 def options(group: str) -> list[str]:
-    """The names of a group's files, without those that another configuration of the package takes for itself."""
+    """The names of a group's files."""
     return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm.config import renamed, schema, yaml_files
-from lit_llm.config.conf_files import CONFIG, conf_folder, options
+from lit_llm.config.conf_files import CONFIG, INSIDE_THE_STAGE, conf_folder, options
 from lit_llm.errors import UserError
 from lit_llm.runtime.suggestions import hint
 
@@ -260,7 +260,7 @@ def _explain(config_name: str, error: Exception, culprit: Override | None, overr
     line, key = str(culprit.input_line), str(culprit.key_or_group)
     cause = error.__cause__
     unknown = isinstance(error, ConfigCompositionException) and first.startswith("Could not override")
-    if unknown and config_name == "pipeline" and key in ("loss", "reward"):
+    if unknown and config_name == "pipeline" and key in INSIDE_THE_STAGE:
         return f"{line}: a key of one step; write {key}@stages.STEP.stage.{key}={culprit.value()}"
     if unknown and config_name == "pipeline" and key.split(".")[0] in schema.TrainConfig.__dataclass_fields__:
         return f"{line}: a key of one step; write stages.STEP.{line} (--help lists the steps), or use scripts/train.py"

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from lit_llm.config import schema
-from lit_llm.config.conf_files import conf_folder, options
+from lit_llm.config.conf_files import INSIDE_THE_STAGE, conf_folder, options
 from lit_llm.config.signatures import options_of
 from lit_llm.runtime.atomic_files import write_text
 
@@ -34,7 +34,6 @@ ROOTS = (  # (heading, what stands before its keys, the dataclass)
     ("`answers`, of a pipeline", "answers.", schema.AnswersConfig),
     ("`best_of_n`, of a pipeline", "best_of_n.", schema.BestOfNConfig),
 )
-INSIDE_THE_STAGE = ("loss", "reward")  # groups that fill a key of the stage
 WITH_OPTIONS = ("stage", "data")  # groups whose files give the fields of a dataclass
 GROUPS = ("backbone", "tokenizer", "optimizer", "schedule", "loss", "reward", "callbacks", "logger", "trainer", "debug")
 PAGE = """# Every key

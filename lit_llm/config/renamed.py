@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from lit_llm.config.conf_files import conf_folder, options
+from lit_llm.config.conf_files import INSIDE_THE_STAGE, conf_folder, options
 
 KEYS = {  # of a stage, wherever it stands
     "exam": "reward_validation",
@@ -126,7 +126,7 @@ def _of_step(marks: str, run: str, key: str, value: str) -> list[str] | None:
     first = key.partition(".")[0]
     if now is not None or value.startswith("{"):
         return now
-    if key in ("loss", "reward"):
+    if key in INSIDE_THE_STAGE:
         return [f"{marks}{key}@{run}stage.{key}={value}"]
     if key == "format":
         return [f"{run}data.format={value}"]

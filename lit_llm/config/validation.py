@@ -14,9 +14,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lit_llm.config import monitored_metrics, renamed, run_objective, schema, targets
+from lit_llm.config import monitored_metrics, renamed, run_objective, schema, stage_losses, targets
 from lit_llm.config.annotations import fits
-from lit_llm.config.conf_files import conf_folder, options
+from lit_llm.config.conf_files import INSIDE_THE_STAGE
 from lit_llm.config.environment import named_by_environment, passwords_in
 from lit_llm.config.ranges import out_of_range
 from lit_llm.config.resume_compatibility import change_from
@@ -36,7 +36,6 @@ PASSED_AT_CALL = {
     "logger": {"folder"},
     "annotation": {"output"},
 }
-SOME_STAGES = {"loss": "stage=dpo", "reward": "stage=grpo"}  # keys that some stages fill by a group, and one of those
 
 
 def validate(cfg: DictConfig) -> None:
@@ -153,7 +152,7 @@ def _check_run(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
             yield from _check_node(f"{prefix}callbacks.{name}", node, "callbacks", allowed)
     for name, node in values["evaluation"]["scorers"].items():
         yield from _check_node(f"{prefix}evaluation.scorers.{name}", node, "reward", allowed)
-    yield from _check_loss(prefix, values["stage"])
+    yield from stage_losses.faults(prefix, values["stage"])
     yield from run_objective.faults(prefix, values)
     yield from monitored_metrics.faults(prefix, values)
     yield from _check_trainer(prefix + "trainer.", values["trainer"])
@@ -241,8 +240,9 @@ def _check_values(path: str, node: Mapping[str, Any], found: Signature) -> Itera
                 yield f"{path}.{key}={value}: unknown key; {hint(str(key), sorted(targets.HYDRA_KEYS))}"
             elif not found.open and renamed.KEYS.get(str(key)) in known:
                 yield f"{path}.{key}={value}: is called {path}.{renamed.KEYS[str(key)]} now"
-            elif not found.open and key in SOME_STAGES:
-                yield f"{path}.{key}: this stage takes no {key}; choose a stage that does, such as {SOME_STAGES[key]}"
+            elif not found.open and key in INSIDE_THE_STAGE:
+                other = INSIDE_THE_STAGE[key]
+                yield f"{path}.{key}: this stage takes no {key}; choose one that does, such as stage={other}"
             elif not found.open:
                 yield f"{path}.{key}={value}: unknown key; {hint(str(key), list(known))}"
             continue
@@ -277,34 +277,6 @@ def _reference(value: Any) -> bool:
     if isinstance(value, Mapping):
         return "_target_" in value
     return isinstance(value, str) and value.startswith(("@", "${oc.env:"))
-
-
-LOSS_OF = {  # what the loss of a stage is given first
-    "lit_llm.stages.preference_optimization.PreferenceOptimization": "pairs",
-    "lit_llm.stages.reward_modeling.RewardModeling": "scores",
-}
-
-
-def _check_loss(prefix: str, stage: Any) -> Iterator[str]:
-    """A loss of comparisons in a reward model's stage, or the other way round."""
-    node = stage.get("loss") if isinstance(stage, Mapping) else None
-    wanted = LOSS_OF.get(stage["_target_"]) if isinstance(node, Mapping) and "_target_" in stage else None
-    target = node.get("_target_") if isinstance(node, Mapping) else None
-    if wanted is None or not isinstance(target, str) or not targets.under(target, targets.ALLOWED):
-        return
-    try:
-        first = next((each.name for each in signature(target).parameters), None)
-    except UserError:  # told of where its target is looked at
-        return
-    if first is not None and first != wanted:
-        known = ", ".join(sorted(name for name in options("loss") if _first_of(name) == wanted))
-        yield f"{prefix}stage.loss._target_={target}: is no loss of this stage; its own are loss={known}"
-
-
-def _first_of(loss: str) -> str | None:
-    text = (conf_folder() / f"loss/{loss}.yaml").read_text(encoding="utf-8")
-    found = re.search(r"^_target_: (\S+)", text, re.MULTILINE)
-    return signature(found[1]).parameters[0].name if found else None
 
 
 def _check_recomputed(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:

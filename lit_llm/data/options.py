@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from lit_llm.data.sources import checked_encoding
+from lit_llm.data.encodings import checked_encoding
 from lit_llm.errors import UserError
 
 DataPath = str | int | Sequence[str | int] | Mapping[str, Any]

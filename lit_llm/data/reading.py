@@ -10,12 +10,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
+from lit_llm.data.encodings import checked_encoding, holds_utf8
 from lit_llm.data.filters import Record, cleaned, cleaned_row, content_key, group_key, share, without_overlap
 from lit_llm.data.formats import Format, Kind, Parse, find_format, parse_row
 from lit_llm.data.options import check_fractions
-from lit_llm.data.sources import Row, checked_encoding, read_rows, resolve
+from lit_llm.data.sources import Row, read_rows, resolve
 from lit_llm.data.splits import NAMES, UNDIVIDED
-from lit_llm.data.streams import RowError, is_utf8
+from lit_llm.data.streams import RowError
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Document, Labelled
 
@@ -141,21 +142,13 @@ def _told_if_utf8(rows: Iterable[Row | RowError], encoding: str) -> Iterator[Row
     """The rows; the first that is UTF-8 in truth, though another encoding was said, is told of."""
     told = False
     for row in rows:
-        if not told and isinstance(row, Row) and any(is_utf8(text, encoding) for text in _texts(row.value)):
+        if not told and isinstance(row, Row) and holds_utf8(row.value, encoding):
             told = True
             log.warning(
                 "%s: is UTF-8 and is read as data.encoding=%s, which makes other letters of it; leave that out",
                 *(row.where, encoding),
             )
         yield row
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(item)
 
 
 def _to_train_on(row: Row | RowError) -> Row | RowError:

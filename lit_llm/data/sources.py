@@ -6,7 +6,6 @@ reader of rows decides: stop with one line, or count and go on.
 
 from __future__ import annotations
 
-import codecs
 import glob
 import json
 import re
@@ -18,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from lit_llm.data import row_keys
+from lit_llm.data.encodings import undecodable
 from lit_llm.data.projects import is_project, read_project, resolve_project
 from lit_llm.data.splits import UNDIVIDED, divided, of_split, split_name
-from lit_llm.data.streams import COMPRESSED, RowError, open_bytes, open_lines, read_bytes, undecodable
+from lit_llm.data.streams import COMPRESSED, RowError, open_bytes, open_lines, read_bytes
 from lit_llm.errors import UserError
 from lit_llm.runtime.suggestions import nearest
 
@@ -235,16 +235,6 @@ def read_rows(files: Sequence[str], encoding: str = "utf-8") -> Iterator[Row | R
                 yield from _READERS[known_extension(file)](file, encoding)
         except RowError as bad:  # the file itself: damaged, a pointer, unreadable
             yield bad
-
-
-def checked_encoding(name: str) -> str:
-    """The canonical name of a text's encoding. Raises UserError for what is none."""
-    try:
-        found = codecs.lookup(name)
-        "a".encode(name)  # what is no text encoding (base64, zip) raises LookupError here
-    except (LookupError, TypeError, ValueError):
-        raise UserError(f"data.encoding={name}: no encoding; such as utf-8, windows-1256, latin-1, utf-16") from None
-    return found.name
 
 
 def _decoded(data: bytes | bytearray, encoding: str) -> str:

@@ -185,28 +185,5 @@ def read_bytes(file: str) -> bytearray:
     return data
 
 
-def undecodable(data: bytes | bytearray, error: UnicodeDecodeError, encoding: str = "utf-8") -> str:
-    """What is wrong with bytes that are not in their encoding, and what would be right."""
-    if data[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
-        return "UTF-32 text; save it as UTF-8, or set data.encoding=utf-32"
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "UTF-16 text; save it as UTF-8, or set data.encoding=utf-16"
-    at = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
-    name = "UTF-8" if encoding == "utf-8" else encoding
-    return (
-        f"byte {at} (0x{data[error.start]:02x}) is no {name}; set data.encoding to what the file is in (such as "
-        "windows-1252), or save it as UTF-8"
-    )
-
-
-def is_utf8(text: str, encoding: str) -> bool:
-    """Whether a text that was decoded by another encoding is UTF-8: its bytes beyond ASCII are whole letters of that,
-    which hardly happens by chance."""
-    try:
-        return not text.isascii() and bool(text.encode(encoding).decode("utf-8"))
-    except UnicodeError:
-        return False
-
-
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:120] or type(error).__name__

@@ -17,8 +17,8 @@ from lit_llm.data.sources import Row, read_rows, resolve
 from lit_llm.data.splits import UNDIVIDED
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import write_json, write_text
+from lit_llm.runtime.devices import Device
 from lit_llm.runtime.progress_bars import Bar
-from lit_llm.runtime.terminal import Device
 
 log = logging.getLogger("lit_llm")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from lit_llm.errors import UserError
-from lit_llm.runtime.terminal import Device
+from lit_llm.runtime.devices import Device
 
 SETTINGS = (
     "title", "instructions", "overlap", "repeat_share", "gold_share", "min_seconds", "lease_minutes", "allow_ties",

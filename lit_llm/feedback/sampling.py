@@ -18,7 +18,7 @@ from lit_llm.errors import UserError
 from lit_llm.generation.command import load
 from lit_llm.generation.sampling import completions, generate
 from lit_llm.records import Prompt
-from lit_llm.runtime.terminal import Device
+from lit_llm.runtime.devices import Device
 from lit_llm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from lit_llm.feedback.simulated_flags import flags_of, ratings_of
 from lit_llm.generation.command import choose_device
 from lit_llm.records import Prompt
 from lit_llm.runtime.atomic_files import write_json, write_text
-from lit_llm.runtime.terminal import Device
+from lit_llm.runtime.devices import Device
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [

@@ -16,7 +16,8 @@ from lit_llm.generation.decoder import Decoder
 from lit_llm.generation.streaming import decoder_of, stream, stream_text
 from lit_llm.records import Message
 from lit_llm.runtime.arguments import run_command
-from lit_llm.runtime.terminal import Device, utf8_output
+from lit_llm.runtime.devices import Device
+from lit_llm.runtime.terminal import utf8_output
 from lit_llm.text.tokenizer import Tokenizer
 
 HELP = "/reset forgets the conversation, /quit ends; Ctrl+C stops an answer"

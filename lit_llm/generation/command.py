@@ -15,8 +15,9 @@ from lit_llm.errors import UserError
 from lit_llm.generation.next_words import Word, next_words
 from lit_llm.generation.streaming import decoder_of, stream, stream_text
 from lit_llm.runtime.arguments import run_command
+from lit_llm.runtime.devices import Device
 from lit_llm.runtime.model_folder import check_model_folder
-from lit_llm.runtime.terminal import Device, utf8_output
+from lit_llm.runtime.terminal import utf8_output
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
 

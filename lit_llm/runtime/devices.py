@@ -12,10 +12,11 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lit_llm.errors import UserError
 
+Device = Literal["auto", "cpu", "cuda", "mps"]  # as the small commands are told it
 SAID = "must be a number of processes, auto, -1 (every GPU) or a list of GPUs such as [0,1]"
 
 

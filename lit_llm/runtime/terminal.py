@@ -16,13 +16,11 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 COMMAND = re.compile(r"\s*(?:[\w ]+: )?(?:python|tensorboard|lit-llm-\w+) ")
 NARROWEST = 40  # a narrower terminal breaks lines as it likes
 NOBODY_READS = 141  # as the shell says of a program that SIGPIPE ended
-
-Device = Literal["auto", "cpu", "cuda", "mps"]  # as commands are told it
 
 
 def columns(stream: Any) -> int | None:

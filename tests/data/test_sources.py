@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lit_llm.data.sources import Row, checked_encoding, read_rows, resolve
+from lit_llm.data.encodings import checked_encoding
+from lit_llm.data.sources import Row, read_rows, resolve
 from lit_llm.data.streams import RowError
 from lit_llm.errors import UserError
 

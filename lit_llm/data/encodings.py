@@ -1,0 +1,51 @@
+"""The encoding of texts: its name, what is wrong with bytes that are not in it, and text that was in another."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Mapping
+from typing import Any
+
+from lit_llm.errors import UserError
+
+
+def checked_encoding(name: str) -> str:
+    """The canonical name of a text's encoding. Raises UserError for what is none."""
+    try:
+        found = codecs.lookup(name)
+        "a".encode(name)  # what is no text encoding (base64, zip) raises LookupError here
+    except (LookupError, TypeError, ValueError):
+        raise UserError(f"data.encoding={name}: no encoding; such as utf-8, windows-1256, latin-1, utf-16") from None
+    return found.name
+
+
+def undecodable(data: bytes | bytearray, error: UnicodeDecodeError, encoding: str = "utf-8") -> str:
+    """What is wrong with bytes that are not in their encoding, and what would be right."""
+    if data[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        return "UTF-32 text; save it as UTF-8, or set data.encoding=utf-32"
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "UTF-16 text; save it as UTF-8, or set data.encoding=utf-16"
+    at = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
+    name = "UTF-8" if encoding == "utf-8" else encoding
+    return (
+        f"byte {at} (0x{data[error.start]:02x}) is no {name}; set data.encoding to what the file is in (such as "
+        "windows-1252), or save it as UTF-8"
+    )
+
+
+def holds_utf8(value: Any, encoding: str) -> bool:
+    """Whether any text of a row that was decoded by another encoding is UTF-8 in truth."""
+    if isinstance(value, Mapping):
+        return any(holds_utf8(item, encoding) for item in value.values())
+    if isinstance(value, list):
+        return any(holds_utf8(item, encoding) for item in value)
+    return isinstance(value, str) and _is_utf8(value, encoding)
+
+
+def _is_utf8(text: str, encoding: str) -> bool:
+    """Whether a text that was decoded by another encoding is UTF-8: its bytes beyond ASCII are whole letters of that,
+    which hardly happens by chance."""
+    try:
+        return not text.isascii() and bool(text.encode(encoding).decode("utf-8"))
+    except UnicodeError:
+        return False
