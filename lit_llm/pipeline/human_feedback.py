@@ -80,7 +80,7 @@ def comparison(folder: Path, after: str, before: Path | None, prompts: Path | No
     return [
         "people's verdict, blind:",
         f"      python scripts/rank.py model={typed(folder / after / 'model')} against={typed(before)} "
-        f"prompts={typed(prompts)} project={place}",
+        f"prompts={typed(prompts)} project={typed(place)}",
         f"      then the pipeline's own command again with win_rate={place}",
     ]
 
