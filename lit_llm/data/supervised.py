@@ -56,8 +56,8 @@ class SupervisedData(DataModule):
         train, fit = self._rows(records["train"], "train")
         validation, validation_fit = self._rows(records["validation"], "validation")
         if len(train) == 0:
-            left_out = {**fit.reasons, "no_weight": unasked}
-            why = ", ".join(f"{reason} {n}" for reason, n in left_out.items() if n)
+            unusable = {**fit.reasons, "no_weight": unasked}
+            why = ", ".join(f"{reason} {n}" for reason, n in unusable.items() if n)
             refused = self._first_bad.get("template_refuses")
             longer = f"raise data.max_length={self.options.max_length}, or set data.overlong=truncate"
             longer = longer if fit.reasons["too_long"] else "an answer is trained unless its weight is 0"
@@ -93,8 +93,8 @@ class SupervisedData(DataModule):
             splits[name] = [
                 one for one in members if any(m.trained for m in learned(one.messages) if m.role == "assistant")
             ]
-        left_out = sum(map(len, records.splits.values())) - sum(map(len, splits.values()))
-        return Records(splits, records.counts), left_out
+        dropped = sum(map(len, records.splits.values())) - sum(map(len, splits.values()))
+        return Records(splits, records.counts), dropped
 
     def _rows(self, examples: list[Example], split: str) -> tuple[PackedRows, Fit]:
         if self.options.train_on_prompt:

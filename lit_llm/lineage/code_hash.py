@@ -63,7 +63,7 @@ def closure(modules: Iterable[str]) -> set[str]:
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
-        if module in found or _left_out(module) or module_file(module) is None:
+        if module in found or _excluded(module) or module_file(module) is None:
             continue
         found.add(module)
         if _own(module):
@@ -173,7 +173,7 @@ def _lines(file: Path) -> list[str]:
         return []
 
 
-def _left_out(module: str) -> bool:
+def _excluded(module: str) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in LEFT_OUT)
 
 

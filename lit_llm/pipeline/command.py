@@ -54,7 +54,7 @@ def run_pipeline(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     for number, name in enumerate(chain.steps, 1):
         run_step(chain, name, number)
     finish(chain, started)
-    if cfg.objective in chain.left_out:  # another stage's number would be compared with it
+    if cfg.objective in chain.skipped:  # another stage's number would be compared with it
         return {"objective": None, "objective_of": cfg.objective, "seconds": time.monotonic() - started}
     compared = cfg.objective if cfg.objective in chain.metrics else list(chain.metrics)[-1]
     return chain.metrics[compared] | {"seconds": time.monotonic() - started}
@@ -77,7 +77,7 @@ def refuse_the_user_s(folder: Path, names: Iterable[str]) -> None:
 def run_step(chain: Chain, name: str, number: int) -> None:
     """Reuse the step from the cache, or run it; then show it in the pipeline's folder."""
     heading = f"[{number}/{len(chain.steps)}] {name}"
-    if (chain.replaced is not None and _left_out(chain, name)) or _lacks(chain, name, heading):
+    if (chain.replaced is not None and _stands_in(chain, name)) or _lacks(chain, name, heading):
         return
     if chain.steps[name].config.get("path") == ASK and name == RANKINGS:
         _ask(chain, heading)
@@ -154,13 +154,13 @@ def _forbidden(error: UserError) -> bool:
 
 
 def _leave_out(chain: Chain, name: str, reason: str, heading: str) -> None:
-    chain.left_out[name] = reason
+    chain.skipped[name] = reason
     log.warning("%s: left out: %s", heading, reason)
 
 
 def _lacks(chain: Chain, name: str, heading: str) -> bool:
     """Whether a step cannot be made since one that it needs was left out; scorers made by that one are done without."""
-    gone = set(chain.left_out)
+    gone = set(chain.skipped)
     chain.steps[name] = without_links(chain.steps[name], gone)
     needed = [parent for parent in chain.steps[name].parents if parent in gone]
     if needed:
@@ -187,7 +187,7 @@ def _collect(config: dict[str, Any], place: Path, allowed: list[str]) -> None:
 # start_from=NAME
 
 
-def _left_out(chain: Chain, name: str) -> bool:
+def _stands_in(chain: Chain, name: str) -> bool:
     """Whether a step is not run with init_from=FOLDER: FOLDER stands in for it, or nothing that runs asks for it."""
     if name == chain.replaced:
         chain.folders[name] = Path(chain.cfg.init_from).expanduser()
@@ -214,7 +214,7 @@ def finish(chain: Chain, started: float) -> None:
         "stages": {
             name: {"seconds": chain.seconds.get(name), "reused": name in chain.reused} for name in chain.folders
         },
-        "left_out": chain.left_out,
+        "skipped": chain.skipped,
     }
     write_json(chain.folder / "pipeline.json", summary)
     runs = {name: chain.folders[name] for name in chain.steps if name in chain.metrics and name != RANKINGS}

@@ -39,7 +39,7 @@ class Chain:
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)  # steps that could not be made, and why
+    skipped: dict[str, str] = field(default_factory=dict)  # steps that could not be made, and why
 
 
 def plan(cfg: DictConfig, folder: Path) -> Chain:

@@ -19,7 +19,7 @@ from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger("lit_llm")
 
-FOLDER = "left_out"  # in the pipeline's
+FOLDER = "skipped"  # in the pipeline's
 
 
 @dataclass(frozen=True)

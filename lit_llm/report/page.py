@@ -26,7 +26,7 @@ from lit_llm.report.reward_validation import reward_validations
 from lit_llm.report.safety import safety
 from lit_llm.report.tables import SIGNS, HeldoutRow, count_rows, duration, effort_rows, heldout_rows
 from lit_llm.report.terms import Marker, first
-from lit_llm.report.verdict import left_out, verdict
+from lit_llm.report.verdict import skipped, verdict
 from lit_llm.report.verification import Check, parents, verify_chain
 from lit_llm.runtime.atomic_files import write_text
 
@@ -92,7 +92,7 @@ def _heading(run: PipelineRun) -> dict[str, Any]:
         "title": f"From raw text to {_article(final.name)}" if final else "LitLLM pipeline",
         "facts": [(name, value) for name, value in known if value],
         "simulated": _listed(simulated),
-        "left_out": left_out(run),
+        "skipped": skipped(run),
     }
 
 

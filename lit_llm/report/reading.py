@@ -87,9 +87,14 @@ def read_pipeline(folder: Path) -> PipelineRun:
         tuple(read_stage(folder / name) for name in names),
         ledger=read_json(folder / "ledger.json"),
         answers=read_json(folder / "answers.json"),
-        summary=read_json(folder / "pipeline.json"),
+        summary=_of_today(read_json(folder / "pipeline.json")),
         win_rate=read_json(folder / "win_rate.json"),
     )
+
+
+def _of_today(summary: dict[str, Any]) -> dict[str, Any]:
+    """pipeline.json with today's keys: what is ``skipped`` was ``left_out`` in older ones."""
+    return {"skipped" if key == "left_out" else key: value for key, value in summary.items()}
 
 
 def read_stage(folder: Path) -> StageRun:

@@ -64,13 +64,11 @@ class Safety:
 
 def safety(run: PipelineRun) -> Safety | None:
     """None where the pipeline has no flag classifier and did not leave one out."""
-    left_out = (run.summary.get("left_out") or {}).get(STAGE)
+    skipped = (run.summary.get("skipped") or {}).get(STAGE)
     stage = run.stage(STAGE)
     if stage is None:
         return (
-            Safety(WORDS, LIMITS, False, None, (), (), f"No flag classifier was made: {left_out}.")
-            if left_out
-            else None
+            Safety(WORDS, LIMITS, False, None, (), (), f"No flag classifier was made: {skipped}.") if skipped else None
         )
     heldout = (stage.metrics.get("heldout") or {}).get(SET) or {}
     floors = (stage.metrics.get("floors") or {}).get(SET) or {}

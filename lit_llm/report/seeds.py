@@ -124,14 +124,14 @@ def markdown(runs: Sequence[PipelineRun]) -> str:
         )
     for name, seconds in _seconds(runs).items():
         lines.append(f"| {name} | seconds | | {seconds.mean:.0f} ({seconds.low:.0f} to {seconds.high:.0f}) | | | |")
-    lines += _left_out(runs)
+    lines += _skipped(runs)
     return "\n".join(lines) + "\n"
 
 
-def _left_out(runs: Sequence[PipelineRun]) -> Iterator[str]:
+def _skipped(runs: Sequence[PipelineRun]) -> Iterator[str]:
     """A step that some seed's chain had to do without (a reward model that failed its validation), and why."""
     for run in runs:
-        for name, reason in (run.summary.get("left_out") or {}).items():
+        for name, reason in (run.summary.get("skipped") or {}).items():
             yield f"\n{run.folder.name}: {name} was left out, so it has no row: {reason}"
 
 

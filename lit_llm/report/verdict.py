@@ -40,6 +40,6 @@ def verdict(file: Mapping[str, Any]) -> Verdict | None:
     return Verdict(after, before, f"{100 * file['mean']:.1f}%", bounds, counts, words, ours)
 
 
-def left_out(run: PipelineRun) -> list[tuple[str, str]]:
+def skipped(run: PipelineRun) -> list[tuple[str, str]]:
     """(step, why) of what the chain was made without."""
-    return [(str(name), str(why)) for name, why in (run.summary.get("left_out") or {}).items()]
+    return [(str(name), str(why)) for name, why in (run.summary.get("skipped") or {}).items()]

@@ -32,11 +32,11 @@ from lit_llm.optim.adamw import adamw
 from lit_llm.optim.schedules import constant
 from lit_llm.records import Heldout
 from lit_llm.runtime.lightning_loops import is_trial, logs_are_due
-from lit_llm.stages import kept
-from lit_llm.stages.asking import answers
+from lit_llm.stages import checkpoint_contents
+from lit_llm.stages.initial_model import Network, initial_model
+from lit_llm.stages.metric_sums import MetricSums, Sums
 from lit_llm.stages.options import AdapterOptions, StageOptions
-from lit_llm.stages.start import Network, start
-from lit_llm.stages.totals import Sums, Totals
+from lit_llm.stages.prediction import answers
 
 log = logging.getLogger("lit_llm")
 
@@ -64,7 +64,7 @@ class Stage(L.LightningModule):
     head: ClassVar[Literal["language", "score"]] = "language"  # which head the model folder must have
     default_lr: ClassVar[float] = 3e-4  # of AdamW, where no optimizer is given
     from_scratch: ClassVar[bool] = False  # whether it is meant for random weights
-    left_out: ClassVar[tuple[str, ...]] = ()  # frozen submodules (a reference, a reward model): not in checkpoints
+    not_in_checkpoint: ClassVar[tuple[str, ...]] = ()  # frozen submodules: a reference, a reward model
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Stage(L.LightningModule):
         tokenizer: Any = None,
     ) -> None:
         super().__init__()
-        network, tokenizer = start(model, tokenizer, self.head)
+        network, tokenizer = initial_model(model, tokenizer, self.head)
         self.options = options or self.Options()
         self.save_hyperparameters(plain(self.options), logger=False)
         self.model = network
@@ -86,8 +86,8 @@ class Stage(L.LightningModule):
         self.make_schedule = schedule or constant
         self.lora_rank, self.base_model = 0, ""
         self.latest: dict[str, float] = {}  # the last step's numbers: for the progress bar and the report
-        self._window = Totals()
-        self._validation: list[Totals] = []
+        self._window = MetricSums()
+        self._validation: list[MetricSums] = []
 
     def adapt(self, options: AdapterOptions, dropout: float = 0.0) -> None:
         """Freezes ``model`` and puts LoRA adapters beside its layers, where there are to be any; a score head stays
@@ -231,7 +231,7 @@ class Stage(L.LightningModule):
     # Validation: one loader per source of text
 
     def on_validation_epoch_start(self) -> None:
-        self._validation = [Totals() for _ in self.validation_names()]
+        self._validation = [MetricSums() for _ in self.validation_names()]
 
     def validation_names(self) -> list[str]:
         """A name for each validation loader: the datamodule's sources where there is one loader for each."""
@@ -328,7 +328,7 @@ class Stage(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Weights and options are there; adds what else ``load_from_checkpoint`` makes the stage from."""
         checkpoint["latest"] = {name: float(value) for name, value in self.latest.items()}
-        checkpoint[kept.KEY] = kept.kept(self.model, self.tokenizer)
+        checkpoint[checkpoint_contents.KEY] = checkpoint_contents.contents(self.model, self.tokenizer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The last step's numbers too: a run that had ended, and is resumed to be reported, makes no step more."""
@@ -351,13 +351,13 @@ class Stage(L.LightningModule):
         Raises UserError for a file that is no checkpoint of this stage, and for an old one, which does not tell the
         network.
         """
-        checkpoint = kept.read(checkpoint_path, map_location)
+        checkpoint = checkpoint_contents.read(checkpoint_path, map_location)
         given = live.get("model")
         if given is None:
-            live["model"] = kept.network_of(checkpoint, checkpoint_path)
+            live["model"] = checkpoint_contents.network_of(checkpoint, checkpoint_path)
         if live.get("tokenizer") is None and not isinstance(given, str | Path):
-            live["tokenizer"] = kept.tokenizer_of(checkpoint)
-        stage = cls(kept.options_of(checkpoint, cls.Options), **live)
+            live["tokenizer"] = checkpoint_contents.tokenizer_of(checkpoint)
+        stage = cls(checkpoint_contents.options_of(checkpoint, cls.Options), **live)
         stage.has_moved_on(start_known=given is not None)
         stage.on_load_checkpoint(checkpoint)
         stage.load_state_dict(checkpoint["state_dict"])
@@ -374,14 +374,14 @@ class Stage(L.LightningModule):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         state: dict[str, Any] = super().state_dict(*args, **kwargs)
         prefix = kwargs.get("prefix", "")
-        for key in [key for key in state if self._is_left_out(key.removeprefix(prefix))]:
+        for key in [key for key in state if self._is_not_in_checkpoint(key.removeprefix(prefix))]:
             del state[key]
         return state
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Loads a checkpoint's weights; all that is not ``left_out`` must be there, and nothing else."""
+        """Loads a checkpoint's weights; all but what is ``not_in_checkpoint`` must be there, and nothing else."""
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        missing = [key for key in result.missing_keys if not self._is_left_out(key)]
+        missing = [key for key in result.missing_keys if not self._is_not_in_checkpoint(key)]
         if strict and (missing or result.unexpected_keys):
             raise UserError(
                 f"the checkpoint is not of this stage and model: missing {missing[:3]}, unexpected "
@@ -389,8 +389,8 @@ class Stage(L.LightningModule):
             )
         return result
 
-    def _is_left_out(self, key: str) -> bool:
-        return key.split(".", 1)[0] in self.left_out
+    def _is_not_in_checkpoint(self, key: str) -> bool:
+        return key.split(".", 1)[0] in self.not_in_checkpoint
 
 
 def plain(options: StageOptions) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.models import grow_vocabulary
+from lit_llm.stages.initial_model import Network, initial_model
 from lit_llm.stages.language import LanguageStage
 from lit_llm.stages.options import ContinuedPretrainingOptions
-from lit_llm.stages.start import Network, start
 from lit_llm.text.new_words import REBUILT
 
 
@@ -41,7 +41,7 @@ class ContinuedPretraining(LanguageStage):
         tokenizer: Any = None,
     ) -> None:
         options = options or self.Options()
-        network, tokenizer = start(model, tokenizer, self.head)
+        network, tokenizer = initial_model(model, tokenizer, self.head)
         if options.new_tokens:
             if tokenizer is None:
                 raise options.bad_tokens()

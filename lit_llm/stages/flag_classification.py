@@ -22,8 +22,8 @@ from lit_llm.records import LabelledBatch
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.distributed import gathered
 from lit_llm.stages.base import Stage
+from lit_llm.stages.initial_model import Policy, initial_model
 from lit_llm.stages.options import FlagOptions
-from lit_llm.stages.start import Policy, start
 
 LABEL, FILE = "flagged", "flags.json"
 
@@ -57,7 +57,7 @@ class FlagClassification(Stage):
         tokenizer: Any = None,
     ) -> None:
         options = options or self.Options()
-        language_model, tokenizer = start(model, tokenizer, self.head)
+        language_model, tokenizer = initial_model(model, tokenizer, self.head)
         scored = ScoreModel.from_language_model(language_model)
         scored.label = LABEL
         scored.backbone.requires_grad_(options.trained == "full")

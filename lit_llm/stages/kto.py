@@ -14,10 +14,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from lit_llm.errors import UserError
 from lit_llm.objectives.preference import kto, kto_baseline
 from lit_llm.records import LabelledBatch, PackedCompletions
+from lit_llm.stages.initial_model import Policy
+from lit_llm.stages.metric_sums import Sums
 from lit_llm.stages.options import KTOOptions
 from lit_llm.stages.reference import AgainstReference
-from lit_llm.stages.start import Policy
-from lit_llm.stages.totals import Sums
 
 log = logging.getLogger("lit_llm")
 

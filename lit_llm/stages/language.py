@@ -14,8 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from lit_llm.objectives.language import cross_entropy
 from lit_llm.records import IGNORE, TokenBatch
 from lit_llm.stages.base import Stage
+from lit_llm.stages.initial_model import Network
 from lit_llm.stages.options import LanguageOptions
-from lit_llm.stages.start import Network
 
 
 class LanguageStage(Stage):

@@ -21,14 +21,14 @@ from lit_llm.errors import UserError
 from lit_llm.objectives.policy import kl_k1
 from lit_llm.records import Prompt, PromptBatch, Rollout
 from lit_llm.rewards.scoring import Answers, fitting
-from lit_llm.stages.answer_room import check_reward_room, check_room
 from lit_llm.stages.base import Stage
 from lit_llm.stages.experience import Sequences
+from lit_llm.stages.initial_model import Policy
+from lit_llm.stages.length_checks import check_answer_fits, check_reward_fits
 from lit_llm.stages.options import RolloutOptions
 from lit_llm.stages.reward_monitor import RewardMonitor
-from lit_llm.stages.rollout_signs import RolloutSigns
+from lit_llm.stages.rollout_warnings import RolloutWarnings
 from lit_llm.stages.sampler import RolloutSampler
-from lit_llm.stages.start import Policy
 from lit_llm.stages.updater import PolicyUpdater
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class OnPolicy(Stage):
 
     Options: ClassVar[type[RolloutOptions]] = RolloutOptions
     batch_type: ClassVar[type] = PromptBatch
-    left_out: ClassVar[tuple[str, ...]] = ("reference", "reward", "gold")
+    not_in_checkpoint: ClassVar[tuple[str, ...]] = ("reference", "reward", "gold")
     unverified_allowed: ClassVar[bool] = False  # whether a reward may say NaN: it could not verify the answer
     options: RolloutOptions
     model: LanguageModel
@@ -73,7 +73,7 @@ class OnPolicy(Stage):
         ends = answer_ends(options.end_ids, self.tokenizer, self.model.config.vocab_size)
         self.reward = fitting(reward, self.model, self.tokenizer)
         self.gold = None if gold is None else fitting(gold, self.model, self.tokenizer, "gold")
-        self.signs = RolloutSigns(options.max_new_tokens, self.model.config.max_positions)
+        self.warnings = RolloutWarnings(options.max_new_tokens, self.model.config.max_positions)
         self.reference: LanguageModel | None = None
         if not options.lora_rank:
             self.reference = copy.deepcopy(self.model).requires_grad_(False)
@@ -153,7 +153,7 @@ class OnPolicy(Stage):
             self.networks(), plan, lambda share, first: self.gradients(sequences, experience, share, first)
         )
         self.after_updates(logged, len(scores))
-        self.signs.tell(logged, number)
+        self.warnings.tell(logged, number)
         self._tokens = sequences.tokens
         self.log_training(logged | validated)
 
@@ -237,16 +237,16 @@ class OnPolicy(Stage):
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             raise UserError("trainer.precision: 16-mixed; a policy's own updates need bf16-mixed or 32-true")
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.signs.speaks = self.trainer.is_global_zero
+        self.warnings.speaks = self.trainer.is_global_zero
         told, longest = getattr(data, "options", None), getattr(data, "longest_prompt", None)
         if told is not None:
             check_minibatches(told.micro_batch_size, self.group_size, self.options.minibatches)
         if longest is not None:
-            check_room(int(longest), self.options.max_new_tokens, self.model.config.max_positions)
-            self.signs.room = self.model.config.max_positions - int(longest)
-            check_reward_room(self.reward, int(longest), self.options.max_new_tokens)
+            check_answer_fits(int(longest), self.options.max_new_tokens, self.model.config.max_positions)
+            self.warnings.room = self.model.config.max_positions - int(longest)
+            check_reward_fits(self.reward, int(longest), self.options.max_new_tokens)
             if self.gold is not None:
-                check_reward_room(self.gold, int(longest), self.options.max_new_tokens, "gold")
+                check_reward_fits(self.gold, int(longest), self.options.max_new_tokens, "gold")
 
     # Validation of the reward during training
 

@@ -17,11 +17,11 @@ from lit_llm.backbone.completions import completion_logps
 from lit_llm.objectives import policy
 from lit_llm.records import Rollout
 from lit_llm.stages.experience import Experience, Sequences
+from lit_llm.stages.initial_model import Policy, initial_model
 from lit_llm.stages.on_policy import OnPolicy
 from lit_llm.stages.options import PPOOptions
 from lit_llm.stages.ppo_setup import value_network
 from lit_llm.stages.pretraining_mix import PretrainingMix, next_token_loss, parts_of, trained_tokens
-from lit_llm.stages.start import Policy, start
 
 
 class PPO(OnPolicy):
@@ -51,7 +51,7 @@ class PPO(OnPolicy):
         gold: Any = None,
     ) -> None:
         options = options or self.Options()
-        network, tokenizer = start(model, tokenizer, self.head)
+        network, tokenizer = initial_model(model, tokenizer, self.head)
         value = value_network(network, reward, options)  # before the policy gets adapters
         super().__init__(
             options,

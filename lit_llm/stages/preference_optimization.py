@@ -15,10 +15,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from lit_llm.errors import UserError
 from lit_llm.objectives.preference import PairLosses, Pairs, PreferenceLoss, dpo
 from lit_llm.records import PackedCompletions, RankingBatch
+from lit_llm.stages.initial_model import Policy
+from lit_llm.stages.metric_sums import Sums
 from lit_llm.stages.options import PreferenceOptions
 from lit_llm.stages.reference import AgainstReference
-from lit_llm.stages.start import Policy
-from lit_llm.stages.totals import Sums
 
 
 class PreferenceOptimization(AgainstReference):

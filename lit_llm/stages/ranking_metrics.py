@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lit_llm.evaluation.annotator_agreement import unanimous
 from lit_llm.records import RankingBatch
-from lit_llm.stages.totals import Sums
+from lit_llm.stages.metric_sums import Sums
 
 BINS = 10  # of the expected calibration error, as in evaluation/statistics.py
 

@@ -25,10 +25,10 @@ from lit_llm.runtime.distributed import gathered
 from lit_llm.runtime.progress_bars import Bar
 from lit_llm.stages import reference_store as store
 from lit_llm.stages.base import Stage
-from lit_llm.stages.kept import NO_REFERENCE
+from lit_llm.stages.checkpoint_contents import NO_REFERENCE
+from lit_llm.stages.initial_model import Policy
 from lit_llm.stages.options import PreferenceOptions
 from lit_llm.stages.reference_store import KnownLogps, Origin
-from lit_llm.stages.start import Policy
 
 log = logging.getLogger("lit_llm")
 
@@ -51,7 +51,7 @@ class AgainstReference(Stage):
     """
 
     Options: ClassVar[type[PreferenceOptions]] = PreferenceOptions
-    left_out: ClassVar[tuple[str, ...]] = ("reference",)
+    not_in_checkpoint: ClassVar[tuple[str, ...]] = ("reference",)
     default_lr: ClassVar[float] = 1e-6
     options: PreferenceOptions
     model: LanguageModel

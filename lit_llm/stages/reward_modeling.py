@@ -24,10 +24,10 @@ from lit_llm.runtime.distributed import gathered
 from lit_llm.stages.adherence import Adherence, add_to, adherence_of
 from lit_llm.stages.attack_pairs import attack_loss, of_answers, without_attacks
 from lit_llm.stages.base import Stage
+from lit_llm.stages.initial_model import Policy, initial_model
+from lit_llm.stages.metric_sums import Sums
 from lit_llm.stages.options import RewardModelingOptions
 from lit_llm.stages.ranking_metrics import derived, judged_pairs, pair_sums, ranking_summary
-from lit_llm.stages.start import Policy, start
-from lit_llm.stages.totals import Sums
 
 RankingLoss = Callable[..., tuple[Tensor, Tensor]]
 
@@ -62,7 +62,7 @@ class RewardModeling(Stage):
         loss: RankingLoss = bradley_terry,
         reward_validation: RewardValidator | None = None,
     ) -> None:
-        language_model, tokenizer = start(model, tokenizer, self.head)
+        language_model, tokenizer = initial_model(model, tokenizer, self.head)
         scored = ScoreModel.from_language_model(language_model)
         super().__init__(options, model=scored, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
         self.adapt(self.options, self.options.lora_dropout)

@@ -18,9 +18,9 @@ from lit_llm.objectives.policy import masked_mean
 from lit_llm.records import PromptBatch, Rollout
 from lit_llm.rewards.base import Reward
 from lit_llm.rewards.scoring import Answers, check_finite, score
-from lit_llm.stages.answer_room import check_room
+from lit_llm.stages.checkpoint_contents import NO_REFERENCE
 from lit_llm.stages.experience import Sequences
-from lit_llm.stages.kept import NO_REFERENCE
+from lit_llm.stages.length_checks import check_answer_fits
 from lit_llm.stages.options import RolloutOptions
 
 START_TOLERANCES = {torch.bfloat16: 0.05, torch.float16: 0.05, torch.float32: 1e-3, torch.float64: 1e-6}
@@ -62,7 +62,7 @@ class RolloutSampler:
 
     def sample(self, batch: PromptBatch, generator: torch.Generator, samples: int = 1) -> Rollout:
         """``samples`` answers to each prompt, side by side."""
-        check_room(int(batch.lengths.max()), self.options.max_new_tokens, self.policy.config.max_positions)
+        check_answer_fits(int(batch.lengths.max()), self.options.max_new_tokens, self.policy.config.max_positions)
         return generate(
             self.policy,
             (batch.input_ids, batch.lengths),

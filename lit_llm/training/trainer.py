@@ -13,8 +13,8 @@ import torch
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
-from lit_llm.callbacks.begun import Begun
 from lit_llm.callbacks.progress import Progress
+from lit_llm.callbacks.run_start import RunStart
 from lit_llm.checkpointing.atomic import AtomicCheckpointIO
 from lit_llm.checkpointing.random_state import RandomState
 from lit_llm.config.interruption import note_begun
@@ -40,7 +40,7 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
         callbacks.append(Progress())  # in place of Lightning's own, which fills a log file and has no time left
     if not any(isinstance(callback, RandomState) for callback in callbacks):
         callbacks.append(RandomState())
-    callbacks.append(Begun(note_begun))
+    callbacks.append(RunStart(note_begun))
     if own and steps is not None:
         callbacks.append(StopAfter(steps))
     if cfg.max_time is not None:

@@ -113,7 +113,7 @@ def test_without_ppo_its_held_out_prompts_are_answered_all_the_same(folder, word
     before = json.loads((folder / "best_of_n.json").read_text())
     assert json.loads((tmp_path / "without/best_of_n.json").read_text()) == before, "the same prompts"
     assert len(json.loads((tmp_path / "without/answers.json").read_text())["prompts"]) == 3
-    kept = tmp_path / "without/left_out/ppo/heldout/prompts.jsonl"
+    kept = tmp_path / "without/skipped/ppo/heldout/prompts.jsonl"
     line = next(line for line in caplog.text.splitlines() if f"prompts={kept}" in line)
     assert f"model={tmp_path}/without/dpo/model against={tmp_path}/without/instruction_tuning/model" in line
     assert not (tmp_path / "without/ppo").exists()

@@ -35,7 +35,7 @@ def test_a_failed_validation_leaves_ppo_out_and_the_chain_goes_on(run, failing, 
     failing["ppo"] = RewardValidationFailed("below the floor; train directly with stage=dpo instead")
     assert run() == [name for name in ALL if name != "ppo"]
     summary = json.loads((tmp_path / "one/pipeline.json").read_text())
-    assert summary["left_out"] == {"ppo": "below the floor; train directly with stage=dpo instead"}
+    assert summary["skipped"] == {"ppo": "below the floor; train directly with stage=dpo instead"}
     assert "ppo: left out: below the floor" in caplog.text and not (tmp_path / "one/ppo").exists()
     assert run("objective=ppo", name="two") == [], "what was made is reused, the evaluator is asked again"
 
@@ -43,7 +43,7 @@ def test_a_failed_validation_leaves_ppo_out_and_the_chain_goes_on(run, failing, 
 def test_what_comes_of_a_step_that_was_left_out_is_left_out_too(run, failing, tmp_path):  # noqa: F811
     failing["ppo"] = RewardValidationFailed("below the floor")
     assert run("stages.dpo.init_from='@ppo'")[-1] == "reward_modeling"
-    left = json.loads((tmp_path / "one/pipeline.json").read_text())["left_out"]
+    left = json.loads((tmp_path / "one/pipeline.json").read_text())["skipped"]
     assert left["dpo"] == "it needs ppo, which was left out"
 
 
@@ -60,7 +60,7 @@ def test_a_sweep_does_not_compare_another_stage_s_number(run, failing, tmp_path,
 def test_rankings_without_flags_leave_the_classifier_out_and_ppo_is_made_without_its_scorer(run, failing, tmp_path):  # noqa: F811
     failing["flag_classification"] = NothingToLearn("only bad completions")
     assert run() == [name for name in ALL if name != "flag_classification"]
-    assert "flag_classification" in json.loads((tmp_path / "one/pipeline.json").read_text())["left_out"]
+    assert "flag_classification" in json.loads((tmp_path / "one/pipeline.json").read_text())["skipped"]
 
 
 def test_skipping_the_classifier_skips_its_scorer_alone(run):  # noqa: F811

@@ -63,7 +63,7 @@ def test_a_classifier_no_better_than_chance_gives_no_corrected_rate(flagged):
 
 
 def test_the_page_shows_safety_verdict_and_what_was_left_out(flagged, hostile):
-    (flagged / "pipeline.json").write_text(json.dumps({"left_out": {"ppo": f"below the floor {hostile}"}}))
+    (flagged / "pipeline.json").write_text(json.dumps({"skipped": {"ppo": f"below the floor {hostile}"}}))
     rate = {"mean": 0.64, "low": 0.55, "high": 0.73, "n": 110, "wins": 60, "ties": 20, "losses": 30}
     (flagged / "win_rate.json").write_text(json.dumps({**rate, "after": "ppo", "before": "instruction_tuning"}))
     page = write_report(flagged).read_text()
@@ -83,7 +83,7 @@ def test_a_verdict_on_other_models_is_labelled(pipeline, ours):
 
 def test_without_a_classifier_there_is_no_section_and_without_one_that_could_be_made_a_reason(pipeline):
     assert safety(read_pipeline(pipeline)) is None and 'id="safety"' not in write_report(pipeline).read_text()
-    (pipeline / "pipeline.json").write_text(json.dumps({"left_out": {"flag_classification": "nothing is flagged"}}))
+    (pipeline / "pipeline.json").write_text(json.dumps({"skipped": {"flag_classification": "nothing is flagged"}}))
     assert safety(read_pipeline(pipeline)).note == "No flag classifier was made: nothing is flagged."
 
 
@@ -94,3 +94,8 @@ def test_without_a_classifier_there_is_no_section_and_without_one_that_could_be_
 def test_a_verdict_says_no_more_than_its_interval(low, high, words):
     assert words in verdict({"mean": (low + high) / 2, "low": low, "high": high, "after": "ppo"}).words
     assert verdict({}) is None
+
+
+def test_a_pipeline_of_before_called_it_left_out(pipeline):
+    (pipeline / "pipeline.json").write_text(json.dumps({"left_out": {"flag_classification": "nothing is flagged"}}))
+    assert read_pipeline(pipeline).summary["skipped"] == {"flag_classification": "nothing is flagged"}

@@ -83,7 +83,7 @@ def test_one_run_has_no_range(folders: list[Path], tmp_path: Path):
 
 
 def test_a_step_that_one_chain_left_out_is_named(folders: list[Path]):
-    left_out = {"seconds": 60, "stages": {}, "left_out": {"dpo": "it needs rankings"}}
-    (folders[1] / "pipeline.json").write_text(json.dumps(left_out))
+    skipped = {"seconds": 60, "stages": {}, "skipped": {"dpo": "it needs rankings"}}
+    (folders[1] / "pipeline.json").write_text(json.dumps(skipped))
     text = markdown([read_pipeline(folder) for folder in folders])
     assert "1: dpo was left out, so it has no row: it needs rankings" in text

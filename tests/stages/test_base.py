@@ -84,7 +84,7 @@ class Linear(Stage):
     Options = LinearOptions
     name = "linear"
     batch_type = torch.Tensor
-    left_out = ("reference",)
+    not_in_checkpoint = ("reference",)
 
     def __init__(self, options: LinearOptions | None = None, **values: Any) -> None:
         model = nn.Linear(1, 1, bias=False)

@@ -15,7 +15,7 @@ from lit_llm.rewards.verifiers import ExactAnswer
 from lit_llm.rewards.weighted import WeightedSum
 from lit_llm.stages.grpo import GRPO
 from lit_llm.stages.options import GRPOOptions
-from lit_llm.stages.rollout_signs import RolloutSigns
+from lit_llm.stages.rollout_warnings import RolloutWarnings
 from lit_llm.training.trainer import StopAfter
 
 from .toy import END, LIKED, VOCABULARY, loader, made, parts, prompt_batch, tiny_model, trainer
@@ -120,7 +120,7 @@ def test_answers_that_are_mostly_cut_are_said_with_what_to_change(caplog):
 
 @pytest.mark.parametrize(("room", "remedy"), [(30, "stage.max_new_tokens=30"), (24, "shorten the prompts")])
 def test_no_longer_answer_is_advised_than_the_context_has_room_for(room, remedy, caplog):
-    RolloutSigns(24, room).tell({"objective/truncated": 0.75}, 3)
+    RolloutWarnings(24, room).tell({"objective/truncated": 0.75}, 3)
     (found,) = [record.getMessage() for record in caplog.records]
     assert found.startswith("rollout 3: 75% of the answers were cut") and remedy in found
 

@@ -11,10 +11,10 @@ from lit_llm.data.ranking_rows import ranking_batch
 from lit_llm.errors import UserError
 from lit_llm.evaluation.statistics import expected_calibration_error
 from lit_llm.objectives.ranking import bradley_terry, plackett_luce, strict_pairs
+from lit_llm.stages.metric_sums import MetricSums
 from lit_llm.stages.options import RewardModelingOptions
 from lit_llm.stages.ranking_metrics import derived, judged_pairs, pair_sums, ranking_summary
 from lit_llm.stages.reward_modeling import RewardModeling
-from lit_llm.stages.totals import Totals
 
 from .toy import VOCABULARY, loader, padded, parts, rankings, remade, tiny_model, tokens_once, trainer
 
@@ -135,7 +135,7 @@ def scored(scores, ranks, groups, lengths, annotators=None, numbers=None):
 def test_the_sums_of_two_batches_give_the_measures_of_all_pairs_by_hand():
     one = scored([2.0, 1.0, -1.0], [1, 2, 3], [0, 0, 0], [3, 2, 1])
     two = scored([0.5, 0.9], [1, 2], [0, 0], [2, 4])
-    totals = Totals()
+    totals = MetricSums()
     for scores, batch in (one, two):
         totals.add(torch.tensor(1.0), torch.tensor(1), pair_sums(scores, batch.completions.sizes, batch.pairs))
     values = derived(totals.reduced())

@@ -8,7 +8,7 @@ from pathlib import Path
 import lightning as L
 
 
-class Begun(L.Callback):
+class RunStart(L.Callback):
     """Calls ``begun`` with the run's folder before the first step."""
 
     def __init__(self, begun: Callable[[Path], None]) -> None:

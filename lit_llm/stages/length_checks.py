@@ -6,7 +6,7 @@ from lit_llm.errors import UserError
 from lit_llm.rewards.base import Reward
 
 
-def check_room(longest: int, max_new_tokens: int, context: int) -> None:
+def check_answer_fits(longest: int, max_new_tokens: int, context: int) -> None:
     """Raises UserError where the longest prompt leaves no room for an answer of full length in the model's context."""
     if longest + max_new_tokens > context:
         raise UserError(
@@ -16,12 +16,12 @@ def check_room(longest: int, max_new_tokens: int, context: int) -> None:
         )
 
 
-def check_reward_room(reward: Reward, longest: int, max_new_tokens: int, name: str = "reward") -> None:
+def check_reward_fits(reward: Reward, longest: int, max_new_tokens: int, name: str = "reward") -> None:
     """Raises UserError where a reward model, or one that a reward is made of, cannot read the longest prompt with an
     answer of full length.
     """
     for part, each in reward.parts.items():
-        check_reward_room(each, longest, max_new_tokens, f"{name}.parts.{part}")
+        check_reward_fits(each, longest, max_new_tokens, f"{name}.parts.{part}")
     room = min((each.config.max_positions for each in reward.score_models()), default=None)
     if room is not None and longest + max_new_tokens > room:
         raise UserError(

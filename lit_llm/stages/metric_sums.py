@@ -14,7 +14,7 @@ Sums = Mapping[str, Tensor | float]
 """Sums over a batch by name: tensors () of the device, and numbers that the host knows anyway."""
 
 
-class Totals:
+class MetricSums:
     """Running sums, each where its values are, on the device or the host: adding never waits, only ``reduced`` does."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ Policy = LanguageModel | str | Path
 """A language model, or the folder of one."""
 
 
-def start(model: Network, tokenizer: Any, head: Literal["language", "score"]) -> tuple[Any, Any]:
+def initial_model(model: Network, tokenizer: Any, head: Literal["language", "score"]) -> tuple[Any, Any]:
     """The network and its tokenizer: as they are given, or read where ``model`` is a model folder, which must have
     this ``head``. A tokenizer that is given is taken in place of the folder's.
 

@@ -25,7 +25,7 @@ NO_REFERENCE = (
 )
 
 
-def kept(model: Any, tokenizer: Any) -> dict[str, Any]:
+def contents(model: Any, tokenizer: Any) -> dict[str, Any]:
     """The network's shape and the tokenizer, as far as they are this package's: others are given again on loading.
 
     No place is kept: the environment may have told it, and what it says is written nowhere.

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 MOST = 0.5  # share of a rollout's answers from which most of them are cut
 
 
-class RolloutSigns:
+class RolloutWarnings:
     """Warns of a rollout whose groups have no spread of rewards, so that all advantages are 0, and of one whose answers
     are mostly cut: at the first, and again at the 10th, 100th and so on.
 
