@@ -401,7 +401,7 @@ def test_so_many_batches_are_the_whole_epoch_when_overfitting(words, tmp_path, b
 
 
 def test_no_progress_is_a_run_without_the_bar(words, tmp_path, capfd):
-    more = ["callbacks=progress", "trainer.progress=false", "trainer.max_steps=1"]
+    more = ["callbacks=default", "trainer.progress=false", "trainer.max_steps=1"]
     run(compose("train", [*words, *more]), tmp_path / "a")
     assert (tmp_path / "a/model/model.safetensors").is_file() and "step 1/1" not in "".join(capfd.readouterr())
 
