@@ -67,7 +67,7 @@ class LanguageModel(nn.Module):
 
     def before_completions(self, completions: PackedCompletions) -> Tensor:
         """The hidden states (M, D) that foresee the completions' tokens."""
-        return _hidden(self.backbone, completions)[completions.before]
+        return _at(_hidden(self.backbone, completions), completions.before)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V)"""
@@ -120,14 +120,15 @@ class ScoreModel(nn.Module):
 
     def score_completions(self, completions: PackedCompletions) -> Tensor:
         """As ``forward``, of packed completions: (N,) float32."""
-        last = _hidden(self.backbone, completions)[completions.last]
+        last = _at(_hidden(self.backbone, completions), completions.last)
         return ((self._read(last) - self.reward_mean) / self.reward_std)[completions.completion]
 
     def completion_values(self, completions: PackedCompletions) -> tuple[Tensor, Tensor]:
         """The value of the state before each completion token (M,), and of that after the last one (N,), in the unit of
         the normalised score."""
         values = (self._read(_hidden(self.backbone, completions)) - self.reward_mean) / self.reward_std
-        return values[completions.before], values[completions.last][completions.completion]
+        before, last = (_at(values[:, None], places).squeeze(1) for places in (completions.before, completions.last))
+        return before, last[completions.completion]
 
     def values(self, input_ids: Tensor) -> Tensor:
         """Score at every position of rows (B, T), not normalised: (B, T) float32."""
@@ -147,6 +148,16 @@ def _hidden(backbone: nn.Module, completions: PackedCompletions) -> Tensor:
     rows = completions
     hidden: Tensor = backbone(rows.input_ids, rows.positions, rows.segments, branches=rows.branches)
     return hidden.flatten(0, 1)
+
+
+def _at(rows: Tensor, places: Tensor) -> Tensor:
+    """The rows (N, D) at places (M,): (M, D).
+
+    Completions share the place that foresees their first tokens. The gradients that meet there are added in one order,
+    whatever the threads do: those of ``rows[places]`` are added by atomic operations on a CPU, in the order that the
+    threads come, and training would not be the same twice (and it takes five times as long).
+    """
+    return F.embedding(places, rows)
 
 
 def count_parameters(model: nn.Module) -> int:

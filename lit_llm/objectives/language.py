@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lit_llm.records import IGNORE
@@ -195,7 +196,10 @@ def _trained_positions(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     if not hidden.is_cpu:
         return flat, targets
     trained = targets != IGNORE
-    return (flat, targets) if bool(trained.all()) else (flat[trained], targets[trained])
+    if bool(trained.all()):
+        return flat, targets
+    places = trained.nonzero().squeeze(1)
+    return F.embedding(places, flat), targets[places]  # flat[places] takes five times as long, backward
 
 
 def _compute_dtype(weight: Tensor) -> torch.dtype:

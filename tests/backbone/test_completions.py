@@ -165,3 +165,23 @@ def test_with_avx2_alone_no_prompt_is_read_twice_where_a_short_row_holds_it(monk
         monkeypatch.setattr(processor, "has_narrow_vectors", lambda narrow=narrow: narrow)
         read[narrow] = packed_of(ids, prompts, lengths).input_ids.numel()
     assert read == {False: 3 * 250, True: 150 + 3 * 100}
+
+
+def test_the_gradients_are_the_same_whenever_they_are_computed_by_several_threads() -> None:
+    """A hundred completions share the place before them: their gradients are added there in one order."""
+    torch.manual_seed(0)
+    model = LanguageModel(from_depth(64, depth=1, hidden_size=128, max_positions=2048))
+    completions = packed_of(*rows_of([[1, 2, 3]], [(0, 8)] * 100))
+    assert len(completions.before) * 128 > 2**15  # torch's loops are shared out from there on
+    before, found = torch.get_num_threads(), set()
+    torch.set_num_threads(2)
+    try:
+        for _ in range(20):
+            model.zero_grad()
+            completion_logps(model, completions).sum().backward()
+            gradient = model.backbone.embed_tokens.weight.grad
+            assert gradient is not None
+            found.add(hashlib.sha256(gradient.numpy().tobytes()).hexdigest())
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == 1
