@@ -48,9 +48,7 @@ OWN = ["my_rewards", "my_words"]
     "layout",
     [
         "venv/lib/python3.11/site-packages",
-        "home/.local/lib/python3.11/site-packages",
         "usr/lib/python3/dist-packages",
-        "miniconda3/envs/e/lib/python3.11/site-packages",
     ],
 )
 def test_a_folder_for_installed_packages_holds_none_of_the_users_code(tmp_path, layout):

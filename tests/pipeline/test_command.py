@@ -107,12 +107,10 @@ def test_what_is_finished_and_unchanged_is_reused(run):
     ("word", "again"),
     [
         ("stages.ppo.stage.kl_coef=0.3", ["ppo"]),
-        ("stages.ppo.optimizer.lr=0.7", ["ppo"]),
         ("loss@stages.dpo.stage.loss=ipo", ["dpo"]),
         ("annotation.k=3", ["rankings"]),  # the pretended rankings are the same bytes: what follows is unchanged
         ("stages.instruction_tuning.optimizer.lr=0.5", ALL[3:]),
         ("stages.pretraining.optimizer.lr=0.5", ["pretraining", "continued_pretraining"]),
-        ("stages.pretraining.trainer.progress=false", []),
         ("stages.pretraining.data.num_workers=2", []),
     ],
 )
@@ -191,11 +189,8 @@ def test_from_with_a_model_of_ones_own(run, tmp_path):
     ("start", "computed"),
     [
         ("continued_pretraining", ALL[1:]),
-        ("fine_tuning", ALL[2:]),
-        ("instruction_tuning", ALL[3:]),
         ("rankings", ["rankings", "flag_classification", "reward_modeling", "ppo", "dpo"]),
         ("flag_classification", ["rankings", "flag_classification", "reward_modeling", "ppo"]),
-        ("reward_modeling", ["rankings", "flag_classification", "reward_modeling", "ppo"]),
         ("ppo", ["rankings", "flag_classification", "reward_modeling", "ppo"]),
         ("dpo", ["rankings", "dpo"]),
     ],
