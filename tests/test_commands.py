@@ -48,6 +48,7 @@ MISTAKES = {
     "evaluate": (["run=x", "set=general"], "unknown key set=; did you mean sets=?"),
     "generate": (["modle=x"], "unknown key modle=; did you mean model=?"),
     "rank": (["projct=x.db"], "unknown key projct=; did you mean project=?"),
+    "plan": (["stage=pretraning"], "did you mean pretraining?"),
     "verify": (["model=nowhere"], "nowhere/lineage.json: not there"),
 }
 

@@ -30,6 +30,22 @@ class StageOptions:
     def check(self) -> None:
         """Raises UserError naming the first value that makes no sense."""
 
+    # What a plan of a run's memory asks
+
+    @property
+    def frozen_copies(self) -> int:
+        """Networks of the model's size that are held beside it and not trained: a reference."""
+        return 0
+
+    @property
+    def trained_copies(self) -> int:
+        """Networks of the model's size that are trained beside it: a value network."""
+        return 0
+
+    def pass_over(self, rows: int, length: int) -> tuple[int, int]:
+        """Rows and tokens a row of the largest forward pass that is learned from, of a batch of so many."""
+        return rows, length
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterOptions(StageOptions):
@@ -114,6 +130,10 @@ class PreferenceOptions(AdapterOptions):
     # in the data's cache_dir under the hash of data and reference: a later run reads them.
     reference_cache: bool = False
     reference_logps: str | None = None  # a file of those, which must be of this data and model; None: by their hashes
+
+    @property
+    def frozen_copies(self) -> int:
+        return 0 if self.lora_rank or self.reference_cache or self.reference_logps else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +220,18 @@ class RolloutOptions(AdapterOptions):
     # goes on exactly.
     seed: int = 0
 
+    @property
+    def frozen_copies(self) -> int:
+        return 0 if self.lora_rank else 1
+
+    @property
+    def answers_to_a_prompt(self) -> int:
+        return 1
+
+    def pass_over(self, rows: int, length: int) -> tuple[int, int]:
+        minibatch = -(-rows * self.answers_to_a_prompt // self.minibatches)
+        return min(minibatch, self.micro_batch_size or minibatch), length + self.max_new_tokens
+
     def check(self) -> None:
         _positive(self, "epochs", "minibatches", "temperature", "max_new_tokens")
         _not_negative(self, "max_grad_norm")
@@ -235,6 +267,10 @@ class PPOOptions(RolloutOptions):
     # gamma of PPO-ptx (InstructGPT, equation 2: 27.8), the weight of the mean next-token loss on pretraining text that
     # the data gives (data.ptx_path), a batch of it with every update; 0: none.
     ptx_coef: float = 0.0
+
+    @property
+    def trained_copies(self) -> int:
+        return 0 if self.lora_rank else 1
 
     def check(self) -> None:
         _positive(self, "clip_range", "value_clip_range", "value_lr_ratio", "adaptive_kl_horizon")
@@ -273,6 +309,10 @@ class GRPOOptions(RolloutOptions):
     mask_truncated: bool = False  # answers cut by max_new_tokens are not learned from; the baseline counts their reward
     success_at: float = 1.0  # reward from which an answer counts as right, for pass@k
     validation_samples: int = 1  # answers to each validation prompt
+
+    @property
+    def answers_to_a_prompt(self) -> int:
+        return self.group_size
 
     def check(self) -> None:
         if self.group_size < 2:

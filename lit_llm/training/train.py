@@ -63,7 +63,7 @@ def prepare(cfg: DictConfig, folder: RunFolder) -> None:
     from lit_llm.runtime.allocator import keep_freed_memory
 
     keep_freed_memory()
-    _quiet()
+    quiet()
     if not is_first_process():
         return
     refuse_another(cfg, folder)
@@ -80,7 +80,7 @@ INTENDED = (
 )
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Lightning's lines about devices and products say nothing that this run does not say itself."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)

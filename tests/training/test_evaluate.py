@@ -115,7 +115,11 @@ def ppo(folders):
 @pytest.mark.parametrize(
     ("stage", "words", "again"),
     [
-        ("continued_pretraining", ["data.max_length=32", "data.replay_path=null", "data.replay_ratio=0", "stage.new_tokens=[operator]"], 0),
+        (
+            "continued_pretraining",
+            ["data.max_length=32", "data.replay_path=null", "data.replay_ratio=0", "stage.new_tokens=[operator]"],
+            0,
+        ),
         ("reward_modeling", ["data.max_length=96"], 0),
         ("dpo", ["data.max_length=96"], 0),
         ("dpo", ["data.max_length=96", "stage.lora_rank=2"], 0),

@@ -1,0 +1,170 @@
+"""``scripts/plan.py``: what a run, or every step of a chain, will take; nothing is trained to be kept.
+
+It takes the words of ``scripts/train.py``, or ``pipeline`` and those of ``scripts/pipeline.py``. Of a chain, a step that
+starts from another's model is planned with what the few measured steps of that one made, and the rankings of a few
+prompts stand for all of them. Answers of such a model seldom end, so the steps that sample take longer in the plan than
+they will.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from lit_llm.config import schema
+from lit_llm.config.command_line import check, complain, compose
+from lit_llm.config.hydra_words import hydra_words
+from lit_llm.config.pipeline_steps import begins_from
+from lit_llm.config.targets import construct
+from lit_llm.errors import UserError
+from lit_llm.pipeline.graph import COLLECTED, RANKINGS, Chain, filled, plan
+from lit_llm.runtime.terminal import broken, columns, quiet_without_reader, started
+from lit_llm.training.plan.run_plan import Plan, clock, plan_run, size_of
+
+HELP = """Says what a run will take before it starts: memory by part, tokens, arithmetic and time.
+
+  plan.py WORDS            the words of scripts/train.py: plan.py stage=pretraining backbone=30m data.path=FOLDER
+  plan.py pipeline WORDS   the words of scripts/pipeline.py: every stage of the chain
+  measure=false            leaves out the steps that are timed: nothing is loaded then
+
+Nothing is kept: no run folder, no model. The data's tokens are in the cache afterwards."""
+FEW = {"train": 24, "validation": 8, "test": 8}  # prompts whose answers are ranked in the plan
+
+
+def main() -> None:
+    """The command line (lit-llm-plan)."""
+    words = sys.argv[1:]
+    if {"--help", "-h"} & set(words):
+        print(broken(HELP, columns(sys.stdout)))
+        return
+    with quiet_without_reader():
+        try:
+            run(words)
+        except UserError as error:
+            complain(error)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+
+
+def run(words: Sequence[str]) -> None:
+    """Prints the plan of the run, or of every stage of the pipeline, that the words describe."""
+    said = [word for word in words if word.startswith("measure=")]
+    if any(word not in ("measure=true", "measure=false") for word in said):
+        raise UserError(f"{said[-1]}: must be measure=true or measure=false")
+    rest = [word for word in words if word not in said]
+    name = "pipeline" if rest[:1] == ["pipeline"] else "train"
+    rest = rest[1:] if name == "pipeline" else rest
+    schema.register()
+    check(name, hydra_words(name, rest))
+    cfg, measure = compose(name, rest), said[-1:] != ["measure=false"]
+    started(f"plan: of scripts/{name}.py; loading torch ...")
+    logging.disable(logging.INFO)  # the story of runs that are thrown away
+    if name == "pipeline":
+        logging.disable(logging.WARNING)  # they speak of models of a few steps
+        for line in lines(cfg, measure):
+            print(line, flush=True)
+        return
+    with tempfile.TemporaryDirectory(prefix="plan-") as folder:
+        for line in plan_run(cfg, measure, Path(folder)).lines:
+            print(line)
+
+
+# A chain
+
+
+@dataclass(frozen=True)
+class Row:
+    """One step of the plan."""
+
+    name: str
+    seconds: float | None
+    memory: float | None
+    told: list[str]
+
+
+def lines(cfg: DictConfig, measure: bool) -> Iterator[str]:
+    """The plan of every step, then a table and the sum. Without ``measure`` only of the steps whose data is there."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="plan-") as folder:
+        chain = plan(cfg, Path(folder) / "pipeline")
+        for name in chain.steps:
+            row = _rankings(chain, Path(folder)) if name == RANKINGS else _stage(chain, name, Path(folder), measure)
+            rows.append(row)
+            yield f"[{len(rows)}/{len(chain.steps)}] {name}"
+            yield from (f"  {line}" for line in row.told)
+            if row.seconds is None and measure:
+                break
+    yield ""
+    yield f"{'step':<24}{'time':>10}{'memory':>12}"
+    for row in rows:
+        yield f"{row.name:<24}{clock(row.seconds):>10}{size_of(row.memory) if row.memory else '':>12}"
+    if measure and all(row.seconds is not None for row in rows):
+        total = sum(row.seconds or 0.0 for row in rows)
+        most = max(row.memory or 0.0 for row in rows)
+        yield f"{'in all':<24}{clock(total):>10}{size_of(most):>12}"
+        yield "Then the report is made: each model answers once more, and the best of several answers is taken."
+
+
+def _stage(chain: Chain, name: str, folder: Path, measure: bool) -> Row:
+    config = _planned(chain.steps[name].config)
+    missing = [parent for parent in chain.steps[name].parents if parent not in chain.folders]
+    if missing:
+        return Row(name, None, None, [f"needs what {', '.join(missing)} makes: leave measure=false out"])
+    place = folder / name
+    chain.folders[name] = place
+    values = filled(chain, type(chain.steps[name])(name, config))
+    try:
+        found: Plan = plan_run(schema.restored(values), measure, place)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    if not (place / "model").is_dir():
+        del chain.folders[name]
+    scale = _rows(chain, name)
+    seconds = None if found.seconds is None else found.seconds * scale
+    return Row(name, seconds, found.memory, found.lines)
+
+
+def _planned(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What lets a model of a few steps through."""
+    stage = dict(config["stage"])
+    if "ignore_reward_validation" in stage:
+        stage["ignore_reward_validation"] = True
+    return {**config, "stage": stage}
+
+
+def _rows(chain: Chain, name: str) -> float:
+    """By how much longer a step takes on all rankings than on the few of the plan, where epochs limit it."""
+    settings = chain.steps[name].config.get("trainer") or {}
+    fed = RANKINGS in chain.steps[name].parents and begins_from(chain.steps[name]) != RANKINGS
+    return _share(chain) if fed and settings.get("max_steps") is None else 1.0
+
+
+def _share(chain: Chain) -> float:
+    config = chain.steps[RANKINGS].config
+    wanted = config.get("max_prompts") if isinstance(config, Mapping) else None
+    train = wanted.get("train") if isinstance(wanted, Mapping) else wanted
+    return max(1.0, train / FEW["train"]) if isinstance(train, int) else 1.0
+
+
+def _rankings(chain: Chain, folder: Path) -> Row:
+    config = filled(chain, chain.steps[RANKINGS])
+    if "max_prompts" not in config:
+        return Row(RANKINGS, 0.0, None, ["people's: read as they are"])
+    place = folder / RANKINGS
+    began = time.perf_counter()
+    few = {**config, "max_prompts": FEW, "progress": False}
+    construct(few, "annotation", list(chain.cfg.allowed_targets))(output=place / COLLECTED)
+    chain.folders[RANKINGS] = place
+    wanted = config["max_prompts"]
+    total = sum(wanted.values()) if isinstance(wanted, Mapping) else 3 * (wanted or sum(FEW.values()))
+    seconds = (time.perf_counter() - began) * total / sum(FEW.values())
+    return Row(RANKINGS, seconds, None, [f"answers to {total:,} prompts, from {sum(FEW.values())} of them"])

@@ -1,0 +1,258 @@
+"""Memory of a run by part, from its configuration alone: no weight is read and none is made."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from lit_llm.backbone.config import BackboneConfig
+from lit_llm.backbone.huggingface import load_config
+from lit_llm.backbone.lora import apply_lora
+from lit_llm.backbone.models import LanguageModel
+from lit_llm.config import schema
+from lit_llm.config.targets import construct, named_class
+from lit_llm.stages.options import StageOptions
+from lit_llm.training.plan.activations import Activations, activations
+from lit_llm.training.trainer import precision
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+GIB = 2**30
+SPARE = 0.92  # of what is free: the rest is for what no plan knows
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The largest forward pass that is learned from: rows, and tokens a row."""
+
+    rows: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the peak of training, by part."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    copies: float  # frozen networks beside it: a reference, reward models
+    activations: float  # with what a pass needs for moments
+    process: float  # Python, torch, this program and its data; on a GPU 0
+    cache: float  # keys and values of the answers that are generated at once; not while training, but never given back
+
+    @property
+    def total(self) -> float:
+        """The peak: while training, or while answers are sampled with nothing of training but the copies there."""
+        training = self.weights + self.gradients + self.optimizer + self.copies + self.activations
+        return self.process + max(training, 2 * self.weights + self.copies + self.cache)
+
+    def parts(self) -> dict[str, float]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What memory follows from: the model, what is trained of it, and how."""
+
+    config: BackboneConfig
+    options: StageOptions
+    trained: int  # parameters
+    states: int  # numbers that the optimizer keeps
+    dtype: torch.dtype
+    autocast: bool
+    device: str
+    checkpointing: bool
+    rewards: int  # parameters of reward models
+    generated: tuple[int, int]  # answers at once in the evaluation, tokens of one with its prompt; (0, 0): none
+
+    @property
+    def parameters(self) -> int:
+        return self.config.num_parameters
+
+    def activations(self, length: int) -> Activations:
+        return activations(
+            self.config,
+            length,
+            dtype=self.dtype,
+            autocast=self.autocast,
+            device=self.device,
+            checkpointing=self.checkpointing,
+            prepare=lambda model: _adapted(model, self.options),
+        )
+
+    def memory(self, of: Pass, process: float, known: Activations | None = None) -> Memory:
+        size = self.dtype.itemsize
+        copies, beside = self.options.frozen_copies, self.options.trained_copies
+        each = self.activations(of.length) if known is None else known
+        answers, tokens = self.generated
+        layer = 2 * self.config.num_kv_heads * self.config.head_dim
+        return Memory(
+            weights=size * self.parameters * (1 + beside),
+            gradients=size * self.trained * (1 + beside),
+            optimizer=size * self.states * (1 + beside),
+            copies=size * (self.parameters * copies + self.rewards),
+            activations=each.of(self.config.num_layers, of.rows),
+            process=process,
+            cache=(2 if self.autocast else size) * self.config.num_layers * layer * answers * tokens,
+        )
+
+
+def shape_of(cfg: DictConfig, vocab_size: int | None = None) -> Shape:
+    """The shape of a run. ``vocab_size``: of its tokenizer, where it is known. Raises UserError as the run would."""
+    config = model_shape(cfg, vocab_size)
+    options = stage_options(cfg)
+    with torch.device("meta"):
+        model = LanguageModel(config)
+        _adapted(model, options)
+    optimizer = construct(cfg.optimizer, "optimizer", cfg.allowed_targets)(_Trained(model))
+    kind = precision(cfg.trainer.precision, cfg.trainer.accelerator)
+    gpu = cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    said = cfg.evaluation
+    longest = (cfg.data.get("max_length") or cfg.data.get("max_prompt_length") or 256) + said.max_new_tokens
+    return Shape(
+        config=config,
+        options=options,
+        trained=sum(each.numel() for each in model.parameters() if each.requires_grad),
+        states=sum(
+            each.numel() * (1 if group.get("muon") else 2)
+            for group in optimizer.param_groups
+            for each in group["params"]
+        ),
+        dtype={"bf16-true": torch.bfloat16}.get(kind, torch.float32),
+        autocast=kind == "bf16-mixed",
+        device="cuda" if gpu else "cpu",
+        checkpointing=bool(cfg.trainer.gradient_checkpointing),
+        rewards=sum(found.num_parameters for found in _reward_models(schema.plain(cfg)["stage"])),
+        generated=(said.batch_size, min(config.max_positions, longest)) if said.enabled and said.generate else (0, 0),
+    )
+
+
+class _Trained(nn.Module):
+    """A network as an optimizer is given a stage's: by the name ``model``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+
+def model_shape(cfg: DictConfig, vocab_size: int | None = None) -> BackboneConfig:
+    """Of ``init_from``, else as ``backbone`` says; the vocabulary is the tokenizer's, or what it is to become."""
+    if cfg.init_from is not None:
+        return load_config(cfg.init_from)
+    own: dict[str, Any] = {}
+    if not cfg.backbone.get("vocab_size"):
+        own["vocab_size"] = vocab_size or cfg.tokenizer.get("vocab_size")
+    made: BackboneConfig = construct(cfg.backbone, "backbone", cfg.allowed_targets)(**own)
+    return made
+
+
+def stage_options(cfg: DictConfig) -> StageOptions:
+    """The options of the configuration's stage."""
+    kind: Any = named_class(cfg.stage, "stage", cfg.allowed_targets)
+    values: dict[str, Any] = schema.plain(cfg)["stage"]
+    known = {field.name for field in fields(kind.Options)}
+    options: StageOptions = kind.Options(**{key: value for key, value in values.items() if key in known})
+    return options
+
+
+def _adapted(model: LanguageModel, options: StageOptions) -> None:
+    rank = getattr(options, "lora_rank", 0)
+    if rank:
+        apply_lora(model, rank, options.lora_alpha, 0.0, tuple(options.lora_targets))  # type: ignore[attr-defined]
+
+
+def _reward_models(node: Any) -> Iterator[BackboneConfig]:
+    """Of every folder of a model that a stage's options name."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key == "folder" and isinstance(value, str) and (Path(value) / "config.json").is_file():
+                yield load_config(value)
+            else:
+                yield from _reward_models(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _reward_models(value)
+
+
+# What there is
+
+
+def process_bytes() -> float:
+    """What this process holds now; 0 where the system does not say."""
+    try:
+        return float(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    except (OSError, AttributeError):
+        return 0.0
+
+
+def peak_bytes(device: str) -> float:
+    """The most that this process has held so far."""
+    if device == "cuda":
+        return float(torch.cuda.max_memory_allocated())
+    if resource is None:
+        return process_bytes()
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+
+
+def available(device: str) -> float:
+    """Bytes that a run may hold in all: of the GPU, or of memory within the limits of this process; inf: not known."""
+    if device == "cuda":
+        return float(torch.cuda.mem_get_info()[0])
+    found = [math.inf]
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        found.append(int(lines["MemAvailable"].split()[0]) * 1024.0 + process_bytes())
+    except (OSError, KeyError, ValueError):
+        with suppress(AttributeError, ValueError, OSError):
+            found.append(float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES"))
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # none, or "max"
+            found.append(float(Path(file).read_text()))
+    if resource is not None and (limit := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
+        found.append(float(limit))
+    return min(found)
+
+
+def what_would_fit(shape: Shape, of: Pass, process: float, room: float) -> list[tuple[str, float]]:
+    """Changes, by the words of the command line, each with what the run would hold then; the smallest change first.
+    Where one row at a time is too much, recomputation and adapters are tried with it."""
+    found: list[tuple[str, float]] = []
+    known = shape.activations(of.length)
+    fixed = shape.memory(replace(of, rows=0), process, known).total - known.base
+    rows = min(of.rows, known.rows_within(shape.config.num_layers, room - fixed))
+    one = Pass(max(1, rows), of.length)
+    if rows < of.rows:
+        found.append((f"data.micro_batch_size={one.rows}", shape.memory(one, process, known).total))
+    again = replace(shape, checkpointing=True)
+    if not shape.checkpointing:
+        found.append(("trainer.gradient_checkpointing=true", again.memory(of, process).total))
+    if getattr(shape.options, "lora_rank", None) == 0:
+        options = replace(shape.options, lora_rank=16)  # type: ignore[call-arg]
+        adapted = _with_options(shape, options)
+        found.append(("stage.lora_rank=16", adapted.memory(of, process).total))
+        least = replace(adapted, checkpointing=True).memory(Pass(1, of.length), process).total
+        found.append(("stage.lora_rank=16 trainer.gradient_checkpointing=true data.micro_batch_size=1", least))
+    return found
+
+
+def _with_options(shape: Shape, options: StageOptions) -> Shape:
+    """The shape with adapters, which are what is trained then, with two numbers of the optimizer each (AdamW)."""
+    with torch.device("meta"):
+        model = LanguageModel(shape.config)
+        _adapted(model, options)
+    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    return replace(shape, options=options, trained=trained, states=2 * trained)

@@ -1,0 +1,185 @@
+"""The plan of one run: said from its configuration, then from its data, then from a few of its own steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from lit_llm.errors import UserError
+
+CHINCHILLA = 20  # tokens a parameter, where a given amount of arithmetic goes furthest (arXiv:2203.15556)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is said of one run."""
+
+    lines: list[str]
+    memory: float  # bytes at the peak
+    seconds: float | None  # None: not measured
+
+
+def plan_run(cfg: DictConfig, measure: bool, folder: Path) -> Plan:
+    """One run, tried in ``folder``, which gets ``model/`` of the few steps that are measured.
+
+    Memory that is not there is said before a weight is read, and then none is. Raises UserError as the run would.
+    """
+    from lit_llm.runtime.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    import lightning as L
+
+    from lit_llm.training import finalize, loggers  # noqa: F401  a run has them: what they hold counts
+    from lit_llm.training.plan import memory
+    from lit_llm.training.train import quiet
+
+    quiet()
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    data = _Data.read(cfg, folder)
+    shape = memory.shape_of(cfg, data.vocabulary)
+    process = memory.process_bytes() if shape.device == "cpu" else 0.0
+    of = memory.Pass(*shape.options.pass_over(data.rows, data.length))
+    needed, room = shape.memory(of, process), memory.SPARE * memory.available(shape.device)
+    lines = list(_of_memory(shape, of, needed, room, data, cfg.init_from is None))
+    if needed.total > room:
+        lines.append("It does not fit. What would:")
+        for words, total in memory.what_would_fit(shape, of, process, room):
+            lines.append(f"  {size_of(total):>9}  {words}{'' if total <= room else ' (still too much)'}")
+    flops = shape.config.flops_per_token(of.length) * data.tokens_a_step * (data.steps or 0)
+    if needed.total > room or not measure:
+        lines += [f"arithmetic  {flops:.2e} floating point operations"] if flops else []
+        return Plan(lines, needed.total, None)
+    found = _measured(cfg, folder)
+    lines.append(f"held        {size_of(memory.peak_bytes(shape.device))} in the steps that were measured")
+    return Plan([*lines, *_of_time(found, flops)], needed.total, found.total)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What the run's data says before any weight is read."""
+
+    vocabulary: int
+    rows: int  # of a batch
+    length: int  # tokens of its longest row
+    tokens_an_epoch: int  # that are trained
+    rows_an_epoch: int
+    steps: int | None  # of the run; None: time ends it
+    tokens_a_step: int
+
+    @classmethod
+    def read(cls, cfg: DictConfig, folder: Path) -> _Data:
+        from lit_llm.config.targets import construct
+        from lit_llm.training.build import check_batches, load_run_tokenizer
+        from lit_llm.training.trainer import accumulation, optimizer_steps
+
+        check_batches(cfg)
+        tokenizer = load_run_tokenizer(cfg, folder / "tokenizer")
+        data = construct(cfg.data, "data", cfg.allowed_targets)(tokenizer=tokenizer)
+        loader = data.train_dataloader()
+        sizes = [_size(batch) for _, batch in zip(range(BATCHES), loader, strict=False)]
+        if not sizes:
+            raise UserError(f"data.path={cfg.data.get('path')}: not one batch to train on")
+        rows, length = max(sizes, key=lambda size: size[0] * size[1])
+        many = accumulation(cfg) if cfg.trainer.global_batch_size is not None else 1
+        steps = optimizer_steps(cfg, many)
+        if cfg.trainer.max_epochs is not None:
+            an_epoch = -(-len(loader) // many)
+            epochs = an_epoch * cfg.trainer.max_epochs
+            steps = epochs if steps < 0 else min(steps, epochs)
+        mean = sum(rows * length for rows, length in sizes) / len(sizes)
+        return cls(
+            vocabulary=tokenizer.vocab_size,
+            rows=rows,
+            length=length,
+            tokens_an_epoch=int(getattr(data, "train_tokens", 0)),
+            rows_an_epoch=len(data.prepared.train),
+            steps=steps if steps >= 0 else None,
+            tokens_a_step=int(mean * many),
+        )
+
+
+BATCHES = 8  # looked at for the largest
+
+
+def _size(batch: Any) -> tuple[int, int]:
+    """Rows and tokens a row of a batch; of packed completions as many rows as hold them, each as long as the longest
+    prompt with its completion."""
+    completions = getattr(batch, "completions", None)
+    if completions is None:
+        rows, length = batch.input_ids.shape
+        return int(rows), int(length)
+    longest = int(completions.longest)
+    return max(1, -(-int(completions.input_ids.numel()) // longest)), longest
+
+
+def _of_memory(shape: Any, of: Any, needed: Any, room: float, data: _Data, from_scratch: bool) -> Iterator[str]:
+    config = shape.config
+    yield (
+        f"model       {config.family}, {shape.parameters:,} parameters, {shape.trained:,} trained; "
+        f"{config.num_layers} layers, {config.hidden_size} wide, vocabulary {config.vocab_size:,}"
+    )
+    yield f"a pass      {of.rows:,} rows of {of.length:,} tokens, {'bf16' if shape.autocast else str(shape.dtype)[6:]}"
+    said = {
+        "weights": "", "gradients": "", "optimizer": "moments", "copies": "reference, reward model",
+        "activations": "kept for the backward pass", "cache": "keys and values of answers sampled at once",
+        "process": "Python, torch, data",
+    }  # fmt: skip
+    for name, size in needed.parts().items():
+        if size:
+            yield f"  {name:<12}{size_of(size):>9}  {said[name]}".rstrip()
+    word = "fits in" if needed.total <= room else "is more than"
+    place = "GPU's memory" if shape.device == "cuda" else "memory"
+    yield f"memory      {size_of(needed.total)} at the peak {word} the {size_of(room)} of free {place}"
+    tokens = f", {data.tokens_an_epoch:,} trained tokens" if data.tokens_an_epoch else ""
+    yield f"data        an epoch has {data.rows_an_epoch:,} rows{tokens}"
+    if data.steps is not None:
+        total = data.steps * data.tokens_a_step
+        line = f"tokens      {data.steps:,} steps of {data.tokens_a_step:,}: {total:,}"
+        if from_scratch:
+            line += f", {total / shape.parameters:.1f} a parameter ({CHINCHILLA} go furthest for their arithmetic)"
+        yield line
+
+
+def _of_time(found: Any, flops: float) -> Iterator[str]:
+    if flops:
+        rate = f", {flops / found.steps / found.step:.2e} a second" if found.steps and found.step else ""
+        yield f"arithmetic  {flops:.2e} floating point operations{rate}"
+    yield (
+        f"time        {clock(found.total)}: start {clock(found.start)}, {found.steps:,} steps of {found.step:.3g} s, "
+        f"validation {clock(found.validation)}, evaluation {clock(found.before)} before and {clock(found.after)} after"
+    )
+
+
+def _measured(cfg: DictConfig, folder: Path) -> Any:
+    from lit_llm.runtime.out_of_resources import told_in_one_line
+    from lit_llm.training.build import load
+    from lit_llm.training.plan.timing import measure
+    from lit_llm.training.train import needs_less
+
+    with told_in_one_line(lambda: needs_less(cfg), lambda: "nothing was begun"):
+        began = time.perf_counter()
+        parts = load(cfg, folder)
+        parts.data.setup()
+        start = time.perf_counter() - began
+        found = replace(measure(parts, folder), start=start)
+        parts.stage.save(folder / "model")
+    return found
+
+
+def size_of(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def clock(seconds: float | None) -> str:
+    if seconds is None or seconds != seconds:
+        return "unknown"
+    whole = round(seconds)
+    if whole < 90:
+        return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1f} s"
+    hours, minutes = divmod(round(whole / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"

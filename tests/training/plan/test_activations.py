@@ -1,0 +1,48 @@
+"""What a pass of the whole model holds follows from passes over one and two layers and rows."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from lit_llm.backbone.config import from_depth
+from lit_llm.backbone.lora import apply_lora
+from lit_llm.training.plan.activations import _peak, activations
+
+CONFIG = from_depth(64, depth=5, hidden_size=64, max_positions=128)
+WAYS = {
+    "full": {},
+    "checkpointing": {"checkpointing": True},
+    "adapters": {"prepare": partial(apply_lora, rank=2, dropout=0.0)},
+    "bf16-mixed": {"autocast": True},
+    "bf16-true": {"dtype": torch.bfloat16},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_whole_model_holds_what_was_said_of_it(way):
+    said = activations(CONFIG, 96, **WAYS[way]).of(CONFIG.num_layers, 6)
+    settings = {"dtype": torch.float32, "autocast": False, "device": "cpu", "checkpointing": False}
+    whole = _peak(CONFIG, 5, 6, 96, **{**settings, "prepare": lambda _: None, **WAYS[way]})
+    assert said == pytest.approx(whole, rel=0.05)
+
+
+def test_recomputation_and_adapters_hold_less():
+    full, again, adapted = (activations(CONFIG, 96, **WAYS[way]).of(5, 6) for way in list(WAYS)[:3])
+    assert again < 0.6 * full and adapted < full
+
+
+def test_the_most_rows_that_fit_are_the_most_that_fit():
+    known = activations(CONFIG, 96)
+    rows = known.rows_within(5, 3 * known.of(5, 4))
+    assert known.of(5, rows) <= 3 * known.of(5, 4) < known.of(5, rows + 1)
+    assert known.rows_within(5, 0) == 0
+
+
+def test_the_random_state_of_torch_stays():
+    torch.manual_seed(3)
+    wanted = torch.rand(2)
+    torch.manual_seed(3)
+    activations(replace(CONFIG, num_layers=1), 8)
+    assert torch.equal(torch.rand(2), wanted)

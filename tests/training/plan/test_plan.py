@@ -1,0 +1,97 @@
+"""A plan says of a run what the run then is: its parts of memory, its steps; and whether it fits."""
+
+import re
+
+import pytest
+import torch
+
+from lit_llm.config.command_line import compose
+from lit_llm.training.build import load
+from lit_llm.training.plan import memory
+from lit_llm.training.plan.run_plan import plan_run
+from lit_llm.training.train import run as train
+
+WORDS = [
+    "backbone.depth=2", "backbone.hidden_size=32", "backbone.max_positions=64", "tokenizer.vocab_size=300",
+    "data.max_length=32", "data.micro_batch_size=2", "trainer=cpu", "trainer.precision=32-true",
+    "trainer.max_steps=7", "trainer.val_check_interval=3", "trainer.limit_val_batches=1", "trainer.progress=false",
+    "evaluation.max_items=2", "evaluation.max_new_tokens=4", "callbacks=none", "logger=csv",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def words(data):
+    return [*WORDS, f"data.path={data}/raw_text", f"data.cache_dir={data}/cache"]
+
+
+@pytest.fixture(scope="module")
+def parent(words, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parent")
+    train(compose("train", words), folder)
+    return folder / "model"
+
+
+def stage_words(name, data, parent):
+    own = {
+        "pretraining": [],
+        "instruction_tuning": [f"init_from={parent}", f"data.path={data}/instructions", "stage.lora_rank=2"],
+        "dpo": [f"init_from={parent}", f"data.path={data}/preferences", "trainer.global_batch_size=null"],
+    }
+    return [f"stage={name}", *own[name], f"data.cache_dir={data}/cache"]
+
+
+@pytest.mark.parametrize("name", ["pretraining", "instruction_tuning", "dpo"])
+def test_parts_of_memory_are_those_of_the_run(name, words, data, parent, tmp_path):
+    small = [word for word in words if not word.startswith(("data.path", "data.cache"))]
+    given = small if name == "pretraining" else [w for w in small if not w.startswith(("backbone", "tokenizer"))]
+    extra = [f"data.path={data}/raw_text"] if name == "pretraining" else ["data.max_length=64"]
+    cfg = compose("train", [*given, *extra, *stage_words(name, data, parent)])
+    parts = load(cfg, tmp_path)
+    shape = memory.shape_of(cfg, parts.tokenizer.vocab_size)
+    held = shape.memory(memory.Pass(2, 32), 0.0)
+    weights = list(parts.stage.model.parameters())
+    base = sum(each.numel() for key, each in parts.stage.model.named_parameters() if ".lora_" not in key)
+    assert held.weights == 4 * base
+    trained = sum(each.numel() for each in weights if each.requires_grad)
+    assert shape.trained == trained and held.gradients == 4 * trained
+    beside = [] if parts.stage.reference is None else list(parts.stage.reference.parameters())
+    assert held.copies == 4 * sum(each.numel() for each in beside)
+    optimizer = parts.stage.make_optimizer(parts.stage)
+    for each in weights:
+        each.grad = torch.zeros_like(each) if each.requires_grad else None
+    optimizer.step()
+    kept = [v for state in optimizer.state.values() for v in state.values() if torch.is_tensor(v) and v.dim()]
+    assert shape.states == sum(each.numel() for each in kept)
+
+
+def test_time_and_steps_are_those_of_the_run(words, tmp_path):
+    found = plan_run(compose("train", words), True, tmp_path / "plan")
+    assert (tmp_path / "plan/model/model.safetensors").is_file()
+    (line,) = [line for line in found.lines if line.startswith("time")]
+    assert "7 steps" in line and found.seconds > 0
+    metrics = train(compose("train", words), tmp_path / "run")
+    assert metrics["steps"] == 7
+
+
+def test_epochs_are_counted_in_steps(words, tmp_path):
+    epochs = [*(word for word in words if "max_steps" not in word), "trainer.max_steps=null", "trainer.max_epochs=2"]
+    told = plan_run(compose("train", epochs), False, tmp_path / "plan").lines
+    steps = next(
+        int(found[1].replace(",", "")) for line in told if (found := re.match(r"tokens +([\d,]+) steps", line))
+    )
+    assert train(compose("train", epochs), tmp_path / "run")["steps"] == steps
+
+
+def test_what_does_not_fit_is_said_before_a_weight_is_read_and_what_would(words, tmp_path, monkeypatch):
+    cfg = compose("train", [*words, "data.micro_batch_size=8"])
+    needs = plan_run(cfg, False, tmp_path / "a").memory
+    process = memory.process_bytes()
+    monkeypatch.setattr(memory, "available", lambda _: (process + 0.6 * (needs - process)) / memory.SPARE)
+    monkeypatch.setattr(memory, "process_bytes", lambda: process)
+    monkeypatch.setattr("lit_llm.training.build.load_run_model", lambda *_: pytest.fail("weights are made"))
+    found = plan_run(cfg, True, tmp_path / "b")
+    text = "\n".join(found.lines)
+    rows = re.search(r"data\.micro_batch_size=(\d)", text)
+    assert found.seconds is None and "does not fit" in text and rows is not None and 1 <= int(rows[1]) < 8
+    fewer = compose("train", [*words, f"data.micro_batch_size={rows[1]}"])
+    assert plan_run(fewer, False, tmp_path / "c").memory <= process + 0.6 * (needs - process)
