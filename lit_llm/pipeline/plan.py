@@ -1,7 +1,7 @@
 """``scripts/plan.py``: what a run, or every step of a chain, will take; nothing is trained to be kept.
 
-It takes the words of ``scripts/train.py``, or ``pipeline`` and those of ``scripts/pipeline.py``. Of a chain, a step that
-starts from another's model is planned with what the few measured steps of that one made, and the rankings of a few
+It takes the words of ``scripts/train.py``, or ``pipeline`` and those of ``scripts/pipeline.py``. Of a chain, a step
+that starts from another model is planned with what the few measured steps of that one made, and rankings of a few
 prompts stand for all of them. Answers of such a model seldom end, so the steps that sample take longer in the plan than
 they will.
 """
