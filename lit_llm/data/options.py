@@ -1,8 +1,7 @@
 """The options of every data module. Each is written here once, with what it means and what it may be.
 
-A data module names its dataclass as ``Options``: its fields are the keys below ``data.`` in a configuration and the
-first argument of the data module. Torch is not imported, so that a configuration is checked before it is: by the
-fields' types, and by ``check``, which every dataclass calls when it is made.
+``TARGET`` names the data module, which names its dataclass as ``Options``: its fields are the keys below ``data.`` in a
+configuration and the first argument of the data module.
 """
 
 from __future__ import annotations
@@ -10,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lit_llm.data.encodings import checked_encoding
 from lit_llm.errors import UserError
+from lit_llm.runtime.options import Options
 
 DataPath = str | int | Sequence[str | int] | Mapping[str, Any]
 """What ``data.path`` may be: see ``sources.resolve``. A number is the name of a file or folder."""
@@ -22,8 +22,11 @@ SEVERITIES = range(1, 4)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions:
+class DataOptions(Options):
     """What all data modules have. Each has a path of its own."""
+
+    GROUP: ClassVar[str] = "data"
+    GIVEN: ClassVar[tuple[str, ...]] = ("tokenizer",)
 
     micro_batch_size: int = 8  # rows (prompts, where the batch holds prompts) per process and step
     num_workers: int = 0  # processes that prepare batches; they change nothing but speed
@@ -42,11 +45,8 @@ class DataOptions:
     clean: bool = True  # \r\n and \r become \n and NUL characters go, which is counted; False alters no character
     encoding: str = "utf-8"  # of texts and JSON
 
-    def __post_init__(self) -> None:
-        self.check()
-
     def check(self) -> None:
-        """Raises UserError naming the first value that makes no sense."""
+        super().check()
         _at_least("micro_batch_size", self.micro_batch_size, 1)
         _at_least("num_workers", self.num_workers, 0)
         _at_least("seed", self.seed, 0)
@@ -63,6 +63,8 @@ class DataOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TextOptions(DataOptions):
+    TARGET: ClassVar[str] = "lit_llm.data.raw_text.RawText"
+
     # One corpus; or {path: weight}, where weights are shares of rows (2 and 1: two thirds and a third). An epoch has as
     # many rows as all sources together; a source with a big share repeats in it, one with a small share is gone through
     # in several epochs, and no row comes again before all of its source have.
@@ -77,6 +79,8 @@ class TextOptions(DataOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DomainCorporaOptions(TextOptions):
+    TARGET: ClassVar[str] = "lit_llm.data.domain_corpora.DomainCorpora"
+
     path: DataPath = "installed/domain"  # the domain: one corpus, or {path: weight}
     replay_path: DataPath | None = "installed/raw_text"  # the general corpus; None: none, without its validation
     replay_ratio: float = 0.2  # share of an epoch's rows, 0 (none) to below 1
@@ -116,12 +120,16 @@ class SupervisedDataOptions(DataOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskPairsOptions(SupervisedDataOptions):
+    TARGET: ClassVar[str] = "lit_llm.data.task_pairs.TaskPairs"
+
     path: DataPath = "installed/task_pairs"  # pairs of source and target, or conversations (formats.py)
     name: str = "task_pairs"  # of the source, and the beginning of the held-out sets' names
 
 
 @dataclass(frozen=True, kw_only=True)
 class InstructionsOptions(SupervisedDataOptions):
+    TARGET: ClassVar[str] = "lit_llm.data.instructions.Instructions"
+
     path: DataPath = "installed/instructions"  # conversations, or pairs of source and target (formats.py)
     name: str = "instructions"  # of the source, and the beginning of the held-out sets' names
 
@@ -131,6 +139,8 @@ class InstructionsOptions(SupervisedDataOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PreferencesOptions(DataOptions):
+    TARGET: ClassVar[str] = "lit_llm.data.preferences.Preferences"
+
     path: DataPath  # comparisons: pairs, rankings of K completions, HH transcripts (formats.py)
     max_length: int = 512  # longest prompt and completion together, in tokens
     micro_batch_size: int = 4  # comparisons per process and step; each brings its K completions
@@ -167,6 +177,8 @@ class PreferencesOptions(DataOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledAnswersOptions(DataOptions):
+    TARGET: ClassVar[str] = "lit_llm.data.labelled_answers.LabelledAnswers"
+
     path: DataPath  # rows of prompt, completion, label; or rankings and pairs, of which label makes labels
     # What the label of a ranked completion is: desirable (best rank good; worst rank, or all bad, bad; the rest left
     # out) or flagged (people flagged it). See label_formats.py.
@@ -192,6 +204,8 @@ class LabelledAnswersOptions(DataOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PromptsOptions(DataOptions):
+    TARGET: ClassVar[str] = "lit_llm.data.prompts.Prompts"
+
     # Prompts, problems with their answers (which become tags, for rewards), or examples or comparisons whose answers
     # are left out (formats.py).
     path: DataPath = "installed/prompts"

@@ -1,8 +1,7 @@
 """The options of every stage. Each is written here once, with what it means and what it may be.
 
-A stage names its dataclass as ``Options``: its fields are the keys below ``stage.`` in a configuration, the first
-argument of the stage, and the hyper-parameters that a checkpoint keeps. Torch is not imported, so that a configuration
-is checked before it is: by the fields' types, and by ``check``, which every dataclass calls when it is made.
+``TARGET`` names the stage, which names its dataclass as ``Options``: its fields are the keys below ``stage.`` in a
+configuration, the first argument of the stage, and the hyper-parameters that a checkpoint keeps.
 """
 
 from __future__ import annotations
@@ -10,25 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from lit_llm.backbone.config import LINEAR_LAYERS
 from lit_llm.errors import UserError
 from lit_llm.objectives.options import AGGREGATIONS, RATIOS, SCALES, check_kto
+from lit_llm.runtime.options import Options
 
 KL_PLACES = ("loss", "reward")
 VALUE_INITS = ("reward", "zero")
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageOptions:
+class StageOptions(Options):
     """What all stages have: nothing yet."""
 
-    def __post_init__(self) -> None:
-        self.check()
-
-    def check(self) -> None:
-        """Raises UserError naming the first value that makes no sense."""
+    GROUP: ClassVar[str] = "stage"
+    GIVEN: ClassVar[tuple[str, ...]] = ("model",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +40,7 @@ class AdapterOptions(StageOptions):
 
     def check(self) -> None:
         super().check()
-        _not_negative(self, "lora_rank")
+        self.not_negative("lora_rank")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +59,18 @@ class LanguageOptions(StageOptions):
 
     def check(self) -> None:
         super().check()
-        _not_negative(self, "z_loss")
+        self.not_negative("z_loss")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingOptions(LanguageOptions):
-    """Nothing of its own."""
+    TARGET: ClassVar[str] = "lit_llm.stages.pretraining.Pretraining"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContinuedPretrainingOptions(LanguageOptions, DropoutAdapterOptions):
+    TARGET: ClassVar[str] = "lit_llm.stages.continued_pretraining.ContinuedPretraining"
+
     # Words of the domain that become single tokens, as they are written in it ("tensor", no space). Not with adapters:
     # the new rows of the embedding would stay as they begin.
     new_tokens: Sequence[str] = ()
@@ -100,7 +99,17 @@ class SupervisedOptions(LanguageOptions, DropoutAdapterOptions):
 
     def check(self) -> None:
         super().check()
-        _not_negative(self, "neftune_noise_alpha")
+        self.not_negative("neftune_noise_alpha")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuningOptions(SupervisedOptions):
+    TARGET: ClassVar[str] = "lit_llm.stages.fine_tuning.FineTuning"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructionTuningOptions(SupervisedOptions):
+    TARGET: ClassVar[str] = "lit_llm.stages.instruction_tuning.InstructionTuning"
 
 
 # Rankings and labels
@@ -110,6 +119,9 @@ class SupervisedOptions(LanguageOptions, DropoutAdapterOptions):
 class PreferenceOptions(AdapterOptions):
     """Learning beside a frozen reference. With adapters that is the policy without them, so there is no second copy."""
 
+    TARGET: ClassVar[str] = "lit_llm.stages.preference_optimization.PreferenceOptimization"
+    TAKES: ClassVar[tuple[str, ...]] = ("loss",)
+
     # Compute the reference's log-probabilities of all training and validation data before the first step, and keep them
     # in the data's cache_dir under the hash of data and reference: a later run reads them.
     reference_cache: bool = False
@@ -118,6 +130,9 @@ class PreferenceOptions(AdapterOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class KTOOptions(PreferenceOptions):
+    TARGET: ClassVar[str] = "lit_llm.stages.kto.KTO"
+    TAKES: ClassVar[tuple[str, ...]] = ()
+
     beta: float = 0.1  # how dear it is to leave the reference
     desirable_weight: float = 1.0  # of good completions
     undesirable_weight: float = 1.0  # of bad ones; the weighted ratio of good to bad is best from 1 to 4/3
@@ -130,6 +145,9 @@ class KTOOptions(PreferenceOptions):
 @dataclass(frozen=True, kw_only=True)
 class RewardModelingOptions(DropoutAdapterOptions):
     """With adapters the new head alone is trained whole."""
+
+    TARGET: ClassVar[str] = "lit_llm.stages.reward_modeling.RewardModeling"
+    TAKES: ClassVar[tuple[str, ...]] = ("loss", "reward_validation")
 
     # After training, scores get mean 0 and deviation 1 over the answers of this many training batches (attacks among
     # them are no answers); 0: they stay as they are.
@@ -150,8 +168,8 @@ class RewardModelingOptions(DropoutAdapterOptions):
             raise UserError(f"stage.adherence: {self.adherence}; must be none or learned")
         if not self.adherence_shape > 1:  # or the prior's density has no peak above 0
             raise UserError(f"stage.adherence_shape: {self.adherence_shape}; must be above 1")
-        _positive(self, "adherence_rate", "adherence_lr")
-        _not_negative(self, "normalize_batches")
+        self.positive("adherence_rate", "adherence_lr")
+        self.not_negative("normalize_batches")
         if not 0 <= self.attack_weight < math.inf:
             raise UserError(f"stage.attack_weight: {self.attack_weight}; must be 0 or more")
         super().check()
@@ -160,6 +178,8 @@ class RewardModelingOptions(DropoutAdapterOptions):
 @dataclass(frozen=True, kw_only=True)
 class FlagOptions(DropoutAdapterOptions):
     """With adapters the new head alone is trained whole."""
+
+    TARGET: ClassVar[str] = "lit_llm.stages.flag_classification.FlagClassification"
 
     trained: Literal["full", "head"] = "full"  # head: the transformer stays as it is
     # w of flagged answers in the loss; None or 1 leaves the probabilities calibrated, balanced is the training data's
@@ -185,6 +205,9 @@ class FlagOptions(DropoutAdapterOptions):
 class RolloutOptions(AdapterOptions):
     """What PPO and GRPO share. With adapters the reference is the policy without them, so there is no second copy."""
 
+    NEEDS: ClassVar[tuple[str, ...]] = ("reward",)
+    TAKES: ClassVar[tuple[str, ...]] = ("gold",)
+
     epochs: int = 1  # passes over a rollout
     minibatches: int = 1  # updates in each pass; must divide the rollout's answers
     micro_batch_size: int | None = None  # rows of a forward pass, for memory; None: a whole minibatch
@@ -201,20 +224,18 @@ class RolloutOptions(AdapterOptions):
     seed: int = 0
 
     def check(self) -> None:
-        _positive(self, "epochs", "minibatches", "temperature", "max_new_tokens")
-        _not_negative(self, "max_grad_norm")
+        self.positive("epochs", "minibatches", "temperature", "max_new_tokens")
+        self.not_negative("max_grad_norm")
         super().check()
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise UserError(f"stage.micro_batch_size: {self.micro_batch_size}; must be 1 or more, or null")
+        self.one_or_more("micro_batch_size", "reward_validation_every_n_steps")
         if self.target_kl is not None and not self.target_kl > 0:
             raise UserError(f"stage.target_kl: {self.target_kl}; must be above 0, or null")
-        every = self.reward_validation_every_n_steps
-        if every is not None and not every >= 1:
-            raise UserError(f"stage.reward_validation_every_n_steps: {every}; must be 1 or more, or null")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PPOOptions(RolloutOptions):
+    TARGET: ClassVar[str] = "lit_llm.stages.ppo.PPO"
+
     kl_coef: float = 0.05  # beta, the price of a nat away from the reference; 0 is allowed
     clip_range: float = 0.2  # eps of the ratio
     clip_range_high: float | None = None  # eps of its upper bound (DAPO's clip-higher: 0.28); None: clip_range
@@ -237,8 +258,8 @@ class PPOOptions(RolloutOptions):
     ptx_coef: float = 0.0
 
     def check(self) -> None:
-        _positive(self, "clip_range", "value_clip_range", "value_lr_ratio", "adaptive_kl_horizon")
-        _not_negative(self, "kl_coef", "vf_coef", "ptx_coef")
+        self.positive("clip_range", "value_clip_range", "value_lr_ratio", "adaptive_kl_horizon")
+        self.not_negative("kl_coef", "vf_coef", "ptx_coef")
         if self.missing_eos_penalty is not None and not self.missing_eos_penalty >= 0:
             raise UserError(f"stage.missing_eos_penalty: {self.missing_eos_penalty}; must be 0 or more, or null")
         for name, value in (("gamma", self.gamma), ("lam", self.lam)):
@@ -255,6 +276,8 @@ class PPOOptions(RolloutOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class GRPOOptions(RolloutOptions):
+    TARGET: ClassVar[str] = "lit_llm.stages.grpo.GRPO"
+
     group_size: int = 8  # G, answers to each prompt; a rollout has data.micro_batch_size x G answers on every device
     scale: str = "none"  # what an advantage is divided by: or the standard deviation of its group or of the batch
     eps_low: float = 0.2  # how far below 1 the ratio may learn
@@ -279,33 +302,16 @@ class GRPOOptions(RolloutOptions):
             raise UserError(
                 f"stage.group_size: {self.group_size}; must be 2 or more, to measure an answer by its group"
             )
-        _one_of("scale", self.scale, SCALES)
-        _one_of("aggregation", self.aggregation, AGGREGATIONS)
-        _one_of("kl_in", self.kl_in, KL_PLACES)
-        _positive(self, "eps_low", "eps_high", "validation_samples")
-        _not_negative(self, "kl_coef")
+        self.one_of("scale", SCALES)
+        self.one_of("aggregation", AGGREGATIONS)
+        self.one_of("kl_in", KL_PLACES)
+        self.positive("eps_low", "eps_high", "validation_samples")
+        self.not_negative("kl_coef")
         if self.eps_low >= 1:
             raise UserError(f"stage.eps_low: {self.eps_low}; must be below 1, as no ratio is below 0")
-        _one_of("ratio", self.ratio, RATIOS)
+        self.one_of("ratio", RATIOS)
         if self.delta is not None and not 1 + self.eps_high < self.delta < math.inf:
             raise UserError(
                 f"stage.delta={self.delta}: must be above 1 + stage.eps_high = {1 + self.eps_high:g}, or null"
             )
         super().check()
-
-
-def _positive(options: StageOptions, *names: str) -> None:
-    for name in names:
-        if not getattr(options, name) > 0:
-            raise UserError(f"stage.{name}: {getattr(options, name)}; must be above 0")
-
-
-def _not_negative(options: StageOptions, *names: str) -> None:
-    for name in names:
-        if not getattr(options, name) >= 0:
-            raise UserError(f"stage.{name}: {getattr(options, name)}; must be 0 or more")
-
-
-def _one_of(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise UserError(f"stage.{name}: {value}; must be one of {', '.join(known)}")

@@ -9,6 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from lit_llm.config import schema
+from lit_llm.config.annotations import shown
 from lit_llm.config.command_line import check, compose
 from lit_llm.config.hydra_words import hydra_words
 from lit_llm.config.ranges import NAMES, RANGES, Range, numbers, out_of_range, range_of
@@ -44,9 +45,7 @@ def configurations():
 def numeric(value, key=(), declared=None):
     """The key of every leaf that is a number, or that its definition says may be one (null today)."""
     if isinstance(value, dict):
-        told = (
-            {p.name: p.annotation or "" for p in signature(value["_target_"]).parameters} if "_target_" in value else {}
-        )
+        told = {p.name: shown(p.type) for p in signature(value["_target_"]).parameters} if "_target_" in value else {}
         fields = getattr(SCHEMAS.get(key[-1] if key else ""), "__dataclass_fields__", {})
         told |= {name: str(field.type) for name, field in fields.items()}
         for name, item in value.items():
