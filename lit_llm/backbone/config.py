@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from lit_llm.errors import UserError
 from lit_llm.runtime.options import Options
+from lit_llm.runtime.ranges import FACTOR, SOME, Range
 
 Family = Literal["qwen3", "qwen2", "llama", "mistral"]
 RopeKind = Literal["llama3", "linear"]
@@ -27,6 +29,10 @@ class RopeScaling(Options):
     TARGET: ClassVar[str] = "lit_llm.backbone.config.RopeScaling"
     GROUP: ClassVar[str] = "rope_scaling"
     KEY: ClassVar[str] = "backbone.rope_scaling"
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "factor": Range(1, 10**6), "low_freq_factor": FACTOR, "high_freq_factor": FACTOR,
+        "original_max_positions": SOME,
+    }  # fmt: skip
 
     kind: RopeKind
     factor: float

@@ -3,11 +3,13 @@ are their own."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from lit_llm.backbone.config import BackboneConfig, Family, RopeScaling, from_depth
 from lit_llm.runtime.options import Options
+from lit_llm.runtime.ranges import EPSILON, PART, Range
 
 __all__ = ["BackboneConfig", "DepthOptions", "RopeScaling"]
 
@@ -19,6 +21,13 @@ class DepthOptions(Options):
     TARGET: ClassVar[str] = "lit_llm.backbone.config.from_depth"
     GROUP: ClassVar[str] = "backbone"
     GIVEN: ClassVar[tuple[str, ...]] = ("vocab_size",)
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "vocab_size": Range(1, 2**31 - 1), "depth": Range(1, 10**4), "hidden_size": Range(1, 10**6),
+        "num_heads": Range(1, 10**5), "num_kv_heads": Range(1, 10**5), "head_dim": Range(1, 10**5),
+        "intermediate_size": Range(1, 10**7), "max_positions": Range(1, 10**8), "sliding_window": Range(1, 10**8),
+        "rope_theta": Range(0, 10**12, above=True), "norm_eps": EPSILON, "dropout": PART,
+        "initializer_range": Range(0, 10, above=True),
+    }  # fmt: skip
 
     vocab_size: int | None = None  # None: the tokenizer's
     depth: int = 4  # layers; 12 are GPT-2's 124M at its vocabulary

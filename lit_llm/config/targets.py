@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lit_llm.config import renamed
-from lit_llm.config.definitions import Definition, definitions
+from lit_llm.config.definitions import definitions
 from lit_llm.config.signatures import options_of
 from lit_llm.errors import UserError
 from lit_llm.runtime.source_files import split
@@ -54,20 +54,20 @@ def refusal(target: Any, role: str, allowed: Sequence[str]) -> str | None:
     if (now := renamed.target(target)) != target:
         return f"is called {now} now"
     try:
-        found = list(definitions(target))
+        paths = [target] if options_of(target) is not None else [one.path for one in definitions(target)]
     except UserError as error:
         made_up = None if under(target, ALLOWED) else _made_at_import(target)
         if made_up is None:
             return str(error).removeprefix(f"{target}: ")
-        found = [made_up]
-    for one in found:
-        if not under(one.path, allowed):
+        paths = [made_up]
+    for path in paths:
+        if not under(path, allowed):
             return (
-                f"is {one.path}, which is not defined under {', '.join(allowed)}; name what is defined there, or add "
+                f"is {path}, which is not defined under {', '.join(allowed)}; name what is defined there, or add "
                 "its package to allowed_targets"
             )
-        options = options_of(one.path)
-        if under(one.path, ALLOWED) and (options is None or (role in KINDS and role != options.GROUP)):
+        options = options_of(path)
+        if under(path, ALLOWED) and (options is None or (role in KINDS and role != options.GROUP)):
             return f"is not {KINDS.get(role, 'a part that a configuration can name')}"
     return None
 
@@ -87,7 +87,7 @@ def bad_prefixes(allowed: Sequence[Any]) -> Iterator[str]:
             yield str(prefix)
 
 
-def _made_at_import(target: str) -> Definition | None:
+def _made_at_import(target: str) -> str | None:
     """A name that a module of the user's makes up when it is asked for (``__getattr__``): where its object says it is
     defined. The module is one that the user allows to run."""
     try:
@@ -98,7 +98,7 @@ def _made_at_import(target: str) -> Definition | None:
     except Exception:  # there is no such module or name, or it fails, which the caller tells with the key
         return None
     of = getattr(value, "__module__", None)
-    return Definition(of, (str(getattr(value, "__qualname__", names[-1])),), None) if isinstance(of, str) else None
+    return f"{of}.{getattr(value, '__qualname__', names[-1])}" if isinstance(of, str) else None
 
 
 # Every place

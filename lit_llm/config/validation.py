@@ -263,11 +263,9 @@ def _check_options(path: str, node: Mapping[str, Any], found: Signature) -> Iter
     parts = (*options.NEEDS, *options.TAKES)
     known = {each.name: each for each in found.parameters if each.name not in parts}
     given = {key: value for key, value in node.items() if key in known}
-    nested: Any = given
-    for part in reversed(path.split(".")):
-        nested = {part: nested}
     missing = any(each.required and each.name not in given for each in known.values())
-    if missing or any(not fits(value, known[key].type) for key, value in given.items()) or any(out_of_range(nested)):
+    wrong = any(not fits(value, known[key].type) for key, value in given.items())
+    if missing or wrong or any(out_of_range({**given, "_target_": node["_target_"]})):
         return
     try:
         options(**given)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from lit_llm.errors import UserError
 from lit_llm.runtime.devices import Device
 from lit_llm.runtime.options import Options
+from lit_llm.runtime.ranges import ROWS, SEED, SOME, TEMPERATURE, Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,10 @@ class SimulatedOptions(AnnotationOptions):
     """Answers sampled, and ranked by simulated annotators: a visible rule and noise."""
 
     TARGET: ClassVar[str] = "lit_llm.feedback.simulated.collect"
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "k": Range(2, 10**4), "temperature": TEMPERATURE, "max_new_tokens": SOME, "max_prompts": SOME,
+        "annotators_per_prompt": ROWS, "seed": SEED, "batch_size": ROWS,
+    }  # fmt: skip
 
     model: str  # a model folder
     prompts: str | Sequence[str] | Mapping[str, Any]  # as data.path of the Prompts data
@@ -50,9 +55,9 @@ class SimulatedOptions(AnnotationOptions):
     progress: bool = True  # say how far it is
 
     def check(self) -> None:
-        super().check()
         if self.k < 2:
             raise UserError(f"annotation.k={self.k}: a ranking needs at least 2 answers")
+        super().check()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,13 @@ can be told apart from tensors. ``pairs`` or ``scores`` come first in a loss: th
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from lit_llm.errors import UserError
 from lit_llm.runtime.options import Options
+from lit_llm.runtime.ranges import FACTOR, WEIGHT, Range
 
 SCALES = ("none", "group", "batch")
 AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
@@ -26,12 +28,9 @@ class PairLossOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class HingeOptions(PairLossOptions):
     TARGET: ClassVar[str] = "lit_llm.objectives.preference.hinge"
+    RANGES: ClassVar[Mapping[str, Range]] = {"beta": Range(0, 10**4, above=True)}
 
     beta: float = 0.1  # how dear it is to leave the reference
-
-    def check(self) -> None:
-        super().check()
-        check_beta(self.beta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +41,9 @@ class IPOOptions(HingeOptions):
 @dataclass(frozen=True, kw_only=True)
 class RobustDPOOptions(HingeOptions):
     TARGET: ClassVar[str] = "lit_llm.objectives.preference.robust_dpo"
+    RANGES: ClassVar[Mapping[str, Range]] = {"label_smoothing": Range(0, 0.5, below=True)}
 
     label_smoothing: float = 0.1  # share of labels known to be flipped; below 0.5
-
-    def check(self) -> None:
-        super().check()
-        check_beta(self.beta, self.label_smoothing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +57,7 @@ class DPOOptions(RobustDPOOptions):
 @dataclass(frozen=True, kw_only=True)
 class SimPOOptions(RobustDPOOptions):
     TARGET: ClassVar[str] = "lit_llm.objectives.preference.simpo"
+    RANGES: ClassVar[Mapping[str, Range]] = {"gamma": WEIGHT}
 
     beta: float = 2.0  # of the difference of the mean log-probabilities
     gamma: float = 1.0  # by how much the chosen one must be ahead
@@ -70,12 +67,9 @@ class SimPOOptions(RobustDPOOptions):
 @dataclass(frozen=True, kw_only=True)
 class ORPOOptions(PairLossOptions):
     TARGET: ClassVar[str] = "lit_llm.objectives.preference.orpo"
+    RANGES: ClassVar[Mapping[str, Range]] = {"lambda_": FACTOR}
 
     lambda_: float = 0.1  # weight of the odds ratio
-
-    def check(self) -> None:
-        super().check()
-        check_beta(self.lambda_, name="lambda_")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +86,7 @@ class BradleyTerryOptions(PlackettLuceOptions):
     """All pairs of a prompt's ranked completions."""
 
     TARGET: ClassVar[str] = "lit_llm.objectives.ranking.bradley_terry"
+    RANGES: ClassVar[Mapping[str, Range]] = {"centering": WEIGHT, "margin": WEIGHT}
 
     centering: float = 0.0  # 0.01 keeps scores near zero
     margin: float = 0.0  # by how much the better one must be ahead

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from lit_llm.errors import UserError
 from lit_llm.runtime.options import Options
+from lit_llm.runtime.ranges import COUNT, EPSILON, PART, RATE, SHARE, Range
 
 NEWTON_SCHULZ_STEPS = 5  # at most
 
@@ -16,15 +18,12 @@ class AdamWOptions(Options):
     TARGET: ClassVar[str] = "lit_llm.optim.adamw.adamw"
     GROUP: ClassVar[str] = "optimizer"
     GIVEN: ClassVar[tuple[str, ...]] = ("module",)
+    RANGES: ClassVar[Mapping[str, Range]] = {"lr": RATE, "weight_decay": Range(0, 100), "betas": PART, "eps": EPSILON}
 
     lr: float = 3e-4  # at the schedule's peak
     weight_decay: float = 0.1  # not on embeddings, norms, biases
     betas: tuple[float, float] = (0.9, 0.95)  # of the running means of the gradient and of its square
     eps: float = 1e-8  # beside the root of the mean square
-
-    def check(self) -> None:
-        super().check()
-        self.positive("lr", "eps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,18 +31,14 @@ class MuonAdamWOptions(AdamWOptions):
     """Muon over the hidden matrices, AdamW over the rest: the default for training from scratch."""
 
     TARGET: ClassVar[str] = "lit_llm.optim.muon.muon_adamw"
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "muon_lr": RATE, "momentum": PART, "newton_schulz_steps": Range(1, NEWTON_SCHULZ_STEPS),
+    }  # fmt: skip
 
     lr: float = 3e-4  # embeddings, heads, norms; for millions of parameters more than for billions
     muon_lr: float | None = None  # hidden matrices; None: lr
     momentum: float = 0.95  # of the hidden matrices
     newton_schulz_steps: int = NEWTON_SCHULZ_STEPS  # 1 to 5; 3 is cheaper, and enough for small models
-
-    def check(self) -> None:
-        super().check()
-        if self.muon_lr is not None:
-            self.positive("muon_lr")
-        if not 1 <= self.newton_schulz_steps <= NEWTON_SCHULZ_STEPS:
-            raise self.wrong("newton_schulz_steps", f"must be 1 to {NEWTON_SCHULZ_STEPS}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +48,7 @@ class ConstantOptions(Options):
     TARGET: ClassVar[str] = "lit_llm.optim.schedules.constant"
     GROUP: ClassVar[str] = "schedule"
     GIVEN: ClassVar[tuple[str, ...]] = ("optimizer", "total_steps")
+    RANGES: ClassVar[Mapping[str, Range]] = {"warmup_steps": COUNT, "warmup_ratio": SHARE, "start_lr_ratio": SHARE}
 
     warmup_steps: int = 0  # optimizer steps
     warmup_ratio: float | None = None  # share of all steps, in place of warmup_steps
@@ -64,12 +60,6 @@ class ConstantOptions(Options):
             raise UserError(
                 f"schedule.warmup_ratio: {self.warmup_ratio}, and warmup_steps is {self.warmup_steps}; give one"
             )
-        self.not_negative("warmup_steps", *(["warmup_ratio"] if self.warmup_ratio is not None else []))
-        self.share("start_lr_ratio")
-
-    def share(self, name: str) -> None:
-        if not 0 <= getattr(self, name) <= 1:
-            raise self.wrong(name, "must be between 0 and 1")
 
     def warmup(self, total_steps: int) -> int:
         """The warm-up in steps. A short trial run of a long run's configuration still warms up."""
@@ -79,11 +69,9 @@ class ConstantOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class FallingOptions(ConstantOptions):
-    min_lr_ratio: float = 0.0  # of the peak, at the end
+    RANGES: ClassVar[Mapping[str, Range]] = {"min_lr_ratio": SHARE}
 
-    def check(self) -> None:
-        super().check()
-        self.share("min_lr_ratio")
+    min_lr_ratio: float = 0.0  # of the peak, at the end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +89,6 @@ class LinearOptions(FallingOptions):
 @dataclass(frozen=True, kw_only=True)
 class WSDOptions(FallingOptions):
     TARGET: ClassVar[str] = "lit_llm.optim.schedules.wsd"
+    RANGES: ClassVar[Mapping[str, Range]] = {"decay_ratio": EPSILON}
 
     decay_ratio: float = 0.2  # share of the steps after the warm-up
-
-    def check(self) -> None:
-        super().check()
-        if not 0 < self.decay_ratio <= 1:
-            raise self.wrong("decay_ratio", "must be above 0 and at most 1")

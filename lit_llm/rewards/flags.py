@@ -32,7 +32,7 @@ class FlagProbability(nn.Module, Reward):
         """Raises UserError when the folder holds no flag classifier."""
         super().__init__()
         self.options = self.Options.of(options, values)
-        folder = self.options.folder
+        folder = self.folder = self.options.folder
         self.loaded = load_shared(folder)
         model = self.loaded.model
         if not isinstance(model, ScoreModel) or model.label is None:
@@ -55,7 +55,7 @@ class FlagProbability(nn.Module, Reward):
             and scoring_tokenizer(tokenizer).fingerprint() != scoring_tokenizer(self.tokenizer).fingerprint()
         ):
             raise UserError(
-                f"folder={self.options.folder}: its tokenizer or chat template is unlike the policy's; train the flag "
+                f"folder={self.folder}: its tokenizer or chat template is unlike the policy's; train the flag "
                 "classifier from the same model"
             )
 
@@ -67,7 +67,7 @@ class FlagProbability(nn.Module, Reward):
         """
         longest = self.classifier.config.max_positions
         if int(lengths.max()) > longest:
-            raise UserError(f"folder={self.options.folder}: reads up to {longest} tokens; got {int(lengths.max())}")
+            raise UserError(f"folder={self.folder}: reads up to {longest} tokens; got {int(lengths.max())}")
         size = self.options.batch_size
         rows = zip(torch.split(input_ids, size), torch.split(lengths, size), strict=True)
         logits = [self.classifier(ids[:, : int(sizes.max())], sizes).float() for ids, sizes in rows]

@@ -6,11 +6,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from lit_llm.errors import UserError
 from lit_llm.runtime.options import Options
+from lit_llm.runtime.ranges import COUNT, ROWS, SECONDS, SEED, SHARE, SOME, WEIGHT, Range
 
 HOW = ("mean", "min", "mean_minus_std")
 WHERE = ("search", "match", "fullmatch")
@@ -35,6 +36,7 @@ class RewardOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class LearnedOptions(RewardOptions):
     TARGET: ClassVar[str] = "lit_llm.rewards.learned.LearnedReward"
+    RANGES: ClassVar[Mapping[str, Range]] = {"batch_size": ROWS}
 
     folder: str  # of a reward model (made by stage=reward_modeling)
     batch_size: int = 64  # rows scored at once
@@ -43,6 +45,7 @@ class LearnedOptions(RewardOptions):
 @dataclass(frozen=True, kw_only=True)
 class EnsembleOptions(RewardOptions):
     TARGET: ClassVar[str] = "lit_llm.rewards.ensemble.Ensemble"
+    RANGES: ClassVar[Mapping[str, Range]] = {"std_coef": WEIGHT, "batch_size": ROWS}
 
     folders: Sequence[str]  # two or more reward models' folders
     # Of their scores the mean; min, worst-case optimisation (arXiv:2310.02743, equation 3); or mean_minus_std,
@@ -58,12 +61,12 @@ class EnsembleOptions(RewardOptions):
             raise self.wrong("how", "must be mean, min or mean_minus_std")
         if len(self.folders) < 2 or len(set(self.folders)) < len(self.folders):
             raise UserError(f"reward.folders: {list(self.folders)}; give two or more different folders")
-        self.not_negative("std_coef")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlagProbabilityOptions(RewardOptions):
     TARGET: ClassVar[str] = "lit_llm.rewards.flags.FlagProbability"
+    RANGES: ClassVar[Mapping[str, Range]] = {"batch_size": ROWS}
 
     folder: str  # of a flag classifier (made by stage=flag_classification)
     batch_size: int = 64  # rows scored at once
@@ -80,18 +83,16 @@ class FlagRateOptions(FlagProbabilityOptions):
 @dataclass(frozen=True, kw_only=True)
 class FunctionOptions(RewardOptions):
     TARGET: ClassVar[str] = "lit_llm.rewards.function.FunctionReward"
+    RANGES: ClassVar[Mapping[str, Range]] = {"batch_size": ROWS}
 
     function: str  # its dotted path, also of a module in the folder that the command is started in
     batch_size: int | None = None  # answers given at once; None: all of a rollout
-
-    def check(self) -> None:
-        super().check()
-        self.one_or_more("batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightedSumOptions(RewardOptions):
     TARGET: ClassVar[str] = "lit_llm.rewards.weighted.WeightedSum"
+    RANGES: ClassVar[Mapping[str, Range]] = {"parts.weight": Range(-(10**6), 10**6)}
 
     parts: Mapping[str, Any]  # NAME: {reward: a reward of this group, weight: 1.0}
 
@@ -121,19 +122,17 @@ class WeightedSumOptions(RewardOptions):
 @dataclass(frozen=True, kw_only=True)
 class ExactAnswerOptions(RewardOptions):
     TARGET: ClassVar[str] = "lit_llm.rewards.verifiers.ExactAnswer"
+    RANGES: ClassVar[Mapping[str, Range]] = {"tolerance": WEIGHT}
 
     tag: str = "answer"  # of the prompt, with the right answer; not verified where a prompt has none
     tolerance: float = 0.0  # by how much a number may be off
     strict: bool = False  # only an answer marked by #### or \boxed{} counts
 
-    def check(self) -> None:
-        super().check()
-        self.not_negative("tolerance")
-
 
 @dataclass(frozen=True, kw_only=True)
 class LengthOptions(RewardOptions):
     TARGET: ClassVar[str] = "lit_llm.rewards.verifiers.Length"
+    RANGES: ClassVar[Mapping[str, Range]] = {"least": COUNT, "most": COUNT, "margin": COUNT}
 
     unit: str = "words"  # between white space; or characters, tokens
     least: int | None = None  # bounds, both included; None: no such bound
@@ -150,7 +149,6 @@ class LengthOptions(RewardOptions):
         low, high = self.bounds()
         if low < 0 or high < low:
             raise UserError(f"reward.least={self.least}, reward.most={self.most}: least must be from 0 to most")
-        self.not_negative("margin")
         if self.unit == "tokens" and self.tokenizer is None:
             raise UserError("reward.tokenizer: null; to count tokens, name the model's folder")
 
@@ -212,6 +210,7 @@ class FormatOptions(RewardOptions):
 @dataclass(frozen=True, kw_only=True)
 class RegularExpressionOptions(RewardOptions):
     TARGET: ClassVar[str] = "lit_llm.rewards.regular_expression.RegularExpression"
+    RANGES: ClassVar[Mapping[str, Range]] = {"seconds": SECONDS}
 
     pattern: str  # in Python's syntax; (?s) before it lets a dot take line ends, (?i) ignores case
     where: str = "search"  # anywhere; match: from the beginning; fullmatch: the whole answer
@@ -220,7 +219,6 @@ class RegularExpressionOptions(RewardOptions):
     def check(self) -> None:
         super().check()
         self.one_of("where", WHERE)
-        self.positive("seconds")
         compiled(self.pattern)
 
 
@@ -242,6 +240,12 @@ class RewardValidationOptions(Options):
     TARGET: ClassVar[str] = "lit_llm.rewards.validation.validator.RewardValidator"
     GROUP: ClassVar[str] = "reward_validation"
     KEY: ClassVar[str] = "stage.reward_validation"
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "max_comparisons": SOME, "floor_comparisons": SOME, "probe_prompts": SOME, "min_lead": Range(-1, 1),
+        "doubt": Range(0, 100), "doubt_midway": Range(0, 100), "longest": SOME, "seed": SEED,
+        "limit_empty": SHARE, "limit_long": SHARE, "limit_repeated": SHARE, "limit_shuffled": SHARE,
+        "limit_sentinels": SHARE, "limit_gibberish": SHARE, "limit_constant": SHARE,
+    }  # fmt: skip
 
     max_comparisons: int | None = 1000  # held-out ones, drawn with a fixed seed where there are more; None: all
     floor_comparisons: int = 20_000  # training comparisons that the TF-IDF floor learns from at most
@@ -269,16 +273,6 @@ class RewardValidationOptions(Options):
     longest: int | None = 1024  # tokens of an attack with its prompt, where the context is longer; None: the context
     longer_counts: bool = True  # "longer wins" is a floor where it is right more often than not; else only reported
     seed: int = 0  # of what is drawn
-
-    def check(self) -> None:
-        super().check()
-        for name in (each.name for each in fields(self) if each.name.startswith("limit_")):
-            if not 0 <= getattr(self, name) <= 1:
-                raise self.wrong(name, "must be a share from 0 to 1")
-        self.not_negative("doubt", "doubt_midway")
-        for name in ("max_comparisons", "floor_comparisons", "probe_prompts"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise self.wrong(name, "must be 1 or more")
 
     def limit(self, attack: str) -> float:
         """The share of prompts on which an attack may outscore the best answer."""

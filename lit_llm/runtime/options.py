@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Self
 
 from lit_llm.errors import UserError
+from lit_llm.runtime.ranges import NAMES, Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +25,26 @@ class Options:
     GIVEN: ClassVar[tuple[str, ...]] = ()  # what its caller passes: a configuration makes a partial of it
     NEEDS: ClassVar[tuple[str, ...]] = ()  # further parts that it is made from: a policy's reward
     TAKES: ClassVar[tuple[str, ...]] = ()  # those that it can do without
+    RANGES: ClassVar[Mapping[str, Range]] = {}  # of the numbers among a class's own fields
 
     def __post_init__(self) -> None:
         self.check()
 
     def check(self) -> None:
-        """Raises UserError naming the first value that makes no sense."""
+        """Raises UserError naming the first value that makes no sense. What is said in other words than of a range is
+        asked before ``super().check()``."""
+        for name, known in self.ranges().items():
+            value = getattr(self, name, None) if name not in NAMES else None
+            for number in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(number, int | float) and not isinstance(number, bool) and (fault := known.fault(number)):
+                    raise self.wrong(name, fault + (", or null" if getattr(type(self), name, ...) is None else ""))
+
+    @classmethod
+    @cache
+    def ranges(cls) -> Mapping[str, Range]:
+        """Of all fields that are numbers, or made of them."""
+        parts = [vars(kind).get("RANGES", {}) for kind in reversed(cls.__mro__)]
+        return {name: known for part in parts for name, known in part.items()}
 
     @classmethod
     def key(cls) -> str:
@@ -40,6 +56,8 @@ class Options:
         """The options that a constructor is given, as one object or by their names."""
         if options is None:
             return cls(**values)
+        if not isinstance(options, cls):
+            raise TypeError(f"{options!r}: must be {cls.__name__}, or give its fields by their names")
         if values:
             raise TypeError(f"{', '.join(values)}: beside {type(options).__name__}; give it in there")
         return options
@@ -48,22 +66,6 @@ class Options:
 
     def wrong(self, name: str, said: str) -> UserError:
         return UserError(f"{self.key()}.{name}: {getattr(self, name)}; {said}")
-
-    def positive(self, *names: str) -> None:
-        for name in names:
-            if not getattr(self, name) > 0:
-                raise self.wrong(name, "must be above 0")
-
-    def not_negative(self, *names: str) -> None:
-        for name in names:
-            if not getattr(self, name) >= 0:
-                raise self.wrong(name, "must be 0 or more")
-
-    def one_or_more(self, *names: str) -> None:
-        """Numbers that may be left out (None)."""
-        for name in names:
-            if getattr(self, name) is not None and not getattr(self, name) >= 1:
-                raise self.wrong(name, "must be 1 or more, or null")
 
     def one_of(self, name: str, known: Sequence[str]) -> None:
         if getattr(self, name) not in known:

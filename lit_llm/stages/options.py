@@ -7,7 +7,7 @@ configuration, the first argument of the stage, and the hyper-parameters that a 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -15,6 +15,7 @@ from lit_llm.backbone.config import LINEAR_LAYERS
 from lit_llm.errors import UserError
 from lit_llm.objectives.options import AGGREGATIONS, RATIOS, SCALES, check_kto
 from lit_llm.runtime.options import Options
+from lit_llm.runtime.ranges import COUNT, FACTOR, PART, RATE, ROWS, SEED, SHARE, SOME, WEIGHT, Range
 
 KL_PLACES = ("loss", "reward")
 VALUE_INITS = ("reward", "zero")
@@ -32,20 +33,20 @@ class StageOptions(Options):
 class AdapterOptions(StageOptions):
     """LoRA adapters (arXiv:2106.09685) beside the network's linear layers."""
 
+    RANGES: ClassVar[Mapping[str, Range]] = {"lora_rank": Range(0, 10**5), "lora_alpha": FACTOR}
+
     lora_rank: int = 0  # of the adapters; 0: none, all weights are trained
     lora_alpha: float = 32.0  # the adapters' scale is lora_alpha / lora_rank
     lora_targets: Sequence[str] = LINEAR_LAYERS  # names of the layers that get one
     # Name or folder of the model that the adapters belong to, for adapter_config.json; None: what the run started from.
     base_model: str | None = None
 
-    def check(self) -> None:
-        super().check()
-        self.not_negative("lora_rank")
-
 
 @dataclass(frozen=True, kw_only=True)
 class DropoutAdapterOptions(AdapterOptions):
     """Adapters of a stage that trains with dropout."""
+
+    RANGES: ClassVar[Mapping[str, Range]] = {"lora_dropout": PART}
 
     lora_dropout: float = 0.05  # share of the adapters' input that is left out while training
 
@@ -55,11 +56,9 @@ class DropoutAdapterOptions(AdapterOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageOptions(StageOptions):
-    z_loss: float = 0.0  # weight of logsumexp(logits)^2, which keeps the logits from drifting (PaLM: 1e-4)
+    RANGES: ClassVar[Mapping[str, Range]] = {"z_loss": Range(0, 100)}
 
-    def check(self) -> None:
-        super().check()
-        self.not_negative("z_loss")
+    z_loss: float = 0.0  # weight of logsumexp(logits)^2, which keeps the logits from drifting (PaLM: 1e-4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +93,10 @@ class ContinuedPretrainingOptions(LanguageOptions, DropoutAdapterOptions):
 class SupervisedOptions(LanguageOptions, DropoutAdapterOptions):
     """Fine-tuning and instruction tuning."""
 
+    RANGES: ClassVar[Mapping[str, Range]] = {"neftune_noise_alpha": Range(0, 10**4)}
+
     # Strength of uniform noise on the embeddings while training (NEFTune, arXiv:2310.05914, algorithm 1: 5); 0: none.
     neftune_noise_alpha: float = 0.0
-
-    def check(self) -> None:
-        super().check()
-        self.not_negative("neftune_noise_alpha")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +129,9 @@ class PreferenceOptions(AdapterOptions):
 class KTOOptions(PreferenceOptions):
     TARGET: ClassVar[str] = "lit_llm.stages.kto.KTO"
     TAKES: ClassVar[tuple[str, ...]] = ()
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "beta": Range(0, 10**4, above=True), "desirable_weight": FACTOR, "undesirable_weight": FACTOR,
+    }  # fmt: skip
 
     beta: float = 0.1  # how dear it is to leave the reference
     desirable_weight: float = 1.0  # of good completions
@@ -148,6 +148,10 @@ class RewardModelingOptions(DropoutAdapterOptions):
 
     TARGET: ClassVar[str] = "lit_llm.stages.reward_modeling.RewardModeling"
     TAKES: ClassVar[tuple[str, ...]] = ("loss", "reward_validation")
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "normalize_batches": COUNT, "adherence_shape": Range(1, 10**6, above=True), "adherence_rate": FACTOR,
+        "adherence_lr": RATE, "attack_weight": WEIGHT,
+    }  # fmt: skip
 
     # After training, scores get mean 0 and deviation 1 over the answers of this many training batches (attacks among
     # them are no answers); 0: they stay as they are.
@@ -155,7 +159,8 @@ class RewardModelingOptions(DropoutAdapterOptions):
     normalize_scale: bool = True  # False: only the mean
     # learned: a factor on the scores in the likelihood of each annotator's rankings, logged as adherence/<name>.
     adherence: Literal["none", "learned"] = "none"
-    adherence_shape: float = 10.0  # of the factors' Gamma prior; with shape = rate its mean is 1
+    # Of the factors' Gamma prior, which has no peak unless it is above 1; with shape = rate its mean is 1.
+    adherence_shape: float = 10.0
     adherence_rate: float = 10.0  # of the same prior
     adherence_lr: float = 0.03  # learning rate of the factors' logarithms at the schedule's peak
     # Of the pairs of an answer with an attack (data.attacks). They are a loss of their own, their mean over each
@@ -166,12 +171,6 @@ class RewardModelingOptions(DropoutAdapterOptions):
     def check(self) -> None:
         if self.adherence not in ("none", "learned"):
             raise UserError(f"stage.adherence: {self.adherence}; must be none or learned")
-        if not self.adherence_shape > 1:  # or the prior's density has no peak above 0
-            raise UserError(f"stage.adherence_shape: {self.adherence_shape}; must be above 1")
-        self.positive("adherence_rate", "adherence_lr")
-        self.not_negative("normalize_batches")
-        if not 0 <= self.attack_weight < math.inf:
-            raise UserError(f"stage.attack_weight: {self.attack_weight}; must be 0 or more")
         super().check()
 
 
@@ -180,6 +179,7 @@ class FlagOptions(DropoutAdapterOptions):
     """With adapters the new head alone is trained whole."""
 
     TARGET: ClassVar[str] = "lit_llm.stages.flag_classification.FlagClassification"
+    RANGES: ClassVar[Mapping[str, Range]] = {"positive_weight": FACTOR}
 
     trained: Literal["full", "head"] = "full"  # head: the transformer stays as it is
     # w of flagged answers in the loss; None or 1 leaves the probabilities calibrated, balanced is the training data's
@@ -207,6 +207,11 @@ class RolloutOptions(AdapterOptions):
 
     NEEDS: ClassVar[tuple[str, ...]] = ("reward",)
     TAKES: ClassVar[tuple[str, ...]] = ("gold",)
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "epochs": Range(1, 10**4), "minibatches": ROWS, "micro_batch_size": ROWS,
+        "temperature": Range(0, 100, above=True), "max_new_tokens": SOME, "max_grad_norm": WEIGHT, "target_kl": FACTOR,
+        "reward_validation_every_n_steps": SOME, "end_ids": Range(0, 2**31 - 1), "seed": SEED,
+    }  # fmt: skip
 
     epochs: int = 1  # passes over a rollout
     minibatches: int = 1  # updates in each pass; must divide the rollout's answers
@@ -223,18 +228,15 @@ class RolloutOptions(AdapterOptions):
     # goes on exactly.
     seed: int = 0
 
-    def check(self) -> None:
-        self.positive("epochs", "minibatches", "temperature", "max_new_tokens")
-        self.not_negative("max_grad_norm")
-        super().check()
-        self.one_or_more("micro_batch_size", "reward_validation_every_n_steps")
-        if self.target_kl is not None and not self.target_kl > 0:
-            raise UserError(f"stage.target_kl: {self.target_kl}; must be above 0, or null")
-
 
 @dataclass(frozen=True, kw_only=True)
 class PPOOptions(RolloutOptions):
     TARGET: ClassVar[str] = "lit_llm.stages.ppo.PPO"
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "kl_coef": WEIGHT, "clip_range": FACTOR, "clip_range_high": FACTOR, "value_clip_range": FACTOR,
+        "vf_coef": WEIGHT, "gamma": SHARE, "lam": SHARE, "missing_eos_penalty": WEIGHT, "value_lr_ratio": FACTOR,
+        "adaptive_kl_target": FACTOR, "adaptive_kl_horizon": SOME, "ptx_coef": WEIGHT,
+    }  # fmt: skip
 
     kl_coef: float = 0.05  # beta, the price of a nat away from the reference; 0 is allowed
     clip_range: float = 0.2  # eps of the ratio
@@ -258,17 +260,9 @@ class PPOOptions(RolloutOptions):
     ptx_coef: float = 0.0
 
     def check(self) -> None:
-        self.positive("clip_range", "value_clip_range", "value_lr_ratio", "adaptive_kl_horizon")
-        self.not_negative("kl_coef", "vf_coef", "ptx_coef")
-        if self.missing_eos_penalty is not None and not self.missing_eos_penalty >= 0:
-            raise UserError(f"stage.missing_eos_penalty: {self.missing_eos_penalty}; must be 0 or more, or null")
         for name, value in (("gamma", self.gamma), ("lam", self.lam)):
             if not 0 <= value <= 1:
                 raise UserError(f"stage.{name}: {value}; must be between 0 and 1")
-        if self.clip_range_high is not None and not 0 < self.clip_range_high < math.inf:
-            raise UserError(f"stage.clip_range_high: {self.clip_range_high}; must be above 0, or null")
-        if self.adaptive_kl_target is not None and not self.adaptive_kl_target > 0:
-            raise UserError(f"stage.adaptive_kl_target: {self.adaptive_kl_target}; must be above 0, or null")
         if self.value_init not in VALUE_INITS:
             raise UserError(f"stage.value_init: {self.value_init}; must be {' or '.join(VALUE_INITS)}")
         super().check()
@@ -277,6 +271,10 @@ class PPOOptions(RolloutOptions):
 @dataclass(frozen=True, kw_only=True)
 class GRPOOptions(RolloutOptions):
     TARGET: ClassVar[str] = "lit_llm.stages.grpo.GRPO"
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "group_size": Range(2, 10**5), "eps_low": PART, "eps_high": FACTOR, "delta": Range(1, 10**6, above=True),
+        "kl_coef": WEIGHT, "success_at": Range(-(10**9), 10**9), "validation_samples": Range(1, 10**5),
+    }  # fmt: skip
 
     group_size: int = 8  # G, answers to each prompt; a rollout has data.micro_batch_size x G answers on every device
     scale: str = "none"  # what an advantage is divided by: or the standard deviation of its group or of the batch
@@ -305,8 +303,6 @@ class GRPOOptions(RolloutOptions):
         self.one_of("scale", SCALES)
         self.one_of("aggregation", AGGREGATIONS)
         self.one_of("kl_in", KL_PLACES)
-        self.positive("eps_low", "eps_high", "validation_samples")
-        self.not_negative("kl_coef")
         if self.eps_low >= 1:
             raise UserError(f"stage.eps_low: {self.eps_low}; must be below 1, as no ratio is below 0")
         self.one_of("ratio", RATIOS)

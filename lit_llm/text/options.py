@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from lit_llm.errors import UserError
 from lit_llm.runtime.options import Options
+from lit_llm.runtime.ranges import SOME, Range
 from lit_llm.text.control_tokens import SPECIALS
 
 
@@ -17,6 +19,9 @@ class TrainBPEOptions(Options):
     TARGET: ClassVar[str] = "lit_llm.text.bpe.train_bpe"
     GROUP: ClassVar[str] = "tokenizer"
     GIVEN: ClassVar[tuple[str, ...]] = ("texts",)
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "vocab_size": Range(1, 2**31 - 1), "min_frequency": SOME, "max_token_length": SOME,
+    }  # fmt: skip
 
     vocab_size: int = 4096  # ids in all: 3 control tokens, 256 bytes, merges; fewer come out when the text is small
     min_frequency: int = 2  # merges seen less often are not made

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from lit_llm.runtime.options import Options
+from lit_llm.runtime.ranges import SOME, Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +21,7 @@ class LoggerOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class TensorBoardOptions(LoggerOptions):
     TARGET: ClassVar[str] = "lit_llm.training.loggers.tensorboard"
+    RANGES: ClassVar[Mapping[str, Range]] = {"max_queue": SOME, "flush_secs": SOME}
 
     max_queue: int = 100  # numbers that wait in memory before they are written
     flush_secs: int = 10  # and for how long at most
@@ -27,5 +30,6 @@ class TensorBoardOptions(LoggerOptions):
 @dataclass(frozen=True, kw_only=True)
 class CSVOptions(LoggerOptions):
     TARGET: ClassVar[str] = "lit_llm.training.loggers.csv"
+    RANGES: ClassVar[Mapping[str, Range]] = {"flush_logs_every_n_steps": SOME}
 
     flush_logs_every_n_steps: int = 100  # optimizer steps (rollouts of PPO and GRPO) between writes

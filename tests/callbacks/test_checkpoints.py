@@ -76,7 +76,7 @@ def test_a_trial_run_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_by_the_clock(tmp_path: Path) -> None:
-    trainer = trainer_for(tmp_path, [Checkpoints(every_minutes=0, keep=9, at_end=False)], max_steps=3)
+    trainer = trainer_for(tmp_path, [Checkpoints(every_minutes=1e-9, keep=9, at_end=False)], max_steps=3)
     trainer.fit(tiny_stage(), datamodule=Data())
     assert steps(tmp_path) == [1, 2, 3]
 

@@ -102,6 +102,8 @@ def test_options_come_as_one_object_or_by_name_not_both():
     assert kind.of(None, {"count": 4}) == kind(count=4) == kind.of(kind(count=4), {})
     with pytest.raises(TypeError, match="count: beside SamplesOptions"):
         kind.of(kind(), {"count": 4})
+    with pytest.raises(TypeError, match="'folder': must be LearnedOptions, or give its fields by their names"):
+        options_of("lit_llm.rewards.learned.LearnedReward").of("folder", {})
 
 
 # Values and types
@@ -155,7 +157,7 @@ MISTAKES = {
             "stage.reward.parts.kl: objective/kl is logged already",
     },
     "reward_modeling": {
-        "stage.reward_validation.probe_prompts=0": "stage.reward_validation.probe_prompts: 0; must be 1 or more",
+        "stage.reward_validation.probe_prompts=0": "stage.reward_validation.probe_prompts=0: must be 1 or more",
     },
 }  # fmt: skip
 ASK = """

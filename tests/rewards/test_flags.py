@@ -85,7 +85,7 @@ def test_what_the_folder_says_of_its_threshold_is_checked(saved, tmp_path):
 
 @pytest.mark.parametrize("kind", [FlagProbability, FlagRate])
 def test_tokens_beyond_what_the_classifier_reads_are_refused(saved, kind):
-    ids, scorer = torch.full((2, 65), 7), kind(str(saved[0] / "flags"))
+    ids, scorer = torch.full((2, 65), 7), kind(folder=str(saved[0] / "flags"))
     assert scorer.score_tokens(ids, torch.tensor([3, 64])).shape == (2,)
     with pytest.raises(UserError, match="up to 64 tokens; got 65"):
         scorer.score_tokens(ids, torch.tensor([3, 65]))
