@@ -217,7 +217,8 @@ def _check_target(path: str, node: Mapping[str, Any], role: str, allowed: Sequen
         return
     at_call = [name for name in options.GIVEN if node.get(name) is None]
     if at_call and not node.get("_partial_"):
-        yield f"{path}._partial_={node.get('_partial_')}: must be true; {', '.join(at_call)} is given when it is built"
+        told = f"{' and '.join(at_call)} {'is' if len(at_call) == 1 else 'are'} given when it is built"
+        yield f"{path}._partial_={node.get('_partial_')}: must be true; {told}"
     if role == "reward" and node.get("_partial_") and not options.GIVEN:
         yield f"{path}._partial_=True: must be false; a reward is an object of this class"
 
@@ -271,7 +272,7 @@ def _check_options(path: str, node: Mapping[str, Any], found: Signature) -> Iter
         options(**given)
     except UserError as error:
         if "${oc." not in str(error):  # what the environment gives is judged where it is known
-            yield re.sub(rf"(?<![\w.]){options.key()}(?=[.:])", path, str(error))
+            yield re.sub(rf"^{options.key()}(?=:)|(?<![\w.]){options.key()}(?=\.\w)", path, str(error))
 
 
 def _reference(value: Any) -> bool:

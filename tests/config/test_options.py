@@ -150,12 +150,17 @@ MISTAKES = {
     "grpo": {
         "reward=length stage.reward.least=3 stage.reward.most=2":
             "stage.reward.least=3, stage.reward.most=2: least must be from 0 to most",
+        "+evaluation.scorers.sum={_target_:lit_llm.rewards.weighted.WeightedSum,parts:{}}":
+            "evaluation.scorers.sum.parts: none; give {name: {reward: ..., weight: 1.0}}",
         "gold=regular_expression stage.gold.pattern='('": "stage.gold.pattern: ( is no regular expression",
     },
     "ppo": {
         "reward=weighted_sum +stage.reward.parts.kl={reward:{_target_:lit_llm.feedback.rule.reward,_partial_:true}}":
             "stage.reward.parts.kl: objective/kl is logged already",
+        "+stage.gold={_target_:lit_llm.feedback.rule.reward}":
+            "stage.gold._partial_=None: must be true; prompts and completions are given when it is built",
     },
+    "kto": {"+stage.reward=x": "stage.reward: this stage takes no reward; choose one that does, such as stage=grpo"},
     "reward_modeling": {
         "stage.reward_validation.probe_prompts=0": "stage.reward_validation.probe_prompts=0: must be 1 or more",
     },
