@@ -273,7 +273,8 @@ class GRPOOptions(RolloutOptions):
     TARGET: ClassVar[str] = "lit_llm.stages.grpo.GRPO"
     RANGES: ClassVar[Mapping[str, Range]] = {
         "group_size": Range(2, 10**5), "eps_low": Range(0, 1, above=True, below=True), "eps_high": FACTOR,
-        "delta": Range(1, 10**6, above=True), "kl_coef": WEIGHT, "success_at": Range(-(10**9), 10**9), "validation_samples": Range(1, 10**5),
+        "delta": Range(1, 10**6, above=True), "kl_coef": WEIGHT,
+        "success_at": Range(-(10**9), 10**9), "validation_samples": Range(1, 10**5),
     }  # fmt: skip
 
     group_size: int = 8  # G, answers to each prompt; a rollout has data.micro_batch_size x G answers on every device
