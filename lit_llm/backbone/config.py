@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from lit_llm.errors import UserError
+from lit_llm.runtime.options import Options
+from lit_llm.runtime.ranges import FACTOR, SOME, Range
 
 Family = Literal["qwen3", "qwen2", "llama", "mistral"]
 RopeKind = Literal["llama3", "linear"]
@@ -16,12 +19,20 @@ TIE_BELOW = 1_000_000_000  # parameters: smaller models share the embedding with
 
 
 @dataclass(frozen=True)
-class RopeScaling:
+class RopeScaling(Options):
     """How rotary frequencies are stretched for contexts longer than the pretrained one.
 
     ``linear`` divides every frequency by ``factor`` (Chen et al. 2023, position interpolation). ``llama3`` divides only
     the low ones and blends in between, by wavelength against ``original_max_positions`` (Llama 3.1's release).
     """
+
+    TARGET: ClassVar[str] = "lit_llm.backbone.config.RopeScaling"
+    GROUP: ClassVar[str] = "rope_scaling"
+    KEY: ClassVar[str] = "backbone.rope_scaling"
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "factor": Range(1, 10**6), "low_freq_factor": FACTOR, "high_freq_factor": FACTOR,
+        "original_max_positions": SOME,
+    }  # fmt: skip
 
     kind: RopeKind
     factor: float
@@ -29,25 +40,29 @@ class RopeScaling:
     high_freq_factor: float = 4.0
     original_max_positions: int = 8192
 
-    def __post_init__(self) -> None:
-        _one_of("rope scaling", self.kind, get_args(RopeKind))
-        _at_least("rope scaling factor", self.factor, 1.0)
+    def check(self) -> None:
+        _one_of("backbone.rope_scaling.kind", self.kind, get_args(RopeKind))
+        _at_least("backbone.rope_scaling.factor", self.factor, 1.0)
         if self.kind == "llama3":
-            _at_least("rope scaling original_max_positions", self.original_max_positions, 1)
+            _at_least("backbone.rope_scaling.original_max_positions", self.original_max_positions, 1)
             if not 0 < self.low_freq_factor < self.high_freq_factor:
                 raise UserError(
-                    f"rope scaling: low_freq_factor={self.low_freq_factor} must be above 0 and below "
+                    f"backbone.rope_scaling.low_freq_factor={self.low_freq_factor} must be above 0 and below "
                     f"high_freq_factor={self.high_freq_factor}"
                 )
 
 
 @dataclass(frozen=True)
-class BackboneConfig:
+class BackboneConfig(Options):
     """What a decoder-only transformer is built from.
 
     ``qk_norm`` and ``attention_bias`` belong to the family (None: as the family has them), so that every folder
     written can be read by other engines. ``dropout`` acts on the embedding and on what each attention and MLP adds.
     """
+
+    TARGET: ClassVar[str] = "lit_llm.backbone.config.BackboneConfig"
+    GROUP: ClassVar[str] = "backbone"
+    GIVEN: ClassVar[tuple[str, ...]] = ("vocab_size",)
 
     family: Family
     vocab_size: int
@@ -68,7 +83,7 @@ class BackboneConfig:
     dropout: float = 0.0
     initializer_range: float = 0.02
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         _one_of("backbone.family", self.family, get_args(Family))
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim"):
             _at_least(f"backbone.{name}", getattr(self, name), 1)

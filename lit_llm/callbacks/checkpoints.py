@@ -6,12 +6,13 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from lit_llm.callbacks.options import CheckpointsOptions
 from lit_llm.checkpointing import atomic
 from lit_llm.checkpointing.resume import CHECKPOINTS, PATTERN, checkpoint_name
 from lit_llm.checkpointing.signals import Interrupted, StopSignals
@@ -31,29 +32,13 @@ class Checkpoints(Checkpoint):
     Lightning's ModelCheckpoint can save in the middle of an accumulation window, and removes the old file before
     it knows that the new one is whole. SIGTERM and SIGINT stop the run at the next step's end with a checkpoint.
 
-    Args:
-        every_n_steps: optimizer steps (rollouts of PPO) between checkpoints; None: none on the way.
-        every_minutes: minutes between checkpoints, beside ``every_n_steps``; None: by steps alone.
-        keep: how many of the newest to keep; with two or more a damaged one has another before it. Only those that
-            verify are counted and removed: one that cannot be read is nobody's to delete.
-        at_end: also write one when training ends.
-        monitor: a logged number such as ``val/loss``: the weights with the least are kept in ``best.ckpt``; None: no.
+    Options: ``CheckpointsOptions``.
     """
 
-    def __init__(
-        self,
-        every_n_steps: int | None = None,
-        every_minutes: float | None = None,
-        keep: int = 2,
-        at_end: bool = True,
-        monitor: str | None = None,
-    ) -> None:
-        if every_n_steps is not None and every_n_steps < 1:
-            raise UserError(f"callbacks.checkpoints.every_n_steps: {every_n_steps}; must be 1 or more, or null")
-        if keep < 1:
-            raise UserError(f"callbacks.checkpoints.keep: {keep}; must be 1 or more")
-        self.every_n_steps, self.every_minutes, self.keep = every_n_steps, every_minutes, keep
-        self.at_end, self.monitor = at_end, monitor
+    Options: ClassVar[type[CheckpointsOptions]] = CheckpointsOptions
+
+    def __init__(self, options: CheckpointsOptions | None = None, **values: Any) -> None:
+        self.options = CheckpointsOptions.of(options, values)
         self.best = math.inf
         self._saved_step, self._saved_time = -1, time.monotonic()
         self._signals = StopSignals()
@@ -81,12 +66,14 @@ class Checkpoints(Checkpoint):
 
     def _check_monitor(self, stage: Any) -> None:
         """A number that validation cannot log is refused before the first step, as far as it can be told."""
-        if self.monitor is None or not hasattr(stage, "validation_names"):
+        if self.options.monitor is None or not hasattr(stage, "validation_names"):
             return
         groups = [f"val/{name}/" for name in stage.validation_names()]
-        if self.monitor != "val/loss" and not self.monitor.startswith(tuple(groups)):
+        if self.options.monitor != "val/loss" and not self.options.monitor.startswith(tuple(groups)):
             known = ", ".join(["val/loss", *(f"{group}..." for group in groups)])
-            raise UserError(f"callbacks.checkpoints.monitor: {self.monitor}; nothing logs it; there are {known}")
+            raise UserError(
+                f"callbacks.checkpoints.monitor: {self.options.monitor}; nothing logs it; there are {known}"
+            )
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:  # noqa: ARG002
         if not step_ended(trainer):
@@ -98,22 +85,22 @@ class Checkpoints(Checkpoint):
             raise Interrupted(signum)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        if self.monitor is None or trainer.sanity_checking or is_trial(trainer):
+        if self.options.monitor is None or trainer.sanity_checking or is_trial(trainer):
             return
-        if self.monitor not in trainer.callback_metrics:
+        if self.options.monitor not in trainer.callback_metrics:
             known = ", ".join(sorted(trainer.callback_metrics))
-            said = f"callbacks.checkpoints.monitor: {self.monitor}; nothing logs it; there are {known}"
+            said = f"callbacks.checkpoints.monitor: {self.options.monitor}; nothing logs it; there are {known}"
             if run_ends(trainer):  # what was trained is not thrown away for it
                 log.warning("%s", said)
                 return
             raise UserError(said)
-        value = float(trainer.callback_metrics[self.monitor])
+        value = float(trainer.callback_metrics[self.options.monitor])
         if value < self.best:
             self.best = value
             trainer.save_checkpoint(self.folder(trainer) / BEST, weights_only=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        if self.at_end:
+        if self.options.at_end:
             self._save(trainer)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: ARG002
@@ -124,13 +111,13 @@ class Checkpoints(Checkpoint):
         return Path(trainer.default_root_dir) / CHECKPOINTS
 
     def _is_due(self, trainer: L.Trainer) -> bool:
-        if self.at_end and run_ends(trainer):
+        if self.options.at_end and run_ends(trainer):
             return True  # saved now, not afterwards, a longer run can go on from it
-        if self.every_n_steps is not None and steps_done(trainer) % self.every_n_steps == 0:
+        if self.options.every_n_steps is not None and steps_done(trainer) % self.options.every_n_steps == 0:
             return True
-        if self.every_minutes is None:
+        if self.options.every_minutes is None:
             return False
-        due = time.monotonic() - self._saved_time >= 60 * self.every_minutes
+        due = time.monotonic() - self._saved_time >= 60 * self.options.every_minutes
         return bool(trainer.strategy.broadcast(due))  # clocks differ: all processes must save together
 
     def _agreed_signal(self, trainer: L.Trainer) -> int:
@@ -154,7 +141,7 @@ class Checkpoints(Checkpoint):
         if trainer.is_global_zero:
             self._whole[path] = identity_of(path)  # its bytes were hashed as they were written
             good = [each for each in sorted(self.folder(trainer).glob(PATTERN)) if self._verifies(each)]
-            for old in good[: -self.keep]:
+            for old in good[: -self.options.keep]:
                 trainer.strategy.remove_checkpoint(old)
 
     def _verifies(self, path: Path) -> bool:

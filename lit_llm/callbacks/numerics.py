@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 
+from lit_llm.callbacks.options import NumericsOptions
 from lit_llm.errors import UserError
 from lit_llm.runtime.lightning_loops import is_logging_step
 
 log = logging.getLogger(__name__)
 
-POLICIES = ("skip", "stop")
-
 
 class Numerics(L.Callback):
     """Counts dropped updates as ``train/skipped_updates`` and names their batch.
 
-    Args:
-        on_bad_update: "skip" goes on with the next batch; "stop" ends the run at the first.
-        max_in_a_row: "skip" also ends the run after so many without a good one between: it has diverged.
+    Options: ``NumericsOptions``.
     """
 
-    def __init__(self, on_bad_update: str = "skip", max_in_a_row: int = 10) -> None:
-        if on_bad_update not in POLICIES:
-            raise UserError(f"callbacks.numerics.on_bad_update: {on_bad_update}; must be one of {', '.join(POLICIES)}")
-        self.policy, self.max_in_a_row = on_bad_update, max_in_a_row
+    Options: ClassVar[type[NumericsOptions]] = NumericsOptions
+
+    def __init__(self, options: NumericsOptions | None = None, **values: Any) -> None:
+        self.options = NumericsOptions.of(options, values)
         self.skipped, self._last_step, self._in_a_row = 0, -2, 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -43,11 +40,11 @@ class Numerics(L.Callback):
         self._last_step = step
         where = f"step {step} (epoch {trainer.current_epoch}, batch {trainer.fit_loop.epoch_loop.batch_idx})"
         found = f"loss {loss:g}, gradient norm {norm:g}"
-        if self.policy == "stop":
+        if self.options.on_bad_update == "stop":
             raise UserError(
                 f"{where}: {found}; stopped before the update, as callbacks.numerics.on_bad_update=stop says"
             )
-        if self._in_a_row >= self.max_in_a_row:
+        if self._in_a_row >= self.options.max_in_a_row:
             raise UserError(f"{where}: {found}; {self._in_a_row} updates in a row dropped: try a smaller optimizer.lr")
         log.warning("%s: %s; update dropped (%d so far)", where, found, self.skipped)
 

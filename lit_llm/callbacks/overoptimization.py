@@ -11,14 +11,14 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from lit_llm.errors import UserError
+from lit_llm.callbacks.options import OveroptimizationOptions
 from lit_llm.runtime.atomic_files import write_text
 from lit_llm.runtime.distributed import gathered
 from lit_llm.runtime.lightning_loops import is_trial, steps_done
@@ -35,32 +35,13 @@ class Overoptimization(L.Callback):
     """After every validation of a policy: a line in ``overoptimization.jsonl`` of the run folder, curves in TensorBoard
     over round(1000 sqrt(KL)), and warnings. It does nothing for stages that validate no ``scores`` and ``kl``.
 
-    Args:
-        patience: end the run when the gold reward fell so many times in a row while the proxy rose; None: never. It
-            takes a gold reward (``stage.gold``) to stop. A fall is one of more than a standard error, which is that of
-            the change prompt by prompt (``gold_change_se`` of the line); any, where the stage keeps no
-            ``gold_by_prompt``.
-        length_change: warn when answers are so many times longer or shorter than at the first validation.
-        eos_drop: warn when the share of answers that end falls by so much.
-        spread_change: warn when the spread (standard deviation) of the scores in training changes by this factor.
+    Options: ``OveroptimizationOptions``.
     """
 
-    def __init__(
-        self,
-        patience: int | None = 2,
-        length_change: float = 1.5,
-        eos_drop: float = 0.2,
-        spread_change: float = 3.0,
-    ) -> None:
-        if patience is not None and patience < 1:
-            raise UserError(f"callbacks.overoptimization.patience: {patience}; must be 1 or more, or null")
-        for name, value in {"length_change": length_change, "spread_change": spread_change}.items():
-            if not value > 1:
-                raise UserError(f"callbacks.overoptimization.{name}: {value}; a factor, must be above 1")
-        if not 0 < eos_drop <= 1:
-            raise UserError(f"callbacks.overoptimization.eos_drop: {eos_drop}; a share, must be above 0 and at most 1")
-        self.patience, self.length_change = patience, length_change
-        self.eos_drop, self.spread_change = eos_drop, spread_change
+    Options: ClassVar[type[OveroptimizationOptions]] = OveroptimizationOptions
+
+    def __init__(self, options: OveroptimizationOptions | None = None, **values: Any) -> None:
+        self.options = OveroptimizationOptions.of(options, values)
         self.rows: list[Row] = []
         self._gold: dict[str, Tensor] = {}  # (P,) of the validation before, by source
         self._warned: set[str] = set()
@@ -88,7 +69,7 @@ class Overoptimization(L.Callback):
             log.warning(
                 "step %d: the gold reward fell %d times in a row while the proxy rose; the run ends here "
                 "(callbacks.overoptimization.patience=null goes on)",
-                *(step, self.patience),
+                *(step, self.options.patience),
             )
             trainer.should_stop = True
 
@@ -105,21 +86,21 @@ class Overoptimization(L.Callback):
     def _overoptimized(self, source: str) -> bool:
         """Whether gold fell and proxy rose in each of the last ``patience`` steps between validations."""
         mine = [row for row in self.rows if row["source"] == source and row.get("gold") is not None]
-        if self.patience is None or len(mine) <= self.patience:
+        if self.options.patience is None or len(mine) <= self.options.patience:
             return False
-        last = mine[-self.patience - 1 :]
+        last = mine[-self.options.patience - 1 :]
         return all(_fell(a, b) and b["proxy"] > a["proxy"] for a, b in pairwise(last))
 
     def _warn(self, row: Row) -> None:
         """Once for each sign, against the first validation."""
         first = next(one for one in self.rows if one["source"] == row["source"])
-        for name, factor in (("length", self.length_change), ("spread", self.spread_change)):
+        for name, factor in (("length", self.options.length_change), ("spread", self.options.spread_change)):
             before, now = first.get(name), row.get(name)
             if before and now is not None and not before / factor <= now <= before * factor:
                 what = {"length": "tokens an answer", "spread": "is the spread of the scores"}[name]
                 self._say(name, f"{now:.3g} {what}, {before:.3g} at first")
         before, now = first.get("eos_rate"), row.get("eos_rate")
-        if before is not None and now is not None and before - now >= self.eos_drop:
+        if before is not None and now is not None and before - now >= self.options.eos_drop:
             self._say("eos_rate", f"{now:.0%} of the answers end, {before:.0%} at first")
 
     def _say(self, name: str, what: str) -> None:

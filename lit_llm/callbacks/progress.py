@@ -6,12 +6,13 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from lit_llm.callbacks.options import ProgressOptions
 from lit_llm.errors import UserError
 from lit_llm.runtime.lightning_loops import step_ended, steps_done
 from lit_llm.runtime.terminal import columns
@@ -28,14 +29,14 @@ ENDLESS = "{desc} {n_fmt} steps {elapsed}{postfix}"
 class Progress(ProgressBar):
     """Shows steps done, time left and the last numbers.
 
-    Args:
-        every_seconds: how often a line is printed when the output is no terminal.
-        refresh_seconds: how often the bar is redrawn in a terminal.
+    Options: ``ProgressOptions``.
     """
 
-    def __init__(self, every_seconds: float = 15.0, refresh_seconds: float = 0.3) -> None:
+    Options: ClassVar[type[ProgressOptions]] = ProgressOptions
+
+    def __init__(self, options: ProgressOptions | None = None, **values: Any) -> None:
         super().__init__()
-        self.every_seconds, self.refresh_seconds = every_seconds, refresh_seconds
+        self.options = ProgressOptions.of(options, values)
         self.enabled = True
         self._bar: tqdm[Any] | None = None
         self._total: int | None = None
@@ -65,7 +66,7 @@ class Progress(ProgressBar):
         if not self.enabled or not trainer.is_global_zero or not step_ended(trainer):
             return
         now = time.monotonic()
-        interval = self.refresh_seconds if self._bar is not None else self.every_seconds
+        interval = self.options.refresh_seconds if self._bar is not None else self.options.every_seconds
         if now - self._last_shown >= interval:
             self._last_shown = now
             self._show(trainer, pl_module)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lit_llm.callbacks.options import SamplesOptions
 from lit_llm.errors import UserError
 from lit_llm.generation.sampling import completions, generate
 from lit_llm.records import IGNORE, Message, PromptBatch, TokenBatch
@@ -22,37 +23,13 @@ class Samples(L.Callback):
 
     Sampling has random streams of its own, so that training is the same with and without it.
 
-    Args:
-        prompts: what to go on from; None: ``count`` of the validation data's own, or of the training data's where
-            nothing is held out (a document's first ``BEGINNING`` tokens, a question as the data's template writes it).
-        every_n_steps: optimizer steps (rollouts of PPO) between samples; None: only when training ends.
-        chat: ``prompts`` are a user's questions, answered through the chat template.
-        count: how many of the data's own.
-        max_new_tokens, temperature, seed: of the sampling.
+    Options: ``SamplesOptions``.
     """
 
-    def __init__(
-        self,
-        prompts: Sequence[str] | None = None,
-        every_n_steps: int | None = 100,
-        chat: bool = False,
-        max_new_tokens: int = 48,
-        temperature: float = 0.8,
-        seed: int = 0,
-        count: int = 3,
-    ) -> None:
-        if prompts is not None and not (prompts and all(prompts)):
-            raise UserError(
-                f"callbacks.samples.prompts: {list(prompts)}; give one text or more, none of them empty, or null for "
-                "the data's own"
-            )
-        if count < 1:
-            raise UserError(f"callbacks.samples.count: {count}; must be 1 or more")
-        if every_n_steps is not None and every_n_steps < 1:
-            raise UserError(f"callbacks.samples.every_n_steps: {every_n_steps}; must be 1 or more, or null")
-        self.prompts, self.count = None if prompts is None else list(prompts), count
-        self.every_n_steps, self.chat = every_n_steps, chat
-        self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
+    Options: ClassVar[type[SamplesOptions]] = SamplesOptions
+
+    def __init__(self, options: SamplesOptions | None = None, **values: Any) -> None:
+        self.options = SamplesOptions.of(options, values)
         self._last_step = -1
         self._ids: list[list[int]] | None = None
 
@@ -64,7 +41,7 @@ class Samples(L.Callback):
         self._room(model)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:  # noqa: ARG002
-        if self.every_n_steps and step_ended(trainer) and steps_done(trainer) % self.every_n_steps == 0:
+        if self.options.every_n_steps and step_ended(trainer) and steps_done(trainer) % self.options.every_n_steps == 0:
             self._log(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -77,11 +54,11 @@ class Samples(L.Callback):
         self._last_step = step
         tokenizer: Any = pl_module.tokenizer
         if self._ids is None:
-            own = self.prompts is None
-            self._ids = prompts_of(trainer.datamodule, self.count) if own else self.encoded(tokenizer)  # type: ignore[attr-defined]
+            own = self.options.prompts is None
+            self._ids = prompts_of(trainer.datamodule, self.options.count) if own else self.encoded(tokenizer)  # type: ignore[attr-defined]
         if not self._ids:
             return
-        prompts = self.prompts or [tokenizer.decode(row) for row in self._ids]
+        prompts = self.options.prompts or [tokenizer.decode(row) for row in self._ids]
         texts = self.texts(pl_module.model, tokenizer, self._ids)
         rows = "\n\n".join(f"**{_shown(prompt)}** {_shown(text)}" for prompt, text in zip(prompts, texts, strict=True))
         for logger in trainer.loggers:
@@ -90,8 +67,8 @@ class Samples(L.Callback):
 
     def encoded(self, tokenizer: Any) -> list[list[int]]:
         """The tokens of the ``prompts`` that were given."""
-        given = self.prompts or []
-        if self.chat:
+        given = self.options.prompts or []
+        if self.options.chat:
             return [tokenizer.encode_prompt([Message("user", prompt)]) for prompt in given]
         return [[*tokenizer.beginning, *tokenizer.encode(prompt)] for prompt in given]
 
@@ -101,19 +78,19 @@ class Samples(L.Callback):
         rollout = generate(
             model,
             [list(row[-room:]) for row in ids],
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=self.options.max_new_tokens,
             end_ids=tokenizer.end_ids,
-            temperature=self.temperature,
-            seed=self.seed,
+            temperature=self.options.temperature,
+            seed=self.options.seed,
         )
         return [tokenizer.decode(row) for row in completions(rollout)]
 
     def _room(self, model: Any) -> int:
         """Tokens that a prompt may have."""
-        room = int(model.config.max_positions) - self.max_new_tokens
+        room = int(model.config.max_positions) - self.options.max_new_tokens
         if room < 1:
             raise UserError(
-                f"callbacks.samples.max_new_tokens: {self.max_new_tokens}; the context has "
+                f"callbacks.samples.max_new_tokens: {self.options.max_new_tokens}; the context has "
                 f"{model.config.max_positions} positions"
             )
         return room

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
 from torch import Tensor
 
+from lit_llm.callbacks.options import ThroughputOptions
 from lit_llm.callbacks.peak import peak_flops
 from lit_llm.records import PromptBatch
 from lit_llm.runtime.lightning_loops import is_logging_step, is_trial
@@ -20,14 +21,15 @@ class Throughput(L.Callback):
 
     The time that validation and writing checkpoints take is left out: it is the speed of training.
 
-    Args:
-        mfu: also measure the share of the peak, where the model knows its ``config.flops_per_token``.
-        peak_tflops: the device's peak in 1e12 operations a second; None: from a table of GPUs, or measured.
+    Options: ``ThroughputOptions``.
     """
 
-    def __init__(self, mfu: bool = True, peak_tflops: float | None = None) -> None:
-        self.mfu = mfu
-        self.peak = None if peak_tflops is None else peak_tflops * 1e12
+    Options: ClassVar[type[ThroughputOptions]] = ThroughputOptions
+
+    def __init__(self, options: ThroughputOptions | None = None, **values: Any) -> None:
+        self.options = ThroughputOptions.of(options, values)
+        tflops = self.options.peak_tflops
+        self.peak = None if tflops is None else tflops * 1e12
         self.tokens = 0  # over all steps of the run, resumed ones included
         self._pending: int | Tensor = 0
         self._world_size = 1
@@ -43,7 +45,7 @@ class Throughput(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._pending, self._flops, self._seconds, self._waited = 0, 0.0, 0.0, _seconds_waited(trainer)
         self._started, self._world_size = time.perf_counter(), trainer.world_size
-        if self.mfu and self.peak is None and not is_trial(trainer):
+        if self.options.mfu and self.peak is None and not is_trial(trainer):
             self.peak = peak_flops(pl_module.device, _matmul_dtype(trainer))
 
     def on_train_batch_start(self, *args: Any) -> None:  # noqa: ARG002

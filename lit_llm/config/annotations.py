@@ -1,67 +1,48 @@
-"""Whether a plain value can be what an annotation says, judged by the annotation's source text: nothing is imported."""
+"""Whether a plain value can be what a type says, and the type in words."""
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Mapping
-from typing import Any
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, Union
 
-
-def fits(value: Any, annotation: str) -> bool:
-    """Whether a plain value can be what an annotation's source text says; what cannot be judged fits."""
-    try:
-        return _fits(value, ast.parse(annotation, mode="eval").body)
-    except SyntaxError:
-        return True
-
-
-_PLAIN: dict[str, tuple[type, ...]] = {
-    "str": (str,), "bool": (bool,), "int": (int,), "float": (int, float), "None": (type(None),),
-    "list": (list, tuple), "tuple": (list, tuple), "Sequence": (list, tuple), "Iterable": (list, tuple),
-    "set": (list, tuple), "frozenset": (list, tuple), "dict": (Mapping,), "Mapping": (Mapping,),
-    "Path": (str,), "PathLike": (str,),
+_PLAIN: dict[Any, tuple[type, ...]] = {
+    str: (str,), bool: (bool,), int: (int,), float: (int, float), types.NoneType: (types.NoneType,),
+    Path: (str,), PathLike: (str,),
 }  # fmt: skip
+_MANY = (list, tuple, set, frozenset, Sequence, Iterable)
+_NAMED = (dict, Mapping)
 
 
-def _fits(value: Any, node: ast.expr) -> bool:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return _fits(value, node.left) or _fits(value, node.right)
-    if isinstance(node, ast.Constant):
-        if isinstance(node.value, str):  # a quoted annotation
-            return fits(value, node.value)
-        return node.value is not None or value is None
-    if isinstance(node, ast.Subscript):
-        return _fits_generic(value, node)
-    name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", None)
-    kinds = _PLAIN.get(name or "")
-    if kinds is None:
-        return True  # a class of the program: what is built from it says more
-    return isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds)
-
-
-def _fits_generic(value: Any, node: ast.Subscript) -> bool:
-    name = ast.unparse(node.value).rsplit(".", 1)[-1]
-    inner = list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
-    if name == "Literal":
-        return any(isinstance(item, ast.Constant) and item.value == value for item in inner)
-    if name == "Optional":
-        return value is None or _fits(value, inner[0])
-    if name == "Union":
-        return any(_fits(value, item) for item in inner)
-    if name in ("Annotated", "Final"):
-        return _fits(value, inner[0])
-    if name in ("dict", "Mapping"):
-        return isinstance(value, Mapping) and all(_fits(item, inner[1]) for item in value.values())
-    if name in ("list", "Sequence", "Iterable", "set", "frozenset"):
-        return isinstance(value, (list, tuple)) and all(_fits(item, inner[0]) for item in value)
-    if name == "tuple":
-        return _fits_tuple(value, inner)
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a plain value can be of a type; what cannot be judged, such as a class of the program, fits."""
+    origin, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, each) for each in inner)
+    if origin is Literal:
+        return any(value == each and type(value) is type(each) for each in inner)
+    if origin in _PLAIN:
+        return isinstance(value, _PLAIN[origin]) and (origin is bool or not isinstance(value, bool))
+    if origin in _NAMED:
+        return isinstance(value, Mapping) and all(fits(item, inner[1]) for item in value.values() if inner)
+    if origin is tuple and inner and inner[-1] is not ...:
+        return isinstance(value, list | tuple) and len(value) == len(inner) and all(map(fits, value, inner))
+    if origin in _MANY:
+        return isinstance(value, list | tuple) and all(fits(item, inner[0]) for item in value if inner)
     return True
 
 
-def _fits_tuple(value: Any, inner: list[ast.expr]) -> bool:
-    if not isinstance(value, (list, tuple)):
-        return False
-    if len(inner) == 2 and isinstance(inner[1], ast.Constant) and inner[1].value is ...:
-        return all(_fits(item, inner[0]) for item in value)
-    return len(value) == len(inner) and all(_fits(item, kind) for item, kind in zip(value, inner, strict=True))
+def shown(kind: Any) -> str:
+    """A type as it is written in code: ``str | Sequence[int]``."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " | ".join(map(shown, inner))
+    if origin is Literal:
+        return f"Literal[{', '.join(map(repr, inner))}]"
+    if kind is types.NoneType or kind is ...:
+        return "None" if kind is types.NoneType else "..."
+    name = str(getattr(origin or kind, "__name__", kind))
+    return f"{name}[{', '.join(map(shown, inner))}]" if inner else name

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 
-from lit_llm.config.signatures import signature
+from lit_llm.config.definitions import definitions
 from lit_llm.errors import UserError
 from lit_llm.runtime.arguments import split_word
 from lit_llm.runtime.terminal import started
@@ -14,9 +15,20 @@ from lit_llm.runtime.terminal import started
 
 def check_words(arguments: str, words: Sequence[str]) -> None:
     """Raises UserError for a word that names no key of the dataclass at the dotted path ``arguments``."""
-    known = {parameter.name: parameter for parameter in signature(arguments).parameters}
+    known = dict.fromkeys(_fields(arguments))
     for word in () if {"--help", "-h"} & set(words) else words:
         split_word(word, known)
+
+
+def _fields(arguments: str) -> Iterator[str]:
+    """The names of a dataclass's fields, those that it inherits too, from its source: its module may import torch."""
+    [found] = definitions(arguments)
+    assert isinstance(found.node, ast.ClassDef), arguments
+    for base in found.node.bases:
+        yield from _fields(f"{found.module}.{ast.unparse(base)}")
+    for item in found.node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+            yield item.target.id
 
 
 def _command(module: str, arguments: str) -> None:

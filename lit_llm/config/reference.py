@@ -11,8 +11,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib import import_module
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,8 @@ ROOTS = (  # (heading, what stands before its keys, the dataclass)
     ("`answers`, of a pipeline", "answers.", schema.AnswersConfig),
     ("`best_of_n`, of a pipeline", "best_of_n.", schema.BestOfNConfig),
 )
-WITH_OPTIONS = ("stage", "data")  # groups whose files give the fields of a dataclass
-GROUPS = ("backbone", "tokenizer", "optimizer", "schedule", "loss", "reward", "callbacks", "logger", "trainer", "debug")
+GROUPS = ("stage", "data", "backbone", "tokenizer", "optimizer", "schedule", "loss", "reward", "callbacks", "logger",
+          "trainer", "debug")  # fmt: skip
 PAGE = """# Every key
 
 Written by `python -m lit_llm.config.reference` from the dataclasses of the options and the files of this folder. A key
@@ -116,10 +115,14 @@ def _written_in(kind: type) -> Iterator[Key]:
     (node,) = ast.parse(source).body
     assert isinstance(node, ast.ClassDef)
     for item in node.body:
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and not _of_the_class(item):
             behind = lines[(item.end_lineno or item.lineno) - 1].partition("  # ")[2]
             default = "" if item.value is None else _default(ast.unparse(item.value))
             yield Key(item.target.id, ast.unparse(item.annotation), default, behind or _above(lines[: item.lineno - 1]))
+
+
+def _of_the_class(item: ast.AnnAssign) -> bool:
+    return ast.unparse(item.annotation).startswith("ClassVar")
 
 
 def _default(written: str) -> str:
@@ -151,16 +154,37 @@ def keys_in(file: Path) -> list[Key]:
 
 
 def options_in(file: Path) -> list[Key]:
-    """The options that a file of ``stage`` or ``data`` gives: types and comments of its dataclass, its values."""
-    target = re.search(r"^_target_: (\S+)", file.read_text(encoding="utf-8"), re.MULTILINE)
-    options = options_of(target[1]) if target else None
-    if options is None:
-        return keys_in(file)
-    module, _, name = options.rpartition(".")
-    given = {key.name: key for key in keys_in(file)}
-    fields = keys_of(getattr(import_module(module), name))
-    known = [Key(key.name, key.type, given[key.name].default, key.comment) for key in fields if key.name in given]
-    return [*known, *(key for key in given.values() if key.name not in {one.name for one in fields})]
+    """The keys of a file of a group: types and comments of the dataclass of the options that it gives, its values."""
+    values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    fields = _fields_of(_target_of(file))
+    rest = [key for key in keys_in(file) if key.name not in {field.name for field in fields}]
+    known = [replace(field, default=_shown(values[field.name])) for field in fields if field.name in values]
+    return [*known, *(each for key in rest for each in _spelt_out(key, values[key.name]))]
+
+
+def _spelt_out(key: Key, value: Any) -> Iterator[Key]:
+    """The keys of a part inside a file: of a callback, of a reward model's validation."""
+    fields = _fields_of(value.get("_target_")) if isinstance(value, dict) else []
+    if key.comment or not fields:
+        yield key
+    for field in fields:
+        if field.name in value:
+            yield replace(field, name=f"{key.name}.{field.name}", default=_shown(value[field.name]))
+
+
+def _fields_of(target: str | None) -> list[Key]:
+    kind = options_of(target) if target else None
+    return keys_of(kind) if kind is not None else []
+
+
+def _target_of(file: Path) -> str | None:
+    """What a file of a group describes; one that says what differs from another describes the same."""
+    text = file.read_text(encoding="utf-8")
+    if target := re.search(r"^_target_: (\S+)", text, re.MULTILINE):
+        return target[1]
+    other = re.search(r"^defaults:\n  - (/?)([\w/]+)", text, re.MULTILINE)
+    other_file = (conf_folder() if other[1] else file.parent) / f"{other[2]}.yaml" if other else file
+    return _target_of(other_file) if other_file.is_file() and other_file != file else None
 
 
 def _shown(value: Any) -> str:
@@ -175,12 +199,11 @@ def page() -> str:
     parts = [PAGE]
     for heading, prefix, kind in ROOTS:
         parts.append(_section(f"## {heading}", prefix, keys_of(kind)))
-    for group in (*WITH_OPTIONS, *GROUPS):
+    for group in GROUPS:
         parts.append(f"## `{group}=NAME`\n")
         for file in sorted((conf_folder() / group).glob("*.yaml")):
-            keys = options_in(file) if group in WITH_OPTIONS else keys_in(file)
             place = f"stage.{group}." if group in INSIDE_THE_STAGE else "" if group == "debug" else f"{group}."
-            parts.append(_section(f"### `{group}={file.stem}`", place, keys, _about(file)))
+            parts.append(_section(f"### `{group}={file.stem}`", place, options_in(file), _about(file)))
     return "\n".join(parts)
 
 
@@ -227,7 +250,7 @@ def help_of(stage: str) -> list[str]:
             about = {name: _about(conf_folder() / f"{group}/{name}.yaml") for name in others}
             fitting = [name for name in others if "stage=" not in about[name] or f"stage={stage}" in about[name]]
             keys += [Key(group, "", file.stem, f"or {', '.join(fitting)}")]
-            keys += [Key(f"{group}.{key.name}", "", key.default, key.comment) for key in keys_in(file)]
+            keys += [Key(f"{group}.{key.name}", "", key.default, key.comment) for key in options_in(file)]
     width = max((len(f"stage.{key.name}={key.default}") for key in keys), default=0)
     shown = [(key.name if key.name in INSIDE_THE_STAGE else f"stage.{key.name}", key) for key in keys]
     return [f"  {f'{name}={key.default}':<{min(width, 44)}}  {_in_yaml(key.comment)}".rstrip() for name, key in shown]

@@ -6,10 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lit_llm.config import targets
 from lit_llm.config.conf_files import conf_folder, options
-from lit_llm.config.signatures import signature
-from lit_llm.errors import UserError
+from lit_llm.config.signatures import options_of
 
 LOSS_OF = {  # what the loss of a stage is given first
     "lit_llm.stages.preference_optimization.PreferenceOptimization": "pairs",
@@ -22,13 +20,8 @@ def faults(prefix: str, stage: Any) -> Iterator[str]:
     node = stage.get("loss") if isinstance(stage, Mapping) else None
     wanted = LOSS_OF.get(stage["_target_"]) if isinstance(node, Mapping) and "_target_" in stage else None
     target = node.get("_target_") if isinstance(node, Mapping) else None
-    if wanted is None or not isinstance(target, str) or not targets.under(target, targets.ALLOWED):
-        return
-    try:
-        first = next((each.name for each in signature(target).parameters), None)
-    except UserError:  # told of where its target is looked at
-        return
-    if first is not None and first != wanted:
+    loss = options_of(target) if wanted is not None and isinstance(target, str) else None
+    if loss is not None and loss.GIVEN[:1] != (wanted,):
         known = ", ".join(sorted(name for name in options("loss") if _first_of(name) == wanted))
         yield f"{prefix}stage.loss._target_={target}: is no loss of this stage; its own are loss={known}"
 
@@ -36,4 +29,5 @@ def faults(prefix: str, stage: Any) -> Iterator[str]:
 def _first_of(loss: str) -> str | None:
     text = (conf_folder() / f"loss/{loss}.yaml").read_text(encoding="utf-8")
     found = re.search(r"^_target_: (\S+)", text, re.MULTILINE)
-    return signature(found[1]).parameters[0].name if found else None
+    kind = options_of(found[1]) if found else None
+    return kind.GIVEN[0] if kind is not None else None

@@ -1,89 +1,44 @@
 """Which code a configuration may name: what is defined in an allowed module and is of the kind that the key takes.
 
-A name is followed through imports and aliases in the source files, and nothing is imported:
-``lit_llm.training.build.torch.load`` is defined in torch, whatever it is called, and is refused.
+Of this package that is what a room's options name as their ``TARGET``. A name is followed to its definition first
+(``definitions.py``), and nothing is imported to ask what may be: ``lit_llm.training.build.torch.load`` is refused.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
 import importlib
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from lit_llm.config import renamed
-from lit_llm.config.signatures import OPTIONS, absolute, module_file, split, tree
+from lit_llm.config.definitions import definitions
+from lit_llm.config.signatures import options_of
 from lit_llm.errors import UserError
-from lit_llm.runtime.suggestions import nearest
+from lit_llm.runtime.source_files import split
 
 ALLOWED = ("lit_llm.",)
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
-_DEPTH = 20  # aliases of aliases
 
 
-@dataclass(frozen=True)
-class Definition:
-    """Where a name is bound to a function, a class or a value."""
-
-    module: str
-    names: tuple[str, ...]  # ("Class", "method")
-    node: ast.AST | None  # None: the module has no source file
-
-    @property
-    def path(self) -> str:
-        return ".".join((self.module, *self.names))
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a key takes: classes derived from ``bases``, and functions or classes by their full names.
-
-    ``module`` and ``first``: public functions of these modules whose first parameter has one of these names.
-    ``callables``: classes of these packages that can be called (``__call__``, or modules of torch).
-    """
-
-    said: str
-    bases: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
-    modules: tuple[str, ...] = ()
-    first: tuple[str, ...] = ()
-    callables: tuple[str, ...] = ()
-
-
-KINDS = {
-    "stage": Kind("a stage (a class derived from lit_llm.stages.base.Stage)", bases=("lit_llm.stages.base.Stage",)),
-    "data": Kind(
-        "data (a class derived from lit_llm.data.data_module.DataModule)",
-        bases=("lit_llm.data.data_module.DataModule",),
-    ),
-    "callbacks": Kind(
-        "a callback (a class derived from Lightning's Callback)",
-        bases=("lightning.Callback", "lightning.pytorch.callbacks.Callback", "lightning.pytorch.Callback",
-               "lightning.pytorch.callbacks.Checkpoint", "lightning.pytorch.callbacks.ProgressBar"),
-    ),
-    "backbone": Kind(
-        "a backbone", names=("lit_llm.backbone.config.from_depth", "lit_llm.backbone.config.BackboneConfig")
-    ),
-    "rope_scaling": Kind("a scaling of positions", names=("lit_llm.backbone.config.RopeScaling",)),
-    "tokenizer": Kind("a tokenizer", names=("lit_llm.text.bpe.train_bpe", "lit_llm.text.tokenizer.load_tokenizer")),
-    "optimizer": Kind("an optimizer", modules=("lit_llm.optim",), first=("module", "model")),
-    "schedule": Kind("a schedule", modules=("lit_llm.optim.schedules",), first=("optimizer",)),
-    "logger": Kind("a logger", modules=("lit_llm.training.loggers",), first=("folder",)),
-    "loss": Kind("a loss", modules=("lit_llm.objectives",), first=("pairs", "scores")),
-    "reward": Kind("a reward", callables=("lit_llm.rewards",), names=("lit_llm.feedback.rule.reward",)),
-    "reward_validation": Kind(
-        "a reward model's validation", names=("lit_llm.rewards.validation.validator.RewardValidator",)
-    ),
-    "annotation": Kind(
-        "what collects rankings", names=("lit_llm.feedback.simulated.collect", "lit_llm.feedback.people.collect")
-    ),
-}  # fmt: skip
+KINDS = {  # what a key takes, by the GROUP of the options of each part
+    "stage": "a stage (a class derived from lit_llm.stages.base.Stage)",
+    "data": "data (a class derived from lit_llm.data.data_module.DataModule)",
+    "callbacks": "a callback (a class derived from Lightning's Callback)",
+    "backbone": "a backbone",
+    "rope_scaling": "a scaling of positions",
+    "tokenizer": "a tokenizer",
+    "optimizer": "an optimizer",
+    "schedule": "a schedule",
+    "logger": "a logger",
+    "loss": "a loss",
+    "reward": "a reward",
+    "reward_validation": "a reward model's validation",
+    "annotation": "what collects rankings",
+}
 # The kind of a part inside another one, by its key; under any other key it may be of any kind.
 INSIDE = {"reward": "reward", "gold": "reward", "scorers": "reward", "loss": "loss",
           "reward_validation": "reward_validation", "rope_scaling": "rope_scaling"}  # fmt: skip
@@ -99,21 +54,21 @@ def refusal(target: Any, role: str, allowed: Sequence[str]) -> str | None:
     if (now := renamed.target(target)) != target:
         return f"is called {now} now"
     try:
-        found = list(definitions(target))
+        paths = [target] if options_of(target) is not None else [one.path for one in definitions(target)]
     except UserError as error:
         made_up = None if under(target, ALLOWED) else _made_at_import(target)
         if made_up is None:
             return str(error).removeprefix(f"{target}: ")
-        found = [made_up]
-    for one in found:
-        if not under(one.path, allowed):
+        paths = [made_up]
+    for path in paths:
+        if not under(path, allowed):
             return (
-                f"is {one.path}, which is not defined under {', '.join(allowed)}; name what is defined there, or add "
+                f"is {path}, which is not defined under {', '.join(allowed)}; name what is defined there, or add "
                 "its package to allowed_targets"
             )
-        kinds = [KINDS[role]] if role in KINDS else list(KINDS.values())
-        if under(one.path, ALLOWED) and not any(_is(one, kind) for kind in kinds):
-            return f"is not {kinds[0].said if len(kinds) == 1 else 'a part that a configuration can name'}"
+        options = options_of(path)
+        if under(path, ALLOWED) and (options is None or (role in KINDS and role != options.GROUP)):
+            return f"is not {KINDS.get(role, 'a part that a configuration can name')}"
     return None
 
 
@@ -132,16 +87,7 @@ def bad_prefixes(allowed: Sequence[Any]) -> Iterator[str]:
             yield str(prefix)
 
 
-def definitions(target: str) -> Iterator[Definition]:
-    """Every place where the name at a dotted path may be bound. Raises UserError where there is none."""
-    module, names = split(target)
-    found = list(_bound(module, tuple(names), 0))
-    if not found:
-        raise UserError(f"{target}: module {module} has no {'.'.join(names)}{_nearest(module, names[0])}")
-    yield from found
-
-
-def _made_at_import(target: str) -> Definition | None:
+def _made_at_import(target: str) -> str | None:
     """A name that a module of the user's makes up when it is asked for (``__getattr__``): where its object says it is
     defined. The module is one that the user allows to run."""
     try:
@@ -152,161 +98,7 @@ def _made_at_import(target: str) -> Definition | None:
     except Exception:  # there is no such module or name, or it fails, which the caller tells with the key
         return None
     of = getattr(value, "__module__", None)
-    return Definition(of, (str(getattr(value, "__qualname__", names[-1])),), None) if isinstance(of, str) else None
-
-
-@cache
-def _bound(module: str, names: tuple[str, ...], depth: int) -> tuple[Definition, ...]:
-    """The definitions of ``names`` as seen in ``module``; empty: there are none."""
-    if depth > _DEPTH or not names:  # a module itself is nothing to build
-        return ()
-    if module_file(module) is None:  # an extension: it has no source to follow names in
-        return (Definition(module, names, None),)
-    found: list[Definition] = []
-    stars: list[str] = []
-    for node in _statements(tree(module).body):
-        if isinstance(node, _DEFINES) and node.name == names[0]:
-            found += _inside(module, node, names, 1, depth)
-        elif isinstance(node, ast.ImportFrom):
-            base = absolute(module, node)
-            for alias in node.names:
-                if alias.name == "*":
-                    stars.append(base)
-                elif (alias.asname or alias.name) == names[0]:
-                    found += _elsewhere(f"{base}.{alias.name}", names[1:], depth)
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                if (alias.asname or alias.name.split(".")[0]) == names[0]:
-                    place = alias.name if alias.asname else names[0]
-                    found += _elsewhere(place, names[1:], depth)
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            found += _assigned(module, node, names, depth)
-    for base in stars if not found else ():
-        found += _elsewhere(base, names, depth)
-    return tuple(found)
-
-
-_DEFINES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-
-
-def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements of a module or class, those under if, try, with and loops too."""
-    for node in body:
-        yield node
-        if not isinstance(node, _DEFINES):
-            for field in ("body", "orelse", "finalbody"):
-                yield from _statements(getattr(node, field, ()))
-            for handler in getattr(node, "handlers", ()):
-                yield from _statements(handler.body)
-
-
-def _elsewhere(place: str, rest: tuple[str, ...], depth: int) -> tuple[Definition, ...]:
-    """The definitions of what is imported from ``place``; what cannot be found there counts as defined there."""
-    dotted = ".".join((place, *rest))
-    try:
-        module, names = split(dotted)
-    except UserError:
-        module, names = dotted.rpartition(".")[0] or dotted, [dotted.rpartition(".")[2]]
-    found = _bound(module, tuple(names), depth + 1)
-    return found or (Definition(module, tuple(names), None),)
-
-
-def _assigned(
-    module: str, node: ast.Assign | ast.AnnAssign, names: tuple[str, ...], depth: int
-) -> Iterator[Definition]:
-    """``name = other.name`` is the other one; any other value is defined where it stands."""
-    places = node.targets if isinstance(node, ast.Assign) else [node.target]
-    if node.value is None or names[0] not in {getattr(place, "id", None) for place in places}:
-        return
-    text = ast.unparse(node.value)
-    if _ALIAS.fullmatch(text):
-        yield from _bound(module, (*text.split("."), *names[1:]), depth + 1)
-    else:
-        yield Definition(module, names, node)
-
-
-_ALIAS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-
-
-def _inside(module: str, node: ast.AST, names: tuple[str, ...], at: int, depth: int) -> Iterator[Definition]:
-    """The definitions of ``Class.method``: in the class itself, or in a base class."""
-    if at == len(names):
-        yield Definition(module, names, node)
-        return
-    if not isinstance(node, ast.ClassDef):
-        return
-    found = False
-    for item in _statements(node.body):
-        if isinstance(item, _DEFINES) and item.name == names[at]:
-            found = True
-            yield from _inside(module, item, names, at + 1, depth)
-        elif isinstance(item, ast.Assign | ast.AnnAssign):
-            for one in _assigned(module, item, names[at:], depth):
-                found = True
-                yield one
-    if not found:
-        for base in node.bases:
-            text = ast.unparse(base).split("[")[0]
-            yield from _bound(module, (*text.split("."), *names[at:]), depth + 1)
-
-
-def _is(found: Definition, kind: Kind) -> bool:
-    node, path = found.node, found.path
-    if path in kind.names:
-        return True
-    if len(found.names) > 1 or found.names[0].startswith("_"):
-        return False
-    if isinstance(node, ast.ClassDef):
-        if kind.callables and under(path, kind.callables):
-            return _derived(found, ("torch.nn.Module", "torch.nn.modules.module.Module")) or _called(found)
-        return bool(kind.bases) and _derived(found, kind.bases)
-    if isinstance(node, ast.FunctionDef) and kind.modules and under(path, kind.modules):
-        given = [*node.args.posonlyargs, *node.args.args]
-        return bool(given) and given[0].arg in kind.first
-    return False
-
-
-def _derived(found: Definition, bases: tuple[str, ...], depth: int = 0) -> bool:
-    """Whether a class is one of ``bases`` or derived from one, as its source and that of its bases say."""
-    if found.path in bases:
-        return True
-    if depth > _DEPTH or not isinstance(found.node, ast.ClassDef):
-        return False
-    for base in found.node.bases:
-        names = tuple(ast.unparse(base).split("[")[0].split("."))
-        if _spelt(found.module, names) in bases:
-            return True
-        if any(_derived(one, bases, depth + 1) for one in _bound(found.module, names, 0) if under(one.path, ALLOWED)):
-            return True
-    return False
-
-
-def _called(found: Definition) -> bool:
-    return isinstance(found.node, ast.ClassDef) and any(
-        isinstance(item, ast.FunctionDef) and item.name == "__call__" for item in found.node.body
-    )
-
-
-def _spelt(module: str, names: tuple[str, ...]) -> str:
-    """A name's dotted path as the module's imports spell it: ``L.Callback`` is lightning.Callback."""
-    for node in _statements(tree(module).body):
-        if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                if (alias.asname or alias.name) == names[0]:
-                    return ".".join((absolute(module, node), alias.name, *names[1:]))
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.asname == names[0]:
-                    return ".".join((alias.name, *names[1:]))
-    return ".".join(names)
-
-
-def _nearest(module: str, name: str) -> str:
-    if module_file(module) is None:
-        return ""
-    known = [node.name for node in tree(module).body if isinstance(node, _DEFINES)]
-    near = nearest(name, known)
-    return f"; did you mean {near}?" if near else ""
+    return f"{of}.{getattr(value, '__qualname__', names[-1])}" if isinstance(of, str) else None
 
 
 # Every place
@@ -418,11 +210,11 @@ def _with_options(made: Any, given: dict[str, Any]) -> dict[str, Any]:
     if not dataclasses.is_dataclass(kind) or not isinstance(kind, type):
         return given
     named = inspect.signature(made).parameters
-    if OPTIONS not in named:
+    if "options" not in named:
         return given
     fields = {field.name for field in dataclasses.fields(kind)} - set(named)
     options = kind(**{name: value for name, value in given.items() if name in fields})
-    return {OPTIONS: options, **{name: value for name, value in given.items() if name not in fields}}
+    return {"options": options, **{name: value for name, value in given.items() if name not in fields}}
 
 
 def _located(target: str) -> Any:

@@ -1,6 +1,6 @@
 """Checks a composed configuration before anything heavy is imported: every mistake at once, one line each.
 
-Each line names the key, its value and what would be right. What a ``_target_`` takes is read from its source.
+Each line names the key, its value and what would be right.
 """
 
 from __future__ import annotations
@@ -8,26 +8,26 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm.config import monitored_metrics, renamed, run_objective, schema, stage_losses, targets
-from lit_llm.config.annotations import fits
+from lit_llm.config.annotations import fits, shown
 from lit_llm.config.conf_files import INSIDE_THE_STAGE
 from lit_llm.config.environment import named_by_environment, passwords_in
 from lit_llm.config.ranges import out_of_range
 from lit_llm.config.resume_compatibility import change_from
-from lit_llm.config.signatures import Signature, options_of, signature
+from lit_llm.config.signatures import Signature, signature
 from lit_llm.errors import UserError
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.runtime.suggestions import hint
 
 CONVERSIONS = ("none", "partial", "object", "all")
 TIME = re.compile(r"\d{1,3}:\d{1,2}:\d{1,2}:\d{1,2}")
-# What a caller in this package passes at call time, by the root key of the partial.
+# What a caller in this package passes to a user's part at call time, by the root key of the partial; to a part of this
+# package what its options call GIVEN.
 PASSED_AT_CALL = {
     "stage": {"model", "tokenizer", "optimizer", "schedule"},
     "data": {"tokenizer"},
@@ -203,19 +203,23 @@ def _check_target(path: str, node: Mapping[str, Any], role: str, allowed: Sequen
     except UserError as error:
         yield f"{path}._target_={error}"
         return
-    later, ours = PASSED_AT_CALL.get(role, set()), targets.under(target, targets.ALLOWED)
+    options = found.options
+    later = PASSED_AT_CALL.get(role, set()) if options is None else set(options.GIVEN)
     findings = list(_check_values(path, {k: v for k, v in node.items() if v is not None or k not in later}, found))
-    yield from findings or _check_options(path, role, target, node)
-    yield from _check_hydra_keys(path, node, ours)
+    yield from findings or _check_options(path, node, found)
+    yield from _check_hydra_keys(path, node, ours=options is not None)
     if not node.get("_partial_") or role in PASSED_AT_CALL:
         given = set(node) | later
         missing = [each.name for each in found.parameters if each.required and each.name not in given]
         for name in missing if not node.get("_args_") else ():
             yield f"{path}.{name}: no value; give it as {path}.{name}=VALUE"
-    at_call = [each.name for each in found.parameters if each.required and each.name in later and each.name not in node]
-    if at_call and ours and not node.get("_partial_"):
-        yield f"{path}._partial_={node.get('_partial_')}: must be true; {', '.join(at_call)} is given when it is built"
-    if role == "reward" and ours and node.get("_partial_") and not found.function:
+    if options is None:
+        return
+    at_call = [name for name in options.GIVEN if node.get(name) is None]
+    if at_call and not node.get("_partial_"):
+        told = f"{' and '.join(at_call)} {'is' if len(at_call) == 1 else 'are'} given when it is built"
+        yield f"{path}._partial_={node.get('_partial_')}: must be true; {told}"
+    if role == "reward" and node.get("_partial_") and not options.GIVEN:
         yield f"{path}._partial_=True: must be false; a reward is an object of this class"
 
 
@@ -246,30 +250,29 @@ def _check_values(path: str, node: Mapping[str, Any], found: Signature) -> Itera
             elif not found.open:
                 yield f"{path}.{key}={value}: unknown key; {hint(str(key), list(known))}"
             continue
-        annotation = known[key].annotation
-        if annotation and not _reference(value) and not fits(value, annotation):
-            yield f"{path}.{key}={value!r}: must be {annotation}"
+        kind = known[key].type
+        if not _reference(value) and not fits(value, kind):
+            yield f"{path}.{key}={value!r}: must be {shown(kind)}"
 
 
-def _check_options(path: str, role: str, target: str, node: Mapping[str, Any]) -> Iterator[str]:
+def _check_options(path: str, node: Mapping[str, Any], found: Signature) -> Iterator[str]:
     """What options of this package say of each other, once each is of its type and in its range. Somebody else's are
-    asked when they are built: their module may import anything."""
-    options = options_of(target)
-    if options is None or not targets.under(options, targets.ALLOWED):
+    asked when they are built."""
+    options = found.options
+    if options is None:
         return
-    known = {field.name: field.annotation or "" for field in signature(options).parameters}
+    parts = (*options.NEEDS, *options.TAKES)
+    known = {each.name: each for each in found.parameters if each.name not in parts}
     given = {key: value for key, value in node.items() if key in known}
-    nested: Any = given
-    for part in reversed(path.split(".")):
-        nested = {part: nested}
-    if any(not fits(value, known[key]) for key, value in given.items()) or any(out_of_range(nested)):
+    missing = any(each.required and each.name not in given for each in known.values())
+    wrong = any(not fits(value, known[key].type) for key, value in given.items())
+    if missing or wrong or any(out_of_range({**given, "_target_": node["_target_"]})):
         return
-    module, _, name = options.rpartition(".")
     try:
-        getattr(import_module(module), name)(**given)
+        options(**given)
     except UserError as error:
         if "${oc." not in str(error):  # what the environment gives is judged where it is known
-            yield re.sub(rf"\b{role}\.(?=\w)", f"{path}.", str(error))
+            yield re.sub(rf"^{options.key()}(?=:)|(?<![\w.]){options.key()}(?=\.\w)", path, str(error))
 
 
 def _reference(value: Any) -> bool:

@@ -1,8 +1,7 @@
 """The options of every data module. Each is written here once, with what it means and what it may be.
 
-A data module names its dataclass as ``Options``: its fields are the keys below ``data.`` in a configuration and the
-first argument of the data module. Torch is not imported, so that a configuration is checked before it is: by the
-fields' types, and by ``check``, which every dataclass calls when it is made.
+``TARGET`` names the data module, which names its dataclass as ``Options``: its fields are the keys below ``data.`` in a
+configuration and the first argument of the data module.
 """
 
 from __future__ import annotations
@@ -10,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lit_llm.data.encodings import checked_encoding
 from lit_llm.errors import UserError
+from lit_llm.runtime.options import Options
+from lit_llm.runtime.ranges import FACTOR, LENGTH, PART, ROWS, SEED, SHARE, WEIGHT, Range
 
 DataPath = str | int | Sequence[str | int] | Mapping[str, Any]
 """What ``data.path`` may be: see ``sources.resolve``. A number is the name of a file or folder."""
@@ -22,8 +23,15 @@ SEVERITIES = range(1, 4)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions:
+class DataOptions(Options):
     """What all data modules have. Each has a path of its own."""
+
+    GROUP: ClassVar[str] = "data"
+    GIVEN: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "micro_batch_size": ROWS, "num_workers": Range(0, 1024), "seed": SEED, "max_error_rate": SHARE,
+        "validation_fraction": PART, "test_fraction": PART, "path": FACTOR,
+    }  # fmt: skip
 
     micro_batch_size: int = 8  # rows (prompts, where the batch holds prompts) per process and step
     num_workers: int = 0  # processes that prepare batches; they change nothing but speed
@@ -42,11 +50,7 @@ class DataOptions:
     clean: bool = True  # \r\n and \r become \n and NUL characters go, which is counted; False alters no character
     encoding: str = "utf-8"  # of texts and JSON
 
-    def __post_init__(self) -> None:
-        self.check()
-
     def check(self) -> None:
-        """Raises UserError naming the first value that makes no sense."""
         _at_least("micro_batch_size", self.micro_batch_size, 1)
         _at_least("num_workers", self.num_workers, 0)
         _at_least("seed", self.seed, 0)
@@ -56,6 +60,7 @@ class DataOptions:
             raise UserError(f"data.ignore_keys={self.ignore_keys}: a list of keys is needed, such as [tools,images]")
         checked_encoding(self.encoding)
         check_fractions(self.validation_fraction, self.test_fraction)
+        super().check()
 
 
 # Text
@@ -63,6 +68,9 @@ class DataOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TextOptions(DataOptions):
+    TARGET: ClassVar[str] = "lit_llm.data.raw_text.RawText"
+    RANGES: ClassVar[Mapping[str, Range]] = {"max_length": LENGTH}
+
     # One corpus; or {path: weight}, where weights are shares of rows (2 and 1: two thirds and a third). An epoch has as
     # many rows as all sources together; a source with a big share repeats in it, one with a small share is gone through
     # in several epochs, and no row comes again before all of its source have.
@@ -71,12 +79,15 @@ class TextOptions(DataOptions):
     name: str = "general"  # of the source, and the beginning of the held-out sets' names
 
     def check(self) -> None:
-        super().check()
         _at_least("max_length", self.max_length, 2)
+        super().check()
 
 
 @dataclass(frozen=True, kw_only=True)
 class DomainCorporaOptions(TextOptions):
+    TARGET: ClassVar[str] = "lit_llm.data.domain_corpora.DomainCorpora"
+    RANGES: ClassVar[Mapping[str, Range]] = {"replay_path": FACTOR, "replay_ratio": PART}
+
     path: DataPath = "installed/domain"  # the domain: one corpus, or {path: weight}
     replay_path: DataPath | None = "installed/raw_text"  # the general corpus; None: none, without its validation
     replay_ratio: float = 0.2  # share of an epoch's rows, 0 (none) to below 1
@@ -84,12 +95,12 @@ class DomainCorporaOptions(TextOptions):
     replay_name: str = "general"  # of the general corpus as a source
 
     def check(self) -> None:
-        super().check()
         if not 0 <= self.replay_ratio < 1:
             raise UserError(f"data.replay_ratio={self.replay_ratio}: a share of the rows, from 0 to below 1")
         _plain_name("replay_name", self.replay_name)
         if self.replay_path is None and self.replay_ratio:
             raise UserError(f"data.replay_ratio={self.replay_ratio}: set data.replay_path, or a ratio of 0")
+        super().check()
 
 
 # Conversations
@@ -98,6 +109,8 @@ class DomainCorporaOptions(TextOptions):
 @dataclass(frozen=True, kw_only=True)
 class SupervisedDataOptions(DataOptions):
     """What task pairs and instructions share."""
+
+    RANGES: ClassVar[Mapping[str, Range]] = {"max_length": LENGTH}
 
     path: DataPath  # conversations or pairs of source and target (formats.py)
     max_length: int = 256  # positions a row, in tokens; what is longer is treated as overlong says
@@ -109,19 +122,23 @@ class SupervisedDataOptions(DataOptions):
     overlong: Literal["drop", "truncate"] = "drop"
 
     def check(self) -> None:
-        super().check()
         _at_least("max_length", self.max_length, 2)
         _one_of("overlong", self.overlong, ("drop", "truncate"))
+        super().check()
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskPairsOptions(SupervisedDataOptions):
+    TARGET: ClassVar[str] = "lit_llm.data.task_pairs.TaskPairs"
+
     path: DataPath = "installed/task_pairs"  # pairs of source and target, or conversations (formats.py)
     name: str = "task_pairs"  # of the source, and the beginning of the held-out sets' names
 
 
 @dataclass(frozen=True, kw_only=True)
 class InstructionsOptions(SupervisedDataOptions):
+    TARGET: ClassVar[str] = "lit_llm.data.instructions.Instructions"
+
     path: DataPath = "installed/instructions"  # conversations, or pairs of source and target (formats.py)
     name: str = "instructions"  # of the source, and the beginning of the held-out sets' names
 
@@ -131,6 +148,9 @@ class InstructionsOptions(SupervisedDataOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PreferencesOptions(DataOptions):
+    TARGET: ClassVar[str] = "lit_llm.data.preferences.Preferences"
+    RANGES: ClassVar[Mapping[str, Range]] = {"max_length": LENGTH, "annotator_weights": WEIGHT, "attacks": SHARE}
+
     path: DataPath  # comparisons: pairs, rankings of K completions, HH transcripts (formats.py)
     max_length: int = 512  # longest prompt and completion together, in tokens
     micro_batch_size: int = 4  # comparisons per process and step; each brings its K completions
@@ -154,7 +174,6 @@ class PreferencesOptions(DataOptions):
     name: str = "rankings"  # of the source, and the beginning of the held-out sets' names
 
     def check(self) -> None:
-        super().check()
         _at_least("max_length", self.max_length, 2)
         _one_of("overlong", self.overlong, ("drop", "truncate"))
         for who, weight in (self.annotator_weights or {}).items():
@@ -163,10 +182,14 @@ class PreferencesOptions(DataOptions):
             _one_of("half", self.half, HALVES)
         if not 0 <= self.attacks <= 1:
             raise UserError(f"data.attacks={self.attacks}: a share of the training prompts, from 0 to 1")
+        super().check()
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledAnswersOptions(DataOptions):
+    TARGET: ClassVar[str] = "lit_llm.data.labelled_answers.LabelledAnswers"
+    RANGES: ClassVar[Mapping[str, Range]] = {"min_severity": Range(1, 3), "max_length": LENGTH}
+
     path: DataPath  # rows of prompt, completion, label; or rankings and pairs, of which label makes labels
     # What the label of a ranked completion is: desirable (best rank good; worst rank, or all bad, bad; the rest left
     # out) or flagged (people flagged it). See label_formats.py.
@@ -178,13 +201,13 @@ class LabelledAnswersOptions(DataOptions):
     name: str = "labels"  # of the source, and the beginning of the held-out sets' names
 
     def check(self) -> None:
-        super().check()
         _at_least("max_length", self.max_length, 2)
         _one_of("label", self.label, ("desirable", "flagged"))
         if self.min_severity not in SEVERITIES:
             raise UserError(f"data.min_severity={self.min_severity}: must be 1, 2 or 3")
         if self.flag_kinds is not None and (isinstance(self.flag_kinds, str) or not self.flag_kinds):
             raise UserError(f"data.flag_kinds={self.flag_kinds}: a list of kinds is needed, or null for all")
+        super().check()
 
 
 # Prompts
@@ -192,6 +215,12 @@ class LabelledAnswersOptions(DataOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PromptsOptions(DataOptions):
+    TARGET: ClassVar[str] = "lit_llm.data.prompts.Prompts"
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "max_prompt_length": Range(1, 10**8), "ptx_path": FACTOR, "ptx_max_length": LENGTH,
+        "ptx_micro_batch_size": ROWS,
+    }  # fmt: skip
+
     # Prompts, problems with their answers (which become tags, for rewards), or examples or comparisons whose answers
     # are left out (formats.py).
     path: DataPath = "installed/prompts"
@@ -204,10 +233,10 @@ class PromptsOptions(DataOptions):
     name: str = "prompts"  # of the source, and the beginning of the held-out sets' names
 
     def check(self) -> None:
-        super().check()
         _at_least("max_prompt_length", self.max_prompt_length, 1)
         _at_least("ptx_micro_batch_size", self.ptx_micro_batch_size, 1)
         _at_least("ptx_max_length", self.ptx_max_length, 2)
+        super().check()
 
     def pretraining_text(self) -> TextOptions | None:
         """The text to mix in as data of its own, read as the prompts are but for their format; None: there is none."""

@@ -16,6 +16,7 @@ from lit_llm.data.projects import is_project, rankings_hash, shown
 from lit_llm.data.sources import Row, read_rows, resolve
 from lit_llm.data.splits import UNDIVIDED
 from lit_llm.errors import UserError
+from lit_llm.feedback.options import PeopleOptions
 from lit_llm.runtime.atomic_files import write_json, write_text
 from lit_llm.runtime.devices import Device
 from lit_llm.runtime.progress_bars import Bar
@@ -28,7 +29,7 @@ def collect(
     output: str | Path,
     *,
     model: str | None = None,  # noqa: ARG001 (the step's configuration names its parents)
-    cache_dir: str = "outputs/cache",
+    cache_dir: str = PeopleOptions.cache_dir,
 ) -> dict[str, Any]:
     """Copies the rankings that are there now, so that what is trained on stays when people go on ranking.
 

@@ -20,6 +20,7 @@ from lit_llm.data.reading import read_records
 from lit_llm.data.row_keys import known
 from lit_llm.errors import UserError
 from lit_llm.feedback.agreement import agreement
+from lit_llm.feedback.options import SimulatedOptions
 from lit_llm.feedback.rule import reward, rule
 from lit_llm.feedback.sampling import Sampling, checkpoint_id, chosen_prompts
 from lit_llm.feedback.sampling import answers as sample
@@ -86,19 +87,19 @@ def collect(
     output: str | Path,
     *,
     tokenizer: Tokenizer | None = None,
-    k: int = 4,
-    temperature: float = 1.0,
-    max_new_tokens: int = 48,
-    max_prompts: Mapping[str, int] | int | None = None,
+    k: int = SimulatedOptions.k,
+    temperature: float = SimulatedOptions.temperature,
+    max_new_tokens: int = SimulatedOptions.max_new_tokens,
+    max_prompts: Mapping[str, int] | int | None = SimulatedOptions.max_prompts,
     annotators: Sequence[Annotator] = ANNOTATORS,
-    annotators_per_prompt: int | None = None,
-    seed: int = 0,
-    batch_size: int = 128,
-    bf16: bool = False,
-    device: Device = "auto",
-    cache_dir: str | Path = "outputs/cache",
-    ignore_keys: Sequence[str] = (),
-    progress: bool = True,
+    annotators_per_prompt: int | None = SimulatedOptions.annotators_per_prompt,
+    seed: int = SimulatedOptions.seed,
+    batch_size: int = SimulatedOptions.batch_size,
+    bf16: bool = SimulatedOptions.bf16,
+    device: Device = SimulatedOptions.device,
+    cache_dir: str | Path = SimulatedOptions.cache_dir,
+    ignore_keys: Sequence[str] = SimulatedOptions.ignore_keys,
+    progress: bool = SimulatedOptions.progress,
 ) -> dict[str, Any]:
     """Samples up to ``k`` different answers to each prompt and has the annotators rank them.
 
@@ -119,8 +120,7 @@ def collect(
     Raises:
         UserError: no usable prompt, or no prompt with two different answers.
     """
-    if k < 2:
-        raise UserError(f"annotation.k={k}: a ranking needs at least 2 answers")
+    SimulatedOptions(model="", prompts="", k=k)  # checks it
     loaded, tokenizer, digest = _load(model, tokenizer, choose_device(device))
     sampling = Sampling(temperature, max_new_tokens, seed)
     records = read_records(prompts, "prompts", cache_dir=cache_dir, ignore_keys=ignore_keys)

@@ -43,7 +43,7 @@ def prioritize(store: Store, folders: Sequence[Path]) -> int:
     if not folders:
         raise UserError("reward= is missing; give a reward model's folder, or several with commas between them")
     tasks = _tasks(store)
-    rewards = [_in_log_odds(LearnedReward(str(folder))) for folder in folders]
+    rewards = [_in_log_odds(LearnedReward(folder=str(folder))) for folder in folders]
     found = {}
     for task, (messages, answers) in Bar(tasks.items(), desc="uncertainty"):
         found[task] = uncertainty([reward([messages] * len(answers), answers).tolist() for reward in rewards])

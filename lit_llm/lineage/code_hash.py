@@ -21,8 +21,8 @@ from urllib.parse import unquote, urlparse
 
 import lit_llm
 from lit_llm.config.schema import texts
-from lit_llm.config.signatures import absolute, archive, module_file, modules_of, tree
 from lit_llm.errors import UserError
+from lit_llm.runtime.source_files import absolute, archive, module_file, modules_of, tree
 
 ALWAYS = ("lit_llm.training.train",)
 LEFT_OUT = ("lit_llm.config", "lit_llm.lineage", "lit_llm.report", "lit_llm.pipeline", "lit_llm.feedback.web")

@@ -15,8 +15,16 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_llm.errors import UserError
-from lit_llm.objectives.options import check_kto
+from lit_llm.objectives.options import (
+    DPOOptions,
+    HingeOptions,
+    IPOOptions,
+    ORPOOptions,
+    RobustDPOOptions,
+    SimPOOptions,
+    check_beta,
+    check_kto,
+)
 
 
 class Pairs(NamedTuple):
@@ -51,9 +59,9 @@ def _reference_free(function: _Function) -> _Function:
 
 def dpo(
     pairs: Pairs,
-    beta: float = 0.1,
-    label_smoothing: float = 0.0,
-    length_normalized: bool = False,
+    beta: float = DPOOptions.beta,
+    label_smoothing: float = DPOOptions.label_smoothing,
+    length_normalized: bool = DPOOptions.length_normalized,
     margins: Tensor | float = 0.0,
 ) -> PairLosses:
     """``-(1-e) log sigmoid(beta D - m) - e log sigmoid(-beta D - m)``, D = h_chosen - h_rejected.
@@ -63,7 +71,7 @@ def dpo(
     ``length_normalized``: ``D = h_chosen / |y_chosen| - h_rejected / |y_rejected|``, so that length earns nothing
     (Tulu 3, arXiv:2411.15124, section 5.1; with beta = 5 there).
     """
-    _check(beta, label_smoothing)
+    check_beta(beta, label_smoothing)
     chosen, rejected = pairs.log_ratios()
     if length_normalized:
         chosen, rejected = chosen / pairs.chosen_tokens, rejected / pairs.rejected_tokens
@@ -73,52 +81,59 @@ def dpo(
     return _with_rewards(losses, beta * chosen, beta * rejected)
 
 
-def robust_dpo(pairs: Pairs, beta: float = 0.1, label_smoothing: float = 0.1) -> PairLosses:
+def robust_dpo(
+    pairs: Pairs, beta: float = RobustDPOOptions.beta, label_smoothing: float = RobustDPOOptions.label_smoothing
+) -> PairLosses:
     """DPO unbiased when a share e < 0.5 of the labels is flipped: ``(-(1-e) ls(beta D) + e ls(-beta D)) / (1 - 2e)``.
 
     Robust DPO, arXiv:2403.00409.
     """
-    _check(beta, label_smoothing)
+    check_beta(beta, label_smoothing)
     chosen, rejected = pairs.log_ratios()
     logits, e = beta * (chosen - rejected), label_smoothing
     losses = (-(1 - e) * F.logsigmoid(logits) + e * F.logsigmoid(-logits)) / (1 - 2 * e)
     return _with_rewards(losses, beta * chosen, beta * rejected)
 
 
-def hinge(pairs: Pairs, beta: float = 0.1) -> PairLosses:
+def hinge(pairs: Pairs, beta: float = HingeOptions.beta) -> PairLosses:
     """``relu(1 - beta D)``: SLiC's hinge on normalised likelihoods (arXiv:2309.06657)."""
-    _check(beta)
+    check_beta(beta)
     chosen, rejected = pairs.log_ratios()
     return _with_rewards(torch.relu(1 - beta * (chosen - rejected)), beta * chosen, beta * rejected)
 
 
-def ipo(pairs: Pairs, beta: float = 0.1) -> PairLosses:
+def ipo(pairs: Pairs, beta: float = IPOOptions.beta) -> PairLosses:
     """``(h_c/n_c - h_r/n_r - 1/(2 beta))^2``: does not run off when a preference is deterministic.
 
     IPO, arXiv:2310.12036, equation 17, on log-ratios averaged over tokens as its authors recommend.
     """
-    _check(beta)
+    check_beta(beta)
     chosen, rejected = pairs.log_ratios()
     gap = chosen / pairs.chosen_tokens - rejected / pairs.rejected_tokens
     return _with_rewards((gap - 1 / (2 * beta)).square(), beta * chosen, beta * rejected)
 
 
 @_reference_free
-def orpo(pairs: Pairs, lambda_: float = 0.1) -> PairLosses:
+def orpo(pairs: Pairs, lambda_: float = ORPOOptions.lambda_) -> PairLosses:
     """``NLL_chosen - lambda log sigmoid(log-odds_c - log-odds_r)`` of mean log-probs (arXiv:2403.07691, equation 6)."""
-    _check(lambda_, name="lambda_")
+    check_beta(lambda_, name="lambda_")
     chosen, rejected = pairs.chosen / pairs.chosen_tokens, pairs.rejected / pairs.rejected_tokens
     losses = -chosen - lambda_ * F.logsigmoid(_log_odds(chosen) - _log_odds(rejected))
     return _with_rewards(losses, lambda_ * chosen, lambda_ * rejected)
 
 
 @_reference_free
-def simpo(pairs: Pairs, beta: float = 2.0, gamma: float = 1.0, label_smoothing: float = 0.0) -> PairLosses:
+def simpo(
+    pairs: Pairs,
+    beta: float = SimPOOptions.beta,
+    gamma: float = SimPOOptions.gamma,
+    label_smoothing: float = SimPOOptions.label_smoothing,
+) -> PairLosses:
     """``-(1-e) log sigmoid(z) - e log sigmoid(-z)``, z = beta (m_c - m_r) - gamma, m the mean log-probability.
 
     SimPO, arXiv:2405.14734, equation 6; with ``label_smoothing`` e as in its authors' code.
     """
-    _check(beta, label_smoothing)
+    check_beta(beta, label_smoothing)
     chosen, rejected = pairs.chosen / pairs.chosen_tokens, pairs.rejected / pairs.rejected_tokens
     logits = beta * (chosen - rejected) - gamma
     losses = -(1 - label_smoothing) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
@@ -170,10 +185,3 @@ def _log_odds(logp: Tensor) -> Tensor:
 
 def _with_rewards(losses: Tensor, chosen: Tensor, rejected: Tensor) -> PairLosses:
     return PairLosses(losses, chosen.detach(), rejected.detach())
-
-
-def _check(beta: float, label_smoothing: float = 0.0, name: str = "beta") -> None:
-    if not beta > 0:
-        raise UserError(f"loss.{name}: {beta}; must be above 0")
-    if not 0 <= label_smoothing < 0.5:
-        raise UserError(f"loss.label_smoothing: {label_smoothing}; must be at least 0 and below 0.5")

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_llm.objectives.options import BradleyTerryOptions
+
 
 def strict_pairs(groups: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
     """Indices (M,), (M,) of the better and the worse completion of every pair with different ranks in one group."""
@@ -25,8 +27,8 @@ def bradley_terry(
     ranks: Tensor,
     weights: Tensor,
     margins: Tensor | None = None,
-    centering: float = 0.0,
-    margin: float = 0.0,
+    centering: float = BradleyTerryOptions.centering,
+    margin: float = BradleyTerryOptions.margin,
     pairs: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``1/#pairs * sum over pairs of -log sigmoid(s_w - s_l - margin) + centering (s_w + s_l)^2``, summed over prompts.

@@ -6,19 +6,20 @@ import torch
 from torch import nn
 
 from lit_llm.errors import UserError
+from lit_llm.optim.options import AdamWOptions
 from lit_llm.optim.parameter_groups import parameter_groups
 
 
 def adamw(
     module: nn.Module,
     *,
-    lr: float = 3e-4,
-    weight_decay: float = 0.1,
-    betas: tuple[float, float] = (0.9, 0.95),
-    eps: float = 1e-8,
+    lr: float = AdamWOptions.lr,
+    weight_decay: float = AdamWOptions.weight_decay,
+    betas: tuple[float, float] = AdamWOptions.betas,
+    eps: float = AdamWOptions.eps,
 ) -> torch.optim.AdamW:
     """Fused AdamW over the trainable parameters of ``module``; embeddings, norms and biases do not decay."""
-    check_positive(lr=lr, eps=eps)
+    AdamWOptions(lr=lr, weight_decay=weight_decay, betas=betas, eps=eps)  # checks them
     hidden, decayed, undecayed = parameter_groups(module)
     if not hidden + decayed + undecayed:
         raise UserError("optimizer: the module has no trainable parameter")
@@ -28,9 +29,3 @@ def adamw(
     ]
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=True)
-
-
-def check_positive(**values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise UserError(f"optimizer.{name}: {value}; must be above 0")

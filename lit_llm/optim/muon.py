@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw as adamw_update
 
 from lit_llm.errors import UserError
-from lit_llm.optim.adamw import check_positive
+from lit_llm.optim.options import NEWTON_SCHULZ_STEPS, MuonAdamWOptions
 from lit_llm.optim.parameter_groups import parameter_groups
 from lit_llm.runtime import processor
 
@@ -32,6 +32,7 @@ POLAR_EXPRESS: tuple[Quintic, ...] = (
 )
 """The best quintic for each of five steps, with a margin for bf16 (Amsel et al., arXiv:2505.16932, section 4). They are
 chosen one after the other, so that the first n are the best n (theorem 3.1 there)."""
+assert len(POLAR_EXPRESS) == NEWTON_SCHULZ_STEPS
 
 
 def newton_schulz(
@@ -148,13 +149,13 @@ class MuonAdamW(torch.optim.Optimizer):
 def muon_adamw(
     module: nn.Module,
     *,
-    lr: float = 3e-4,
-    muon_lr: float | None = None,
-    weight_decay: float = 0.1,
-    momentum: float = 0.95,
-    betas: tuple[float, float] = (0.9, 0.95),
-    eps: float = 1e-8,
-    newton_schulz_steps: int = 5,
+    lr: float = MuonAdamWOptions.lr,
+    muon_lr: float | None = MuonAdamWOptions.muon_lr,
+    weight_decay: float = MuonAdamWOptions.weight_decay,
+    momentum: float = MuonAdamWOptions.momentum,
+    betas: tuple[float, float] = MuonAdamWOptions.betas,
+    eps: float = MuonAdamWOptions.eps,
+    newton_schulz_steps: int = MuonAdamWOptions.newton_schulz_steps,
 ) -> MuonAdamW:
     """Muon over the hidden matrices of ``module`` (its learning rate is ``lr`` unless ``muon_lr`` is given), AdamW over
     embeddings, heads, norms and biases, of which only an untied head decays.
@@ -162,9 +163,10 @@ def muon_adamw(
     ``newton_schulz_steps``: 1 to 5. With 3 the singular values above 1/100 of the norm end between 0.15 and 1.9, not
     0.85 and 1.15, which small models hardly feel, and the matmuls of an update are 0.6 of those of 5.
     """
-    check_positive(lr=lr, eps=eps, **({} if muon_lr is None else {"muon_lr": muon_lr}))
-    if not 1 <= newton_schulz_steps <= len(POLAR_EXPRESS):
-        raise UserError(f"optimizer.newton_schulz_steps: {newton_schulz_steps}; must be 1 to {len(POLAR_EXPRESS)}")
+    MuonAdamWOptions(  # checks them
+        lr=lr, muon_lr=muon_lr, weight_decay=weight_decay, momentum=momentum, betas=betas, eps=eps,
+        newton_schulz_steps=newton_schulz_steps,
+    )  # fmt: skip
     hidden, decayed, undecayed = parameter_groups(module)
     if not hidden + decayed + undecayed:
         raise UserError("optimizer: the module has no trainable parameter")

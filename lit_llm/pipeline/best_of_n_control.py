@@ -55,7 +55,7 @@ def write_best_of_n(config: Mapping[str, Any], folder: Path, models: Any) -> Pat
     gold = filled(settings["gold"], lambda name: models.outputs[name])
     loaded = models.loaded(settings["model"])
     model, tokenizer = loaded.model, loaded.tokenizer
-    proxy = LearnedReward(str(models.outputs[settings["proxy"]])).to(model.output_weight.device)
+    proxy = LearnedReward(folder=str(models.outputs[settings["proxy"]])).to(model.output_weight.device)
     bf16 = models.evaluator(owner).settings.bf16  # as the answers that it is compared with
     key = digest(
         [

@@ -6,6 +6,7 @@ As a reward ``FlagProbability`` is a price: give it a weight below 0 in ``reward
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.records import Message
 from lit_llm.rewards.base import Reward
+from lit_llm.rewards.options import FlagProbabilityOptions, FlagRateOptions
 from lit_llm.text.score_tokens import scoring_tokenizer
 from lit_llm.text.tokenizer import Tokenizer
 
@@ -24,16 +26,19 @@ from lit_llm.text.tokenizer import Tokenizer
 class FlagProbability(nn.Module, Reward):
     """The probability that people flag an answer, by a classifier read from its folder, frozen."""
 
-    def __init__(self, folder: str, batch_size: int = 64) -> None:
-        """``batch_size``: rows scored at once. Raises UserError when the folder holds no flag classifier."""
+    Options: ClassVar[type[FlagProbabilityOptions]] = FlagProbabilityOptions
+
+    def __init__(self, options: FlagProbabilityOptions | None = None, **values: Any) -> None:
+        """Raises UserError when the folder holds no flag classifier."""
         super().__init__()
+        self.options = self.Options.of(options, values)
+        folder = self.folder = self.options.folder
         self.loaded = load_shared(folder)
         model = self.loaded.model
         if not isinstance(model, ScoreModel) or model.label is None:
             raise UserError(f"folder={folder}: holds no flag classifier; train one with stage=flag_classification")
         self.classifier, self.tokenizer = model, self.loaded.tokenizer
         check_vocabulary(model.config, self.tokenizer.vocab_size, folder)
-        self.folder, self.batch_size = folder, batch_size
 
     @property
     def threshold(self) -> float:
@@ -63,7 +68,7 @@ class FlagProbability(nn.Module, Reward):
         longest = self.classifier.config.max_positions
         if int(lengths.max()) > longest:
             raise UserError(f"folder={self.folder}: reads up to {longest} tokens; got {int(lengths.max())}")
-        size = self.batch_size
+        size = self.options.batch_size
         rows = zip(torch.split(input_ids, size), torch.split(lengths, size), strict=True)
         logits = [self.classifier(ids[:, : int(sizes.max())], sizes).float() for ids, sizes in rows]
         return torch.sigmoid(torch.cat(logits))
@@ -86,6 +91,8 @@ class FlagRate(FlagProbability):
     The classifier errs on both sides; ``evaluation.prevalence.rogan_gladen`` corrects the rate by its held-out
     sensitivity and specificity, which the report does.
     """
+
+    Options: ClassVar[type[FlagProbabilityOptions]] = FlagRateOptions
 
     def score_tokens(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """0 or 1 (B,) of right-padded rows (B, T), ``lengths`` (B,)."""

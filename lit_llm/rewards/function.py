@@ -6,29 +6,28 @@ import importlib
 import inspect
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message
 from lit_llm.rewards.base import Reward, as_reward
+from lit_llm.rewards.options import FunctionOptions
 
 
 class FunctionReward(Reward):
     """Calls ``module.function(prompts, completions)``: conversations and texts in, one number each out.
 
     A function with a parameter ``rows`` also gets what the data says of each prompt (its tags), such as the answer to a
-    problem. NaN says that an answer could not be verified.
-
-    Args:
-        function: the dotted path. A module in the folder that a command is started in is found too.
-        batch_size: answers given at once; None: all.
+    problem. NaN says that an answer could not be verified. Options:
+    ``FunctionOptions``.
     """
 
-    def __init__(self, function: str, batch_size: int | None = None) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise UserError(f"reward.batch_size: {batch_size}; must be 1 or more, or null")
-        self.path, self.batch_size = function, batch_size
-        self.function = find(function)
+    Options: ClassVar[type[FunctionOptions]] = FunctionOptions
+
+    def __init__(self, options: FunctionOptions | None = None, **values: Any) -> None:
+        self.options = FunctionOptions.of(options, values)
+        self.path = self.options.function
+        self.function = find(self.path)
         self.row_fields = _takes_rows(self.function)
 
     def __call__(
@@ -39,7 +38,7 @@ class FunctionReward(Reward):
     ) -> list[float]:
         """Scores (B,). Raises UserError where the function fails or does not give one number for each answer."""
         scores: list[float] = []
-        size = self.batch_size or max(1, len(completions))
+        size = self.options.batch_size or max(1, len(completions))
         for start in range(0, len(completions), size):
             part = slice(start, start + size)
             extra = {"rows": list(rows or [{}] * len(completions))[part]} if self.row_fields else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.records import Message
 from lit_llm.rewards.base import Reward
+from lit_llm.rewards.options import LearnedOptions
 from lit_llm.text.score_tokens import scoring_tokenizer
 from lit_llm.text.tokenizer import Tokenizer
 
@@ -22,9 +24,13 @@ from lit_llm.text.tokenizer import Tokenizer
 class LearnedReward(nn.Module, Reward):
     """A reward model read from its folder, frozen. Its score is normalised as the folder says."""
 
-    def __init__(self, folder: str, batch_size: int = 64) -> None:
-        """``batch_size``: rows scored at once. Raises UserError when the folder holds no reward model."""
+    Options: ClassVar[type[LearnedOptions]] = LearnedOptions
+
+    def __init__(self, options: LearnedOptions | None = None, **values: Any) -> None:
+        """Raises UserError when the folder holds no reward model."""
         super().__init__()
+        self.options = LearnedOptions.of(options, values)
+        folder = self.options.folder
         self.loaded = load_shared(folder)
         model = self.loaded.model
         if not isinstance(model, ScoreModel) or model.label is not None:  # a classifier of flags has a score too
@@ -32,7 +38,7 @@ class LearnedReward(nn.Module, Reward):
         self.model, self.tokenizer = model, self.loaded.tokenizer
         check_vocabulary(model.config, self.tokenizer.vocab_size, folder)
         self.folder, self.folders = folder, (str(folder),)
-        self.batch_size = batch_size
+        self.batch_size = self.options.batch_size
 
     @property
     def vocab_size(self) -> int:

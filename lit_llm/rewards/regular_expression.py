@@ -8,16 +8,16 @@ from __future__ import annotations
 import json
 import math
 import queue
-import re
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from lit_llm.errors import UserError
 from lit_llm.rewards.base import Prompts, Reward
+from lit_llm.rewards.options import RegularExpressionOptions
 
-WHERE = ("search", "match", "fullmatch")
 STARTING_SECONDS = 30.0  # for a process to start on a machine that is busy
 _SEARCH = """
 import json, re, sys
@@ -30,24 +30,13 @@ for text in given["texts"]:
 
 
 class RegularExpression(Reward):
-    """1 where the pattern is found in the answer, else 0; NaN where the search takes longer than ``seconds``.
+    """1 where the pattern is found in the answer, else 0; NaN where the search takes longer than ``seconds``. Options:
+    ``RegularExpressionOptions``."""
 
-    Args:
-        pattern: in Python's syntax; ``(?s)`` before it lets a dot take line ends, ``(?i)`` ignores case.
-        where: search (anywhere), match (from the beginning), or fullmatch (the whole answer).
-        seconds: for one answer.
-    """
+    Options: ClassVar[type[RegularExpressionOptions]] = RegularExpressionOptions
 
-    def __init__(self, pattern: str, where: str = "search", seconds: float = 1.0) -> None:
-        if where not in WHERE:
-            raise UserError(f"reward.where: {where}; must be one of {', '.join(WHERE)}")
-        if not seconds > 0:
-            raise UserError(f"reward.seconds: {seconds}; must be above 0")
-        try:
-            re.compile(pattern)
-        except (re.error, OverflowError, RecursionError) as error:
-            raise UserError(f"reward.pattern: {pattern} is no regular expression ({error})") from None
-        self.pattern, self.where, self.seconds = pattern, where, seconds
+    def __init__(self, options: RegularExpressionOptions | None = None, **values: Any) -> None:
+        self.options = RegularExpressionOptions.of(options, values)
 
     def __call__(self, prompts: Prompts, completions: Sequence[str]) -> list[float]:
         del prompts
@@ -62,11 +51,13 @@ class RegularExpression(Reward):
             return self._searched(texts)
         except (OSError, queue.Empty) as error:
             why = f"no answer in {STARTING_SECONDS:g} s" if isinstance(error, queue.Empty) else error
-            raise UserError(f"reward.pattern: {self.pattern}: the search could not be started ({why})") from error
+            raise UserError(
+                f"reward.pattern: {self.options.pattern}: the search could not be started ({why})"
+            ) from error
 
     def _searched(self, texts: Sequence[str]) -> list[float]:
         """Raises OSError or queue.Empty where the process cannot be started."""
-        given = json.dumps({"pattern": self.pattern, "where": self.where, "texts": list(texts)})
+        given = json.dumps({"pattern": self.options.pattern, "where": self.options.where, "texts": list(texts)})
         command = [sys.executable, "-I", "-S", "-c", _SEARCH]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdin is not None and process.stdout is not None
@@ -77,7 +68,7 @@ class RegularExpression(Reward):
                 process.stdin.write(given + "\n")
                 process.stdin.close()
                 if lines.get(timeout=STARTING_SECONDS) != "ready":
-                    raise UserError(f"reward.pattern: {self.pattern}: the search could not be started")
+                    raise UserError(f"reward.pattern: {self.options.pattern}: the search could not be started")
                 return self._read_scores(lines, len(texts))
             finally:
                 process.kill()
@@ -87,7 +78,7 @@ class RegularExpression(Reward):
         scores: list[float] = []
         while len(scores) < count:
             try:
-                scores.append(float(lines.get(timeout=self.seconds) or math.nan))
+                scores.append(float(lines.get(timeout=self.options.seconds) or math.nan))
             except queue.Empty:
                 return [*scores, math.nan]
         return scores

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from lit_llm.errors import UserError
 from lit_llm.records import Message
 from lit_llm.rewards.base import Reward, as_reward
 from lit_llm.rewards.folders import folders_of
-
-RESERVED = (
-    *("kl", "kl_coef", "scores", "scores_std", "non_score_reward", "rlhf_reward", "response_length", "eos_rate"),
-    *("unverified", "zero_std_groups", "truncated"),
-)
-"""Names that a stage logs itself under ``objective/``, and beside them ``pass@1``, ``pass@2``, ..."""
+from lit_llm.rewards.options import WeightedSumOptions
 
 
 class WeightedSum(nn.Module, Reward):
@@ -26,15 +19,16 @@ class WeightedSum(nn.Module, Reward):
 
     ``latest`` holds each part's own scores (B,), before its weight, of the answers scored last.
 
-    Args:
-        parts: {name: {"reward": a reward, "weight": its weight, 1 where it is left out}}.
+    Options: ``WeightedSumOptions``.
     """
 
-    def __init__(self, parts: dict[str, Any]) -> None:
+    Options: ClassVar[type[WeightedSumOptions]] = WeightedSumOptions
+
+    def __init__(self, options: WeightedSumOptions | None = None, **values: Any) -> None:
         super().__init__()
-        if not parts:
-            raise UserError("reward.parts: none; give {name: {reward: ..., weight: 1.0}}")
-        self.weights = {name: _weight(name, part) for name, part in parts.items()}
+        options = WeightedSumOptions.of(options, values)
+        parts = options.parts
+        self.weights = {name: options.weight(name) for name in parts}
         self.parts = {name: as_reward(part["reward"], f"reward.parts.{name}") for name, part in parts.items()}
         self.networks = nn.ModuleDict({n: part for n, part in self.parts.items() if isinstance(part, nn.Module)})
         self.row_fields = any(part.row_fields for part in self.parts.values())
@@ -60,14 +54,3 @@ class WeightedSum(nn.Module, Reward):
         devices = {each.device for each in scores.values()}
         device = next((each for each in devices if each.type != "cpu"), torch.device("cpu"))
         return self.combine({name: each.to(device) for name, each in scores.items()})
-
-
-def _weight(name: str, part: Any) -> float:
-    if name in RESERVED or name.startswith("pass@") or "/" in name:
-        raise UserError(f"reward.parts.{name}: objective/{name} is logged already, or no name; take another name")
-    if not isinstance(part, Mapping) or "reward" not in part or set(part) - {"reward", "weight"}:
-        raise UserError(f"reward.parts.{name}: must be {{reward: ..., weight: 1.0}}")
-    weight = part.get("weight", 1.0)
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-        raise UserError(f"reward.parts.{name}.weight: {weight}; must be a finite number")
-    return float(weight)

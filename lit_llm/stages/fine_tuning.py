@@ -6,16 +6,16 @@ from typing import ClassVar
 
 from lit_llm.stages import supervised
 from lit_llm.stages.language import LanguageStage
-from lit_llm.stages.options import SupervisedOptions
+from lit_llm.stages.options import FineTuningOptions
 
 
 class FineTuning(LanguageStage):
     """All weights, or LoRA adapters with ``lora_rank`` above 0; only responses are trained, end tokens included."""
 
-    Options: ClassVar[type[SupervisedOptions]] = SupervisedOptions
+    Options: ClassVar[type[FineTuningOptions]] = FineTuningOptions
     name: ClassVar[str] = "fine_tuning"
     default_lr: ClassVar[float] = 2e-4
-    options: SupervisedOptions
+    options: FineTuningOptions
 
     def prepare(self) -> None:
         supervised.prepare(self, self.options)

@@ -1,34 +1,32 @@
 """The options of every stage. Each is written here once, with what it means and what it may be.
 
-A stage names its dataclass as ``Options``: its fields are the keys below ``stage.`` in a configuration, the first
-argument of the stage, and the hyper-parameters that a checkpoint keeps. Torch is not imported, so that a configuration
-is checked before it is: by the fields' types, and by ``check``, which every dataclass calls when it is made.
+``TARGET`` names the stage, which names its dataclass as ``Options``: its fields are the keys below ``stage.`` in a
+configuration, the first argument of the stage, and the hyper-parameters that a checkpoint keeps.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from lit_llm.backbone.config import LINEAR_LAYERS
 from lit_llm.errors import UserError
 from lit_llm.objectives.options import AGGREGATIONS, RATIOS, SCALES, check_kto
+from lit_llm.runtime.options import Options
+from lit_llm.runtime.ranges import COUNT, FACTOR, PART, RATE, ROWS, SEED, SHARE, SOME, WEIGHT, Range
 
 KL_PLACES = ("loss", "reward")
 VALUE_INITS = ("reward", "zero")
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageOptions:
+class StageOptions(Options):
     """What all stages have: nothing yet."""
 
-    def __post_init__(self) -> None:
-        self.check()
-
-    def check(self) -> None:
-        """Raises UserError naming the first value that makes no sense."""
+    GROUP: ClassVar[str] = "stage"
+    GIVEN: ClassVar[tuple[str, ...]] = ("model",)
 
     # What a plan of a run's memory asks
 
@@ -51,20 +49,20 @@ class StageOptions:
 class AdapterOptions(StageOptions):
     """LoRA adapters (arXiv:2106.09685) beside the network's linear layers."""
 
+    RANGES: ClassVar[Mapping[str, Range]] = {"lora_rank": Range(0, 10**5), "lora_alpha": FACTOR}
+
     lora_rank: int = 0  # of the adapters; 0: none, all weights are trained
     lora_alpha: float = 32.0  # the adapters' scale is lora_alpha / lora_rank
     lora_targets: Sequence[str] = LINEAR_LAYERS  # names of the layers that get one
     # Name or folder of the model that the adapters belong to, for adapter_config.json; None: what the run started from.
     base_model: str | None = None
 
-    def check(self) -> None:
-        super().check()
-        _not_negative(self, "lora_rank")
-
 
 @dataclass(frozen=True, kw_only=True)
 class DropoutAdapterOptions(AdapterOptions):
     """Adapters of a stage that trains with dropout."""
+
+    RANGES: ClassVar[Mapping[str, Range]] = {"lora_dropout": PART}
 
     lora_dropout: float = 0.05  # share of the adapters' input that is left out while training
 
@@ -74,20 +72,20 @@ class DropoutAdapterOptions(AdapterOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageOptions(StageOptions):
-    z_loss: float = 0.0  # weight of logsumexp(logits)^2, which keeps the logits from drifting (PaLM: 1e-4)
+    RANGES: ClassVar[Mapping[str, Range]] = {"z_loss": Range(0, 100)}
 
-    def check(self) -> None:
-        super().check()
-        _not_negative(self, "z_loss")
+    z_loss: float = 0.0  # weight of logsumexp(logits)^2, which keeps the logits from drifting (PaLM: 1e-4)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingOptions(LanguageOptions):
-    """Nothing of its own."""
+    TARGET: ClassVar[str] = "lit_llm.stages.pretraining.Pretraining"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContinuedPretrainingOptions(LanguageOptions, DropoutAdapterOptions):
+    TARGET: ClassVar[str] = "lit_llm.stages.continued_pretraining.ContinuedPretraining"
+
     # Words of the domain that become single tokens, as they are written in it ("tensor", no space). Not with adapters:
     # the new rows of the embedding would stay as they begin.
     new_tokens: Sequence[str] = ()
@@ -111,12 +109,20 @@ class ContinuedPretrainingOptions(LanguageOptions, DropoutAdapterOptions):
 class SupervisedOptions(LanguageOptions, DropoutAdapterOptions):
     """Fine-tuning and instruction tuning."""
 
+    RANGES: ClassVar[Mapping[str, Range]] = {"neftune_noise_alpha": Range(0, 10**4)}
+
     # Strength of uniform noise on the embeddings while training (NEFTune, arXiv:2310.05914, algorithm 1: 5); 0: none.
     neftune_noise_alpha: float = 0.0
 
-    def check(self) -> None:
-        super().check()
-        _not_negative(self, "neftune_noise_alpha")
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuningOptions(SupervisedOptions):
+    TARGET: ClassVar[str] = "lit_llm.stages.fine_tuning.FineTuning"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructionTuningOptions(SupervisedOptions):
+    TARGET: ClassVar[str] = "lit_llm.stages.instruction_tuning.InstructionTuning"
 
 
 # Rankings and labels
@@ -125,6 +131,9 @@ class SupervisedOptions(LanguageOptions, DropoutAdapterOptions):
 @dataclass(frozen=True, kw_only=True)
 class PreferenceOptions(AdapterOptions):
     """Learning beside a frozen reference. With adapters that is the policy without them, so there is no second copy."""
+
+    TARGET: ClassVar[str] = "lit_llm.stages.preference_optimization.PreferenceOptimization"
+    TAKES: ClassVar[tuple[str, ...]] = ("loss",)
 
     # Compute the reference's log-probabilities of all training and validation data before the first step, and keep them
     # in the data's cache_dir under the hash of data and reference: a later run reads them.
@@ -138,6 +147,12 @@ class PreferenceOptions(AdapterOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class KTOOptions(PreferenceOptions):
+    TARGET: ClassVar[str] = "lit_llm.stages.kto.KTO"
+    TAKES: ClassVar[tuple[str, ...]] = ()
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "beta": Range(0, 10**4, above=True), "desirable_weight": FACTOR, "undesirable_weight": FACTOR,
+    }  # fmt: skip
+
     beta: float = 0.1  # how dear it is to leave the reference
     desirable_weight: float = 1.0  # of good completions
     undesirable_weight: float = 1.0  # of bad ones; the weighted ratio of good to bad is best from 1 to 4/3
@@ -151,13 +166,21 @@ class KTOOptions(PreferenceOptions):
 class RewardModelingOptions(DropoutAdapterOptions):
     """With adapters the new head alone is trained whole."""
 
+    TARGET: ClassVar[str] = "lit_llm.stages.reward_modeling.RewardModeling"
+    TAKES: ClassVar[tuple[str, ...]] = ("loss", "reward_validation")
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "normalize_batches": COUNT, "adherence_shape": Range(1, 10**6, above=True), "adherence_rate": FACTOR,
+        "adherence_lr": RATE, "attack_weight": WEIGHT,
+    }  # fmt: skip
+
     # After training, scores get mean 0 and deviation 1 over the answers of this many training batches (attacks among
     # them are no answers); 0: they stay as they are.
     normalize_batches: int = 16
     normalize_scale: bool = True  # False: only the mean
     # learned: a factor on the scores in the likelihood of each annotator's rankings, logged as adherence/<name>.
     adherence: Literal["none", "learned"] = "none"
-    adherence_shape: float = 10.0  # of the factors' Gamma prior; with shape = rate its mean is 1
+    # Of the factors' Gamma prior, which has no peak unless it is above 1; with shape = rate its mean is 1.
+    adherence_shape: float = 10.0
     adherence_rate: float = 10.0  # of the same prior
     adherence_lr: float = 0.03  # learning rate of the factors' logarithms at the schedule's peak
     # Of the pairs of an answer with an attack (data.attacks). They are a loss of their own, their mean over each
@@ -168,18 +191,15 @@ class RewardModelingOptions(DropoutAdapterOptions):
     def check(self) -> None:
         if self.adherence not in ("none", "learned"):
             raise UserError(f"stage.adherence: {self.adherence}; must be none or learned")
-        if not self.adherence_shape > 1:  # or the prior's density has no peak above 0
-            raise UserError(f"stage.adherence_shape: {self.adherence_shape}; must be above 1")
-        _positive(self, "adherence_rate", "adherence_lr")
-        _not_negative(self, "normalize_batches")
-        if not 0 <= self.attack_weight < math.inf:
-            raise UserError(f"stage.attack_weight: {self.attack_weight}; must be 0 or more")
         super().check()
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlagOptions(DropoutAdapterOptions):
     """With adapters the new head alone is trained whole."""
+
+    TARGET: ClassVar[str] = "lit_llm.stages.flag_classification.FlagClassification"
+    RANGES: ClassVar[Mapping[str, Range]] = {"positive_weight": FACTOR}
 
     trained: Literal["full", "head"] = "full"  # head: the transformer stays as it is
     # w of flagged answers in the loss; None or 1 leaves the probabilities calibrated, balanced is the training data's
@@ -204,6 +224,14 @@ class FlagOptions(DropoutAdapterOptions):
 @dataclass(frozen=True, kw_only=True)
 class RolloutOptions(AdapterOptions):
     """What PPO and GRPO share. With adapters the reference is the policy without them, so there is no second copy."""
+
+    NEEDS: ClassVar[tuple[str, ...]] = ("reward",)
+    TAKES: ClassVar[tuple[str, ...]] = ("gold",)
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "epochs": Range(1, 10**4), "minibatches": ROWS, "micro_batch_size": ROWS,
+        "temperature": Range(0, 100, above=True), "max_new_tokens": SOME, "max_grad_norm": WEIGHT, "target_kl": FACTOR,
+        "reward_validation_every_n_steps": SOME, "end_ids": Range(0, 2**31 - 1), "seed": SEED,
+    }  # fmt: skip
 
     epochs: int = 1  # passes over a rollout
     minibatches: int = 1  # updates in each pass; must divide the rollout's answers
@@ -232,21 +260,16 @@ class RolloutOptions(AdapterOptions):
         minibatch = -(-rows * self.answers_to_a_prompt // self.minibatches)
         return min(minibatch, self.micro_batch_size or minibatch), length + self.max_new_tokens
 
-    def check(self) -> None:
-        _positive(self, "epochs", "minibatches", "temperature", "max_new_tokens")
-        _not_negative(self, "max_grad_norm")
-        super().check()
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise UserError(f"stage.micro_batch_size: {self.micro_batch_size}; must be 1 or more, or null")
-        if self.target_kl is not None and not self.target_kl > 0:
-            raise UserError(f"stage.target_kl: {self.target_kl}; must be above 0, or null")
-        every = self.reward_validation_every_n_steps
-        if every is not None and not every >= 1:
-            raise UserError(f"stage.reward_validation_every_n_steps: {every}; must be 1 or more, or null")
-
 
 @dataclass(frozen=True, kw_only=True)
 class PPOOptions(RolloutOptions):
+    TARGET: ClassVar[str] = "lit_llm.stages.ppo.PPO"
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "kl_coef": WEIGHT, "clip_range": FACTOR, "clip_range_high": FACTOR, "value_clip_range": FACTOR,
+        "vf_coef": WEIGHT, "gamma": SHARE, "lam": SHARE, "missing_eos_penalty": WEIGHT, "value_lr_ratio": FACTOR,
+        "adaptive_kl_target": FACTOR, "adaptive_kl_horizon": SOME, "ptx_coef": WEIGHT,
+    }  # fmt: skip
+
     kl_coef: float = 0.05  # beta, the price of a nat away from the reference; 0 is allowed
     clip_range: float = 0.2  # eps of the ratio
     clip_range_high: float | None = None  # eps of its upper bound (DAPO's clip-higher: 0.28); None: clip_range
@@ -273,17 +296,9 @@ class PPOOptions(RolloutOptions):
         return 0 if self.lora_rank else 1
 
     def check(self) -> None:
-        _positive(self, "clip_range", "value_clip_range", "value_lr_ratio", "adaptive_kl_horizon")
-        _not_negative(self, "kl_coef", "vf_coef", "ptx_coef")
-        if self.missing_eos_penalty is not None and not self.missing_eos_penalty >= 0:
-            raise UserError(f"stage.missing_eos_penalty: {self.missing_eos_penalty}; must be 0 or more, or null")
         for name, value in (("gamma", self.gamma), ("lam", self.lam)):
             if not 0 <= value <= 1:
                 raise UserError(f"stage.{name}: {value}; must be between 0 and 1")
-        if self.clip_range_high is not None and not 0 < self.clip_range_high < math.inf:
-            raise UserError(f"stage.clip_range_high: {self.clip_range_high}; must be above 0, or null")
-        if self.adaptive_kl_target is not None and not self.adaptive_kl_target > 0:
-            raise UserError(f"stage.adaptive_kl_target: {self.adaptive_kl_target}; must be above 0, or null")
         if self.value_init not in VALUE_INITS:
             raise UserError(f"stage.value_init: {self.value_init}; must be {' or '.join(VALUE_INITS)}")
         super().check()
@@ -291,6 +306,13 @@ class PPOOptions(RolloutOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class GRPOOptions(RolloutOptions):
+    TARGET: ClassVar[str] = "lit_llm.stages.grpo.GRPO"
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "group_size": Range(2, 10**5), "eps_low": Range(0, 1, above=True, below=True), "eps_high": FACTOR,
+        "delta": Range(1, 10**6, above=True), "kl_coef": WEIGHT,
+        "success_at": Range(-(10**9), 10**9), "validation_samples": Range(1, 10**5),
+    }  # fmt: skip
+
     group_size: int = 8  # G, answers to each prompt; a rollout has data.micro_batch_size x G answers on every device
     scale: str = "none"  # what an advantage is divided by: or the standard deviation of its group or of the batch
     eps_low: float = 0.2  # how far below 1 the ratio may learn
@@ -319,33 +341,14 @@ class GRPOOptions(RolloutOptions):
             raise UserError(
                 f"stage.group_size: {self.group_size}; must be 2 or more, to measure an answer by its group"
             )
-        _one_of("scale", self.scale, SCALES)
-        _one_of("aggregation", self.aggregation, AGGREGATIONS)
-        _one_of("kl_in", self.kl_in, KL_PLACES)
-        _positive(self, "eps_low", "eps_high", "validation_samples")
-        _not_negative(self, "kl_coef")
+        self.one_of("scale", SCALES)
+        self.one_of("aggregation", AGGREGATIONS)
+        self.one_of("kl_in", KL_PLACES)
         if self.eps_low >= 1:
             raise UserError(f"stage.eps_low: {self.eps_low}; must be below 1, as no ratio is below 0")
-        _one_of("ratio", self.ratio, RATIOS)
+        self.one_of("ratio", RATIOS)
         if self.delta is not None and not 1 + self.eps_high < self.delta < math.inf:
             raise UserError(
                 f"stage.delta={self.delta}: must be above 1 + stage.eps_high = {1 + self.eps_high:g}, or null"
             )
         super().check()
-
-
-def _positive(options: StageOptions, *names: str) -> None:
-    for name in names:
-        if not getattr(options, name) > 0:
-            raise UserError(f"stage.{name}: {getattr(options, name)}; must be above 0")
-
-
-def _not_negative(options: StageOptions, *names: str) -> None:
-    for name in names:
-        if not getattr(options, name) >= 0:
-            raise UserError(f"stage.{name}: {getattr(options, name)}; must be 0 or more")
-
-
-def _one_of(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise UserError(f"stage.{name}: {value}; must be one of {', '.join(known)}")

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Engine
 
-from lit_llm.errors import UserError
+from lit_llm.text.control_tokens import DOCUMENT_END, SPECIALS, TURN_END
+from lit_llm.text.options import TrainBPEOptions
 from lit_llm.text.pretokenization import QWEN2
-from lit_llm.text.tokenizer import DOCUMENT_END, SPECIALS, TURN_END, Tokenizer
+from lit_llm.text.tokenizer import Tokenizer
 
 PATTERN = QWEN2  # one digit a piece; no normalizer, so that every byte comes back (Qwen's NFC would change some)
 LONGEST = 1024
@@ -20,24 +21,19 @@ _LONG_BLANK = re.compile(rf"\s{{{LONGEST}}}")
 
 def train_bpe(
     texts: Iterable[str],
-    vocab_size: int = 4096,
+    vocab_size: int = TrainBPEOptions.vocab_size,
     *,
-    min_frequency: int = 2,
-    max_token_length: int = 32,
-    show_progress: bool = True,
+    min_frequency: int = TrainBPEOptions.min_frequency,
+    max_token_length: int = TrainBPEOptions.max_token_length,
+    show_progress: bool = TrainBPEOptions.show_progress,
 ) -> Tokenizer:
     """Learn a byte-level BPE vocabulary (Sennrich et al. 2016, on bytes as GPT-2).
 
     Args:
         texts: what to learn from, read once.
-        vocab_size: ids in all: 3 control tokens, 256 bytes, merges. Fewer come out when the text is small.
-        min_frequency: merges seen less often are not made.
-        max_token_length: longest token in bytes, so that rules of dashes do not fill the vocabulary.
-        show_progress: bars of the library on stderr.
+        vocab_size, min_frequency, max_token_length, show_progress: as in ``TrainBPEOptions``.
     """
-    least = len(SPECIALS) + 256
-    if vocab_size < least:
-        raise UserError(f"tokenizer.vocab_size={vocab_size}: 256 bytes and {len(SPECIALS)} control tokens need {least}")
+    TrainBPEOptions(vocab_size=vocab_size)  # checks it
     engine = Engine(models.BPE())
     engine.pre_tokenizer = pre_tokenizers.Sequence(
         [

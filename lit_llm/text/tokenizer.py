@@ -27,6 +27,7 @@ from lit_llm.records import Message
 from lit_llm.runtime.atomic_files import write_text
 from lit_llm.runtime.model_folder import check_model_folder, check_recorded
 from lit_llm.text.chat import CHATML, PLAIN, ChatTemplate
+from lit_llm.text.control_tokens import DOCUMENT_END, SPECIALS, TURN_END, TURN_START
 from lit_llm.text.new_words import whole_pieces, with_pieces
 from lit_llm.text.places import Place, Places
 from lit_llm.text.pretokenization import Pieces, pieces_of
@@ -40,9 +41,6 @@ from lit_llm.text.tokenizer_files import (
     read_template,
     stop_ids,
 )
-
-DOCUMENT_END, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-SPECIALS = (DOCUMENT_END, TURN_START, TURN_END)
 
 WORTH_PIECES = 500_000
 """Characters after which a table of pieces is made (0.15 seconds): a short run starts without it."""

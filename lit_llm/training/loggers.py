@@ -8,6 +8,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lit_llm.runtime import curve_tags
+from lit_llm.training.options import CSVOptions, TensorBoardOptions
 
 
 class Curves(TensorBoardLogger):
@@ -22,7 +23,9 @@ class Curves(TensorBoardLogger):
         self.experiment.flush()
 
 
-def tensorboard(folder: Path, *, max_queue: int = 100, flush_secs: int = 10) -> Curves:
+def tensorboard(
+    folder: Path, *, max_queue: int = TensorBoardOptions.max_queue, flush_secs: int = TensorBoardOptions.flush_secs
+) -> Curves:
     """Event files in ``folder``. A resumed run goes on in the same place, as the same TensorBoard run."""
     return Curves(
         save_dir=folder,
@@ -34,6 +37,6 @@ def tensorboard(folder: Path, *, max_queue: int = 100, flush_secs: int = 10) -> 
     )
 
 
-def csv(folder: Path, *, flush_logs_every_n_steps: int = 100) -> CSVLogger:
+def csv(folder: Path, *, flush_logs_every_n_steps: int = CSVOptions.flush_logs_every_n_steps) -> CSVLogger:
     """A table, ``folder/csv/metrics.csv``, for machines without TensorBoard. (The report reads TensorBoard's files.)"""
     return CSVLogger(save_dir=folder, name="", version="csv", flush_logs_every_n_steps=flush_logs_every_n_steps)

@@ -78,7 +78,7 @@ def test_one_score_here_and_in_transformers(kind: str, tmp_path: Path) -> None:
     tokenizer = tokenizer_of(kind)
     before = tokenizer.fingerprint()
     save_model(tmp_path, score_model(tokenizer.vocab_size), tokenizer)
-    reward = LearnedReward(str(tmp_path))
+    reward = LearnedReward(folder=str(tmp_path))
     reward.check_tokenizer(tokenizer)  # the policy's, which is as it was
     assert tokenizer.fingerprint() == before
     prompts = [[Message("user", prompt)] for prompt, _ in CONVERSATIONS]
@@ -102,7 +102,7 @@ def test_one_score_here_and_in_transformers(kind: str, tmp_path: Path) -> None:
 def test_a_flag_classifier_says_the_same_in_transformers(tmp_path: Path) -> None:
     tokenizer = tokenizer_of("pad ends the turn")
     save_model(tmp_path, score_model(tokenizer.vocab_size, label="flagged"), tokenizer)
-    flags = FlagProbability(str(tmp_path))
+    flags = FlagProbability(folder=str(tmp_path))
     flags.check_tokenizer(tokenizer)
     wanted = flags([[Message("user", p)] for p, _ in CONVERSATIONS], [a for _, a in CONVERSATIONS])
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype="float32").eval()

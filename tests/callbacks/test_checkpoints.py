@@ -71,12 +71,12 @@ def test_a_folder_that_cannot_be_written_fails_before_the_first_step(tmp_path: P
 
 
 def test_a_trial_run_leaves_nothing(tmp_path: Path) -> None:
-    trainer_for(tmp_path, [Checkpoints(1)], fast_dev_run=2).fit(tiny_stage(), datamodule=Data())
+    trainer_for(tmp_path, [Checkpoints(every_n_steps=1)], fast_dev_run=2).fit(tiny_stage(), datamodule=Data())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_by_the_clock(tmp_path: Path) -> None:
-    trainer = trainer_for(tmp_path, [Checkpoints(every_minutes=0, keep=9, at_end=False)], max_steps=3)
+    trainer = trainer_for(tmp_path, [Checkpoints(every_minutes=1e-9, keep=9, at_end=False)], max_steps=3)
     trainer.fit(tiny_stage(), datamodule=Data())
     assert steps(tmp_path) == [1, 2, 3]
 
@@ -101,7 +101,9 @@ class TwoUpdates(Pretraining):
 
 def test_steps_are_batches_where_a_stage_updates_itself(tmp_path: Path) -> None:
     stage = TwoUpdates(model=tiny_model(), optimizer=partial(sgd, lr=0.01), schedule=constant)
-    trainer = trainer_for(tmp_path, [Checkpoints(2, keep=9)], max_steps=-1, max_epochs=9, limit_val_batches=0)
+    trainer = trainer_for(
+        tmp_path, [Checkpoints(every_n_steps=2, keep=9)], max_steps=-1, max_epochs=9, limit_val_batches=0
+    )
     trainer.fit(stage, datamodule=Data())
     assert trainer.global_step == 10 and steps(tmp_path) == [2, 4, 5]
 

@@ -48,9 +48,9 @@ def test_too_many_in_a_row_end_the_run(tmp_path: Path) -> None:
 
 def test_stop_ends_the_run_at_the_first(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"step 2 \(epoch 0, batch 2\)"):
-        fit(tmp_path, Numerics("stop"), {2})
+        fit(tmp_path, Numerics(on_bad_update="stop"), {2})
 
 
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(UserError, match="on_bad_update: ignore; must be one of skip, stop"):
-        Numerics("ignore")
+        Numerics(on_bad_update="ignore")

@@ -39,7 +39,7 @@ def fit(folder: Path, tokenizer: Tokenizer, samples: list[Samples]) -> Pretraini
 
 
 def test_samples_are_logged_and_change_nothing(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    samples = Samples(["the cat <b>", "on"], every_n_steps=2, max_new_tokens=4)
+    samples = Samples(prompts=["the cat <b>", "on"], every_n_steps=2, max_new_tokens=4)
     stage = fit(tmp_path / "with", tokenizer, [samples])
     events = EventAccumulator(str(tmp_path / "with" / "tensorboard"))
     events.Reload()
@@ -56,7 +56,7 @@ def test_chat_goes_through_the_template(tokenizer: Tokenizer) -> None:
     model = tiny_model(vocab_size=tokenizer.vocab_size)
     found = []
     for chat in (False, True):
-        samples = Samples(["the cat"], max_new_tokens=6, chat=chat)
+        samples = Samples(prompts=["the cat"], max_new_tokens=6, chat=chat)
         found.append(samples.texts(model, tokenizer, samples.encoded(tokenizer)))
     plain, chat_text = found
     assert len(plain) == len(chat_text) == 1 and plain != chat_text

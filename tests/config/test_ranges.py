@@ -9,50 +9,45 @@ import yaml
 from omegaconf import OmegaConf
 
 from lit_llm.config import schema
+from lit_llm.config.annotations import shown
 from lit_llm.config.command_line import check, compose
 from lit_llm.config.hydra_words import hydra_words
-from lit_llm.config.ranges import NAMES, RANGES, Range, numbers, out_of_range, range_of
-from lit_llm.config.signatures import signature
+from lit_llm.config.ranges import RANGES, out_of_range, range_of, ranged
+from lit_llm.config.signatures import options_of, signature
 from lit_llm.errors import UserError
-from tests.config.test_schema import CONF
+from lit_llm.runtime.ranges import NAMES, Range
+from tests.config.options_files import CONF, GROUPS, files
 
 SCHEMAS = {"trainer": schema.TrainerConfig, "evaluation": schema.EvaluationConfig, "answers": schema.AnswersConfig,
            "people": schema.PeopleConfig, "best_of_n": schema.BestOfNConfig}  # fmt: skip
 
 
-INSIDE = {"loss": ("stage", "loss"), "reward": ("stage", "reward")}
-
-
 def configurations():
-    """Every file of every group at the place that it fills, every key of the schemas, and a whole pipeline composed."""
-    for path in CONF.rglob("*.yaml"):
-        content = yaml.safe_load(path.read_text()) or {}
-        group = path.relative_to(CONF).parts[0]
-        if group in ("hydra", "hparams_search"):  # values of a sweep are texts
-            continue
-        whole = path.parent == CONF or group in ("experiment", "run", "debug")
-        place = () if whole else INSIDE.get(group, (group,))
-        for name in reversed(place):
-            content = {name: content}
-        yield content
+    """Every file of a group that describes a part, every key of the schemas, and a whole pipeline composed."""
+    for group in GROUPS:
+        for name in files(group):
+            content = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+            yield content if name in content else {group: content}
     for name, kind in SCHEMAS.items():
         yield {name: asdict(OmegaConf.to_object(OmegaConf.structured(kind)))}
     schema.register()
     yield schema.plain(compose("pipeline", []))
 
 
-def numeric(value, key=(), declared=None):
-    """The key of every leaf that is a number, or that its definition says may be one (null today)."""
+def ranges(value, key=(), declared=None, part=None):
+    """(key, target of its part, key in it, range) of every leaf that is a number, or that may be one (null today)."""
     if isinstance(value, dict):
-        told = (
-            {p.name: p.annotation or "" for p in signature(value["_target_"]).parameters} if "_target_" in value else {}
-        )
+        target = value.get("_target_")
+        if target:
+            part = (target, len(key), options_of(target).ranges())
+        told = {p.name: shown(p.type) for p in signature(target).parameters} if target else {}
         fields = getattr(SCHEMAS.get(key[-1] if key else ""), "__dataclass_fields__", {})
         told |= {name: str(field.type) for name, field in fields.items()}
         for name, item in value.items():
-            yield from numeric(item, (*key, str(name)), told.get(name))
-    elif key[-1] not in NAMES and (list(numbers(value, key)) or (declared and re.search(r"\b(int|float)\b", declared))):
-        yield key
+            yield from ranges(item, (*key, str(name)), told.get(name), part)
+    elif list(ranged(value, key)) or (key[-1] not in NAMES and declared and re.search(r"\b(int|float)\b", declared)):
+        target, start, known = part or (None, 0, RANGES)
+        yield key, target, key[start:], range_of(key[start:], known)
 
 
 def nested(key, value):
@@ -65,22 +60,33 @@ def test_every_number_has_a_range_and_what_is_outside_is_refused_by_name():
     seen = set()
     for values in configurations():
         assert not list(out_of_range(values))
-        for key in numeric(values):
-            found = range_of(key)
+        for key, target, inner, found in ranges(values):
             assert found is not None, f"{'.'.join(key)}: no range"
-            seen.add(key[-1])
+            seen.add((target, inner))
             for bad in (math.nan, math.inf, -math.inf, found.low - 1, found.high * 2 + 1):
                 for value in (bad, [0.5, bad]) if key[-1] == "betas" else (bad,):
-                    lines = [line.partition("=")[0] for line in out_of_range(nested(key, value))]
-                    assert lines == [".".join(key)], (key, bad)
-    assert len(seen) > 120
+                    part = nested(inner, value) | ({"_target_": target} if target else {})
+                    lines = [line.partition("=")[0] for line in out_of_range(part)]
+                    assert lines == [".".join(inner)], (key, bad)
+    assert len(seen) > 200
 
 
-def test_a_key_without_a_range_is_found():
-    values = {"stage": {"_target_": "lit_llm.stages.pretraining.Pretraining", "unheard_of": 3}}
-    assert [range_of(key) for key in numeric(values)] == [None]
-    assert list(out_of_range({"stage": {"unheard_of": 3}})) == []
-    assert list(out_of_range({"stage": {"unheard_of": math.inf}})) == ["stage.unheard_of=inf: must be a finite number"]
+def test_a_number_of_ones_own_must_be_finite_no_more():
+    for values in ({"_target_": "my_package.Mine"}, {"_target_": "lit_llm.stages.pretraining.Pretraining"}):
+        assert list(out_of_range({"stage": {**values, "lr": -3}})) == []
+        told = ["stage.lr=inf: must be a finite number"]
+        assert list(out_of_range({"stage": {**values, "lr": math.inf}})) == told
+
+
+def test_options_made_in_code_have_the_same_ranges():
+    kind = options_of("lit_llm.callbacks.samples.Samples")
+    with pytest.raises(UserError, match=r"^callbacks\.samples\.temperature: -1; must be 0 or more$"):
+        kind(temperature=-1)
+    with pytest.raises(UserError, match=r"^optimizer\.betas: \(0\.9, 1\.0\); must be below 1$"):
+        options_of("lit_llm.optim.adamw.adamw")(betas=(0.9, 1.0))
+    with pytest.raises(UserError, match=r"^optimizer\.muon_lr: nan; must be a finite number: .*, or null$"):
+        options_of("lit_llm.optim.muon.muon_adamw")(muon_lr=math.nan)
+    assert options_of("lit_llm.data.raw_text.RawText")(path=0).path == 0  # a name
 
 
 def test_the_ends_of_ranges():
@@ -90,9 +96,10 @@ def test_the_ends_of_ranges():
     )
     assert Range(1, 5).fault(6) == "must be 5 or less" and Range(1, 5).fault(0.5) == "must be 1 or more"
     assert all(each.low < each.high for each in RANGES.values())
-    assert range_of(("stages", "ppo", "stage", "temperature")).fault(0)  # a policy samples
-    assert range_of(("evaluation", "temperature")).fault(0) is None  # greedy
-    assert range_of(("rankings", "max_prompts", "train")) is RANGES["max_prompts"]
+    for target, refused in (("lit_llm.stages.ppo.PPO", 1), ("lit_llm.feedback.simulated.collect", 0)):  # 0: greedy
+        assert len(list(out_of_range({"_target_": target, "temperature": 0}))) == refused
+    many = {"_target_": "lit_llm.feedback.simulated.collect", "max_prompts": {"train": 0}}
+    assert list(out_of_range(many)) == ["max_prompts.train=0: must be 1 or more"]
 
 
 @pytest.mark.parametrize(

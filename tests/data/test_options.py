@@ -15,35 +15,14 @@ from lit_llm.config.targets import construct
 from lit_llm.data import options
 from lit_llm.data.data_module import DataModule
 from lit_llm.errors import UserError
-from tests.config.options_files import (
-    assert_comments,
-    assert_keys_and_defaults,
-    assert_light,
-    assert_read,
-    content,
-    files,
-    kind_of,
-)
+from tests.config.options_files import assert_read, content, files, kind_of
 
 FILES = files("data")
-
-
-def test_options_are_read_without_torch():
-    assert_light(options)
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_every_option_is_a_key_of_the_file_with_its_default_and_the_other_way_round(name):
-    assert_keys_and_defaults("data", name)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_option_is_read_by_the_data_modules(name):
     assert_read("data", name, options, by_options=("ptx_path", "ptx_max_length", "ptx_micro_batch_size"))
-
-
-def test_every_option_has_a_comment():
-    assert_comments(options)
 
 
 @pytest.mark.parametrize("name", FILES)

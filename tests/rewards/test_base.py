@@ -101,7 +101,7 @@ def test_a_class_that_can_be_called_says_what_it_needs_and_what_it_found():
 
 def test_a_network_stays_a_submodule_of_its_owner():
     network = Network()
-    reward = WeightedSum({"mine": {"reward": network}})
+    reward = WeightedSum(parts={"mine": {"reward": network}})
     part = reward.parts["mine"]
     assert part.reads_tokens and reward.folders == part.folders == ("/network",)
     assert part.score_tokens(torch.zeros(2, 3), torch.tensor([1, 2])).tolist() == [1, 2]
@@ -151,12 +151,12 @@ def test_what_it_can_read_is_told_by_its_model():
     reward = as_reward(inner)
     assert reward.contexts() == [(inner.tokenizer, config.max_positions)] and reward.vocab_size == config.vocab_size
     assert reward.score_models() == []  # a language model gives no score
-    inside = WeightedSum({"mine": {"reward": inner}, "rule": {"reward": rules.words}})
+    inside = WeightedSum(parts={"mine": {"reward": inner}, "rule": {"reward": rules.words}})
     assert inside.contexts() == reward.contexts() and inside.vocab_size is None
 
 
 def test_the_tag_is_the_one_that_was_given():
-    assert ExactAnswer().tag == "answer" and ExactAnswer("x").tag == "x" and WordCount().tag == "words"
+    assert ExactAnswer().tag == "answer" and ExactAnswer(tag="x").tag == "x" and WordCount().tag == "words"
     assert ExactAnswer.row_fields and WordCount.row_fields
 
 

@@ -33,16 +33,16 @@ def folders(tmp_path_factory):
 
 
 def test_members_are_joined_by_the_formula(folders):
-    each = torch.stack([LearnedReward(folder)(PROMPTS, TEXTS) for folder in folders]).double()
+    each = torch.stack([LearnedReward(folder=folder)(PROMPTS, TEXTS) for folder in folders]).double()
     mean = each.mean(0)
     spread = ((each - mean).square().sum(0) / 2).sqrt()
     expected = {"mean": mean, "min": each.min(0).values, "mean_minus_std": mean - 0.5 * spread}
     for how, scores in expected.items():
-        found = Ensemble(folders, how, std_coef=0.5)(PROMPTS, TEXTS)
+        found = Ensemble(folders=folders, how=how, std_coef=0.5)(PROMPTS, TEXTS)
         torch.testing.assert_close(found.double(), scores, rtol=1e-5, atol=1e-6)
     ids, lengths = torch.randint(0, 250, (3, 9)), torch.tensor([9, 4, 6])
-    rows = torch.stack([LearnedReward(folder).score_tokens(ids, lengths) for folder in folders])
-    ensemble = Ensemble(folders)
+    rows = torch.stack([LearnedReward(folder=folder).score_tokens(ids, lengths) for folder in folders])
+    ensemble = Ensemble(folders=folders)
     torch.testing.assert_close(ensemble.score_tokens(ids, lengths), rows.mean(0))
     assert folders_of(ensemble) == tuple(folders)
     assert [context for _, context in ensemble.contexts()] == [64] * 3 and len(ensemble.score_models()) == 3
@@ -57,4 +57,4 @@ def test_what_makes_no_ensemble_is_refused(folders, tmp_path):
         ([folders[0], other], "mean", "a tokenizer of"),
     ):
         with pytest.raises(UserError, match=message):
-            Ensemble(given, how)
+            Ensemble(folders=given, how=how)

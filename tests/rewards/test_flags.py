@@ -27,7 +27,7 @@ def saved(tmp_path_factory):
     model.label = "flagged"
     place = tmp_path_factory.mktemp("flags")
     huggingface.save_model(place / "first", model, tokenizer)
-    middle = float(FlagProbability(str(place / "first"))(PROMPTS, ANSWERS).median())
+    middle = float(FlagProbability(folder=str(place / "first"))(PROMPTS, ANSWERS).median())
     model.threshold = middle
     huggingface.save_model(place / "flags", model, tokenizer)
     model.label = None
@@ -37,7 +37,7 @@ def saved(tmp_path_factory):
 
 def test_texts_and_tokens_have_the_model_s_probability(saved):
     place, model, tokenizer = saved
-    scorer = FlagProbability(str(place / "flags"), batch_size=2)
+    scorer = FlagProbability(folder=str(place / "flags"), batch_size=2)
     chat, found = tokenizer.chat, scorer(PROMPTS, ANSWERS)
     assert scorer.score_models() == [scorer.classifier] and scorer.folders == ()  # no reward model to be validated
     for prompt, answer, probability in zip(PROMPTS, ANSWERS, found.tolist(), strict=True):
@@ -51,8 +51,8 @@ def test_texts_and_tokens_have_the_model_s_probability(saved):
 
 def test_the_rate_is_the_share_at_the_threshold_or_above(saved):
     folder = str(saved[0] / "flags")
-    found = FlagRate(folder)(PROMPTS, ANSWERS)
-    assert found.tolist() == (FlagProbability(folder)(PROMPTS, ANSWERS) >= saved[1].threshold).float().tolist()
+    found = FlagRate(folder=folder)(PROMPTS, ANSWERS)
+    assert found.tolist() == (FlagProbability(folder=folder)(PROMPTS, ANSWERS) >= saved[1].threshold).float().tolist()
     assert sorted(found.tolist()) == [0.0, 1.0, 1.0]
 
 
@@ -60,13 +60,13 @@ def test_a_reward_model_is_no_flag_classifier_and_the_other_way_round(saved):
     from lit_llm.rewards.learned import LearnedReward
 
     with pytest.raises(UserError, match="holds no flag classifier"):
-        FlagProbability(str(saved[0] / "reward"))
+        FlagProbability(folder=str(saved[0] / "reward"))
     with pytest.raises(UserError, match="holds no reward model"):
-        LearnedReward(str(saved[0] / "flags"))
+        LearnedReward(folder=str(saved[0] / "flags"))
 
 
 def test_another_tokenizer_is_refused(saved):
-    scorer = FlagRate(str(saved[0] / "flags"))
+    scorer = FlagRate(folder=str(saved[0] / "flags"))
     scorer.check_tokenizer(saved[2])
     with pytest.raises(UserError, match="unlike the policy's"):
         scorer.check_tokenizer(train_bpe(["other words"] * 9, vocab_size=280))
@@ -80,12 +80,12 @@ def test_what_the_folder_says_of_its_threshold_is_checked(saved, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "decision_threshold": 7}))
     with pytest.raises(UserError, match=r"config.json: decision_threshold=7 should be a probability"):
-        FlagProbability(str(folder))
+        FlagProbability(folder=str(folder))
 
 
 @pytest.mark.parametrize("kind", [FlagProbability, FlagRate])
 def test_tokens_beyond_what_the_classifier_reads_are_refused(saved, kind):
-    ids, scorer = torch.full((2, 65), 7), kind(str(saved[0] / "flags"))
+    ids, scorer = torch.full((2, 65), 7), kind(folder=str(saved[0] / "flags"))
     assert scorer.score_tokens(ids, torch.tensor([3, 64])).shape == (2,)
     with pytest.raises(UserError, match="up to 64 tokens; got 65"):
         scorer.score_tokens(ids, torch.tensor([3, 65]))

@@ -13,8 +13,8 @@ TEXTS = ["one", "two words", "and three words"]
 
 @pytest.mark.parametrize("batch_size", [None, 2])
 def test_it_is_called_with_texts_and_where_it_asks_for_them_with_the_rows(batch_size):
-    assert FunctionReward(f"{RULES}.words", batch_size)(PROMPTS, TEXTS) == [1, 2, 3]
-    right = FunctionReward(f"{RULES}.right", batch_size)
+    assert FunctionReward(function=f"{RULES}.words", batch_size=batch_size)(PROMPTS, TEXTS) == [1, 2, 3]
+    right = FunctionReward(function=f"{RULES}.right", batch_size=batch_size)
     rows = [{"answer": "one"}, {"answer": "2"}, {"answer": "and three words"}]
     assert right.row_fields and right(PROMPTS, TEXTS, rows=rows) == [1, 0, 1]
 
@@ -29,7 +29,7 @@ def test_it_is_called_with_texts_and_where_it_asks_for_them_with_the_rows(batch_
 )
 def test_what_cannot_be_called_is_refused_when_it_is_made(name, message):
     with pytest.raises(UserError, match=f"reward.function={RULES}.{name}: .*{message}"):
-        FunctionReward(f"{RULES}.{name}")
+        FunctionReward(function=f"{RULES}.{name}")
 
 
 @pytest.mark.parametrize(
@@ -48,14 +48,14 @@ def test_a_module_that_fails_is_told_with_its_error_file_and_line(code, message,
     (tmp_path / f"own_{number}.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UserError, match=rf"^reward.function=own_{number}\.f: {message}") as caught:
-        FunctionReward(f"own_{number}.f")
+        FunctionReward(function=f"own_{number}.f")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", ["words", "no_such_module.words", ""])
 def test_a_path_that_leads_nowhere_is_refused(path):
     with pytest.raises(UserError, match=f"reward.function={path}: "):
-        FunctionReward(path)
+        FunctionReward(function=path)
 
 
 @pytest.mark.parametrize(
@@ -68,4 +68,4 @@ def test_a_path_that_leads_nowhere_is_refused(path):
 )
 def test_what_gives_no_number_for_each_answer_is_said(name, message):
     with pytest.raises(UserError, match=message):
-        FunctionReward(f"{RULES}.{name}")(PROMPTS, TEXTS)
+        FunctionReward(function=f"{RULES}.{name}")(PROMPTS, TEXTS)

@@ -38,7 +38,7 @@ def saved(tmp_path_factory):
 
 def test_texts_tokens_and_the_model_itself_give_one_score(saved):
     folder, model, _, tokenizer = saved
-    reward = LearnedReward(str(folder), batch_size=1)
+    reward = LearnedReward(folder=str(folder), batch_size=1)
     answers = ["a list of words", "text"]
     scores = reward(PROMPTS, answers)
     for prompt, answer, score in zip(PROMPTS, answers, scores.tolist(), strict=True):
@@ -57,7 +57,7 @@ def test_texts_tokens_and_the_model_itself_give_one_score(saved):
 
 def test_ppo_takes_it_and_starts_its_values_from_it(saved):
     folder, model, language, tokenizer = saved
-    stage = PPO(model=language, reward=LearnedReward(str(folder)), tokenizer=tokenizer, **parts())
+    stage = PPO(model=language, reward=LearnedReward(folder=str(folder)), tokenizer=tokenizer, **parts())
     assert torch.equal(stage.value.score.weight, model.score.weight) and stage.sampler.end_ids == tokenizer.end_ids
     assert not any(key.startswith("reward") for key in stage.state_dict())
 
@@ -67,7 +67,7 @@ def test_another_tokenizer_of_the_same_size_is_refused(saved):
     other = train_bpe([text.upper() for text in TEXTS] * 20, vocab_size=300)
     assert other.fingerprint() != tokenizer.fingerprint()
     with pytest.raises(UserError, match=r"reward\.folder"):
-        PPO(model=language, reward=LearnedReward(str(folder)), tokenizer=other, **parts())
+        PPO(model=language, reward=LearnedReward(folder=str(folder)), tokenizer=other, **parts())
 
 
 def test_a_tokenizer_of_another_model_is_refused(saved, tmp_path):
@@ -77,7 +77,7 @@ def test_a_tokenizer_of_another_model_is_refused(saved, tmp_path):
     tokenizer.add_tokens([f"<token {n}>" for n in range(100)])
     tokenizer.save(tmp_path / "model")
     with pytest.raises(UserError, match="model's embedding 300 rows"):
-        LearnedReward(str(tmp_path / "model"))
+        LearnedReward(folder=str(tmp_path / "model"))
 
 
 def test_a_folder_of_a_language_model_or_none_is_refused(saved, tmp_path):
@@ -85,16 +85,16 @@ def test_a_folder_of_a_language_model_or_none_is_refused(saved, tmp_path):
     huggingface.save_model(tmp_path / "language", language, tokenizer)
     for folder in ("language", "nothing"):
         with pytest.raises(UserError):
-            LearnedReward(str(tmp_path / folder))
+            LearnedReward(folder=str(tmp_path / folder))
 
 
 def test_texts_longer_than_the_reward_model_reads_are_refused(saved):
     with pytest.raises(UserError, match="up to 64 tokens"):
-        LearnedReward(str(saved[0]))([PROMPTS[0]], ["words " * 100])
+        LearnedReward(folder=str(saved[0]))([PROMPTS[0]], ["words " * 100])
 
 
 def test_tokens_beyond_what_the_reward_model_reads_are_refused(saved):
-    ids, reward = torch.full((2, 65), 7), LearnedReward(str(saved[0]))
+    ids, reward = torch.full((2, 65), 7), LearnedReward(folder=str(saved[0]))
     assert reward.score_tokens(ids, torch.tensor([3, 64])).shape == (2,)
     with pytest.raises(UserError, match="up to 64 tokens; got 65"):
         reward.score_tokens(ids, torch.tensor([3, 65]))

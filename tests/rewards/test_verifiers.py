@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from lit_llm.errors import UserError
 from lit_llm.records import Message
 from lit_llm.rewards.numbers import last_number, only_number, quantity
+from lit_llm.rewards.options import FormatOptions
 from lit_llm.rewards.regular_expression import RegularExpression
-from lit_llm.rewards.verifiers import ExactAnswer, Format, Length, WordCount, fits_template, template_pieces
+from lit_llm.rewards.verifiers import ExactAnswer, Format, Length, WordCount, fits_template
 from lit_llm.text.bpe import train_bpe
 
 ASKED = [(Message("user", "How many?"),)]
@@ -130,12 +131,12 @@ def test_any_texts_get_0_or_1_or_nan(completion, answer):
 def test_length_in_words_characters_and_tokens(tmp_path):
     assert Length(least=2, most=3)(ASKED * 4, ["a", "a b", "a b c", "a b c d"]) == [0.0, 1.0, 1.0, 0.0]
     assert Length(most=2, margin=4)(ASKED * 4, ["a b", "a b c", "a b c d", "a " * 9]) == [1.0, 0.75, 0.5, 0.0]
-    assert Length("characters", least=3)(ASKED * 2, ["ab", "a b"]) == [0.0, 1.0]
+    assert Length(unit="characters", least=3)(ASKED * 2, ["ab", "a b"]) == [0.0, 1.0]
     tokenizer = train_bpe(["hello world"] * 20, vocab_size=300)
     tokenizer.save(tmp_path / "model")
     counted = len(tokenizer.encode("hello world"))
     assert counted < 11  # characters
-    inside = Length("tokens", least=counted, most=counted, tokenizer=str(tmp_path / "model"))
+    inside = Length(unit="tokens", least=counted, most=counted, tokenizer=str(tmp_path / "model"))
     assert inside(ASKED * 2, ["hello world", "hello world hello"]) == [1.0, 0.0]
 
 
@@ -170,14 +171,14 @@ def test_format_of_an_answer():
 
 @given(st.lists(st.text("xyz \n", min_size=1).filter(str.strip), min_size=2, max_size=2))
 def test_what_is_built_by_a_template_fits_it(free):
-    assert fits_template("Say {} and {}.".format(*free), template_pieces("Say {a} and {b}."))
-    assert not fits_template(f"Say {free[0]} and.", template_pieces("Say {a} and {b}."))
+    assert fits_template("Say {} and {}.".format(*free), FormatOptions(template="Say {a} and {b}.").pieces())
+    assert not fits_template(f"Say {free[0]} and.", FormatOptions(template="Say {a} and {b}.").pieces())
 
 
 def test_a_regular_expression_is_searched_and_a_search_that_never_ends_is_not_verified():
-    assert RegularExpression(r"\bcats?\b")(ASKED * 3, ["a cat", "concat", "cats\n\ud800"]) == [1.0, 0.0, 1.0]
-    assert RegularExpression("a+", "fullmatch")(ASKED * 2, ["aa", "aab"]) == [1.0, 0.0]
-    slow = RegularExpression("(a|a)*b", "match", seconds=0.3)
+    assert RegularExpression(pattern=r"\bcats?\b")(ASKED * 3, ["a cat", "concat", "cats\n\ud800"]) == [1.0, 0.0, 1.0]
+    assert RegularExpression(pattern="a+", where="fullmatch")(ASKED * 2, ["aa", "aab"]) == [1.0, 0.0]
+    slow = RegularExpression(pattern="(a|a)*b", where="match", seconds=0.3)
     scores = slow(ASKED * 3, ["ab", "a" * 60, "aab"])
     assert scores[0] == scores[2] == 1.0 and math.isnan(scores[1])
 
@@ -193,7 +194,7 @@ def test_a_regular_expression_is_searched_and_a_search_that_never_ends_is_not_ve
 def test_a_search_that_cannot_be_started_is_said_in_one_line(place, value, why, monkeypatch):
     monkeypatch.setattr(f"lit_llm.rewards.regular_expression.{place}", value)
     with pytest.raises(UserError, match=rf"^reward.pattern: a: the search could not be started.*{why}") as caught:
-        RegularExpression("a")(ASKED, ["a" * 1_000_000])
+        RegularExpression(pattern="a")(ASKED, ["a" * 1_000_000])
     assert "\n" not in str(caught.value)
 
 
@@ -202,19 +203,19 @@ def test_a_search_that_cannot_be_started_is_said_in_one_line(place, value, why, 
     [
         (lambda: ExactAnswer(tolerance=-1.0), "tolerance: -1.0"),
         (lambda: Length(), "both null"),
-        (lambda: Length("lines", most=1), "unit: lines"),
+        (lambda: Length(unit="lines", most=1), "unit: lines"),
         (lambda: Length(least=3, most=2), "least=3, reward.most=2"),
         (lambda: Length(most=2, margin=-1), "margin: -1"),
-        (lambda: Length("tokens", most=1), "tokenizer: null"),
+        (lambda: Length(unit="tokens", most=1), "tokenizer: null"),
         (lambda: WordCount(pattern="words"), "has no group"),
         (lambda: WordCount(pattern="("), "no regular expression"),
         (lambda: Format(), "asks for nothing"),
         (lambda: Format(contains="Yes"), "contains: 'Yes'"),
         (lambda: Format(template="{a}{b}!"), "nothing between"),
         (lambda: Format(template="text"), "needs fixed text and at least one"),
-        (lambda: RegularExpression("("), r"pattern: \( is no regular expression"),
-        (lambda: RegularExpression("a", "find"), "where: find"),
-        (lambda: RegularExpression("a", seconds=0.0), "seconds: 0.0"),
+        (lambda: RegularExpression(pattern="("), r"pattern: \( is no regular expression"),
+        (lambda: RegularExpression(pattern="a", where="find"), "where: find"),
+        (lambda: RegularExpression(pattern="a", seconds=0.0), "seconds: 0.0"),
     ],
 )
 def test_what_makes_no_sense_is_refused_when_it_is_made(make, message):

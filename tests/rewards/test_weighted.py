@@ -36,8 +36,8 @@ class ByTokens:
 
 def rules():
     return {
-        "words": {"reward": FunctionReward(f"{RULES}.words"), "weight": 0.5},
-        "right": {"reward": FunctionReward(f"{RULES}.right")},
+        "words": {"reward": FunctionReward(function=f"{RULES}.words"), "weight": 0.5},
+        "right": {"reward": FunctionReward(function=f"{RULES}.right")},
     }
 
 
@@ -55,19 +55,19 @@ def answers():
 
 
 def test_the_sum_of_texts():
-    reward = WeightedSum(rules())
+    reward = WeightedSum(parts=rules())
     assert reward(PROMPTS, TEXTS, rows=ROWS).tolist() == [0.5 * 1 + 1, 0.5 * 2 + 0]
     assert reward.latest["words"].tolist() == [1, 2] and reward.latest["right"].tolist() == [1, 0]
 
 
 def test_each_part_reads_a_rollout_in_its_own_way():
-    reward = WeightedSum({**rules(), "model": {"reward": ByTokens(), "weight": -2}})
+    reward = WeightedSum(parts={**rules(), "model": {"reward": ByTokens(), "weight": -2}})
     assert score(reward, answers()).tolist() == [0.5 * 1 + 1 - 2 * 7, 0.5 * 2 + 0 - 2 * 9]
     assert reward.latest["model"].tolist() == [7, 9] and reward.folders == ("/reward",)
 
 
 def test_what_one_part_cannot_verify_the_sum_cannot():
-    reward = WeightedSum({**rules(), "open": {"reward": lambda *_: [math.nan, 0.0], "weight": 0.0}})
+    reward = WeightedSum(parts={**rules(), "open": {"reward": lambda *_: [math.nan, 0.0], "weight": 0.0}})
     assert [math.isnan(value) for value in reward(PROMPTS, TEXTS, rows=ROWS).tolist()] == [True, False]
 
 
@@ -83,12 +83,12 @@ def test_what_one_part_cannot_verify_the_sum_cannot():
 )
 def test_parts_that_make_no_sense_are_refused(parts, message):
     with pytest.raises(UserError, match=message):
-        WeightedSum(parts)
+        WeightedSum(parts=parts)
 
 
 def test_a_part_that_cannot_score_is_named():
     with pytest.raises(UserError, match=r"reward\.parts\.a: int cannot be called"):
-        fitting(WeightedSum({"a": {"reward": 3}}), tiny_model(), None)
+        fitting(WeightedSum(parts={"a": {"reward": 3}}), tiny_model(), None)
 
 
 def test_parts_are_put_together_on_the_command_line():

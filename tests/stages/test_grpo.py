@@ -140,7 +140,7 @@ def test_the_first_rollout_starts_at_kl_0_and_ratio_1_even_with_dropout_in_the_m
 
 
 def test_every_name_is_logged_each_part_of_a_reward_too():
-    reward = WeightedSum({"liked": {"reward": LikedShare()}, "half": {"reward": Constant(0.5), "weight": 2.0}})
+    reward = WeightedSum(parts={"liked": {"reward": LikedShare()}, "half": {"reward": Constant(0.5), "weight": 2.0}})
     logged = fit(grpo(reward=reward, success_at=1.05), 1).logged_metrics
     objective = {"kl", "scores", "scores_std", "unverified", "zero_std_groups", "response_length", "eos_rate"}
     objective |= {"truncated", "liked", "half", "pass@1", "pass@2", "pass@4"}

@@ -109,7 +109,7 @@ def test_a_reward_model_too_short_for_the_longest_answer_is_refused_before_any_s
         name = next(iter(given))
         with pytest.raises(UserError, match=f"{name}: its model reads up to 16 tokens.*longest prompt has 9"):
             trainer(max_steps=1, max_epochs=-1).fit(ppo(**given), datamodule=Sized(16, 9))
-    weighted = WeightedSum({"liked": {"reward": LikedShare()}, "model": {"reward": Learned()}})
+    weighted = WeightedSum(parts={"liked": {"reward": LikedShare()}, "model": {"reward": Learned()}})
     with pytest.raises(UserError, match=r"reward\.parts\.model: its model reads up to 16"):
         trainer(max_steps=1, max_epochs=-1).fit(ppo(reward=weighted), datamodule=Sized(16, 9))
     trainer(max_steps=1, max_epochs=-1).fit(ppo(reward=Learned()), datamodule=Sized(16, 5))

@@ -17,37 +17,16 @@ from lit_llm.config.targets import construct
 from lit_llm.errors import UserError
 from lit_llm.stages import options
 from lit_llm.stages.base import Stage
-from tests.config.options_files import (
-    assert_comments,
-    assert_keys_and_defaults,
-    assert_light,
-    assert_read,
-    content,
-    files,
-    kind_of,
-)
+from tests.config.options_files import assert_read, content, files, kind_of
 
 from .toy import END, parts, tiny_model, trainer
 
 FILES = files("stage")
 
 
-def test_options_are_read_without_torch():
-    assert_light(options)
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_every_option_is_a_key_of_the_file_with_its_default_and_the_other_way_round(name):
-    assert_keys_and_defaults("stage", name)
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_every_option_is_read_by_the_stages(name):
     assert_read("stage", name, options)
-
-
-def test_every_option_has_a_comment():
-    assert_comments(options)
 
 
 OTHER = {  # a value that is not the default

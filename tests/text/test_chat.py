@@ -11,7 +11,8 @@ from lit_llm.errors import UserError
 from lit_llm.records import Message
 from lit_llm.text.bpe import train_bpe
 from lit_llm.text.chat import CHATML, PLAIN, ChatTemplate
-from lit_llm.text.tokenizer import SPECIALS, Tokenizer
+from lit_llm.text.control_tokens import SPECIALS
+from lit_llm.text.tokenizer import Tokenizer
 
 LLAMA3 = (
     "{{- bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + "

@@ -13,7 +13,8 @@ from lit_llm.errors import UserError
 from lit_llm.records import Message
 from lit_llm.text import tokenizer_files
 from lit_llm.text.bpe import train_bpe
-from lit_llm.text.tokenizer import DOCUMENT_END, Tokenizer, load_tokenizer
+from lit_llm.text.control_tokens import DOCUMENT_END
+from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
 TEXTS = ["the cat sat on the mat tensor tensors and the dog sat too. " * 20, "def f(x):\n    return x\n" * 9]
 FAMILIES = ("qwen3", "qwen2", "llama", "mistral")

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from lit_llm.errors import UserError
 from lit_llm.text.bpe import train_bpe
-from lit_llm.text.tokenizer import DOCUMENT_END, SPECIALS, TURN_END, load_tokenizer
+from lit_llm.text.control_tokens import DOCUMENT_END, SPECIALS, TURN_END
+from lit_llm.text.tokenizer import load_tokenizer
 
 TEXTS = [
     "the cat sat on the mat and the dog sat too. " * 20,

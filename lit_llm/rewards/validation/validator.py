@@ -9,22 +9,21 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_llm.errors import UserError
 from lit_llm.evaluation.pair_accuracy import best_answers, best_of_prompt, compare, higher, ordered_by
 from lit_llm.evaluation.reward import Rows
 from lit_llm.evaluation.score_readers import Reader, RewardReader
 from lit_llm.evaluation.statistics import Estimate, mean
 from lit_llm.records import Comparison
+from lit_llm.rewards.options import RewardValidationOptions
 from lit_llm.rewards.validation.constant_answer import constant
 from lit_llm.rewards.validation.result import Floor, Probe, ValidationResult
 from lit_llm.rewards.validation.tfidf import TfidfBradleyTerry
-from lit_llm.text.attacks import ATTACKS, VALIDATION, Conversation, attacks
+from lit_llm.text.attacks import VALIDATION, Conversation, attacks
 
 Item = TypeVar("Item")
 NOTHING = Estimate(math.nan, math.nan, 0)
@@ -37,62 +36,8 @@ BY_LENGTH: Mapping[str, Rule] = {
 }
 
 
-@dataclass(frozen=True)
-class RewardValidator:
-    """What is asked, and what is enough.
-
-    Args:
-        max_comparisons: held-out comparisons, drawn with a fixed seed where there are more; None: all.
-        floor_comparisons: training comparisons that the TF-IDF floor learns from at most.
-        probe_prompts: held-out prompts that are attacked at most.
-        min_lead: the accuracy must be above each floor by more than this. With 0 a tie fails: what a count of
-            characters or words does as well is not worth a policy's training, and drives it to that count.
-        doubt: standard errors of its lead by which the reward model may be below; likewise of the attacks' shares.
-            0 takes the numbers as they are, so that a small held-out set is no excuse.
-        doubt_midway: the same in the middle of PPO, where one rollout's answers are few and looked at many times.
-        limit_empty ... limit_constant: the share of prompts on which an attack of ``text/attacks.py`` may outscore the
-            best answer. A coin is at 0.5, and 1 lets it pass. Four are allowed more: a repeated good answer still holds
-            the answer, and a vague one may suit another prompt as well. ``constant`` is one real answer given to
-            every prompt: the one that scores best among half of the prompts, tried on the other half. It may be better
-            than most of what a weak model answers, so that a true taste can be above a half too.
-        longest: tokens of an attack with its prompt, where the model's context is longer; None: the context.
-        longer_counts: whether "longer wins" is a floor where it is right more often than not; else it is only reported.
-        seed: of what is drawn.
-    """
-
-    max_comparisons: int | None = 1000
-    floor_comparisons: int = 20_000
-    probe_prompts: int = 200
-    min_lead: float = 0.0
-    doubt: float = 0.0
-    doubt_midway: float = 2.0
-    limit_empty: float = 0.2
-    limit_long: float = 0.3
-    limit_repeated: float = 0.3
-    limit_shuffled: float = 0.4
-    limit_sentinels: float = 0.2
-    limit_gibberish: float = 0.2
-    limit_constant: float = 0.7
-    longest: int | None = 1024
-    longer_counts: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ATTACKS:
-            if not 0 <= self.limit(name) <= 1:
-                raise UserError(
-                    f"stage.reward_validation.limit_{name}: {self.limit(name)}; must be a share from 0 to 1"
-                )
-        for name in ("doubt", "doubt_midway"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"stage.reward_validation.{name}: {getattr(self, name)}; must be 0 or more")
-        for name in ("max_comparisons", "floor_comparisons", "probe_prompts"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f"stage.reward_validation.{name}: {getattr(self, name)}; must be 1 or more")
-
-    def limit(self, attack: str) -> float:
-        """The share of prompts on which an attack may outscore the best answer."""
-        return float(getattr(self, f"limit_{attack}"))
+class RewardValidator(RewardValidationOptions):
+    """Validates a reward model by its options."""
 
     def validate(
         self, reader: Reader, heldout: Sequence[Comparison], training: Sequence[Comparison]

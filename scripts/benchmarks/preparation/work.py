@@ -24,7 +24,7 @@ from benchmarks.record import Goal, Record
 from lit_llm.data.installed_docs.corpus import part_files
 from lit_llm.errors import UserError
 from lit_llm.text.bpe import train_bpe
-from lit_llm.text.tokenizer import DOCUMENT_END
+from lit_llm.text.control_tokens import DOCUMENT_END
 
 WANTED = 2.0
 FILE_CHARACTERS = 200_000  # of each file that the documentation is put into

@@ -14,7 +14,7 @@ from benchmarks.race import Result
 from lit_llm.errors import UserError
 from lit_llm.text import pretokenization
 from lit_llm.text.bpe import train_bpe
-from lit_llm.text.tokenizer import DOCUMENT_END
+from lit_llm.text.control_tokens import DOCUMENT_END
 
 LENGTH = 32
 
