@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_llm.backbone.config import LINEAR_LAYERS
-from lit_llm.backbone.families import ConfigFile
-from lit_llm.backbone.huggingface import their_name
+from lit_llm.backbone.config_file import ConfigFile
+from lit_llm.backbone.layouts import layout_of
 from lit_llm.backbone.linear import Linear, linear
 from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.backbone.weights import read_tensors, write_tensors
@@ -146,6 +146,7 @@ def lora_state_dict(model: LanguageModel | ScoreModel) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {name: tensor for name, tensor in model.named_parameters() if ".lora_" in name}
     if isinstance(model, ScoreModel):
         tensors["score.weight"] = model.score.weight
+    their_name = layout_of(model.config).their_name
     return {PEFT_PREFIX + their_name(name): tensor.detach() for name, tensor in tensors.items()}
 
 

@@ -69,7 +69,11 @@ def test_families_settle_what_is_theirs() -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"family": "gpt2"}, "backbone.family='gpt2'.*qwen3, qwen2, llama, mistral"),
+        ({"family": "t5"}, "backbone.family='t5'.*qwen3, qwen2, llama, mistral"),
+        ({"family": "gpt2", "qk_norm": None}, "the gpt2 family is read with"),
+        ({"rotary_layers": [True, False, True, True]}, "rotary_layers=.*the qwen3 family is read with"),
+        ({"windowed_layers": [True]}, "windowed_layers has 1 values"),
+        ({"attention_softcap": 50.0}, "attention_softcap=50.0: the qwen3 family"),
         ({"num_kv_heads": 3}, "num_kv_heads=3 must divide backbone.num_heads=4"),
         ({"head_dim": 7}, "head_dim=7 must be even"),
         ({"hidden_size": 0}, "hidden_size=0 must be at least 1"),
@@ -93,7 +97,9 @@ def test_a_shape_that_cannot_be_is_refused(change: dict[str, Any], expected: str
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (("yarn", 2.0), "'yarn'.*llama3, linear"),
+        (("ntk", 2.0), "'ntk'.*llama3, linear"),
+        (("longrope", 2.0), "short_factor"),
+        (("yarn", 0.5), "factor=0.5"),
         (("linear", 0.5), "factor=0.5"),
         (("llama3", 2.0, 4.0, 1.0), "low_freq_factor=4.0"),
     ],
