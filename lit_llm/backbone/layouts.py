@@ -40,15 +40,12 @@ class Layout:
         if not rest.startswith("layers."):
             return self.prefix + _renamed(rest, self.outside)
         _, number, inner = rest.split(".", 2)
-        into = {part: whole for whole, parts in self.fused.items() for part in parts}
-        return f"{self.prefix}{self.layers}{number}.{_renamed(inner, into | dict(self.inside))}"
+        return f"{self.prefix}{self.layers}{number}.{self.inside_name(inner)}"
 
-    def parts_of(self, theirs: str) -> tuple[str, ...] | None:
-        """The modules of a layer that the fused one of this name (its last part) holds; None: it is none."""
-        for whole, parts in self.fused.items():
-            if whole.rpartition(".")[2] == theirs:
-                return parts
-        return None
+    def inside_name(self, ours: str) -> str:
+        """The same within a layer."""
+        into = {part: whole for whole, parts in self.fused.items() for part in parts}
+        return _renamed(ours, into | dict(self.inside))
 
     def in_files(self, tensors: Mapping[str, Tensor], config: BackboneConfig) -> dict[str, Tensor]:
         """Parameters by their names here, as the files have them."""

@@ -72,7 +72,7 @@ def rotary_frequencies(config: BackboneConfig, windowed: bool = False) -> Tensor
     if scaling.kind == "linear":
         return frequencies / scaling.factor
     if scaling.kind == "longrope":
-        return 1.0 / (torch.tensor(scaling.short_factor, dtype=torch.float32) * theta**exponents)
+        return 1.0 / (torch.tensor(scaling.short_factor, dtype=torch.float32, device="cpu") * theta**exponents)
     return _llama3(frequencies, scaling) if scaling.kind == "llama3" else _yarn(frequencies, scaling, theta)
 
 

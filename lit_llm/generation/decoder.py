@@ -45,7 +45,8 @@ class Decoder:
         self.dtype = dtype or weight.dtype
         self.wide = torch.float32 if self.dtype in (torch.bfloat16, torch.float16) else self.dtype
         backbone = model.backbone
-        self._replays = CUDAGraphs(self.compute) if cuda_graph else None
+        # Which experts are run is asked of the device at every step: that cannot be recorded.
+        self._replays = CUDAGraphs(self.compute) if cuda_graph and not self.config.num_experts else None
         self.layers: list[LayerWeights] = []
         for number, layer in enumerate(backbone.layers):
             self.layers.append(layer_weights(layer, self.config, number, self.dtype, self.wide, rows))
