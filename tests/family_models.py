@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 VOCAB, LENGTH, CONTEXT = 61, 24, 64
 BASE = {
@@ -44,7 +45,9 @@ GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 7}
 TYPES = ["sliding_attention", "full_attention"] * 2
 
 
-def _model(stem: str, settings: dict[str, Any], base: dict[str, Any] = BASE, config: str = "", score: str = "") -> Model:
+def _model(
+    stem: str, settings: dict[str, Any], base: dict[str, Any] = BASE, config: str = "", score: str = ""
+) -> Model:
     head = score or stem
     return Model(config or stem, f"{stem}ForCausalLM", f"{head}ForSequenceClassification", base | settings)
 
@@ -94,8 +97,9 @@ VARIANTS: dict[str, Model] = {
                                                       "no_rope_layers": [1, 0, 1, 0], "attention_bias": True,
                                                       "mlp_bias": True}),
     "granite biased": _model("Granite", {"mlp_bias": True, "attention_bias": True, "attention_multiplier": 0.3}),
-    "gpt_neox in sequence": _model("GPTNeoX", {"use_parallel_residual": False, "attention_bias": False, "rope_parameters":
-                                   _rope("default", partial_rotary_factor=0.5), "hidden_act": "gelu_new"}, NO_GROUPS),
+    "gpt_neox in sequence": _model("GPTNeoX", {
+        "use_parallel_residual": False, "attention_bias": False, "hidden_act": "gelu_new",
+        "rope_parameters": _rope("default", partial_rotary_factor=0.5)}, NO_GROUPS),
     "gpt2 odd": _model("GPT2", {"n_inner": 40, "activation_function": "relu", "scale_attn_weights": False,
                                 "scale_attn_by_inverse_layer_idx": True, "tie_word_embeddings": False}, GPT2
                        )._replace(language="GPT2LMHeadModel"),
@@ -135,3 +139,8 @@ def saved(model: Model, folder: Path, score: bool = False) -> Any:
             parameter.normal_(1.0 if norm and name.endswith("weight") else 0.0, 0.2)
     theirs.save_pretrained(folder)
     return theirs
+
+
+def rows(*lengths: int) -> list[Tensor]:
+    """A row (1, T) of each length, the same at every call."""
+    return [torch.randint(1, VOCAB, (1, n), generator=torch.Generator().manual_seed(n)) for n in lengths]

@@ -98,7 +98,7 @@ def build_mask(
         window = None
     slots = torch.arange(length, device=device)[None]
     packed = None if segments is None else PackedRows(slots, segments, window=window)
-    if softcap is not None:
+    if backend is None and softcap is not None:
         backend = _capped_backend(device)
     if backend is None:
         backend = choose_backend(device, dtype, length, packed, window is not None, compiled)
@@ -128,7 +128,7 @@ def branched_mask(
     Positions count from each prompt's first token and go on in every completion, so that they say what came before.
     """
     rows = PackedRows(positions, segments, branches, window)
-    if softcap is not None:
+    if backend is None and softcap is not None:
         backend = _capped_backend(segments.device)
     if backend is None:
         backend = _branched_backend(rows, compiled)

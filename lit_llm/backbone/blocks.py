@@ -157,7 +157,8 @@ class ParallelBlock(Block):
 
     def forward(self, x: Tensor, rotation: Rotation, mask: AttentionMask) -> Tensor:
         attended = self.dropout(self.self_attn(self.input_layernorm(x), rotation, mask))
-        return x + attended + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+        x = x + attended + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+        return x
 
 
 class OutputNormBlock(nn.Module):
@@ -179,7 +180,8 @@ class OutputNormBlock(nn.Module):
         attended = self.self_attn(_normed(self.input_layernorm, x), rotation, mask)
         x = x + self.dropout(self._scaled(_normed(self.attention_output_norm, attended)))
         found = self.mlp(_normed(self.post_attention_layernorm, x))
-        return x + self.dropout(self._scaled(_normed(self.mlp_output_norm, found)))
+        x = x + self.dropout(self._scaled(_normed(self.mlp_output_norm, found)))
+        return x
 
     def _scaled(self, x: Tensor) -> Tensor:
         return x if self.residual_scale == 1.0 else x * self.residual_scale

@@ -79,9 +79,7 @@ def token_rows(input_ids: Tensor, prompt_lengths: Tensor, lengths: Tensor) -> li
 def completion_logps(model: LanguageModel, completions: PackedCompletions, temperature: float = 1.0) -> Tensor:
     """Log-probability (M,) float32 of each completion's tokens, the end token among them, at this temperature."""
     hidden = model.before_completions(completions)
-    return token_logps(
-        hidden, model.output_weight, completions.targets, temperature, softcap=model.logit_softcap
-    )
+    return token_logps(hidden, model.output_weight, completions.targets, temperature, softcap=model.logit_softcap)
 
 
 def logps_and_entropy(

@@ -143,7 +143,9 @@ class BackboneConfig:
             object.__setattr__(self, name, tuple(bool(value) for value in pattern))
         turned = self.head_dim * self.rotary_share
         if not 0 < self.rotary_share <= 1 or int(turned) % 2 or int(turned) < 2:
-            raise UserError(f"backbone.rotary_share={self.rotary_share} of head_dim={self.head_dim} should be even pairs")
+            raise UserError(
+                f"backbone.rotary_share={self.rotary_share} of head_dim={self.head_dim} should be even pairs"
+            )
         for scaling in (self.rope_scaling, self.window_rope_scaling):
             if scaling is not None:
                 scaling.check_pairs(self.rotary_dim // 2)

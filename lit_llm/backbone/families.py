@@ -176,7 +176,9 @@ def _windows(file: ConfigFile, row: FamilyRow, count: int, turned: Sequence[bool
     else:
         has = _named_windows(file, row, kinds, count)
         if row.window_switch and not row.window_from and any(has) and not on:
-            raise file.refuse("use_sliding_window", on, f"layer_types has {SLIDING}: set it to true, or name no such layer")
+            raise file.refuse(
+                "use_sliding_window", on, f"layer_types has {SLIDING}: set it to true, or name no such layer"
+            )
     if not any(has):
         return {}
     return {"sliding_window": window, "windowed_layers": None if all(has) else has}
@@ -219,7 +221,7 @@ def write_config(config: BackboneConfig, head: Head) -> dict[str, Any]:
     settings |= {name: value for key, value in usual.items() if (name := row.key(key)) is not None}
     if config.activation != "silu" or row.activation_key != "hidden_act":
         settings.pop("hidden_act", None)
-        names = {ours: theirs for theirs, ours in reversed(row.activations.items())}
+        names = {ours: theirs for theirs, ours in reversed(list(row.activations.items()))}
         settings[row.activation_key] = names[config.activation]
     settings |= write_rope(config, row)
     if row.windows:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 Family = Literal[
-    "qwen3", "qwen2", "llama", "mistral", "gemma2", "gemma3", "phi3", "olmo2", "olmo3", "smollm3", "granite", "gpt_neox",
-    "gpt2", "qwen3_moe",
+    "qwen3", "qwen2", "llama", "mistral", "gemma2", "gemma3", "phi3", "olmo2", "olmo3", "smollm3", "granite",
+    "gpt_neox", "gpt2", "qwen3_moe",
 ]  # fmt: skip
 Kind = Literal["number", "count", "flag", "number or none", "inverse square", "scaled"]
 

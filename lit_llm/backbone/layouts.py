@@ -91,7 +91,7 @@ class Layout:
         if len(sizes) == 1:
             return [whole]
         if not self.by_head:
-            return [part.clone() for part in whole.split(sizes)]
+            return [part.clone() for part in torch.split(whole, sizes)]
         heads = whole.view(config.num_heads, len(sizes), -1, *whole.shape[1:])
         return [heads[:, number].flatten(0, 1).contiguous() for number in range(len(sizes))]
 

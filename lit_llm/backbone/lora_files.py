@@ -1,7 +1,7 @@
 """Adapters as PEFT names and lays them out, of families whose files hold several matrices as one too.
 
-Adapters of q, k and v beside a fused qkv are one adapter there: A' = [A_q; A_k; A_v], and B' has B_q, B_k and B_v on its
-diagonal, so that its rank is the sum of theirs (``rank_pattern``; ``alpha_pattern`` keeps the scale). One that PEFT
+Adapters of q, k and v beside a fused qkv are one adapter there: A' = [A_q; A_k; A_v], and B' has B_q, B_k and B_v on
+its diagonal, so that its rank is the sum of theirs (``rank_pattern``; ``alpha_pattern`` keeps the scale). One that PEFT
 trained there, whose A all three share, is read as three with that A.
 """
 
@@ -46,9 +46,7 @@ def our_targets(named: Sequence[str], config: BackboneConfig) -> list[str]:
 def patterns(targets: Iterable[str], config: BackboneConfig, rank: int, alpha: float) -> dict[str, dict[str, Any]]:
     """``rank_pattern`` and ``alpha_pattern``: of fused layers, as many times the others' as they have parts."""
     fused, given = layout_of(config).fused, set(targets)
-    sizes = {
-        whole: len(parts) for whole, parts in fused.items() if given & {part.rpartition(".")[2] for part in parts}
-    }
+    sizes = {whole: len(parts) for whole, parts in fused.items() if given & {part.rpartition(".")[2] for part in parts}}
     return {
         "rank_pattern": {whole: size * rank for whole, size in sizes.items()},
         "alpha_pattern": {whole: size * alpha for whole, size in sizes.items()},

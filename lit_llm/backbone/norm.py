@@ -87,7 +87,6 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (wide * weight.float()).to(dtype)
 
 
-
 class _EagerCPU(torch.autograd.Function):
     """The same, whose backward is LayerNorm's fused kernel with the mean set to zero.
 

@@ -42,9 +42,7 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(RopeKind):
-            raise UserError(
-                f"rope scaling={self.kind!r} is not supported: use one of {', '.join(get_args(RopeKind))}"
-            )
+            raise UserError(f"rope scaling={self.kind!r} is not supported: use one of {', '.join(get_args(RopeKind))}")
         if not self.factor >= (0 if self.kind == "longrope" else 1):
             raise UserError(f"rope scaling factor={self.factor} must be at least {0 if self.kind == 'longrope' else 1}")
         if self.kind in ("llama3", "yarn", "longrope") and not self.original_max_positions >= 1:

@@ -148,9 +148,14 @@ def write_rope(config: BackboneConfig, row: FamilyRow) -> dict[str, Any]:
         old[row.share_key] = config.rotary_share
     if config.rope_scaling is not None and config.rope_scaling.kind == "longrope":
         old["original_max_position_embeddings"] = original = config.rope_scaling.original_max_positions
-        if config.rope_scaling.attention_factor is None and config.rope_scaling.factor == config.max_positions / original:
+        if (
+            config.rope_scaling.attention_factor is None
+            and config.rope_scaling.factor == config.max_positions / original
+        ):
             # transformers 4 takes these three for Phi-3 and no other, and derives the rest
-            old["rope_scaling"] = {"type": "longrope"} | {name: scaling[name] for name in ("short_factor", "long_factor")}
+            old["rope_scaling"] = {"type": "longrope"} | {
+                name: scaling[name] for name in ("short_factor", "long_factor")
+            }
     if not row.rope_by_layer:
         return {**old, "rope_parameters": new}
     own = config.window_rope_theta is not None

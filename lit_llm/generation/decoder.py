@@ -64,7 +64,9 @@ class Decoder:
 
     def _head(self, weight: Tensor, scale: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The head that takes what the last norm has only divided."""
-        wide = weight.to(self.wide) / self.config.logit_divisor if self.config.logit_divisor != 1 else weight.to(self.wide)
+        wide = (
+            weight.to(self.wide) / self.config.logit_divisor if self.config.logit_divisor != 1 else weight.to(self.wide)
+        )
         return wide * scale.to(self.wide), None if offset is None else wide @ offset.to(self.wide)
 
     def cache(self, rows: int) -> BatchKVCache:
@@ -145,7 +147,9 @@ class Decoder:
             cache.fill(number, into, by_prompt[copies, :, queries:])
             if number + 1 == len(self.layers):
                 break  # nobody asks what the last layer says of a prompt's tokens
-            x = self._rest(layer, x, attend(q, k, v, masks[window]).transpose(1, 2).reshape(count * longest, -1)[tokens])
+            x = self._rest(
+                layer, x, attend(q, k, v, masks[window]).transpose(1, 2).reshape(count * longest, -1)[tokens]
+            )
         if self.ropes.by_length:
             cache.hold_tokens(into, rows[copies])
         cache.hold(into, lengths[copies])
@@ -216,7 +220,7 @@ class Decoder:
         """Each expert that is chosen, on its tokens. Waits for the device."""
         weights, chosen = route(mlp.router(x), self.config.experts_per_token, self.config.normalize_experts)
         out = torch.zeros_like(x)
-        for number in chosen.unique().tolist():
+        for number in torch.unique(chosen).tolist():
             tokens, place = (chosen == number).nonzero(as_tuple=True)
             out.index_add_(0, tokens, self._mlp(mlp.experts[number], x[tokens]) * weights[tokens, place, None])
         return out

@@ -19,7 +19,6 @@ from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.lora import LoRALinear
 from lit_llm.runtime import processor
 
-
 Affine = tuple[Tensor, Tensor | None]  # weight (out, in), bias (out,); or a norm's, (in,) each
 
 

@@ -61,7 +61,7 @@ def token_logps(
     """Log-probability of each label at this temperature, float32 in the shape of ``labels``; 0 where ``IGNORE``.
 
     ``hidden`` (..., D), ``weight`` (V, D). Differentiable in both. Probabilities are kept for the backward pass
-    when they fit in memory, else recomputed chunk by chunk. ``softcap`` as in ``cross_entropy``, before the temperature.
+    when they fit in memory, else recomputed chunk by chunk. ``softcap``: as ``cross_entropy``, before the temperature.
     """
     flat, targets = _trained_positions(hidden, labels)
     flat, chunk = flat.to(_compute_dtype(weight)), chunk_tokens or _chunk_tokens(weight)
@@ -72,9 +72,7 @@ def token_logps(
 
 
 @torch.no_grad()
-def token_entropy(
-    hidden: Tensor, weight: Tensor, temperature: float = 1.0, softcap: float | None = None
-) -> Tensor:
+def token_entropy(hidden: Tensor, weight: Tensor, temperature: float = 1.0, softcap: float | None = None) -> Tensor:
     """Entropy in nats of the next-token distribution at each position of ``hidden`` (..., D): (...), no gradient."""
     dtype = _compute_dtype(weight)
     flat, head = hidden.reshape(-1, hidden.shape[-1]).to(dtype), weight.to(dtype)
