@@ -104,6 +104,7 @@ class Experts(nn.Module):
         self.gate = Linear(config.hidden_size, config.num_experts, bias=False)
         self.experts = nn.ModuleList(MLP(config, config.expert_size) for _ in range(config.num_experts))
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # how many tokens an expert gets is the batch's to say
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., D). Returns (..., D)."""
         flat = x.flatten(0, -2)

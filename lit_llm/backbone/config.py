@@ -126,10 +126,10 @@ class BackboneConfig:
     def _check_numbers(self) -> None:
         if not 0 <= self.dropout < 1:
             raise UserError(f"backbone.dropout={self.dropout} must be at least 0 and below 1")
-        for name in ("rope_theta", "norm_eps", "initializer_range"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"backbone.{name}={getattr(self, name)} must be above 0")
-        for name in ("attention_softcap", "logit_softcap", "window_rope_theta", "logit_divisor"):
+        for name in (
+            "rope_theta", "norm_eps", "initializer_range", "attention_softcap", "logit_softcap", "window_rope_theta",
+            "logit_divisor",
+        ):  # fmt: skip
             if not (getattr(self, name) is None or getattr(self, name) > 0):
                 raise UserError(f"backbone.{name}={getattr(self, name)} must be above 0")
 
@@ -151,11 +151,8 @@ class BackboneConfig:
                 scaling.check_pairs(self.rotary_dim // 2)
         if self.num_experts:
             _at_least("backbone.expert_size", self.expert_size, 1)
-            if not 1 <= self.experts_per_token <= self.num_experts:
-                raise UserError(
-                    f"backbone.experts_per_token={self.experts_per_token} must be from 1 to num_experts="
-                    f"{self.num_experts}"
-                )
+            if not 1 <= self.experts_per_token <= (most := self.num_experts):
+                raise UserError(f"backbone.experts_per_token={self.experts_per_token} must be 1 to num_experts={most}")
 
     def _settle_family(self) -> None:
         """Fill in what the family decides; refuse what no reader of the family would understand."""
@@ -175,6 +172,10 @@ class BackboneConfig:
                 f"backbone.attention_bias={self.attention_bias}: the {self.family} family is read with "
                 f"attention_bias={bias}; use family llama or qwen3"
             )
+        if row.key("head_dim") is None and self.num_heads * self.head_dim != self.hidden_size:
+            raise UserError(f"backbone.head_dim={self.head_dim}: heads of {self.family} share hidden_size out")
+        if row.key("num_key_value_heads") is None and self.num_kv_heads != self.num_heads:
+            raise UserError(f"backbone.num_kv_heads={self.num_kv_heads}: {self.family} has as many as num_heads")
         for name in STRUCTURE - row.chosen:
             value, wanted = getattr(self, name), row.fixed.get(name, _DEFAULTS[name])
             if value != wanted:

@@ -161,20 +161,22 @@ def _turned(file: ConfigFile, count: int) -> list[bool]:
 
 def _windows(file: ConfigFile, row: FamilyRow, count: int, turned: Sequence[bool] | None) -> dict[str, Any]:
     """``sliding_window`` and the layers that have it."""
-    window = file.raw.get("sliding_window", row.sliding_window)
+    window, kinds = file.raw.get("sliding_window", row.sliding_window), file.raw.get("layer_types")
+    named = None if kinds is None else _named_windows(file, row, kinds, count)
     if not row.windows or window is None:
+        if named is not None and any(named):
+            raise file.refuse("layer_types", kinds, f"there is no sliding window: all layers should be {FULL}")
         return {}
     window = file.checked("sliding_window", window, int)
     on = file.flag("use_sliding_window", False) if row.window_switch else True
-    kinds = file.raw.get("layer_types")
-    if kinds is None:
+    if named is None:
         every = file.number("sliding_window_pattern", default=row.full_every) if row.full_every else None
         first = file.number("max_window_layers", default=28) if row.window_from else 0
         has = [on and layer >= first and (not every or bool((layer + 1) % every)) for layer in range(count)]
         if turned is not None:
             has = [one and not turn for one, turn in zip(has, turned, strict=True)]
     else:
-        has = _named_windows(file, row, kinds, count)
+        has = named
         if row.window_switch and not row.window_from and any(has) and not on:
             raise file.refuse(
                 "use_sliding_window", on, f"layer_types has {SLIDING}: set it to true, or name no such layer"

@@ -97,7 +97,7 @@ class Decoder:
         """A step in which nothing depends on the host, once there is room: the same work for any tokens and lengths."""
         places, newest = cache.places(), cache.newest()
         biases = {window: _bias(cache, newest, window) for window in self.ropes.windows}
-        tables = self.ropes.at(newest, newest + 1)
+        tables = self.ropes.at(newest, newest + 1 if self.ropes.by_length else None)
         x = self._embedded(tokens, newest)
         for number, layer in enumerate(self.layers):
             window, turns = self.ropes.of(number, tables)
@@ -128,7 +128,8 @@ class Decoder:
         valid = torch.arange(longest, device=rows.device) < lengths[:, None]
         tokens = valid.flatten().nonzero().squeeze(-1)
         places = tokens % longest
-        tables = self.ropes.at(places, lengths[tokens // longest].clamp_min(document))
+        sizes = lengths[tokens // longest].clamp_min(document) if self.ropes.by_length else None
+        tables = self.ropes.at(places, sizes)
         x = self._embedded(rows.flatten()[tokens], places)
         # Zeros, and the same for all layers: what attention gives no weight must still be a number.
         queries, width = self.config.num_heads, self.config.head_dim
@@ -230,10 +231,11 @@ def _attend(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, softcap: floa
     """One query a row: q (B, H, head_dim), scaled; keys, values (B * H_kv, S, head_dim). Returns (B, H * head_dim)."""
     # Query heads that share a key head are rows of one product.
     scores = torch.bmm(q.reshape(len(keys), -1, q.shape[2]), keys.transpose(1, 2))
-    if softcap is not None:
+    if softcap is not None:  # in float32: tanh of a bfloat16 number has two digits
+        scores = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
         scores = scores.div_(softcap).tanh_().mul_(softcap)
     weights = torch.softmax(scores.view(len(q), -1, scores.shape[2]).add_(bias), dim=-1).view(scores.shape)
-    return torch.bmm(weights, values).view(len(q), -1)
+    return torch.bmm(weights.to(values.dtype), values).view(len(q), -1)
 
 
 def _bias(cache: BatchKVCache, newest: Tensor, window: int | None) -> Tensor:

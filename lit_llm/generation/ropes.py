@@ -44,10 +44,11 @@ class Ropes:
         """Places."""
         return max((len(table) for table in self._tables.values()), default=0)
 
-    def at(self, places: Tensor, lengths: Tensor) -> dict[bool, Tensor]:
-        """The turns (N, 1, head_dim / 2) at ``places`` (N,) of rows of ``lengths`` (N,), of each kind of layer."""
+    def at(self, places: Tensor, lengths: Tensor | None) -> dict[bool, Tensor]:
+        """The turns (N, 1, head_dim / 2) at ``places`` (N,), of each kind of layer. ``lengths`` (N,): of their rows,
+        wanted where ``by_length``."""
         found = {kind: table[places][:, None] for kind, table in self._tables.items()}
-        for kind, table in self._long.items():
+        for kind, table in self._long.items() if lengths is not None else ():
             found[kind] = torch.where((lengths > self.original)[:, None, None], table[places][:, None], found[kind])
         return found
 

@@ -8,22 +8,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from lit_llm.backbone.family_table import FAMILIES
 from lit_llm.backbone.huggingface import load_config, load_language_model, load_score_model, save_model
 from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.errors import UserError
-from lit_llm.generation.decoder import Decoder
 from lit_llm.generation.sampling import generate
 from lit_llm.objectives.language import cross_entropy
+from tests.family_differences import WAYS
 from tests.family_models import MODELS, VARIANTS, rows, saved
 
 transformers = pytest.importorskip("transformers")
 
 EVERY = MODELS | VARIANTS
 LARGEST = 1e-4
-DIFFERENCES: dict[str, dict[str, float]] = {}
 
 
 @pytest.fixture(scope="module", params=list(EVERY))
@@ -34,32 +32,16 @@ def pair(request: Any, tmp_path_factory: Any) -> tuple[str, Any, LanguageModel, 
     return request.param, theirs, load_language_model(folder).eval(), folder
 
 
-def held(name: str, kind: str, found: Tensor, expected: Tensor) -> None:
-    difference = float((found - expected).abs().max())
-    DIFFERENCES.setdefault(name, {})[kind] = difference
-    assert difference < LARGEST, f"{kind} logits of {name} differ by {difference}"
-
-
 def test_every_family_is_held() -> None:
     assert set(MODELS) == set(FAMILIES)
 
 
-@torch.no_grad()
-def test_logits_are_transformers(pair: Any) -> None:
-    name, theirs, ours, _ = pair
-    tokens = torch.cat(rows(40, 40))
-    held(name, "plain", ours.logits(ours(tokens)), theirs(tokens).logits)
+@pytest.mark.parametrize("way", WAYS)
+def test_logits_are_transformers(pair: Any, way: str) -> None:
+    """Of whole rows, of documents in a row, which do not see each other, and token by token with a cache."""
+    theirs, ours = pair[1:3]
+    assert WAYS[way](theirs, ours) < LARGEST
     assert ours.num_parameters() == theirs.num_parameters() == ours.config.num_parameters
-
-
-@torch.no_grad()
-def test_documents_of_a_row_do_not_see_each_other(pair: Any) -> None:
-    """Of which some are longer than the window or the original context, and some are not."""
-    name, theirs, ours, _ = pair
-    documents = rows(9, 21, 14)
-    segments = torch.cat([torch.full((1, d.shape[1]), n) for n, d in enumerate(documents)], dim=1)
-    found = ours.logits(ours(torch.cat(documents, dim=1), segments=segments))
-    held(name, "packed", found, torch.cat([theirs(document).logits for document in documents], dim=1))
 
 
 @torch.no_grad()
@@ -73,18 +55,6 @@ def test_a_completion_sees_its_prompt_and_itself(pair: Any) -> None:
     for completion, place in ((first, slice(6, 14)), (second, slice(14, 19))):
         expected = theirs(torch.cat([prompt, completion], dim=1)).logits[:, 6:]
         torch.testing.assert_close(found[:, place], expected, atol=LARGEST, rtol=0)
-
-
-@torch.no_grad()
-def test_decoding_with_a_cache_is_reading_the_row(pair: Any) -> None:
-    """From within the sliding window and the original context to far beyond."""
-    name, theirs, ours, _ = pair
-    (tokens,) = rows(min(36, ours.config.max_positions))
-    token, cache = (decoder := Decoder(ours)).begin(tokens[0, :5].tolist())
-    found = [decoder.step(token, cache)[0]]
-    found += [decoder.step(tokens[0, n : n + 1], cache)[0] for n in range(5, tokens.shape[1])]
-    expected = [theirs(tokens[:, :n]).logits[0, -1] for n in range(5, tokens.shape[1] + 1)]
-    held(name, "cached", torch.stack(found), torch.stack(expected))
 
 
 @pytest.mark.parametrize("name", [*MODELS, "longrope", "yarn"])

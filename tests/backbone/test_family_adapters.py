@@ -20,7 +20,8 @@ def test_adapters_are_peft_s(name: str, tmp_path: Path) -> None:
     """Written here and read by PEFT beside transformers' model; on some of the layers, and merged."""
     theirs, ours = saved(MODELS[name], tmp_path / "base"), load_language_model(tmp_path / "base")
     base, tokens = copy.deepcopy(ours), torch.cat(rows(20))
-    targets = ["q_proj", "v_proj", "o_proj"] + ([] if name == "qwen3_moe" else ["up_proj", "down_proj"])
+    targets = ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
+    targets += ["gate_proj"] if name == "qwen3_moe" else []  # PEFT takes both of an expert or none
     apply_lora(ours, rank=3, alpha=7.0, dropout=0.0, targets=targets)
     with torch.no_grad():
         for layer in adapted(ours).values():

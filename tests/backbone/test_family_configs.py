@@ -54,6 +54,8 @@ REFUSED: list[tuple[str, str, Any]] = [
     ("smollm3", "no_rope_layers", [1]),
     ("smollm3", "mlp_bias", "yes"),
     ("granite", "num_experts", 4),
+    ("granite", "layer_types", ["sliding_attention"] * 4),
+    ("phi3", "layer_types", ["sliding_attention"] * 4),
     ("gpt_neox", "hidden_act", "silu"),
     ("gpt_neox", "use_parallel_residual", 1),
     ("gpt2", "add_cross_attention", True),
