@@ -48,8 +48,10 @@ class Ropes:
         """The turns (N, 1, head_dim / 2) at ``places`` (N,), of each kind of layer. ``lengths`` (N,): of their rows,
         wanted where ``by_length``."""
         found = {kind: table[places][:, None] for kind, table in self._tables.items()}
-        for kind, table in self._long.items() if lengths is not None else ():
-            found[kind] = torch.where((lengths > self.original)[:, None, None], table[places][:, None], found[kind])
+        if lengths is not None and self._long:
+            beyond = (lengths > self.original)[:, None, None]
+            for kind, table in self._long.items():
+                found[kind] = torch.where(beyond, table[places][:, None], found[kind])
         return found
 
     def of(self, layer: int, tables: dict[bool, Tensor]) -> tuple[int | None, Tensor | None]:
