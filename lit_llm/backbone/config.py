@@ -226,10 +226,11 @@ class BackboneConfig:
     @property
     def backbone_parameters(self) -> int:
         """Parameters without the head."""
-        return self._parameters(self.num_experts)
+        positions = self.max_positions * self.hidden_size if self.learned_positions else 0
+        return self._parameters(self.num_experts) + positions
 
     def _parameters(self, experts: int) -> int:
-        """As if each mixture had so many experts."""
+        """As if each mixture had so many experts, without a table of positions."""
         d, q, kv = self.hidden_size, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         norm = 2 * d if self.norm == "layer" else d
         layer = d * (2 * q + 2 * kv) + norm * (4 if self.norm_placement == "around" else 2)
@@ -239,8 +240,7 @@ class BackboneConfig:
         mixed = sum(map(self.has_experts, range(self.num_layers)))
         mlp = (self.num_layers - mixed) * self._mlp_parameters(self.intermediate_size)
         mlp += mixed * (experts * self._mlp_parameters(self.expert_size) + self.num_experts * d)
-        positions = self.max_positions * d if self.learned_positions else 0
-        return self.vocab_size * d + positions + self.num_layers * layer + mlp + norm
+        return self.vocab_size * d + self.num_layers * layer + mlp + norm
 
     def _mlp_parameters(self, width: int) -> int:
         matrices = 3 if self.gated_mlp else 2

@@ -52,7 +52,7 @@ def load_model(
     device: torch.device | str = "cpu",
     dropout: float = 0.0,
 ) -> LanguageModel | ScoreModel:
-    """The model in ``folder``, of the families in ``families.FAMILIES``; sharded files are read too.
+    """The model in ``folder``, of the families in ``family_table.FAMILIES``; sharded files are read too.
 
     ``head`` says what is wanted; "auto" takes what is there. ``dropout`` is for training (a folder does not hold it).
     Raises UserError, one line, for a missing or damaged file, a NaN, a missing or unexpected key, a wrong shape, an

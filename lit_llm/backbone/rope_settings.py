@@ -84,6 +84,8 @@ def _read_one(file: ConfigFile, row: FamilyRow, rope: dict[str, Any], key: str, 
     original = "original_max_position_embeddings"
     if unknown and kind != "default" and unknown != [original]:
         raise file.refuse(f"{key}.{unknown[0]}", rope[unknown[0]], f"rope_type {kind} has no such setting")
+    if row.rope_by_layer and rope.get("truncate") is False:
+        raise file.refuse(f"{key}.truncate", False, "transformers reads true here, whatever stands there; use true")
     return {"rope_theta": theta, "rope_scaling": None if kind == "default" else _scaling(file, rope, key, kind)}
 
 

@@ -94,7 +94,9 @@ class Transformer(nn.Module):
             positions = default_positions(input_ids, segments)
         embedded = self.embed_tokens(input_ids)
         if self.embed_positions is not None:
-            embedded = embedded + self.embed_positions(positions)
+            # What fills a packed row up behind its last document may be longer than the context; nobody reads it.
+            places = positions if segments is None else positions.clamp_max(self.config.max_positions - 1)
+            embedded = embedded + self.embed_positions(places)
         x = self.dropout(embedded)
         dtype = compute_dtype(x)
         lengths = document_lengths(positions, segments) if self.by_length else None

@@ -43,14 +43,25 @@ def test_every_part_can_be_overridden() -> None:
     assert (config.intermediate_size, config.num_kv_heads, config.tie_embeddings) == (50, 3, False)
 
 
-def test_flops_per_token_are_those_of_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against torch's own count of a forward, times three; embedding and norms multiply no matrices."""
+SHAPE: dict[str, Any] = {"vocab_size": 512, "hidden_size": 64, "num_layers": 2, "num_heads": 2, "num_kv_heads": 2}
+SHAPE |= {"head_dim": 32, "intermediate_size": 96, "max_positions": 512, "tie_embeddings": False}
+GPT2 = {"norm": "layer", "gated_mlp": False, "mlp_bias": True, "learned_positions": True, "activation": "gelu_tanh"}
+EXPERTS = {"num_experts": 8, "experts_per_token": 2, "expert_size": 64, "expert_layers": (True, False)}
+
+
+@pytest.mark.parametrize(("family", "built"), [("qwen3", {}), ("gpt2", GPT2), ("qwen3_moe", EXPERTS)])
+def test_flops_per_token_are_those_of_the_products(
+    monkeypatch: pytest.MonkeyPatch, family: Any, built: dict[str, Any]
+) -> None:
+    """Against torch's own count of a forward, times three; embedding and norms multiply no matrices, and a token meets
+    some of a mixture's experts."""
     # The one backend whose products torch counts, all of them: the causal half is not taken off.
     monkeypatch.setattr("lit_llm.backbone.attention.choose_backend", lambda *_: "explicit")
     from torch.utils.flop_counter import FlopCounterMode
 
-    config = from_depth(512, 2, hidden_size=64, tie_embeddings=False)
+    config = BackboneConfig(family=family, **SHAPE, **built)
     model, length = LanguageModel(config), 32
+    assert config.num_parameters == model.num_parameters()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.logits(model(torch.zeros(1, length, dtype=torch.int64)))
     counted = 3 * counter.get_total_flops() / length

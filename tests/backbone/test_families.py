@@ -16,7 +16,7 @@ from lit_llm.errors import UserError
 from lit_llm.generation.sampling import generate
 from lit_llm.objectives.language import cross_entropy
 from tests.family_differences import WAYS
-from tests.family_models import MODELS, VARIANTS, rows, saved
+from tests.family_models import CONTEXT, MODELS, VARIANTS, rows, saved
 
 transformers = pytest.importorskip("transformers")
 
@@ -126,6 +126,14 @@ def test_gradients_are_transformers(name: str, checkpointing: bool, tmp_path: Pa
     expected = dict(theirs.named_parameters())
     for key, parameter in found.named_parameters():
         torch.testing.assert_close(parameter.data, expected[key].grad, atol=2e-5, rtol=1e-3, msg=lambda m, k=key: k + m)
+
+
+def test_what_fills_a_packed_row_up_may_be_longer_than_the_context(tmp_path: Path) -> None:
+    theirs, (document, filling) = saved(MODELS["gpt2"], tmp_path), rows(20, CONTEXT + 9)
+    ours, segments = load_language_model(tmp_path), torch.tensor([[0] * 20 + [1] * (CONTEXT + 9)])
+    with torch.no_grad():
+        found = ours.logits(ours(torch.cat([document, filling], dim=1), segments=segments))
+        torch.testing.assert_close(found[:, :20], theirs(document).logits, atol=LARGEST, rtol=0)
 
 
 def test_gpt2_s_first_files_are_read(tmp_path: Path) -> None:
