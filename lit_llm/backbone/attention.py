@@ -2,13 +2,15 @@
 
 Who sees whom is written once, in ``visibility.py``; the backends are ways to compute it:
 
-    explicit   softmax(QK' + bias) V with the scores in memory: what the others are held to; chosen nowhere
+    explicit   softmax(QK' + bias) V with the scores in memory: what the others are held to; chosen for soft-capped
+               scores alone, which no other one computes outside CUDA: rows x heads x length^2 numbers a layer
     blocks     the same without what lies above the diagonal (``query_blocks.py``: short rows on a CPU, in half
                precision or where AVX2 trains) or before a document (``packed_blocks.py``: packed rows of short
                documents there)
     sdpa       torch's fused kernel, causal or with a boolean mask: everything that no other backend takes
     documents  the fused kernel once per document of a packed row: packed rows of long documents on a CPU
-    flex       block-sparse kernel generated from the mask's rule, in ``flex.py``: packed or windowed rows on CUDA
+    flex       block-sparse kernel generated from the mask's rule, in ``flex.py``: packed, windowed or soft-capped rows
+               on CUDA
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_llm.backbone.flex import branched_blocks, flex_blocks, flex_kernel
+from lit_llm.backbone.flex import branched_blocks, flex_blocks, flex_kernel, softcap_rule
 from lit_llm.backbone.packed_blocks import BlockGroup, attend_in_groups, attend_packed, block_groups
 from lit_llm.backbone.query_blocks import attend_causally
 from lit_llm.backbone.visibility import PackedRows, allowed_pairs, as_bias
@@ -73,6 +75,7 @@ class AttentionMask:
     groups: Sequence[BlockGroup] = ()  # blocks, of packed rows
     packed: PackedRows | None = None  # blocks, of packed rows in compiled code: what groups are made of
     blocks: Any = None  # flex: BlockMask
+    softcap: float | None = None  # explicit, flex: scores s become c tanh(s / c)
 
 
 def build_mask(
@@ -83,27 +86,31 @@ def build_mask(
     window: int | None = None,
     backend: Backend | None = None,
     compiled: bool = False,
+    softcap: float | None = None,
 ) -> AttentionMask:
     """The mask of one forward over rows of ``length`` tokens.
 
     ``segments`` (B, T): documents of packed rows, ascending within a row. ``dtype`` is the queries'. ``backend`` forces
-    one (the tests compare them). ``compiled``: the layers are. Whether gradients are wanted is torch's to say.
+    one (the tests compare them). ``compiled``: the layers are. ``softcap``: c of scores that become c tanh(s / c).
+    Whether gradients are wanted is torch's to say.
     """
     if window is not None and window >= length:
         window = None
     slots = torch.arange(length, device=device)[None]
     packed = None if segments is None else PackedRows(slots, segments, window=window)
+    if backend is None and softcap is not None:
+        backend = _capped_backend(device)
     if backend is None:
         backend = choose_backend(device, dtype, length, packed, window is not None, compiled)
     if backend == "flex":
-        return AttentionMask("flex", blocks=flex_blocks(length, device, segments, window))
+        return AttentionMask("flex", blocks=flex_blocks(length, device, segments, window), softcap=softcap)
     if backend == "documents" and segments is not None:
         return AttentionMask("documents", bounds=document_bounds(segments, length), window=window)
     if backend == "blocks" and packed is not None and length > _packed_from(_reads_blocks(dtype), compiled):
         return _packed(packed, dtype, compiled)
     if backend == "sdpa" and segments is None and window is None:
         return AttentionMask("sdpa")
-    return _dense(backend, allowed_pairs(slots, slots, segments, segments, window), dtype)
+    return _dense(backend, allowed_pairs(slots, slots, segments, segments, window), dtype, softcap)
 
 
 def branched_mask(
@@ -114,19 +121,23 @@ def branched_mask(
     window: int | None = None,
     backend: Backend | None = None,
     compiled: bool = False,
+    softcap: float | None = None,
 ) -> AttentionMask:
     """The mask of rows with completions behind prompts that they share (``completions.py``); all (B, T).
 
     Positions count from each prompt's first token and go on in every completion, so that they say what came before.
     """
     rows = PackedRows(positions, segments, branches, window)
+    if backend is None and softcap is not None:
+        backend = _capped_backend(segments.device)
     if backend is None:
         backend = _branched_backend(rows, compiled)
     if backend == "flex":
-        return AttentionMask("flex", blocks=branched_blocks(positions, segments, branches, window))
+        blocks = branched_blocks(positions, segments, branches, window)
+        return AttentionMask("flex", blocks=blocks, softcap=softcap)
     if backend == "blocks":
         return _packed(rows, dtype, compiled)
-    return _dense(backend, rows.sees(rows), dtype)
+    return _dense(backend, rows.sees(rows), dtype, softcap)
 
 
 def _packed(rows: PackedRows, dtype: torch.dtype, compiled: bool) -> AttentionMask:
@@ -135,12 +146,16 @@ def _packed(rows: PackedRows, dtype: torch.dtype, compiled: bool) -> AttentionMa
     return AttentionMask("blocks", groups=block_groups(rows, dtype))
 
 
-def _dense(backend: Backend, allowed: Tensor, dtype: torch.dtype) -> AttentionMask:
+def _dense(backend: Backend, allowed: Tensor, dtype: torch.dtype, softcap: float | None = None) -> AttentionMask:
     """``allowed``: (B or 1, T, S) bool."""
     allowed = allowed[:, None]
     if backend == "sdpa":
         return AttentionMask("sdpa", allowed=allowed)
-    return AttentionMask(backend, bias=as_bias(allowed, dtype))
+    return AttentionMask(backend, bias=as_bias(allowed, dtype), softcap=softcap)
+
+
+def _capped_backend(device: torch.device) -> Backend:
+    return "flex" if device.type == "cuda" else "explicit"
 
 
 def choose_backend(
@@ -206,7 +221,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
     q: (B, H, T, head_dim); k, v: (B, H_kv, S, head_dim), H a multiple of H_kv. Returns (B, H, T, head_dim).
     """
     if mask.backend == "explicit":
-        return _explicit(q, k, v, mask.bias)
+        return _explicit(q, k, v, mask.bias, mask.softcap)
     if mask.backend == "blocks" and mask.packed is not None:
         return attend_packed(q, k, v, mask.packed)
     if mask.backend == "blocks":
@@ -216,19 +231,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
         return out
     grouped = q.shape[1] != k.shape[1]
     if mask.backend == "flex":
-        out = flex_kernel()(q, k, v, block_mask=mask.blocks, enable_gqa=grouped)
+        cap = None if mask.softcap is None else softcap_rule(mask.softcap)
+        out = flex_kernel()(q, k, v, score_mod=cap, block_mask=mask.blocks, enable_gqa=grouped)
         return out
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask.allowed, is_causal=mask.allowed is None, enable_gqa=grouped
     )
 
 
-def _explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+def _explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, softcap: float | None = None) -> Tensor:
     batch, heads, length, width = q.shape
     kv_heads, extent = k.shape[1], k.shape[2]
     # Query heads that share a key head become rows of one product: nothing is repeated.
     q = (q * width**-0.5).reshape(batch, kv_heads, -1, width)
     scores = (q @ k.transpose(-1, -2)).view(batch, kv_heads, heads // kv_heads, length, extent)
+    if softcap is not None:  # in float32: tanh of a bfloat16 number has two digits
+        scores = softcap * torch.tanh(scores.float() / softcap)
     if bias is not None:
         scores = scores + bias[:, None]
     weights = torch.softmax(scores, dim=-1).to(v.dtype).view(batch, kv_heads, -1, extent)

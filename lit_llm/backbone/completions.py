@@ -79,7 +79,7 @@ def token_rows(input_ids: Tensor, prompt_lengths: Tensor, lengths: Tensor) -> li
 def completion_logps(model: LanguageModel, completions: PackedCompletions, temperature: float = 1.0) -> Tensor:
     """Log-probability (M,) float32 of each completion's tokens, the end token among them, at this temperature."""
     hidden = model.before_completions(completions)
-    return token_logps(hidden, model.output_weight, completions.targets, temperature)
+    return token_logps(hidden, model.output_weight, completions.targets, temperature, softcap=model.logit_softcap)
 
 
 def logps_and_entropy(
@@ -87,8 +87,9 @@ def logps_and_entropy(
 ) -> tuple[Tensor, Tensor]:
     """``completion_logps``, and beside each token the entropy (M,) of what it was chosen from, without a gradient."""
     hidden = model.before_completions(completions)
-    logps = token_logps(hidden, model.output_weight, completions.targets, temperature)
-    return logps, token_entropy(hidden, model.output_weight, temperature)
+    weight, softcap = model.output_weight, model.logit_softcap
+    logps = token_logps(hidden, weight, completions.targets, temperature, softcap=softcap)
+    return logps, token_entropy(hidden, weight, temperature, softcap)
 
 
 def _keys(rows: Sequence[TokenRow]) -> NDArray[np.uint8]:

@@ -1,110 +1,67 @@
-"""The table of families: a Hugging Face config.json to a BackboneConfig and back.
+"""A Hugging Face config.json to a BackboneConfig and back, by the table of families (``family_table.py``).
 
-One row per family says what its architectures are called and what its readers assume where a key is left out. Newer
-transformers write rotary settings as ``rope_parameters``; older engines read ``rope_theta`` and ``rope_scaling``. Both
-are read, both are written.
+What a config.json says and changes what a model computes is read, or refused by its key: nothing is ignored. Rotary
+settings are in ``rope_settings.py``.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lit_llm.backbone.config import BackboneConfig, Family, RopeScaling
+from lit_llm.backbone.config import BackboneConfig, Family
+from lit_llm.backbone.config_file import ConfigFile
+from lit_llm.backbone.family_table import FAMILIES, NEUTRAL, FamilyRow, Setting
+from lit_llm.backbone.rope_settings import read_rope, write_rope
 from lit_llm.errors import UserError
-from lit_llm.runtime.model_folder import refuse_pointer
 
 Head = Literal["language", "score"]
-
-
-@dataclass(frozen=True)
-class FamilyRow:
-    language: str  # architecture of the language model
-    score: str  # architecture of the reward model
-    head_dim: int | None = None  # where config.json has none; None: hidden_size / heads
-    kv_heads: int | None = None  # likewise; None: as many as heads
-    sliding_window: int | None = None  # likewise
-    window_switch: bool = False  # the window counts only with use_sliding_window
-    bias: bool | None = None  # attention bias fixed by the family; None: attention_bias says
-
-
-FAMILIES: Mapping[Family, FamilyRow] = {
-    "qwen3": FamilyRow("Qwen3ForCausalLM", "Qwen3ForSequenceClassification", 128, 32, window_switch=True),
-    "qwen2": FamilyRow("Qwen2ForCausalLM", "Qwen2ForSequenceClassification", None, 32, window_switch=True, bias=True),
-    "llama": FamilyRow("LlamaForCausalLM", "LlamaForSequenceClassification"),
-    "mistral": FamilyRow("MistralForCausalLM", "MistralForSequenceClassification", None, 8, 4096, bias=False),
-}
-
-
-class ConfigFile:
-    """A config.json, whose complaints name the file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        refuse_pointer(path)
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file; a model folder has config.json and model.safetensors") from None
-        except (OSError, ValueError, RecursionError) as error:  # ValueError: neither UTF-8 nor JSON
-            raise UserError(f"{path}: damaged, not readable as JSON ({_one_line(error)})") from None
-        if not isinstance(raw, dict):
-            raise UserError(f"{path}: holds a {type(raw).__name__}, should hold an object of settings")
-        self.raw: dict[str, Any] = raw
-
-    def number(self, key: str, kind: type[int] | type[float] = int, default: float | None = None) -> Any:
-        value = self.raw.get(key)
-        value = default if value is None else value
-        if value is None:
-            raise UserError(f"{self.path}: {key} is missing")
-        return self.checked(key, value, kind)
-
-    def checked(self, key: str, value: Any, kind: type[int] | type[float]) -> Any:
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not (whole or (kind is float and isinstance(value, float))):
-            raise UserError(f"{self.path}: {key}={value!r} should be {'an integer' if kind is int else 'a number'}")
-        if whole and abs(value) >= 2**31:
-            raise UserError(f"{self.path}: {key}={value} should be below {2**31}")
-        return kind(value)
-
-    def refuse(self, key: str, value: Any, accepted: str) -> UserError:
-        return UserError(f"{self.path}: {key}={value!r} is not supported: {accepted}")
+SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 def read_config(path: Path) -> tuple[BackboneConfig, Head, dict[str, Any]]:
     """The backbone that a config.json describes, what head it has, and its raw settings. Raises UserError."""
     file = ConfigFile(path)
     family, head = _architecture(file)
-    _refuse_unsupported(file)
     row = FAMILIES[family]
-    heads, hidden = file.number("num_attention_heads"), file.number("hidden_size")
-    theta, scaling = _rope(file)
+    _refuse_unsupported(file, row)
+    heads, hidden = file.number(_key(row, "num_attention_heads")), file.number(_key(row, "hidden_size"))
     try:
         config = BackboneConfig(
             family=family,
             vocab_size=file.number("vocab_size"),
             hidden_size=hidden,
-            num_layers=file.number("num_hidden_layers"),
+            num_layers=file.number(_key(row, "num_hidden_layers")),
             num_heads=heads,
-            num_kv_heads=file.number("num_key_value_heads", default=row.kv_heads or heads),
-            head_dim=file.number("head_dim", default=row.head_dim or hidden // max(heads, 1)),
-            intermediate_size=file.number("intermediate_size"),
-            max_positions=file.number("max_position_embeddings"),
-            rope_theta=theta,
-            rope_scaling=scaling,
-            norm_eps=file.number("rms_norm_eps", float, 1e-6),
-            attention_bias=bool(file.raw.get("attention_bias", False)) if row.bias is None else row.bias,
-            tie_embeddings=bool(file.raw.get("tie_word_embeddings", False)),
-            sliding_window=_sliding_window(file, row),
+            num_kv_heads=_sized(file, row, "num_key_value_heads", row.kv_heads or heads),
+            head_dim=_sized(file, row, "head_dim", row.head_dim or hidden // max(heads, 1)),
+            intermediate_size=file.number(
+                _key(row, "intermediate_size"), default=4 * hidden if row.keys.get("intermediate_size") else None
+            ),
+            max_positions=file.number(_key(row, "max_position_embeddings")),
+            norm_eps=file.number(_key(row, "rms_norm_eps"), float, row.norm_eps),
+            attention_bias=file.flag("attention_bias", row.bias_default) if row.bias is None else row.bias,
+            tie_embeddings=bool(file.raw.get("tie_word_embeddings", row.tied)),
             initializer_range=file.number("initializer_range", float, 0.02),
+            **read_rope(file, row),
+            **_structure(file, row),
+            **_layers(file, row),
         )
     except UserError as error:
         text = str(error)
         raise error if text.startswith(str(path)) else UserError(f"{path}: {text}") from None
     return config, head, file.raw
+
+
+def _key(row: FamilyRow, usual: str) -> str:
+    return row.key(usual) or usual
+
+
+def _sized(file: ConfigFile, row: FamilyRow, usual: str, default: int) -> int:
+    key = row.key(usual)
+    size: int = default if key is None else file.number(key, default=default)
+    return size
 
 
 def _architecture(file: ConfigFile) -> tuple[Family, Head]:
@@ -113,72 +70,136 @@ def _architecture(file: ConfigFile) -> tuple[Family, Head]:
     for family, row in FAMILIES.items():
         if name == row.language:
             return family, "language"
-        if name == row.score:
+        if name is not None and name == row.score:
             return family, "score"
-    accepted = ", ".join(name for row in FAMILIES.values() for name in (row.language, row.score))
+    accepted = ", ".join(name for row in FAMILIES.values() for name in (row.language, row.score) if name)
     raise file.refuse("architectures", named, f"use one of {accepted}")
 
 
-def _refuse_unsupported(file: ConfigFile) -> None:
+def _refuse_unsupported(file: ConfigFile, row: FamilyRow) -> None:
     raw = file.raw
-    if raw.get("hidden_act", "silu") not in ("silu", "swish"):
-        raise file.refuse("hidden_act", raw["hidden_act"], "use silu")
-    if raw.get("mlp_bias"):
-        raise file.refuse("mlp_bias", raw["mlp_bias"], "use false")
     if raw.get("quantization_config"):
         raise file.refuse("quantization_config", "...", "use the folder of unquantised weights")
+    activation = raw.get(row.activation_key) or row.activation_default
+    if activation not in row.activations:
+        raise file.refuse(row.activation_key, activation, f"use {' or '.join(dict.fromkeys(row.activations))}")
+    for key, neutral in NEUTRAL.items():
+        if key in raw and key not in _read_elsewhere(row) and raw[key] not in neutral:
+            wanted = "null" if neutral[0] is None else str(neutral[0]).lower()
+            raise file.refuse(key, raw[key], f"this family has no such setting; use {wanted} or leave it out")
+    no_rope = raw.get("no_rope_layers")
+    if "no_rope_layers" not in row.keys and no_rope and not (isinstance(no_rope, list) and all(no_rope)):
+        raise file.refuse("no_rope_layers", no_rope, "all layers of this family turn queries and keys")
 
 
-def _rope(file: ConfigFile) -> tuple[float, RopeScaling | None]:
-    """Base and scaling, from ``rope_parameters`` if there, else from ``rope_theta`` and ``rope_scaling``."""
-    key = "rope_parameters" if file.raw.get("rope_parameters") else "rope_scaling"
-    rope = file.raw.get(key) or {}
-    if not isinstance(rope, dict):
-        raise file.refuse(key, rope, "it should be an object")
-    theta = rope.get("rope_theta", file.raw.get("rope_theta", 10000.0))
-    theta = file.checked("rope_theta", theta, float)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default" and rope.get("partial_rotary_factor", 1.0) == 1.0:
-        return theta, None
-    if kind == "linear":
-        return theta, RopeScaling("linear", file.checked(f"{key}.factor", rope.get("factor"), float))
-    if kind != "llama3":
-        raise file.refuse(f"{key}.rope_type", kind, "use default, linear or llama3")
-
-    def setting(name: str, number: type[int] | type[float]) -> Any:
-        return file.checked(f"{key}.{name}", rope.get(name), number)
-
-    return theta, RopeScaling(
-        "llama3",
-        setting("factor", float),
-        setting("low_freq_factor", float),
-        setting("high_freq_factor", float),
-        setting("original_max_position_embeddings", int),
-    )
+def _read_elsewhere(row: FamilyRow) -> set[str]:
+    keys = {setting.key for setting in row.settings}
+    if row.bias is not False:  # where it is true, some write the key and readers do not look
+        keys.add("attention_bias")
+    if "num_experts" in keys:
+        keys |= {"num_local_experts", "decoder_sparse_step", "mlp_only_layers"}
+    return keys
 
 
-def _sliding_window(file: ConfigFile, row: FamilyRow) -> int | None:
-    window = file.raw.get("sliding_window", row.sliding_window)
-    if row == FAMILIES["llama"] or window is None:
-        return None
+def _structure(file: ConfigFile, row: FamilyRow) -> dict[str, Any]:
+    """What the family fixes, and what the file chooses of the rest."""
+    found = dict(row.fixed)
+    found["activation"] = row.activations[file.raw.get(row.activation_key) or row.activation_default]
+    for setting in row.settings:
+        found[setting.name] = _setting(file, setting)
+    return found
+
+
+def _setting(file: ConfigFile, setting: Setting) -> Any:
+    key, default = setting.key, setting.default
+    if setting.kind == "flag":
+        return file.flag(key, default)
+    if setting.kind == "scaled":
+        return None if file.flag(key, default) else 1.0
+    if setting.kind == "count":
+        if key == "num_experts" and key not in file.raw:
+            key = "num_local_experts"  # as transformers 5 writes it
+        return file.number(key, default=default)
+    if setting.kind == "number or none":
+        value = file.raw.get(key, default)
+        return None if value is None else file.checked(key, value, float)
+    value = file.number(key, float, default)
+    if setting.kind == "inverse square" and not value > 0:
+        raise file.refuse(key, value, "it should be above 0")
+    return value**-0.5 if setting.kind == "inverse square" else value
+
+
+def _layers(file: ConfigFile, row: FamilyRow) -> dict[str, Any]:
+    """The settings that differ from layer to layer."""
+    count = file.number(_key(row, "num_hidden_layers"))
+    found: dict[str, Any] = {}
+    turned: list[bool] | None = None
+    if "no_rope_layers" in row.keys:
+        turned = _turned(file, count)
+        found["rotary_layers"] = None if all(turned) else turned
+    found |= _windows(file, row, count, turned)
+    if any(setting.name == "num_experts" for setting in row.settings):
+        without, step = file.raw.get("mlp_only_layers") or [], file.number("decoder_sparse_step", default=1)
+        if not isinstance(without, list) or step < 1:
+            raise file.refuse("mlp_only_layers", without, "it should list layers, decoder_sparse_step be at least 1")
+        mixed = [layer not in without and (layer + 1) % step == 0 for layer in range(count)]
+        found["expert_layers"] = None if all(mixed) else mixed
+    return found
+
+
+def _turned(file: ConfigFile, count: int) -> list[bool]:
+    given = file.raw.get("no_rope_layers")
+    if given is None:
+        every = file.number("no_rope_layer_interval", default=4)
+        if every < 1:
+            raise file.refuse("no_rope_layer_interval", every, "it should be at least 1")
+        return [bool((layer + 1) % every) for layer in range(count)]
+    if not isinstance(given, list) or len(given) < count:
+        raise file.refuse("no_rope_layers", given, f"it should be 1 or 0 for each of {count} layers")
+    return [bool(value) for value in given[:count]]
+
+
+def _windows(file: ConfigFile, row: FamilyRow, count: int, turned: Sequence[bool] | None) -> dict[str, Any]:
+    """``sliding_window`` and the layers that have it."""
+    window, kinds = file.raw.get("sliding_window", row.sliding_window), file.raw.get("layer_types")
+    named = None if kinds is None else _named_windows(file, row, kinds, count)
+    if not row.windows or window is None:
+        if named is not None and any(named):
+            raise file.refuse("layer_types", kinds, f"there is no sliding window: all layers should be {FULL}")
+        return {}
     window = file.checked("sliding_window", window, int)
-    layers = file.number("num_hidden_layers")
-    kinds = file.raw.get("layer_types")
-    if kinds is None:
-        first = file.raw.get("max_window_layers", 28) if row.window_switch else 0
-        on = bool(file.raw.get("use_sliding_window", False)) if row.window_switch else True
-        kinds = ["sliding_attention" if on and layer >= first else "full_attention" for layer in range(layers)]
-    if len(set(kinds)) > 1 or not set(kinds) <= {"sliding_attention", "full_attention"}:
+    on = file.flag("use_sliding_window", False) if row.window_switch else True
+    if named is None:
+        every = file.number("sliding_window_pattern", default=row.full_every) if row.full_every else None
+        first = file.number("max_window_layers", default=28) if row.window_from else 0
+        has = [on and layer >= first and (not every or bool((layer + 1) % every)) for layer in range(count)]
+        if turned is not None:
+            has = [one and not turn for one, turn in zip(has, turned, strict=True)]
+    else:
+        has = named
+        if row.window_switch and not row.window_from and any(has) and not on:
+            raise file.refuse(
+                "use_sliding_window", on, f"layer_types has {SLIDING}: set it to true, or name no such layer"
+            )
+    if not any(has):
+        return {}
+    return {"sliding_window": window, "windowed_layers": None if all(has) else has}
+
+
+def _named_windows(file: ConfigFile, row: FamilyRow, kinds: Any, count: int) -> list[bool]:
+    if not isinstance(kinds, list) or len(kinds) != count or not set(map(str, kinds)) <= {SLIDING, FULL}:
+        raise file.refuse("layer_types", kinds, f"it should be {FULL} or {SLIDING} for each of {count} layers")
+    if not row.layer_types and len(set(kinds)) > 1:
         raise file.refuse("layer_types", sorted(set(kinds)), "all layers should be of one kind, full or sliding")
-    return window if kinds[:1] == ["sliding_attention"] else None
+    return [kind == SLIDING for kind in kinds]
 
 
 def write_config(config: BackboneConfig, head: Head) -> dict[str, Any]:
     """The settings of a config.json that transformers, vLLM and llama.cpp read, without token ids and dtype."""
     row = FAMILIES[config.family]
-    settings: dict[str, Any] = {
-        "architectures": [row.language if head == "language" else row.score],
-        "model_type": config.family,
+    if head == "score" and row.score is None:
+        raise UserError(f"family {config.family} has no reward model in transformers: start it from another family")
+    usual = {
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
@@ -195,30 +216,51 @@ def write_config(config: BackboneConfig, head: Head) -> dict[str, Any]:
         "attention_dropout": 0.0,
         "use_cache": True,
     }
-    settings |= _rope_settings(config)
-    if config.family != "llama":
+    settings: dict[str, Any] = {
+        "architectures": [row.language if head == "language" else row.score],
+        "model_type": row.model_type or config.family,
+    }
+    settings |= {name: value for key, value in usual.items() if (name := row.key(key)) is not None}
+    if config.activation != "silu" or row.activation_key != "hidden_act":
+        settings.pop("hidden_act", None)
+        names = {ours: theirs for theirs, ours in reversed(list(row.activations.items()))}
+        settings[row.activation_key] = names[config.activation]
+    settings |= write_rope(config, row)
+    if row.windows:
         settings["sliding_window"] = config.sliding_window
-    if row.window_switch:
-        windowed = config.sliding_window is not None
-        settings["use_sliding_window"] = windowed
-        settings["max_window_layers"] = 0 if windowed else config.num_layers
-        settings["layer_types"] = ["sliding_attention" if windowed else "full_attention"] * config.num_layers
+    settings |= _written_layers(config, row) | _written_settings(config, row)
     if head == "score":
         settings |= {"id2label": {"0": "score"}, "label2id": {"score": 0}}
     return settings
 
 
-def _rope_settings(config: BackboneConfig) -> dict[str, Any]:
-    scaling: dict[str, Any] = {}
-    if config.rope_scaling is not None:
-        scaling = {"rope_type": config.rope_scaling.kind, "factor": config.rope_scaling.factor}
-        if config.rope_scaling.kind == "llama3":
-            scaling["low_freq_factor"] = config.rope_scaling.low_freq_factor
-            scaling["high_freq_factor"] = config.rope_scaling.high_freq_factor
-            scaling["original_max_position_embeddings"] = config.rope_scaling.original_max_positions
-    new = {"rope_type": "default", **scaling, "rope_theta": config.rope_theta}
-    return {"rope_theta": config.rope_theta, "rope_scaling": scaling or None, "rope_parameters": new}
+def _written_layers(config: BackboneConfig, row: FamilyRow) -> dict[str, Any]:
+    layers = range(config.num_layers)
+    windowed = [config.window_of(layer) is not None for layer in layers]
+    settings: dict[str, Any] = {}
+    if row.window_switch:
+        settings["use_sliding_window"] = any(windowed)
+    if row.window_from:
+        settings["max_window_layers"] = windowed.index(True) if any(windowed) else config.num_layers
+    if row.layer_types:
+        settings["layer_types"] = [SLIDING if one else FULL for one in windowed]
+    if "no_rope_layers" in row.keys:
+        settings["no_rope_layers"] = [int(config.rotates(layer)) for layer in layers]
+    if config.num_experts:
+        settings |= {"decoder_sparse_step": 1, "output_router_logits": False}
+        settings["mlp_only_layers"] = [layer for layer in layers if not config.has_experts(layer)]
+        settings["num_local_experts"] = config.num_experts  # as transformers 5 writes it
+    return settings
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _written_settings(config: BackboneConfig, row: FamilyRow) -> dict[str, Any]:
+    written: dict[str, Any] = {}
+    for setting in row.settings:
+        value = getattr(config, setting.name)
+        if setting.kind == "scaled":
+            value = value is None
+        elif setting.kind == "inverse square":
+            square = value**-2
+            value = round(square) if abs(square - round(square)) < 1e-6 * square else square
+        written[setting.key] = value
+    return written

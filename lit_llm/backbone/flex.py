@@ -42,6 +42,16 @@ def _blocks(rule: Callable[..., Tensor], rows: int | None, length: int, device: 
     return make(rule, rows, None, length, length, device=device)
 
 
+@cache
+def softcap_rule(cap: float) -> Callable[..., Tensor]:
+    """What the kernel makes of each score; the same function for the same number, so that it is compiled once."""
+
+    def rule(score: Tensor, *_: Tensor) -> Tensor:
+        return cap * torch.tanh(score / cap)
+
+    return rule
+
+
 def flex_kernel() -> Any:
     return _compiled("flex_attention")  # uncompiled it would hold all scores in memory
 

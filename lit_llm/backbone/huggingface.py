@@ -14,6 +14,8 @@ from torch import Tensor
 
 from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.families import Head, read_config, write_config
+from lit_llm.backbone.family_table import FAMILIES
+from lit_llm.backbone.layouts import EMBEDDING, HEAD, Layout, layout_of
 from lit_llm.backbone.models import LanguageModel, ScoreModel, StoredDtypes
 from lit_llm.backbone.weights import FLOATS, Found, names_in, read_tensors, same_tensor, weight_files, write_tensors
 from lit_llm.errors import UserError
@@ -24,9 +26,7 @@ from lit_llm.text.tokenizer import Tokenizer
 
 log = logging.getLogger("lit_llm")
 
-PREFIXES = {"backbone.": "model."}  # ours to theirs; every name below it is the same
 NORMALISATION = {"mean": "reward_mean", "std": "reward_std"}  # in config.json, since theirs has no such tensors
-HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}  # by their names in config.json
 KINDS = {"language": "a language model", "score": "a reward model"}
 
@@ -52,7 +52,7 @@ def load_model(
     device: torch.device | str = "cpu",
     dropout: float = 0.0,
 ) -> LanguageModel | ScoreModel:
-    """The model in ``folder``, of the families in ``families.FAMILIES``; sharded files are read too.
+    """The model in ``folder``, of the families in ``family_table.FAMILIES``; sharded files are read too.
 
     ``head`` says what is wanted; "auto" takes what is there. ``dropout`` is for training (a folder does not hold it).
     Raises UserError, one line, for a missing or damaged file, a NaN, a missing or unexpected key, a wrong shape, an
@@ -72,8 +72,9 @@ def load_model(
             model = LanguageModel(config) if found == "language" else ScoreModel(config)
         shapes = {name: parameter.shape for name, parameter in _named_tensors(model).items()}
         read = read_tensors(files, shapes, dtype, device, lambda key: _ignored(key, config, found, renamed), renamed)
+    stored = _stored(raw, read)  # before the tensors are taken away
     _assign(model, read.tensors, raw, path, device)
-    model.stored = _stored(raw, read)
+    model.stored = stored
     return model
 
 
@@ -82,18 +83,32 @@ def _as_in_files(
 ) -> tuple[BackboneConfig, dict[str, str]]:
     """A tied model whose file holds another head is not tied, and one that holds the head alone has its embedding
     there (as transformers 5 reads both). Returns the configuration, and names in the files to those expected."""
-    names = names_in(files)
-    layers = len({name.split(".")[2] for name in names if name.startswith("model.layers.")})
+    names, layout = names_in(files), layout_of(config)
+    renamed = _with_prefix(names, layout)
+    place = {renamed.get(name, name): file for name, file in names.items()}
+    begin = layout.prefix + layout.layers
+    layers = len({name.removeprefix(begin).split(".")[0] for name in place if name.startswith(begin)})
     if config.num_layers > layers:  # before so many are built
-        raise UserError(f"{path}: num_hidden_layers={config.num_layers}, but the weights are missing beyond {layers}")
-    if head != "language" or not config.tie_embeddings or HEAD not in names:
-        return config, {}
-    if EMBEDDING not in names:
-        return config, {HEAD: EMBEDDING}
-    if same_tensor(names, EMBEDDING, HEAD):
-        return config, {}
-    log.warning("%s: tie_word_embeddings is true, but %s is unlike the embedding: both are kept", path, HEAD)
-    return dataclasses.replace(config, tie_embeddings=False), {}
+        asked = FAMILIES[config.family].key("num_hidden_layers")
+        raise UserError(f"{path}: {asked}={config.num_layers}, but the weights are missing beyond {layers}")
+    their_head, embedding = layout.their_name(HEAD), layout.their_name(EMBEDDING)
+    if head != "language" or not config.tie_embeddings or their_head not in place:
+        return config, renamed
+    if embedding not in place:
+        return config, renamed | {their_head: embedding}
+    back = {new: old for old, new in renamed.items()}
+    if same_tensor(names, back.get(embedding, embedding), back.get(their_head, their_head)):
+        return config, renamed
+    log.warning("%s: tie_word_embeddings is true, but %s is unlike the embedding: both are kept", path, their_head)
+    return dataclasses.replace(config, tie_embeddings=False), renamed
+
+
+def _with_prefix(names: Mapping[str, Path], layout: Layout) -> dict[str, str]:
+    """Names of files that were saved without a head, with the prefix that the others have."""
+    if not layout.may_lack_prefix or any(name.startswith(layout.prefix) for name in names):
+        return {}
+    beside = {layout.their_name(HEAD), "score.weight"}
+    return {name: layout.prefix + name for name in names if name not in beside}
 
 
 def _stored(raw: Mapping[str, Any], read: Found) -> StoredDtypes:
@@ -138,8 +153,7 @@ def save_model(
     for a model with LoRA adapters (merge them first), UserError for more tokens than the embedding has rows or
     a file that cannot be written (a full disk).
     """
-    tensors = _named_tensors(model)
-    if any(".lora_" in name for name in tensors):
+    if any(".lora_" in name for name, _ in model.named_parameters()):
         raise ValueError("the model has LoRA adapters: save merge_lora(copy.deepcopy(model)), or save_adapter")
     if tokenizer is not None and hasattr(tokenizer, "vocab_size"):
         check_vocabulary(model.config, tokenizer.vocab_size)
@@ -147,6 +161,7 @@ def save_model(
     if dtype is not None:
         model.stored = StoredDtypes(dtype)
     as_stored(model)
+    tensors = _named_tensors(model)
     if model.stored is not None:
         tensors = {name: tensor.detach().to(model.stored.of(name)) for name, tensor in tensors.items()}
     if isinstance(model, ScoreModel) and isinstance(tokenizer, Tokenizer):
@@ -168,15 +183,16 @@ def as_stored(model: LanguageModel | ScoreModel) -> None:
     """
     if model.stored is None:
         return
-    weights = {name: each for name, each in _named_tensors(model).items() if model.stored.of(name) != each.dtype}
-    for name, each in weights.items():
-        kept = model.stored.of(name)
+    name_of = layout_of(model.config).their_name
+    named = {name: (each, model.stored.of(name_of(name))) for name, each in model.named_parameters()}
+    weights = {name: (each, kept) for name, (each, kept) in named.items() if kept != each.dtype}
+    for name, (each, kept) in weights.items():
         if kept == torch.float16 and each.abs().max() > torch.finfo(kept).max:
-            log.warning("%s is beyond the range of %s: the model is written in float32", name, kept)
+            log.warning("%s is beyond the range of %s: the model is written in float32", name_of(name), kept)
             model.stored = StoredDtypes(torch.float32)
             return
-    for name, each in weights.items():
-        each.copy_(each.to(model.stored.of(name)))
+    for each, kept in weights.values():
+        each.copy_(each.to(kept))
 
 
 def check_vocabulary(config: BackboneConfig, tokenizer_size: int, folder: str | Path | None = None) -> None:
@@ -193,37 +209,24 @@ def head_of(model: LanguageModel | ScoreModel) -> Head:
     return "language" if isinstance(model, LanguageModel) else "score"
 
 
-def their_name(ours: str) -> str:
-    """The name of a parameter in Hugging Face's files."""
-    for prefix, theirs in PREFIXES.items():
-        if ours.startswith(prefix):
-            return theirs + ours.removeprefix(prefix)
-    return ours
-
-
-def our_name(theirs: str) -> str:
-    """The name here of a parameter in Hugging Face's files."""
-    for prefix, name in PREFIXES.items():
-        if theirs.startswith(name):
-            return prefix + theirs.removeprefix(name)
-    return theirs
-
-
 def _named_tensors(model: LanguageModel | ScoreModel) -> dict[str, Tensor]:
-    """Parameters by their name in the files; a tied head is not among them."""
-    return {their_name(name): parameter for name, parameter in model.named_parameters()}
+    """Parameters as the files have them, by their names there; a tied head is not among them."""
+    return layout_of(model.config).in_files(dict(model.named_parameters()), model.config)
 
 
 def _ignored(key: str, config: BackboneConfig, head: Head, renamed: Mapping[str, str]) -> bool:
-    """Tensors that files may hold and no one needs: a tied head again, and the frequencies that old versions saved."""
-    tied = key == HEAD and key not in renamed and head == "language" and config.tie_embeddings
-    return tied or key.endswith("rotary_emb.inv_freq")
+    """Tensors that files may hold and no one needs: a tied head again, and what old versions saved of their own."""
+    layout = layout_of(config)
+    tied = key == layout.their_name(HEAD) and key not in renamed and head == "language" and config.tie_embeddings
+    return tied or key.endswith(("rotary_emb.inv_freq", *layout.ignored))
 
 
 def _assign(
     model: LanguageModel | ScoreModel, tensors: dict[str, Tensor], raw: dict[str, Any], path: Path, device: Any
 ) -> None:
-    model.load_state_dict({our_name(key): tensor for key, tensor in tensors.items()}, strict=False, assign=True)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    named = layout_of(model.config).from_files(tensors, shapes, model.config)
+    model.load_state_dict(named, strict=False, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     if isinstance(model, LanguageModel):
@@ -232,7 +235,9 @@ def _assign(
         for key, name in NORMALISATION.items():
             setattr(model, name, torch.tensor(_normalisation(raw, path, key), device=device))
         model.label, model.threshold = _classifier(raw, path)
-    model.backbone.rotary.to(device)
+    for rotary in (model.backbone.rotary, model.backbone.window_rotary):
+        if rotary is not None:
+            rotary.to(device)
 
 
 def _normalisation(raw: dict[str, Any], path: Path, key: str) -> float:

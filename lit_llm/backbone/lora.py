@@ -11,17 +11,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lit_llm.backbone.config import LINEAR_LAYERS
-from lit_llm.backbone.families import ConfigFile
-from lit_llm.backbone.huggingface import their_name
+from lit_llm.backbone.config import LINEAR_LAYERS, BackboneConfig
+from lit_llm.backbone.config_file import ConfigFile
+from lit_llm.backbone.layouts import layout_of
 from lit_llm.backbone.linear import Linear, linear
+from lit_llm.backbone.lora_files import PEFT_PREFIX, in_files, our_targets, patterns, put_back, their_targets
 from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.backbone.weights import read_tensors, write_tensors
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import write_json
 
 TARGETS = LINEAR_LAYERS
-PEFT_PREFIX = "base_model.model."  # PEFT wraps the model twice
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -81,6 +81,8 @@ def apply_lora(
         raise UserError(f"stage.lora_dropout={dropout}: must be at least 0 and below 1")
     if adapted(model):
         raise ValueError("the model has adapters already: merge_lora first")
+    if tuple(targets) == TARGETS and not model.config.gated_mlp:  # all that there are
+        targets = [name for name in targets if name != "gate_proj"]
     chosen = [name for name, module in model.named_modules() if _is_target(name, module, targets)]
     found = {name.rpartition(".")[2] for name in chosen}
     if not targets or found != set(targets):
@@ -143,10 +145,14 @@ def lora_disabled(model: nn.Module) -> Iterator[None]:
 
 def lora_state_dict(model: LanguageModel | ScoreModel) -> dict[str, Tensor]:
     """What training changes, named as PEFT names it: the adapters, and a score model's head."""
-    tensors: dict[str, Tensor] = {name: tensor for name, tensor in model.named_parameters() if ".lora_" in name}
+    tensors = in_files(_adapters(model), model.config)
     if isinstance(model, ScoreModel):
-        tensors["score.weight"] = model.score.weight
-    return {PEFT_PREFIX + their_name(name): tensor.detach() for name, tensor in tensors.items()}
+        tensors[PEFT_PREFIX + "score.weight"] = model.score.weight
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def _adapters(model: LanguageModel | ScoreModel) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in model.named_parameters() if ".lora_" in name}
 
 
 def save_adapter(folder: str | Path, model: LanguageModel | ScoreModel, base: str | Path) -> None:
@@ -156,6 +162,7 @@ def save_adapter(folder: str | Path, model: LanguageModel | ScoreModel, base: st
         raise ValueError("the model has no adapters to save")
     any_layer = next(iter(layers.values()))
     score = isinstance(model, ScoreModel)
+    targets = {name.rpartition(".")[2] for name in layers}
     settings: dict[str, object] = {
         "peft_type": "LORA",
         "task_type": "SEQ_CLS" if score else "CAUSAL_LM",
@@ -163,15 +170,14 @@ def save_adapter(folder: str | Path, model: LanguageModel | ScoreModel, base: st
         "r": any_layer.rank,
         "lora_alpha": any_layer.alpha,
         "lora_dropout": any_layer.lora_dropout.p,
-        "target_modules": sorted({name.rpartition(".")[2] for name in layers}),
+        "target_modules": their_targets(targets, model.config),
         "modules_to_save": ["score"] if score else None,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": layout_of(model.config).transposed,
         "init_lora_weights": True,
         "use_rslora": False,
         "use_dora": False,
-        "rank_pattern": {},
-        "alpha_pattern": {},
+        **patterns(targets, model.config, any_layer.rank, any_layer.alpha),
         "inference_mode": True,
     }
     folder = Path(folder)
@@ -187,25 +193,37 @@ def load_adapter(folder: str | Path, model: LanguageModel | ScoreModel) -> Langu
     Raises UserError for a missing or damaged file, an adapter of another kind or for another model.
     """
     file = ConfigFile(Path(folder) / CONFIG)
-    targets = _refuse_other_kinds(file, isinstance(model, ScoreModel))
     rank, alpha = file.number("r"), file.number("lora_alpha", float)
+    targets, shared = _refuse_other_kinds(file, isinstance(model, ScoreModel), model.config)
     apply_lora(model, rank, alpha, file.number("lora_dropout", float, 0.0), targets)
-    wanted = lora_state_dict(model)
+    adapters = _adapters(model)
+    wanted = in_files(adapters, model.config, shared)
+    if isinstance(model, ScoreModel):
+        wanted[PEFT_PREFIX + "score.weight"] = model.score.weight
     path, weight = Path(folder) / WEIGHTS, model.backbone.embed_tokens.weight
     if not path.is_file():
         raise UserError(f"{path}: no such file; an adapter folder has {CONFIG} and {WEIGHTS}")
     shapes = {key: tensor.shape for key, tensor in wanted.items()}
-    for key, tensor in read_tensors([path], shapes, weight.dtype, weight.device).tensors.items():
-        wanted[key].copy_(tensor)
+    read = read_tensors([path], shapes, weight.dtype, weight.device).tensors
+    put_back(read, adapters, model.config, shared)
+    if isinstance(model, ScoreModel):
+        model.score.weight.copy_(read[PEFT_PREFIX + "score.weight"])
     return model
 
 
-def _refuse_other_kinds(file: ConfigFile, score: bool) -> list[str]:
-    """Check that the adapter is plain LoRA on layers by name; returns their names."""
+def _refuse_other_kinds(file: ConfigFile, score: bool, config: BackboneConfig) -> tuple[list[str], bool]:
+    """Check that the adapter is plain LoRA on layers by name; returns their names here, and whether the parts of fused
+    layers share one A."""
     raw = file.raw
     if raw.get("peft_type") != "LORA":
         raise file.refuse("peft_type", raw.get("peft_type"), "use LORA")
-    for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias"):
+    named = raw.get("target_modules")
+    given = named if isinstance(named, list) and all(isinstance(name, str) for name in named) else []
+    targets = our_targets(given, config)
+    ours = patterns(targets, config, file.number("r"), file.number("lora_alpha", float))
+    apart = bool(ours["rank_pattern"]) and all(raw.get(key) == value for key, value in ours.items())
+    refused = ["use_dora", "use_rslora", "lora_bias"] + ([] if apart else list(ours))
+    for key in refused if layout_of(config).transposed else [*refused, "fan_in_fan_out"]:
         if raw.get(key):
             raise file.refuse(key, raw[key], "merge the adapter with PEFT and load the merged folder")
     if raw.get("bias", "none") != "none":
@@ -213,7 +231,7 @@ def _refuse_other_kinds(file: ConfigFile, score: bool) -> list[str]:
     saved = raw.get("modules_to_save") or []
     if ("score" in saved) != score or not set(saved) <= {"score", "classifier"}:  # PEFT names both for a reward model
         raise file.refuse("modules_to_save", saved, '["score"] for a reward model, else null')
-    targets = raw.get("target_modules")
-    if not isinstance(targets, list) or not set(map(str, targets)) <= set(TARGETS):
-        raise file.refuse("target_modules", targets, f"a list of some of {', '.join(TARGETS)}")
-    return targets
+    accepted = their_targets([name for name in TARGETS if name != "gate_proj" or config.gated_mlp], config)
+    if not targets or not all(our_targets([name], config) for name in given):
+        raise file.refuse("target_modules", named, f"a list of some of {', '.join(accepted)}")
+    return targets, not apart

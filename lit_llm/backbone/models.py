@@ -41,6 +41,7 @@ class LanguageModel(nn.Module):
         self.config = config
         self.backbone = Transformer(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.hidden_scale = 1 / config.logit_divisor
         nn.init.normal_(self.lm_head.weight, std=config.initializer_range)
         self.tie_weights()
 
@@ -54,6 +55,11 @@ class LanguageModel(nn.Module):
         """(V, D)"""
         return self.lm_head.weight
 
+    @property
+    def logit_softcap(self) -> float | None:
+        """Products with ``output_weight`` are no logits yet where it is c: these are c tanh(product / c)."""
+        return self.config.logit_softcap
+
     def forward(
         self,
         input_ids: Tensor,
@@ -61,18 +67,24 @@ class LanguageModel(nn.Module):
         segments: Tensor | None = None,
         branches: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states (B, T, D); arguments as ``Transformer.forward``."""
+        """Hidden states (B, T, D), as the head reads them; arguments as ``Transformer.forward``."""
         hidden: Tensor = self.backbone(input_ids, positions, segments, branches)
-        return hidden
+        return self._for_head(hidden)
 
     def before_completions(self, completions: PackedCompletions) -> Tensor:
         """The hidden states (M, D) that foresee the completions' tokens."""
-        return _at(_hidden(self.backbone, completions), completions.before)
+        return self._for_head(_at(_hidden(self.backbone, completions), completions.before))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V)"""
         scores: Tensor = self.lm_head(hidden)
-        return scores
+        if self.logit_softcap is None:
+            return scores
+        return self.logit_softcap * torch.tanh(scores / self.logit_softcap)
+
+    def _for_head(self, hidden: Tensor) -> Tensor:
+        """Logits are divided here, where they are few numbers (Granite)."""
+        return hidden if self.hidden_scale == 1.0 else hidden * self.hidden_scale
 
     def num_parameters(self) -> int:
         return count_parameters(self)

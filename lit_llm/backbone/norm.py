@@ -1,11 +1,14 @@
-"""RMSNorm, with a backward of its own where torch has no fused one."""
+"""Norms: RMSNorm, with a backward of its own where torch has no fused one, Gemma's kind of it, and LayerNorm."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lit_llm.backbone.config import BackboneConfig
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -27,13 +30,61 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        dtype = compute_dtype(x)
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            out: Tensor = _EagerCPU.apply(x, self.weight, self.eps, dtype)  # type: ignore[no-untyped-call]
-            return out
+        return rms_norm(x, self.weight, self.eps)
+
+    def affine(self) -> tuple[Tensor, Tensor | None]:
+        """What a normed row is multiplied by, and what is added to it."""
+        return self.weight.detach(), None
+
+
+class OffsetRMSNorm(RMSNorm):
+    """RMSNorm times 1 + weight (Gemma): a weight of zero changes nothing, so that decay pulls to that."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__(size, eps)
+        nn.init.zeros_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, 1 + self.weight.float(), self.eps)
+
+    def affine(self) -> tuple[Tensor, Tensor | None]:
+        return 1 + self.weight.detach().float(), None
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) * weight + bias (Ba et al. 2016), in float32, the result as RMSNorm's."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(size)), nn.Parameter(torch.zeros(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (wide * self.weight.float()).to(dtype)
+        out = F.layer_norm(wide, self.weight.shape, self.weight.float(), self.bias.float(), self.eps)
+        return out.to(compute_dtype(x))
+
+    def affine(self) -> tuple[Tensor, Tensor | None]:
+        return self.weight.detach(), self.bias.detach()
+
+
+Norm = RMSNorm | LayerNorm
+KINDS: dict[str, type[RMSNorm] | type[LayerNorm]] = {"rms": RMSNorm, "rms_offset": OffsetRMSNorm, "layer": LayerNorm}
+
+
+def norm_of(config: BackboneConfig, size: int) -> Norm:
+    """A norm of the configuration's kind, of rows of ``size``."""
+    return KINDS[config.norm](size, config.norm_eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    dtype = compute_dtype(x)
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        out: Tensor = _EagerCPU.apply(x, weight, eps, dtype)  # type: ignore[no-untyped-call]
+        return out
+    wide = x.float()
+    wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return (wide * weight.float()).to(dtype)
 
 
 class _EagerCPU(torch.autograd.Function):

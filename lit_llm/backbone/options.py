@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from lit_llm.backbone.config import BackboneConfig, Family, RopeScaling, from_depth
+from lit_llm.backbone.config import BackboneConfig, DialFamily, RopeScaling, from_depth
 from lit_llm.runtime.options import Options
 from lit_llm.runtime.ranges import EPSILON, PART, Range
 
@@ -31,7 +31,7 @@ class DepthOptions(Options):
 
     vocab_size: int | None = None  # None: the tokenizer's
     depth: int = 4  # layers; 12 are GPT-2's 124M at its vocabulary
-    family: Family = "qwen3"  # qwen3, qwen2, llama or mistral: as which other engines read the model
+    family: DialFamily = "qwen3"  # qwen3, qwen2, llama or mistral: as which other engines read the model
     hidden_size: int | None = None  # the width; None: 64 x depth
     num_heads: int | None = None  # of the queries; None: as many as head_dim divides the width into
     num_kv_heads: int | None = None  # of keys and values; None: num_heads, a fourth of them from width 1,024 on

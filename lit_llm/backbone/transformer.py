@@ -9,9 +9,21 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lit_llm.backbone.attention import AttentionMask, branched_mask, build_mask
-from lit_llm.backbone.blocks import Block, Rotary, Rotation
+from lit_llm.backbone.blocks import block_of
 from lit_llm.backbone.config import BackboneConfig
-from lit_llm.backbone.norm import RMSNorm, compute_dtype
+from lit_llm.backbone.norm import compute_dtype, norm_of
+from lit_llm.backbone.rotary import Rotary, Rotation
+
+
+class ScaledEmbedding(nn.Embedding):
+    """An embedding times ``scale``, which is rounded to the weight's dtype as Gemma's has been since it was trained."""
+
+    def __init__(self, rows: int, size: int, scale: float) -> None:
+        super().__init__(rows, size)
+        self.scale = scale
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * torch.tensor(self.scale, dtype=self.weight.dtype)
 
 
 class Transformer(nn.Module):
@@ -21,11 +33,23 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = (
+            nn.Embedding(config.vocab_size, config.hidden_size)
+            if config.embedding_factor == 1.0
+            else ScaledEmbedding(config.vocab_size, config.hidden_size, config.embedding_factor)
+        )
+        learned = config.learned_positions
+        self.embed_positions = nn.Embedding(config.max_positions, config.hidden_size) if learned else None
         self.dropout = nn.Dropout(config.dropout)
         self.rotary = Rotary(config)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        numbers = range(config.num_layers)
+        self.window_rotary = Rotary(config, windowed=True) if any(map(config.has_window_rope, numbers)) else None
+        self.by_length = any(each.by_length for each in (self.rotary, self.window_rotary) if each is not None)
+        self.layers = nn.ModuleList(block_of(config, number) for number in numbers)
+        self.norm = norm_of(config, config.hidden_size)
+        # What each layer reads of the angles and masks that a forward makes once.
+        self.windows = list(dict.fromkeys(map(config.window_of, numbers)))
+        self.reads = [(config.has_window_rope(n), self.windows.index(config.window_of(n))) for n in numbers]
         self.initialize()
 
     def initialize(self) -> None:
@@ -38,6 +62,8 @@ class Transformer(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.embed_tokens.weight, std=std)
+        if self.embed_positions is not None:
+            nn.init.normal_(self.embed_positions.weight, std=std)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Each layer on its own, with ``torch.compile``'s arguments: they share what is compiled, so that a deep model
@@ -64,30 +90,39 @@ class Transformer(nn.Module):
         ``branches`` (B, T), with ``positions`` and ``segments``: completions of one prompt in its row, see
         ``completions.py``.
         """
-        x = self.dropout(self.embed_tokens(input_ids))
         if positions is None:
             positions = default_positions(input_ids, segments)
+        embedded = self.embed_tokens(input_ids)
+        if self.embed_positions is not None:
+            # What fills a packed row up behind its last document may be longer than the context; nobody reads it.
+            places = positions if segments is None else positions.clamp_max(self.config.max_positions - 1)
+            embedded = embedded + self.embed_positions(places)
+        x = self.dropout(embedded)
         dtype = compute_dtype(x)
-        rotation = self.rotary(positions, dtype)
-        mask = self._mask(input_ids, dtype, segments, branches, positions)
-        for layer in self.layers:
-            x = self._layer(layer, x, rotation, mask)
+        lengths = document_lengths(positions, segments) if self.by_length else None
+        rotation = turn = self.rotary(positions, dtype, lengths)
+        if self.window_rotary is not None:
+            turn = self.window_rotary(positions, dtype, lengths)
+        masks = [self._mask(window, input_ids, dtype, segments, branches, positions) for window in self.windows]
+        for layer, (windowed, mask) in zip(self.layers, self.reads, strict=True):
+            x = self._layer(layer, x, turn if windowed else rotation, masks[mask])
         hidden: Tensor = self.norm(x)
         return hidden
 
     def _mask(
         self,
+        window: int | None,
         input_ids: Tensor,
         dtype: torch.dtype,
         segments: Tensor | None,
         branches: Tensor | None,
         positions: Tensor,
     ) -> AttentionMask:
-        window, compiled = self.config.sliding_window, self.compiled or torch.compiler.is_compiling()
+        cap, compiled = self.config.attention_softcap, self.compiled or torch.compiler.is_compiling()
         if branches is not None and segments is not None:
-            return branched_mask(positions, segments, branches, dtype, window, compiled=compiled)
+            return branched_mask(positions, segments, branches, dtype, window, compiled=compiled, softcap=cap)
         length, device = input_ids.shape[1], input_ids.device
-        return build_mask(length, device, dtype, segments, window, compiled=compiled)
+        return build_mask(length, device, dtype, segments, window, compiled=compiled, softcap=cap)
 
     def _layer(self, layer: nn.Module, x: Tensor, rotation: Rotation, mask: AttentionMask) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -105,3 +140,14 @@ def default_positions(input_ids: Tensor, segments: Tensor | None) -> Tensor:
     starts = torch.zeros_like(segments)
     starts[:, 1:] = (segments[:, 1:] != segments[:, :-1]) * places[:, 1:]
     return places - starts.cummax(dim=1).values
+
+
+def document_lengths(positions: Tensor, segments: Tensor | None) -> Tensor:
+    """How many tokens the document of each token has, by its largest position: (B or 1, T). Completions that share a
+    prompt are one document, as long as the longest of them."""
+    if segments is None:
+        return (positions.amax(dim=1, keepdim=True) + 1).expand_as(positions)
+    numbers = torch.zeros_like(segments)
+    numbers[:, 1:] = (segments[:, 1:] != segments[:, :-1]).cumsum(dim=1)
+    longest = torch.zeros_like(segments).scatter_reduce(1, numbers, positions.expand_as(segments) + 1, "amax")
+    return longest.gather(1, numbers)

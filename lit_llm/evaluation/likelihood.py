@@ -62,7 +62,8 @@ def likelihoods(
     for some in _batches([len(row.ids) for row in rows], batch_tokens):
         ids = _padded([rows[i].ids for i in some], 0, device)
         labels = _padded([rows[i].labels for i in some], IGNORE, device)
-        logps = token_logps(model(ids), model.output_weight, labels).sum(dim=1, dtype=torch.float64)
+        every = token_logps(model(ids), model.output_weight, labels, softcap=model.logit_softcap)
+        logps = every.sum(dim=1, dtype=torch.float64)
         for i, value in zip(some, logps.tolist(), strict=True):
             nats[i] = -value
     sums = []

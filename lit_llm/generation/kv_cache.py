@@ -23,16 +23,23 @@ class BatchKVCache:
 
     ``memory[layer]``: (2, B * H_kv, capacity, head_dim), keys and values, a row's heads side by side; ``capacity``
     grows with the longest row. ``lengths``: (B,) int64, tokens held by each row, always the same tensor until rows are
-    left out: what lies behind them is never seen.
+    left out: what lies behind them is never seen. ``tokens``: keep the rows' tokens too, to read them again.
     """
 
     def __init__(
-        self, config: BackboneConfig, batch: int, limit: int, dtype: torch.dtype, device: torch.device
+        self,
+        config: BackboneConfig,
+        batch: int,
+        limit: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        tokens: bool = False,
     ) -> None:
         self.heads, self.width, self.limit, self.capacity = config.num_kv_heads, config.head_dim, limit, 0
         self.dtype, self.device = dtype, device
         self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
         self.memory = [self._of(0) for _ in range(config.num_layers)]
+        self._tokens = torch.zeros(batch, limit, dtype=torch.int64, device=device) if tokens else None
         self._filled = 0  # no row holds more; known on the host, so that decoding never waits for the device
 
     def _of(self, capacity: int) -> Tensor:
@@ -62,6 +69,21 @@ class BatchKVCache:
         """One token of every row: its keys and values (B, 2 * H_kv, head_dim), in the cache's dtype."""
         self.memory[layer].view(-1, self.width)[places] = heads
 
+    def keep_tokens(self, tokens: Tensor, slots: Tensor) -> None:
+        """One token (B,) of every row, at its slot (B,); nothing where tokens are not kept."""
+        if self._tokens is not None:
+            self._tokens.scatter_(1, slots[:, None], tokens[:, None])
+
+    def hold_tokens(self, rows: Tensor, tokens: Tensor) -> None:
+        """Rows (R,) hold tokens (R, T) from their first slot on."""
+        if self._tokens is not None:
+            self._tokens[rows, : tokens.shape[1]] = tokens
+
+    def tokens_of(self, rows: Tensor, count: int) -> Tensor:
+        """The first ``count`` tokens of rows (R,): (R, count)."""
+        assert self._tokens is not None
+        return self._tokens[rows, :count]
+
     def advance(self) -> None:
         """A token was put into every row."""
         self.lengths.add_(1).clamp_(max=self.limit)
@@ -87,6 +109,7 @@ class BatchKVCache:
         """Leaves these rows alone, in this order, (R,) int64; a row may be taken more than once."""
         lines = self._lines(rows)
         self.lengths = self.lengths[rows]
+        self._tokens = None if self._tokens is None else self._tokens[rows]
         self._filled = int(self.lengths.max())
         self._resize(self._stepped(self._filled + 1), lines)
 

@@ -14,10 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_llm.backbone.blocks import Block
+from lit_llm.backbone.blocks import MLP, Attention, Experts
 from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.lora import LoRALinear
 from lit_llm.runtime import processor
+
+Affine = tuple[Tensor, Tensor | None]  # weight (out, in), bias (out,); or a norm's, (in,) each
 
 
 class Product:
@@ -66,43 +68,72 @@ def _is_narrow(weight: Tensor) -> bool:
     return weight.is_cpu and weight.dtype == torch.float32 and processor.has_narrow_vectors()
 
 
+class MLPWeights(NamedTuple):
+    """``gate_up``: gate and up side by side where the MLP is gated, else up alone."""
+
+    gate_up: Product
+    down: Product
+
+
+class ExpertWeights(NamedTuple):
+    router: Product
+    experts: list[MLPWeights]
+
+
 class LayerWeights(NamedTuple):
-    """One layer's products. ``scales``: (H + H_kv, head_dim) of the norms of queries and keys, None without them."""
+    """One layer's products, with all that scales their input or output. ``scales``: (H + H_kv, head_dim) of the norms
+    of queries and keys, None without them. ``after``: what the normed outputs of attention and MLP are multiplied by,
+    each (D,), None where they have no norms."""
 
     qkv: Product
     out: Product
-    gate_up: Product
-    down: Product
+    mlp: MLPWeights | ExpertWeights
     scales: Tensor | None
+    after: tuple[Tensor, Tensor] | None
 
 
 def layer_weights(
-    block: Block, config: BackboneConfig, dtype: torch.dtype, wide: torch.dtype, rows: int = 1
+    block: nn.Module, config: BackboneConfig, layer: int, dtype: torch.dtype, wide: torch.dtype, rows: int = 1
 ) -> LayerWeights:
     """``dtype``: of the products; ``wide``: of all between them; ``rows``: decoded at once, as a rule."""
-    attention, mlp = block.self_attn, block.mlp
-    first, second = block.input_layernorm.weight.to(wide), block.post_attention_layernorm.weight.to(wide)
-    order = _pairs(config.head_dim).to(first.device)
-    shrink = config.head_dim**-0.5
+    attention: Attention = block.self_attn  # type: ignore[assignment]
+    first, second = _affine(block.input_layernorm, wide), _affine(block.post_attention_layernorm, wide)
+    order = _pairs(config).to(attention.q_proj.weight.device)
+    shrink = config.head_dim**-0.5 * (config.query_scale(layer) or 1.0)
     normed = attention.q_norm is not None and attention.k_norm is not None
     queries = _turned(*_plain(attention.q_proj, wide), order, 1.0 if normed else shrink)
     keys = _turned(*_plain(attention.k_proj, wide), order, 1.0)
-    joined = _joined([queries, keys, _plain(attention.v_proj, wide)])
+    joined = _behind(_joined([queries, keys, _plain(attention.v_proj, wide)]), first)
     scales = None
     if attention.q_norm is not None and attention.k_norm is not None:
-        q, k = attention.q_norm.weight.to(wide)[order] * shrink, attention.k_norm.weight.to(wide)[order]
+        q, k = attention.q_norm.affine()[0].to(wide), attention.k_norm.affine()[0].to(wide)
+        q, k = q.view(-1, config.head_dim)[:, order] * shrink, k.view(-1, config.head_dim)[:, order]
         scales = torch.cat([q.expand(config.num_heads, -1), k.expand(config.num_kv_heads, -1)])
-    gate_up = _joined([_plain(mlp.gate_proj, wide), _plain(mlp.up_proj, wide)])
+    after, scale = None, config.residual_scale
+    if config.norm_placement != "before":
+        norms = (block.attention_output_norm, block.mlp_output_norm)
+        one, two = (_affine(norm, wide)[0] * scale for norm in norms)
+        after, scale = (one, two), 1.0
     return LayerWeights(
-        Product(joined[0] * first, joined[1], dtype, rows),
-        Product(*_plain(attention.o_proj, wide), dtype, rows),
-        Product(gate_up[0] * second, gate_up[1], dtype, rows),
-        Product(*_plain(mlp.down_proj, wide), dtype, rows),
+        Product(*joined, dtype, rows),
+        Product(*_times(_plain(attention.o_proj, wide), scale), dtype, rows),
+        _mlp_weights(block.mlp, second, scale, dtype, wide, rows),  # type: ignore[arg-type]
         scales,
+        after,
     )
 
 
-Affine = tuple[Tensor, Tensor | None]  # weight (out, in), bias (out,)
+def _mlp_weights(
+    mlp: nn.Module, norm: Affine, scale: float, dtype: torch.dtype, wide: torch.dtype, rows: int
+) -> MLPWeights | ExpertWeights:
+    if isinstance(mlp, Experts):
+        experts = [_mlp_weights(each, norm, scale, dtype, wide, rows) for each in mlp.experts]
+        router = Product(*_behind(_plain(mlp.gate, wide), norm), dtype, rows)
+        return ExpertWeights(router, experts)  # type: ignore[arg-type]
+    parts = [mlp.gate_proj, mlp.up_proj] if isinstance(mlp, MLP) else [mlp.up_proj]
+    gate_up = _behind(_joined([_plain(part, wide) for part in parts]), norm)  # type: ignore[arg-type]
+    down = _times(_plain(mlp.down_proj, wide), scale)  # type: ignore[arg-type]
+    return MLPWeights(Product(*gate_up, dtype, rows), Product(*down, dtype, rows))
 
 
 def _plain(layer: nn.Linear, wide: torch.dtype) -> Affine:
@@ -113,9 +144,34 @@ def _plain(layer: nn.Linear, wide: torch.dtype) -> Affine:
     return weight, None if layer.bias is None else layer.bias.detach().to(wide)
 
 
-def _pairs(width: int) -> Tensor:
-    """Hugging Face's layout turns (i, i + width / 2) together; here they are neighbours."""
-    return torch.arange(width).view(2, -1).t().flatten()
+def _affine(norm: object, wide: torch.dtype) -> Affine:
+    """What a norm multiplies by and adds; 1 where there is none."""
+    if norm is None:
+        return torch.ones(()), None
+    weight, bias = norm.affine()  # type: ignore[attr-defined]
+    return weight.to(wide), None if bias is None else bias.to(wide)
+
+
+def _behind(layer: Affine, norm: Affine) -> Affine:
+    """A layer that takes what a norm has only divided: its weight and bias are put into the layer's."""
+    (weight, bias), (scale, offset) = layer, norm
+    if offset is not None:
+        moved = weight @ offset
+        bias = moved if bias is None else bias + moved
+    return weight * scale.to(weight.device), bias
+
+
+def _times(layer: Affine, factor: float) -> Affine:
+    weight, bias = layer
+    if factor == 1.0:
+        return layer
+    return weight * factor, None if bias is None else bias * factor
+
+
+def _pairs(config: BackboneConfig) -> Tensor:
+    """Hugging Face's layout turns (i, i + rotary_dim / 2) together; here they are neighbours."""
+    turned = torch.arange(config.rotary_dim).view(2, -1).t().flatten()
+    return torch.cat([turned, torch.arange(config.rotary_dim, config.head_dim)])
 
 
 def _turned(weight: Tensor, bias: Tensor | None, order: Tensor, factor: float) -> Affine:

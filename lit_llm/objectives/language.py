@@ -30,44 +30,56 @@ class CrossEntropy(NamedTuple):
 
 
 def cross_entropy(
-    hidden: Tensor, weight: Tensor, labels: Tensor, z_loss: float = 0.0, chunk_tokens: int | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    z_loss: float = 0.0,
+    chunk_tokens: int | None = None,
+    softcap: float | None = None,
 ) -> CrossEntropy:
     """Summed cross-entropy of ``labels`` (...) under ``softmax(hidden (..., D) @ weight (V, D)^T)``.
 
     Positions labelled ``IGNORE`` take no part. ``z_loss`` weighs ``logsumexp(logits)^2`` (PaLM, arXiv:2204.02311,
     section 5). The logits become their own gradients, ``chunk_tokens`` rows at a time, as soon as the loss is known: so
-    nothing is recomputed and at most 256 MB of them, or 256 rows, are held; hence no second derivatives.
+    nothing is recomputed and at most 256 MB of them, or 256 rows, are held; hence no second derivatives. ``softcap`` c:
+    logits are c tanh(product / c) (Gemma 2).
     """
     flat, targets = _trained_positions(hidden, labels)
     flat, chunk = flat.to(_compute_dtype(weight)), chunk_tokens or _softmax_tokens(weight)
-    loss, nll = _SummedCrossEntropy.apply(flat, weight, targets, z_loss, chunk, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    with_gradient = torch.is_grad_enabled()
+    loss, nll = _SummedCrossEntropy.apply(flat, weight, targets, z_loss, chunk, with_gradient, softcap)  # type: ignore[no-untyped-call]
     return CrossEntropy(loss, (labels != IGNORE).sum(), nll)
 
 
 def token_logps(
-    hidden: Tensor, weight: Tensor, labels: Tensor, temperature: float = 1.0, chunk_tokens: int | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    temperature: float = 1.0,
+    chunk_tokens: int | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """Log-probability of each label at this temperature, float32 in the shape of ``labels``; 0 where ``IGNORE``.
 
     ``hidden`` (..., D), ``weight`` (V, D). Differentiable in both. Probabilities are kept for the backward pass
-    when they fit in memory, else recomputed chunk by chunk.
+    when they fit in memory, else recomputed chunk by chunk. ``softcap``: as ``cross_entropy``, before the temperature.
     """
     flat, targets = _trained_positions(hidden, labels)
     flat, chunk = flat.to(_compute_dtype(weight)), chunk_tokens or _chunk_tokens(weight)
-    logps: Tensor = _TokenLogps.apply(flat, weight, targets, temperature, chunk)  # type: ignore[no-untyped-call]
+    logps: Tensor = _TokenLogps.apply(flat, weight, targets, temperature, chunk, softcap)  # type: ignore[no-untyped-call]
     if targets.numel() == labels.numel():
         return torch.where(labels == IGNORE, 0.0, logps.view(labels.shape))
     return torch.zeros(labels.shape, device=logps.device, dtype=logps.dtype).masked_scatter(labels != IGNORE, logps)
 
 
 @torch.no_grad()
-def token_entropy(hidden: Tensor, weight: Tensor, temperature: float = 1.0) -> Tensor:
+def token_entropy(hidden: Tensor, weight: Tensor, temperature: float = 1.0, softcap: float | None = None) -> Tensor:
     """Entropy in nats of the next-token distribution at each position of ``hidden`` (..., D): (...), no gradient."""
     dtype = _compute_dtype(weight)
     flat, head = hidden.reshape(-1, hidden.shape[-1]).to(dtype), weight.to(dtype)
     entropies = []
     for rows in _chunks(slice(0, len(flat)), _chunk_tokens(weight)):
-        logps = _chunk_logps(flat[rows], head, temperature)
+        logps = _chunk_logps(flat[rows], head, temperature, softcap)
         entropies.append(-(logps.exp() * logps).sum(-1))
     result = torch.cat(entropies) if entropies else flat.new_zeros(0, dtype=_exact(dtype))
     return result.view(hidden.shape[:-1])
@@ -87,7 +99,14 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float, chunk: int, with_gradient: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        z_loss: float,
+        chunk: int,
+        with_gradient: bool,
+        softcap: float | None,
     ) -> tuple[Tensor, Tensor]:
         head, exact = weight.to(hidden.dtype), _exact(weight.dtype)
         with_gradient = with_gradient and any(ctx.needs_input_grad[:2])
@@ -99,7 +118,10 @@ class _SummedCrossEntropy(torch.autograd.Function):
         for block in _chunks(slice(0, len(hidden)), held):
             logits = hidden[block] @ head.T
             for rows in _chunks(slice(0, len(logits)), chunk):
+                slope = None if softcap is None else _cap(logits[rows], softcap, exact)
                 sums += _chunk_loss(logits[rows], targets[block][rows], z_loss, exact, with_gradient)
+                if slope is not None:
+                    logits[rows] *= slope
             if with_gradient:  # which the logits have become
                 torch.mm(logits, head, out=hidden_grad[block])
             if trains_head:
@@ -120,7 +142,14 @@ class _SummedCrossEntropy(torch.autograd.Function):
         factor = grads[0]
         # In the factor's own precision: as a bfloat16 number it would bias every gradient by up to 0.4%.
         by_head = None if head_grad is None else head_grad * factor
-        return (hidden_grad.to(factor.dtype) * factor).to(hidden_grad.dtype), by_head, None, None, None, None
+        return (hidden_grad.to(factor.dtype) * factor).to(hidden_grad.dtype), by_head, None, None, None, None, None
+
+
+def _cap(logits: Tensor, softcap: float, exact: torch.dtype) -> Tensor:
+    """Caps products in place; returns the slope at each."""
+    part = torch.tanh(logits.to(exact) / softcap)
+    logits.copy_(part * softcap)
+    return 1 - part.square()
 
 
 def _chunk_loss(logits: Tensor, targets: Tensor, z_loss: float, exact: torch.dtype, with_gradient: bool) -> Tensor:
@@ -147,13 +176,21 @@ def _chunk_loss(logits: Tensor, targets: Tensor, z_loss: float, exact: torch.dty
 
 class _TokenLogps(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int) -> Tensor:
-        head = weight.to(hidden.dtype)
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        temperature: float,
+        chunk: int,
+        softcap: float | None,
+    ) -> Tensor:
+        head, ctx.softcap = weight.to(hidden.dtype), softcap
         ctx.keep = any(ctx.needs_input_grad[:2]) and hidden.shape[0] * head.shape[0] * 4 <= _KEEP_BYTES
         ctx.temperature, ctx.chunk, ctx.weight_dtype = temperature, chunk, weight.dtype
         logps, kept = [], []
         for rows in _chunks(slice(0, len(hidden)), chunk):
-            every = _chunk_logps(hidden[rows], head, temperature)
+            every = _chunk_logps(hidden[rows], head, temperature, softcap)
             logps.append(every.gather(1, targets[rows].clamp_min(0).unsqueeze(1)).squeeze(1))
             if ctx.keep:
                 kept.append(every)
@@ -168,18 +205,22 @@ class _TokenLogps(torch.autograd.Function):
         trains_head = ctx.needs_input_grad[1]
         head_grad = torch.zeros_like(head, dtype=_exact(head.dtype)) if trains_head else None
         for number, rows in enumerate(_chunks(slice(0, len(hidden)), ctx.chunk)):
-            every = kept[number] if ctx.keep else _chunk_logps(hidden[rows], head, ctx.temperature)
+            every = kept[number] if ctx.keep else _chunk_logps(hidden[rows], head, ctx.temperature, ctx.softcap)
             logits_grad = every.exp().mul_(-scale[rows])  # d log p_y / d logits = one_hot(y) - p
             logits_grad.scatter_add_(1, targets[rows].clamp_min(0).unsqueeze(1), scale[rows])
+            if ctx.softcap is not None:
+                logits_grad *= _cap(hidden[rows] @ head.T, ctx.softcap, logits_grad.dtype)
             small = logits_grad.to(hidden.dtype)
             hidden_grad[rows] = small @ head
             if head_grad is not None:
                 head_grad += small.T @ hidden[rows]
-        return hidden_grad, None if head_grad is None else head_grad.to(ctx.weight_dtype), None, None, None
+        return hidden_grad, None if head_grad is None else head_grad.to(ctx.weight_dtype), None, None, None, None
 
 
-def _chunk_logps(hidden: Tensor, head: Tensor, temperature: float) -> Tensor:
+def _chunk_logps(hidden: Tensor, head: Tensor, temperature: float, softcap: float | None) -> Tensor:
     logits, exact = hidden @ head.T, _exact(hidden.dtype)
+    if softcap is not None:
+        _cap(logits, softcap, exact)
     if temperature != 1.0:
         logits = logits.to(exact) / temperature
     return torch.log_softmax(logits, dim=-1, dtype=exact)

@@ -64,8 +64,10 @@ def network_of(checkpoint: Mapping[str, Any], path: str | Path) -> LanguageModel
             f"{path}: does not say what network it is of; give model= (the network or the folder that training started "
             "from) and tokenizer="
         )
-    scaling = values["rope_scaling"]
-    values = {**values, "rope_scaling": None if scaling is None else RopeScaling(**scaling)}
+    values = dict(values)
+    for name in ("rope_scaling", "window_rope_scaling"):  # the second is in newer checkpoints alone
+        if (scaling := values.get(name)) is not None:
+            values[name] = RopeScaling(**scaling)
     return LanguageModel(BackboneConfig(**values))
 
 

@@ -45,7 +45,8 @@ class LanguageStage(Stage):
 
     def loss(self, batch: TokenBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         hidden = self.model(batch.input_ids, batch.positions, batch.segments)
-        result = cross_entropy(hidden, self.model.output_weight, batch.labels, z_loss=self.options.z_loss)
+        softcap = getattr(self.model, "logit_softcap", None)  # a network of one's own may have none
+        result = cross_entropy(hidden, self.model.output_weight, batch.labels, self.options.z_loss, softcap=softcap)
         metrics = {"nll": result.nll}
         if len(self.token_sizes):
             trained = batch.labels != IGNORE

@@ -61,7 +61,7 @@ class PretrainingMix:
 def next_token_loss(model: LanguageModel, batch: TokenBatch, tokens: Tensor) -> Tensor:
     """The rows' summed negative log-likelihood in nats over ``tokens``, the count of the batch they are part of: ()."""
     hidden = model(batch.input_ids, batch.positions, batch.segments)
-    return cross_entropy(hidden, model.output_weight, batch.labels).loss / tokens
+    return cross_entropy(hidden, model.output_weight, batch.labels, softcap=model.logit_softcap).loss / tokens
 
 
 def trained_tokens(batch: TokenBatch) -> Tensor:

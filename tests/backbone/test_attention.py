@@ -137,6 +137,12 @@ def test_the_rule_of_flex_is_the_same_rule() -> None:
         expected = oracle(q, k, v, allowed_pairs(slots, slots, documents, documents, window))
         out = flex_attention(q, k, v, block_mask=mask.blocks, enable_gqa=True)
         assert torch.allclose(out, expected, atol=1e-5)
+        cap = flex.softcap_rule(0.7)
+        out = flex_attention(q, k, v, score_mod=cap, block_mask=mask.blocks, enable_gqa=True)
+        capped = build_mask(12, CPU, q.dtype, documents, window, softcap=0.7)
+        assert capped.backend == "explicit"
+        assert torch.allclose(out, attend(q, k, v, capped), atol=1e-5)
+        assert not torch.allclose(out, expected, atol=1e-3)
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@ import dataclasses
 
 import torch
 
-from lit_llm.backbone.blocks import Rotary, rotary_frequencies, rotate
 from lit_llm.backbone.config import BackboneConfig, RopeScaling
+from lit_llm.backbone.rotary import Rotary, rotary_frequencies, rotate
 
 
 def heads(*shape: int) -> torch.Tensor:

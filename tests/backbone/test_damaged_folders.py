@@ -85,12 +85,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "wrong shape": (change_tensors(lambda t: t.update({NORM: torch.ones(7)})), [NORM, "[7]", "[32]"]),
     "integers": (change_tensors(lambda t: t.update({NORM: torch.ones(32, dtype=torch.int8)})), [NORM, "int8"]),
     "vocabulary": (set_key("vocab_size", 99), ["embed_tokens.weight", "[61, 32]", "[99, 32]"]),
-    "architecture": (set_key("architectures", ["GPT2LMHeadModel"]), ["GPT2LMHeadModel", "Qwen3ForCausalLM", "Mistral"]),
+    "architecture": (set_key("architectures", ["T5Model"]), ["T5Model", "Qwen3ForCausalLM", "Mistral", "GPT2LM"]),
     "no architecture": (set_key("architectures", None), ["architectures", "LlamaForCausalLM"]),
     "activation": (set_key("hidden_act", "gelu"), ["hidden_act='gelu'", "silu"]),
-    "rope": (set_key("rope_parameters", {"rope_type": "yarn", "rope_theta": 1e4}), ["yarn", "llama3"]),
+    "rope": (set_key("rope_parameters", {"rope_type": "mrope", "rope_theta": 1e4}), ["mrope", "llama3", "yarn"]),
     "rope factor": (set_key("rope_parameters", {"rope_type": "linear", "factor": "x"}), ["factor='x'", "a number"]),
-    "mixed layers": (set_key("layer_types", ["sliding_attention", "full_attention"]), ["layer_types"]),
+    "layers of no kind": (set_key("layer_types", ["sliding_attention", "chunked_attention"]), ["layer_types"]),
     "quantised": (set_key("quantization_config", {"bits": 4}), ["quantization_config", "unquantised"]),
     "layers that are not there": (set_key("num_hidden_layers", 2**30), ["num_hidden_layers", "missing beyond 2"]),
     "beyond any size": (set_key("vocab_size", 2**70), ["vocab_size=1180591620717411303424", "below 2147483648"]),
@@ -106,7 +106,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[str]]] = {
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damage_is_named_in_one_line(folder: Path, name: str) -> None:
     damage, expected = DAMAGE[name]
-    if name == "mixed layers":
+    if name == "layers of no kind":
         set_key("sliding_window", 4)(folder)
     damage(folder)
     with pytest.raises(UserError) as caught:

@@ -104,7 +104,7 @@ def test_tables_reach_as_far_as_the_call(monkeypatch):
     made = []
     monkeypatch.setattr(sampling, "Decoder", lambda *args: made.append(Decoder(*args)) or made[-1])
     generate(tiny(), [[1, 2, 3], [4]], max_new_tokens=[5, 9], end_ids=())
-    assert [len(decoder.turns) for decoder in made] == [10]
+    assert [len(decoder.ropes) for decoder in made] == [10]
 
 
 def test_under_autocast_products_are_in_its_precision():

@@ -208,3 +208,28 @@ def test_a_frozen_head_gets_no_gradient_and_the_hidden_states_the_same():
         frozen = weight.detach()
         (alone,) = torch.autograd.grad(objective(hidden, frozen), (hidden,))
         assert torch.equal(both, alone) and frozen.grad is None
+
+
+def test_capped_logits_in_the_losses():
+    """Against their definition, in float64."""
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(7, 5, dtype=torch.float64), torch.randn(11, 5, dtype=torch.float64)
+    labels, cap = torch.randint(0, 11, (7,)), 1.3
+
+    def plain(h, w, temperature=1.0):
+        return torch.log_softmax(cap * torch.tanh(h @ w.T / cap) / temperature, dim=-1)
+
+    results = []
+    for kind in range(2):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        if kind:
+            loss = cross_entropy(h, w, labels, softcap=cap, chunk_tokens=2).loss
+            logps = token_logps(h, w, labels, 0.7, chunk_tokens=3, softcap=cap)
+        else:
+            loss = -plain(h, w).gather(1, labels[:, None]).sum()
+            logps = plain(h, w, 0.7).gather(1, labels[:, None])[:, 0]
+        gradients = torch.autograd.grad(loss, (h, w)) + torch.autograd.grad((logps * torch.arange(7)).sum(), (h, w))
+        results.append((loss, logps, *gradients))
+    torch.testing.assert_close(results[1], results[0])
+    every = plain(hidden, weight, 0.7)
+    torch.testing.assert_close(token_entropy(hidden, weight, 0.7, cap), -(every.exp() * every).sum(-1))

@@ -107,7 +107,7 @@ def _peak(
     checkpointing: bool,
     prepare: Callable[[LanguageModel], object],
 ) -> float:
-    model = LanguageModel(replace(config, num_layers=layers)).to(device, dtype)
+    model = LanguageModel(_first(config, layers)).to(device, dtype)
     prepare(model)
     model.backbone.gradient_checkpointing = checkpointing
     for parameter in model.parameters():
@@ -118,6 +118,13 @@ def _peak(
     half = torch.autocast(device, torch.bfloat16) if autocast else nullcontext()
     watch = _Live(known)
     with watch, half:
-        loss = cross_entropy(model(ids), model.output_weight, ids).loss
+        loss = cross_entropy(model(ids), model.output_weight, ids, softcap=model.logit_softcap).loss
         loss.backward()  # type: ignore[no-untyped-call]
     return float(watch.peak)
+
+
+def _first(config: BackboneConfig, layers: int) -> BackboneConfig:
+    """The shape of the first layers alone."""
+    patterns = {name: getattr(config, name) for name in ("rotary_layers", "windowed_layers", "expert_layers")}
+    cut = {name: pattern[:layers] for name, pattern in patterns.items() if pattern is not None}
+    return replace(config, num_layers=layers, **cut)

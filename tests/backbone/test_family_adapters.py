@@ -1,0 +1,63 @@
+"""Invariant: an adapter of any family means the same here and in PEFT, fused layers and (in, out) ones too."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_llm.backbone.huggingface import load_language_model
+from lit_llm.backbone.lora import adapted, apply_lora, load_adapter, merge_lora, save_adapter
+from tests.family_models import MODELS, rows, saved
+
+peft = pytest.importorskip("peft")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_adapters_are_peft_s(name: str, tmp_path: Path) -> None:
+    """Written here and read by PEFT beside transformers' model; on some of the layers, and merged."""
+    theirs, ours = saved(MODELS[name], tmp_path / "base"), load_language_model(tmp_path / "base")
+    base, tokens = copy.deepcopy(ours), torch.cat(rows(20))
+    targets = ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
+    targets += ["gate_proj"] if name == "qwen3_moe" else []  # PEFT takes both of an expert or none
+    apply_lora(ours, rank=3, alpha=7.0, dropout=0.0, targets=targets)
+    with torch.no_grad():
+        for layer in adapted(ours).values():
+            layer.lora_B.weight.normal_(0, 0.3)
+        expected = ours.logits(ours(tokens))
+        assert not torch.allclose(expected, base.logits(base(tokens)), atol=0.01)
+        save_adapter(tmp_path / "adapter", ours, str(tmp_path / "base"))
+        found = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter")
+        torch.testing.assert_close(found(tokens).logits, expected, atol=2e-4, rtol=0)
+        again = load_adapter(tmp_path / "adapter", base)
+        torch.testing.assert_close(again.logits(again(tokens)), expected, atol=1e-5, rtol=0)
+        merged = merge_lora(copy.deepcopy(ours))
+        torch.testing.assert_close(merged.logits(merged(tokens)), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["phi3", "gpt_neox", "gpt2"])
+def test_adapters_of_fused_layers_that_peft_trained_are_read(name: str, tmp_path: Path) -> None:
+    theirs, ours = saved(MODELS[name], tmp_path), load_language_model(tmp_path)
+    fused = {"phi3": ["qkv_proj", "gate_up_proj"], "gpt_neox": ["query_key_value"], "gpt2": ["c_attn"]}[name]
+    config = peft.LoraConfig(
+        r=4, lora_alpha=8, target_modules=fused, task_type="CAUSAL_LM", fan_in_fan_out=name == "gpt2"
+    )
+    adapter = peft.get_peft_model(theirs, config).eval()
+    with torch.no_grad():
+        for key, parameter in adapter.named_parameters():
+            if "lora_B" in key:
+                parameter.normal_(0, 0.3)
+        adapter.save_pretrained(tmp_path / "adapter")
+        found, tokens = load_adapter(tmp_path / "adapter", ours).eval(), torch.cat(rows(20))
+        torch.testing.assert_close(found.logits(found(tokens)), adapter(tokens).logits, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen3_moe", "gemma2"])
+def test_all_linear_layers_get_an_adapter(name: str, tmp_path: Path) -> None:
+    saved(MODELS[name], tmp_path)
+    model = apply_lora(load_language_model(tmp_path), rank=2)
+    plain = {key for key, module in model.backbone.named_modules() if type(module) is torch.nn.Linear}
+    assert {key.rpartition(".")[2] for key in plain} <= {"lora_A", "lora_B"}
+    model(torch.cat(rows(9))).sum().backward()
