@@ -86,10 +86,7 @@ def _no_folder(text: str, place: Path) -> str:
     if _exists(place):
         return "a file; give the model's folder"
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text):
-        return (
-            "no such folder; a model of the Hugging Face hub is downloaded first "
-            f"(hf download {text} --local-dir FOLDER), then give that folder{_near(place)}"
-        )
+        return f"no such folder; a model of the Hugging Face hub is named hub:{text}{_near(place)}"
     return f"no such folder; give a model's folder{_near(place)}"
 
 
@@ -102,7 +99,7 @@ def _no_model(place: Path) -> str:
     if (place / "model/config.json").is_file():
         return f"a run's folder; give the model in it, {place / 'model'}"
     if next(place.glob("*.gguf"), None) is not None:
-        return "a GGUF file, no model folder; save it from transformers (from_pretrained(..., gguf_file=...)) first"
+        return f"a folder with a GGUF file; give the file: {next(place.glob('*.gguf'))}"
     return "no model folder (it has no config.json)"
 
 

@@ -15,6 +15,7 @@ from lit_llm.backbone.huggingface import check_vocabulary
 from lit_llm.backbone.loaded import load_shared
 from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
+from lit_llm.model_sources.folders import folder_of
 from lit_llm.records import Message
 from lit_llm.rewards.base import Reward
 from lit_llm.text.score_tokens import scoring_tokenizer
@@ -27,6 +28,7 @@ class FlagProbability(nn.Module, Reward):
     def __init__(self, folder: str, batch_size: int = 64) -> None:
         """``batch_size``: rows scored at once. Raises UserError when the folder holds no flag classifier."""
         super().__init__()
+        folder = str(folder_of(folder))
         self.loaded = load_shared(folder)
         model = self.loaded.model
         if not isinstance(model, ScoreModel) or model.label is None:

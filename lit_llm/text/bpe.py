@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trai
 from tokenizers import Tokenizer as Engine
 
 from lit_llm.errors import UserError
-from lit_llm.text.pretokenization import QWEN2
+from lit_llm.model_sources.pre_tokenizers import QWEN2
 from lit_llm.text.tokenizer import DOCUMENT_END, SPECIALS, TURN_END, Tokenizer
 
 PATTERN = QWEN2  # one digit a piece; no normalizer, so that every byte comes back (Qwen's NFC would change some)
