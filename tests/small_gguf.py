@@ -13,17 +13,25 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from lit_llm.model_sources.pre_tokenizers import RULES
 
-TEXTS = ["The house has 12 doors, and it's green.", "Das Haus hat 7 Türen.", "للبيت بابان ونافذة.", "if x == 10: return"] * 9
+TEXTS = [
+    "The house has 12 doors, and it's green.",
+    "Das Haus hat 7 Türen.",
+    "للبيت بابان ونافذة.",
+    "if x == 10: return",
+] * 9
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 SHAPE = {"layers": 2, "hidden": 64, "heads": 4, "kv": 2, "width": 16, "inner": 96, "context": 128}
 
 
-def byte_pairs(rule: str, size: int = 400) -> tuple[list[str], list[str]]:
+def byte_pairs(rule: str, size: int = 320) -> tuple[list[str], list[str]]:
     """Tokens and merges learned from a few texts by llama.cpp's rule of this name."""
     engine = Engine(models.BPE())
     engine.pre_tokenizer = _steps(rule)
     trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=CONTROL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=size,
+        special_tokens=CONTROL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     engine.train_from_iterator(TEXTS, trainer)
     model = json.loads(engine.to_str())["model"]

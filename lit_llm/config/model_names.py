@@ -1,4 +1,4 @@
-"""Models that a configuration names otherwise than by a folder: replaced by their folders before anything looks there."""
+"""Models that a configuration names otherwise than by a folder are replaced by their folders before anything looks."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def _names(value: Any, place: str) -> Iterator[tuple[str, str]]:
 
 def _cache(cfg: DictConfig) -> str | None:
     try:
-        return OmegaConf.select(cfg, "paths.cache")
+        found = OmegaConf.select(cfg, "paths.cache")
     except OmegaConfBaseException:
         return None
+    return None if found is None else str(found)

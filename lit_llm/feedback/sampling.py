@@ -17,8 +17,8 @@ from lit_llm.data.reading import read_records
 from lit_llm.errors import UserError
 from lit_llm.generation.command import load
 from lit_llm.generation.sampling import completions, generate
-from lit_llm.records import Prompt
 from lit_llm.model_sources.folders import folder_of
+from lit_llm.records import Prompt
 from lit_llm.runtime.devices import Device
 from lit_llm.text.tokenizer import Tokenizer
 

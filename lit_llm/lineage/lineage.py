@@ -205,8 +205,8 @@ def _parent(folder: Path, role: str, place: Path) -> dict[str, Any]:
 
 
 def base_models(place: Path) -> list[dict[str, str]]:
-    """The models from elsewhere that a folder goes back to: name, licence, that the data are unknown, and where known the
-    source that was named with its SHA-256 or the hub's revision."""
+    """The models from elsewhere that a folder goes back to: name, licence, that the data are unknown, and where known
+    the source that was named with its SHA-256 or the hub's revision."""
     known = read(place)
     if known is not None:
         return list(known.get("base_models") or ())

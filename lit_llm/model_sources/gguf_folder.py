@@ -32,7 +32,9 @@ def write_folder(folder: Path, file: Path, source: Mapping[str, str]) -> None:
     if len(tokens) > config["vocab_size"]:
         head.refuse(f"has {len(tokens)} tokens, but its embedding {config['vocab_size']} rows; fetch it again")
     sizes = {kind: sum(_count(t) for t in tensors if t.dtype == kind) for kind in {t.dtype for t in tensors}}
-    kept = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}[max(sizes, key=lambda k: sizes[k])]
+    kept = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}[
+        max(sizes, key=lambda k: sizes[k])
+    ]
     config |= {"dtype": kept, "torch_dtype": kept}
     ends = files["generation_config.json"]
     config |= {key: value[0] if isinstance(value, list) else value for key, value in ends.items()}

@@ -58,7 +58,9 @@ class GGUFHead:
         found = self.values.get(key)
         if found is None:
             return default
-        if isinstance(found, bool) is not (kind is bool) or not isinstance(found, (int, kind) if kind is float else kind):
+        if isinstance(found, bool) is not (kind is bool) or not isinstance(
+            found, (int, kind) if kind is float else kind
+        ):
             self.refuse(f"{key}={str(found)[:40]!r} should be {_WORDS[kind]}")
         return kind(found)
 
@@ -190,4 +192,3 @@ def _version() -> str:
     from importlib import metadata
 
     return metadata.version("gguf")
-

@@ -111,7 +111,9 @@ def _config(head: GGUFHead, name: str, kind: Architecture, data: Array) -> dict[
     if head.value(f"{name}.attention.value_length", int, width) != width:
         head.refuse(f"{name}.attention.value_length is unlike key_length={width}, which is not supported")
     if head.value(f"{name}.rope.dimension_count", int, width) != width:
-        head.refuse(f"{name}.rope.dimension_count is unlike the heads' {width}: a part that is rotated is not supported")
+        head.refuse(
+            f"{name}.rope.dimension_count is unlike the heads' {width}: a part that is rotated is not supported"
+        )
     if "token_embd.weight" not in head.tensors:
         head.refuse("holds no token_embd.weight: a file of a vocabulary alone, or damaged; give one with the weights")
     theta, scaling = _rope(head, name, width, data)

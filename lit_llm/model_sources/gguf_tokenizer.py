@@ -1,7 +1,8 @@
-"""The tokenizer in a GGUF file as the files of a model folder, so that every text gets the ids that llama.cpp gives it."""
+"""The tokenizer in a GGUF file as the files of a model folder: every text gets the ids that llama.cpp gives it."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,9 @@ def tokenizer_files(head: GGUFHead) -> dict[str, Any]:
     elif model == "llama":
         engine, adds_bos = _sentencepiece(head, tokens), True
     else:
-        head.refuse(f"tokenizer.ggml.model={model!r} is not supported: use a file with gpt2 (BPE) or llama (SentencePiece)")
+        head.refuse(
+            f"tokenizer.ggml.model={model!r} is not supported: use a file with gpt2 (BPE) or llama (SentencePiece)"
+        )
     ids = {name: _end(head, name, tokens) for name in _ENDS}
     adds = {"bos": head.value("tokenizer.ggml.add_bos_token", bool, adds_bos)}
     adds["eos"] = head.value("tokenizer.ggml.add_eos_token", bool, False)
@@ -39,7 +42,11 @@ def tokenizer_files(head: GGUFHead) -> dict[str, Any]:
     config |= {f"add_{name}_token": bool(on and ids[name] is not None) for name, on in adds.items()}
     if context := head.value(f"{head.needed('general.architecture', str)}.context_length", int):
         config["model_max_length"] = context
-    files = {"tokenizer.json": engine, "tokenizer_config.json": config, "generation_config.json": _ends(head, ids, tokens)}
+    files = {
+        "tokenizer.json": engine,
+        "tokenizer_config.json": config,
+        "generation_config.json": _ends(head, ids, tokens),
+    }
     if template := head.value("tokenizer.chat_template", str):
         files["chat_template.jinja"] = template
     return files
@@ -50,7 +57,7 @@ def _tokens(head: GGUFHead) -> list[str]:
     if not tokens:
         head.refuse("tokenizer.ggml.tokens is missing: the file has no tokenizer; make it again with one")
     if len(set(tokens)) < len(tokens):
-        twice = next(token for n, token in enumerate(tokens) if token in tokens[:n])
+        twice = Counter(tokens).most_common(1)[0][0]
         head.refuse(f"tokenizer.ggml.tokens holds {twice[:40]!r} twice; make the file again")
     return tokens
 
@@ -65,8 +72,8 @@ def _kinds(head: GGUFHead, tokens: Sequence[str]) -> list[int]:
 def _rule(head: GGUFHead) -> Rule:
     name = head.value("tokenizer.ggml.pre", str)
     if name not in RULES:
-        told = "is missing" if name is None else f"={name!r} is not supported"
-        head.refuse(f"tokenizer.ggml.pre {told}: how it cuts texts is not known here; known are {', '.join(RULES)}")
+        told = " is missing" if name is None else f"={name!r} is not supported"
+        head.refuse(f"tokenizer.ggml.pre{told}: how it cuts texts is not known here; known are {', '.join(RULES)}")
     return RULES[name]
 
 
@@ -108,7 +115,9 @@ def _byte_pairs(head: GGUFHead, tokens: list[str], rule: Rule) -> dict[str, Any]
     pairs = [merge.split(" ") for merge in merges]
     for pair in pairs:
         if len(pair) != 2 or not {*pair, "".join(pair)} <= vocabulary.keys():
-            head.refuse(f"tokenizer.ggml.merges holds {' '.join(pair)[:40]!r}, which its tokens do not make; fetch it again")
+            head.refuse(
+                f"tokenizer.ggml.merges holds {' '.join(pair)[:40]!r}, which its tokens do not make; fetch it again"
+            )
     normalizer = head.value(NORMALIZER, str, rule.normalizer)
     if normalizer not in (None, "none", "NFC"):
         head.refuse(f"{NORMALIZER}={normalizer[:40]!r} is not supported: use NFC or none")
@@ -129,7 +138,9 @@ def _sentencepiece(head: GGUFHead, tokens: list[str]) -> dict[str, Any]:
     """Byte-pair encoding with scores: pieces are merged, the best score first, as merges in the order of the scores."""
     kinds, scores = _kinds(head, tokens), head.items("tokenizer.ggml.scores", float)
     if scores is None or len(scores) != len(tokens):
-        head.refuse(f"tokenizer.ggml.scores has {len(scores or ())} entries for {len(tokens)} tokens; make the file again")
+        head.refuse(
+            f"tokenizer.ggml.scores has {len(scores or ())} entries for {len(tokens)} tokens; make the file again"
+        )
     vocabulary = {token: n for n, token in enumerate(tokens) if kinds[n] != UNUSED}
     pieces = {token: n for token, n in vocabulary.items() if kinds[n] in (NORMAL, USER_DEFINED, UNUSED)}
     merges = sorted(_merges(pieces), key=lambda pair: (-scores[pieces["".join(pair)]], pieces["".join(pair)]))

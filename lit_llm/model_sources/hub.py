@@ -41,7 +41,7 @@ def folder_of(text: str) -> Path:
 def _fetched(text: str, name: str, revision: str | None) -> str:
     try:
         from huggingface_hub import errors, snapshot_download
-        from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+        from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
     except ImportError:
         raise UserError(f"{text}: needs the package huggingface_hub: pip install 'lit-llm[hub]'") from None
     from lit_llm.runtime.progress_bars import on_terminal
@@ -55,9 +55,13 @@ def _fetched(text: str, name: str, revision: str | None) -> str:
             "HF_TOKEN"
         ) from None
     except errors.RepositoryNotFoundError:
-        raise UserError(f"{text}: the hub has no such model, or it is private: log in (hf auth login) or set HF_TOKEN") from None
+        raise UserError(
+            f"{text}: the hub has no such model, or it is private: log in (hf auth login) or set HF_TOKEN"
+        ) from None
     except errors.RevisionNotFoundError:
-        raise UserError(f"{text}: the hub's {name} has no revision {revision}; give a branch, a tag or a commit") from None
+        raise UserError(
+            f"{text}: the hub's {name} has no revision {revision}; give a branch, a tag or a commit"
+        ) from None
     except (errors.HFValidationError, ValueError) as error:
         raise UserError(f"{text}: {_first(error)}") from None
     except Exception as error:
@@ -66,7 +70,11 @@ def _fetched(text: str, name: str, revision: str | None) -> str:
 
 def _out_of_reach(text: str, name: str, error: Exception) -> Exception:
     """The one line for a network's error; another kind comes back as it is."""
-    if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in ("huggingface_hub", "httpx", "requests"):
+    if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in (
+        "huggingface_hub",
+        "httpx",
+        "requests",
+    ):
         return error
     return UserError(
         f"{text}: the hub is out of reach ({_first(error)}), and this machine holds no copy; with a network once: "

@@ -33,7 +33,9 @@ class Evaluate:
     """Evaluates a run's model on the run's held-out sets, as its own configuration says, and prints the scores."""
 
     run: Annotated[Path, "the run's folder"]
-    model: Annotated[Path | None, "another model (a folder, FILE.gguf, hub:OWNER/NAME) to evaluate on the run's sets"] = None
+    model: Annotated[
+        Path | None, "another model (a folder, FILE.gguf, hub:OWNER/NAME) to evaluate on the run's sets"
+    ] = None
     sets: Annotated[list[str], "only these sets"] = field(default_factory=list)
     generate: Annotated[bool | None, "measure generated answers too; none: as the run did"] = None
     max_items: Annotated[int | None, "of every set; 0: all; none: as the run did"] = None

@@ -1,0 +1,149 @@
+"""The same questions to several engines: ids of texts, logits behind prompts, greedy continuations."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lit_llm.backbone.models import LanguageModel
+from lit_llm.text.tokenizer import Tokenizer
+
+SCRIPT = Path(__file__).with_name("llama_cpp.mjs")
+PACKAGE = "node_modules/node-llama-cpp"
+SECONDS = 1800  # that llama.cpp gets
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """``texts`` hold no control tokens that count; ``chats`` are written by a chat template, whose tokens do."""
+
+    texts: tuple[str, ...]
+    chats: tuple[str, ...]
+    prompts: tuple[tuple[int, ...], ...]
+    positions: int = 16  # of each prompt, the last ones
+    steps: int = 24  # of a continuation
+
+
+@dataclass(frozen=True)
+class Answers:
+    engine: str
+    tokens: list[list[int]]  # of each text
+    chats: list[list[int]]
+    logits: list[Logits]  # (positions, V) of each prompt
+    greedy: list[list[int]]  # of each prompt, up to an end token or ``steps``
+
+
+class NotRun(Exception):  # noqa: N818 (it is what happened)
+    """An engine that is not here; the text says why."""
+
+
+@torch.no_grad()
+def ask_here(model: LanguageModel, tokenizer: Tokenizer, asked: Questions, chats: Sequence[list[int]]) -> Answers:
+    """This project's answers. ``chats``: the ids that it trains on, by its chat template."""
+    ends, logits, greedy = set(tokenizer.end_ids), [], []
+    for prompt in asked.prompts:
+        logits.append(_last(model.logits(model(torch.tensor([prompt]))[:, -asked.positions :])))
+        said: list[int] = []
+        while len(said) < asked.steps and not (said and said[-1] in ends):
+            hidden = model(torch.tensor([[*prompt, *said]]))[:, -1:]
+            said.append(int(model.logits(hidden).argmax()))
+        greedy.append(said)
+    tokens = [tokenizer.encode(text) for text in asked.texts]
+    return Answers(f"lit-llm {metadata.version('lit-llm')}", tokens, [list(ids) for ids in chats], logits, greedy)
+
+
+def ask_transformers(folder: Path, asked: Questions, ends: Sequence[int], file: Path | None = None) -> Answers:
+    """transformers' answers: tokenizer and model of ``folder``; the model of the GGUF ``file`` where one is given.
+
+    Raises NotRun where transformers is not installed.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise NotRun("transformers is not installed (pip install transformers)") from None
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    backend = tokenizer.backend_tokenizer
+    place = {"pretrained_model_name_or_path": folder} if file is None else {
+        "pretrained_model_name_or_path": file.parent, "gguf_file": file.name
+    }  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32).eval()
+    logits, greedy = [], []
+    with torch.no_grad():
+        for prompt in asked.prompts:
+            logits.append(_last(model(torch.tensor([prompt])).logits[:, -asked.positions :]))
+            said: list[int] = []
+            while len(said) < asked.steps and not (said and said[-1] in ends):
+                said.append(int(model(torch.tensor([[*prompt, *said]])).logits[0, -1].argmax()))
+            greedy.append(said)
+    chats = [backend.encode(text, add_special_tokens=False).ids for text in asked.chats]
+    backend.encode_special_tokens = True
+    tokens = [backend.encode(text, add_special_tokens=False).ids for text in asked.texts]
+    return Answers(f"transformers {transformers.__version__}", tokens, chats, logits, greedy)
+
+
+def ask_llama_cpp(file: Path, package: Path | None, asked: Questions, context: int) -> Answers:
+    """llama.cpp's answers. ``package``: a folder with ``node_modules/node-llama-cpp`` in it, or that package itself.
+
+    Raises NotRun where Node.js or the package is not there, or where it ends with an error: its last line is told.
+    """
+    node, found = shutil.which("node"), node_package(package)
+    if node is None:
+        raise NotRun("Node.js is not installed")
+    if found is None:
+        where = f"not in {package}" if package else "not in ./node_modules"
+        raise NotRun(f"node-llama-cpp is {where}; npm install node-llama-cpp, or give node_llama_cpp=FOLDER")
+    with tempfile.TemporaryDirectory() as place:
+        request = Path(place, "request.json")
+        request.write_text(
+            json.dumps({
+                "file": str(file.resolve()), "context": context, "texts": asked.texts, "chats": asked.chats,
+                "prompts": asked.prompts, "positions": asked.positions, "steps": asked.steps,
+            }),
+            encoding="utf-8",
+        )  # fmt: skip
+        words = [node, str(SCRIPT), str(found.resolve()), str(request), place]
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            raise NotRun(f"llama.cpp took more than {SECONDS} seconds") from None
+        if not Path(place, "answer.json").is_file():
+            raise NotRun(f"llama.cpp ended with an error: {_error(done.stderr + done.stdout)}")
+        answer: dict[str, Any] = json.loads(Path(place, "answer.json").read_text(encoding="utf-8"))
+        logits = [
+            np.fromfile(Path(place, f"logits-{n}.bin"), np.float32).reshape(-1, answer["vocabulary"])
+            for n in range(len(asked.prompts))
+        ]
+    return Answers(answer["version"], answer["tokens"], answer["chats"], logits, answer["greedy"])
+
+
+def node_package(given: Path | None) -> Path | None:
+    """The folder of node-llama-cpp: the one given, or the one in its or this folder's ``node_modules``."""
+    places = [Path(PACKAGE)] if given is None else [given, given / PACKAGE, given / "node-llama-cpp"]
+    return next((place for place in places if (place / "dist" / "index.js").is_file()), None)
+
+
+def _error(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    told = [line for line in lines if "rror" in line]
+    return (told or lines or ["it said nothing"])[0][:200]
+
+
+def _last(logits: torch.Tensor) -> Logits:
+    """(1, T, V) -> (T, V)"""
+    found: Logits = logits[0].float().numpy()
+    return found
