@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class Answers:
     chats: list[list[int]]
     logits: list[Logits]  # (positions, V) of each prompt
     greedy: list[list[int]]  # of each prompt, up to an end token or ``steps``
+    steps: list[Logits] = field(default_factory=list)  # (tokens, V): what each of ``greedy`` was chosen from
 
 
 class NotRun(Exception):  # noqa: N818 (it is what happened)
@@ -53,20 +54,23 @@ class NotRun(Exception):  # noqa: N818 (it is what happened)
 @torch.no_grad()
 def ask_here(model: LanguageModel, tokenizer: Tokenizer, asked: Questions, chats: Sequence[list[int]]) -> Answers:
     """This project's answers. ``chats``: the ids that it trains on, by its chat template."""
-    ends, logits, greedy = set(tokenizer.end_ids), [], []
+    ends, logits, greedy, steps = set(tokenizer.end_ids), [], [], []
     for prompt in asked.prompts:
         logits.append(_last(model.logits(model(torch.tensor([prompt]))[:, -asked.positions :])))
-        said: list[int] = []
+        said, chosen_from = list[int](), list[Logits]()
         while len(said) < asked.steps and not (said and said[-1] in ends):
-            hidden = model(torch.tensor([[*prompt, *said]]))[:, -1:]
-            said.append(int(model.logits(hidden).argmax()))
+            chosen_from.append(_last(model.logits(model(torch.tensor([[*prompt, *said]]))[:, -1:])))
+            said.append(int(chosen_from[-1].argmax()))
         greedy.append(said)
+        steps.append(np.concatenate(chosen_from) if chosen_from else np.zeros((0, 0), np.float32))
     tokens = [tokenizer.encode(text) for text in asked.texts]
-    return Answers(f"lit-llm {metadata.version('lit-llm')}", tokens, [list(ids) for ids in chats], logits, greedy)
+    return Answers(
+        f"lit-llm {metadata.version('lit-llm')}", tokens, [list(ids) for ids in chats], logits, greedy, steps
+    )
 
 
-def ask_transformers(folder: Path, asked: Questions, ends: Sequence[int], file: Path | None = None) -> Answers:
-    """transformers' answers: tokenizer and model of ``folder``; the model of the GGUF ``file`` where one is given.
+def ask_transformers(folder: Path, asked: Questions, ends: Sequence[int]) -> Answers:
+    """transformers' answers, by the tokenizer and the model of a folder.
 
     Raises NotRun where transformers is not installed.
     """
@@ -78,10 +82,8 @@ def ask_transformers(folder: Path, asked: Questions, ends: Sequence[int], file: 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     backend = tokenizer.backend_tokenizer
-    place = {"pretrained_model_name_or_path": folder} if file is None else {
-        "pretrained_model_name_or_path": file.parent, "gguf_file": file.name
-    }  # fmt: skip
-    model = transformers.AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32).eval()
+    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = loaded.eval()
     logits, greedy = [], []
     with torch.no_grad():
         for prompt in asked.prompts:

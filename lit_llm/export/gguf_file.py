@@ -161,7 +161,7 @@ def metadata(model: Model, quantization: Quantization, about: Mapping[str, str])
 
 
 def kind_of(name: str, shape: tuple[int, ...], quantization: Quantization) -> str:
-    """ggml's type of a tensor: vectors float32; rows that are no whole blocks float16; the ends of few-bit files finer."""
+    """ggml's type of a tensor: vectors float32, rows of no whole blocks float16, the ends of few-bit files ``FINE``."""
     if len(shape) == 1:
         return "F32"
     if quantization.startswith("q") and shape[-1] % BLOCK:
