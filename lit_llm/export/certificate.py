@@ -1,7 +1,7 @@
 """The certificate of an exported file: what was asked of which engine, what came out, and the bounds it was held to.
 
-A check that fails fails the certificate. A check that could not be run is named as not run, and a file is certified only
-where llama.cpp itself was asked: everything else would be this project vouching for itself.
+A check that fails fails the certificate. One that could not be run is named as not run, and a file is certified only
+where llama.cpp itself was asked: all else would be this project vouching for itself.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def questions_for(model: Model, tokenizer: Tokenizer) -> tuple[Questions, list[l
         chats.append(template.render(messages, **names))  # type: ignore[arg-type]
         ids.append(tokenizer.encode_prompt(messages))
         prompts.append(tuple(ids[-1]))
-    prompts += [tuple([*tokenizer.beginning, *tokenizer.encode(text)]) for text in texts[:2]]
+    prompts += [(*tokenizer.beginning, *tokenizer.encode(text)) for text in texts[:2]]
     room = _context(model) - Questions.steps
     fits = tuple(prompt[:room] for prompt in prompts if len(prompt[:room]) > 1)
     return Questions(tuple(texts), tuple(chats), fits), ids
@@ -212,7 +212,8 @@ def _logits(here: Answers, theirs: Answers, limit: float) -> Check:
     if rows != {logits.shape[1] for logits in here.logits}:
         return Check("logits", theirs.engine, False, f"{rows} of a place", f"{here.logits[0].shape[1]}")
     distance, places = _distance(theirs.logits, here.logits), sum(len(logits) for logits in here.logits)
-    value = f"rms difference {distance:.2e} at {places} places, where a logit's standard deviation is {_unit(here.logits):.2f}"
+    unit = _unit(here.logits)
+    value = f"rms difference {distance:.2e} at {places} places; a logit's standard deviation is {unit:.2f}"
     return Check("logits", theirs.engine, bool(distance <= limit), value, f"{limit:.2e}")
 
 

@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from lit_llm.backbone.models import LanguageModel
-from lit_llm.text.tokenizer import Tokenizer
+from lit_llm.text.tokenizer import Tokenizer, library_cores
 
 SCRIPT = Path(__file__).with_name("llama_cpp.mjs")
 PACKAGE = "node_modules/node-llama-cpp"
+SMALL = 10**9  # bytes of a file
 SECONDS = 1800  # that llama.cpp gets
 
 Logits = NDArray[np.float32]
@@ -113,7 +114,7 @@ def ask_llama_cpp(file: Path, package: Path | None, asked: Questions, context: i
         request = Path(place, "request.json")
         request.write_text(
             json.dumps({
-                "file": str(file.resolve()), "context": context, "texts": asked.texts, "chats": asked.chats,
+                "file": str(file.resolve()), "context": context, "threads": _threads(file), "texts": asked.texts, "chats": asked.chats,
                 "prompts": asked.prompts, "positions": asked.positions, "steps": asked.steps,
             }),
             encoding="utf-8",
@@ -137,6 +138,11 @@ def node_package(given: Path | None) -> Path | None:
     """The folder of node-llama-cpp: the one given, or the one in its or this folder's ``node_modules``."""
     places = [Path(PACKAGE)] if given is None else [given, given / PACKAGE, given / "node-llama-cpp"]
     return next((place for place in places if (place / "dist" / "index.js").is_file()), None)
+
+
+def _threads(file: Path) -> int:
+    """One where the work is small: llama.cpp's threads wait for each other in loops, on a busy machine for minutes."""
+    return 1 if file.stat().st_size < SMALL else library_cores()
 
 
 def _error(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A model folder for other readers of Hugging Face's layout: shards with an index, the chat template where each looks."""
+"""A model folder for other readers of Hugging Face's layout: shards, and the chat template where each looks for it."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def write_huggingface(output: Path, folder: Path, max_shard_size: str) -> list[P
     if (folder / "lineage.json").is_file():  # of the folder that this is a copy of: its hashes are not this one's
         source = json.loads((folder / "lineage.json").read_text(encoding="utf-8"))
         write_json(output / "source.json", {"name": folder.name, "source": str(folder), "sha256": source.get("digest")})
-    return write_shards(output, _tensors(folder, files), limit)
+    return write_shards(output, _tensors(files), limit)
 
 
-def _tensors(folder: Path, files: list[Path]) -> Iterator[tuple[str, Tensor]]:
+def _tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
     for name, path in names_in(files).items():
         with safe_open(path, framework="pt") as file:
             yield name, file.get_tensor(name)

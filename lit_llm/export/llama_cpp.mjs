@@ -2,7 +2,7 @@
 //
 //   node llama_cpp.mjs PACKAGE_FOLDER REQUEST.json ANSWER_FOLDER
 //
-// REQUEST: {file, context, texts: [text], chats: [text], prompts: [[id]], positions, steps}
+// REQUEST: {file, context, threads, texts: [text], chats: [text], prompts: [[id]], positions, steps}
 // ANSWER_FOLDER/answer.json: {version, tokens: [[id]], chats: [[id]], greedy: [[id]], vocabulary}
 // ANSWER_FOLDER/logits-N.bin: the last `positions` places of prompt N, float32, places x vocabulary
 import {readFileSync, writeFileSync} from "node:fs";
@@ -13,7 +13,7 @@ const [folder, request, answer] = process.argv.slice(2);
 const asked = JSON.parse(readFileSync(request, "utf8"));
 const {getLlama} = await import(pathToFileURL(join(folder, "dist", "index.js")).href);
 const about = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
-const llama = await getLlama({gpu: false, build: "never", logLevel: "error", progressLogs: false});
+const llama = await getLlama({gpu: false, build: "never", maxThreads: asked.threads, logLevel: "error", progressLogs: false});
 const model = await llama.loadModel({modelPath: asked.file, gpuLayers: 0});
 const tokens = asked.texts.map((text) => model.tokenize(text, false));
 const chats = asked.chats.map((text) => model.tokenize(text, true));
@@ -24,6 +24,7 @@ if (asked.prompts.length > 0) {
         contextSize: asked.context,
         batchSize: asked.context,
         sequences: 1,
+        threads: asked.threads,
         flashAttention: false,
         experimentalKvCacheKeyType: "F32", // the bound is derived for keys and values that are not rounded
         experimentalKvCacheValueType: "F32"

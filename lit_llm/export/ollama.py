@@ -1,7 +1,7 @@
 """A Modelfile for ollama: the GGUF file, the chat template in Go where it is one of those known, and what ends answers.
 
-Without a TEMPLATE ollama takes the Jinja template in the GGUF file where it knows it; without ``PARAMETER stop`` a model
-whose answers end otherwise than its file's eos goes on for ever (ollama's issues 8363 and 2334).
+Without a TEMPLATE ollama takes the Jinja template in the GGUF file where it knows it; without ``PARAMETER stop`` a
+model whose answers end otherwise than its file's eos goes on for ever (ollama's issues 8363 and 2334).
 """
 
 from __future__ import annotations

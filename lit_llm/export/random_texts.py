@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import unicodedata
 
-_WORDS = (
+_WORDS = (  # noqa: SIM905
     "the The house isn't We'LL I'd 2024 3.14 1,000,000 x==10 def foo(bar): <b>bold</b> https://a.b/c?d=e naïve Straße "
     "Ελλάδα Привет мир שלום مرحبا لغة نَصّ हिन्दी ไทย 中文 日本語 한국어 🙂 👩‍👩‍👧 é e\u0301 ﬁ ½ ² Ⅷ ٣ ०"
 ).split()

@@ -58,10 +58,11 @@ def rounded_activations(kind: str) -> Callable[[Tensor], Tensor] | None:
 def _eight_bits(x: Tensor) -> Tensor:
     if x.shape[-1] % _BLOCK:
         return x.to(torch.float16).to(x.dtype)
-    blocks = x.unflatten(-1, (-1, _BLOCK))
+    blocks = x.reshape(*x.shape[:-1], -1, _BLOCK)
     step = blocks.abs().amax(-1, keepdim=True) / 127
     whole = torch.where(step > 0, blocks / step, torch.zeros_like(blocks)).round()
-    return (whole * step.to(torch.float16).to(x.dtype)).flatten(-2)
+    found: Tensor = (whole * step.to(torch.float16).to(x.dtype)).flatten(-2)
+    return found
 
 
 @contextmanager
