@@ -114,8 +114,8 @@ def ask_llama_cpp(file: Path, package: Path | None, asked: Questions, context: i
         request = Path(place, "request.json")
         request.write_text(
             json.dumps({
-                "file": str(file.resolve()), "context": context, "threads": _threads(file), "texts": asked.texts, "chats": asked.chats,
-                "prompts": asked.prompts, "positions": asked.positions, "steps": asked.steps,
+                "file": str(file.resolve()), "context": context, "threads": _threads(file), "texts": asked.texts,
+                "chats": asked.chats, "prompts": asked.prompts, "positions": asked.positions, "steps": asked.steps,
             }),
             encoding="utf-8",
         )  # fmt: skip
