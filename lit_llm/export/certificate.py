@@ -35,10 +35,10 @@ from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
 NUMERIC = 1e-4  # rms of two engines' logits, in standard deviations of a logit: float32 sums in another order
 SPREAD = 2.0  # how much further than the rounding here llama.cpp may be, whose roundings are others of the same size
-SURE = 10.0  # times the bound of the root mean square: further than any one logit of many thousands is off
+SURE = 5.0  # times the bound of the root mean square: further than any one logit of many thousands is off
 LOSS = {"f32": 0.001, "f16": 0.005, "bf16": 0.01, "q8_0": 0.01, "q5_1": 0.05, "q5_0": 0.05, "q4_1": 0.15, "q4_0": 0.15}
 """By which part the loss on held-out text may grow."""
-TEXTS, ITEMS, MOST_TOKENS, CONTEXT = 200, 32, 512, 256
+TEXTS, STEPS, ITEMS, MOST_TOKENS, CONTEXT = 200, 24, 32, 512, 256
 _ASKED = ("What is the capital of France?", "Write a short line about the sea.", "ما عاصمة مصر؟")
 
 
@@ -107,7 +107,7 @@ def certify(
         del ours
         engines: dict[str, tuple[Callable[[], Answers], float]] = {
             "transformers": (
-                lambda: ask_transformers(back, questions, tokenizer.end_ids),
+                lambda: ask_transformers(back, questions),
                 NUMERIC * _unit(here.logits),
             ),
             "llama.cpp": (lambda: ask_llama_cpp(file, node, questions, _context(model)), bound),
@@ -138,9 +138,9 @@ def questions_for(model: Model, tokenizer: Tokenizer) -> tuple[Questions, list[l
         ids.append(tokenizer.encode_prompt(messages))
         prompts.append(tuple(ids[-1]))
     prompts += [(*tokenizer.beginning, *tokenizer.encode(text)) for text in texts[:2]]
-    room = _context(model) - Questions.steps
+    room = _context(model) // 2 - STEPS // 2  # as many again stay free: llama.cpp shifts a context before it is full
     fits = tuple(prompt[:room] for prompt in prompts if len(prompt[:room]) > 1)
-    return Questions(tuple(texts), tuple(chats), fits), ids
+    return Questions(tuple(texts), tuple(chats), fits, steps=STEPS, ends=tokenizer.end_ids), ids
 
 
 def _context(model: Model) -> int:
@@ -227,7 +227,7 @@ def _greedy(here: Answers, theirs: Answers, limit: float) -> Check:
             wrong = wrong or bool(steps[place].max() - steps[place][other[place]] > SURE * limit)
         else:
             wrong = wrong or len(one) != len(other)
-    value = f"{len(here.greedy) - len(parted)} of {len(here.greedy)} continuations of {Questions.steps} tokens alike"
+    value = f"{len(here.greedy) - len(parted)} of {len(here.greedy)} continuations of at most {STEPS} tokens alike"
     value += f"; the others part at token {', '.join(map(str, parted))}" if parted else ""
     bound = f"alike until two tokens' logits are within {SURE * limit:.2e}"
     return Check("greedy continuations", theirs.engine, not wrong, value, bound)

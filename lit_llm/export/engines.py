@@ -36,6 +36,7 @@ class Questions:
     prompts: tuple[tuple[int, ...], ...]
     positions: int = 16  # of each prompt, the last ones
     steps: int = 24  # of a continuation
+    ends: tuple[int, ...] = ()  # tokens that end one
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,11 @@ class NotRun(Exception):  # noqa: N818 (it is what happened)
 @torch.no_grad()
 def ask_here(model: LanguageModel, tokenizer: Tokenizer, asked: Questions, chats: Sequence[list[int]]) -> Answers:
     """This project's answers. ``chats``: the ids that it trains on, by its chat template."""
-    ends, logits, greedy, steps = set(tokenizer.end_ids), [], [], []
+    logits, greedy, steps = [], [], []
     for prompt in asked.prompts:
         logits.append(_last(model.logits(model(torch.tensor([prompt]))[:, -asked.positions :])))
         said, chosen_from = list[int](), list[Logits]()
-        while len(said) < asked.steps and not (said and said[-1] in ends):
+        while len(said) < asked.steps and not (said and said[-1] in asked.ends):
             chosen_from.append(_last(model.logits(model(torch.tensor([[*prompt, *said]]))[:, -1:])))
             said.append(int(chosen_from[-1].argmax()))
         greedy.append(said)
@@ -70,7 +71,7 @@ def ask_here(model: LanguageModel, tokenizer: Tokenizer, asked: Questions, chats
     )
 
 
-def ask_transformers(folder: Path, asked: Questions, ends: Sequence[int]) -> Answers:
+def ask_transformers(folder: Path, asked: Questions) -> Answers:
     """transformers' answers, by the tokenizer and the model of a folder.
 
     Raises NotRun where transformers is not installed.
@@ -81,7 +82,8 @@ def ask_transformers(folder: Path, asked: Questions, ends: Sequence[int]) -> Ans
         raise NotRun("transformers is not installed (pip install transformers)") from None
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    # AutoTokenizer takes the class of config.json's family, whose rules are its own: Qwen2's composes texts first.
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
     backend = tokenizer.backend_tokenizer
     loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model = loaded.eval()
@@ -90,7 +92,7 @@ def ask_transformers(folder: Path, asked: Questions, ends: Sequence[int]) -> Ans
         for prompt in asked.prompts:
             logits.append(_last(model(torch.tensor([prompt])).logits[:, -asked.positions :]))
             said: list[int] = []
-            while len(said) < asked.steps and not (said and said[-1] in ends):
+            while len(said) < asked.steps and not (said and said[-1] in asked.ends):
                 said.append(int(model(torch.tensor([[*prompt, *said]])).logits[0, -1].argmax()))
             greedy.append(said)
     chats = [backend.encode(text, add_special_tokens=False).ids for text in asked.chats]
@@ -116,6 +118,7 @@ def ask_llama_cpp(file: Path, package: Path | None, asked: Questions, context: i
             json.dumps({
                 "file": str(file.resolve()), "context": context, "threads": _threads(file), "texts": asked.texts,
                 "chats": asked.chats, "prompts": asked.prompts, "positions": asked.positions, "steps": asked.steps,
+                "ends": asked.ends,
             }),
             encoding="utf-8",
         )  # fmt: skip

@@ -2,7 +2,7 @@
 //
 //   node llama_cpp.mjs PACKAGE_FOLDER REQUEST.json ANSWER_FOLDER
 //
-// REQUEST: {file, context, threads, texts: [text], chats: [text], prompts: [[id]], positions, steps}
+// REQUEST: {file, context, threads, texts: [text], chats: [text], prompts: [[id]], positions, steps, ends: [id]}
 // ANSWER_FOLDER/answer.json: {version, tokens: [[id]], chats: [[id]], greedy: [[id]], vocabulary}
 // ANSWER_FOLDER/logits-N.bin: the last `positions` places of prompt N, float32, places x vocabulary
 import {readFileSync, writeFileSync} from "node:fs";
@@ -44,9 +44,14 @@ if (asked.prompts.length > 0) {
         writeFileSync(join(answer, `logits-${number}.bin`), Buffer.from(numbers.buffer));
         await sequence.clearHistory();
         const said = [];
-        for await (const id of sequence.evaluate(prompt, {temperature: 0, yieldEogToken: true})) {
+        let ahead = prompt;
+        while (said.length < asked.steps) { // the likeliest by its logit: a sampler would have rules of its own
+            const last = ahead[ahead.length - 1];
+            const found = await sequence.controlledEvaluate([...ahead.slice(0, -1), [last, {generateNext: {logits: true}}]]);
+            const [id] = found.at(-1).next.logits.keys(); // the highest comes first
             said.push(id);
-            if (said.length >= asked.steps || model.isEogToken(id)) break;
+            if (asked.ends.includes(id)) break;
+            ahead = [id];
         }
         greedy.push(said);
     }

@@ -30,7 +30,8 @@ SHAPES: dict[str, dict] = {
 
 
 def small_tokenizer() -> Tokenizer:
-    return train_bpe(TEXTS, vocab_size=320, show_progress=False)
+    code = ["def foo(bar):\n\n\treturn foo(bar):\n\n"] * 30  # pieces that only some rules make
+    return train_bpe(TEXTS + code, vocab_size=320, show_progress=False)
 
 
 def small_model(rows: int, **shape) -> LanguageModel:

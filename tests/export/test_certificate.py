@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def few(monkeypatch, tmp_path):
     monkeypatch.setattr(certificate, "TEXTS", 40)
-    monkeypatch.setattr(Questions, "steps", 6)
+    monkeypatch.setattr(certificate, "STEPS", 6)
     monkeypatch.setattr(folders, "CACHE", tmp_path / "cache")
 
 
