@@ -10,6 +10,7 @@ from typing import Any
 
 from lit_llm.config.environment import real_text
 from lit_llm.data.projects import is_file_of_project, is_project, place_of
+from lit_llm.model_sources.folders import names_other_source
 from lit_llm.runtime.suggestions import nearest
 
 DATA = ("path", "replay_path", "ptx_path")
@@ -68,8 +69,8 @@ def _parts(key: str, value: Any) -> Iterator[str]:
 
 
 def _model(key: str, text: Any) -> Iterator[str]:
-    """A model folder: config.json, tokenizer.json and weights."""
-    if not isinstance(text, str) or _later(text):
+    """A model folder: config.json, tokenizer.json and weights. A model by another name was read, or told, before."""
+    if not isinstance(text, str) or _later(text) or names_other_source(real_text(text)):
         return
     place = _here(text)
     if not _is_dir(place):
@@ -105,7 +106,7 @@ def _no_model(place: Path) -> str:
 
 def _tokenizer(key: str, node: Any) -> Iterator[str]:
     text = node.get("folder") if isinstance(node, Mapping) else None
-    if not isinstance(text, str) or _later(text):
+    if not isinstance(text, str) or _later(text) or names_other_source(real_text(text)):
         return
     place = _here(text)
     if not _is_dir(place):

@@ -65,8 +65,9 @@ def test_every_key_that_names_a_model_takes_a_file(file: Path, tmp_path: Path) -
     assert Path(cfg.stages.instruction_tuning.init_from).is_dir()
     file.write_bytes(b"GGUF")
     for key in ("init_from", "stage.reward.folder"):
-        with pytest.raises(UserError, match=rf"^{key}=.*small.gguf: .*damaged"):
+        with pytest.raises(UserError, match=rf"^{key}=.*small.gguf: .*damaged") as error:
             check("train", ["stage=ppo", f"{key}={file}"])
+        assert str(error.value).count("small.gguf") == 1, "told once"
 
 
 def test_components_and_commands_take_a_file(file: Path, tmp_path: Path) -> None:
