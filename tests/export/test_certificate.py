@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import gguf
@@ -27,8 +25,6 @@ from lit_llm.text.tokenizer import load_tokenizer
 from tests.export.conftest import NODE, SHAPES, needs_llama_cpp, small_model, small_tokenizer
 from tests.model_sources.test_gguf import random_texts
 from tests.small_gguf import TEXTS, write
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -207,18 +203,3 @@ def test_names(tmp_path):
     assert name_of(tmp_path / "My model!") == "My-model"
     with pytest.raises(UserError, match=r"name=a/b: becomes the name of a file"):
         run(Export(tmp_path, name="a/b"))
-
-
-def test_a_mistake_on_the_command_line_is_one_line(tmp_path):
-    for words, message in (
-        (["modle=x"], "did you mean model=?"),
-        (["model=x", "quantization=q3"], "must be one of f32, f16"),
-    ):
-        done = subprocess.run(
-            [sys.executable, ROOT / "scripts/export.py", *words],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=tmp_path,
-        )
-        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
