@@ -50,6 +50,8 @@ def run(a: Export) -> None:
     if not re.fullmatch(r"[\w][\w.-]*", name):
         raise UserError(f"name={name}: becomes the name of a file; use letters, digits, points and dashes")
     output = a.output or Path("outputs/exports") / name
+    if output.resolve() == folder.resolve():  # it has a card of its own
+        raise UserError(f"output={output}: is the model's own folder; give another")
     if a.to == "huggingface":
         for file in write_huggingface(output, folder, a.max_shard_size):
             print(file)

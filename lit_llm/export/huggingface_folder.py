@@ -28,12 +28,10 @@ def write_huggingface(output: Path, folder: Path, max_shard_size: str) -> list[P
 
     The template loses its ``{% generation %}`` and stands in tokenizer_config.json too, the only place where ollama's
     converter and text-generation-inference look. Returns the weights' files and their index; raises UserError for a
-    folder that is no model's, a wrong size, the folder itself as ``output``.
+    folder that is no model's and for a wrong size.
     """
     limit = shard_bytes(max_shard_size)
     check_model_folder(folder, "model")
-    if output.resolve() == folder.resolve():
-        raise UserError(f"output={output}: is the model's own folder; give another")
     read_config(folder / "config.json")
     tokenizer, files = load_tokenizer(folder), weight_files(folder)
     check_recorded(folder, [file.name for file in files])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_llm.errors import UserError
+from lit_llm.runtime.atomic_files import disk_reason
 
 PREFIX = "hub:"
 SOURCE = "source.json"  # in a folder that was read from a file: where it comes from
@@ -19,6 +20,7 @@ FILES = (
     "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "README.md",
 )  # fmt: skip
 """What is fetched: the card too, for the licence that it names."""
+_CLIENTS = ("huggingface_hub", "httpx", "requests")  # packages whose errors are the network's
 _NAME = re.compile(r"hub:([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
 
 
@@ -69,17 +71,22 @@ def _fetched(text: str, name: str, revision: str | None) -> str:
 
 
 def _out_of_reach(text: str, name: str, error: Exception) -> Exception:
-    """The one line for a network's error; another kind comes back as it is."""
-    if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in (
-        "huggingface_hub",
-        "httpx",
-        "requests",
-    ):
+    """The one line for a network's error, or a full disk's; another kind comes back as it is."""
+    if reason := disk_reason(error):
+        return UserError(f"{text}: cannot be kept ({reason}); free space, or set HF_HOME to another disk")
+    if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in _CLIENTS:
         return error
     return UserError(
-        f"{text}: the hub is out of reach ({_first(error)}), and this machine holds no copy; with a network once: "
+        f"{text}: the hub is out of reach ({_first(_root(error))}), and this machine holds no copy; with a network once: "
         f"hf download {name}"
     )
+
+
+def _root(error: BaseException) -> BaseException:
+    """What the network said, below what the client made of it."""
+    while (below := error.__cause__ or error.__context__) is not None:
+        error = below
+    return error
 
 
 def _first(error: BaseException) -> str:
