@@ -15,7 +15,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 _ENDS = ("bos", "eos", "unk", "pad")
 _IDS = {"unk": "unknown", "pad": "padding"}  # as the file calls them
 _TURN_ENDS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
-_BLANK = "▁"
+BLANK = "▁"
 
 
 def tokenizer_files(head: GGUFHead) -> dict[str, Any]:
@@ -146,10 +146,10 @@ def _sentencepiece(head: GGUFHead, tokens: list[str]) -> dict[str, Any]:
     merges = sorted(_merges(pieces), key=lambda pair: (-scores[pieces["".join(pair)]], pieces["".join(pair)]))
     unknown = _end(head, "unk", tokens)
     blank = head.value("tokenizer.ggml.add_space_prefix", bool, True)
-    steps: list[dict[str, Any]] = [{"type": "Prepend", "prepend": _BLANK}] if blank else []
-    steps += [{"type": "Replace", "pattern": {"String": " "}, "content": _BLANK}]
+    steps: list[dict[str, Any]] = [{"type": "Prepend", "prepend": BLANK}] if blank else []
+    steps += [{"type": "Replace", "pattern": {"String": " "}, "content": BLANK}]
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if blank else []
-    decoders = [{"type": "Replace", "pattern": {"String": _BLANK}, "content": " "}, {"type": "ByteFallback"}]
+    decoders = [{"type": "Replace", "pattern": {"String": BLANK}, "content": " "}, {"type": "ByteFallback"}]
     return _engine(
         _added(tokens, kinds, [CONTROL, UNKNOWN]),
         {

@@ -77,8 +77,8 @@ def _out_of_reach(text: str, name: str, error: Exception) -> Exception:
     if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in _CLIENTS:
         return error
     return UserError(
-        f"{text}: the hub is out of reach ({_first(_root(error))}), and this machine holds no copy; with a network once: "
-        f"hf download {name}"
+        f"{text}: the hub is out of reach ({_first(_root(error))}), and this machine holds no copy; with a network "
+        f"once: hf download {name}"
     )
 
 

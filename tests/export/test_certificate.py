@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer as Engine
+from tokenizers import models, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lit_llm.backbone.huggingface import load_language_model, save_model
@@ -145,6 +147,41 @@ def test_every_rule_cuts_texts_as_llama_cpp_does(rule, tmp_path):
     theirs = ask_llama_cpp(file, NODE, Questions(texts, (), ()), 64)
     for text, ids in zip(texts, theirs.tokens, strict=True):
         assert ours.encode(text) == ids, repr(text)
+
+
+def sentencepiece_like(path: Path, blank: bool) -> Path:
+    """A file with a tokenizer as SentencePiece's BPE has it: pieces with scores, bytes to fall back on."""
+    engine = Engine(models.BPE())
+    trainer = trainers.BpeTrainer(vocab_size=60, show_progress=False)
+    engine.train_from_iterator([text.replace(" ", "▁") for text in TEXTS if text.isascii()], trainer)
+    model = json.loads(engine.to_str())["model"]
+    order = {"".join(pair): n for n, pair in enumerate(model["merges"])}
+    pieces = sorted(model["vocab"], key=lambda piece: order.get(piece, 999))
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256)), *pieces]
+    scores = [*[0.0] * 259, *(-float(n) for n in range(len(pieces)))]
+    spare = [f"[PAD{n}]" for n in range(320 - len(tokens))]  # llama.cpp wants a token for each row
+    change = {
+        "tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default", "tokenizer.ggml.merges": None,
+        "tokenizer.ggml.tokens": tokens + spare, "tokenizer.ggml.scores": scores + [0.0] * len(spare),
+        "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, *[1] * len(pieces), *[5] * len(spare)],
+        "tokenizer.ggml.unknown_token_id": 0, "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.ggml.add_space_prefix": blank, "tokenizer.chat_template": None,
+    }  # fmt: skip
+    return write(path, change=change)
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("blank", [True, False])
+def test_a_sentencepiece_tokenizer_goes_in_and_out(blank, tmp_path, capsys):
+    file = sentencepiece_like(tmp_path / "small.gguf", blank)
+    texts = tuple(text for text in random_texts(200) + certificate.random_texts(200) if "▁" not in text)
+    ours = load_tokenizer(file)
+    theirs = ask_llama_cpp(file, NODE, Questions(texts, (), ()), 64)
+    for text, ids in zip(texts, theirs.tokens, strict=True):
+        assert ours.encode(text) == ids, repr(text)
+    assert len(ours.encode(TEXTS[0])) < len(TEXTS[0]), "pieces are merged"
+    status, found, told = export(folders.folder_of(file), tmp_path / "out", capsys, NODE)
+    assert status == 0 and found["passed"], told
 
 
 @needs_llama_cpp
