@@ -21,7 +21,7 @@ from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation.likelihood import Scored, document_rows, likelihoods, response_row
 from lit_llm.evaluation.sets import read_all
-from lit_llm.export.engines import Answers, NotRun, Questions, ask_here, ask_llama_cpp, ask_transformers
+from lit_llm.export.engines import Answers, NotRun, Questions, Refused, ask_here, ask_llama_cpp, ask_transformers
 from lit_llm.export.gguf_file import Model, Quantization
 from lit_llm.export.random_texts import random_texts
 from lit_llm.export.rounding import as_llama_cpp
@@ -115,8 +115,9 @@ def certify(
         for name, (ask, limit) in engines.items():
             try:
                 theirs = ask()
-            except NotRun as reason:
-                found.checks.append(Check("all", name, None, str(reason)))
+            except (NotRun, Refused) as reason:
+                passed = None if isinstance(reason, NotRun) else False
+                found.checks.append(Check("reading the file", name, passed, str(reason)))
                 continue
             found.checks += [_tokens(here, theirs), _chats(here, theirs), _logits(here, theirs, limit)]
             found.checks.append(_greedy(here, theirs, limit))

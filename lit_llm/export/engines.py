@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from lit_llm.backbone.models import LanguageModel
+from lit_llm.runtime.out_of_resources import is_out_of_memory
 from lit_llm.text.tokenizer import Tokenizer, library_cores
 
 SCRIPT = Path(__file__).with_name("llama_cpp.mjs")
@@ -53,6 +54,10 @@ class NotRun(Exception):  # noqa: N818 (it is what happened)
     """An engine that is not here; the text says why."""
 
 
+class Refused(Exception):  # noqa: N818
+    """An engine that is here and does not read the file, or ends over it."""
+
+
 @torch.no_grad()
 def ask_here(model: LanguageModel, tokenizer: Tokenizer, asked: Questions, chats: Sequence[list[int]]) -> Answers:
     """This project's answers. ``chats``: the ids that it trains on, by its chat template."""
@@ -74,14 +79,23 @@ def ask_here(model: LanguageModel, tokenizer: Tokenizer, asked: Questions, chats
 def ask_transformers(folder: Path, asked: Questions) -> Answers:
     """transformers' answers, by the tokenizer and the model of a folder.
 
-    Raises NotRun where transformers is not installed.
+    Raises NotRun where transformers is not installed, Refused where it ends with an error of its own.
     """
     try:
         import transformers
     except ImportError:
         raise NotRun("transformers is not installed (pip install transformers)") from None
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        return _by_transformers(transformers, folder, asked)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise Refused(f"transformers ended with an error: {_error(str(error))}") from error
+
+
+def _by_transformers(transformers: Any, folder: Path, asked: Questions) -> Answers:
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     # AutoTokenizer takes the class of config.json's family, whose rules are its own: Qwen2's composes texts first.
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
     backend = tokenizer.backend_tokenizer
@@ -104,7 +118,7 @@ def ask_transformers(folder: Path, asked: Questions) -> Answers:
 def ask_llama_cpp(file: Path, package: Path | None, asked: Questions, context: int) -> Answers:
     """llama.cpp's answers. ``package``: a folder with ``node_modules/node-llama-cpp`` in it, or that package itself.
 
-    Raises NotRun where Node.js or the package is not there, or where it ends with an error: its last line is told.
+    Raises NotRun where Node.js or the package is not there or does not start, Refused where it ends over the file.
     """
     node, found = shutil.which("node"), node_package(package)
     if node is None:
@@ -128,7 +142,8 @@ def ask_llama_cpp(file: Path, package: Path | None, asked: Questions, context: i
         except subprocess.TimeoutExpired:
             raise NotRun(f"llama.cpp took more than {SECONDS} seconds") from None
         if not Path(place, "answer.json").is_file():
-            raise NotRun(f"llama.cpp ended with an error: {_error(done.stderr + done.stdout)}")
+            told = f"llama.cpp ended with an error: {_error(done.stderr + done.stdout)}"
+            raise Refused(told) if Path(place, "started").is_file() else NotRun(told)
         answer: dict[str, Any] = json.loads(Path(place, "answer.json").read_text(encoding="utf-8"))
         logits = [
             np.fromfile(Path(place, f"logits-{n}.bin"), np.float32).reshape(-1, answer["vocabulary"])

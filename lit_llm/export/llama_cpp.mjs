@@ -14,6 +14,7 @@ const asked = JSON.parse(readFileSync(request, "utf8"));
 const {getLlama} = await import(pathToFileURL(join(folder, "dist", "index.js")).href);
 const about = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
 const llama = await getLlama({gpu: false, build: "never", maxThreads: asked.threads, logLevel: "error", progressLogs: false});
+writeFileSync(join(answer, "started"), ""); // from here on an error is the file's
 const model = await llama.loadModel({modelPath: asked.file, gpuLayers: 0});
 const tokens = asked.texts.map((text) => model.tokenize(text, false));
 const chats = asked.chats.map((text) => model.tokenize(text, true));

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import gguf
@@ -19,7 +20,7 @@ from lit_llm.errors import UserError
 from lit_llm.evaluation.sets import write_heldout
 from lit_llm.export import certificate, gguf_file, tokenizer_metadata
 from lit_llm.export.command import Export, name_of, run
-from lit_llm.export.engines import NotRun, Questions, ask_llama_cpp
+from lit_llm.export.engines import Questions, Refused, ask_llama_cpp
 from lit_llm.model_sources import folders, gguf_model
 from lit_llm.model_sources.pre_tokenizers import RULES
 from lit_llm.records import Document, Heldout
@@ -57,11 +58,11 @@ def test_what_was_asked_passed_and_without_llama_cpp_it_is_not_certified(quantiz
     status, found, told = export(folder, tmp_path / "out", capsys, quantization=quantization)
     assert status == 0 and not found["passed"]
     assert [c for c in found["checks"] if c["passed"] is False] == []
-    assert results(found, "llama.cpp") == {"all": None}
+    assert results(found, "llama.cpp") == {"reading the file": None}
     assert set(results(found, "transformers").values()) == {True} and len(results(found, "transformers")) == 4
     assert results(found, "lit-llm") == {"bits per byte on held-out text": True}
     assert told.splitlines()[-1] == "Not certified: llama.cpp was not asked; what was asked passed."
-    assert "not run  all, llama.cpp: node-llama-cpp is not in" in told
+    assert "not run  reading the file, llama.cpp: node-llama-cpp is not in" in told
     card = (tmp_path / "out/README.md").read_text()
     assert "Not certified" in card and found["sha256"] in card and "| logits | transformers" in card
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -185,10 +186,17 @@ def test_a_sentencepiece_tokenizer_goes_in_and_out(blank, tmp_path, capsys):
 
 
 @needs_llama_cpp
-def test_a_file_that_llama_cpp_does_not_read_is_not_run(tmp_path):
+def test_a_file_that_llama_cpp_does_not_read_fails(folder, tmp_path, capsys, monkeypatch):
     (tmp_path / "bad.gguf").write_bytes(b"GGUF" + bytes(100))
-    with pytest.raises(NotRun, match=r"llama\.cpp ended with an error: "):
+    with pytest.raises(Refused, match=r"llama\.cpp ended with an error: "):
         ask_llama_cpp(tmp_path / "bad.gguf", NODE, Questions((), (), ()), 64)
+    real = gguf_file.metadata
+    monkeypatch.setattr(gguf_file, "metadata", lambda *given: real(*given) | {"qwen3.attention.head_count_kv": 4})
+    monkeypatch.setattr(
+        certificate, "write_folder", lambda back, *_: shutil.copytree(folder, back)
+    )  # no word of it here
+    status, found, _ = export(folder, tmp_path / "out", capsys, NODE)
+    assert status == 1 and results(found, "llama.cpp") == {"reading the file": False}
 
 
 # ---- safetensors in shards, and the command --------------------------------------------------------------------------
