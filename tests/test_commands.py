@@ -47,6 +47,7 @@ MISTAKES = {
     "pipeline": (["stages.pretraining.optimzer.lr=1"], "did you mean"),
     "evaluate": (["run=x", "set=general"], "unknown key set=; did you mean sets=?"),
     "generate": (["modle=x"], "unknown key modle=; did you mean model=?"),
+    "export": (["modle=x"], "unknown key modle=; did you mean model=?"),
     "rank": (["projct=x.db"], "unknown key projct=; did you mean project=?"),
     "plan": (["stage=pretraning"], "did you mean pretraining?"),
     "verify": (["model=nowhere"], "nowhere/lineage.json: not there"),
@@ -67,6 +68,7 @@ def test_a_mistake_is_one_line_and_status_2(script, tmp_path):
     [
         ("train", ["stage=pretraining"]), pytest.param("pipeline", [], marks=pytest.mark.slow), ("evaluate", ["run=x"]),
         ("rank", ["project=x.db"]), ("generate", ["model=x", "prompt=The"]),
+        ("export", ["model=x"]),
     ],
 )  # fmt: skip
 def test_something_is_said_before_torch_is_imported(script, words, tmp_path):

@@ -26,6 +26,7 @@ OPTIONS = {  # the keys of the small commands
     "chat": "lit_llm.generation.chat.ChatOptions",
     "generate": "lit_llm.generation.command.Generate",
     "evaluate": "lit_llm.training.evaluate_command.Evaluate",
+    "export": "lit_llm.export.command.Export",
     "verify": "lit_llm.lineage.verification.Verify",
     "rank": "lit_llm.feedback.rank_arguments.Rank",
 }

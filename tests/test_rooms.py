@@ -13,8 +13,9 @@ PACKAGE = Path(lit_llm.__file__).parent
 TOP = {"__init__", "errors", "records"}
 # From below to above: a room imports those before it.
 ORDER = (
-    "runtime", "text", "objectives", "optim", "checkpointing", "backbone", "generation", "feedback.store", "data",
-    "config", "evaluation", "rewards", "stages", "callbacks", "lineage", "report", "feedback", "feedback.web",
+    "runtime", "model_sources", "text", "objectives", "optim", "checkpointing", "backbone", "generation",
+    "feedback.store", "data", "config",
+    "evaluation", "rewards", "stages", "callbacks", "lineage", "export", "report", "feedback", "feedback.web",
     "training", "pipeline",
 )  # fmt: skip
 HYDRA = {"config", "training", "pipeline"}

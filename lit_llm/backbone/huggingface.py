@@ -19,6 +19,7 @@ from lit_llm.backbone.layouts import EMBEDDING, HEAD, Layout, layout_of
 from lit_llm.backbone.models import LanguageModel, ScoreModel, StoredDtypes
 from lit_llm.backbone.weights import FLOATS, Found, names_in, read_tensors, same_tensor, weight_files, write_tensors
 from lit_llm.errors import UserError
+from lit_llm.model_sources.folders import folder_of
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.model_folder import check_model_folder, checked_meanwhile
 from lit_llm.text.score_tokens import scoring_tokenizer
@@ -37,12 +38,12 @@ class SavesTokenizer(Protocol):
 
 def load_config(folder: str | Path) -> BackboneConfig:
     """The shape of the model in ``folder``. Raises UserError if it is missing, damaged or not supported."""
-    return read_config(Path(folder) / "config.json")[0]
+    return read_config(folder_of(folder) / "config.json")[0]
 
 
 def head_in(folder: str | Path) -> Head:
     """Which head the model in ``folder`` has; errors as ``load_config``."""
-    return read_config(Path(folder) / "config.json")[1]
+    return read_config(folder_of(folder) / "config.json")[1]
 
 
 def load_model(
@@ -52,13 +53,14 @@ def load_model(
     device: torch.device | str = "cpu",
     dropout: float = 0.0,
 ) -> LanguageModel | ScoreModel:
-    """The model in ``folder``, of the families in ``family_table.FAMILIES``; sharded files are read too.
+    """The model in ``folder``, of the families in ``family_table.FAMILIES``; sharded files are read too. Any
+    name that ``model_sources.folders`` knows will do in its place: a GGUF file, ``hub:OWNER/NAME``.
 
     ``head`` says what is wanted; "auto" takes what is there. ``dropout`` is for training (a folder does not hold it).
     Raises UserError, one line, for a missing or damaged file, a NaN, a missing or unexpected key, a wrong shape, an
     architecture that is not supported, or a head other than the one wanted.
     """
-    folder = Path(folder)
+    folder = folder_of(folder)
     check_model_folder(folder)
     path = folder / "config.json"
     config, found, raw = read_config(path)

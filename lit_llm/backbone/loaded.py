@@ -12,6 +12,7 @@ import torch
 from lit_llm.backbone.huggingface import load_model
 from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.backbone.weights import weights_hash
+from lit_llm.model_sources.folders import folder_of
 from lit_llm.runtime.file_hashes import identity_of
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -44,7 +45,8 @@ def load_shared(folder: str | Path) -> LoadedModel:
     It leaves the memory with its last holder. A folder that was written again since is another one. Raises UserError as
     ``load_model`` and ``load_tokenizer`` do.
     """
-    files = sorted(path for path in Path(folder).glob("*") if path.is_file())
+    folder = folder_of(folder)
+    files = sorted(path for path in folder.glob("*") if path.is_file())
     known = tuple((path.name, *identity_of(path)) for path in files)
     found = _held.get(known)
     if found is None or any(weight.dtype != torch.float32 for weight in found.model.parameters()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lit_llm.errors import UserError
-from lit_llm.runtime.atomic_files import beside
+from lit_llm.runtime.atomic_files import beside, write_json
 from lit_llm.runtime.model_folder import refuse_pointer
 from lit_llm.runtime.out_of_resources import is_out_of_memory
 
@@ -221,6 +221,38 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     with beside(path) as temporary:
         save_file(held, temporary, metadata={"format": "pt"})
         temporary.chmod(0o666 & ~_umask())
+
+
+def write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], limit: int) -> list[Path]:
+    """Write tensors in their order into files of at most ``limit`` bytes (a larger tensor has one for itself), and the
+    index that names each one's file; one file alone is ``model.safetensors``, without an index. One shard is in memory
+    at a time, and the index comes last. Returns what was written. Errors as ``write_tensors``."""
+    for stale in (*folder.glob("model*.safetensors"), folder / INDEX):  # another number of shards has other names
+        stale.unlink(missing_ok=True)
+    places: list[list[str]] = []
+    held: dict[str, Tensor] = {}
+    total = size = 0
+
+    def write() -> None:
+        places.append(list(held))
+        write_tensors(folder / f"model-{len(places):05}.safetensors", held)
+        held.clear()
+
+    for name, tensor in tensors:
+        if held and size + tensor.nbytes > limit:
+            write()
+            size = 0
+        held[name] = tensor
+        size, total = size + tensor.nbytes, total + tensor.nbytes
+    write()
+    if len(places) == 1:
+        return [(folder / "model-00001.safetensors").rename(folder / SINGLE)]
+    files = [folder / f"model-{n:05}-of-{len(places):05}.safetensors" for n in range(1, len(places) + 1)]
+    for n, file in enumerate(files, 1):
+        (folder / f"model-{n:05}.safetensors").rename(file)
+    index = {name: file.name for names, file in zip(places, files, strict=True) for name in names}
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": index}, indent=2)
+    return [*files, folder / INDEX]
 
 
 def _umask() -> int:

@@ -52,6 +52,11 @@ def generate() -> None:
     _command("lit_llm.generation.command", "lit_llm.generation.command.Generate")
 
 
+def export() -> None:
+    """lit-llm-export"""
+    _command("lit_llm.export.command", "lit_llm.export.command.Export")
+
+
 def chat() -> None:
     """lit-llm-chat"""
     _command("lit_llm.generation.chat", "lit_llm.generation.chat.ChatOptions")

@@ -10,6 +10,7 @@ from typing import Any
 
 from lit_llm.config.environment import real_text
 from lit_llm.data.projects import is_file_of_project, is_project, place_of
+from lit_llm.model_sources.folders import names_other_source
 from lit_llm.runtime.suggestions import nearest
 
 DATA = ("path", "replay_path", "ptx_path")
@@ -68,8 +69,8 @@ def _parts(key: str, value: Any) -> Iterator[str]:
 
 
 def _model(key: str, text: Any) -> Iterator[str]:
-    """A model folder: config.json, tokenizer.json and weights."""
-    if not isinstance(text, str) or _later(text):
+    """A model folder: config.json, tokenizer.json and weights. A model by another name was read, or told, before."""
+    if not isinstance(text, str) or _later(text) or names_other_source(real_text(text)):
         return
     place = _here(text)
     if not _is_dir(place):
@@ -86,10 +87,7 @@ def _no_folder(text: str, place: Path) -> str:
     if _exists(place):
         return "a file; give the model's folder"
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text):
-        return (
-            "no such folder; a model of the Hugging Face hub is downloaded first "
-            f"(hf download {text} --local-dir FOLDER), then give that folder{_near(place)}"
-        )
+        return f"no such folder; a model of the Hugging Face hub is named hub:{text}{_near(place)}"
     return f"no such folder; give a model's folder{_near(place)}"
 
 
@@ -102,13 +100,13 @@ def _no_model(place: Path) -> str:
     if (place / "model/config.json").is_file():
         return f"a run's folder; give the model in it, {place / 'model'}"
     if next(place.glob("*.gguf"), None) is not None:
-        return "a GGUF file, no model folder; save it from transformers (from_pretrained(..., gguf_file=...)) first"
+        return f"a folder with a GGUF file; give the file: {next(place.glob('*.gguf'))}"
     return "no model folder (it has no config.json)"
 
 
 def _tokenizer(key: str, node: Any) -> Iterator[str]:
     text = node.get("folder") if isinstance(node, Mapping) else None
-    if not isinstance(text, str) or _later(text):
+    if not isinstance(text, str) or _later(text) or names_other_source(real_text(text)):
         return
     place = _here(text)
     if not _is_dir(place):

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm.config import schema
 from lit_llm.config.given_values import Given
+from lit_llm.config.model_names import with_folders
 from lit_llm.config.pipeline_steps import Step, begins_from
 from lit_llm.config.pretrained_model import KEY, Model, folder_named, known
 from lit_llm.config.pretrained_table import TABLE, adamw, answer_length, at_once, not_given, values_for
@@ -39,11 +40,13 @@ LAPTOP = 50e9  # floating-point operations a second
 
 
 def settled(cfg: DictConfig, asked: Callable[[], Given], folder: Path | None = None) -> DictConfig:
-    """The configuration of a run or a pipeline with the table's values where the user gave none.
+    """The configuration of a run or a pipeline with the table's values where the user gave none, and with folders in
+    place of models by other names.
 
     ``asked`` says what was given, where that matters. ``folder`` is the run's: what was decided in it before stays.
     Raises UserError for a wrong ``pretrained_defaults``.
     """
+    cfg = with_folders(cfg)
     try:
         if not any(True for _ in _beginnings(cfg)):
             return cfg

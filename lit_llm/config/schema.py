@@ -103,7 +103,7 @@ class TrainConfig:
     callbacks: dict[str, Any] = field(default_factory=dict)
     logger: Any = None
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    init_from: str | None = None  # a model folder: start a new run from its weights and tokenizer
+    init_from: str | None = None  # a model (folder, FILE.gguf, hub:OWNER/NAME): starts from its weights and tokenizer
     pretrained_defaults: Any = "auto"  # true, false; in a run that took values from that table, what it took
     resume: str | None = None  # auto, or a run folder: go on with an unfinished run
     seed: int = 0

@@ -17,6 +17,7 @@ from lit_llm.data.reading import read_records
 from lit_llm.errors import UserError
 from lit_llm.generation.command import load
 from lit_llm.generation.sampling import completions, generate
+from lit_llm.model_sources.folders import folder_of
 from lit_llm.records import Prompt
 from lit_llm.runtime.devices import Device
 from lit_llm.text.tokenizer import Tokenizer
@@ -212,7 +213,7 @@ def chosen_prompts(
 def checkpoint_id(folder: str | Path) -> str:
     """The first 16 digits of the SHA-256 of a model folder's weights."""
     digest = hashlib.sha256()
-    for file in sorted(Path(folder).glob("*.safetensors")):
+    for file in sorted(folder_of(folder).glob("*.safetensors")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -27,7 +27,7 @@ HELP = "/reset forgets the conversation, /quit ends; Ctrl+C stops an answer"
 class ChatOptions:
     """Chats with a model in the terminal; without one, each line of standard input is a turn."""
 
-    model: Annotated[Path, "the model folder"]
+    model: Annotated[Path, "the model: a folder, FILE.gguf, installed/smollm2, hub:OWNER/NAME"]
     system: Annotated[str, "a system message to begin with"] = ""
     max_new_tokens: Annotated[int, "of an answer"] = 200
     temperature: Annotated[float, "0 takes the likeliest token each time"] = 0.7

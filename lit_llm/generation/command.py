@@ -14,6 +14,7 @@ from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.generation.next_words import Word, next_words
 from lit_llm.generation.streaming import decoder_of, stream, stream_text
+from lit_llm.model_sources.folders import folder_of
 from lit_llm.runtime.arguments import run_command
 from lit_llm.runtime.devices import Device
 from lit_llm.runtime.model_folder import check_model_folder
@@ -25,7 +26,7 @@ from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 class Generate:
     """Goes on with a text; with next_words=N lists the N most likely next words and their probabilities instead."""
 
-    model: Annotated[Path, "the model folder"]
+    model: Annotated[Path, "the model: a folder, FILE.gguf, installed/smollm2, hub:OWNER/NAME"]
     prompt: Annotated[str, "the text to go on from; - reads it from standard input"]
     next_words: Annotated[int | None, "list so many words, most likely first"] = None
     max_new_tokens: Annotated[int, "at most so many tokens"] = 100
@@ -83,6 +84,7 @@ def table(words: list[Word]) -> str:
 
 def load(folder: Path, device: Device = "auto") -> tuple[LanguageModel, Tokenizer]:
     """A folder's language model in eval mode, and its tokenizer."""
+    folder = folder_of(folder)
     check_model_folder(folder, "model")
     model, tokenizer = load_language_model(folder, device=choose_device(device)).eval(), load_tokenizer(folder)
     check_vocabulary(model.config, tokenizer.vocab_size, folder)

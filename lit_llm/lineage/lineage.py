@@ -27,6 +27,7 @@ from lit_llm.config.environment import real, real_text
 from lit_llm.config.schema import digest, texts
 from lit_llm.data.projects import is_file_of_project, is_project, rankings_hash, shown
 from lit_llm.errors import UserError
+from lit_llm.model_sources.folders import source_of
 from lit_llm.runtime.atomic_files import write_text
 
 NAME = "lineage.json"
@@ -204,21 +205,24 @@ def _parent(folder: Path, role: str, place: Path) -> dict[str, Any]:
 
 
 def base_models(place: Path) -> list[dict[str, str]]:
-    """The models from elsewhere that a folder goes back to: their names, licences, and that their data are unknown."""
+    """The models from elsewhere that a folder goes back to: name, licence, that the data are unknown, and where known
+    the source that was named with its SHA-256 or the hub's revision."""
     known = read(place)
     if known is not None:
         return list(known.get("base_models") or ())
+    source = source_of(place)
     if not (place / "config.json").is_file():  # rankings, a corpus
         return []
     config, card = _settings(place / "config.json"), _front_matter(place / "README.md")
-    hub = next((part[8:].replace("--", "/", 1) for part in place.resolve().parts if part.startswith("models--")), None)
     named = config.get("_name_or_path")
     named = named if isinstance(named, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", named) else None
     licence = card.get("license_name") if card.get("license") == "other" else card.get("license")
     licence = licence or card.get("license") or config.get("license")
     licence = ", ".join(map(str, licence)) if isinstance(licence, list) else licence
-    name = hub or named or place.resolve().name
-    return [{"name": _plain(name), "license": _plain(licence or "unknown"), "data": "unknown"}]
+    name = source.pop("name", None) or named or place.resolve().name
+    licence = source.pop("license", None) or licence or "unknown"
+    found = {key: _plain(value) for key, value in source.items()}
+    return [{"name": _plain(name), "license": _plain(licence), "data": "unknown", **found}]
 
 
 def _settings(file: Path) -> dict[str, Any]:

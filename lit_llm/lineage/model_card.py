@@ -137,9 +137,18 @@ def _parents(lineage: Mapping[str, Any]) -> Iterator[str]:
     for base in lineage.get("base_models") or ():
         licence = base["license"] if base["license"] != "unknown" else "unknown: ask its makers before you pass this on"
         yield (
-            f"- base model: {base['name']}, from elsewhere; licence {licence}; the data that it was trained on are "
-            "unknown here"
+            f"- base model: {base['name']}, from elsewhere{_source(base)}; licence {licence}; the data that it was "
+            "trained on are unknown here"
         )
+
+
+def _source(base: Mapping[str, str]) -> str:
+    """What was named, and the bytes or the revision that this was."""
+    if "source" not in base:
+        return ""
+    digest = f", SHA-256 `{base['sha256'][:12]}`" if "sha256" in base else ""
+    revision = f", revision `{base['revision'][:12]}`" if "revision" in base else ""
+    return f" (`{base['source']}`{digest}{revision})"
 
 
 def _code(lineage: Mapping[str, Any]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from lit_llm.backbone.huggingface import check_vocabulary
 from lit_llm.backbone.loaded import load_shared
 from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
+from lit_llm.model_sources.folders import folder_of
 from lit_llm.records import Message
 from lit_llm.rewards.base import Reward
 from lit_llm.rewards.options import FlagProbabilityOptions, FlagRateOptions
@@ -32,7 +33,7 @@ class FlagProbability(nn.Module, Reward):
         """Raises UserError when the folder holds no flag classifier."""
         super().__init__()
         self.options = self.Options.of(options, values)
-        folder = self.folder = self.options.folder
+        folder = self.folder = str(folder_of(self.options.folder))
         self.loaded = load_shared(folder)
         model = self.loaded.model
         if not isinstance(model, ScoreModel) or model.label is None:

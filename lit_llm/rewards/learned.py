@@ -14,6 +14,7 @@ from lit_llm.backbone.huggingface import check_vocabulary
 from lit_llm.backbone.loaded import load_shared
 from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
+from lit_llm.model_sources.folders import folder_of
 from lit_llm.records import Message
 from lit_llm.rewards.base import Reward
 from lit_llm.rewards.options import LearnedOptions
@@ -30,14 +31,14 @@ class LearnedReward(nn.Module, Reward):
         """Raises UserError when the folder holds no reward model."""
         super().__init__()
         self.options = LearnedOptions.of(options, values)
-        folder = self.options.folder
+        folder = str(folder_of(self.options.folder))
         self.loaded = load_shared(folder)
         model = self.loaded.model
         if not isinstance(model, ScoreModel) or model.label is not None:  # a classifier of flags has a score too
             raise UserError(f"reward.folder: {folder} holds no reward model; train one with stage=reward_modeling")
         self.model, self.tokenizer = model, self.loaded.tokenizer
         check_vocabulary(model.config, self.tokenizer.vocab_size, folder)
-        self.folder, self.folders = folder, (str(folder),)
+        self.folder, self.folders = folder, (folder,)
         self.batch_size = self.options.batch_size
 
     @property

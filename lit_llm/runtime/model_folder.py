@@ -41,20 +41,10 @@ def _not_there(folder: Path, give: str) -> str:
     hub = _HUB.fullmatch(str(folder))
     if hub is None or (folder.parent.is_dir() and not str(folder).startswith(("hf:", "http"))):
         return "no such folder; give a model folder on this disk (config.json, model.safetensors, tokenizer.json)"
-    name = hub[1]
-    place = f"models/{name.rpartition('/')[2]}"
-    return (
-        f"no such folder, and models are not fetched from the Hugging Face hub here; download it first "
-        f"(hf download {name} --local-dir {place}), then give {give}{place}"
-    )
+    return f"no such folder; a model of the Hugging Face hub is named with hub: before it: give {give}hub:{hub[1]}"
 
 
 def _refuse_file(file: Path, named: str, give: str) -> None:
-    if file.suffix == ".gguf":
-        raise UserError(
-            f"{named}: is a GGUF file; convert it with transformers (AutoModelForCausalLM.from_pretrained(FOLDER, "
-            f"gguf_file={file.name!r}).save_pretrained(NEW), the tokenizer likewise), then give {give}NEW"
-        )
     if file.suffix == ".ckpt":
         raise UserError(f"{named}: is a run's checkpoint; give the folder model/ of a finished run, or resume=RUN")
     raise UserError(f"{named}: is a file; give the folder that holds it ({give}{file.parent})")

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Engine
 
+from lit_llm.model_sources.pre_tokenizers import QWEN2
 from lit_llm.text.control_tokens import DOCUMENT_END, SPECIALS, TURN_END
 from lit_llm.text.options import TrainBPEOptions
-from lit_llm.text.pretokenization import QWEN2
 from lit_llm.text.tokenizer import Tokenizer
 
 PATTERN = QWEN2  # one digit a piece; no normalizer, so that every byte comes back (Qwen's NFC would change some)

@@ -20,10 +20,8 @@ from typing import Any
 from tokenizers import Regex, pre_tokenizers
 from tokenizers import Tokenizer as Engine
 
-QWEN2 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-LLAMA3 = QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+from lit_llm.model_sources.pre_tokenizers import LLAMA3, QWEN2
+
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 PATTERNS = (QWEN2, LLAMA3, GPT2)
 """Those that Python is known to read as the library does (the tests compare them)."""

@@ -23,6 +23,7 @@ from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 
 from lit_llm.errors import UserError
+from lit_llm.model_sources.folders import folder_of
 from lit_llm.records import Message
 from lit_llm.runtime.atomic_files import write_text
 from lit_llm.runtime.model_folder import check_model_folder, check_recorded
@@ -433,13 +434,13 @@ def _what_is_wrong(text: object) -> str:
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """Read a tokenizer folder: one of ours, or of any model with a ``tokenizer.json``.
+    """Read a tokenizer folder: one of ours, or of any model with a ``tokenizer.json``; a GGUF file, the hub's name.
 
     Raises:
         UserError: the folder or ``tokenizer.json`` is missing, a file is damaged, or what they say cannot be: names of
             ends that no token has, ids far beyond the number of tokens, a template that does not compile.
     """
-    folder = Path(folder)
+    folder = folder_of(folder)
     check_model_folder(folder)
     file = folder / "tokenizer.json"
     if not file.is_file():

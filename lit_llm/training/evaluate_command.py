@@ -21,6 +21,7 @@ from lit_llm.evaluation.heldout import can_evaluate
 from lit_llm.evaluation.scores import Scores
 from lit_llm.evaluation.sets import read_all
 from lit_llm.lineage import lineage
+from lit_llm.model_sources.folders import folder_of
 from lit_llm.records import Heldout
 from lit_llm.runtime.arguments import run_command
 from lit_llm.runtime.run_folder import RunFolder
@@ -32,7 +33,9 @@ class Evaluate:
     """Evaluates a run's model on the run's held-out sets, as its own configuration says, and prints the scores."""
 
     run: Annotated[Path, "the run's folder"]
-    model: Annotated[Path | None, "another model folder to evaluate on the run's sets"] = None
+    model: Annotated[
+        Path | None, "another model (a folder, FILE.gguf, hub:OWNER/NAME) to evaluate on the run's sets"
+    ] = None
     sets: Annotated[list[str], "only these sets"] = field(default_factory=list)
     generate: Annotated[bool | None, "measure generated answers too; none: as the run did"] = None
     max_items: Annotated[int | None, "of every set; 0: all; none: as the run did"] = None
@@ -66,7 +69,7 @@ def evaluate_again(arguments: Evaluate) -> list[Scores]:
     folder = RunFolder(arguments.run)
     cfg = _settings(folder, arguments)
     sets = _sets(folder, arguments.sets)
-    place = arguments.model or folder.model
+    place = folder_of(arguments.model or folder.model)
     device, evaluator, candidate = device_of(cfg), evaluator_of(cfg, folder.path), load_shared(place)
     check_vocabulary(candidate.model.config, candidate.tokenizer.vocab_size, place)
     candidate.model.to(device)

@@ -1,0 +1,99 @@
+"""``scripts/export.py``: a model as a GGUF file with its Modelfile and certificate, or as sharded safetensors."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from lit_llm.errors import UserError
+from lit_llm.export.card import card, verdict
+from lit_llm.export.certificate import Certificate, certify
+from lit_llm.export.gguf_file import Quantization, read_model, write_gguf
+from lit_llm.export.huggingface_folder import write_huggingface
+from lit_llm.export.ollama import modelfile
+from lit_llm.lineage.lineage import base_models
+from lit_llm.model_sources.folders import folder_of
+from lit_llm.model_sources.gguf_header import gguf_package
+from lit_llm.runtime.arguments import run_command
+from lit_llm.runtime.atomic_files import write_json, write_text
+from lit_llm.text.tokenizer import load_tokenizer
+
+_WORDS = {True: "passed", False: "FAILED", None: "not run"}
+
+
+@dataclass
+class Export:
+    """Writes a model for other engines: a GGUF file with a Modelfile and a certificate, or safetensors in shards."""
+
+    model: Annotated[Path, "the model: a folder, FILE.gguf, installed/smollm2, hub:OWNER/NAME"]
+    to: Annotated[Literal["gguf", "huggingface"], "the layout; huggingface: sharded safetensors"] = "gguf"
+    quantization: Annotated[Quantization, "gguf: the type of the matrices"] = "f16"
+    name: Annotated[str | None, "of the model; none: by its folder"] = None
+    output: Annotated[Path | None, "the folder to write into; none: outputs/exports/NAME"] = None
+    certificate: Annotated[bool, "gguf: ask every engine there is, and compare"] = True
+    node_llama_cpp: Annotated[Path | None, "folder of the npm package node-llama-cpp; none: ./node_modules"] = None
+    texts: Annotated[Path | None, "a text to measure the loss on; none: the run's held-out sets"] = None
+    max_shard_size: Annotated[str, "huggingface: largest file, such as 500MB"] = "2GB"
+
+
+def main() -> None:
+    """The command line (lit-llm-export)."""
+    run_command(Export, run)
+
+
+def run(a: Export) -> None:
+    """Prints what was written and what the certificate says; exits with 1 where it failed."""
+    folder = folder_of(a.model)
+    name = a.name or name_of(folder)
+    if not re.fullmatch(r"[\w][\w.-]*", name):
+        raise UserError(f"name={name}: becomes the name of a file; use letters, digits, points and dashes")
+    output = a.output or Path("outputs/exports") / name
+    if output.resolve() == folder.resolve():  # it has a card of its own
+        raise UserError(f"output={output}: is the model's own folder; give another")
+    if a.to == "huggingface":
+        for file in write_huggingface(output, folder, a.max_shard_size):
+            print(file)
+        return
+    certificate = export_gguf(a, folder, name, output)
+    for check in certificate.checks if certificate is not None else ():
+        bound = f" (bound: {check.bound})" if check.bound else ""
+        print(f"{_WORDS[check.passed]:<8} {check.name}, {check.engine}: {check.value}{bound}")
+    if certificate is None:
+        print("Not certified: certificate=false.")
+        return
+    print(verdict(certificate))
+    if certificate.failed:
+        raise SystemExit(1)
+
+
+def export_gguf(a: Export, folder: Path, name: str, output: Path) -> Certificate | None:
+    """Writes the file, Modelfile, certificate and card into ``output``. Raises UserError as ``write_gguf``."""
+    gguf_package()
+    model, tokenizer = read_model(folder), load_tokenizer(folder)
+    file = output / f"{name}-{a.quantization.upper()}.gguf"
+    bases = base_models(folder)
+    licence = {"license": bases[0]["license"]} if bases and bases[0]["license"] != "unknown" else {}
+    for stale in ("certificate.json", "README.md"):  # they are of the file before
+        (output / stale).unlink(missing_ok=True)
+    write_gguf(file, model, tokenizer, a.quantization, {"name": name, **licence})
+    write_text(output / "Modelfile", modelfile(file.name, tokenizer))
+    print(f"{file}: {file.stat().st_size:,} bytes; Modelfile for ollama beside it")
+    if model.context < model.config.max_positions:
+        print(
+            f"its context is the sliding window, {model.context} tokens: llama.cpp has no window in this architecture"
+        )
+    found = None
+    if a.certificate:
+        found = certify(file, model, tokenizer, a.quantization, a.node_llama_cpp, a.texts)
+        write_json(output / "certificate.json", found.as_json(), indent=2)
+    write_text(output / "README.md", card(folder, found, file.name))
+    return found
+
+
+def name_of(folder: Path) -> str:
+    """A folder's own name; of a run's ``model/`` that of stage and run."""
+    place = folder.resolve()
+    parts = [place.parent.parent.name, place.parent.name] if place.name == "model" else [place.name]
+    return re.sub(r"[^\w.-]+", "-", "-".join(filter(None, parts))).strip("-.") or "model"

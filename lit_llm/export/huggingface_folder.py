@@ -1,0 +1,69 @@
+"""A model folder for other readers of Hugging Face's layout: shards, and the chat template where each looks for it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from lit_llm.backbone.families import read_config
+from lit_llm.backbone.weights import names_in, weight_files, write_shards
+from lit_llm.errors import UserError
+from lit_llm.export.tokenizer_metadata import without_marks
+from lit_llm.runtime.atomic_files import write_json, write_text
+from lit_llm.runtime.model_folder import check_model_folder, check_recorded
+from lit_llm.text.tokenizer import load_tokenizer
+
+_COPIED = ("config.json", "generation_config.json", "tokenizer.json", "README.md", "lineage.json")
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def write_huggingface(output: Path, folder: Path, max_shard_size: str) -> list[Path]:
+    """Writes ``folder`` again into ``output``: weights as they are, in files of at most ``max_shard_size``.
+
+    The template loses its ``{% generation %}`` and stands in tokenizer_config.json too, the only place where ollama's
+    converter and text-generation-inference look. Returns the weights' files and their index; raises UserError for a
+    folder that is no model's and for a wrong size.
+    """
+    limit = shard_bytes(max_shard_size)
+    check_model_folder(folder, "model")
+    read_config(folder / "config.json")
+    tokenizer, files = load_tokenizer(folder), weight_files(folder)
+    check_recorded(folder, [file.name for file in files])
+    for name in _COPIED[:3]:
+        if (folder / name).is_file():
+            write_text(output / name, (folder / name).read_text(encoding="utf-8"))
+    template = without_marks(tokenizer.chat.source)
+    write_text(output / "chat_template.jinja", template)
+    config: dict[str, Any] = {
+        **tokenizer.config,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "chat_template": template,
+    }
+    write_text(output / "tokenizer.json", tokenizer.engine.to_str(pretty=True))
+    write_json(output / "tokenizer_config.json", config, indent=2)
+    if (folder / "README.md").is_file():
+        write_text(output / "README.md", (folder / "README.md").read_text(encoding="utf-8", errors="replace"))
+    if (folder / "lineage.json").is_file():  # of the folder that this is a copy of: its hashes are not this one's
+        source = json.loads((folder / "lineage.json").read_text(encoding="utf-8"))
+        write_json(output / "source.json", {"name": folder.name, "source": str(folder), "sha256": source.get("digest")})
+    return write_shards(output, _tensors(files), limit)
+
+
+def _tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
+    for name, path in names_in(files).items():
+        with safe_open(path, framework="pt") as file:
+            yield name, file.get_tensor(name)
+
+
+def shard_bytes(text: str) -> int:
+    """Bytes of ``2GB``, ``500MB``. Raises UserError for another text."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB)", text.strip().upper())
+    if found is None or float(found[1]) <= 0:
+        raise UserError(f"max_shard_size={text}: write a number and KB, MB or GB, as 2GB")
+    return int(float(found[1]) * _UNITS[found[2]])

@@ -1,0 +1,40 @@
+"""Every weight of an exported file beside the one it was made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from lit_llm.export.gguf_file import Model
+from lit_llm.export.rounding import weight_limits
+from lit_llm.model_sources.gguf_header import gguf_package, read_head
+from lit_llm.model_sources.gguf_model import Tensor
+
+
+def worst_weight(file: Path, model: Model) -> tuple[float, str, float]:
+    """(largest error as a part of what its type allows, its tensor, root mean square of all errors by that of the
+    weights). Infinity where a tensor is missing or of another shape."""
+    head, data = read_head(file), np.memmap(file, np.uint8, "r")
+    worst, name, errors, squares = 0.0, "none", 0.0, 0.0
+    for ours, source in model.tensors.items():
+        record = head.tensors.get(ours)
+        if record is None or record.shape != source.shape:
+            return float("inf"), ours, float("inf")
+        kind = gguf_package().GGMLQuantizationType(record.kind).name
+        found = Tensor(source.name, record, source.heads).read(data)
+        kept = (found.astype(np.uint32) << 16).view(np.float32) if kind == "BF16" else found.astype(np.float32)
+        with safe_open(source.file, framework="pt") as weights:
+            wanted = weights.get_tensor(source.name).to(torch.float32).numpy()
+        error = np.abs(kept.astype(np.float64) - wanted)
+        limits = weight_limits(wanted, kind)
+        over = np.where(error > 0, error / np.maximum(limits, 1e-300), 0.0).max(initial=0.0)
+        if not over <= worst:  # NaN too
+            worst, name = float(over), ours
+        errors, squares = (
+            errors + float(np.square(error).sum()),
+            squares + float(np.square(wanted.astype(np.float64)).sum()),
+        )
+    return worst, name, float(np.sqrt(errors / max(squares, 1e-300)))

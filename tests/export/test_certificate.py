@@ -1,0 +1,250 @@
+"""The certificate: passed where all agree, failed where a file was damaged or misnamed, never passed by itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer as Engine
+from tokenizers import models, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lit_llm.backbone.huggingface import load_language_model, save_model
+from lit_llm.errors import UserError
+from lit_llm.evaluation.sets import write_heldout
+from lit_llm.export import certificate, gguf_file, tokenizer_metadata
+from lit_llm.export.command import Export, name_of, run
+from lit_llm.export.engines import Questions, Refused, ask_llama_cpp
+from lit_llm.model_sources import folders, gguf_model
+from lit_llm.model_sources.pre_tokenizers import RULES
+from lit_llm.records import Document, Heldout
+from lit_llm.text.tokenizer import load_tokenizer
+from tests.export.conftest import NODE, SHAPES, needs_llama_cpp, small_model, small_tokenizer
+from tests.model_sources.test_gguf import random_texts
+from tests.small_gguf import TEXTS, write
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch, tmp_path):
+    monkeypatch.setattr(certificate, "TEXTS", 40)
+    monkeypatch.setattr(certificate, "STEPS", 6)
+    monkeypatch.setattr(folders, "CACHE", tmp_path / "cache")
+
+
+def export(folder: Path, output: Path, capsys, node: Path | None = None, **more) -> tuple[int, dict, str]:
+    """Status, certificate, and what was printed."""
+    status = 0
+    try:
+        run(Export(folder, name="small", output=output, node_llama_cpp=node or output, **more))
+    except SystemExit as stop:
+        status = int(stop.code)
+    path = output / "certificate.json"
+    return status, json.loads(path.read_text()) if path.is_file() else {}, capsys.readouterr().out
+
+
+def results(found: dict, engine: str) -> dict[str, bool | None]:
+    return {check["name"]: check["passed"] for check in found["checks"] if engine in check["engine"]}
+
+
+@pytest.mark.parametrize("quantization", ["f16", "q4_1"])
+def test_what_was_asked_passed_and_without_llama_cpp_it_is_not_certified(quantization, folder, tmp_path, capsys):
+    write_heldout(folder.parent / "heldout", Heldout("general", "documents", tuple(Document(t) for t in TEXTS[:4])))
+    status, found, told = export(folder, tmp_path / "out", capsys, quantization=quantization)
+    assert status == 0 and not found["passed"]
+    assert [c for c in found["checks"] if c["passed"] is False] == []
+    assert results(found, "llama.cpp") == {"reading the file": None}
+    assert set(results(found, "transformers").values()) == {True} and len(results(found, "transformers")) == 4
+    assert results(found, "lit-llm") == {"bits per byte on held-out text": True}
+    assert told.splitlines()[-1] == "Not certified: llama.cpp was not asked; what was asked passed."
+    assert "not run  reading the file, llama.cpp: node-llama-cpp is not in" in told
+    card = (tmp_path / "out/README.md").read_text()
+    assert "Not certified" in card and found["sha256"] in card and "| logits | transformers" in card
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "Modelfile", "README.md", "certificate.json", f"small-{quantization.upper()}.gguf"
+    ]  # fmt: skip
+
+
+def test_a_damaged_tensor_and_a_misnamed_pre_tokenizer_fail(folder, tmp_path, capsys, monkeypatch):
+    real = gguf_file.quantized
+
+    def damaged(value, kind):
+        value = value.copy()
+        if value.shape == (192, 64):
+            value[5] = 0
+        return real(value, kind)
+
+    monkeypatch.setattr(gguf_file, "quantized", damaged)
+    status, found, told = export(folder, tmp_path / "out", capsys, quantization="q8_0")
+    assert status == 1 and not found["passed"] and results(found, "reading")["weights"] is False
+    assert told.splitlines()[-1] == "The certificate FAILED: weights."
+    monkeypatch.setattr(gguf_file, "quantized", real)
+    monkeypatch.setattr(tokenizer_metadata, "name_of", lambda *_: "gpt-2")
+    status, found, told = export(folder, tmp_path / "out", capsys)
+    assert status == 1 and results(found, "reading")["ids of random Unicode texts"] is False
+    assert results(found, "transformers")["ids of random Unicode texts"] is False
+    assert "FAILED" in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_loss_that_grew_fails(folder, tmp_path, capsys, monkeypatch):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(TEXTS))
+    monkeypatch.setitem(certificate.LOSS, "q4_0", -1.0)
+    status, found, _ = export(folder, tmp_path / "out", capsys, quantization="q4_0", texts=texts)
+    assert status == 1 and results(found, "lit-llm")["bits per byte on held-out text"] is False
+    with pytest.raises(UserError, match=r"texts=.*nowhere.txt: not readable"):
+        export(folder, tmp_path / "out", capsys, texts=tmp_path / "nowhere.txt")
+
+
+# ---- by llama.cpp itself ---------------------------------------------------------------------------------------------
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("quantization", ["f32", "q8_0"])
+def test_llama_cpp_agrees_on_every_family(kind, quantization, tmp_path, capsys):
+    tokenizer = small_tokenizer()
+    save_model(tmp_path / "model", small_model(tokenizer.vocab_size + 2, **SHAPES[kind]), tokenizer)
+    status, found, told = export(tmp_path / "model", tmp_path / "out", capsys, NODE, quantization=quantization)
+    assert status == 0 and found["passed"], told
+    assert set(results(found, "node-llama-cpp").values()) == {True} and len(results(found, "node-llama-cpp")) == 4
+    assert told.splitlines()[-1].startswith("Certified: ")
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("quantization", ["f16", "bf16", "q5_1", "q5_0", "q4_1", "q4_0"])
+def test_llama_cpp_agrees_on_every_type(quantization, folder, tmp_path, capsys):
+    status, found, told = export(folder, tmp_path / "out", capsys, NODE, quantization=quantization)
+    assert status == 0 and found["passed"], told
+
+
+@needs_llama_cpp
+def test_what_writer_and_reader_get_wrong_alike_llama_cpp_finds(tmp_path, capsys, monkeypatch):
+    """Rows of q and k that are not put into llama.cpp's order; a rule that cuts texts otherwise."""
+    save_model(tmp_path / "model", small_model(320, family="llama"), small_tokenizer())
+    with monkeypatch.context() as patch:
+        for module, name in ((gguf_file, "neighbours"), (gguf_model, "halves")):
+            patch.setattr(module, name, lambda rows, heads: rows)  # noqa: ARG005
+        status, found, told = export(tmp_path / "model", tmp_path / "out", capsys, NODE)
+    assert results(found, "reading") == {"weights": True, "ids of random Unicode texts": True}
+    assert status == 1 and results(found, "node-llama-cpp")["logits"] is False, told
+    monkeypatch.setitem(RULES, "smollm", RULES["qwen2"])
+    monkeypatch.setattr(tokenizer_metadata, "name_of", lambda *_: "smollm")
+    status, found, told = export(tmp_path / "model", tmp_path / "out", capsys, NODE)
+    assert status == 1 and results(found, "node-llama-cpp")["ids of random Unicode texts"] is False, told
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_cuts_texts_as_llama_cpp_does(rule, tmp_path):
+    file = write(tmp_path / "small.gguf", rule=rule, change={"lit_llm.tokenizer.normalizer": "none"})
+    texts = tuple(random_texts(150) + certificate.random_texts(150))
+    ours = load_tokenizer(file)
+    theirs = ask_llama_cpp(file, NODE, Questions(texts, (), ()), 64)
+    for text, ids in zip(texts, theirs.tokens, strict=True):
+        assert ours.encode(text) == ids, repr(text)
+
+
+def sentencepiece_like(path: Path, blank: bool) -> Path:
+    """A file with a tokenizer as SentencePiece's BPE has it: pieces with scores, bytes to fall back on."""
+    engine = Engine(models.BPE())
+    trainer = trainers.BpeTrainer(vocab_size=60, show_progress=False)
+    engine.train_from_iterator([text.replace(" ", "▁") for text in TEXTS if text.isascii()], trainer)
+    model = json.loads(engine.to_str())["model"]
+    order = {"".join(pair): n for n, pair in enumerate(model["merges"])}
+    pieces = sorted(model["vocab"], key=lambda piece: order.get(piece, 999))
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256)), *pieces]
+    scores = [*[0.0] * 259, *(-float(n) for n in range(len(pieces)))]
+    spare = [f"[PAD{n}]" for n in range(320 - len(tokens))]  # llama.cpp wants a token for each row
+    change = {
+        "tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default", "tokenizer.ggml.merges": None,
+        "tokenizer.ggml.tokens": tokens + spare, "tokenizer.ggml.scores": scores + [0.0] * len(spare),
+        "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, *[1] * len(pieces), *[5] * len(spare)],
+        "tokenizer.ggml.unknown_token_id": 0, "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.ggml.add_space_prefix": blank, "tokenizer.chat_template": None,
+    }  # fmt: skip
+    return write(path, change=change)
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("blank", [True, False])
+def test_a_sentencepiece_tokenizer_goes_in_and_out(blank, tmp_path, capsys):
+    file = sentencepiece_like(tmp_path / "small.gguf", blank)
+    texts = tuple(text for text in random_texts(200) + certificate.random_texts(200) if "▁" not in text)
+    ours = load_tokenizer(file)
+    theirs = ask_llama_cpp(file, NODE, Questions(texts, (), ()), 64)
+    for text, ids in zip(texts, theirs.tokens, strict=True):
+        assert ours.encode(text) == ids, repr(text)
+    assert len(ours.encode(TEXTS[0])) < len(TEXTS[0]), "pieces are merged"
+    status, found, told = export(folders.folder_of(file), tmp_path / "out", capsys, NODE)
+    assert status == 0 and found["passed"], told
+
+
+@needs_llama_cpp
+def test_a_file_that_llama_cpp_does_not_read_fails(folder, tmp_path, capsys, monkeypatch):
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(Refused, match=r"llama\.cpp ended with an error: "):
+        ask_llama_cpp(tmp_path / "bad.gguf", NODE, Questions((), (), ()), 64)
+    real = gguf_file.metadata
+    monkeypatch.setattr(gguf_file, "metadata", lambda *given: real(*given) | {"qwen3.attention.head_count_kv": 4})
+    monkeypatch.setattr(
+        certificate, "write_folder", lambda back, *_: shutil.copytree(folder, back)
+    )  # no word of it here
+    status, found, _ = export(folder, tmp_path / "out", capsys, NODE)
+    assert status == 1 and results(found, "llama.cpp") == {"reading the file": False}
+
+
+# ---- safetensors in shards, and the command --------------------------------------------------------------------------
+
+
+def test_shards_hold_the_same_model(folder, tmp_path, capsys):
+    run(Export(folder, to="huggingface", output=tmp_path / "out", max_shard_size="100KB"))
+    files = sorted((tmp_path / "out").glob("*.safetensors"))
+    told = capsys.readouterr().out.splitlines()
+    assert told == [*map(str, files), str(tmp_path / "out/model.safetensors.index.json")]
+    assert len(files) > 2 and all(sum(t.nbytes for t in load_file(f).values()) <= 100_000 for f in files)
+    before, after = load_language_model(folder), load_language_model(tmp_path / "out")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    for name, value in before.state_dict().items():
+        assert torch.equal(after.state_dict()[name], value), name
+    ids = torch.tensor([[5, 7, 9]])
+    torch.testing.assert_close(theirs(ids).logits, before.eval().logits(before(ids)), atol=1e-5, rtol=1e-5)
+    config = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
+    assert config["chat_template"] == (tmp_path / "out/chat_template.jinja").read_text()
+    assert "generation %" not in config["chat_template"]
+    said = AutoTokenizer.from_pretrained(tmp_path / "out").apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False
+    )
+    assert said == "<|im_start|>user\nHi<|im_end|>\n"
+    run(Export(folder, to="huggingface", output=tmp_path / "out"))
+    assert [file.name for file in (tmp_path / "out").glob("*.safetensors*")] == ["model.safetensors"]
+    for size in ("2", "0GB", "x"):
+        with pytest.raises(UserError, match=f"max_shard_size={size}: write a number"):
+            run(Export(folder, to="huggingface", output=tmp_path / "out", max_shard_size=size))
+    with pytest.raises(UserError, match="is the model's own folder"):
+        run(Export(folder, to="huggingface", output=folder))
+
+
+def test_a_gguf_file_goes_in_and_out(tmp_path, capsys):
+    file = write(tmp_path / "small.gguf", "llama", "F16")
+    run(Export(file, output=tmp_path / "out", name="again", certificate=False))
+    assert capsys.readouterr().out.splitlines()[-1] == "Not certified: certificate=false."
+    assert "Without a certificate" in (tmp_path / "out/README.md").read_text()
+    before, after = (
+        {t.name: t.data for t in gguf.GGUFReader(f).tensors} for f in (file, tmp_path / "out/again-F16.gguf")
+    )
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value, name)
+
+
+def test_names(tmp_path):
+    assert name_of(Path("outputs/ppo/2026-01-02_03-04-05/model")) == "ppo-2026-01-02_03-04-05"
+    assert name_of(tmp_path / "My model!") == "My-model"
+    with pytest.raises(UserError, match=r"name=a/b: becomes the name of a file"):
+        run(Export(tmp_path, name="a/b"))
