@@ -22,11 +22,10 @@ from lit_llm.model_sources.gguf_model import ARCHITECTURES, LAYER, ROPE_FACTORS,
 from lit_llm.model_sources.rope_factors import llama3_factors
 from lit_llm.runtime.atomic_files import beside
 from lit_llm.runtime.model_folder import check_model_folder, check_recorded
-
-HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"  # in the files of every family that GGUF has here
 from lit_llm.runtime.progress_bars import Bar
 from lit_llm.text.tokenizer import Tokenizer
 
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"  # in the files of every family that GGUF has here
 Quantization = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 BLOCK = 32  # weights of one scale, in all of these that have scales
 FINE = "q8_0"  # of embedding and head where the rest has fewer bits, as llama.cpp's own tool does it

@@ -76,9 +76,9 @@ def test_components_and_commands_take_a_file(file: Path, tmp_path: Path) -> None
     model, tokenizer = command.load(file, "cpu")
     torch.testing.assert_close(model.state_dict()["lm_head.weight"], stage.model.state_dict()["lm_head.weight"])
     save_model(tmp_path / "reward", ScoreModel.from_language_model(load_language_model(file)), tokenizer)
-    assert LearnedReward(tmp_path / "reward").folders == (str(tmp_path / "reward"),)
+    assert LearnedReward(folder=str(tmp_path / "reward")).folders == (str(tmp_path / "reward"),)
     with pytest.raises(UserError, match="holds no reward model"):
-        LearnedReward(str(file))
+        LearnedReward(folder=str(file))
 
 
 def test_a_package_s_file_is_found_without_importing_it(file: Path, tmp_path: Path, monkeypatch) -> None:
