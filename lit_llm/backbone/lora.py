@@ -1,8 +1,13 @@
-"""Low-rank adapters (Hu et al. 2021): train W + (alpha / rank) B A with W frozen; saved in PEFT's layout, or merged."""
+"""Low-rank adapters (Hu et al. 2021): train W + s B A with W frozen; saved in PEFT's layout, or merged.
+
+s is alpha / rank, or alpha / sqrt(rank) (rank-stabilised, rsLoRA, Kalajdzievski 2023). Decomposed by weight (DoRA, Liu
+et al. 2024, equation 5), each row of W + s B A is scaled to a trained length.
+"""
 
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,43 +27,78 @@ from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import write_json
 
 TARGETS = LINEAR_LAYERS
+log = logging.getLogger("lit_llm")
+
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 class LoRALinear(nn.Linear):
-    """A linear layer W with an adapter beside it: x W' + (alpha / rank) dropout(x) A' B'. B begins at zero: no change.
+    """A linear layer W with an adapter beside it: x W' + s dropout(x) A' B'. B begins at zero: no change.
 
-    ``lora_A``: (rank, in). ``lora_B``: (out, rank).
+    ``lora_A``: (rank, in). ``lora_B``: (out, rank). ``lora_magnitude_vector``: (out,), the lengths that DoRA trains;
+    None: there are none.
     """
 
-    def __init__(self, base: nn.Linear, rank: int, alpha: float, dropout: float) -> None:
+    def __init__(
+        self,
+        base: nn.Linear,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        rank_stabilized: bool = False,
+        decomposed: bool = False,
+    ) -> None:
         with torch.device("meta"):
             super().__init__(base.in_features, base.out_features, bias=base.bias is not None)
         self.weight, self.bias = base.weight, base.bias
         like = {"device": base.weight.device, "dtype": base.weight.dtype}
-        self.rank, self.alpha, self.scale = rank, alpha, alpha / rank
+        self.rank, self.alpha, self.rank_stabilized = rank, alpha, rank_stabilized
+        self.scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
         self.lora_A = nn.Linear(base.in_features, rank, bias=False, **like)
         self.lora_B = nn.Linear(rank, base.out_features, bias=False, **like)
         self.lora_dropout = nn.Dropout(dropout)
         self.enabled = True
         nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B.weight)
+        self.lora_magnitude_vector = nn.Parameter(row_lengths(base.weight.detach())) if decomposed else None
 
     def forward(self, x: Tensor) -> Tensor:
         out = linear(x, self.weight, self.bias)
         if not self.enabled:
             return out
-        change: Tensor = self.lora_B(self.lora_A(self.lora_dropout(x)))
-        return out + self.scale * change
+        left = self.lora_dropout(x)
+        change: Tensor = self.scale * self.lora_B(self.lora_A(left))
+        if self.lora_magnitude_vector is None:
+            return out + change
+        # Of what dropout left out the base's part stays: PEFT's, and the paper's where there is no dropout.
+        stretch = self.lora_magnitude_vector / row_lengths(self._changed(self.weight.dtype)).detach()
+        return out + (stretch - 1) * linear(left, self.weight, None) + stretch * change
+
+    def _changed(self, dtype: torch.dtype) -> Tensor:
+        """W + s B A: (out, in)."""
+        return self.weight.to(dtype) + self.scale * (self.lora_B.weight.to(dtype) @ self.lora_A.weight.to(dtype))
+
+    def whole_weight(self, dtype: torch.dtype) -> Tensor:
+        """The weight (out, in) of a plain layer that does the same."""
+        weight = self._changed(dtype)
+        if self.lora_magnitude_vector is None:
+            return weight
+        return weight * (self.lora_magnitude_vector.to(dtype) / row_lengths(weight))[:, None]
 
     def merged(self) -> nn.Linear:
         """The plain layer with the adapter added into its weight, in float32, then its own dtype."""
         with torch.device("meta"):
             plain = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
-        change = self.scale * (self.lora_B.weight.float() @ self.lora_A.weight.float())
-        plain.weight = nn.Parameter((self.weight.float() + change).to(self.weight.dtype).detach())
+        wide = torch.promote_types(self.weight.dtype, torch.float32)
+        plain.weight = nn.Parameter(self.whole_weight(wide).to(self.weight.dtype).detach())
         plain.bias = self.bias
         return plain
+
+
+def row_lengths(weight: Tensor) -> Tensor:
+    """Of each row of (out, in): (out,)."""
+    lengths: Tensor = torch.linalg.vector_norm(weight, dim=1)
+    return lengths
 
 
 def apply_lora(
@@ -67,6 +107,8 @@ def apply_lora(
     alpha: float = 32,
     dropout: float = 0.05,
     targets: Sequence[str] = TARGETS,
+    rank_stabilized: bool = False,
+    decomposed: bool = False,
 ) -> LanguageModel | ScoreModel:
     """Put adapters beside the layers named ``targets``, in place, and freeze everything else; returns the model.
 
@@ -88,11 +130,19 @@ def apply_lora(
     if not targets or found != set(targets):
         unknown = sorted(set(targets) - found) or list(targets)
         raise UserError(f"stage.lora_targets: {unknown} not in the model; use some of {', '.join(TARGETS)}")
+    for parts in layout_of(model.config).fused.values() if decomposed else ():
+        names = {part.rpartition(".")[2] for part in parts}
+        if names & found and not names <= found:
+            raise UserError(
+                f"stage.lora_dora: {', '.join(sorted(names))} are one matrix in the files; adapt all or none"
+            )
     model.requires_grad_(False)
     for name in chosen:
         base = model.get_submodule(name)
         assert isinstance(base, nn.Linear)
-        model.set_submodule(name, LoRALinear(base, rank, alpha, dropout).train(base.training))
+        model.set_submodule(
+            name, LoRALinear(base, rank, alpha, dropout, rank_stabilized, decomposed).train(base.training)
+        )
     if isinstance(model, ScoreModel):
         model.score.requires_grad_(True)
     return model
@@ -175,11 +225,14 @@ def save_adapter(folder: str | Path, model: LanguageModel | ScoreModel, base: st
         "bias": "none",
         "fan_in_fan_out": layout_of(model.config).transposed,
         "init_lora_weights": True,
-        "use_rslora": False,
-        "use_dora": False,
-        **patterns(targets, model.config, any_layer.rank, any_layer.alpha),
+        "use_rslora": any_layer.rank_stabilized,
+        "use_dora": any_layer.lora_magnitude_vector is not None,
+        **patterns(targets, model.config, any_layer.rank, any_layer.alpha, any_layer.rank_stabilized),
         "inference_mode": True,
     }
+    if settings["use_dora"] and settings["fan_in_fan_out"]:
+        log.warning("%s: PEFT has no DoRA of %s's (in, out) matrices, and reads this wrongly; the merged model beside "
+                    "it is right", folder, model.config.family)  # fmt: skip
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG, settings, indent=2)
@@ -195,7 +248,8 @@ def load_adapter(folder: str | Path, model: LanguageModel | ScoreModel) -> Langu
     file = ConfigFile(Path(folder) / CONFIG)
     rank, alpha = file.number("r"), file.number("lora_alpha", float)
     targets, shared = _refuse_other_kinds(file, isinstance(model, ScoreModel), model.config)
-    apply_lora(model, rank, alpha, file.number("lora_dropout", float, 0.0), targets)
+    stabilized, decomposed = bool(file.raw.get("use_rslora")), bool(file.raw.get("use_dora"))
+    apply_lora(model, rank, alpha, file.number("lora_dropout", float, 0.0), targets, stabilized, decomposed)
     adapters = _adapters(model)
     wanted = in_files(adapters, model.config, shared)
     if isinstance(model, ScoreModel):
@@ -220,9 +274,10 @@ def _refuse_other_kinds(file: ConfigFile, score: bool, config: BackboneConfig) -
     named = raw.get("target_modules")
     given = named if isinstance(named, list) and all(isinstance(name, str) for name in named) else []
     targets = our_targets(given, config)
-    ours = patterns(targets, config, file.number("r"), file.number("lora_alpha", float))
+    stabilized = bool(raw.get("use_rslora"))
+    ours = patterns(targets, config, file.number("r"), file.number("lora_alpha", float), stabilized)
     apart = bool(ours["rank_pattern"]) and all(raw.get(key) == value for key, value in ours.items())
-    refused = ["use_dora", "use_rslora", "lora_bias"] + ([] if apart else list(ours))
+    refused = ["lora_bias"] + ([] if apart else list(ours))
     for key in refused if layout_of(config).transposed else [*refused, "fan_in_fan_out"]:
         if raw.get(key):
             raise file.refuse(key, raw[key], "merge the adapter with PEFT and load the merged folder")

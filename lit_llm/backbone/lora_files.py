@@ -7,6 +7,7 @@ trained there, whose A all three share, is read as three with that A.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from lit_llm.backbone.config import LINEAR_LAYERS, BackboneConfig
 from lit_llm.backbone.layouts import layout_of
 
 PEFT_PREFIX = "base_model.model."  # PEFT wraps the model twice
-A, B = ".lora_A.weight", ".lora_B.weight"
+A, B, LENGTHS = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
 
 
 def _inside(target: str) -> str:
@@ -43,13 +44,18 @@ def our_targets(named: Sequence[str], config: BackboneConfig) -> list[str]:
     return found
 
 
-def patterns(targets: Iterable[str], config: BackboneConfig, rank: int, alpha: float) -> dict[str, dict[str, Any]]:
-    """``rank_pattern`` and ``alpha_pattern``: of fused layers, as many times the others' as they have parts."""
+def patterns(
+    targets: Iterable[str], config: BackboneConfig, rank: int, alpha: float, rank_stabilized: bool = False
+) -> dict[str, dict[str, Any]]:
+    """``rank_pattern`` and ``alpha_pattern``: of fused layers, ranks are as many times the others' as they have parts,
+    and alphas so many times as keeps the scale."""
     fused, given = layout_of(config).fused, set(targets)
     sizes = {whole: len(parts) for whole, parts in fused.items() if given & {part.rpartition(".")[2] for part in parts}}
     return {
         "rank_pattern": {whole: size * rank for whole, size in sizes.items()},
-        "alpha_pattern": {whole: size * alpha for whole, size in sizes.items()},
+        "alpha_pattern": {
+            whole: (math.sqrt(size) if rank_stabilized else size) * alpha for whole, size in sizes.items()
+        },
     }
 
 
@@ -62,7 +68,7 @@ def in_files(adapters: Mapping[str, Tensor], config: BackboneConfig, shared: boo
     for module, names in _gathered(adapters, config).items():
         theirs = PEFT_PREFIX + layout.their_name(module)
         if len(names) == 1:
-            found[theirs + A], found[theirs + B] = adapters[names[0] + A], adapters[names[0] + B]
+            found |= {theirs + end: adapters[names[0] + end] for end in (A, B, LENGTHS) if names[0] + end in adapters}
             continue
         sizes = _sizes(names, config)
         first = next(adapters[name + A] for name in names if name + A in adapters)
@@ -76,6 +82,8 @@ def in_files(adapters: Mapping[str, Tensor], config: BackboneConfig, shared: boo
                 part[:, block] = adapters[name + B].detach()
             rows.append(part)
         found[theirs + A], found[theirs + B] = whole, layout.join(rows, config)
+        if any(name + LENGTHS in adapters for name in names):
+            found[theirs + LENGTHS] = layout.join([adapters[name + LENGTHS].detach() for name in names], config)
     return found
 
 
@@ -96,13 +104,18 @@ def put_back(files: Mapping[str, Tensor], adapters: Mapping[str, Tensor], config
             if whole[block].any():  # else that part had no adapter: its new one stays as it begins
                 adapters[name + A].copy_(whole[block])
             adapters[name + B].copy_(part[:, block])
+        if theirs + LENGTHS in files:
+            lengths = [files[theirs + LENGTHS]]
+            lengths = layout.split(lengths[0], _sizes(names, config), config) if len(names) > 1 else lengths
+            for name, part in zip(names, lengths, strict=True):
+                adapters[name + LENGTHS].copy_(part)
 
 
 def _gathered(adapters: Mapping[str, Tensor], config: BackboneConfig) -> dict[str, list[str]]:
     """A module of each tensor there, and all those here that it holds, with adapters or without."""
     layout, found = layout_of(config), dict[str, list[str]]()
     for name in adapters:
-        module = name.removesuffix(A).removesuffix(B)
+        module = name.removesuffix(A).removesuffix(B).removesuffix(LENGTHS)
         layer, inside = module.split(".", 3)[:3], module.split(".", 3)[3]
         parts = layout.fused.get(layout.inside_name(inside), (inside,))
         names = [".".join((*layer, part)) for part in parts]

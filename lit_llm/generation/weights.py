@@ -138,9 +138,8 @@ def _mlp_weights(
 
 def _plain(layer: nn.Linear, wide: torch.dtype) -> Affine:
     """A layer's weight and bias, its adapter (where it is switched on) added in."""
-    weight = layer.weight.detach().to(wide)
-    if isinstance(layer, LoRALinear) and layer.enabled:
-        weight = weight + layer.scale * (layer.lora_B.weight.detach().to(wide) @ layer.lora_A.weight.detach().to(wide))
+    adapted = isinstance(layer, LoRALinear) and layer.enabled
+    weight = layer.whole_weight(wide).detach() if adapted else layer.weight.detach().to(wide)  # type: ignore[operator]
     return weight, None if layer.bias is None else layer.bias.detach().to(wide)
 
 

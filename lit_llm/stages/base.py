@@ -100,8 +100,7 @@ class Stage(L.LightningModule):
         """
         self.lora_rank, self.base_model = options.lora_rank, options.base_model or ""
         if options.lora_rank:
-            targets = tuple(options.lora_targets)
-            apply_lora(self.model, options.lora_rank, options.lora_alpha, dropout, targets)
+            apply_lora(self.model, **options.adapters(dropout))
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """The model's answer to rows of tokens, as it is in use: logits (B, T, V) for (B, T)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from lit_llm.backbone.config import LINEAR_LAYERS
 from lit_llm.errors import UserError
@@ -54,8 +54,21 @@ class AdapterOptions(StageOptions):
     lora_rank: int = 0  # of the adapters; 0: none, all weights are trained
     lora_alpha: float = 32.0  # the adapters' scale is lora_alpha / lora_rank
     lora_targets: Sequence[str] = LINEAR_LAYERS  # names of the layers that get one
+    lora_rslora: bool = False  # the scale is lora_alpha / sqrt(lora_rank), which stays right for large ranks
+    lora_dora: bool = False  # lengths of the weights' rows are trained beside the adapters (arXiv:2402.09353)
     # Name or folder of the model that the adapters belong to, for adapter_config.json; None: what the run started from.
     base_model: str | None = None
+
+    def adapters(self, dropout: float = 0.0) -> dict[str, Any]:
+        """What ``backbone.lora.apply_lora`` takes besides the model."""
+        return {
+            "rank": self.lora_rank,
+            "alpha": self.lora_alpha,
+            "dropout": dropout,
+            "targets": tuple(self.lora_targets),
+            "rank_stabilized": self.lora_rslora,
+            "decomposed": self.lora_dora,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ def value_network(model: LanguageModel, reward: Any, options: PPOOptions) -> Sco
         value = ScoreModel.from_language_model(model)
     else:
         value = _sharing(model if learned is None else learned)
-        apply_lora(value, options.lora_rank, options.lora_alpha, 0.0, tuple(options.lora_targets))
+        apply_lora(value, **options.adapters())
     if learned is None:
         nn.init.zeros_(value.score.weight)
     return value

@@ -156,7 +156,7 @@ def test_an_adapter_that_does_not_fit_is_refused(adapted: LanguageModel, base: L
     settings = json.loads(path.read_text())
     for change, expected in (
         ({"peft_type": "IA3"}, "IA3"),
-        ({"use_dora": True}, "use_dora"),
+        ({"use_dora": True}, "lora_magnitude_vector"),
         ({"target_modules": ["c_attn"]}, "c_attn"),
         ({"target_modules": ["q_proj"]}, "unexpected"),
         ({"r": 8}, r"shape \[4, \d+\], the configuration asks for \[8"),

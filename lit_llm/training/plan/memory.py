@@ -21,7 +21,7 @@ from lit_llm.backbone.lora import apply_lora
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.config import schema
 from lit_llm.config.targets import construct, named_class
-from lit_llm.stages.options import StageOptions
+from lit_llm.stages.options import AdapterOptions, StageOptions
 from lit_llm.training.plan.activations import Activations, activations
 from lit_llm.training.trainer import precision
 
@@ -170,9 +170,8 @@ def stage_options(cfg: DictConfig) -> StageOptions:
 
 
 def _adapted(model: LanguageModel, options: StageOptions) -> None:
-    rank = getattr(options, "lora_rank", 0)
-    if rank:
-        apply_lora(model, rank, options.lora_alpha, 0.0, tuple(options.lora_targets))  # type: ignore[attr-defined]
+    if isinstance(options, AdapterOptions) and options.lora_rank:
+        apply_lora(model, **options.adapters())
 
 
 def _reward_models(node: Any) -> Iterator[BackboneConfig]:
