@@ -155,7 +155,7 @@ def _turned(file: ConfigFile, count: int) -> list[bool]:
             raise file.refuse("no_rope_layer_interval", every, "it should be at least 1")
         return [bool((layer + 1) % every) for layer in range(count)]
     if not isinstance(given, list) or len(given) < count:
-        raise file.refuse("no_rope_layers", given, f"it should be 1 or 0 for each of {count} layers")
+        raise file.refuse("no_rope_layers", given, f"it should be 1 or 0 for each of num_hidden_layers={count}")
     return [bool(value) for value in given[:count]]
 
 
@@ -188,7 +188,9 @@ def _windows(file: ConfigFile, row: FamilyRow, count: int, turned: Sequence[bool
 
 def _named_windows(file: ConfigFile, row: FamilyRow, kinds: Any, count: int) -> list[bool]:
     if not isinstance(kinds, list) or len(kinds) != count or not set(map(str, kinds)) <= {SLIDING, FULL}:
-        raise file.refuse("layer_types", kinds, f"it should be {FULL} or {SLIDING} for each of {count} layers")
+        raise file.refuse("layer_types", kinds, f"needs {FULL} or {SLIDING} for each of num_hidden_layers={count}")
+            "layer_types", kinds, f"it should be {FULL} or {SLIDING} for each of num_hidden_layers={count}"
+        )
     if not row.layer_types and len(set(kinds)) > 1:
         raise file.refuse("layer_types", sorted(set(kinds)), "all layers should be of one kind, full or sliding")
     return [kind == SLIDING for kind in kinds]

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import itertools
 import re
 import subprocess
 import sys
@@ -17,15 +18,32 @@ GROUPS = ("stage", "data", "backbone", "tokenizer", "optimizer", "schedule", "lo
 
 
 def files(group):
-    """The names of a group's files that describe a part (others say what differs from one)."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if "_target_:" in path.read_text())
+    """The names of a group's files that describe a part (others say what differs from one); of a file with several
+    parts, callbacks, each as file.part."""
+    found = []
+    for path in sorted((CONF / group).glob("*.yaml")):
+        values = yaml.safe_load(path.read_text()) or {}
+        parts = [key for key, value in values.items() if isinstance(value, dict) and "_target_" in value]
+        found += [path.stem] if "_target_" in values else [f"{path.stem}.{part}" for part in parts]
+    return found
+
+
+def lines_of(group, name):
+    """The lines of the file that describe the part."""
+    file, _, part = name.partition(".")
+    lines = (CONF / group / f"{file}.yaml").read_text().splitlines()
+    if not part:
+        return lines
+    rest = lines[lines.index(f"{part}:") + 1 :]
+    return list(itertools.takewhile(lambda line: line.startswith(" "), rest))
 
 
 def content(group, name):
     """The target of a file, and the options that it gives."""
-    text = (CONF / group / f"{name}.yaml").read_text()
+    file, _, part = name.partition(".")
+    text = (CONF / group / f"{file}.yaml").read_text()
     values = yaml.safe_load(text.replace("${paths.cache}", "outputs/cache"))  # what conf/paths/default.yaml comes to
-    values = values if "_target_" in values else values[name]  # a callback, by its name
+    values = values[part] if part else values
     kind = options_of(values["_target_"])
     others = {*HYDRA_KEYS, "defaults", *kind.NEEDS, *kind.TAKES}
     return values["_target_"], {key: value for key, value in values.items() if key not in others}

@@ -18,7 +18,15 @@ from lit_llm.config.annotations import fits, shown
 from lit_llm.config.signatures import options_of
 from lit_llm.errors import UserError
 from lit_llm.runtime.options import Options
-from tests.config.options_files import CONF, GROUPS, assert_comments, assert_light, assert_read, content, files
+from tests.config.options_files import (
+    GROUPS,
+    assert_comments,
+    assert_light,
+    assert_read,
+    content,
+    files,
+    lines_of,
+)
 
 ROOMS = sorted(path.parent.name for path in Path(lit_llm.__file__).parent.glob("*/options.py"))
 MODULES = {room: f"lit_llm.{room}.options" for room in ROOMS}
@@ -75,7 +83,7 @@ def test_every_option_is_a_key_of_the_file_with_its_default_and_the_other_way_ro
     assert group == kind.GROUP
     fields = [field for field in dataclasses.fields(kind) if field.name not in NOT_IN_FILES.get(f"{group}/{name}", ())]
     assert set(values) == {field.name for field in fields}
-    lines = (CONF / group / f"{name}.yaml").read_text().splitlines()
+    lines = lines_of(group, name)
     for field in fields:
         value = values[field.name]
         default = "???" if field.default is dataclasses.MISSING else field.default

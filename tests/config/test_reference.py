@@ -36,7 +36,7 @@ def test_a_file_that_says_what_differs_has_types_and_comments_too():
 
 
 def test_the_keys_of_a_part_inside_a_file_are_spelt_out():
-    names = [key.name for key in options_in(conf_folder() / "callbacks/samples.yaml")]
+    names = [key.name for key in options_in(conf_folder() / "callbacks/default.yaml")]
     assert "samples.every_n_steps" in names and "samples" not in names
     names = [key.name for key in options_in(conf_folder() / "stage/reward_modeling.yaml")]
     assert {"reward_validation", "reward_validation.doubt"} <= set(names)

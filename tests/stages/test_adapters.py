@@ -109,8 +109,8 @@ def test_what_adapters_do_not_go_with_is_refused():
     for kind in (RewardModeling, FlagClassification, ContinuedPretraining):
         for options, message in (
             ({"lora_rank": -1}, "stage.lora_rank: -1"),
-            ({"lora_rank": 2, "lora_alpha": 0.0}, "stage.lora_alpha=0.0"),
-            ({"lora_rank": 2, "lora_dropout": 1.0}, "stage.lora_dropout=1.0"),
+            ({"lora_rank": 2, "lora_alpha": 0.0}, "stage.lora_alpha: 0.0"),
+            ({"lora_rank": 2, "lora_dropout": 1.0}, "stage.lora_dropout: 1.0"),
             ({"lora_rank": 2, "lora_targets": ["c_attn"]}, r"stage.lora_targets: \['c_attn'\] not in the model"),
         ):
             with pytest.raises(UserError, match=message):
