@@ -189,8 +189,6 @@ def _windows(file: ConfigFile, row: FamilyRow, count: int, turned: Sequence[bool
 def _named_windows(file: ConfigFile, row: FamilyRow, kinds: Any, count: int) -> list[bool]:
     if not isinstance(kinds, list) or len(kinds) != count or not set(map(str, kinds)) <= {SLIDING, FULL}:
         raise file.refuse("layer_types", kinds, f"needs {FULL} or {SLIDING} for each of num_hidden_layers={count}")
-            "layer_types", kinds, f"it should be {FULL} or {SLIDING} for each of num_hidden_layers={count}"
-        )
     if not row.layer_types and len(set(kinds)) > 1:
         raise file.refuse("layer_types", sorted(set(kinds)), "all layers should be of one kind, full or sliding")
     return [kind == SLIDING for kind in kinds]
