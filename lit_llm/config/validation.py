@@ -157,6 +157,9 @@ def _check_run(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
     yield from monitored_metrics.faults(prefix, values)
     yield from _check_trainer(prefix + "trainer.", values["trainer"])
     yield from _check_recomputed(prefix, values)
+    data = values["data"] if isinstance(values["data"], Mapping) else {}
+    if data.get("micro_batch_size") == "auto" and values["trainer"]["global_batch_size"] is None:
+        yield f"{prefix}data.micro_batch_size=auto: needs trainer.global_batch_size, a step's rows, which it divides"
     if values["resume"] not in (None, "auto"):
         changed = change_from(values, RunFolder(values["resume"]))
         if changed is not None:

@@ -191,7 +191,7 @@ class DataModule(L.LightningDataModule, ABC):
     def _loader(self, rows: Rows, order: Order) -> ResumableLoader:
         return ResumableLoader(
             self.placed(rows),
-            self.options.micro_batch_size,
+            self.options.rows_at_once,
             order=order,
             fingerprint=self.fingerprint(),
             num_workers=self.options.num_workers,

@@ -33,7 +33,9 @@ class DataOptions(Options):
         "validation_fraction": PART, "test_fraction": PART, "path": FACTOR,
     }  # fmt: skip
 
-    micro_batch_size: int = 8  # rows (prompts, where the batch holds prompts) per process and step
+    # Rows (prompts, where the batch holds prompts) per process and forward pass; auto: the most that fit in memory and
+    # divide trainer.global_batch_size, found when the run begins.
+    micro_batch_size: int | Literal["auto"] = 8
     num_workers: int = 0  # processes that prepare batches; they change nothing but speed
     seed: int = 0  # of the order of the rows
     format: str | None = None  # a format's name or a function's dotted path; None: by each row's keys (formats.py)
@@ -51,7 +53,8 @@ class DataOptions(Options):
     encoding: str = "utf-8"  # of texts and JSON
 
     def check(self) -> None:
-        _at_least("micro_batch_size", self.micro_batch_size, 1)
+        if self.micro_batch_size != "auto":
+            _at_least("micro_batch_size", self.micro_batch_size, 1)
         _at_least("num_workers", self.num_workers, 0)
         _at_least("seed", self.seed, 0)
         _one_of("on_error", self.on_error, ("stop", "skip"))
@@ -61,6 +64,13 @@ class DataOptions(Options):
         checked_encoding(self.encoding)
         check_fractions(self.validation_fraction, self.test_fraction)
         super().check()
+
+    @property
+    def rows_at_once(self) -> int:
+        """``micro_batch_size`` as a number. Raises UserError for auto, which a run settles before its data is made."""
+        if self.micro_batch_size == "auto":
+            raise UserError("data.micro_batch_size=auto: is settled by a run of scripts/train.py; give a number here")
+        return self.micro_batch_size
 
 
 # Text
@@ -153,7 +163,7 @@ class PreferencesOptions(DataOptions):
 
     path: DataPath  # comparisons: pairs, rankings of K completions, HH transcripts (formats.py)
     max_length: int = 512  # longest prompt and completion together, in tokens
-    micro_batch_size: int = 4  # comparisons per process and step; each brings its K completions
+    micro_batch_size: int | Literal["auto"] = 4  # comparisons per process and step; each brings its K completions
     # A comparison with a completion that does not fit behind its prompt is dropped whole, or its prompt is cut from the
     # left (truncate), for all of its completions alike. A completion is never cut: its end token is part of what is
     # judged. All are counted.
@@ -197,7 +207,7 @@ class LabelledAnswersOptions(DataOptions):
     flag_kinds: Sequence[str] | None = None  # for flagged: the kinds of flag that count; None: all
     min_severity: int = 1  # for flagged: the least severity that counts, 1 to 3
     max_length: int = 512  # longest prompt and completion together, in tokens; what is longer is left out and counted
-    micro_batch_size: int = 8  # completions per process and step
+    micro_batch_size: int | Literal["auto"] = 8  # completions per process and step
     name: str = "labels"  # of the source, and the beginning of the held-out sets' names
 
     def check(self) -> None:

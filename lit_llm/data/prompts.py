@@ -87,7 +87,7 @@ class Prompts(DataModule):
     def predict_dataloader(self) -> list[DataLoader[Prompt]]:
         """A loader for each held-out set, of lists of its prompts in its order."""
         sets = [list(one.items) for one in self.heldout() if one.items]
-        return [DataLoader(items, batch_size=self.options.micro_batch_size, collate_fn=list) for items in sets]  # type: ignore[arg-type]
+        return [DataLoader(items, batch_size=self.options.rows_at_once, collate_fn=list) for items in sets]  # type: ignore[arg-type]
 
     def ptx_loader(self) -> ResumableLoader | None:
         """Batches of pretraining text (TokenBatch), which remember their place; None without ``ptx_path``."""

@@ -195,7 +195,7 @@ class AgainstReference(Stage):
         total = sum(map(len, sources)) // world
         with Bar(total=total, desc="reference", unit=" rows", leave=False) as bar:
             for rows in map(data.placed, sources):
-                for size, batch in _batches(rows, data.options.micro_batch_size, rank, world):
+                for size, batch in _batches(rows, data.options.rows_at_once, rank, world):
                     with self.trainer.precision_plugin.forward_context():
                         for completions in self.completions_in(batch):
                             self.under_reference(completions.to(self.device))

@@ -34,11 +34,13 @@ def run(cfg: DictConfig, path: Path) -> dict[str, Any]:
         from lit_llm.training.build import load
         from lit_llm.training.evaluate import RunEvaluation
         from lit_llm.training.finalize import finalize
+        from lit_llm.training.plan.micro_batch import settled
         from lit_llm.training.trainer import build
 
     folder, started = RunFolder(path), time.monotonic()
     with one_process_at(folder.path), told_in_one_line(lambda: needs_less(cfg), lambda: folder.kept()):
         prepare(cfg, folder)
+        cfg = settled(cfg, folder.path)
         parts = load(cfg, folder.path)
         trainer, evaluation = build(parts, folder.path), RunEvaluation(parts, folder)
         before = fit(parts, trainer, folder, evaluation)

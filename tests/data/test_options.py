@@ -22,7 +22,8 @@ FILES = files("data")
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_option_is_read_by_the_data_modules(name):
-    assert_read("data", name, options, by_options=("ptx_path", "ptx_max_length", "ptx_micro_batch_size"))
+    by_options = ("ptx_path", "ptx_max_length", "ptx_micro_batch_size", "micro_batch_size")
+    assert_read("data", name, options, by_options=by_options)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -39,8 +39,13 @@ def plan_run(cfg: DictConfig, measure: bool, folder: Path) -> Plan:
     from lit_llm.training.train import quiet
 
     quiet()
+    if cfg.data.get("micro_batch_size") == "auto":
+        from lit_llm.training.plan.micro_batch import settled
+
+        folder.mkdir(parents=True, exist_ok=True)
+        cfg = settled(cfg, folder)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    data = _Data.read(cfg, folder)
+    data = RunData.read(cfg, folder)
     shape = memory.shape_of(cfg, data.vocabulary)
     process = memory.process_bytes() if shape.device == "cpu" else 0.0
     of = memory.Pass(*shape.options.pass_over(data.rows, data.length))
@@ -60,7 +65,7 @@ def plan_run(cfg: DictConfig, measure: bool, folder: Path) -> Plan:
 
 
 @dataclass(frozen=True)
-class _Data:
+class RunData:
     """What the run's data says before any weight is read."""
 
     vocabulary: int
@@ -72,7 +77,7 @@ class _Data:
     tokens_a_step: int
 
     @classmethod
-    def read(cls, cfg: DictConfig, folder: Path) -> _Data:
+    def read(cls, cfg: DictConfig, folder: Path) -> RunData:
         from lit_llm.config.targets import construct
         from lit_llm.training.build import check_batches, load_run_tokenizer
         from lit_llm.training.trainer import accumulation, optimizer_steps
@@ -117,7 +122,7 @@ def _size(batch: Any) -> tuple[int, int]:
     return max(1, -(-int(completions.input_ids.numel()) // longest)), longest
 
 
-def _of_memory(shape: Any, of: Any, needed: Any, room: float, data: _Data, from_scratch: bool) -> Iterator[str]:
+def _of_memory(shape: Any, of: Any, needed: Any, room: float, data: RunData, from_scratch: bool) -> Iterator[str]:
     config = shape.config
     yield (
         f"model       {config.family}, {shape.parameters:,} parameters, {shape.trained:,} trained; "
