@@ -10,6 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,5 +98,8 @@ def real_text(text: str) -> str:
 
 
 def _value(mark: re.Match[str]) -> str:
-    default = mark[0] if mark[2] is None else str(json.loads(mark[2]))
+    """A plain configuration has the default as JSON, one that is not made plain yet as it was written."""
+    default = mark[0] if mark[2] is None else mark[2].strip()
+    with suppress(ValueError):
+        default = default if mark[2] is None else str(json.loads(default))
     return os.environ.get(mark[1], default)

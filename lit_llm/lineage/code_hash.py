@@ -25,8 +25,11 @@ from lit_llm.errors import UserError
 from lit_llm.runtime.source_files import absolute, archive, module_file, modules_of, tree
 
 ALWAYS = ("lit_llm.training.train",)
-LEFT_OUT = ("lit_llm.config", "lit_llm.lineage", "lit_llm.report", "lit_llm.pipeline", "lit_llm.feedback.web")
-"""Rooms that check, start, name and show runs: what they decide stands in the configuration, which counts by itself."""
+LEFT_OUT = (
+    "lit_llm.config", "lit_llm.lineage", "lit_llm.report", "lit_llm.pipeline", "lit_llm.feedback.web",
+    "lit_llm.training.plan", "lit_llm.export",
+)  # fmt: skip
+"""Rooms that check, foresee, start, name and show runs: what they decide stands in the configuration, and counts so."""
 
 
 def code_hashes(config: Mapping[str, Any]) -> dict[str, str]:
@@ -103,7 +106,9 @@ def _installed(folder: Path, top: str) -> bool:
     ``pip install --target`` leaves it. An editable install is the user's own code.
     """
     for place in {folder, folder.resolve()}:
-        if any(place.is_relative_to(root) for root in _editable()):
+        roots = [root for root in _editable() if place.is_relative_to(root)]
+        inside = {part for root in roots for part in place.relative_to(root).parts}
+        if roots and not inside & {"site-packages", "dist-packages"}:  # those of an environment in the project are not
             return False
         if any(part in ("site-packages", "dist-packages") for part in place.parts):
             return True

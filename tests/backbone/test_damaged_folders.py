@@ -92,7 +92,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "rope factor": (set_key("rope_parameters", {"rope_type": "linear", "factor": "x"}), ["factor='x'", "a number"]),
     "layers of no kind": (set_key("layer_types", ["sliding_attention", "chunked_attention"]), ["layer_types"]),
     "quantised": (set_key("quantization_config", {"bits": 4}), ["quantization_config", "unquantised"]),
-    "layers that are not there": (set_key("num_hidden_layers", 2**30), ["num_hidden_layers", "missing beyond 2"]),
+    "layers that are not there": (set_key("num_hidden_layers", 2**30), ["num_hidden_layers=1073741824"]),
     "beyond any size": (set_key("vocab_size", 2**70), ["vocab_size=1180591620717411303424", "below 2147483648"]),
     "nested without end": (lambda f: (f / "config.json").write_text("[" * 10**5), ["config.json", "not readable"]),
     "narrow floats": (change_tensors(lambda t: t.update({NORM: t[NORM].to(torch.float8_e4m3fn)})), [NORM, "float8"]),

@@ -26,8 +26,9 @@ def configurations():
     """Every file of a group that describes a part, every key of the schemas, and a whole pipeline composed."""
     for group in GROUPS:
         for name in files(group):
-            content = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
-            yield content if name in content else {group: content}
+            file, _, part = name.partition(".")
+            content = yaml.safe_load((CONF / group / f"{file}.yaml").read_text())
+            yield {part: content[part]} if part else {group: content}
     for name, kind in SCHEMAS.items():
         yield {name: asdict(OmegaConf.to_object(OmegaConf.structured(kind)))}
     schema.register()

@@ -78,6 +78,18 @@ def test_a_folder_that_a_pth_file_adds_is_installed_and_an_editable_project_is_n
     assert reached(own(tmp_path / "work"), site, elsewhere) == ["big_library", "big_library.inner", *OWN]
 
 
+def test_an_environment_inside_an_editable_project_holds_none_of_the_users_code(tmp_path):
+    """``make`` puts .venv into the project's own folder."""
+    project = own(tmp_path / "project")
+    packages = big(project / ".venv/lib/python3.11/site-packages")
+    information = packages / "project-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Name: project\nVersion: 1.0\n")
+    editable = {"url": f"file://{project}", "dir_info": {"editable": True}}
+    (information / "direct_url.json").write_text(json.dumps(editable))
+    assert reached(project, packages) == OWN
+
+
 def test_links_into_a_store_of_packages_are_installed(tmp_path):
     store, site = big(tmp_path / "store/abc"), tmp_path / "lib/site-packages"
     site.mkdir(parents=True)

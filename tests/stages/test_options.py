@@ -26,7 +26,7 @@ FILES = files("stage")
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_option_is_read_by_the_stages(name):
-    assert_read("stage", name, options)
+    assert_read("stage", name, options, by_options=("lora_rslora", "lora_dora", "lora_alpha", "lora_targets"))
 
 
 OTHER = {  # a value that is not the default
