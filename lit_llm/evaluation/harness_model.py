@@ -212,11 +212,11 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         sizes = {context: len(context) + sum(len(rows[n][1]) for n in some) for context, some in of_context.items()}
         batch: list[int] = []
         contexts = tokens = 0
-        for context in sorted(of_context, key=lambda one: -sizes[one]):
-            if batch and (contexts == self.batch_size or tokens + sizes[context] > most):
+        for ids in sorted(of_context, key=lambda one: -sizes[one]):
+            if batch and (contexts == self.batch_size or tokens + sizes[ids] > most):
                 yield batch
                 batch, contexts, tokens = [], 0, 0
-            batch, contexts, tokens = batch + of_context[context], contexts + 1, tokens + sizes[context]
+            batch, contexts, tokens = batch + of_context[ids], contexts + 1, tokens + sizes[ids]
         if batch:
             yield batch
 

@@ -30,7 +30,9 @@ class StopStrings:
         width = min(int(counts.max()), self._longest)
         columns = (counts[:, None] - width + torch.arange(width, device=counts.device)).clamp(min=0)
         tails = tokens.gather(1, columns).tolist() if width else [[] for _ in counts]
-        found = [self._has_one(row[-count:] if count else []) for row, count in zip(tails, counts.tolist(), strict=True)]
+        found = [
+            self._has_one(row[-count:] if count else []) for row, count in zip(tails, counts.tolist(), strict=True)
+        ]
         return torch.tensor(found, dtype=torch.bool, device=counts.device)
 
     def cut(self, text: str) -> str:

@@ -69,7 +69,7 @@ def foreseen_tokens(hidden: Tensor, weight: Tensor, places: Tensor, targets: Ten
     logits the lowest token counts as the likeliest.
     """
     dtype = _compute_dtype(weight)
-    distinct, which = places.unique(return_inverse=True)
+    distinct, which = torch.unique(places, return_inverse=True)
     by_place = which.argsort(stable=True)
     bounds = torch.searchsorted(which[by_place], torch.arange(len(distinct) + 1, device=which.device))
     logps = torch.empty(len(targets), dtype=_exact(dtype), device=hidden.device)
