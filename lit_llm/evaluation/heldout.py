@@ -21,6 +21,9 @@ from lit_llm.evaluation.statistics import Estimate, ratio
 from lit_llm.records import Heldout, Message
 from lit_llm.text.tokenizer import Tokenizer
 
+MAX_DOCUMENT_TOKENS = 2048
+"""Of a document that are measured."""
+
 Scorer = Reward | Callable[[Sequence[Sequence[Message]], Sequence[str]], Any]
 
 
@@ -39,7 +42,7 @@ def evaluate(
     *,
     generate: bool = True,
     max_items: int | None = 200,
-    max_document_tokens: int | None = 2048,
+    max_document_tokens: int | None = MAX_DOCUMENT_TOKENS,
     max_new_tokens: int = 64,
     temperature: float | None = None,
     seed: int = 0,
@@ -75,7 +78,7 @@ def evaluate(
 
     Raises UserError for a set that the model cannot take.
     """
-    numbers = _selection(len(heldout.items), max_items)
+    numbers = selection(len(heldout.items), max_items)
     items = [heldout.items[n] for n in numbers]
     ask = answers.Asking(max_new_tokens, temperature, seed, batch_size, torch.bfloat16 if bf16 else None, progress)
     with _evaluating(model, bf16), _naming_the_row(tokenizer, items):
@@ -152,7 +155,8 @@ def _responses(
     return Scores(heldout.name, heldout.kind, measures, clusters_of(heldout, numbers))
 
 
-def _selection(count: int, max_items: int | None) -> list[int]:
+def selection(count: int, max_items: int | None) -> list[int]:
+    """The numbers of the items that are measured: the same ones for every model and seed."""
     if max_items is None or count <= max_items:
         return list(range(count))
     return sorted(random.Random(0).sample(range(count), max_items))

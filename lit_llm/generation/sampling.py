@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -37,6 +37,7 @@ def generate(
     batch_size: int = 64,
     dtype: torch.dtype | None = None,
     cuda_graph: bool = False,
+    stopped: Callable[[Tensor, Tensor], Tensor] | None = None,
     progress: str | None = None,
 ) -> Rollout:
     """Completes every prompt ``samples`` times (copies side by side, their prompt computed once).
@@ -54,6 +55,7 @@ def generate(
         dtype: of the matrix products (torch.bfloat16: faster where the machine is good at it), with all between them in
             float32 at least; None: the model's own, or autocast's where it is on.
         cuda_graph: records a step and replays it (on a GPU; not tried on one yet).
+        stopped: what else ends a completion, such as ``StopStrings``: see ``BatchScheduler``.
         progress: the name of a progress bar; None shows none.
 
     Returns:
@@ -81,7 +83,7 @@ def generate(
     ):
         positions = int((lengths + limits).max()) if len(rows) else 1
         decoder = Decoder(model, dtype, cuda_graph, positions, min(batch_size, len(rows)))
-        slots = BatchScheduler(decoder, choice, rows, lengths, limits, uniforms, end_ids, batch_size)
+        slots = BatchScheduler(decoder, choice, rows, lengths, limits, uniforms, end_ids, batch_size, stopped)
         with torch.inference_mode():
             while (done := slots.step()) is not None:
                 bar.update(done)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ class BatchScheduler:
         rows, lengths: prompts (N, T) right-padded, (N,). Equal neighbours are read once.
         limits: (N,) most new tokens of each.
         uniforms: (N, M) numbers in [0, 1), one for each token that may be chosen.
+        stopped: asked after every step with the tokens of the B rows so far (B, M) and how many each has (B,); the rows
+            for which it says yes (B,) end there, without an end token.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class BatchScheduler:
         uniforms: Tensor,
         end_ids: Sequence[int],
         batch_size: int,
+        stopped: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
+        self.stopped = stopped
         self.decoder, self.choice = decoder, choice
         self.rows, self.lengths = rows, lengths
         count, most = uniforms.shape
@@ -106,6 +110,9 @@ class BatchScheduler:
         self.counts[self.owner] = self.place
         self.finished[self.owner] = ended
         idle = len(self.rows)
+        if self.stopped is not None:
+            written = self.place.where(self.owner != idle, 0)
+            ended = ended | self.stopped(self.tokens[self.owner], written)
         alive = ~ended & (self.place < self.limits[self.owner]) & (self.owner != idle)
         self.owner = torch.where(alive, self.owner, idle)
         self.cache.forget(alive)

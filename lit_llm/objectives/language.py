@@ -73,6 +73,32 @@ def token_logps(
 
 
 @torch.no_grad()
+def foreseen_tokens(
+    hidden: Tensor, weight: Tensor, places: Tensor, targets: Tensor, softcap: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """How likely tokens are, and which are the likeliest at their places: no gradient.
+
+    ``hidden`` (P, D), ``weight`` (V, D); the M ``targets`` are foreseen at rows ``places`` (M,) of ``hidden``, of which
+    several may share one: its logits are computed once. Returns log-probabilities (M,) float32 and (M,) bool: of equal
+    logits the lowest token counts as the likeliest. ``softcap``: as ``cross_entropy``.
+    """
+    dtype = _compute_dtype(weight)
+    distinct, which = torch.unique(places, return_inverse=True)
+    by_place = which.argsort(stable=True)
+    bounds = torch.searchsorted(which[by_place], torch.arange(len(distinct) + 1, device=which.device))
+    logps = torch.empty(len(targets), dtype=_exact(dtype), device=hidden.device)
+    likeliest = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
+    head = weight.to(dtype)
+    for rows in _chunks(slice(0, len(distinct)), _chunk_tokens(weight)):
+        every = _chunk_logps(hidden[distinct[rows]].to(dtype), head, 1.0, softcap)
+        some = by_place[bounds[rows.start] : bounds[rows.stop]]
+        at, wanted = which[some] - rows.start, targets[some]
+        logps[some] = every[at, wanted]
+        likeliest[some] = every.argmax(dim=-1)[at] == wanted
+    return logps, likeliest
+
+
+@torch.no_grad()
 def token_entropy(hidden: Tensor, weight: Tensor, temperature: float = 1.0, softcap: float | None = None) -> Tensor:
     """Entropy in nats of the next-token distribution at each position of ``hidden`` (..., D): (...), no gradient."""
     dtype = _compute_dtype(weight)

@@ -215,13 +215,18 @@ class Tokenizer:
         return self.id_of(self._named("bos_token") or "")
 
     @cached_property
+    def added_before(self) -> tuple[int, ...]:
+        """What the tokenizer itself puts before a text: a BOS, or nothing."""
+        return tuple(self._added_around()[0])
+
+    @cached_property
     def beginning(self) -> tuple[int, ...]:
         """What every text begins behind that no template writes: documents, prompts to go on from.
 
         The BOS where the tokenizer itself adds one (its post-processor, or ``add_bos_token``); else the document's
         end, which stood before a text in the rows of pretraining.
         """
-        return tuple(self._added_around()[0]) or (self.document_end_id,)
+        return self.added_before or (self.document_end_id,)
 
     @property
     def bos_token(self) -> str:

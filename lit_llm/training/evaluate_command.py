@@ -1,4 +1,5 @@
-"""``scripts/evaluate.py``: takes a finished run's evaluation again, by the configuration that the run kept."""
+"""``scripts/evaluate.py``: takes a finished run's evaluation again, by the configuration that the run kept; and has a
+run or any model folder answer tasks of lm-evaluation-harness (``evaluate_tasks``)."""
 
 from __future__ import annotations
 
@@ -17,6 +18,8 @@ from lit_llm.backbone.loaded import load_shared
 from lit_llm.config import schema
 from lit_llm.config.targets import saved_code
 from lit_llm.errors import UserError
+from lit_llm.evaluation.exported_tasks import export
+from lit_llm.evaluation.harness import Asked
 from lit_llm.evaluation.heldout import can_evaluate
 from lit_llm.evaluation.scores import Scores
 from lit_llm.evaluation.sets import read_all
@@ -25,17 +28,31 @@ from lit_llm.model_sources.folders import folder_of
 from lit_llm.records import Heldout
 from lit_llm.runtime.arguments import run_command
 from lit_llm.runtime.run_folder import RunFolder
+from lit_llm.text.tokenizer import load_tokenizer
 from lit_llm.training.evaluate import device_of, evaluator_of, reference_of
+from lit_llm.training.evaluate_tasks import answer_tasks, default_device
 
 
 @dataclass
 class Evaluate:
-    """Evaluates a run's model on the run's held-out sets, as its own configuration says, and prints the scores."""
+    """Evaluates a run's model on the run's held-out sets, as its own configuration says, and prints the scores.
 
-    run: Annotated[Path, "the run's folder"]
+    With tasks=: tasks of lm-evaluation-harness, of run= (its init_from before, its model after) or of model=.
+    """
+
+    run: Annotated[Path | None, "the run's folder"] = None
     model: Annotated[
-        Path | None, "another model (a folder, FILE.gguf, hub:OWNER/NAME) to evaluate on the run's sets"
+        Path | None,
+        "another model's name (a folder, FILE.gguf, hub:OWNER/NAME), on the run's sets; or for tasks=, without run=",
     ] = None
+    tasks: Annotated[list[str], "tasks of lm-evaluation-harness: names, YAML files, folders of them"] = field(
+        default_factory=list
+    )
+    limit: Annotated[int | float | None, "of each task the first so many items, or a share below 1"] = None
+    num_fewshot: Annotated[int | None, "examples before each of a task's questions; none: as the task says"] = None
+    batch_size: Annotated[int, "questions of a task read or answered at once"] = 64
+    chat: Annotated[bool, "a task's questions in the model's chat template"] = False
+    export_tasks: Annotated[Path | None, "a folder to write the run's held-out sets to, as tasks for tasks="] = None
     sets: Annotated[list[str], "only these sets"] = field(default_factory=list)
     generate: Annotated[bool | None, "measure generated answers too; none: as the run did"] = None
     max_items: Annotated[int | None, "of every set; 0: all; none: as the run did"] = None
@@ -53,9 +70,72 @@ def main() -> None:
 
 
 def run(arguments: Evaluate) -> None:
-    """Prints a table for each set."""
+    """Prints a table for each set, or for the tasks."""
+    check(arguments)
+    if arguments.export_tasks is not None:
+        export_sets(arguments, arguments.export_tasks)
+    if arguments.tasks:
+        run_tasks(arguments)
+    if not arguments.tasks and arguments.export_tasks is None:
+        run_again(arguments)
+
+
+def check(arguments: Evaluate) -> None:
+    """Raises UserError for words that do not go together."""
+    of_tasks = ("limit", "num_fewshot", "chat")
+    given = [name for name in of_tasks if getattr(arguments, name) not in (None, False)]
+    if given and not arguments.tasks:
+        raise UserError(f"{given[0]}={getattr(arguments, given[0])}: is of tasks=; of held-out sets give max_items=")
+    if arguments.tasks and arguments.run is not None and arguments.model is not None:
+        raise UserError(f"run={arguments.run} model={arguments.model}: tasks= takes one of them")
+    if arguments.run is None and (arguments.model is None or not arguments.tasks or arguments.export_tasks):
+        raise UserError("missing run=PATH, a run's folder; or give model=FOLDER with tasks= (--help lists every key)")
+    if arguments.limit is not None and arguments.limit <= 0:
+        raise UserError(f"limit={arguments.limit}: must be above 0")
+    if arguments.num_fewshot is not None and arguments.num_fewshot < 0:
+        raise UserError(f"num_fewshot={arguments.num_fewshot}: must be at least 0")
+    if arguments.batch_size < 1:
+        raise UserError(f"batch_size={arguments.batch_size}: must be at least 1")
+
+
+def run_tasks(arguments: Evaluate) -> None:
+    """Answers the tasks, prints their scores and writes ``tasks.json``: beside the run, and to output=."""
+    asked = Asked(
+        limit=arguments.limit,
+        num_fewshot=arguments.num_fewshot,
+        batch_size=arguments.batch_size,
+        chat=arguments.chat,
+        seed=arguments.seed or 0,
+    )
+    outputs = [] if arguments.output is None else [arguments.output]
+    before, after, device = None, arguments.model, default_device()
+    if arguments.run is not None:
+        folder = RunFolder(arguments.run)
+        cfg = _settings(folder, arguments)
+        before, after, device = cfg.get("init_from"), folder.model, device_of(cfg)
+        outputs = [folder.path, *outputs]
+    assert after is not None  # checked
+    print(answer_tasks(arguments.tasks, after, asked, device, outputs, None if before is None else Path(before)))
+
+
+def export_sets(arguments: Evaluate, place: Path) -> None:
+    """The run's held-out sets as tasks."""
+    assert arguments.run is not None  # checked
+    folder = RunFolder(arguments.run)
+    cfg, sets = _settings(folder, arguments), _sets(folder, arguments.sets)
+    tokenizer, said = load_tokenizer(folder.model), cfg.evaluation
+    found = export(place, sets, tokenizer, max_items=said.max_items, max_new_tokens=said.max_new_tokens)
+    for path in found:
+        print(path)
+    without = [one for one in sets if not any(path.stem.startswith(f"heldout_{one.name}") for path in found)]
+    if without:
+        print(f"no task measures {', '.join(f'{one.name} ({one.kind})' for one in without)}")
+
+
+def run_again(arguments: Evaluate) -> None:
+    """The run's own evaluation; a table for each set."""
     scores = evaluate_again(arguments)
-    recorded = {} if arguments.model else _recorded(RunFolder(arguments.run).metrics)
+    recorded = {} if arguments.model or arguments.run is None else _recorded(RunFolder(arguments.run).metrics)
     for one in scores:
         print(table(one, recorded.get(one.name, {})))
         for answer in one.answers[: arguments.answers]:
@@ -66,6 +146,8 @@ def run(arguments: Evaluate) -> None:
 
 def evaluate_again(arguments: Evaluate) -> list[Scores]:
     """The scores on each set that the model can take. Raises UserError for a folder that is no run."""
+    check(arguments)
+    assert arguments.run is not None
     folder = RunFolder(arguments.run)
     cfg = _settings(folder, arguments)
     sets = _sets(folder, arguments.sets)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from lit_llm.runtime import curve_tags
 from lit_llm.training.options import CSVOptions, TensorBoardOptions
@@ -40,3 +41,26 @@ def tensorboard(
 def csv(folder: Path, *, flush_logs_every_n_steps: int = CSVOptions.flush_logs_every_n_steps) -> CSVLogger:
     """A table, ``folder/csv/metrics.csv``, for machines without TensorBoard. (The report reads TensorBoard's files.)"""
     return CSVLogger(save_dir=folder, name="", version="csv", flush_logs_every_n_steps=flush_logs_every_n_steps)
+
+
+def wandb(
+    folder: Path,
+    *,
+    project: str = "lit-llm",
+    entity: str | None = None,
+    group: str | None = None,
+    mode: str = "online",
+) -> Logger:
+    """A run in Weights & Biases, with its files in ``folder/wandb``; ``mode``: offline needs no network and no account
+    (``wandb sync FOLDER/wandb/offline-run-*`` sends it later)."""
+    from lit_llm.training.trackers import wandb_run
+
+    return wandb_run(folder, project, entity, group, mode)
+
+
+def mlflow(folder: Path, *, experiment: str = "lit-llm", tracking_uri: str | None = None) -> Logger:
+    """A run in MLflow. ``tracking_uri``: None: the variable MLFLOW_TRACKING_URI, else the file mlflow.db where the
+    command is started, for all runs together."""
+    from lit_llm.training.trackers import DATABASE, mlflow_run
+
+    return mlflow_run(folder, experiment, tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DATABASE)

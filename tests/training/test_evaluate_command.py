@@ -1,17 +1,21 @@
 """Invariant: a run's evaluation, taken again from its folder alone, gives what the run gave."""
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from lit_llm.backbone.huggingface import save_model
+from lit_llm.backbone.loaded import load_shared
 from lit_llm.errors import UserError
+from lit_llm.evaluation.exported_tasks import export
 from lit_llm.evaluation.heldout import evaluate
 from lit_llm.evaluation.scores import Scores
 from lit_llm.evaluation.sets import write_heldout
 from lit_llm.lineage import lineage
-from lit_llm.records import Document, Example, Heldout, Message
+from lit_llm.records import Document, Example, Heldout, Message, Prompt
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.training.evaluate_command import Evaluate, _settings, evaluate_again, run
 
@@ -113,3 +117,53 @@ def test_a_strangers_configuration_runs_no_code_whatever_it_allows_itself(folder
     with pytest.raises(UserError) as error:
         evaluate_again(Evaluate(folder))
     assert line in str(error.value) and "allowed_targets=PACKAGE" in str(error.value)
+
+
+def test_a_run_s_sets_go_through_the_harness_before_and_after(folder, tmp_path, model, tokenizer, capsys):
+    pytest.importorskip("lm_eval")
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.lm_head.weight.mul_(1.5)
+    save_model(tmp_path / "start", other, tokenizer)
+    (folder / "config.yaml").write_text(f"init_from: {tmp_path / 'start'}\n{CONFIG}")
+    write_heldout(folder / "heldout", Heldout("asked", "prompts", (Prompt((Message("user", "The cat."),)),)))
+    run(Evaluate(folder, max_items=0, export_tasks=tmp_path / "tasks"))
+    assert "no task measures asked (prompts)" in capsys.readouterr().out
+    run(Evaluate(folder, tasks=[str(tmp_path / "tasks/heldout_general.yaml")], output=tmp_path / "out"))
+    run(Evaluate(folder, tasks=[str(tmp_path / "tasks/heldout_task_pairs.yaml")]))
+    told = json.loads((folder / "tasks.json").read_text())["tasks"]
+    assert set(told) == {"heldout_general", "heldout_task_pairs"}  # those of the first call stay
+    entry = told["heldout_general"]
+    assert json.loads((tmp_path / "out/tasks.json").read_text())["tasks"] == {"heldout_general": entry}
+    after = evaluate(model, tokenizer, SETS[0]).as_metrics()["bits_per_byte"]["mean"]
+    before = evaluate(load_shared(tmp_path / "start").model, tokenizer, SETS[0]).as_metrics()["bits_per_byte"]["mean"]
+    assert entry["metrics"]["bits_per_byte"]["mean"] == pytest.approx(after, rel=1e-5)
+    assert entry["before"]["metrics"]["bits_per_byte"]["mean"] == pytest.approx(before, rel=1e-5)
+    change = entry["difference"]["bits_per_byte"]
+    assert change["mean"] == pytest.approx(after - before, rel=1e-3) and change["se"] > 0
+    assert entry["weights_sha256"] != entry["before"]["weights_sha256"]
+    line = next(line for line in capsys.readouterr().out.splitlines() if "bits_per_byte" in line)
+    assert "before" in line and "difference" in line
+
+
+def test_any_model_folder_answers_tasks_without_a_run(folder, tmp_path, tokenizer, capsys):
+    pytest.importorskip("lm_eval")
+    export(tmp_path / "tasks", SETS[:1], tokenizer, max_items=None, max_new_tokens=5)
+    run(Evaluate(model=folder / "model", tasks=[str(tmp_path / "tasks")], limit=1))
+    assert "n=1" in capsys.readouterr().out and not (folder / "tasks.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({}, "missing run=PATH, a run's folder; or give model=FOLDER with tasks="),
+        ({"model": Path("m")}, "missing run=PATH"),
+        ({"model": Path("m"), "tasks": ["t"], "export_tasks": Path("x")}, "missing run=PATH"),
+        ({"model": Path("m"), "run": Path("r"), "tasks": ["t"]}, "tasks= takes one of them"),
+        ({"run": Path("r"), "limit": 3}, "limit=3: is of tasks="),
+        ({"model": Path("m"), "tasks": ["t"], "limit": 0}, "limit=0: must be above 0"),
+    ],
+)
+def test_words_that_do_not_go_together(given, line):
+    with pytest.raises(UserError, match=line):
+        run(Evaluate(**given))
