@@ -152,12 +152,16 @@ class BackboneConfig(Options):
                 f"backbone.rotary_share={self.rotary_share} of head_dim={self.head_dim} should be even pairs"
             )
         for scaling in (self.rope_scaling, self.window_rope_scaling):
+            if scaling is not None and scaling.kind == "yarn" and not self.rope_theta > 1:
+                raise UserError(f"backbone.rope_theta={self.rope_theta} must be above 1 with yarn")
             if scaling is not None:
                 scaling.check_pairs(self.rotary_dim // 2)
         if self.num_experts:
             _at_least("backbone.expert_size", self.expert_size, 1)
-            if not 1 <= self.experts_per_token <= (most := self.num_experts):
-                raise UserError(f"backbone.experts_per_token={self.experts_per_token} must be 1 to num_experts={most}")
+            if not 1 <= self.experts_per_token <= self.num_experts:
+                raise UserError(
+                    f"backbone.experts_per_token={self.experts_per_token} must be 1 to num_experts={self.num_experts}"
+                )
 
     def _settle_family(self) -> None:
         """Fill in what the family decides; refuse what no reader of the family would understand."""

@@ -13,11 +13,10 @@ from typing import Any, Literal
 from lit_llm.backbone.config import BackboneConfig, Family
 from lit_llm.backbone.config_file import ConfigFile
 from lit_llm.backbone.family_table import FAMILIES, NEUTRAL, FamilyRow, Setting
-from lit_llm.backbone.rope_settings import read_rope, write_rope
+from lit_llm.backbone.rope_settings import FULL, SLIDING, read_rope, write_rope
 from lit_llm.errors import UserError
 
 Head = Literal["language", "score"]
-SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 def read_config(path: Path) -> tuple[BackboneConfig, Head, dict[str, Any]]:
@@ -42,7 +41,7 @@ def read_config(path: Path) -> tuple[BackboneConfig, Head, dict[str, Any]]:
             max_positions=file.number(_key(row, "max_position_embeddings")),
             norm_eps=file.number(_key(row, "rms_norm_eps"), float, row.norm_eps),
             attention_bias=file.flag("attention_bias", row.bias_default) if row.bias is None else row.bias,
-            tie_embeddings=bool(file.raw.get("tie_word_embeddings", row.tied)),
+            tie_embeddings=file.flag("tie_word_embeddings", row.tied),
             initializer_range=file.number("initializer_range", float, 0.02),
             **read_rope(file, row),
             **_structure(file, row),
@@ -81,7 +80,7 @@ def _refuse_unsupported(file: ConfigFile, row: FamilyRow) -> None:
     if raw.get("quantization_config"):
         raise file.refuse("quantization_config", "...", "use the folder of unquantised weights")
     activation = raw.get(row.activation_key) or row.activation_default
-    if activation not in row.activations:
+    if not isinstance(activation, str) or activation not in row.activations:
         raise file.refuse(row.activation_key, activation, f"use {' or '.join(dict.fromkeys(row.activations))}")
     for key, neutral in NEUTRAL.items():
         if key in raw and key not in _read_elsewhere(row) and raw[key] not in neutral:

@@ -248,7 +248,7 @@ def load_adapter(folder: str | Path, model: LanguageModel | ScoreModel) -> Langu
     file = ConfigFile(Path(folder) / CONFIG)
     rank, alpha = file.number("r"), file.number("lora_alpha", float)
     targets, shared = _refuse_other_kinds(file, isinstance(model, ScoreModel), model.config)
-    stabilized, decomposed = bool(file.raw.get("use_rslora")), bool(file.raw.get("use_dora"))
+    stabilized, decomposed = file.flag("use_rslora", False), file.flag("use_dora", False)
     apply_lora(model, rank, alpha, file.number("lora_dropout", float, 0.0), targets, stabilized, decomposed)
     adapters = _adapters(model)
     wanted = in_files(adapters, model.config, shared)
@@ -274,7 +274,7 @@ def _refuse_other_kinds(file: ConfigFile, score: bool, config: BackboneConfig) -
     named = raw.get("target_modules")
     given = named if isinstance(named, list) and all(isinstance(name, str) for name in named) else []
     targets = our_targets(given, config)
-    stabilized = bool(raw.get("use_rslora"))
+    stabilized = file.flag("use_rslora", False)
     ours = patterns(targets, config, file.number("r"), file.number("lora_alpha", float), stabilized)
     apart = bool(ours["rank_pattern"]) and all(raw.get(key) == value for key, value in ours.items())
     refused = ["lora_bias"] + ([] if apart else list(ours))
@@ -284,6 +284,8 @@ def _refuse_other_kinds(file: ConfigFile, score: bool, config: BackboneConfig) -
     if raw.get("bias", "none") != "none":
         raise file.refuse("bias", raw["bias"], "use none")
     saved = raw.get("modules_to_save") or []
+    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
+        raise file.refuse("modules_to_save", saved, "a list of names, or null")
     if ("score" in saved) != score or not set(saved) <= {"score", "classifier"}:  # PEFT names both for a reward model
         raise file.refuse("modules_to_save", saved, '["score"] for a reward model, else null')
     accepted = their_targets([name for name in TARGETS if name != "gate_proj" or config.gated_mlp], config)

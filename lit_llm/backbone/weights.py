@@ -227,8 +227,6 @@ def write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], limit: int
     """Write tensors in their order into files of at most ``limit`` bytes (a larger tensor has one for itself), and the
     index that names each one's file; one file alone is ``model.safetensors``, without an index. One shard is in memory
     at a time, and the index comes last. Returns what was written. Errors as ``write_tensors``."""
-    for stale in (*folder.glob("model*.safetensors"), folder / INDEX):  # another number of shards has other names
-        stale.unlink(missing_ok=True)
     places: list[list[str]] = []
     held: dict[str, Tensor] = {}
     total = size = 0

@@ -96,7 +96,9 @@ def certify(
         rows = _held_out(model, tokenizer, texts)
         before = _bits_per_byte(load_language_model(model.folder).eval(), tokenizer, rows) if rows else math.nan
         ours = load_language_model(back).eval()
-        found.checks.append(_loss(before, _bits_per_byte(ours, tokenizer, rows), quantization) if rows else _no_texts())
+        found.checks.append(
+            _loss(before, _bits_per_byte(ours, tokenizer, rows), quantization) if rows else _no_texts(texts)
+        )
         here = ask_here(ours, tokenizer, questions, chats)
         again = load_tokenizer(back)
         same = Answers("reading it again", [again.encode(t) for t in questions.texts], here.chats, [], [])
@@ -185,8 +187,8 @@ def _loss(before: float, after: float, quantization: Quantization) -> Check:
     )
 
 
-def _no_texts() -> Check:
-    why = "no held-out text beside the model; give texts=FILE"
+def _no_texts(texts: Path | None) -> Check:
+    why = f"texts={texts} is empty" if texts else "no held-out text beside the model; give texts=FILE"
     return Check("bits per byte on held-out text", "lit-llm", None, why)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -47,11 +47,11 @@ def run(a: Export) -> None:
     """Prints what was written and what the certificate says; exits with 1 where it failed."""
     folder = folder_of(a.model)
     name = a.name or name_of(folder)
-    if not re.fullmatch(r"[\w][\w.-]*", name):
-        raise UserError(f"name={name}: becomes the name of a file; use letters, digits, points and dashes")
+    if not re.fullmatch(r"[\w][\w.-]{0,100}", name):
+        raise UserError(f"name={name[:99]}: becomes a file's name; use up to 100 letters, digits, points and dashes")
+    refuse_unread(a)
     output = a.output or Path("outputs/exports") / name
-    if output.resolve() == folder.resolve():  # it has a card of its own
-        raise UserError(f"output={output}: is the model's own folder; give another")
+    refuse_another_s(output, folder, a.to)
     if a.to == "huggingface":
         for file in write_huggingface(output, folder, a.max_shard_size):
             print(file)
@@ -68,6 +68,30 @@ def run(a: Export) -> None:
         raise SystemExit(1)
 
 
+def refuse_unread(a: Export) -> None:
+    """Raises UserError for what the layout that is asked for would not read."""
+    other = {"gguf": ("max_shard_size",), "huggingface": ("quantization", "certificate", "node_llama_cpp", "texts")}
+    usual = {field.name: field.default for field in fields(Export)}
+    for key in other[a.to]:
+        if getattr(a, key) != usual[key]:
+            layout = next(layout for layout in other if layout != a.to)
+            raise UserError(f"{key}={getattr(a, key)}: is read with to={layout} alone; leave it out")
+
+
+def refuse_another_s(output: Path, model: Path, layout: str) -> None:
+    """Raises UserError for a folder in which files of somebody else would be written over."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"output={output}: is a file; give a folder")
+    if output.resolve() == model.resolve():  # it has a card of its own
+        raise UserError(f"output={output}: is the model's own folder; give another")
+    there = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    if layout == "huggingface" and there:
+        raise UserError(f"output={output}: is not empty; give a new folder")
+    exported = "Modelfile" in there and any(name.endswith(".gguf") for name in there)
+    if not exported and (own := there & {"README.md", "Modelfile", "certificate.json"}):
+        raise UserError(f"output={output}: holds {', '.join(sorted(own))} that no export wrote; give another folder")
+
+
 def export_gguf(a: Export, folder: Path, name: str, output: Path) -> Certificate | None:
     """Writes the file, Modelfile, certificate and card into ``output``. Raises UserError as ``write_gguf``."""
     gguf_package()
@@ -75,9 +99,9 @@ def export_gguf(a: Export, folder: Path, name: str, output: Path) -> Certificate
     file = output / f"{name}-{a.quantization.upper()}.gguf"
     bases = base_models(folder)
     licence = {"license": bases[0]["license"]} if bases and bases[0]["license"] != "unknown" else {}
+    write_gguf(file, model, tokenizer, a.quantization, {"name": name, **licence})
     for stale in ("certificate.json", "README.md"):  # they are of the file before
         (output / stale).unlink(missing_ok=True)
-    write_gguf(file, model, tokenizer, a.quantization, {"name": name, **licence})
     write_text(output / "Modelfile", modelfile(file.name, tokenizer))
     print(f"{file}: {file.stat().st_size:,} bytes; Modelfile for ollama beside it")
     if model.context < model.config.max_positions:

@@ -15,16 +15,18 @@ from lit_llm.backbone.families import read_config
 from lit_llm.backbone.weights import names_in, weight_files, write_shards
 from lit_llm.errors import UserError
 from lit_llm.export.tokenizer_metadata import without_marks
-from lit_llm.runtime.atomic_files import write_json, write_text
+from lit_llm.runtime.atomic_files import folder_beside, write_json, write_text
 from lit_llm.runtime.model_folder import check_model_folder, check_recorded
-from lit_llm.text.tokenizer import load_tokenizer
+from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
-_COPIED = ("config.json", "generation_config.json", "tokenizer.json", "README.md", "lineage.json")
+_COPIED = ("config.json", "generation_config.json")
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def write_huggingface(output: Path, folder: Path, max_shard_size: str) -> list[Path]:
-    """Writes ``folder`` again into ``output``: weights as they are, in files of at most ``max_shard_size``.
+    """Writes ``folder`` again as ``output``: weights as they are, in files of at most ``max_shard_size``.
+
+    The new folder is there whole or not at all.
 
     The template loses its ``{% generation %}`` and stands in tokenizer_config.json too, the only place where ollama's
     converter and text-generation-inference look. Returns the weights' files and their index; raises UserError for a
@@ -35,7 +37,15 @@ def write_huggingface(output: Path, folder: Path, max_shard_size: str) -> list[P
     read_config(folder / "config.json")
     tokenizer, files = load_tokenizer(folder), weight_files(folder)
     check_recorded(folder, [file.name for file in files])
-    for name in _COPIED[:3]:
+    if output.is_dir():
+        output.rmdir()  # it is empty
+    with folder_beside(output) as unfinished:
+        written = _write(unfinished, folder, tokenizer, files, limit)
+    return [output / file.name for file in written]
+
+
+def _write(output: Path, folder: Path, tokenizer: Tokenizer, files: list[Path], limit: int) -> list[Path]:
+    for name in _COPIED:
         if (folder / name).is_file():
             write_text(output / name, (folder / name).read_text(encoding="utf-8"))
     template = without_marks(tokenizer.chat.source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -140,7 +141,9 @@ def _same_in_all_layers(head: GGUFHead, name: str) -> None:
 
 def _rope(head: GGUFHead, name: str, width: int, data: Array) -> tuple[float, dict[str, Any]]:
     theta = _shortest(head.value(f"{name}.rope.freq_base", float, 10000.0))
-    kind = head.value(f"{name}.rope.scaling.type", str, "none")
+    if not (math.isfinite(theta) and theta > 0):
+        head.refuse(f"{name}.rope.freq_base={theta} should be above 0")
+    kind = head.value(f"{name}.rope.scaling.type", str, "")  # without one a factor is linear's
     factor = _shortest(head.value(f"{name}.rope.scaling.factor", float, 0.0))
     factor = factor or _shortest(head.value(f"{name}.rope.scale_linear", float, 0.0))
     if ROPE_FACTORS in head.tensors:
@@ -150,11 +153,11 @@ def _rope(head: GGUFHead, name: str, width: int, data: Array) -> tuple[float, di
         if scaling is None:
             head.refuse(f"{ROPE_FACTORS} is not Llama 3's stretching of frequencies, the only one that is supported")
         return theta, scaling
-    if kind == "linear" or (kind == "none" and factor > 1):
+    if kind == "linear" or (not kind and factor > 1):
         if not factor >= 1:
             head.refuse(f"{name}.rope.scaling.factor={factor} should be at least 1")
         return theta, {"rope_type": "linear", "factor": factor}
-    if kind != "none":
+    if kind not in ("", "none"):
         head.refuse(f"{name}.rope.scaling.type={kind!r} is not supported: use none or linear, or Llama 3's factors")
     return theta, {}
 

@@ -61,6 +61,8 @@ def run(words: Sequence[str]) -> None:
     if any(word not in ("measure=true", "measure=false") for word in said):
         raise UserError(f"{said[-1]}: must be measure=true or measure=false")
     rest = [word for word in words if word not in said]
+    if options := [word for word in rest if word.startswith("-")]:
+        raise UserError(f"{options[0]}: a plan is of one run or one chain, and takes no options of Hydra's")
     name = "pipeline" if rest[:1] == ["pipeline"] else "train"
     rest = rest[1:] if name == "pipeline" else rest
     schema.register()
@@ -156,6 +158,9 @@ def _share(chain: Chain) -> float:
 
 
 def _rankings(chain: Chain, folder: Path) -> Row:
+    missing = [parent for parent in chain.steps[RANKINGS].parents if parent not in chain.folders]
+    if missing:
+        return Row(RANKINGS, None, None, [f"needs what {', '.join(missing)} makes: leave measure=false out"])
     config = filled(chain, chain.steps[RANKINGS])
     if "max_prompts" not in config:
         return Row(RANKINGS, 0.0, None, ["people's: read as they are"])

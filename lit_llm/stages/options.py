@@ -44,6 +44,15 @@ class StageOptions(Options):
         """Rows and tokens a row of the largest forward pass that is learned from, of a batch of so many."""
         return rows, length
 
+    def tokens_learned(self, rows: int, length: int) -> int:
+        """Tokens at most of all passes that are learned from, of such a batch."""
+        return rows * length
+
+    def sampled(self, rows: int, length: int) -> tuple[int, int]:  # noqa: ARG002
+        """Answers that are sampled at once while training, to such a batch, and tokens of one with its prompt; (0, 0):
+        none."""
+        return 0, 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterOptions(StageOptions):
@@ -272,6 +281,12 @@ class RolloutOptions(AdapterOptions):
     def pass_over(self, rows: int, length: int) -> tuple[int, int]:
         minibatch = -(-rows * self.answers_to_a_prompt // self.minibatches)
         return min(minibatch, self.micro_batch_size or minibatch), length + self.max_new_tokens
+
+    def tokens_learned(self, rows: int, length: int) -> int:
+        return self.epochs * rows * self.answers_to_a_prompt * (length + self.max_new_tokens)
+
+    def sampled(self, rows: int, length: int) -> tuple[int, int]:
+        return rows * self.answers_to_a_prompt, length + self.max_new_tokens
 
 
 @dataclass(frozen=True, kw_only=True)

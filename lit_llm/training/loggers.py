@@ -9,7 +9,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from lit_llm.runtime import curve_tags
-from lit_llm.training.options import CSVOptions, TensorBoardOptions
+from lit_llm.training.options import CSVOptions, MLflowOptions, TensorBoardOptions, WandbOptions
 
 
 class Curves(TensorBoardLogger):
@@ -46,10 +46,10 @@ def csv(folder: Path, *, flush_logs_every_n_steps: int = CSVOptions.flush_logs_e
 def wandb(
     folder: Path,
     *,
-    project: str = "lit-llm",
-    entity: str | None = None,
-    group: str | None = None,
-    mode: str = "online",
+    project: str = WandbOptions.project,
+    entity: str | None = WandbOptions.entity,
+    group: str | None = WandbOptions.group,
+    mode: str = WandbOptions.mode,
 ) -> Logger:
     """A run in Weights & Biases, with its files in ``folder/wandb``; ``mode``: offline needs no network and no account
     (``wandb sync FOLDER/wandb/offline-run-*`` sends it later)."""
@@ -58,7 +58,12 @@ def wandb(
     return wandb_run(folder, project, entity, group, mode)
 
 
-def mlflow(folder: Path, *, experiment: str = "lit-llm", tracking_uri: str | None = None) -> Logger:
+def mlflow(
+    folder: Path,
+    *,
+    experiment: str = MLflowOptions.experiment,
+    tracking_uri: str | None = MLflowOptions.tracking_uri,
+) -> Logger:
     """A run in MLflow. ``tracking_uri``: None: the variable MLFLOW_TRACKING_URI, else the file mlflow.db where the
     command is started, for all runs together."""
     from lit_llm.training.trackers import DATABASE, mlflow_run

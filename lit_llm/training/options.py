@@ -33,3 +33,22 @@ class CSVOptions(LoggerOptions):
     RANGES: ClassVar[Mapping[str, Range]] = {"flush_logs_every_n_steps": SOME}
 
     flush_logs_every_n_steps: int = 100  # optimizer steps (rollouts of PPO and GRPO) between writes
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandbOptions(LoggerOptions):
+    TARGET: ClassVar[str] = "lit_llm.training.loggers.wandb"
+
+    project: str = "lit-llm"  # where the run is shown
+    entity: str | None = None  # a user or a team; None: the account's own
+    group: str | None = None  # of runs that belong together
+    mode: str = "online"  # offline: into the run's folder, wandb sync sends it later; disabled
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLflowOptions(LoggerOptions):
+    TARGET: ClassVar[str] = "lit_llm.training.loggers.mlflow"
+
+    experiment: str = "lit-llm"  # where the run is shown
+    # A server, or sqlite:///FILE; None: MLFLOW_TRACKING_URI, else mlflow.db where the command is started.
+    tracking_uri: str | None = None

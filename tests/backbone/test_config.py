@@ -120,6 +120,12 @@ def test_rope_scaling_is_checked(given: Any, expected: str) -> None:
         RopeScaling(*given)
 
 
+def test_yarn_needs_a_base_above_one() -> None:
+    config: BackboneConfig = from_depth(100, 4)
+    with pytest.raises(UserError, match="must be above 1 with yarn"):
+        dataclasses.replace(config, rope_theta=1.0, rope_scaling=RopeScaling("yarn", 2.0))
+
+
 def test_the_dial_is_checked() -> None:
     for wrong in ({"depth": 0}, {"hidden_size": -1}, {"num_heads": 0}, {"head_dim": 0}):
         with pytest.raises(UserError, match=next(iter(wrong))):

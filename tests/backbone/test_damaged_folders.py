@@ -92,6 +92,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "rope factor": (set_key("rope_parameters", {"rope_type": "linear", "factor": "x"}), ["factor='x'", "a number"]),
     "layers of no kind": (set_key("layer_types", ["sliding_attention", "chunked_attention"]), ["layer_types"]),
     "quantised": (set_key("quantization_config", {"bits": 4}), ["quantization_config", "unquantised"]),
+    "activation that is a list": (set_key("hidden_act", [1]), ["hidden_act=[1]", "use silu"]),
+    "tied in words": (set_key("tie_word_embeddings", "false"), ["tie_word_embeddings='false'", "true or false"]),
     "layers that are not there": (set_key("num_hidden_layers", 2**30), ["num_hidden_layers=1073741824"]),
     "beyond any size": (set_key("vocab_size", 2**70), ["vocab_size=1180591620717411303424", "below 2147483648"]),
     "nested without end": (lambda f: (f / "config.json").write_text("[" * 10**5), ["config.json", "not readable"]),

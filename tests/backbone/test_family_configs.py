@@ -62,6 +62,7 @@ REFUSED: list[tuple[str, str, Any]] = [
     ("gpt2", "activation_function", "tanh"),
     ("gpt2", "scale_attn_weights", "no"),
     ("qwen3_moe", "num_experts_per_tok", 9),
+    ("qwen3_moe", "num_experts_per_tok", 0),
     ("qwen3_moe", "decoder_sparse_step", 0),
     ("qwen3_moe", "n_shared_experts", 1),
     ("qwen2", "rope_parameters", {"rope_type": "yarn", "factor": 2.0, "beta": 3}),

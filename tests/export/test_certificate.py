@@ -221,11 +221,11 @@ def test_shards_hold_the_same_model(folder, tmp_path, capsys):
         [{"role": "user", "content": "Hi"}], tokenize=False
     )
     assert said == "<|im_start|>user\nHi<|im_end|>\n"
-    run(Export(folder, to="huggingface", output=tmp_path / "out"))
-    assert [file.name for file in (tmp_path / "out").glob("*.safetensors*")] == ["model.safetensors"]
+    run(Export(folder, to="huggingface", output=tmp_path / "one"))
+    assert [file.name for file in (tmp_path / "one").glob("*.safetensors*")] == ["model.safetensors"]
     for size in ("2", "0GB", "x"):
         with pytest.raises(UserError, match=f"max_shard_size={size}: write a number"):
-            run(Export(folder, to="huggingface", output=tmp_path / "out", max_shard_size=size))
+            run(Export(folder, to="huggingface", output=tmp_path / "new", max_shard_size=size))
     with pytest.raises(UserError, match="is the model's own folder"):
         run(Export(folder, to="huggingface", output=folder))
 
@@ -246,5 +246,37 @@ def test_a_gguf_file_goes_in_and_out(tmp_path, capsys):
 def test_names(tmp_path):
     assert name_of(Path("outputs/ppo/2026-01-02_03-04-05/model")) == "ppo-2026-01-02_03-04-05"
     assert name_of(tmp_path / "My model!") == "My-model"
-    with pytest.raises(UserError, match=r"name=a/b: becomes the name of a file"):
+    with pytest.raises(UserError, match=r"name=a/b: becomes a file's name"):
         run(Export(tmp_path, name="a/b"))
+
+
+def test_no_file_of_somebody_else_is_written_over(folder, tmp_path, monkeypatch):
+    place = tmp_path / "project"
+    place.mkdir()
+    (place / "README.md").write_text("years of work")
+    with pytest.raises(UserError, match=r"holds README.md that no export wrote"):
+        run(Export(folder, output=place, certificate=False))
+    with pytest.raises(UserError, match="is not empty; give a new folder"):
+        run(Export(folder, to="huggingface", output=place))
+    with pytest.raises(UserError, match="is a file; give a folder"):
+        run(Export(folder, output=place / "README.md"))
+    assert [file.name for file in place.iterdir()] == ["README.md"]
+    run(Export(folder, output=tmp_path / "out", certificate=False))
+    card = (tmp_path / "out/README.md").read_text()
+
+    def full(*_):
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr("lit_llm.export.command.write_gguf", full)
+    with pytest.raises(UserError, match="full"):
+        run(Export(folder, output=tmp_path / "out", certificate=False))
+    assert (tmp_path / "out/README.md").read_text() == card
+
+
+@pytest.mark.parametrize(
+    ("layout", "key"), [("huggingface", {"quantization": "q4_0"}), ("gguf", {"max_shard_size": "1GB"})]
+)
+def test_what_a_layout_does_not_read_is_refused(folder, tmp_path, layout, key):
+    (name,) = key
+    with pytest.raises(UserError, match=f"{name}=.*: is read with to="):
+        run(Export(folder, to=layout, output=tmp_path / "out", **key))

@@ -12,11 +12,20 @@ from tests.chain_data import chain_overrides
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [(["measure=no"], "measure=no: must be measure=true"), (["stage=pretraning"], "did you mean pretraining?")],
+    [
+        (["measure=no"], "measure=no: must be measure=true"),
+        (["stage=pretraning"], "did you mean pretraining?"),
+        (["--multirun", "seed=1,2"], "--multirun: a plan is of one run"),
+    ],
 )
 def test_a_mistake_is_one_line(given, said):
     with pytest.raises(UserError, match=re.escape(said)):
         run(given)
+
+
+def test_without_measuring_only_what_has_its_data_is_planned(data, tmp_path):
+    told = "\n".join(lines(compose("pipeline", chain_overrides(data, tmp_path / "cache")), False))
+    assert "memory" in told and "rankings" in told and "leave measure=false out" in told
 
 
 LEAST = "skip=[continued_pretraining,fine_tuning,flag_classification,ppo]"

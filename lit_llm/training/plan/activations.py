@@ -73,15 +73,15 @@ def activations(
     length: int,
     *,
     dtype: torch.dtype = torch.float32,
-    autocast: bool = False,
+    autocast: torch.dtype | None = None,
     device: str = "cpu",
     checkpointing: bool = False,
     prepare: Callable[[LanguageModel], object] = lambda _: None,
 ) -> Activations:
     """Watches passes of next-token training over rows of ``length`` tokens, with random weights and tokens.
 
-    ``dtype``: of the weights; ``autocast``: products are in bfloat16. ``prepare`` is given each small model before its
-    pass (adapters). The random state of torch is left as it was.
+    ``dtype``: of the weights; ``autocast``: of products; None: as the weights. ``prepare`` is given each small model
+    before its pass (adapters). The random state of torch is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         peaks = {
@@ -102,7 +102,7 @@ def _peak(
     rows: int,
     length: int,
     dtype: torch.dtype,
-    autocast: bool,
+    autocast: torch.dtype | None,
     device: str,
     checkpointing: bool,
     prepare: Callable[[LanguageModel], object],
@@ -115,7 +115,7 @@ def _peak(
             parameter.grad = torch.zeros_like(parameter)
     ids = torch.randint(config.vocab_size, (rows, length), device=device)
     known = [ids, *model.parameters(), *(each.grad for each in model.parameters() if each.grad is not None)]
-    half = torch.autocast(device, torch.bfloat16) if autocast else nullcontext()
+    half = torch.autocast(device, autocast) if autocast is not None else nullcontext()
     watch = _Live(known)
     with watch, half:
         loss = cross_entropy(model(ids), model.output_weight, ids, softcap=model.logit_softcap).loss

@@ -36,10 +36,12 @@ SPARE = 0.92  # of what is free: the rest is for what no plan knows
 
 @dataclass(frozen=True)
 class Pass:
-    """The largest forward pass that is learned from: rows, and tokens a row."""
+    """The largest forward pass that is learned from: rows, and tokens a row. ``sampled``: answers at once while
+    training, and tokens of one with its prompt."""
 
     rows: int
     length: int
+    sampled: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,21 @@ class Memory:
     copies: float  # frozen networks beside it: a reference, reward models
     activations: float  # with what a pass needs for moments
     process: float  # Python, torch, this program and its data; on a GPU 0
-    cache: float  # keys and values of the answers that are generated at once; not while training, but never given back
+    cache: float  # keys and values of the answers that are generated at once
+
+    @property
+    def training(self) -> float:
+        return self.process + self.weights + self.gradients + self.optimizer + self.copies + self.activations
+
+    @property
+    def sampling(self) -> float:
+        """While answers are sampled: the decoder has the weights a second time, laid out for it."""
+        return self.process + 2 * self.weights + self.optimizer + self.copies + self.cache
 
     @property
     def total(self) -> float:
-        """The peak: while training, or while answers are sampled with nothing of training but the copies there."""
-        training = self.weights + self.gradients + self.optimizer + self.copies + self.activations
-        return self.process + max(training, 2 * self.weights + self.copies + self.cache)
+        """The peak: while training, or while answers are sampled."""
+        return max(self.training, self.sampling if self.cache else 0.0)
 
     def parts(self) -> dict[str, float]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -73,7 +83,7 @@ class Shape:
     trained: int  # parameters
     states: int  # numbers that the optimizer keeps
     dtype: torch.dtype
-    autocast: bool
+    autocast: torch.dtype | None  # of products; None: as the weights
     device: str
     checkpointing: bool
     rewards: int  # parameters of reward models
@@ -98,7 +108,7 @@ class Shape:
         size = self.dtype.itemsize
         copies, beside = self.options.frozen_copies, self.options.trained_copies
         each = self.activations(of.length) if known is None else known
-        answers, tokens = self.generated
+        answers, tokens = max(self.generated, of.sampled, key=lambda each: each[0] * each[1])
         layer = 2 * self.config.num_kv_heads * self.config.head_dim
         return Memory(
             weights=size * self.parameters * (1 + beside),
@@ -107,7 +117,7 @@ class Shape:
             copies=size * (self.parameters * copies + self.rewards),
             activations=each.of(self.config.num_layers, of.rows),
             process=process,
-            cache=(2 if self.autocast else size) * self.config.num_layers * layer * answers * tokens,
+            cache=(self.autocast or self.dtype).itemsize * self.config.num_layers * layer * answers * tokens,
         )
 
 
@@ -133,7 +143,7 @@ def shape_of(cfg: DictConfig, vocab_size: int | None = None) -> Shape:
             for each in group["params"]
         ),
         dtype={"bf16-true": torch.bfloat16}.get(kind, torch.float32),
-        autocast=kind == "bf16-mixed",
+        autocast={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(kind),
         device="cuda" if gpu else "cpu",
         checkpointing=bool(cfg.trainer.gradient_checkpointing),
         rewards=sum(found.num_parameters for found in _reward_models(schema.plain(cfg)["stage"])),
@@ -178,9 +188,10 @@ def _reward_models(node: Any) -> Iterator[BackboneConfig]:
     """Of every folder of a model that a stage's options name."""
     if isinstance(node, Mapping):
         for key, value in node.items():
-            if key == "folder" and isinstance(value, str) and (Path(value) / "config.json").is_file():
-                yield load_config(value)
-            else:
+            named = [value] if key == "folder" else value if key == "folders" and isinstance(value, list) else []
+            folders = [one for one in named if isinstance(one, str) and (Path(one) / "config.json").is_file()]
+            yield from map(load_config, folders)
+            if not folders:
                 yield from _reward_models(value)
     elif isinstance(node, list):
         for value in node:
@@ -231,19 +242,19 @@ def what_would_fit(shape: Shape, of: Pass, process: float, room: float) -> list[
     Where one row at a time is too much, recomputation and adapters are tried with it."""
     found: list[tuple[str, float]] = []
     known = shape.activations(of.length)
-    fixed = shape.memory(replace(of, rows=0), process, known).total - known.base
+    fixed = shape.memory(replace(of, rows=0), process, known).training - known.base
     rows = min(of.rows, known.rows_within(shape.config.num_layers, room - fixed))
-    one = Pass(max(1, rows), of.length)
+    one = replace(of, rows=max(1, rows))
     if rows < of.rows:
         found.append((f"data.micro_batch_size={one.rows}", shape.memory(one, process, known).total))
     again = replace(shape, checkpointing=True)
     if not shape.checkpointing:
         found.append(("trainer.gradient_checkpointing=true", again.memory(of, process).total))
-    if getattr(shape.options, "lora_rank", None) == 0:
-        options = replace(shape.options, lora_rank=16)  # type: ignore[call-arg]
+    if isinstance(shape.options, AdapterOptions) and not shape.options.lora_rank:
+        options = replace(shape.options, lora_rank=16)
         adapted = _with_options(shape, options)
         found.append(("stage.lora_rank=16", adapted.memory(of, process).total))
-        least = replace(adapted, checkpointing=True).memory(Pass(1, of.length), process).total
+        least = replace(adapted, checkpointing=True).memory(replace(of, rows=1), process).total
         found.append(("stage.lora_rank=16 trainer.gradient_checkpointing=true data.micro_batch_size=1", least))
     return found
 

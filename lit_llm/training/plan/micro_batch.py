@@ -12,7 +12,7 @@ from lit_llm.errors import UserError
 from lit_llm.runtime import devices
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.training.plan import memory
-from lit_llm.training.plan.run_plan import RunData
+from lit_llm.training.plan.run_data import RunData
 
 log = logging.getLogger("lit_llm")
 

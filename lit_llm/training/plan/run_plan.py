@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from lit_llm.errors import UserError
+from lit_llm.runtime import devices
 
 CHINCHILLA = 20  # tokens a parameter, where a given amount of arithmetic goes furthest (arXiv:2203.15556)
 
@@ -36,19 +36,19 @@ def plan_run(cfg: DictConfig, measure: bool, folder: Path) -> Plan:
 
     from lit_llm.training import finalize, loggers  # noqa: F401  a run has them: what they hold counts
     from lit_llm.training.plan import memory
+    from lit_llm.training.plan.micro_batch import settled
+    from lit_llm.training.plan.run_data import RunData
     from lit_llm.training.train import quiet
 
     quiet()
-    if cfg.data.get("micro_batch_size") == "auto":
-        from lit_llm.training.plan.micro_batch import settled
-
-        folder.mkdir(parents=True, exist_ok=True)
-        cfg = settled(cfg, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    cfg = settled(cfg, folder)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = RunData.read(cfg, folder)
     shape = memory.shape_of(cfg, data.vocabulary)
     process = memory.process_bytes() if shape.device == "cpu" else 0.0
-    of = memory.Pass(*shape.options.pass_over(data.rows, data.length))
+    options = shape.options
+    of = memory.Pass(*options.pass_over(data.rows, data.length), sampled=options.sampled(data.rows, data.length))
     needed, room = shape.memory(of, process), memory.SPARE * memory.available(shape.device)
     lines = list(_of_memory(shape, of, needed, room, data, cfg.init_from is None))
     if needed.total > room:
@@ -56,82 +56,27 @@ def plan_run(cfg: DictConfig, measure: bool, folder: Path) -> Plan:
         for words, total in memory.what_would_fit(shape, of, process, room):
             lines.append(f"  {size_of(total):>9}  {words}{'' if total <= room else ' (still too much)'}")
     flops = shape.config.flops_per_token(of.length) * data.tokens_a_step * (data.steps or 0)
-    if needed.total > room or not measure:
+    processes = devices.count(cfg.trainer) * cfg.trainer.num_nodes
+    if needed.total > room or not measure or processes > 1:
         lines += [f"arithmetic  {flops:.2e} floating point operations"] if flops else []
+        lines += [f"time        not measured: a plan runs one process, this run {processes}"] if processes > 1 else []
         return Plan(lines, needed.total, None)
     found = _measured(cfg, folder)
     lines.append(f"held        {size_of(memory.peak_bytes(shape.device))} in the steps that were measured")
     return Plan([*lines, *_of_time(found, flops)], needed.total, found.total)
 
 
-@dataclass(frozen=True)
-class RunData:
-    """What the run's data says before any weight is read."""
-
-    vocabulary: int
-    rows: int  # of a batch
-    length: int  # tokens of its longest row
-    tokens_an_epoch: int  # that are trained
-    rows_an_epoch: int
-    steps: int | None  # of the run; None: time ends it
-    tokens_a_step: int
-
-    @classmethod
-    def read(cls, cfg: DictConfig, folder: Path) -> RunData:
-        from lit_llm.config.targets import construct
-        from lit_llm.training.build import check_batches, load_run_tokenizer
-        from lit_llm.training.trainer import accumulation, optimizer_steps
-
-        check_batches(cfg)
-        tokenizer = load_run_tokenizer(cfg, folder / "tokenizer")
-        data = construct(cfg.data, "data", cfg.allowed_targets)(tokenizer=tokenizer)
-        loader = data.train_dataloader()
-        sizes = [_size(batch) for _, batch in zip(range(BATCHES), loader, strict=False)]
-        if not sizes:
-            raise UserError(f"data.path={cfg.data.get('path')}: not one batch to train on")
-        rows, length = max(sizes, key=lambda size: size[0] * size[1])
-        many = accumulation(cfg) if cfg.trainer.global_batch_size is not None else 1
-        steps = optimizer_steps(cfg, many)
-        if cfg.trainer.max_epochs is not None:
-            an_epoch = -(-len(loader) // many)
-            epochs = an_epoch * cfg.trainer.max_epochs
-            steps = epochs if steps < 0 else min(steps, epochs)
-        mean = sum(rows * length for rows, length in sizes) / len(sizes)
-        return cls(
-            vocabulary=tokenizer.vocab_size,
-            rows=rows,
-            length=length,
-            tokens_an_epoch=int(getattr(data, "train_tokens", 0)),
-            rows_an_epoch=len(data.prepared.train),
-            steps=steps if steps >= 0 else None,
-            tokens_a_step=int(mean * many),
-        )
-
-
-BATCHES = 8  # looked at for the largest
-
-
-def _size(batch: Any) -> tuple[int, int]:
-    """Rows and tokens a row of a batch; of packed completions as many rows as hold them, each as long as the longest
-    prompt with its completion."""
-    completions = getattr(batch, "completions", None)
-    if completions is None:
-        rows, length = batch.input_ids.shape
-        return int(rows), int(length)
-    longest = int(completions.longest)
-    return max(1, -(-int(completions.input_ids.numel()) // longest)), longest
-
-
-def _of_memory(shape: Any, of: Any, needed: Any, room: float, data: RunData, from_scratch: bool) -> Iterator[str]:
+def _of_memory(shape: Any, of: Any, needed: Any, room: float, data: Any, from_scratch: bool) -> Iterator[str]:
     config = shape.config
     yield (
         f"model       {config.family}, {shape.parameters:,} parameters, {shape.trained:,} trained; "
         f"{config.num_layers} layers, {config.hidden_size} wide, vocabulary {config.vocab_size:,}"
     )
-    yield f"a pass      {of.rows:,} rows of {of.length:,} tokens, {'bf16' if shape.autocast else str(shape.dtype)[6:]}"
+    yield f"a pass      {of.rows:,} rows of {of.length:,} tokens, {str(shape.autocast or shape.dtype)[6:]}"
     said = {
         "weights": "", "gradients": "", "optimizer": "moments", "copies": "reference, reward model",
-        "activations": "kept for the backward pass", "cache": "keys and values of answers sampled at once",
+        "activations": "kept for the backward pass",
+        "cache": "keys and values while answers are sampled, not beside activations",
         "process": "Python, torch, data",
     }  # fmt: skip
     for name, size in needed.parts().items():

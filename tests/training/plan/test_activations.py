@@ -15,7 +15,7 @@ WAYS = {
     "full": {},
     "checkpointing": {"checkpointing": True},
     "adapters": {"prepare": partial(apply_lora, rank=2, dropout=0.0)},
-    "bf16-mixed": {"autocast": True},
+    "bf16-mixed": {"autocast": torch.bfloat16},
     "bf16-true": {"dtype": torch.bfloat16},
 }
 
@@ -23,7 +23,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_the_whole_model_holds_what_was_said_of_it(way):
     said = activations(CONFIG, 96, **WAYS[way]).of(CONFIG.num_layers, 6)
-    settings = {"dtype": torch.float32, "autocast": False, "device": "cpu", "checkpointing": False}
+    settings = {"dtype": torch.float32, "autocast": None, "device": "cpu", "checkpointing": False}
     whole = _peak(CONFIG, 5, 6, 96, **{**settings, "prepare": lambda _: None, **WAYS[way]})
     assert said == pytest.approx(whole, rel=0.05)
 

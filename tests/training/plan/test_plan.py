@@ -83,7 +83,7 @@ def test_epochs_are_counted_in_steps(words, tmp_path):
 
 
 def test_what_does_not_fit_is_said_before_a_weight_is_read_and_what_would(words, tmp_path, monkeypatch):
-    cfg = compose("train", [*words, "data.micro_batch_size=8"])
+    cfg = compose("train", [*words, "data.micro_batch_size=8", "evaluation.generate=false"])
     needs = plan_run(cfg, False, tmp_path / "a").memory
     process = memory.process_bytes()
     monkeypatch.setattr(memory, "available", lambda _: (process + 0.6 * (needs - process)) / memory.SPARE)
@@ -93,5 +93,28 @@ def test_what_does_not_fit_is_said_before_a_weight_is_read_and_what_would(words,
     text = "\n".join(found.lines)
     rows = re.search(r"data\.micro_batch_size=(\d)", text)
     assert found.seconds is None and "does not fit" in text and rows is not None and 1 <= int(rows[1]) < 8
-    fewer = compose("train", [*words, f"data.micro_batch_size={rows[1]}"])
+    fewer = compose("train", [*words, f"data.micro_batch_size={rows[1]}", "evaluation.generate=false"])
     assert plan_run(fewer, False, tmp_path / "c").memory <= process + 0.6 * (needs - process)
+
+
+def test_processes_share_an_epoch_out_and_each_has_its_tokens(words, tmp_path):
+    epochs = [*(word for word in words if "max_steps" not in word), "trainer.max_steps=null", "trainer.max_epochs=2"]
+    told = [plan_run(compose("train", [*epochs, *more]), False, tmp_path / str(len(more))).lines
+            for more in ([], ["trainer.devices=2"])]  # fmt: skip
+    one, two = (re.findall(r"tokens +(\d+) steps of (\d+)", "\n".join(lines).replace(",", ""))[0] for lines in told)
+    assert abs(int(one[0]) - 2 * int(two[0])) <= 2 and 2 * int(one[1]) == int(two[1])
+    assert any("this run 2" in line for line in told[1])
+
+
+def test_rollouts_are_counted_with_their_answers(words, data, parent, tmp_path):
+    own = ["stage=grpo", "reward=length", f"init_from={parent}", f"data.path={data}/prompts", "data.micro_batch_size=3"]
+    small = [
+        word for word in words if not word.startswith(("data.path", "data.max", "data.micro", "backbone", "token"))
+    ]
+    more = ["stage.group_size=4", "stage.max_new_tokens=5", "stage.epochs=2", "evaluation.enabled=false"]
+    cfg = compose("train", [*small, *own, *more])
+    told = [line.replace(",", "") for line in plan_run(cfg, False, tmp_path).lines]
+    (size,) = (int(found[1]) for line in told if (found := re.search(r"a pass +\d+ rows of (\d+) tokens", line)))
+    (tokens,) = (int(found[1]) for line in told if (found := re.search(r"steps of (\d+)", line)))
+    assert 0.5 * size < tokens / (2 * 3 * 4) <= size
+    assert any(line.strip().startswith("cache") for line in told)
