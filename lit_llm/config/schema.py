@@ -5,7 +5,6 @@ No heavy import here: a mistake in a configuration is answered in a second or tw
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
@@ -203,19 +202,8 @@ def plain(config: Any) -> dict[str, Any]:
     """
     if OmegaConf.is_config(config):
         config = OmegaConf.to_container(config, resolve=False)
-    key = repr(config)
-    if key not in _plain:
-        with _reading({"oc.env": _keep_env, "oc.decode": _as_it_stands}):
-            _plain[key] = _to_plain(OmegaConf.create(config))
-        while len(_plain) > KEPT:
-            _plain.pop(next(iter(_plain)))
-    return copy.deepcopy(_plain[key])
-
-
-KEPT = 8
-_plain: dict[str, dict[str, Any]] = {}
-"""The last ones, by what they were made of: a command asks for a pipeline's six times, each of which took a third of a
-second. Nothing else decides them, since what the environment holds is left out."""
+    with _reading({"oc.env": _keep_env, "oc.decode": _as_it_stands}):
+        return _to_plain(OmegaConf.create(config))
 
 
 @contextmanager
