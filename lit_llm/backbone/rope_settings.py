@@ -109,7 +109,9 @@ def _scaling(file: ConfigFile, rope: dict[str, Any], key: str, kind: str) -> Rop
     factor = setting("factor", float, context / max(original, 1))
     attention = optional("attention_factor")
     if kind == "yarn":
-        truncate = rope.get("truncate")
+        truncate = True if rope.get("truncate") is None else rope["truncate"]
+        if not isinstance(truncate, bool):
+            raise file.refuse(f"{key}.truncate", truncate, "it should be true or false")
         return RopeScaling(
             "yarn",
             factor,
@@ -119,7 +121,7 @@ def _scaling(file: ConfigFile, rope: dict[str, Any], key: str, kind: str) -> Rop
             beta_slow=setting("beta_slow", float, 1.0),
             mscale=optional("mscale"),
             mscale_all_dim=optional("mscale_all_dim"),
-            truncate=True if truncate is None else bool(truncate),
+            truncate=truncate,
         )
     return RopeScaling(
         "longrope",

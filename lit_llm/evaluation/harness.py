@@ -23,6 +23,7 @@ import numpy as np
 
 from lit_llm.backbone.loaded import LoadedModel
 from lit_llm.errors import UserError
+from lit_llm.evaluation.scores import as_plain
 from lit_llm.evaluation.statistics import Estimate, mean, ratio
 from lit_llm.runtime.suggestions import nearest
 
@@ -60,7 +61,7 @@ class TaskScores:
     items: dict[str, list[Any]] = field(default_factory=dict, repr=False)  # of each metric, by item
 
     def as_json(self) -> dict[str, Any]:
-        told = {name: {key: _known(part) for key, part in one._asdict().items()} for name, one in self.metrics.items()}
+        told = {name: as_plain(one) for name, one in self.metrics.items()}
         return {key: value for key, value in asdict(self).items() if key != "items"} | {"metrics": told}
 
 
@@ -264,7 +265,3 @@ def _are_numbers(items: Sequence[Any]) -> bool:
 
 def _bits(item: Sequence[float]) -> float:
     return -item[0] / math.log(2)
-
-
-def _known(value: float) -> float | None:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

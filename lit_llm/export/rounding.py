@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lit_llm.backbone.models import LanguageModel
+from lit_llm.export.gguf_file import BLOCK
 
-_BLOCK = 32
 _HALF, _BRAIN = 2.0**-11, 2.0**-8  # relative rounding of float16 and (twice, to be sure of ties) of bfloat16
 _SMALLEST = 2.0**-24  # float16's step below its normal range
 _LEVELS = {"Q4_1": 15, "Q5_1": 31}  # between a block's least and largest weight
@@ -32,7 +32,7 @@ def weight_limits(weights: NDArray[np.float32], kind: str) -> NDArray[Any]:
         return np.zeros_like(size)
     if kind in ("F16", "BF16"):
         return size * (_HALF if kind == "F16" else _BRAIN) + _SMALLEST
-    blocks = weights.astype(np.float64).reshape(*weights.shape[:-1], -1, _BLOCK)
+    blocks = weights.astype(np.float64).reshape(*weights.shape[:-1], -1, BLOCK)
     largest = np.abs(blocks).max(-1, keepdims=True)
     if kind in _SIGNED:
         step = largest / _SIGNED[kind]
@@ -56,9 +56,9 @@ def rounded_activations(kind: str) -> Callable[[Tensor], Tensor] | None:
 
 
 def _eight_bits(x: Tensor) -> Tensor:
-    if x.shape[-1] % _BLOCK:
+    if x.shape[-1] % BLOCK:
         return x.to(torch.float16).to(x.dtype)
-    blocks = x.reshape(*x.shape[:-1], -1, _BLOCK)
+    blocks = x.reshape(*x.shape[:-1], -1, BLOCK)
     step = blocks.abs().amax(-1, keepdim=True) / 127
     whole = torch.where(step > 0, blocks / step, torch.zeros_like(blocks)).round()
     found: Tensor = (whole * step.to(torch.float16).to(x.dtype)).flatten(-2)

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from lit_llm.config import schema
 from lit_llm.config.command_line import check, complain, compose
 from lit_llm.config.hydra_words import hydra_words
-from lit_llm.config.pipeline_steps import begins_from
+from lit_llm.config.pipeline_steps import Step
 from lit_llm.config.targets import construct
 from lit_llm.errors import UserError
 from lit_llm.pipeline.graph import COLLECTED, RANKINGS, Chain, filled, plan
@@ -123,15 +123,15 @@ def _stage(chain: Chain, name: str, folder: Path, measure: bool) -> Row:
         return Row(name, None, None, [f"needs what {', '.join(missing)} makes: leave measure=false out"])
     place = folder / name
     chain.folders[name] = place
-    values = filled(chain, type(chain.steps[name])(name, config))
+    values = filled(chain, Step(name, config))
     try:
         found: Plan = plan_run(schema.restored(values), measure, place)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     if not (place / "model").is_dir():
         del chain.folders[name]
-    scale = _rows(chain, name)
-    seconds = None if found.seconds is None else found.seconds * scale
+    took = found.time
+    seconds = None if took is None else replace(took, steps=round(took.steps * _share(chain, name))).total
     return Row(name, seconds, found.memory, found.lines)
 
 
@@ -143,16 +143,11 @@ def _planned(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "stage": stage}
 
 
-def _rows(chain: Chain, name: str) -> float:
-    """By how much longer a step takes on all rankings than on the few of the plan, where epochs limit it."""
-    settings = chain.steps[name].config.get("trainer") or {}
-    fed = RANKINGS in chain.steps[name].parents and begins_from(chain.steps[name]) != RANKINGS
-    return _share(chain) if fed and settings.get("max_steps") is None else 1.0
-
-
-def _share(chain: Chain) -> float:
-    config = chain.steps[RANKINGS].config
-    wanted = config.get("max_prompts") if isinstance(config, Mapping) else None
+def _share(chain: Chain, name: str) -> float:
+    """How many times the steps of the plan a stage takes on all rankings, where epochs of them limit it."""
+    if RANKINGS not in chain.steps[name].parents or chain.steps[name].config["trainer"]["max_steps"] is not None:
+        return 1.0
+    wanted = chain.steps[RANKINGS].config.get("max_prompts")
     train = wanted.get("train") if isinstance(wanted, Mapping) else wanted
     return max(1.0, train / FEW["train"]) if isinstance(train, int) else 1.0
 

@@ -18,6 +18,7 @@ import torch
 from lit_llm.backbone.huggingface import check_vocabulary
 from lit_llm.backbone.loaded import LoadedModel, load_shared
 from lit_llm.evaluation.harness import Asked, TaskScores, answer, difference, harness_version, load_tasks
+from lit_llm.evaluation.scores import as_plain
 from lit_llm.evaluation.statistics import Estimate
 from lit_llm.runtime.atomic_files import write_json
 
@@ -58,7 +59,7 @@ def answer_tasks(
         if name in before:
             changes = difference(before[name], scores)
             earlier = {"weights_sha256": before_weights, "metrics": before[name].as_json()["metrics"]}
-            told = {metric: _as_json(one) for metric, one in changes.items()}
+            told = {metric: as_plain(one) for metric, one in changes.items()}
             entries[name] |= {"before": earlier, "difference": told}
         lines += _lines(scores, before.get(name), changes)
     for folder in outputs:
@@ -86,10 +87,6 @@ def _lines(scores: TaskScores, before: TaskScores | None, changes: Mapping[str, 
 def _told(value: Estimate, sign: bool = False) -> str:
     shown = f"{value.mean:+.4g}" if sign else f"{value.mean:.4g}"
     return shown + (f" ± {value.se:.2g}" if math.isfinite(value.se) else "")
-
-
-def _as_json(value: Estimate) -> dict[str, Any]:
-    return {key: None if isinstance(x, float) and not math.isfinite(x) else x for key, x in value._asdict().items()}
 
 
 def _write(path: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:

@@ -17,9 +17,10 @@ from lit_llm.backbone.attention import attend, branched_mask
 from lit_llm.backbone.completions import completion_logps, pack, token_rows
 from lit_llm.backbone.config import from_depth
 from lit_llm.backbone.models import LanguageModel, ScoreModel
-from lit_llm.objectives.language import completion_labels, token_logps
+from lit_llm.objectives.language import token_logps
 from lit_llm.records import PackedCompletions
 from lit_llm.runtime import processor
+from tests.padded_rows import completion_labels
 
 VOCABULARY = 17
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lit_llm.objectives.language import completion_labels, cross_entropy, token_entropy, token_logps
+from lit_llm.objectives.language import cross_entropy, token_entropy, token_logps
 from lit_llm.records import IGNORE
+from tests.padded_rows import completion_labels
 
 
 def problem(seed=0, rows=2, tokens=5, width=4, vocabulary=7, dtype=torch.float64):

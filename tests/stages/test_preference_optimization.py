@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from lit_llm.errors import UserError
-from lit_llm.objectives.language import completion_labels, token_logps
+from lit_llm.objectives.language import token_logps
 from lit_llm.objectives.preference import dpo, hinge, ipo, orpo, robust_dpo, simpo
 from lit_llm.objectives.ranking import strict_pairs
 from lit_llm.stages.preference_optimization import PreferenceOptimization
+from tests.padded_rows import completion_labels
 
 from .toy import loader, padded, parts, rankings, remade, tiny_model, tokens_once, trainer
 

@@ -30,7 +30,6 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-GIB = 2**30
 SPARE = 0.92  # of what is free: the rest is for what no plan knows
 
 

@@ -6,11 +6,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from lit_llm.runtime import devices
+
+if TYPE_CHECKING:  # torch is imported when the configuration has been found good
+    from lit_llm.training.plan.memory import Memory, Pass, Shape
+    from lit_llm.training.plan.run_data import RunData
+    from lit_llm.training.plan.timing import Time
 
 CHINCHILLA = 20  # tokens a parameter, where a given amount of arithmetic goes furthest (arXiv:2203.15556)
 
@@ -21,7 +26,7 @@ class Plan:
 
     lines: list[str]
     memory: float  # bytes at the peak
-    seconds: float | None  # None: not measured
+    time: Time | None  # None: not measured
 
 
 def plan_run(cfg: DictConfig, measure: bool, folder: Path) -> Plan:
@@ -63,10 +68,10 @@ def plan_run(cfg: DictConfig, measure: bool, folder: Path) -> Plan:
         return Plan(lines, needed.total, None)
     found = _measured(cfg, folder)
     lines.append(f"held        {size_of(memory.peak_bytes(shape.device))} in the steps that were measured")
-    return Plan([*lines, *_of_time(found, flops)], needed.total, found.total)
+    return Plan([*lines, *_of_time(found, flops)], needed.total, found)
 
 
-def _of_memory(shape: Any, of: Any, needed: Any, room: float, data: Any, from_scratch: bool) -> Iterator[str]:
+def _of_memory(shape: Shape, of: Pass, needed: Memory, room: float, data: RunData, from_scratch: bool) -> Iterator[str]:
     config = shape.config
     yield (
         f"model       {config.family}, {shape.parameters:,} parameters, {shape.trained:,} trained; "
@@ -95,7 +100,7 @@ def _of_memory(shape: Any, of: Any, needed: Any, room: float, data: Any, from_sc
         yield line
 
 
-def _of_time(found: Any, flops: float) -> Iterator[str]:
+def _of_time(found: Time, flops: float) -> Iterator[str]:
     if flops:
         rate = f", {flops / found.steps / found.step:.2e} a second" if found.steps and found.step else ""
         yield f"arithmetic  {flops:.2e} floating point operations{rate}"
@@ -105,7 +110,7 @@ def _of_time(found: Any, flops: float) -> Iterator[str]:
     )
 
 
-def _measured(cfg: DictConfig, folder: Path) -> Any:
+def _measured(cfg: DictConfig, folder: Path) -> Time:
     from lit_llm.runtime.out_of_resources import told_in_one_line
     from lit_llm.training.build import load
     from lit_llm.training.plan.timing import measure

@@ -69,16 +69,20 @@ def measure(parts: Parts, folder: Path) -> Time:
     parts.start = None
     kept = [each for each in parts.callbacks if not isinstance(each, Checkpoint | ProgressBar | RandomState)]
     clock = MeasuredSteps()
-    quiet = OmegaConf.merge(
-        cfg, {"logger": None, "trainer": {"progress": False, "limit_val_batches": 0, "val_check_interval": None}}
-    )
-    assert isinstance(quiet, DictConfig)
-    trainer = build(replace(parts, cfg=quiet, callbacks=[*kept, clock]), folder)
+    trainer = build(replace(parts, cfg=_quiet(cfg, 0), callbacks=[*kept, clock]), folder)
     trainer.fit(parts.stage, datamodule=parts.data, weights_only=True)
     steps = _steps(parts)
     step = statistics.median(clock.seconds) if clock.seconds else math.nan
     after = _evaluation(parts, folder) if cfg.evaluation.enabled else 0.0
     return Time(step, steps, _validations(cfg, parts, trainer, steps), before, after)
+
+
+def _quiet(cfg: DictConfig, validated: int) -> DictConfig:
+    """Without bar and curves, and with so many batches of each validation."""
+    trainer = {"progress": False, "limit_val_batches": validated, "val_check_interval": None}
+    quiet = OmegaConf.merge(cfg, {"logger": None, "trainer": trainer})
+    assert isinstance(quiet, DictConfig)
+    return quiet
 
 
 def _steps(parts: Parts) -> int:
@@ -96,11 +100,7 @@ def _validations(cfg: DictConfig, parts: Parts, trainer: L.Trainer, steps: int) 
     limit = cfg.trainer.limit_val_batches
     number = sum(_limited(len(loader), limit) for loader in loaders)
     timer = _Batches()
-    quiet = OmegaConf.merge(
-        cfg, {"logger": None, "trainer": {"progress": False, "limit_val_batches": 2, "val_check_interval": None}}
-    )
-    assert isinstance(quiet, DictConfig)
-    checker = build(replace(parts, cfg=quiet, callbacks=[timer]), Path(trainer.default_root_dir))
+    checker = build(replace(parts, cfg=_quiet(cfg, 2), callbacks=[timer]), Path(trainer.default_root_dir))
     checker.validate(parts.stage, datamodule=parts.data, verbose=False)
     return statistics.median(timer.seconds) * number * _times(cfg, trainer, steps) if timer.seconds else 0.0
 
@@ -142,9 +142,7 @@ def _evaluation(parts: Parts, folder: Path) -> float:
         model = LoadedModel(stage.exported(), parts.tokenizer)
     model.model.to(device_of(cfg)).eval()
     few, total = cfg.evaluation.batch_size, 0.0
-    said = OmegaConf.merge(cfg, {"trainer": {"progress": False}})
-    assert isinstance(said, DictConfig)
-    evaluator = evaluator_of(said, folder, stage)
+    evaluator = evaluator_of(_quiet(cfg, 0), folder, stage)
     for heldout in parts.data.heldout():
         if not heldout.items or not can_evaluate(model.model, heldout):
             continue

@@ -8,7 +8,7 @@ import torch
 
 from lit_llm.backbone.config import from_depth
 from lit_llm.backbone.lora import apply_lora
-from lit_llm.training.plan.activations import _peak, activations
+from lit_llm.training.plan.activations import _Live, _peak, activations
 
 CONFIG = from_depth(64, depth=5, hidden_size=64, max_positions=128)
 WAYS = {
@@ -18,6 +18,22 @@ WAYS = {
     "bf16-mixed": {"autocast": torch.bfloat16},
     "bf16-true": {"dtype": torch.bfloat16},
 }
+
+
+def test_bytes_are_those_of_what_is_held():
+    """1,000 numbers in and weights are known; two more are made: one is let go, and one is kept by autograd."""
+    x, w = torch.ones(1000), torch.ones(1000, requires_grad=True)
+    with _Live([x, w]) as watch:
+        one = x + 1
+        view = one.view(10, 100)
+        assert watch.live == 4000
+        product = one * w  # keeps both of its factors
+        total = product.sum()
+        assert watch.live == 8004
+        del one, view, product
+        assert watch.live == 4004, "autograd holds the first"
+        del total
+    assert (watch.live, watch.peak) == (0, 8004)
 
 
 @pytest.mark.parametrize("way", WAYS)
