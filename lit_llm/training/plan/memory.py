@@ -1,4 +1,4 @@
-"""Memory of a run by part, from its configuration alone: no weight is read and none is made."""
+"""Memory of a run by part, from its configuration and the size of its batches: no weight is read and none is made."""
 
 from __future__ import annotations
 
