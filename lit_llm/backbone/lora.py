@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lit_llm.backbone.config import LINEAR_LAYERS, BackboneConfig
 from lit_llm.backbone.config_file import ConfigFile
+from lit_llm.backbone.dropout import Dropout
 from lit_llm.backbone.layouts import layout_of
 from lit_llm.backbone.linear import Linear, linear
 from lit_llm.backbone.lora_files import PEFT_PREFIX, in_files, our_targets, patterns, put_back, their_targets
@@ -56,7 +57,7 @@ class LoRALinear(nn.Linear):
         self.scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
         self.lora_A = nn.Linear(base.in_features, rank, bias=False, **like)
         self.lora_B = nn.Linear(rank, base.out_features, bias=False, **like)
-        self.lora_dropout = nn.Dropout(dropout)
+        self.lora_dropout = Dropout(dropout)
         self.enabled = True
         nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B.weight)
