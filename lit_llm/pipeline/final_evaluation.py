@@ -33,6 +33,8 @@ log = logging.getLogger("lit_llm")
 Parents = Mapping[str, str | None]
 Conversation = tuple[Message, ...]
 
+STARTING_MODEL = "starting_model"  # in ledger and answers: what the chain began from, where it was trained elsewhere
+
 
 def evaluate_pipeline(
     config: Mapping[str, Any],
@@ -46,15 +48,17 @@ def evaluate_pipeline(
 
     ``outputs``: the folder of what each step made, also of one that a model of the user's own replaces.
     """
-    models = Models(runs, outputs)
+    beginnings, origins = outside(runs, parents, outputs)
+    models = Models(runs, {**outputs, **beginnings})
     if not any(models.prompts()):
         keep_skipped_prompts(config, folder, models, parents)
     if config["ledger"]:
-        write_ledger(folder, models, parents)
+        write_ledger(folder, models, origins)
     write_best_of_n(config, folder, models)
     talking = models.talking()
-    models.keep_only(talking)
-    write_answers(folder, models, config["answers"])
+    before = [name for name in beginnings if head_in(beginnings[name]) == "language"]
+    models.keep_only([*before, *talking])
+    write_answers(folder, models, config["answers"], [*before, *talking])
     models.keep_only([])
     page = write_report(folder) if config["report"] else None
     final = "ppo" if "ppo" in talking else talking[-1]
@@ -64,6 +68,26 @@ def evaluate_pipeline(
     for line in compared(folder, models, parents):
         log.info("%s", line)
     return final
+
+
+def outside(
+    runs: Mapping[str, Path], parents: Parents, outputs: Mapping[str, Path]
+) -> tuple[dict[str, Path], dict[str, str | None]]:
+    """Folders of the models that the runs start from and no run made, by name; and ``parents`` with those, first.
+
+    A model of the user's own in place of a step has the step's name, another is called ``STARTING_MODEL``.
+    """
+    others = [parent for parent in parents.values() if parent is not None and parent not in runs]
+    beginnings = {name: outputs[name] for name in others if name in outputs}
+    found = dict(parents)
+    for name in (name for name, parent in parents.items() if parent is None):
+        init_from = schema.load(runs[name] / "config.yaml").init_from
+        if init_from is None or not (folder := Path(init_from)).is_dir():
+            continue
+        new = STARTING_MODEL if STARTING_MODEL not in beginnings else f"{STARTING_MODEL}_of_{name}"
+        found[name] = next((other for other, place in beginnings.items() if place == folder), new)
+        beginnings.setdefault(found[name] or new, folder)
+    return beginnings, {**dict.fromkeys(beginnings), **found}
 
 
 def keep_skipped_prompts(config: Mapping[str, Any], folder: Path, models: Models, parents: Parents) -> None:
@@ -159,7 +183,7 @@ class Models:
 
 def write_ledger(folder: Path, models: Models, parents: Parents) -> Path:
     """Every stage on every earlier stage's sets. Scores that a run took itself are read."""
-    known = {stage: parent if parent in models.runs else None for stage, parent in parents.items()}
+    known = {stage: parent if parent in models.outputs else None for stage, parent in parents.items()}
     bar = Bar(desc="ledger", unit="evaluator", dynamic_ncols=True, leave=False)
 
     def evaluate(stage: str, name: str) -> Scores | None:
@@ -187,8 +211,9 @@ def scores_of(models: Models, parents: Parents, stage: str, name: str) -> Scores
     for file in lying:
         if file.is_file():
             return replace(Scores.load(file), name=name)
-    parent = parents[stage] if heldout.kind in models.evaluator(stage).beside else None
-    reference = models.loaded(parent) if parent is not None else None
+    parent = parents[stage]
+    beside = parent is not None and heldout.kind in models.evaluator(stage).beside
+    reference = models.loaded(parent) if parent is not None and beside else None
     asked = heldout._replace(name=name)
     return models.evaluator(owner).evaluate(candidate, asked, f"{stage} on {name}", reference=reference)
 
@@ -206,13 +231,12 @@ def add_repeats(ledger: Ledger, models: Models) -> None:
             known[name] = evaluator.evaluate(models.loaded(stage), asked, f"{name} again", seed)
 
 
-def write_answers(folder: Path, models: Models, settings: Mapping[str, Any]) -> None:
-    """answers.json: the same prompts, which of them are of held-out sets, and every talking stage's answers."""
+def write_answers(folder: Path, models: Models, settings: Mapping[str, Any], talking: Sequence[str]) -> None:
+    """answers.json: the same prompts, which of them are of held-out sets, and the answers of the models ``talking``."""
     asked: list[Conversation] = [(Message("user", text),) for text in settings["prompts"]]
     prompts = list(asked)
     for _, heldout in models.prompts():
         prompts += [item.messages for item in heldout.items[: settings["heldout_prompts"]]]
-    talking = models.talking()
     prompts = answerable(models, talking, prompts)
     answers = {}
     for stage in talking if prompts else []:

@@ -15,7 +15,7 @@ from lit_llm.config.pipeline_steps import Step
 from lit_llm.evaluation.sets import write_heldout
 from lit_llm.pipeline.final_evaluation import Models, compared, evaluate_pipeline, write_answers
 from lit_llm.pipeline.skipped_prompts import judged
-from lit_llm.records import Comparison, Heldout, Message, Prompt
+from lit_llm.records import Comparison, Document, Heldout, Message, Prompt
 from lit_llm.text.bpe import train_bpe
 from lit_llm.text.tokenizer import load_tokenizer
 from tests.folder_reads import count_reads
@@ -55,7 +55,7 @@ def written(tmp_path):
 
 def test_a_prompt_longer_than_a_context_is_left_out(runs, tmp_path, caplog):
     caplog.set_level(logging.WARNING, "lit_llm")
-    write_answers(tmp_path, Models(runs), SETTINGS)
+    write_answers(tmp_path, Models(runs), SETTINGS, list(runs))
     assert [one[0]["content"] for one in written(tmp_path)["prompts"]] == ["Hello?", "The cat?"]
     assert {stage: len(given) for stage, given in written(tmp_path)["answers"].items()} == dict.fromkeys(runs, 2)
     assert "1 of 3 prompts fill a model's context" in caplog.text
@@ -65,7 +65,7 @@ def test_a_model_that_cannot_answer_is_named_and_the_others_answer(runs, tmp_pat
     models = Models(runs)
     with torch.no_grad():
         models.loaded("ppo").model.backbone.embed_tokens.weight.fill_(float("nan"))
-    write_answers(tmp_path, models, SETTINGS)
+    write_answers(tmp_path, models, SETTINGS, list(runs))
     assert list(written(tmp_path)["answers"]) == ["instruction_tuning"]
     assert "no answers of ppo" in caplog.text
 
@@ -88,6 +88,26 @@ def test_a_model_of_ones_own_is_what_the_verdict_compares_with(runs, tmp_path):
     line = compared(tmp_path / "pipeline", models, {"ppo": "instruction_tuning"})[1]
     assert f"model={tmp_path}/pipeline/ppo/model against={own} prompts={tmp_path}/ppo/heldout/prompts.jsonl" in line
     assert models.loaded("instruction_tuning").model.config.max_positions == 96
+
+
+def test_the_model_that_a_chain_begins_from_stands_in_ledger_and_answers(runs, tmp_path):
+    """It is no run's: its scores are those that the first stage took before it trained."""
+    first, start = runs["instruction_tuning"], tmp_path / "bought"
+    torch.manual_seed(1)
+    save_model(start, LanguageModel(load_language_model(first / "model").config), load_tokenizer(first / "model"))
+    (first / "config.yaml").write_text(CONFIG + f"init_from: {start}\n")
+    texts = (Document("The cat sat on the mat."), Document("The mat. Hello?"))
+    write_heldout(first / "heldout", Heldout("words", "documents", texts))
+    config = {"ledger": True, "answers": SETTINGS, "report": False, "stages": {}, "best_of_n": {"n": 0}}
+    parents = {"instruction_tuning": None, "ppo": "instruction_tuning"}
+    evaluate_pipeline(config, tmp_path, runs, parents, {name: run / "model" for name, run in runs.items()})
+    entries = json.loads((tmp_path / "ledger.json").read_text())["entries"]
+    mine = {entry["stage"]: entry for entry in entries if (entry["set"], entry["metric"]) == ("words", "bits_per_byte")}
+    assert list(mine) == ["starting_model", "instruction_tuning", "ppo"]
+    assert mine["instruction_tuning"]["against"] == "starting_model"
+    assert mine["instruction_tuning"]["before"]["mean"] == pytest.approx(mine["starting_model"]["after"]["mean"])
+    assert mine["instruction_tuning"]["before"]["mean"] != mine["instruction_tuning"]["after"]["mean"]
+    assert list(written(tmp_path)["answers"]) == ["starting_model", "instruction_tuning", "ppo"]
 
 
 def test_rewards_and_scorers_of_missing_steps_are_done_without():
