@@ -66,7 +66,8 @@ def token_logps(
     """
     flat, targets = _trained_positions(hidden, labels)
     flat, chunk = flat.to(_compute_dtype(weight)), chunk_tokens or _chunk_tokens(weight)
-    logps: Tensor = _TokenLogps.apply(flat, weight, targets, temperature, chunk, softcap)  # type: ignore[no-untyped-call]
+    with_gradient = torch.is_grad_enabled()  # within apply it never is
+    logps: Tensor = _TokenLogps.apply(flat, weight, targets, temperature, chunk, softcap, with_gradient)  # type: ignore[no-untyped-call]
     if targets.numel() == labels.numel():
         return torch.where(labels == IGNORE, 0.0, logps.view(labels.shape))
     return torch.zeros(labels.shape, device=logps.device, dtype=logps.dtype).masked_scatter(labels != IGNORE, logps)
@@ -201,9 +202,12 @@ class _TokenLogps(torch.autograd.Function):
         temperature: float,
         chunk: int,
         softcap: float | None,
+        with_gradient: bool,
     ) -> Tensor:
         head, ctx.softcap = weight.to(hidden.dtype), softcap
-        ctx.keep = any(ctx.needs_input_grad[:2]) and hidden.shape[0] * head.shape[0] * 4 <= _KEEP_BYTES
+        ctx.keep = (
+            with_gradient and any(ctx.needs_input_grad[:2]) and hidden.shape[0] * head.shape[0] * 4 <= _KEEP_BYTES
+        )
         ctx.temperature, ctx.chunk, ctx.weight_dtype = temperature, chunk, weight.dtype
         logps, kept = [], []
         for rows in _chunks(slice(0, len(hidden)), chunk):
@@ -231,7 +235,7 @@ class _TokenLogps(torch.autograd.Function):
             hidden_grad[rows] = small @ head
             if head_grad is not None:
                 head_grad += small.T @ hidden[rows]
-        return hidden_grad, None if head_grad is None else head_grad.to(ctx.weight_dtype), None, None, None, None
+        return hidden_grad, None if head_grad is None else head_grad.to(ctx.weight_dtype), None, None, None, None, None
 
 
 def _chunk_logps(hidden: Tensor, head: Tensor, temperature: float, softcap: float | None) -> Tensor:

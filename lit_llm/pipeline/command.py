@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 from collections.abc import Iterable
@@ -23,6 +22,7 @@ from lit_llm.errors import NothingToLearn, UserError
 from lit_llm.pipeline.graph import COLLECTED, RANKINGS, Chain, filled, inputs_of, outputs, plan
 from lit_llm.pipeline.human_feedback import ASK, asked, found_win_rate, of_this_chain
 from lit_llm.pipeline.simulated_gold import without_rule
+from lit_llm.runtime.allocator import give_back_freed_memory
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.terminal import near, typed
 from lit_llm.training.result import duration, in_one_sentence
@@ -129,7 +129,7 @@ def _compute(
         gone = clear(place)
         log.error("%s: failed, the chain stops here%s", heading, "" if gone else f" (its folder: {place})")
         raise
-    gc.collect()  # Trainers and modules refer to each other: the next stage needs their memory
+    give_back_freed_memory()  # the next stage needs it
     chain.cache.finish(place, inputs)
     log.info("%s: done in %s", heading, duration(time.monotonic() - started))
     return True

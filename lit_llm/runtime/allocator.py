@@ -1,8 +1,9 @@
-"""One setting of the C allocator that speeds up training on a CPU."""
+"""The C allocator: keeps freed memory while steps follow each other, and gives it back between parts of a run."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
@@ -15,9 +16,24 @@ def keep_freed_memory() -> bool:
     1.2 to 1.8 times the speed of a training step on a CPU; nothing for GPUs. Call it once at the start of the process.
     Returns whether it was done: only where the C library is glibc.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "gnu_get_libc_version"):  # musl has no mallopt
+    libc = _glibc()
+    if libc is None:
         return False
     return bool(libc.mallopt(_M_MMAP_MAX, 0)) and bool(libc.mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def give_back_freed_memory() -> bool:
+    """Hands what is kept back to the system, so that what comes next does not hold it beside its own.
+
+    Returns whether there was any; nothing is done where the C library is not glibc.
+    """
+    gc.collect()  # trainers and modules refer to each other
+    libc = _glibc()
+    return libc is not None and bool(libc.malloc_trim(0))
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "gnu_get_libc_version") else None  # musl has no mallopt

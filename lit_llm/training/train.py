@@ -93,13 +93,16 @@ def quiet() -> None:
 def fit(parts: Parts, trainer: L.Trainer, folder: RunFolder, evaluation: RunEvaluation) -> dict[str, Any]:
     """Train, from the newest good checkpoint when resuming. Returns the parent's held-out scores, taken before."""
     from lit_llm.checkpointing.resume import find_checkpoint
+    from lit_llm.runtime.allocator import give_back_freed_memory
 
     cfg = parts.cfg
     checkpoint = find_checkpoint(folder.path) if cfg.resume is not None else None
     announce(parts, folder, checkpoint)
     foresee(parts)
     before = evaluation.before()
+    give_back_freed_memory()
     trainer.fit(parts.stage, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
+    give_back_freed_memory()
     return before
 
 

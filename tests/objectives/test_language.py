@@ -1,6 +1,7 @@
 """Cross-entropy and log-probabilities against loops in float64."""
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -126,6 +127,17 @@ def test_without_gradients_nothing_is_kept_for_them():
     assert result.loss.item() == pytest.approx(by_hand(hidden, weight, labels)[0], rel=1e-12)
 
 
+def test_log_probabilities_without_gradients_hold_one_chunk_at_a_time():
+    hidden, weight, labels = problem(rows=4, tokens=64)
+    weight.requires_grad_()  # as a model's in an evaluation
+    with Sizes() as sizes, torch.no_grad():
+        token_logps(hidden, weight, labels, chunk_tokens=32)
+    assert sizes.softmaxes_at_once <= 2  # one is made while the last one still has its name
+    with Sizes() as sizes:
+        kept = token_logps(hidden, weight, labels, chunk_tokens=32)
+    assert sizes.softmaxes_at_once == 8 and kept.requires_grad
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), scale=st.floats(0.1, 50))
 def test_hidden_states_outside_the_mask_change_nothing(seed, scale):
@@ -169,11 +181,12 @@ def test_a_large_vocabulary_never_holds_all_logits(monkeypatch):
 
 
 class Sizes(TorchDispatchMode):
-    """Numbers in the largest tensor that is made, and in the largest softmax."""
+    """Numbers in the largest tensor that is made, and in the largest softmax; how many softmaxes there are at once."""
 
     def __init__(self):
         super().__init__()
-        self.largest = self.softmax = 0
+        self.largest = self.softmax = self.softmaxes_at_once = 0
+        self._alive = weakref.WeakValueDictionary()  # a set compares, and tensors compare by element
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = func(*args, **(kwargs or {}))
@@ -182,6 +195,8 @@ class Sizes(TorchDispatchMode):
                 self.largest = max(self.largest, each.numel())
                 if "softmax" in func.__name__:
                     self.softmax = max(self.softmax, each.numel())
+                    self._alive[id(each)] = each
+                    self.softmaxes_at_once = max(self.softmaxes_at_once, len(self._alive))
         return made
 
 

@@ -1,0 +1,1 @@
+"""What a plan foresees beside what the run then takes."""
