@@ -1,4 +1,4 @@
-"""A stage's model folder that is an adapter: started from, trained on, and written without a second copy of its base."""
+"""A stage's model folder that is an adapter: started from, trained on, written without its base."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lit_llm.backbone.config import BackboneConfig
+from lit_llm.backbone.config_file import ConfigFile
 from lit_llm.backbone.families import Head, read_config, write_config
 from lit_llm.backbone.family_table import FAMILIES
 from lit_llm.backbone.layouts import EMBEDDING, HEAD, Layout, layout_of
