@@ -165,6 +165,11 @@ def _settle_network(cfg: DictConfig, stage: Stage) -> None:
     """Options of the network that are the run's, not the model's; and what its adapters, if any, belong to."""
     if stage.lora_rank and not stage.lora_merge and not cfg.init_from:
         raise UserError("stage.lora_merge=false: an adapter is of a model that is kept; give its folder as init_from")
+    if stage.lora_rank and not stage.lora_merge and cfg.trainer.save_dtype is not None:
+        raise UserError(
+            f"trainer.save_dtype={cfg.trainer.save_dtype}: no weights are saved with stage.lora_merge=false, the base "
+            "stays as it is; leave one of the two out"
+        )
     start = cfg.init_from or ""
     stage.base_model = stage.base_model or str(base_of(start) if start and is_adapter(start) else start)
     network = getattr(stage.model, "backbone", None)
