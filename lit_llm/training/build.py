@@ -135,8 +135,8 @@ def load_run_model(cfg: DictConfig, tokenizer: Tokenizer) -> LanguageModel | Sco
         dropout = cfg.backbone.get("dropout") or 0.0
         model = load_start(cfg.init_from, head, bool(cfg.stage.get("lora_rank")), dropout)
         if is_adapter(cfg.init_from) and not cfg.stage.get("lora_rank") and is_first_process():
-            log.info("init_from=%s: an adapter of %s; all weights of the two, merged, are trained (stage.lora_rank "
-                     "above 0 trains the adapter on)", cfg.init_from, base_of(cfg.init_from))  # fmt: skip
+            log.info("init_from=%s: an adapter of %s; the two, merged, are trained as one model (stage.lora_rank above "
+                     "0 trains the adapter on)", cfg.init_from, base_of(cfg.init_from))  # fmt: skip
     else:
         own = {} if cfg.backbone.get("vocab_size") else {"vocab_size": tokenizer.vocab_size}
         model = LanguageModel(construct(cfg.backbone, "backbone", cfg.allowed_targets)(**own))

@@ -97,7 +97,7 @@ def test_all_weights_of_an_adapter_s_model_can_be_trained(place, caplog):
     with caplog.at_level(logging.INFO, "lit_llm"):
         stage = load(words(place, "instruction_tuning", "instructions", place / "tuned/model", "stage.lora_rank=0"),
                      place / "full").stage  # fmt: skip
-    assert f"an adapter of {place}/base; all weights" in caplog.text
+    assert f"an adapter of {place}/base; the two, merged," in caplog.text
     assert all(weight.requires_grad for weight in stage.model.parameters())
     for one, other in zip(stage.model.parameters(), load_model(place / "tuned/model").parameters(), strict=True):
         assert torch.equal(one, other)
