@@ -13,21 +13,24 @@ import torch
 from torch import Tensor
 
 from lit_llm.backbone.config import BackboneConfig
+from lit_llm.backbone.config_file import ConfigFile
 from lit_llm.backbone.families import Head, read_config, write_config
 from lit_llm.backbone.family_table import FAMILIES
 from lit_llm.backbone.layouts import EMBEDDING, HEAD, Layout, layout_of
+from lit_llm.backbone.lora import load_adapter, merge_lora
 from lit_llm.backbone.models import LanguageModel, ScoreModel, StoredDtypes
+from lit_llm.backbone.score_settings import head_settings, read_head
 from lit_llm.backbone.weights import FLOATS, Found, names_in, read_tensors, same_tensor, weight_files, write_tensors
 from lit_llm.errors import UserError
+from lit_llm.model_sources.adapters import CONFIG, WEIGHTS, base_of, check_base, config_file, scores
 from lit_llm.model_sources.folders import folder_of
 from lit_llm.runtime.atomic_files import write_json
-from lit_llm.runtime.model_folder import check_model_folder, checked_meanwhile
+from lit_llm.runtime.model_folder import check_model_folder, check_recorded, checked_meanwhile, is_adapter
 from lit_llm.text.score_tokens import scoring_tokenizer
 from lit_llm.text.tokenizer import Tokenizer
 
 log = logging.getLogger("lit_llm")
 
-NORMALISATION = {"mean": "reward_mean", "std": "reward_std"}  # in config.json, since theirs has no such tensors
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}  # by their names in config.json
 KINDS = {"language": "a language model", "score": "a reward model"}
 
@@ -38,12 +41,14 @@ class SavesTokenizer(Protocol):
 
 def load_config(folder: str | Path) -> BackboneConfig:
     """The shape of the model in ``folder``. Raises UserError if it is missing, damaged or not supported."""
-    return read_config(folder_of(folder) / "config.json")[0]
+    return read_config(config_file(folder_of(folder)))[0]
 
 
 def head_in(folder: str | Path) -> Head:
     """Which head the model in ``folder`` has; errors as ``load_config``."""
-    return read_config(folder_of(folder) / "config.json")[1]
+    folder = folder_of(folder)
+    found = read_config(config_file(folder))[1]
+    return "score" if is_adapter(folder) and scores(folder) else found
 
 
 def load_model(
@@ -54,7 +59,8 @@ def load_model(
     dropout: float = 0.0,
 ) -> LanguageModel | ScoreModel:
     """The model in ``folder``, of the families in ``family_table.FAMILIES``; sharded files are read too. Any
-    name that ``model_sources.folders`` knows will do in its place: a GGUF file, ``hub:OWNER/NAME``.
+    name that ``model_sources.folders`` knows will do in its place: a GGUF file, ``hub:OWNER/NAME``. Of an adapter's
+    folder it is the base with the adapter merged into it, in memory.
 
     ``head`` says what is wanted; "auto" takes what is there. ``dropout`` is for training (a folder does not hold it).
     Raises UserError, one line, for a missing or damaged file, a NaN, a missing or unexpected key, a wrong shape, an
@@ -62,6 +68,10 @@ def load_model(
     """
     folder = folder_of(folder)
     check_model_folder(folder)
+    if is_adapter(folder):
+        merged = merge_lora(load_adapted(folder, head, dtype, device, dropout))
+        merged.folder = None  # no folder holds these weights
+        return merged
     path = folder / "config.json"
     config, found, raw = read_config(path)
     if head not in (found, "auto"):
@@ -76,7 +86,42 @@ def load_model(
         read = read_tensors(files, shapes, dtype, device, lambda key: _ignored(key, config, found, renamed), renamed)
     stored = _stored(raw, read)  # before the tensors are taken away
     _assign(model, read.tensors, raw, path, device)
-    model.stored = stored
+    model.stored, model.folder = stored, folder
+    return model
+
+
+def load_adapted(
+    folder: str | Path,
+    head: Literal["language", "score", "auto"] = "language",
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    dropout: float = 0.0,
+) -> LanguageModel | ScoreModel:
+    """The base of the adapter in ``folder`` with the adapter beside its layers, which is what is trainable.
+
+    Arguments as ``load_model``. Raises UserError as it does, for a base that is not there or is not the one that the
+    adapter was trained on, and for an adapter of other layers or shapes.
+    """
+    folder = folder_of(folder)
+    check_recorded(folder, (CONFIG, WEIGHTS, "config.json"))
+    base = base_of(folder)
+    check_base(folder, base)
+    found: Head = head_in(folder)
+    if head not in (found, "auto"):
+        raise UserError(f"{folder}: holds an adapter of {KINDS[found]}, {KINDS[head]} is wanted")
+    model = load_model(base, "auto", dtype, device, dropout)
+    if found == "language" and isinstance(model, ScoreModel):
+        raise UserError(f"{folder / CONFIG}: is an adapter of a language model; its base {base} is a reward model")
+    try:
+        with torch.random.fork_rng(devices=[]):  # a run's random numbers are the same whatever it starts from
+            model = ScoreModel.from_language_model(model) if head_of(model) != found else model  # type: ignore[arg-type]
+            load_adapter(folder, model)
+    except UserError as error:
+        told = str(error).replace("the configuration", "its base")
+        raise UserError(f"{told} (the base is {base})") from None
+    own = folder / "config.json"
+    if isinstance(model, ScoreModel) and own.is_file():
+        read_head(model, ConfigFile(own).raw, own)
     return model
 
 
@@ -166,6 +211,17 @@ def save_model(
     tensors = _named_tensors(model)
     if model.stored is not None:
         tensors = {name: tensor.detach().to(model.stored.of(name)) for name, tensor in tensors.items()}
+    save_settings(folder, model, tokenizer, generation)
+    write_tensors(folder / "model.safetensors", tensors)
+
+
+def save_settings(
+    folder: Path,
+    model: LanguageModel | ScoreModel,
+    tokenizer: SavesTokenizer | None = None,
+    generation: Mapping[str, Any] | None = None,
+) -> None:
+    """What ``save_model`` writes beside the weights."""
     if isinstance(model, ScoreModel) and isinstance(tokenizer, Tokenizer):
         tokenizer = scoring_tokenizer(tokenizer)
     settings = _token_ids(tokenizer) | dict(generation or {})
@@ -174,7 +230,6 @@ def save_model(
         write_json(folder / "generation_config.json", settings, indent=2)
     if tokenizer is not None:
         tokenizer.save(folder)
-    write_tensors(folder / "model.safetensors", tensors)
 
 
 @torch.no_grad()
@@ -234,35 +289,10 @@ def _assign(
     if isinstance(model, LanguageModel):
         model.tie_weights()
     else:
-        for key, name in NORMALISATION.items():
-            setattr(model, name, torch.tensor(_normalisation(raw, path, key), device=device))
-        model.label, model.threshold = _classifier(raw, path)
+        read_head(model, raw, path)
     for rotary in (model.backbone.rotary, model.backbone.window_rotary):
         if rotary is not None:
             rotary.to(device)
-
-
-def _normalisation(raw: dict[str, Any], path: Path, key: str) -> float:
-    given = raw.get("reward_normalization", {})
-    value = given.get(key, float(key == "std")) if isinstance(given, dict) else None
-    if not isinstance(value, int | float) or (key == "std" and not value > 0):
-        raise UserError(f"{path}: reward_normalization={given!r} should be an object with mean and std, std above 0")
-    return float(value)
-
-
-def _classifier(raw: dict[str, Any], path: Path) -> tuple[str | None, float]:
-    """The class that a classifier of one label tells and its threshold; (None, 0.5) for a reward model.
-
-    ``multi_label_classification`` is what transformers calls a sigmoid for each label, of which there is one here.
-    """
-    if raw.get("problem_type") != "multi_label_classification":
-        return None, 0.5
-    names, threshold = raw.get("id2label"), raw.get("decision_threshold", 0.5)
-    if not isinstance(names, dict) or not isinstance(names.get("0"), str) or not names["0"]:
-        raise UserError(f'{path}: id2label={names!r} should name what the classifier tells, as {{"0": "flagged"}}')
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-        raise UserError(f"{path}: decision_threshold={threshold!r} should be a probability, 0 to 1")
-    return names["0"], float(threshold)
 
 
 def _token_ids(tokenizer: SavesTokenizer | None) -> dict[str, Any]:
@@ -283,8 +313,5 @@ def _config_json(model: LanguageModel | ScoreModel, token_ids: Mapping[str, Any]
         value = token_ids.get(key)
         settings[key] = value[0] if isinstance(value, list | tuple) and value else value  # llama.cpp reads one number
     if isinstance(model, ScoreModel):
-        settings["reward_normalization"] = {key: float(getattr(model, name)) for key, name in NORMALISATION.items()}
-        if model.label is not None:
-            settings |= {"problem_type": "multi_label_classification", "decision_threshold": model.threshold}
-            settings |= {"id2label": {"0": model.label}, "label2id": {model.label: 0}}
+        settings |= head_settings(model)
     return settings

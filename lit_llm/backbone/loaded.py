@@ -12,8 +12,10 @@ import torch
 from lit_llm.backbone.huggingface import load_model
 from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.backbone.weights import weights_hash
+from lit_llm.model_sources.adapters import base_files, base_of
 from lit_llm.model_sources.folders import folder_of
 from lit_llm.runtime.file_hashes import identity_of
+from lit_llm.runtime.model_folder import is_adapter
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -47,6 +49,7 @@ def load_shared(folder: str | Path) -> LoadedModel:
     """
     folder = folder_of(folder)
     files = sorted(path for path in folder.glob("*") if path.is_file())
+    files += base_files(base_of(folder)) if is_adapter(folder) else []
     known = tuple((path.name, *identity_of(path)) for path in files)
     found = _held.get(known)
     if found is None or any(weight.dtype != torch.float32 for weight in found.model.parameters()):

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_llm.backbone.config import LINEAR_LAYERS, BackboneConfig
@@ -25,19 +26,21 @@ from lit_llm.backbone.lora_files import PEFT_PREFIX, in_files, our_targets, patt
 from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.backbone.weights import read_tensors, write_tensors
 from lit_llm.errors import UserError
+from lit_llm.model_sources.adapters import CONFIG, WEIGHTS
 from lit_llm.runtime.atomic_files import write_json
 
 TARGETS = LINEAR_LAYERS
 log = logging.getLogger("lit_llm")
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+START = ("start_A", "start_B", "start_lengths")
 
 
 class LoRALinear(nn.Linear):
     """A linear layer W with an adapter beside it: x W' + s dropout(x) A' B'. B begins at zero: no change.
 
     ``lora_A``: (rank, in). ``lora_B``: (out, rank). ``lora_magnitude_vector``: (out,), the lengths that DoRA trains;
-    None: there are none.
+    None: there are none. ``start_A``, ``start_B``, ``start_lengths``: the adapter that training began with, of the same
+    shapes (``keep_start``); None: it began with the base alone. Switched off, the layer does what it did then.
     """
 
     def __init__(
@@ -62,29 +65,41 @@ class LoRALinear(nn.Linear):
         nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B.weight)
         self.lora_magnitude_vector = nn.Parameter(row_lengths(base.weight.detach())) if decomposed else None
+        for name in START:
+            self.register_buffer(name, None)
 
     def forward(self, x: Tensor) -> Tensor:
         out = linear(x, self.weight, self.bias)
-        if not self.enabled:
+        if self.is_base:
             return out
-        left = self.lora_dropout(x)
-        change: Tensor = self.scale * self.lora_B(self.lora_A(left))
-        if self.lora_magnitude_vector is None:
+        left, (down, up, lengths) = self.lora_dropout(x), self._parts()
+        change: Tensor = self.scale * F.linear(F.linear(left, down), up)
+        if lengths is None:
             return out + change
         # Of what dropout left out the base's part stays: PEFT's, and the paper's where there is no dropout.
-        stretch = self.lora_magnitude_vector / row_lengths(self._changed(self.weight.dtype)).detach()
+        stretch = lengths / row_lengths(self._changed(self.weight.dtype)).detach()
         return out + (stretch - 1) * linear(left, self.weight, None) + stretch * change
+
+    @property
+    def is_base(self) -> bool:
+        """Whether it does now what W alone does."""
+        return not self.enabled and self.start_A is None
+
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """A (rank, in), B (out, rank), lengths (out,): those in training, or where it is switched off the start's."""
+        if self.enabled:
+            return self.lora_A.weight, self.lora_B.weight, self.lora_magnitude_vector
+        return self.start_A, self.start_B, self.start_lengths  # type: ignore[return-value]
 
     def _changed(self, dtype: torch.dtype) -> Tensor:
         """W + s B A: (out, in)."""
-        return self.weight.to(dtype) + self.scale * (self.lora_B.weight.to(dtype) @ self.lora_A.weight.to(dtype))
+        down, up, _ = self._parts()
+        return self.weight.to(dtype) + self.scale * (up.to(dtype) @ down.to(dtype))
 
     def whole_weight(self, dtype: torch.dtype) -> Tensor:
         """The weight (out, in) of a plain layer that does the same."""
-        weight = self._changed(dtype)
-        if self.lora_magnitude_vector is None:
-            return weight
-        return weight * (self.lora_magnitude_vector.to(dtype) / row_lengths(weight))[:, None]
+        weight, lengths = self._changed(dtype), self._parts()[2]
+        return weight if lengths is None else weight * (lengths.to(dtype) / row_lengths(weight))[:, None]
 
     def merged(self) -> nn.Linear:
         """The plain layer with the adapter added into its weight, in float32, then its own dtype."""
@@ -169,20 +184,30 @@ def merge_lora(model: LanguageModel | ScoreModel) -> LanguageModel | ScoreModel:
     return model.requires_grad_(True)
 
 
+def keep_start(model: LanguageModel | ScoreModel) -> None:
+    """The adapters as they are now are what the model is, from here on, where they are switched off: a copy of them."""
+    for layer in adapted(model).values():
+        for name, part in zip(START, layer._parts(), strict=True):
+            setattr(layer, name, None if part is None else part.detach().clone())
+
+
+@torch.no_grad()
 def without_adapters(model: LanguageModel | ScoreModel) -> LanguageModel | ScoreModel:
-    """A copy of what the adapters stand beside."""
+    """A copy of what training began with: what the adapters stand beside, or that with the adapter that was kept."""
     found = copy.deepcopy(model)
-    for name, layer in adapted(found).items():
-        with torch.device("meta"):
-            plain = Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-        plain.weight, plain.bias = layer.weight, layer.bias
-        found.set_submodule(name, plain.train(layer.training))
+    with lora_disabled(found):
+        for name, layer in adapted(found).items():
+            with torch.device("meta"):
+                plain = Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+            plain.weight, plain.bias = layer.weight if layer.is_base else layer.merged().weight, layer.bias
+            found.set_submodule(name, plain.train(layer.training))
     return found
 
 
 @contextmanager
 def lora_disabled(model: nn.Module) -> Iterator[None]:
-    """Within, the model is its base: the reference of DPO and PPO without a second copy."""
+    """Within, the model is what it was at the start, the base or that with the adapter kept then: the reference of DPO
+    and PPO without a second copy."""
     layers = adapted(model).values()
     before = [layer.enabled for layer in layers]
     try:
@@ -232,8 +257,8 @@ def save_adapter(folder: str | Path, model: LanguageModel | ScoreModel, base: st
         "inference_mode": True,
     }
     if settings["use_dora"] and settings["fan_in_fan_out"]:
-        log.warning("%s: PEFT has no DoRA of %s's (in, out) matrices, and reads this wrongly; the merged model beside "
-                    "it is right", folder, model.config.family)  # fmt: skip
+        log.warning("%s: PEFT has no DoRA of %s's (in, out) matrices, and reads this wrongly; here, and merged, it is "
+                    "right", folder, model.config.family)  # fmt: skip
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG, settings, indent=2)

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,7 @@ class LanguageModel(nn.Module):
     product into chunks; ``logits`` goes on."""
 
     stored: StoredDtypes | None = None  # of the folder that it was read from and is written as; None: as it is
+    folder: Path | None = None  # the folder whose weights these are, or are the base of its adapters
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -99,6 +101,7 @@ class ScoreModel(nn.Module):
     label: str | None = None  # what a classifier tells; None: the score is a reward
     threshold: float = 0.5  # the probability from which on a classifier says so
     stored: StoredDtypes | None = None  # as a language model's
+    folder: Path | None = None
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -116,7 +119,7 @@ class ScoreModel(nn.Module):
         with torch.device("meta"):
             score_model = cls(model.config)
         score_model.backbone = copy.deepcopy(model.backbone)
-        score_model.stored = model.stored
+        score_model.stored, score_model.folder = model.stored, model.folder
         weight = model.backbone.embed_tokens.weight
         score_model.score = nn.Linear(model.config.hidden_size, 1, bias=False, device=weight.device, dtype=weight.dtype)
         nn.init.normal_(score_model.score.weight, std=(model.config.hidden_size + 1) ** -0.5)

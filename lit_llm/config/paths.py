@@ -10,7 +10,11 @@ from typing import Any
 
 from lit_llm.config.environment import real_text
 from lit_llm.data.projects import is_file_of_project, is_project, place_of
+from lit_llm.errors import UserError
+from lit_llm.model_sources.adapters import WEIGHTS as WEIGHTS_OF_ADAPTER
+from lit_llm.model_sources.adapters import base_of
 from lit_llm.model_sources.folders import names_other_source
+from lit_llm.runtime.model_folder import is_adapter
 from lit_llm.runtime.suggestions import nearest
 
 DATA = ("path", "replay_path", "ptx_path")
@@ -75,12 +79,27 @@ def _model(key: str, text: Any) -> Iterator[str]:
     place = _here(text)
     if not _is_dir(place):
         yield f"{key}={text}: {_no_folder(text, place)}"
+    elif is_adapter(place):
+        yield from _adapter(key, text, place)
     elif not (place / "config.json").is_file():
         yield f"{key}={text}: {_no_model(place)}"
     elif not (place / "tokenizer.json").is_file():
         yield f"{key}={text}: no tokenizer.json here; give a model folder that holds one"
     elif not any(next(place.glob(pattern), None) for pattern in WEIGHTS):
         yield f"{key}={text}: no weights here (*.safetensors); give a whole model folder"
+
+
+def _adapter(key: str, text: str, place: Path) -> Iterator[str]:
+    """An adapter with its base, and a tokenizer in one of the two."""
+    try:
+        base = base_of(place)
+    except UserError as error:
+        yield f"{key}={text}: {error}"
+        return
+    if not (place / WEIGHTS_OF_ADAPTER).is_file():
+        yield f"{key}={text}: an adapter without weights (no {WEIGHTS_OF_ADAPTER}); give a whole one"
+    elif not any((one / "tokenizer.json").is_file() for one in (place, base)):
+        yield f"{key}={text}: no tokenizer.json here, nor with its base {base}; copy one into either"
 
 
 def _no_folder(text: str, place: Path) -> str:
@@ -92,11 +111,6 @@ def _no_folder(text: str, place: Path) -> str:
 
 
 def _no_model(place: Path) -> str:
-    if (place / "adapter_config.json").is_file():
-        return (
-            "an adapter, no model; give the model that it was merged into (model/ beside it), or merge it with PEFT's "
-            "merge_and_unload first"
-        )
     if (place / "model/config.json").is_file():
         return f"a run's folder; give the model in it, {place / 'model'}"
     if next(place.glob("*.gguf"), None) is not None:

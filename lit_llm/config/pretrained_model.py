@@ -11,6 +11,7 @@ from typing import Any
 from lit_llm.backbone.families import read_config
 from lit_llm.config.environment import real
 from lit_llm.errors import UserError
+from lit_llm.model_sources.adapters import config_file
 
 KEY = "pretrained_defaults"  # in a configuration; a mapping there is what a run took, so its model is another's
 SMALL = 50_000_000  # weights; what is made here from random weights and is smaller keeps the values in conf/
@@ -32,7 +33,7 @@ class Model:
 def known(place: Path | None) -> Model | None:
     """None where no model can be read: whatever loads it says what is wrong."""
     try:
-        config, head, _ = read_config(real(place) / "config.json") if place is not None else (None, None, None)
+        config, head, _ = read_config(config_file(real(place))) if place is not None else (None, None, None)
     except UserError:
         return None
     if config is None or place is None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
+from lit_llm.backbone.huggingface import load_model, save_model
 from lit_llm.errors import UserError
 from lit_llm.export.card import card, verdict
 from lit_llm.export.certificate import Certificate, certify
@@ -18,6 +23,7 @@ from lit_llm.model_sources.folders import folder_of
 from lit_llm.model_sources.gguf_header import gguf_package
 from lit_llm.runtime.arguments import run_command
 from lit_llm.runtime.atomic_files import write_json, write_text
+from lit_llm.runtime.model_folder import is_adapter
 from lit_llm.text.tokenizer import load_tokenizer
 
 _WORDS = {True: "passed", False: "FAILED", None: "not run"}
@@ -52,11 +58,12 @@ def run(a: Export) -> None:
     refuse_unread(a)
     output = a.output or Path("outputs/exports") / name
     refuse_another_s(output, folder, a.to)
-    if a.to == "huggingface":
-        for file in write_huggingface(output, folder, a.max_shard_size):
-            print(file)
-        return
-    certificate = export_gguf(a, folder, name, output)
+    with whole(folder, output) as place:
+        if a.to == "huggingface":
+            for file in write_huggingface(output, place, a.max_shard_size):
+                print(file)
+            return
+        certificate = export_gguf(a, place, name, output, folder)
     for check in certificate.checks if certificate is not None else ():
         bound = f" (bound: {check.bound})" if check.bound else ""
         print(f"{_WORDS[check.passed]:<8} {check.name}, {check.engine}: {check.value}{bound}")
@@ -92,12 +99,32 @@ def refuse_another_s(output: Path, model: Path, layout: str) -> None:
         raise UserError(f"output={output}: holds {', '.join(sorted(own))} that no export wrote; give another folder")
 
 
-def export_gguf(a: Export, folder: Path, name: str, output: Path) -> Certificate | None:
-    """Writes the file, Modelfile, certificate and card into ``output``. Raises UserError as ``write_gguf``."""
+@contextmanager
+def whole(folder: Path, output: Path) -> Iterator[Path]:
+    """The folder of a whole model: ``folder``, or for as long as the block lasts one beside ``output`` in which the
+    adapter of ``folder`` is merged into its base, in the types that the base is stored in."""
+    if not is_adapter(folder):
+        yield folder
+        return
+    model, tokenizer = load_model(folder, head="auto"), load_tokenizer(folder)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".merged-", dir=output.parent) as made:
+        place = Path(made) / "model"  # as in a run, whose held-out sets lie beside it
+        save_model(place, model, tokenizer)
+        if (folder / "README.md").is_file():
+            shutil.copy(folder / "README.md", place)
+        if (folder.parent / "heldout").is_dir():
+            (place.parent / "heldout").symlink_to((folder.parent / "heldout").resolve())
+        yield place
+
+
+def export_gguf(a: Export, folder: Path, name: str, output: Path, named: Path) -> Certificate | None:
+    """Writes the file, Modelfile, certificate and card into ``output``: of the whole model in ``folder``, which the
+    user ``named`` so. Raises UserError as ``write_gguf``."""
     gguf_package()
     model, tokenizer = read_model(folder), load_tokenizer(folder)
     file = output / f"{name}-{a.quantization.upper()}.gguf"
-    bases = base_models(folder)
+    bases = base_models(named)
     licence = {"license": bases[0]["license"]} if bases and bases[0]["license"] != "unknown" else {}
     write_gguf(file, model, tokenizer, a.quantization, {"name": name, **licence})
     for stale in ("certificate.json", "README.md"):  # they are of the file before
@@ -111,8 +138,9 @@ def export_gguf(a: Export, folder: Path, name: str, output: Path) -> Certificate
     found = None
     if a.certificate:
         found = certify(file, model, tokenizer, a.quantization, a.node_llama_cpp, a.texts)
+        found.model = str(named)
         write_json(output / "certificate.json", found.as_json(), indent=2)
-    write_text(output / "README.md", card(folder, found, file.name))
+    write_text(output / "README.md", card(named, found, file.name))
     return found
 
 

@@ -17,9 +17,11 @@ from lit_llm.data.reading import read_records
 from lit_llm.errors import UserError
 from lit_llm.generation.command import load
 from lit_llm.generation.sampling import completions, generate
+from lit_llm.model_sources.adapters import base_files, base_of
 from lit_llm.model_sources.folders import folder_of
 from lit_llm.records import Prompt
 from lit_llm.runtime.devices import Device
+from lit_llm.runtime.model_folder import is_adapter
 from lit_llm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -211,9 +213,10 @@ def chosen_prompts(
 
 
 def checkpoint_id(folder: str | Path) -> str:
-    """The first 16 digits of the SHA-256 of a model folder's weights."""
-    digest = hashlib.sha256()
-    for file in sorted(folder_of(folder).glob("*.safetensors")):
+    """The first 16 digits of the SHA-256 of a model folder's weights, of an adapter's with those of its base."""
+    digest, folder = hashlib.sha256(), folder_of(folder)
+    bases = base_files(base_of(folder)) if is_adapter(folder) else []
+    for file in [*sorted(folder.glob("*.safetensors")), *bases]:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 

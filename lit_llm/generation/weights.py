@@ -137,8 +137,8 @@ def _mlp_weights(
 
 
 def _plain(layer: nn.Linear, wide: torch.dtype) -> Affine:
-    """A layer's weight and bias, its adapter (where it is switched on) added in."""
-    adapted = isinstance(layer, LoRALinear) and layer.enabled
+    """A layer's weight and bias, its adapter (where there is one now) added in."""
+    adapted = isinstance(layer, LoRALinear) and not layer.is_base
     weight = layer.whole_weight(wide).detach() if adapted else layer.weight.detach().to(wide)  # type: ignore[operator]
     return weight, None if layer.bias is None else layer.bias.detach().to(wide)
 

@@ -11,6 +11,8 @@ from lit_llm.config.environment import real, real_text
 from lit_llm.config.schema import digest, texts
 from lit_llm.data.projects import is_project, place_of, rankings_hash
 from lit_llm.lineage.lineage import hash_file
+from lit_llm.model_sources.adapters import base_files, base_of
+from lit_llm.runtime.model_folder import is_adapter
 
 # Keys that say where or how fast, not what: another value gives the same result.
 WITHOUT_EFFECT = ("resume", "cache_dir", "paths", "progress", "num_workers")
@@ -106,7 +108,9 @@ def _place_hashes(place: Path) -> list[list[str]]:
     if place.is_file():
         return [[place.suffix, rankings_hash(str(place))[0] if is_project(str(place)) else hash_file(place)]]
     files = sorted(path for path in place.rglob("*") if path.is_file() and path.suffix in FILES)
-    return [[path.relative_to(place).as_posix(), hash_file(path)] for path in files]
+    found = [[path.relative_to(place).as_posix(), hash_file(path)] for path in files]
+    bases = base_files(base_of(place)) if is_adapter(place) else []
+    return found + [[f"base {path.name}", hash_file(path)] for path in bases]
 
 
 FILES = (".json", ".safetensors", ".jinja", ".jsonl", ".txt", ".parquet")

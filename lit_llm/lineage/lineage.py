@@ -27,8 +27,10 @@ from lit_llm.config.environment import real, real_text
 from lit_llm.config.schema import digest, texts
 from lit_llm.data.projects import is_file_of_project, is_project, rankings_hash, shown
 from lit_llm.errors import UserError
+from lit_llm.model_sources.adapters import base_of
 from lit_llm.model_sources.folders import source_of
 from lit_llm.runtime.atomic_files import write_text
+from lit_llm.runtime.model_folder import is_adapter
 
 NAME = "lineage.json"
 # Not among the hashed files: the card, written from the lineage, and the state of the run around the files.
@@ -210,6 +212,8 @@ def base_models(place: Path) -> list[dict[str, str]]:
     known = read(place)
     if known is not None:
         return list(known.get("base_models") or ())
+    if is_adapter(place):
+        return base_models(base_of(place))
     source = source_of(place)
     if not (place / "config.json").is_file():  # rankings, a corpus
         return []

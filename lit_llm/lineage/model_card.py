@@ -106,6 +106,12 @@ def _results(metrics: Mapping[str, Any]) -> Iterator[str]:
         for measure, value in scores.items():
             old = (before.get(name) or {}).get(measure)
             yield f"| {name} | {measure} | {_score(old)} | {_score(value)} | {value.get('n', '')} |"
+    if merge := metrics.get("merge"):
+        yield ""
+        yield (
+            f"Merging the adapters into {merge['stored']} changed {merge['measure']} of {merge['set']} by "
+            f"{merge['difference']:+.2g}, from {merge['adapters']:.5g} to {merge['merged']:.5g}."
+        )
 
 
 def _validated(values: Mapping[str, Any]) -> Iterator[str]:

@@ -17,7 +17,8 @@ PREFIX = "hub:"
 SOURCE = "source.json"  # in a folder that was read from a file: where it comes from
 FILES = (
     "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer.json",
-    "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "README.md",
+    "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "README.md", "adapter_config.json",
+    "adapter_model.safetensors",
 )  # fmt: skip
 """What is fetched: the card too, for the licence that it names."""
 _CLIENTS = ("huggingface_hub", "httpx", "requests")  # packages whose errors are the network's
@@ -34,8 +35,11 @@ def folder_of(text: str) -> Path:
     if found is None:
         raise UserError(f"{text}: write hub:OWNER/NAME, or hub:OWNER/NAME@REVISION for a branch, tag or commit")
     folder = Path(_fetched(text, *found.groups()))
-    for pattern, what in (("config.json", "config.json"), ("*.safetensors", "safetensors")):
-        if next(folder.glob(pattern), None) is None:
+    for patterns, what in (
+        (("config.json", "adapter_config.json"), "config.json"),
+        (("*.safetensors",), "safetensors"),
+    ):
+        if not any(next(folder.glob(pattern), None) for pattern in patterns):
             raise UserError(f"{text}: has no {what}; give a model with config.json, safetensors and tokenizer.json")
     return folder
 

@@ -15,6 +15,7 @@ from lit_llm.config.pipeline_steps import filled as filled_in
 from lit_llm.errors import UserError
 from lit_llm.lineage.code_hash import code_hashes
 from lit_llm.lineage.lineage import versions
+from lit_llm.model_sources.adapters import is_model
 from lit_llm.pipeline.cache import StageCache
 from lit_llm.pipeline.human_feedback import rankings_step
 from lit_llm.pipeline.human_feedback_checks import check
@@ -69,7 +70,7 @@ def _start_at(chain: Chain, start: str) -> None:
             raise UserError(f"init_from={chain.cfg.init_from}: {start} starts from no other step's model; leave it out")
         folder = Path(chain.cfg.init_from).expanduser()
         check_model_folder(folder, "init_from")
-        if not (folder / "config.json").is_file():
+        if not is_model(folder):
             raise UserError(f"init_from={folder}: no model folder (it has no config.json)")
     chain.before = ancestors(chain.steps, chain.again, stop=chain.replaced)
 
@@ -114,6 +115,6 @@ def output(chain: Chain, name: str) -> Path:
     if name == "init_from":
         return Path(chain.cfg.init_from).expanduser()
     folder = chain.folders[name]
-    if (folder / "config.json").is_file():  # a model of the user's own in place of the step
+    if is_model(folder):  # a model of the user's own in place of the step
         return folder
     return folder / (COLLECTED if name == RANKINGS else "model")

@@ -23,7 +23,7 @@ _HUB = re.compile(r"(?:hf:/+|https?:/+(?:www\.)?huggingface\.co/+)?([\w.-]+/[\w.
 
 
 def check_model_folder(folder: str | Path, key: str | None = None) -> None:
-    """Raise UserError, one line, where ``folder`` is no model's: not there, a hub's name, an adapter, a run, a file.
+    """Raise UserError, one line, where ``folder`` is no model's: not there, a hub's name, a run, a file.
 
     ``key`` is what named it (``init_from``, ``model``): the line begins with it and says what to give in its place.
     """
@@ -51,9 +51,7 @@ def _refuse_file(file: Path, named: str, give: str) -> None:
 
 
 def _check_kind(folder: Path, named: str, give: str) -> None:
-    if (folder / ADAPTER).is_file() and not any(folder.glob("model*.safetensors*")):
-        raise UserError(f"{named}: {_adapter(folder, give)}")
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() or is_adapter(folder):
         return
     if (folder / "model" / "config.json").is_file():
         raise UserError(f"{named}: is a run's folder; give its model: {give}{folder / 'model'}")
@@ -62,25 +60,10 @@ def _check_kind(folder: Path, named: str, give: str) -> None:
         raise UserError(f"{named}: is an entry of the hub's cache; give its snapshot: {give}{snapshots[-1]}")
 
 
-def _adapter(folder: Path, give: str) -> str:
-    base = _value(folder / ADAPTER, "base_model_name_or_path")
-    of = f" of {base}" if isinstance(base, str) and base else ""
-    merged = folder.parent / "model"
-    if (merged / "config.json").is_file():
-        return f"is a LoRA adapter{of}, not a model; the model with the adapter merged in is beside it: {give}{merged}"
-    onto = f" ({base})" if of else ""
-    return (
-        f"is a LoRA adapter{of}, not a model; merge it into its base{onto} with PEFT "
-        "(PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(NEW), the tokenizer beside it), "
-        f"then give {give}NEW"
-    )
-
-
-def _value(file: Path, key: str) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))[key]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+def is_adapter(folder: str | Path) -> bool:
+    """Whether a folder holds an adapter, as PEFT lays it out, and no whole model."""
+    folder = Path(folder)
+    return (folder / ADAPTER).is_file() and not any(folder.glob("model*.safetensors*"))
 
 
 def refuse_pointer(path: Path) -> None:

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lit_llm.backbone.adapter_folder import go_on, save_adapter_folder
 from lit_llm.backbone.huggingface import save_model
-from lit_llm.backbone.lora import apply_lora, merge_lora, save_adapter, without_adapters
+from lit_llm.backbone.lora import START, adapted, apply_lora, keep_start, merge_lora, save_adapter, without_adapters
 from lit_llm.errors import UserError
 from lit_llm.evaluation.heldout import can_evaluate, evaluate
 from lit_llm.evaluation.scores import Scores
@@ -76,22 +77,22 @@ class Stage(L.LightningModule):
         tokenizer: Any = None,
     ) -> None:
         super().__init__()
-        network, tokenizer = initial_model(model, tokenizer, self.head)
         self.options = options or self.Options()
+        network, tokenizer = initial_model(model, tokenizer, self.head, self.options)
         self.save_hyperparameters(plain(self.options), logger=False)
         self.model = network
         self.reference: Any = None  # a frozen copy of it, where the stage keeps one
         self.tokenizer = tokenizer
         self.make_optimizer = optimizer or partial(adamw, lr=self.default_lr)
         self.make_schedule = schedule or constant
-        self.lora_rank, self.base_model = 0, ""
+        self.lora_rank, self.lora_merge, self.base_model = 0, True, ""
         self.latest: dict[str, float] = {}  # the last step's numbers: for the progress bar and the report
         self._window = MetricSums()
         self._validation: list[MetricSums] = []
 
     def adapt(self, options: AdapterOptions, dropout: float = 0.0) -> None:
-        """Freezes ``model`` and puts LoRA adapters beside its layers, where there are to be any; a score head stays
-        trainable.
+        """Freezes ``model`` and puts LoRA adapters beside its layers, where there are to be any; those that it was read
+        with are trained on. A score head stays trainable.
 
         Args:
             dropout: share of the adapters' input that is left out while training.
@@ -99,7 +100,11 @@ class Stage(L.LightningModule):
         Raises UserError for a value that makes no sense, or a layer that the model has not.
         """
         self.lora_rank, self.base_model = options.lora_rank, options.base_model or ""
-        if options.lora_rank:
+        self.lora_merge = options.lora_merge
+        if options.lora_rank and adapted(self.model):
+            go_on(self.model, **options.adapters(dropout))
+            keep_start(self.model)
+        elif options.lora_rank:
             apply_lora(self.model, **options.adapters(dropout))
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -294,8 +299,8 @@ class Stage(L.LightningModule):
         return False
 
     def started_from(self) -> Any:
-        """The network that training began with, where the stage has it still: its frozen copy, or a new one of what the
-        adapters stand beside; else None. Full weights are trained in place."""
+        """The network that training began with, where the stage has it still: its frozen copy, or with adapters a new
+        one; else None. Full weights are trained in place."""
         return without_adapters(self.model) if self.lora_rank else self.reference
 
     @property
@@ -312,7 +317,10 @@ class Stage(L.LightningModule):
 
     def save(self, folder: str | Path) -> None:
         """Writes the model folder in the Hugging Face layout, tokenizer included; beside it, where there are adapters,
-        ``adapter/`` in PEFT's layout."""
+        ``adapter/`` in PEFT's layout. Without ``lora_merge`` the model folder is that of the adapter."""
+        if self.lora_rank and not self.lora_merge:
+            save_adapter_folder(folder, self.model, self.tokenizer, self.options.base_model or "")  # type: ignore[attr-defined]
+            return
         save_model(folder, self.exported(), self.tokenizer)
         if self.lora_rank:
             save_adapter(Path(folder).parent / "adapter", self.model, self.base_model)
@@ -321,8 +329,13 @@ class Stage(L.LightningModule):
         """What a model folder is to hold of its held-out scores, {set: {measure: {"mean", "se", "n"}}}: nothing."""
 
     def exported(self) -> Any:
-        """The network that goes into the model folder: adapters are merged into a copy."""
-        return merge_lora(copy.deepcopy(self.model)) if self.lora_rank else self.model
+        """The network of the model folder, as it is read from there: adapters are merged into a copy."""
+        if not self.lora_rank:
+            return self.model
+        merged = merge_lora(copy.deepcopy(self.model))
+        if not self.lora_merge:
+            merged.stored = None  # in memory, where nothing is rounded
+        return merged
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Weights and options are there; adds what else ``load_from_checkpoint`` makes the stage from."""
@@ -332,6 +345,8 @@ class Stage(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The last step's numbers too: a run that had ended, and is resumed to be reported, makes no step more."""
         self.latest = dict(checkpoint.get("latest", {}))
+        if any(key.endswith(f".{START[0]}") for key in checkpoint.get("state_dict", {})):
+            keep_start(self.model)  # of the right shapes: what they hold is read next
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

@@ -57,7 +57,7 @@ class FlagClassification(Stage):
         tokenizer: Any = None,
     ) -> None:
         options = options or self.Options()
-        language_model, tokenizer = initial_model(model, tokenizer, self.head)
+        language_model, tokenizer = initial_model(model, tokenizer, self.head, options)
         scored = ScoreModel.from_language_model(language_model)
         scored.label = LABEL
         scored.backbone.requires_grad_(options.trained == "full")

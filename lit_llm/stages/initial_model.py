@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 from torch import nn
 
-from lit_llm.backbone.huggingface import check_vocabulary, load_model
+from lit_llm.backbone.adapter_folder import load_start
+from lit_llm.backbone.huggingface import check_vocabulary
 from lit_llm.backbone.models import LanguageModel
+from lit_llm.stages.options import StageOptions
 from lit_llm.text.tokenizer import load_tokenizer
 
 Network = nn.Module | str | Path
@@ -16,16 +18,19 @@ Policy = LanguageModel | str | Path
 """A language model, or the folder of one."""
 
 
-def initial_model(model: Network, tokenizer: Any, head: Literal["language", "score"]) -> tuple[Any, Any]:
+def initial_model(
+    model: Network, tokenizer: Any, head: Literal["language", "score"], options: StageOptions | None = None
+) -> tuple[Any, Any]:
     """The network and its tokenizer: as they are given, or read where ``model`` is a model folder, which must have
-    this ``head``. A tokenizer that is given is taken in place of the folder's.
+    this ``head``. A tokenizer that is given is taken in place of the folder's. Of an adapter's folder it comes with the
+    adapter beside its layers where the stage of ``options`` trains adapters, else merged.
 
     Raises UserError for a folder that is missing or damaged, another head, or a vocabulary that the embedding has too
     few rows for.
     """
     if not isinstance(model, str | Path):
         return model, tokenizer
-    network = load_model(model, head=head)
+    network = load_start(model, head, bool(getattr(options, "lora_rank", 0)))
     tokenizer = load_tokenizer(model) if tokenizer is None else tokenizer
     check_vocabulary(network.config, tokenizer.vocab_size, model)
     return network, tokenizer

@@ -67,6 +67,14 @@ class AdapterOptions(StageOptions):
     lora_dora: bool = False  # lengths of the weights' rows are trained beside the adapters (arXiv:2402.09353)
     # Name or folder of the model that the adapters belong to, for adapter_config.json; None: what the run started from.
     base_model: str | None = None
+    # Whether the model folder holds them merged into the weights; false: it is the adapter, beside what the run started
+    # from, and a stage that starts from it trains them on.
+    lora_merge: bool = True
+
+    def check(self) -> None:
+        if not self.lora_merge and not self.lora_rank:
+            raise UserError("stage.lora_merge=false: there are no adapters; give stage.lora_rank=16, or leave it out")
+        super().check()
 
     def adapters(self, dropout: float = 0.0) -> dict[str, Any]:
         """What ``backbone.lora.apply_lora`` takes besides the model."""
@@ -152,7 +160,7 @@ class InstructionTuningOptions(SupervisedOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceOptions(AdapterOptions):
-    """Learning beside a frozen reference. With adapters that is the policy without them, so there is no second copy."""
+    """Learning beside a frozen reference. With adapters that is the policy with them switched off, no second copy."""
 
     TARGET: ClassVar[str] = "lit_llm.stages.preference_optimization.PreferenceOptimization"
     TAKES: ClassVar[tuple[str, ...]] = ("loss",)
@@ -245,7 +253,7 @@ class FlagOptions(DropoutAdapterOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutOptions(AdapterOptions):
-    """What PPO and GRPO share. With adapters the reference is the policy without them, so there is no second copy."""
+    """What PPO and GRPO share. With adapters the reference is the policy with them switched off, no second copy."""
 
     NEEDS: ClassVar[tuple[str, ...]] = ("reward",)
     TAKES: ClassVar[tuple[str, ...]] = ("gold",)

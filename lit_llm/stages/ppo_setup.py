@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lit_llm.backbone.lora import apply_lora
+from lit_llm.backbone.adapter_folder import go_on
+from lit_llm.backbone.lora import adapted, apply_lora
 from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.rewards.base import as_reward
 from lit_llm.stages.options import PPOOptions
@@ -29,7 +30,10 @@ def value_network(model: LanguageModel, reward: Any, options: PPOOptions) -> Sco
         value = ScoreModel.from_language_model(model)
     else:
         value = _sharing(model if learned is None else learned)
-        apply_lora(value, **options.adapters())
+        if adapted(value):  # the policy's, from a copy of its own on
+            go_on(value, **options.adapters())
+        else:
+            apply_lora(value, **options.adapters())
     if learned is None:
         nn.init.zeros_(value.score.weight)
     return value
@@ -45,7 +49,8 @@ def _sharing(origin: LanguageModel | ScoreModel) -> ScoreModel:
     weight = origin.backbone.embed_tokens.weight
     with torch.device("meta"):
         value = ScoreModel(origin.config)
-    value.backbone = copy.deepcopy(origin.backbone, {id(each): each for each in origin.backbone.parameters()})
+    shared = [each for name, each in origin.backbone.named_parameters() if ".lora_" not in name]
+    value.backbone = copy.deepcopy(origin.backbone, {id(each): each for each in shared})
     value.score = nn.Linear(weight.shape[1], 1, bias=False, device=weight.device, dtype=weight.dtype)
     value.reward_mean, value.reward_std = (make((), device=weight.device) for make in (torch.zeros, torch.ones))
     if isinstance(origin, ScoreModel):

@@ -23,10 +23,11 @@ from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 
 from lit_llm.errors import UserError
+from lit_llm.model_sources.adapters import base_of
 from lit_llm.model_sources.folders import folder_of
 from lit_llm.records import Message
 from lit_llm.runtime.atomic_files import write_text
-from lit_llm.runtime.model_folder import check_model_folder, check_recorded
+from lit_llm.runtime.model_folder import check_model_folder, check_recorded, is_adapter
 from lit_llm.text.chat import CHATML, PLAIN, ChatTemplate
 from lit_llm.text.control_tokens import DOCUMENT_END, SPECIALS, TURN_END, TURN_START
 from lit_llm.text.new_words import whole_pieces, with_pieces
@@ -447,6 +448,8 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     """
     folder = folder_of(folder)
     check_model_folder(folder)
+    if is_adapter(folder) and not (folder / "tokenizer.json").is_file():
+        folder = base_of(folder)
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise UserError(f"{folder}: no tokenizer.json here; give a model folder that holds one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,18 +15,22 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch._functorch import config as functorch
 
-from lit_llm.backbone import huggingface
+from lit_llm.backbone.adapter_folder import load_start
 from lit_llm.backbone.loaded import LoadedModel
+from lit_llm.backbone.lora import merge_lora
 from lit_llm.backbone.models import LanguageModel, ScoreModel, StoredDtypes
 from lit_llm.config.targets import construct, named_class
 from lit_llm.data.data_module import DataModule
 from lit_llm.errors import UserError
+from lit_llm.model_sources.adapters import base_of
 from lit_llm.runtime.atomic_files import folder_beside
 from lit_llm.runtime.compile_cache import keep_compiled
 from lit_llm.runtime.distributed import is_first_process
-from lit_llm.runtime.model_folder import check_model_folder
+from lit_llm.runtime.model_folder import check_model_folder, is_adapter
 from lit_llm.stages.base import Stage
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
+
+log = logging.getLogger("lit_llm")
 
 
 @dataclass
@@ -56,6 +61,7 @@ def load(cfg: DictConfig, folder: Path) -> Parts:
     start = None
     if measured_before(cfg):  # the stage may give the model adapters and both of them new tokens
         start = copy.deepcopy(LoadedModel(model, tokenizer))
+        merge_lora(start.model)  # where the run starts from adapters
     stage = construct(cfg.stage, "stage", cfg.allowed_targets)(
         model=model,
         tokenizer=tokenizer,
@@ -127,7 +133,10 @@ def load_run_model(cfg: DictConfig, tokenizer: Tokenizer) -> LanguageModel | Sco
     if cfg.init_from is not None:
         head: Any = getattr(named_class(cfg.stage, "stage", cfg.allowed_targets), "head", "language")
         dropout = cfg.backbone.get("dropout") or 0.0
-        model = huggingface.load_model(cfg.init_from, head=head, dropout=dropout)
+        model = load_start(cfg.init_from, head, bool(cfg.stage.get("lora_rank")), dropout)
+        if is_adapter(cfg.init_from) and not cfg.stage.get("lora_rank") and is_first_process():
+            log.info("init_from=%s: an adapter of %s; the two, merged, are trained as one model (stage.lora_rank above "
+                     "0 trains the adapter on)", cfg.init_from, base_of(cfg.init_from))  # fmt: skip
     else:
         own = {} if cfg.backbone.get("vocab_size") else {"vocab_size": tokenizer.vocab_size}
         model = LanguageModel(construct(cfg.backbone, "backbone", cfg.allowed_targets)(**own))
@@ -154,7 +163,15 @@ def _check_fit(cfg: DictConfig, model: Any, tokenizer: Tokenizer) -> None:
 
 def _settle_network(cfg: DictConfig, stage: Stage) -> None:
     """Options of the network that are the run's, not the model's; and what its adapters, if any, belong to."""
-    stage.base_model = stage.base_model or str(cfg.init_from or "")
+    if stage.lora_rank and not stage.lora_merge and not cfg.init_from:
+        raise UserError("stage.lora_merge=false: an adapter is of a model that is kept; give its folder as init_from")
+    if stage.lora_rank and not stage.lora_merge and cfg.trainer.save_dtype is not None:
+        raise UserError(
+            f"trainer.save_dtype={cfg.trainer.save_dtype}: no weights are saved with stage.lora_merge=false, the base "
+            "stays as it is; leave one of the two out"
+        )
+    start = cfg.init_from or ""
+    stage.base_model = stage.base_model or str(base_of(start) if start and is_adapter(start) else start)
     network = getattr(stage.model, "backbone", None)
     if network is not None and cfg.trainer.gradient_checkpointing:
         network.gradient_checkpointing = True

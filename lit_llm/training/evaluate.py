@@ -23,6 +23,7 @@ from lit_llm.config.environment import hiding
 from lit_llm.config.schema import digest
 from lit_llm.config.targets import construct, named_class
 from lit_llm.evaluation.evaluator import EvaluationSettings, Evaluator, set_hash
+from lit_llm.evaluation.scores import Scores
 from lit_llm.evaluation.sets import KINDS, write_heldout
 from lit_llm.records import Heldout
 from lit_llm.runtime.atomic_files import folder_beside, write_json
@@ -31,6 +32,7 @@ from lit_llm.stages.base import Stage
 from lit_llm.text.tokenizer import Tokenizer
 from lit_llm.training.build import Parts
 from lit_llm.training.evaluation_key import settings_hash
+from lit_llm.training.merge_loss import by_adapters, rounds
 from lit_llm.training.trainer import in_bf16
 
 Metrics = dict[str, dict[str, Any]]  # {set: {measure: {"mean", "se", "n"}}}
@@ -79,6 +81,12 @@ class RunEvaluation:
         self._start_sha256 = start.sha256
         self.evaluator.free_device()
         return {one.name: one.as_metrics() for one in scores}
+
+    def by_adapters(self, device: torch.device) -> Scores | None:
+        """The adapters' scores on one set before they are merged into weights of 16 bits; None where none are."""
+        if not self.parts.cfg.evaluation.enabled or rounds(self.parts.stage) is None:
+            return None
+        return by_adapters(self.parts.stage, self.parts.tokenizer, self.evaluator, self.sets, device)
 
     def after(self, device: torch.device) -> tuple[Metrics, Metrics]:
         """The held-out scores of what the run made, and of what needs no model (the floors)."""

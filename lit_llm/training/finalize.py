@@ -29,6 +29,7 @@ from lit_llm.runtime.terminal import near, typed
 from lit_llm.training.build import Parts
 from lit_llm.training.evaluate import Metrics, RunEvaluation
 from lit_llm.training.hparams import told_apart
+from lit_llm.training.merge_loss import in_a_line, merge_loss
 from lit_llm.training.result import in_one_sentence
 from lit_llm.training.reward_validation import validate_reward_model
 
@@ -46,11 +47,13 @@ def finalize(
     parts.stage.cpu().eval()
     lineage.forget(folder.model)
     parts.stage.save(folder.model)
+    unmerged = evaluation.by_adapters(device)
     after, floors = evaluation.after(device)
     parts.stage.evaluated(folder.model, after)
     validation = validate_reward_model(evaluation, folder, device)
     metrics |= {} if validation is None else {"reward_validation": validation}
     metrics |= {"heldout": after, "floors": floors, "before": before, "seconds": time.monotonic() - started}
+    metrics |= merge_loss(parts.stage, unmerged, after)
     metrics |= compared(metrics, parts.cfg.evaluation.objective)
     write_json(folder.metrics, metrics)
     log_final(parts, trainer, folder, metrics)
@@ -147,7 +150,8 @@ def describe(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> Non
     """lineage.json and README.md of the model folder."""
     config = schema.plain(parts.cfg)
     config.pop("resume", None)
-    kept = ("parameters", "steps", "tokens", "seconds", "hardware", "heldout", "floors", "before", "reward_validation")
+    kept = ["parameters", "steps", "tokens", "seconds", "hardware", "heldout", "floors", "before", "reward_validation"]
+    kept.append("merge")
     record = lineage.record(
         folder.model,
         stage=parts.stage.name,
@@ -178,6 +182,8 @@ def say(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> None:
     for group, floors in metrics["floors"].items():
         for floor, scores in floors.items():
             log.info("  floor of %s, %s: %s", group, floor, _listed(scores, {}, group))
+    if "merge" in metrics:
+        log.info("  %s", in_a_line(metrics["merge"]))
     best = folder.best_checkpoint
     log.info("  best checkpoint: %s", "none was kept" if best is None else near(best))
     log.info("  curves: tensorboard --logdir %s", typed(folder.path))

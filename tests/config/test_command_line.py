@@ -130,12 +130,12 @@ def test_a_debug_overlay_reaches_every_stage_of_a_pipeline():
     assert {stage.trainer.max_steps for stage in stages.values()} == {5}
 
 
-def test_adapters_and_runs_are_told_from_models(tmp_path):
+def test_adapters_without_a_base_and_runs_are_told_from_models(tmp_path):
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter/adapter_config.json").write_text("{}")
     (tmp_path / "run/model").mkdir(parents=True)
     (tmp_path / "run/model/config.json").write_text("{}")
-    assert "an adapter, no model" in refused("train", f"init_from={tmp_path}/adapter")
+    assert "base_model_name_or_path=None should name the model" in refused("train", f"init_from={tmp_path}/adapter")
     assert f"give the model in it, {tmp_path}/run/model" in refused("train", f"init_from={tmp_path}/run")
     assert "no tokenizer.json" in refused("train", f"init_from={tmp_path}/run/model")
     reward = ["stage=ppo", f"init_from={tmp_path}", f"stage.reward.folder={tmp_path}/adapter"]

@@ -21,6 +21,7 @@ from lit_llm.backbone.lora import apply_lora
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.config import schema
 from lit_llm.config.targets import construct, named_class
+from lit_llm.model_sources.adapters import is_model
 from lit_llm.stages.options import AdapterOptions, StageOptions
 from lit_llm.training.plan.activations import Activations, activations
 from lit_llm.training.trainer import precision
@@ -188,7 +189,7 @@ def _reward_models(node: Any) -> Iterator[BackboneConfig]:
     if isinstance(node, Mapping):
         for key, value in node.items():
             named = [value] if key == "folder" else value if key == "folders" and isinstance(value, list) else []
-            folders = [one for one in named if isinstance(one, str) and (Path(one) / "config.json").is_file()]
+            folders = [one for one in named if isinstance(one, str) and is_model(one)]
             yield from map(load_config, folders)
             if not folders:
                 yield from _reward_models(value)

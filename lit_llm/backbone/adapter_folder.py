@@ -1,0 +1,95 @@
+"""A stage's model folder that is an adapter: started from, trained on, written without its base."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from lit_llm.backbone.huggingface import SavesTokenizer, load_adapted, load_model, save_settings
+from lit_llm.backbone.lora import TARGETS, adapted, save_adapter
+from lit_llm.backbone.models import LanguageModel, ScoreModel
+from lit_llm.errors import UserError
+from lit_llm.model_sources.adapters import record_base
+from lit_llm.model_sources.folders import folder_of
+from lit_llm.runtime.model_folder import is_adapter
+
+
+def load_start(
+    folder: str | Path, head: Literal["language", "score", "auto"], keep_adapter: bool, dropout: float = 0.0
+) -> LanguageModel | ScoreModel:
+    """What a stage starts from: an adapter's folder beside its base where the stage trains adapters, else merged."""
+    folder = folder_of(folder)
+    load = load_adapted if keep_adapter and is_adapter(folder) else load_model
+    return load(folder, head, dropout=dropout)
+
+
+def save_adapter_folder(
+    folder: str | Path, model: LanguageModel | ScoreModel, tokenizer: SavesTokenizer | None = None, base: str = ""
+) -> None:
+    """Write the adapters of ``model`` as a model folder: all that ``save_model`` writes but the weights, the adapter as
+    PEFT lays it out, and ``base_model.json``.
+
+    ``base``: what adapter_config.json calls the base; empty: the folder that it was read from, in full. Raises
+    UserError where there is neither.
+    """
+    if not base and model.folder is None:
+        raise UserError(
+            "stage.lora_merge=false: the base was not read from a folder, so nobody could load the adapter; give the "
+            "base's folder (init_from, model, or its name as stage.base_model), or leave stage.lora_merge out"
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("model*.safetensors*"):  # it would be taken for the model
+        stale.unlink()
+    save_settings(folder, model, tokenizer)
+    if model.folder is not None:
+        record_base(folder, model.folder)
+    save_adapter(folder, model, base or str(model.folder.resolve() if model.folder is not None else base))
+
+
+def go_on(
+    model: LanguageModel | ScoreModel,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    targets: Sequence[str],
+    rank_stabilized: bool,
+    decomposed: bool,
+) -> None:
+    """Let the adapters that ``model`` was read with be trained on, as they are.
+
+    Arguments as ``apply_lora``. Raises UserError for a value that is not theirs: all but dropout must be.
+    """
+    layers = adapted(model)
+    one = next(iter(layers.values()))
+    if tuple(targets) == TARGETS and not model.config.gated_mlp:
+        targets = [name for name in targets if name != "gate_proj"]
+    names = {name.rpartition(".")[2] for name in layers}
+    theirs = [name for name in TARGETS if name in names]
+    checks = {
+        "lora_rank": (rank, one.rank),
+        "lora_alpha": (float(alpha), float(one.alpha)),
+        "lora_targets": ([name for name in TARGETS if name in targets], theirs),
+        "lora_rslora": (rank_stabilized, one.rank_stabilized),
+        "lora_dora": (decomposed, one.lora_magnitude_vector is not None),
+    }
+    wrong = {name: pair for name, pair in checks.items() if pair[0] != pair[1]}
+    if wrong:
+        given, right = (", ".join(f"stage.{name}={_word(pair[n])}" for name, pair in wrong.items()) for n in (0, 1))
+        raise UserError(
+            f"{given}: the stage starts from an adapter, which is trained on as it is: give {right}; or "
+            "stage.lora_rank=0 to train all weights, or stage.lora_merge=true in the stage before"
+        )
+    if not 0 <= dropout < 1:
+        raise UserError(f"stage.lora_dropout={dropout}: must be at least 0 and below 1")
+    for layer in layers.values():
+        layer.lora_dropout.p = dropout
+
+
+def _word(value: object) -> str:
+    """As the command line takes it."""
+    if isinstance(value, list):
+        return f"[{','.join(value)}]"
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
