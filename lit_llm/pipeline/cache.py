@@ -17,10 +17,11 @@ from lit_llm.errors import UserError
 from lit_llm.lineage.lineage import hash_folder
 from lit_llm.lineage.verification import compare_files
 from lit_llm.runtime.atomic_files import write_json
+from lit_llm.runtime.run_folder import TASKS
 
 MANIFEST = "manifest.json"
 # Files that a finished stage may gain or change without being another one.
-LEFT_OUT = (MANIFEST, ".lock")
+LEFT_OUT = (MANIFEST, ".lock", TASKS)
 OUTPUTS = ("model", "adapter", "collected")
 
 

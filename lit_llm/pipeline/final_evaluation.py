@@ -17,6 +17,7 @@ from lit_llm.evaluation.heldout import can_evaluate
 from lit_llm.evaluation.ledger import Ledger, evaluate_chain
 from lit_llm.evaluation.scores import Scores
 from lit_llm.evaluation.sets import read_all
+from lit_llm.evaluation.task_changes import task_changes
 from lit_llm.generation.sampling import respond
 from lit_llm.pipeline import skipped_prompts
 from lit_llm.pipeline.best_of_n_control import write_best_of_n
@@ -158,7 +159,8 @@ class Models:
 
 
 def write_ledger(folder: Path, models: Models, parents: Parents) -> Path:
-    """Every stage on every earlier stage's sets. Scores that a run took itself are read."""
+    """Every stage on every earlier stage's sets, and the tasks that it was asked. Scores that a run took itself are
+    read."""
     known = {stage: parent if parent in models.runs else None for stage, parent in parents.items()}
     bar = Bar(desc="ledger", unit="evaluator", dynamic_ncols=True, leave=False)
 
@@ -173,6 +175,7 @@ def write_ledger(folder: Path, models: Models, parents: Parents) -> Path:
     with bar:
         ledger = evaluate_chain(known, names, evaluate)
         add_repeats(ledger, models)
+    ledger.tasks = task_changes({stage: (parent, models.runs[stage]) for stage, parent in known.items()})
     return ledger.write(folder)
 
 
