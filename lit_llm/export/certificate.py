@@ -22,12 +22,13 @@ from lit_llm.errors import UserError
 from lit_llm.evaluation.likelihood import Scored, document_rows, likelihoods, response_row
 from lit_llm.evaluation.sets import read_all
 from lit_llm.export.engines import Answers, NotRun, Questions, Refused, ask_here, ask_llama_cpp, ask_transformers
-from lit_llm.export.gguf_file import Model, Quantization
+from lit_llm.export.gguf_file import Model
 from lit_llm.export.random_texts import random_texts
 from lit_llm.export.rounding import as_llama_cpp
 from lit_llm.export.tokenizer_metadata import without_marks
 from lit_llm.export.weights_check import worst_weight
 from lit_llm.model_sources.gguf_folder import write_folder
+from lit_llm.model_sources.gguf_header import Quantization
 from lit_llm.records import Document, Example, Message
 from lit_llm.runtime.file_hashes import sha256_of
 from lit_llm.text.chat import ChatTemplate

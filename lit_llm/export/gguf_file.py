@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from lit_llm.backbone.huggingface import check_vocabulary
 from lit_llm.backbone.weights import names_in, same_tensor, weight_files
 from lit_llm.errors import UserError
 from lit_llm.export.tokenizer_metadata import tokenizer_metadata
-from lit_llm.model_sources.gguf_header import gguf_package
+from lit_llm.model_sources.gguf_header import Quantization, gguf_package
 from lit_llm.model_sources.gguf_model import ARCHITECTURES, LAYER, ROPE_FACTORS, TOP, neighbours
 from lit_llm.model_sources.rope_factors import llama3_factors
 from lit_llm.runtime.atomic_files import beside
@@ -26,7 +26,6 @@ from lit_llm.runtime.progress_bars import Bar
 from lit_llm.text.tokenizer import Tokenizer
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"  # in the files of every family that GGUF has here
-Quantization = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 BLOCK = 32  # weights of one scale, in all of these that have scales
 FINE = "q8_0"  # of embedding and head where the rest has fewer bits, as llama.cpp's own tool does it
 _FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "bf16": 32}  # ggml's

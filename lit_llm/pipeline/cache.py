@@ -8,6 +8,7 @@ one is an interrupted run, which goes on where it stopped. A stage that is compu
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,13 @@ class StageCache:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         kept = {name: sha for name, sha in files.items() if _is_output(name)}
         return digest(kept)
+
+
+def show(link: Path, place: Path) -> None:
+    """A link from the pipeline's folder to the step's, relative so that outputs/ can be moved."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.relpath(place.resolve(), link.parent.resolve()), target_is_directory=True)
 
 
 def _files(folder: Path) -> dict[str, str]:

@@ -22,6 +22,7 @@ from lit_llm.generation.sampling import respond
 from lit_llm.pipeline import skipped_prompts
 from lit_llm.pipeline.best_of_n_control import write_best_of_n
 from lit_llm.pipeline.human_feedback import comparison
+from lit_llm.pipeline.model_export import export_model
 from lit_llm.records import Heldout, Message
 from lit_llm.report.page import write_report
 from lit_llm.runtime.atomic_files import write_json
@@ -42,8 +43,8 @@ def evaluate_pipeline(
     parents: Parents,
     outputs: Mapping[str, Path],
 ) -> str:
-    """Write ledger, best_of_n, answers (.json) and report.html into the pipeline's folder, and say where all is.
-    Returns the run whose model the chain ends with.
+    """Write ledger, best_of_n, answers (.json) and report.html into the pipeline's folder, export the last model where
+    that is asked for, and say where all is. Returns the run whose model the chain ends with.
 
     ``outputs``: the folder of what each step made, also of one that a model of the user's own replaces.
     """
@@ -57,8 +58,9 @@ def evaluate_pipeline(
     models.keep_only(talking)
     write_answers(folder, models, config["answers"])
     models.keep_only([])
-    page = write_report(folder) if config["report"] else None
     final = "ppo" if "ppo" in talking else talking[-1]
+    export_model(config, folder, final, runs[final])
+    page = write_report(folder) if config["report"] else None
     log.info("\nreport: %s", "not written (report=false)" if page is None else near(page))
     log.info("curves: tensorboard --logdir %s", typed(folder))
     log.info("every byte: python scripts/verify.py model=%s", typed(folder / final / "model"))

@@ -17,6 +17,7 @@ from lit_llm.report.answers import answered
 from lit_llm.report.chain import SIGNS as CHECKS
 from lit_llm.report.chain import WORDS, Link, chain_picture
 from lit_llm.report.charts import number
+from lit_llm.report.exported import exported_file
 from lit_llm.report.figures import figures, reward_against_kl
 from lit_llm.report.learned import aim, by_ledger, headline, learned, own_sets, pairs
 from lit_llm.report.ledger_table import ledger_table
@@ -166,6 +167,7 @@ def _sections(run: PipelineRun) -> dict[str, Any]:
         "reward_validations": reward_validations(run),
         "ledger": ledger_table(run.ledger),
         "tasks": task_rows(entries(run)),
+        "exported": exported_file(run),
         "answers": said,
         "answers_note": str(run.answers.get("note") or ""),
         "overoptimization": overoptimization(run),
@@ -220,6 +222,7 @@ def _contents(sections: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("kl", "Reward against KL", sections["against_kl"]),
         ("curves", "Curves", sections["curves"]),
         ("data", "Data", sections["counts"]),
+        ("export", "Export", sections["exported"]),
         ("next", "Next", True),
         ("terms", "Terms", True),
     ]
