@@ -159,7 +159,7 @@ def test_what_llama_cpp_has_no_form_for_is_one_line(folder, tmp_path):
     save_model(folder, ScoreModel.from_language_model(load_language_model(folder)), small_tokenizer())
     refused("holds a reward model; llama.cpp answers with language models only")
     save_model(folder, small_model(320, family="qwen3", attention_bias=True), small_tokenizer())
-    refused("llama.cpp's qwen3 has no attention biases")
+    refused("llama.cpp's qwen3 has no attention biases; export with to=huggingface")
     save_model(folder, small_model(320, family="qwen3"), small_tokenizer())
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "architectures": ["GemmaForCausalLM"]}))
