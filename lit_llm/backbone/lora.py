@@ -112,9 +112,9 @@ class LoRALinear(nn.Linear):
 
 
 def row_lengths(weight: Tensor) -> Tensor:
-    """Of each row of (out, in): (out,)."""
+    """Of each row of (out, in): (out,); next to 0 for a row of zeros, which stays one when it is divided by this."""
     lengths: Tensor = torch.linalg.vector_norm(weight, dim=1)
-    return lengths
+    return lengths.clamp_min(max(1e-12, torch.finfo(lengths.dtype).tiny))
 
 
 def apply_lora(

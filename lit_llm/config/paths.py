@@ -34,6 +34,9 @@ def wrong_places(values: Mapping[str, Any]) -> Iterator[str]:
         yield from _model("init_from", values["init_from"])
     for key in ("annotation", "best_of_n"):
         yield from _parts(key, values[key])
+    node = values["export"]["node_llama_cpp"]
+    if node is not None and not _here(node).is_dir():
+        yield f"export.node_llama_cpp={node}: no such folder{_near(_here(node))}"
 
 
 def _of_run(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:

@@ -20,6 +20,7 @@ import yaml
 
 from lit_llm.config import schema
 from lit_llm.config.conf_files import INSIDE_THE_STAGE, conf_folder, options
+from lit_llm.config.export_keys import ExportConfig
 from lit_llm.config.signatures import options_of
 from lit_llm.runtime.atomic_files import write_text
 
@@ -32,6 +33,7 @@ ROOTS = (  # (heading, what stands before its keys, the dataclass)
     ("`people`, of a pipeline", "people.", schema.PeopleConfig),
     ("`answers`, of a pipeline", "answers.", schema.AnswersConfig),
     ("`best_of_n`, of a pipeline", "best_of_n.", schema.BestOfNConfig),
+    ("`export`, of a pipeline", "export.", ExportConfig),
 )
 GROUPS = ("stage", "data", "backbone", "tokenizer", "optimizer", "schedule", "loss", "reward", "callbacks", "logger",
           "trainer", "debug")  # fmt: skip

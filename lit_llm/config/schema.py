@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm.config import renamed, yaml_files
 from lit_llm.config.conf_files import options
+from lit_llm.config.export_keys import ExportConfig
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import write_text
 
@@ -158,9 +159,7 @@ class PipelineConfig:
     rankings: str = "simulated"
     annotation: Any = None  # what is sampled and who ranks it, between instruction tuning and the reward model
     people: PeopleConfig = field(default_factory=PeopleConfig)
-    win_rate: str | None = (
-        None  # a project of blind comparisons of the pipeline's models: people's verdict in the report
-    )
+    win_rate: str | None = None  # a project of blind comparisons of its models: people's verdict in the report
     skip: list[str] = field(default_factory=list)  # steps to leave out, with what needs them
     start_from: str | None = None  # the step to recompute from
     init_from: str | None = None  # with start_from: a model folder in place of the step before
@@ -169,6 +168,7 @@ class PipelineConfig:
     answers: AnswersConfig = field(default_factory=AnswersConfig)
     best_of_n: BestOfNConfig = field(default_factory=BestOfNConfig)
     report: bool = True
+    export: ExportConfig = field(default_factory=ExportConfig)
     objective: str | None = None  # the stage whose objective sweeps compare; null: the last one
     paths: PathsConfig = field(default_factory=PathsConfig)
     cache_dir: str = "outputs/cache/stages"

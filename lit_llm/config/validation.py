@@ -17,6 +17,7 @@ from lit_llm.config import monitored_metrics, renamed, run_objective, schema, st
 from lit_llm.config.annotations import fits, shown
 from lit_llm.config.conf_files import INSIDE_THE_STAGE
 from lit_llm.config.environment import named_by_environment, passwords_in
+from lit_llm.config.export_keys import ExportConfig, wrong_export
 from lit_llm.config.ranges import out_of_range
 from lit_llm.config.resume_compatibility import change_from
 from lit_llm.config.signatures import Signature, signature
@@ -109,6 +110,8 @@ def _check_pipeline(values: Mapping[str, Any]) -> Iterator[str]:
     yield from _check_allowed("", values["allowed_targets"])
     yield from _check_keys("answers.", values["answers"], schema.AnswersConfig)
     yield from _check_best_of_n(values["best_of_n"], list(values["stages"]), allowed)
+    yield from _check_keys("export.", values["export"], ExportConfig)
+    yield from wrong_export(values["export"])
     yield from _check_keys("people.", values["people"], schema.PeopleConfig)
     yield from _check_keys("paths.", values["paths"], schema.PathsConfig)
     if values["annotation"] is not None:

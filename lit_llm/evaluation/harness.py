@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lit_llm.backbone.loaded import LoadedModel
 from lit_llm.errors import UserError
 from lit_llm.evaluation.scores import as_plain
-from lit_llm.evaluation.statistics import Estimate, mean, ratio
+from lit_llm.evaluation.statistics import Estimate, ratio
 from lit_llm.runtime.suggestions import nearest
 
 MISSING = "tasks: lm-evaluation-harness is missing; pip install 'lit-llm[tasks]'"
@@ -59,6 +60,7 @@ class TaskScores:
     num_fewshot: int | None
     metrics: dict[str, Estimate]
     items: dict[str, list[Any]] = field(default_factory=dict, repr=False)  # of each metric, by item
+    higher_is_better: dict[str, bool] = field(default_factory=dict)  # of the metrics whose task says so
 
     def as_json(self) -> dict[str, Any]:
         told = {name: as_plain(one) for name, one in self.metrics.items()}
@@ -149,13 +151,21 @@ def difference(before: TaskScores, after: TaskScores) -> dict[str, Estimate]:
         first, second = before.items.get(name, []), after.items.get(name, [])
         error = math.nan
         if first and len(first) == len(second) and before.sha256 == after.sha256:
-            if _are_sums(name, first) and _are_sums(name, second):
-                bits = [_bits(y) - _bits(x) for x, y in zip(first, second, strict=True)]
-                error = ratio(bits, [size for _, size in first]).se
-            elif _are_numbers(first) and _are_numbers(second):
-                error = mean(np.subtract(np.asarray(second, dtype=float), np.asarray(first, dtype=float))).se
+            one, other = item_sums(name, first), item_sums(name, second)
+            if one is not None and other is not None:
+                error = ratio(other[:, 0] - one[:, 0], one[:, 1]).se
         changes[name] = Estimate(change, error, after.metrics[name].n)
     return changes
+
+
+def item_sums(name: str, items: Sequence[Any]) -> NDArray[np.float64] | None:
+    """(n, 2), value and weight of each item of a metric, which is the sum of the values by that of the weights; None
+    for a metric that is neither a mean nor bits per byte of its items."""
+    if _are_sums(name, items):
+        return np.array([(_bits(one), one[1]) for one in items], dtype=np.float64).reshape(-1, 2)
+    if _are_numbers(items):
+        return np.array([(one, 1.0) for one in items], dtype=np.float64).reshape(-1, 2)
+    return None
 
 
 # ---- how ---------------------------------------------------------------------------------------------------------
@@ -231,13 +241,16 @@ def _scores(name: str, found: Mapping[str, Any]) -> TaskScores:
     where there is one."""
     samples = found.get("samples", {}).get(name, [])
     count = found["n-samples"].get(name, {}).get("effective", 0)
-    metrics, items = {}, {}
+    metrics, items, better = {}, {}, {}
+    directions = found.get("higher_is_better", {}).get(name) or {}
     for key, value in found["results"][name].items():
         metric, comma, kind = key.partition(",")
         if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
             continue
         told = metric if kind == "none" else f"{metric},{kind}"
         items[told] = [one[metric] for one in samples if one.get("filter", kind) == kind and metric in one]
+        if isinstance(directions.get(metric), bool):
+            better[told] = directions[metric]
         error = found["results"][name].get(f"{metric}_stderr,{kind}")
         se = float(error) if isinstance(error, int | float) else math.nan
         if _are_sums(told, items[told]):
@@ -251,6 +264,7 @@ def _scores(name: str, found: Mapping[str, Any]) -> TaskScores:
         found["n-shot"].get(name),
         metrics,
         items,
+        better,
     )
 
 

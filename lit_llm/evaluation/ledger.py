@@ -44,6 +44,7 @@ class Ledger:
     scores: dict[str, dict[str, Scores]] = field(default_factory=dict)
     parents: dict[str, str | None] = field(default_factory=dict)
     repeats: dict[str, dict[str, Scores]] = field(default_factory=dict)
+    tasks: list[dict[str, Any]] = field(default_factory=list)  # of lm-evaluation-harness: ``task_changes``
 
     def add(self, stage: str, parent: str | None, scores: Iterable[Scores], repeats: Iterable[Scores] = ()) -> None:
         self.parents[stage] = parent
@@ -61,7 +62,7 @@ class Ledger:
         tested = [entry for entry in found if entry["p"] is not None and direction(entry["metric"])]
         for entry, adjusted in zip(tested, holm([entry["p"] for entry in tested]), strict=True):
             entry["p_adjusted"] = adjusted
-            entry["verdict"] = _verdict(entry)
+            entry["verdict"] = verdict(entry, direction(entry["metric"]))
         return found
 
     def _entry(self, stage: str, name: str, measure: str) -> dict[str, Any]:
@@ -75,7 +76,8 @@ class Ledger:
         pair = paired(before, after, measure)
         if not len(pair.before):
             return entry
-        return entry | compare(pair, measure, self._seed_noise(name, measure))
+        binary, noise = measure.rsplit("/", 1)[-1] in BINARY, self._seed_noise(name, measure)
+        return entry | compare(pair, binary=binary, good=direction(measure), seed_noise=noise)
 
     def _seed_noise(self, name: str, measure: str) -> float:
         """The largest difference on this set between two evaluations of one model that differ by the seed alone."""
@@ -87,9 +89,10 @@ class Ledger:
         return max(gap for gap in gaps if math.isfinite(gap))
 
     def as_json(self) -> dict[str, Any]:
-        """{"stages", "parents", "level", "entries"}; an entry says stage, set, metric, against, before, after, change
-        (each mean, se, n), p, p_adjusted, test, noise_floor, verdict, improved and worsened (counts of items)."""
-        return {"stages": list(self.scores), "parents": self.parents, "level": LEVEL, "entries": self.entries()}
+        """{"stages", "parents", "level", "entries", "tasks"}; an entry says stage, set, metric, against, before, after,
+        change (each mean, se, n), p, p_adjusted, test, noise_floor, verdict, improved, worsened (counts of items)."""
+        told = {"stages": list(self.scores), "parents": self.parents, "level": LEVEL, "entries": self.entries()}
+        return told | {"tasks": self.tasks}
 
     def write(self, folder: str | Path) -> Path:
         """Writes ``ledger.json``, and ``ledger_items/<stage>/<set>.json`` with every item's scores and answers."""
@@ -137,15 +140,18 @@ def paired(before: Scores, after: Scores, measure: str) -> Pair:
     return Pair(np.array(numbers, dtype=np.int64), old, new, weights, [after.clusters[n] for n in numbers])
 
 
-def compare(pair: Pair, measure: str, seed_noise: float = 0.0) -> dict[str, Any]:
-    """Before, after and their difference on the items of a pair, the test and the noise floor."""
+def compare(pair: Pair, *, binary: bool, good: int, seed_noise: float = 0.0) -> dict[str, Any]:
+    """Before, after and their difference on the items of a pair, the test and the noise floor.
+
+    ``binary``: every item is 0 or 1. ``good``: 1 where more is better, -1 where less is, 0 where neither.
+    """
     test = paired_bootstrap(pair.before, pair.after, pair.weights, pair.clusters)
     name, p = "paired bootstrap", test.p
     independent = len(set(pair.clusters)) == len(pair.clusters)
-    if measure.rsplit("/", 1)[-1] in BINARY and independent:
+    if binary and independent:
         name, p = "McNemar, exact", mcnemar(pair.before, pair.after)
     floor = max(seed_noise, exchange_noise(pair.before, pair.after, pair.weights, pair.clusters))
-    better = (pair.after - pair.before) * (direction(measure) or 1)
+    better = (pair.after - pair.before) * (good or 1)
     return {
         "before": as_plain(ratio(pair.before, pair.weights, pair.clusters)),
         "change": as_plain(Estimate(test.difference, test.se, test.n)),
@@ -159,11 +165,12 @@ def compare(pair: Pair, measure: str, seed_noise: float = 0.0) -> dict[str, Any]
     }
 
 
-def _verdict(entry: Mapping[str, Any]) -> str:
+def verdict(entry: Mapping[str, Any], good: int) -> str:
+    """gained, lost or the same. ``good``: as ``compare``'s, and not 0."""
     change = entry["change"]["mean"] or 0.0
     if entry["p_adjusted"] >= LEVEL or abs(change) <= entry["noise_floor"]:
         return "same"
-    return "gained" if change * direction(entry["metric"]) > 0 else "lost"
+    return "gained" if change * good > 0 else "lost"
 
 
 def _by_number(found: Measured) -> dict[int, tuple[float, float]]:

@@ -8,7 +8,7 @@ from lit_llm.export.certificate import Certificate
 from lit_llm.lineage import lineage, model_card
 from lit_llm.model_sources.folders import source_of
 
-_WORDS = {True: "passed", False: "FAILED", None: "not run"}
+WORDS = {True: "passed", False: "FAILED", None: "not run"}
 
 
 def card(folder: Path, certificate: Certificate | None, file: str) -> str:
@@ -38,7 +38,7 @@ def _paragraph(certificate: Certificate | None) -> str:
         "| check | engine | result | value | bound |",
         "|---|---|---|---|---|",
     ]
-    cells = ((c.name, c.engine, _WORDS[c.passed], c.value, c.bound) for c in certificate.checks)
+    cells = ((c.name, c.engine, WORDS[c.passed], c.value, c.bound) for c in certificate.checks)
     return "\n".join([*lines, *(f"| {' | '.join(one.replace('|', '/') for one in row)} |" for row in cells)]) + "\n"
 
 

@@ -22,12 +22,13 @@ from lit_llm.errors import UserError
 from lit_llm.evaluation.likelihood import Scored, document_rows, likelihoods, response_row
 from lit_llm.evaluation.sets import read_all
 from lit_llm.export.engines import Answers, NotRun, Questions, Refused, ask_here, ask_llama_cpp, ask_transformers
-from lit_llm.export.gguf_file import Model, Quantization
+from lit_llm.export.gguf_file import Model
 from lit_llm.export.random_texts import random_texts
+from lit_llm.export.read_again import read_again
 from lit_llm.export.rounding import as_llama_cpp
 from lit_llm.export.tokenizer_metadata import without_marks
 from lit_llm.export.weights_check import worst_weight
-from lit_llm.model_sources.gguf_folder import write_folder
+from lit_llm.model_sources.gguf_header import Quantization
 from lit_llm.records import Document, Example, Message
 from lit_llm.runtime.file_hashes import sha256_of
 from lit_llm.text.chat import ChatTemplate
@@ -90,7 +91,7 @@ def certify(
     found = Certificate(file.name, sha256_of(file), quantization, str(model.folder))
     with tempfile.TemporaryDirectory(prefix=".certificate-", dir=file.parent) as place:
         back = Path(place, "model")
-        write_folder(back, file, {})  # what the file says, read again: its own weights and tokenizer
+        read_again(back, file, model)  # what the file says, read again: its own weights and tokenizer
         found.checks.append(_weights(file, model))
         questions, chats = questions_for(model, tokenizer)
         rows = _held_out(model, tokenizer, texts)
@@ -147,7 +148,10 @@ def questions_for(model: Model, tokenizer: Tokenizer) -> tuple[Questions, list[l
 
 
 def _context(model: Model) -> int:
-    return min(model.context, CONTEXT)
+    """With longrope llama.cpp takes other factors in a context beyond the original, also for a text that is short."""
+    scaling = model.config.rope_scaling
+    original = scaling.original_max_positions if scaling is not None and scaling.kind == "longrope" else CONTEXT
+    return min(model.context, CONTEXT, original)
 
 
 def _held_out(model: Model, tokenizer: Tokenizer, texts: Path | None) -> list[Scored]:

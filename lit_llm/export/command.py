@@ -13,20 +13,18 @@ from typing import Annotated, Literal
 
 from lit_llm.backbone.huggingface import load_model, save_model
 from lit_llm.errors import UserError
-from lit_llm.export.card import card, verdict
+from lit_llm.export.card import WORDS, card, verdict
 from lit_llm.export.certificate import Certificate, certify
-from lit_llm.export.gguf_file import Quantization, read_model, write_gguf
+from lit_llm.export.gguf_file import read_model, write_gguf
 from lit_llm.export.huggingface_folder import write_huggingface
 from lit_llm.export.ollama import modelfile
 from lit_llm.lineage.lineage import base_models
 from lit_llm.model_sources.folders import folder_of
-from lit_llm.model_sources.gguf_header import gguf_package
+from lit_llm.model_sources.gguf_header import Quantization, gguf_package
 from lit_llm.runtime.arguments import run_command
 from lit_llm.runtime.atomic_files import write_json, write_text
 from lit_llm.runtime.model_folder import is_adapter
 from lit_llm.text.tokenizer import load_tokenizer
-
-_WORDS = {True: "passed", False: "FAILED", None: "not run"}
 
 
 @dataclass
@@ -66,7 +64,7 @@ def run(a: Export) -> None:
         certificate = export_gguf(a, place, name, output, folder)
     for check in certificate.checks if certificate is not None else ():
         bound = f" (bound: {check.bound})" if check.bound else ""
-        print(f"{_WORDS[check.passed]:<8} {check.name}, {check.engine}: {check.value}{bound}")
+        print(f"{WORDS[check.passed]:<8} {check.name}, {check.engine}: {check.value}{bound}")
     if certificate is None:
         print("Not certified: certificate=false.")
         return

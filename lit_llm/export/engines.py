@@ -158,6 +158,14 @@ def node_package(given: Path | None) -> Path | None:
     return next((place for place in places if (place / "dist" / "index.js").is_file()), None)
 
 
+def node_version(package: Path) -> str:
+    """Of node-llama-cpp in that folder, which brings a build of llama.cpp of its own."""
+    try:
+        return str(json.loads((package / "package.json").read_text(encoding="utf-8"))["version"])
+    except (OSError, ValueError, KeyError):
+        return "unknown"
+
+
 def _threads(file: Path) -> int:
     """One where the work is small: llama.cpp's threads wait for each other in loops, on a busy machine for minutes."""
     return 1 if file.stat().st_size < SMALL else library_cores()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,32 +16,42 @@ from lit_llm.backbone.families import read_config
 from lit_llm.backbone.huggingface import check_vocabulary
 from lit_llm.backbone.weights import names_in, same_tensor, weight_files
 from lit_llm.errors import UserError
+from lit_llm.export.architectures import FAMILIES, Written, unlike
+from lit_llm.export.rope_metadata import rope_metadata, rope_tensors
+from lit_llm.export.tensor_forms import FORMS, Array
 from lit_llm.export.tokenizer_metadata import tokenizer_metadata
-from lit_llm.model_sources.gguf_header import gguf_package
-from lit_llm.model_sources.gguf_model import ARCHITECTURES, LAYER, ROPE_FACTORS, TOP, neighbours
-from lit_llm.model_sources.rope_factors import llama3_factors
+from lit_llm.model_sources.gguf_header import Quantization, gguf_package
 from lit_llm.runtime.atomic_files import beside
 from lit_llm.runtime.model_folder import check_model_folder, check_recorded
 from lit_llm.runtime.progress_bars import Bar
 from lit_llm.text.tokenizer import Tokenizer
 
-HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"  # in the files of every family that GGUF has here
-Quantization = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 BLOCK = 32  # weights of one scale, in all of these that have scales
 FINE = "q8_0"  # of embedding and head where the rest has fewer bits, as llama.cpp's own tool does it
 _FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "bf16": 32}  # ggml's
-_ARCHITECTURE = {"mistral": "llama"}  # of families that llama.cpp has under another's name
+_WIDE = ("ffn_gate_inp.weight", "position_embd.weight")  # stay float32, as llama.cpp's own tool has them
 _HALF = 65504.0  # float16's largest
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a GGUF tensor is made from: one of the folder's, and how its rows are put in llama.cpp's order."""
+    """What a GGUF tensor is made from: tensors of the folder (one, but where experts are stacked), and their form."""
 
-    file: Path
-    name: str
-    shape: tuple[int, ...]
-    heads: int
+    files: tuple[Path, ...]
+    names: tuple[str, ...]
+    shape: tuple[int, ...]  # in the file
+    form: str = "as it is"
+
+    def read(self, config: BackboneConfig) -> Array:
+        """In llama.cpp's layout, float32. Raises UserError for NaN and infinite weights."""
+        parts = []
+        for path, name in zip(self.files, self.names, strict=True):
+            with safe_open(path, framework="pt") as file:
+                value = file.get_tensor(name).to(torch.float32).numpy()
+            if not np.isfinite(value).all():
+                raise UserError(f"{path}: {name} has NaN or infinite weights; use an earlier folder")
+            parts.append(value)
+        return np.ascontiguousarray(FORMS[self.form].there(parts, config))
 
 
 @dataclass(frozen=True)
@@ -55,8 +65,9 @@ class Model:
 
     @property
     def context(self) -> int:
-        """llama.cpp knows no window in these architectures: within the window's length all is as trained."""
-        return min(self.config.max_positions, self.config.sliding_window or self.config.max_positions)
+        """Where llama.cpp knows no window, within the window's length all is as trained."""
+        window = None if FAMILIES[self.config.family].windows else self.config.sliding_window
+        return min(self.config.max_positions, window or self.config.max_positions)
 
 
 def read_model(folder: Path) -> Model:
@@ -65,44 +76,68 @@ def read_model(folder: Path) -> Model:
     config, head, _ = read_config(folder / "config.json")
     if head != "language":
         raise UserError(f"model={folder}: holds a reward model; llama.cpp answers with language models only")
-    architecture = _ARCHITECTURE.get(config.family, config.family)
-    if architecture not in ARCHITECTURES:
-        known = ", ".join([*ARCHITECTURES, *_ARCHITECTURE])
+    row = FAMILIES.get(config.family)
+    if row is None:
         raise UserError(
-            f"model={folder}: the family {config.family} is not written into GGUF here; written are {known}"
+            f"model={folder}: the family {config.family} is not written into GGUF here; written are "
+            f"{', '.join(FAMILIES)}; export with to=huggingface"
         )
-    if config.family == "qwen3" and config.attention_bias:
-        raise UserError(f"model={folder}: llama.cpp's qwen3 has no attention biases; export with to=huggingface")
+    if found := unlike(config):
+        raise UserError(f"model={folder}: llama.cpp's {row.architecture} has no {found[0]}; export with to=huggingface")
     files = weight_files(folder)
     check_recorded(folder, ["config.json", *(file.name for file in files)])
-    return Model(folder, config, architecture, _sources(names_in(files), config, architecture, folder))
+    return Model(folder, config, row.architecture, _sources(names_in(files), config, row, folder))
 
 
-def _sources(files: Mapping[str, Path], config: BackboneConfig, architecture: str, folder: Path) -> dict[str, Source]:
-    names = {f"{ours}.weight": f"{theirs}.weight" for ours, theirs in TOP.items()}
+def _sources(files: Mapping[str, Path], config: BackboneConfig, row: Written, folder: Path) -> dict[str, Source]:
+    head, embedding = f"{row.top['output']}.weight", f"{row.top['token_embd']}.weight"
+    bare = row.layers.split(".")[0] + "."  # of the transformer, which files that were saved without a head lack
+    without = not any(name.startswith(bare) for name in files)
+    found, used = dict[str, Source](), set[str]()
     tied = config.tie_embeddings and not (
-        HEAD in files and EMBEDDING in files and not same_tensor(files, EMBEDDING, HEAD)
+        head in files and embedding in files and not same_tensor(files, embedding, head)
     )
-    if tied:
-        del names["output.weight"]
-        names["token_embd.weight"] = EMBEDDING if EMBEDDING in files else HEAD
-    for layer in range(config.num_layers):
-        for ours, theirs in LAYER.items():
-            for kind in ("weight", "bias"):
-                theirs_here = f"model.layers.{layer}.{theirs}.{kind}"
-                if theirs_here in files or (kind == "weight" and not ours.endswith(("q_norm", "k_norm"))):
-                    names[f"blk.{layer}.{ours}.{kind}"] = theirs_here
-    turned = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}
-    turned = turned if ARCHITECTURES[architecture].rotates_pairs else {}
-    found = {}
-    for ours, theirs in names.items():
-        if theirs not in files:
-            raise UserError(f"model={folder}: {theirs} is missing from its weights; fetch the folder again")
-        with safe_open(files[theirs], framework="pt") as file:
-            shape = tuple(file.get_slice(theirs).get_shape())
-        heads = next((n for part, n in turned.items() if f".{part}." in ours), 0)
-        found[ours] = Source(files[theirs], theirs, shape, heads)
+    for ours, theirs, form, needed in _wanted(config, row):
+        names = [name.removeprefix(bare) if without else name for name in theirs]
+        if ours == "output.weight" and tied:
+            continue
+        if ours == "token_embd.weight" and tied and names[0] not in files and head in files:
+            names = [head]
+        missing = [name for name in names if name not in files]
+        if missing and not needed:
+            continue
+        if missing:
+            raise UserError(f"model={folder}: {missing[0]} is missing from its weights; fetch the folder again")
+        found[ours] = Source(tuple(files[n] for n in names), tuple(names), _shape(files, names, form), form)
+        used |= {*names, *([head] if tied else [])}
+    other = [name for name in files if name not in used and not name.endswith(_IGNORED)]
+    if other:
+        raise UserError(f"model={folder}: llama.cpp's {row.architecture} has no {other[0]}; export with to=huggingface")
     return found
+
+
+_IGNORED = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias", ".attn.bias", ".attn.masked_bias")
+"""Endings of tensors that some versions of transformers wrote and nobody needs."""
+
+
+def _wanted(config: BackboneConfig, row: Written) -> Iterator[tuple[str, list[str], str, bool]]:
+    """(name in the file, names in the folder, form, whether it has to be there) of each tensor."""
+    for ours, theirs in row.top.items():
+        yield f"{ours}.weight", [f"{theirs}.weight"], row.forms.get(ours, "as it is"), True
+        yield f"{ours}.bias", [f"{theirs}.bias"], "as it is", False
+    for layer in range(config.num_layers):
+        for ours, theirs in row.layer.items():
+            form = row.forms.get(ours, "as it is")
+            experts = range(config.num_experts) if form == "stacked" else (0,)
+            for kind in ("weight", "bias"):
+                names = [f"{row.layers}{layer}.{theirs.format(expert)}.{kind}" for expert in experts]
+                yield f"blk.{layer}.{ours}.{kind}", names, form, kind == "weight" and ours not in row.optional
+
+
+def _shape(files: Mapping[str, Path], names: Sequence[str], form: str) -> tuple[int, ...]:
+    with safe_open(files[names[0]], framework="pt") as file:
+        shape = tuple(file.get_slice(names[0]).get_shape())
+    return (len(names), *shape) if form == "stacked" else shape[::-1] if form == "transposed" else shape
 
 
 def write_gguf(
@@ -117,7 +152,7 @@ def write_gguf(
     values = metadata(model, quantization, about)
     values |= tokenizer_metadata(tokenizer, model.config.vocab_size, f"model={model.folder}")
     kinds = {name: kind_of(name, source.shape, quantization) for name, source in model.tensors.items()}
-    extra = _rope_factors(model.config)
+    extra = rope_tensors(model.config)
     with beside(path) as temporary:
         writer = gguf.GGUFWriter(temporary, model.architecture)
         for key, value in values.items():
@@ -143,7 +178,7 @@ def write_gguf(
 
 def metadata(model: Model, quantization: Quantization, about: Mapping[str, str]) -> dict[str, Any]:
     """The entries of the head but the tokenizer's."""
-    config, a = model.config, model.architecture
+    config, a, row = model.config, model.architecture, FAMILIES[model.config.family]
     found: dict[str, Any] = {
         "general.type": "model", **{f"general.{key}": value for key, value in about.items()},
         "general.file_type": _FILE_TYPES[quantization], "general.quantization_version": 2,
@@ -151,19 +186,19 @@ def metadata(model: Model, quantization: Quantization, about: Mapping[str, str])
         f"{a}.embedding_length": config.hidden_size, f"{a}.block_count": config.num_layers,
         f"{a}.feed_forward_length": config.intermediate_size, f"{a}.attention.head_count": config.num_heads,
         f"{a}.attention.head_count_kv": config.num_kv_heads, f"{a}.attention.key_length": config.head_dim,
-        f"{a}.attention.value_length": config.head_dim, f"{a}.rope.dimension_count": config.head_dim,
-        f"{a}.attention.layer_norm_rms_epsilon": float(config.norm_eps),
-        f"{a}.rope.freq_base": float(config.rope_theta),
+        f"{a}.attention.value_length": config.head_dim, f"{a}.attention.{row.norm_eps}": float(config.norm_eps),
     }  # fmt: skip
-    scaling = config.rope_scaling
-    if scaling is not None and scaling.kind == "linear":
-        found |= {f"{a}.rope.scaling.type": "linear", f"{a}.rope.scaling.factor": float(scaling.factor)}
-    return found
+    if not config.learned_positions:
+        found |= {f"{a}.rope.dimension_count": config.rotary_dim, f"{a}.rope.freq_base": float(config.rope_theta)}
+        found |= {f"{a}.rope.scaling.{key}": value for key, value in rope_metadata(config.rope_scaling).items()}
+    return found | {f"{a}.{key}": value for key, value in row.more(config).items()}
 
 
 def kind_of(name: str, shape: tuple[int, ...], quantization: Quantization) -> str:
     """ggml's type of a tensor: vectors float32, rows of no whole blocks float16, the ends of few-bit files ``FINE``."""
     if len(shape) == 1:
+        return "F32"
+    if name.endswith(_WIDE):
         return "F32"
     if quantization.startswith("q") and shape[-1] % BLOCK:
         return "F16"
@@ -180,26 +215,10 @@ def quantized(value: np.ndarray[Any, Any], kind: str) -> np.ndarray[Any, Any]:
     return found
 
 
-def _values(model: Model, extra: Mapping[str, np.ndarray[Any, Any]]) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+def _values(model: Model, extra: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
     for name, source in model.tensors.items():
-        with safe_open(source.file, framework="pt") as file:
-            value = file.get_tensor(source.name).to(torch.float32).numpy()
-        if not np.isfinite(value).all():
-            raise UserError(f"{source.file}: {source.name} has NaN or infinite weights; use an earlier folder")
-        yield name, np.ascontiguousarray(neighbours(value, source.heads)) if source.heads else value
+        yield name, source.read(model.config)
     yield from extra.items()
-
-
-def _rope_factors(config: BackboneConfig) -> dict[str, np.ndarray[Any, Any]]:
-    scaling = config.rope_scaling
-    if scaling is None or scaling.kind != "llama3":
-        return {}
-    settings = {
-        "factor": scaling.factor, "low_freq_factor": scaling.low_freq_factor,
-        "high_freq_factor": scaling.high_freq_factor,
-        "original_max_position_embeddings": scaling.original_max_positions,
-    }  # fmt: skip
-    return {ROPE_FACTORS: np.array(llama3_factors(settings, config.rope_theta, config.head_dim), np.float32)}
 
 
 def _add(writer: Any, key: str, value: Any) -> None:

@@ -15,13 +15,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
+from lit_llm.backbone.blocks import ACTIVATIONS
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.export.gguf_file import BLOCK
 
 _HALF, _BRAIN = 2.0**-11, 2.0**-8  # relative rounding of float16 and (twice, to be sure of ties) of bfloat16
+_GELU = (ACTIVATIONS["gelu"], ACTIVATIONS["gelu_tanh"])
 _SMALLEST = 2.0**-24  # float16's step below its normal range
 _LEVELS = {"Q4_1": 15, "Q5_1": 31}  # between a block's least and largest weight
+_ROUTER = ".mlp.gate"  # of a mixture of experts: its weights stay float32
 _SIGNED = {"Q8_0": 127, "Q5_0": 16, "Q4_0": 8}  # steps from zero to a block's largest weight
 
 
@@ -67,12 +71,25 @@ def _eight_bits(x: Tensor) -> Tensor:
 
 @contextmanager
 def as_llama_cpp(model: LanguageModel, kind: str) -> Iterator[None]:
-    """Within the block every matrix product of the model rounds its input as llama.cpp does."""
+    """Within the block every matrix product of the model rounds its input as llama.cpp does, and so does GELU."""
     rounded = rounded_activations(kind)
-    layers = [] if rounded is None else [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    every = [] if rounded is None else model.named_modules()
+    layers = [layer for name, layer in every if isinstance(layer, nn.Linear) and not name.endswith(_ROUTER)]
     handles = [layer.register_forward_pre_hook(lambda _, given: (rounded(given[0]),)) for layer in layers]  # type: ignore[misc]
+    blocks = [block for block in model.modules() if getattr(block, "activation", None) in _GELU]
+    kept = [block.activation for block in blocks]
+    for block in blocks:
+        block.activation = _table_gelu  # type: ignore[assignment]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+        for block, activation in zip(blocks, kept, strict=True):
+            block.activation = activation
+
+
+def _table_gelu(x: Tensor) -> Tensor:
+    """llama.cpp's, of either kind: the approximation by tanh, looked up for float16 and kept in float16."""
+    found = functional.gelu(x.to(torch.float16).to(torch.float32), approximate="tanh")
+    return found.to(torch.float16).to(x.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from lit_llm.errors import UserError
@@ -55,6 +55,8 @@ def _byte_pairs(rules: Mapping[str, Any], where: str) -> dict[str, Any]:
             f"{where}: cuts texts by a pre-tokenizer that llama.cpp has no name for (it has {', '.join(RULES)}); "
             f"{_ELSE}"
         )
+    if not model["merges"]:
+        raise UserError(f"{where}: its tokenizer has no merges, without which llama.cpp reads no BPE; {_ELSE}")
     if normalizer is not None and normalizer["type"] != "NFC":
         raise UserError(f"{where}: its normalizer {normalizer['type']} is unknown to llama.cpp; {_ELSE}")
     return {
@@ -101,8 +103,9 @@ def _blank_before(rules: Mapping[str, Any]) -> bool | None:
 
 
 def _vocabulary(tokenizer: Tokenizer, rows: int, where: str) -> tuple[list[str], list[int]]:
-    tokens, kinds = [f"[PAD{n}]" for n in range(rows)], [UNUSED] * rows
-    for token, n in tokenizer.engine.get_vocab(with_added_tokens=True).items():
+    known = tokenizer.engine.get_vocab(with_added_tokens=True)
+    tokens, kinds = [_unused(n, known) for n in range(rows)], [UNUSED] * rows
+    for token, n in known.items():
         tokens[n], kinds[n] = token, NORMAL
     for n, added in tokenizer.engine.get_added_tokens_decoder().items():
         if not added.special and (added.single_word or added.lstrip or added.rstrip):
@@ -112,6 +115,14 @@ def _vocabulary(tokenizer: Tokenizer, rows: int, where: str) -> tuple[list[str],
             )
         tokens[n], kinds[n] = added.content, CONTROL if added.special else USER_DEFINED
     return tokens, kinds
+
+
+def _unused(row: int, known: Collection[str]) -> str:
+    """A name for a row without a token, which no token has: llama.cpp ends over a name that comes twice."""
+    name = f"[PAD{row}]"
+    while name in known:
+        name = f"[{name}]"
+    return name
 
 
 def _ends(tokenizer: Tokenizer, where: str) -> dict[str, Any]:

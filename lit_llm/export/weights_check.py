@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
-from safetensors import safe_open
 
 from lit_llm.export.gguf_file import Model
+from lit_llm.export.read_again import values
 from lit_llm.export.rounding import weight_limits
 from lit_llm.model_sources.gguf_header import gguf_package, read_head
-from lit_llm.model_sources.gguf_model import Tensor
 
 
 def worst_weight(file: Path, model: Model) -> tuple[float, str, float]:
@@ -24,10 +22,7 @@ def worst_weight(file: Path, model: Model) -> tuple[float, str, float]:
         if record is None or record.shape != source.shape:
             return float("inf"), ours, float("inf")
         kind = gguf_package().GGMLQuantizationType(record.kind).name
-        found = Tensor(source.name, record, source.heads).read(data)
-        kept = (found.astype(np.uint32) << 16).view(np.float32) if kind == "BF16" else found.astype(np.float32)
-        with safe_open(source.file, framework="pt") as weights:
-            wanted = weights.get_tensor(source.name).to(torch.float32).numpy()
+        kept, wanted = values(record, data), source.read(model.config)
         error = np.abs(kept.astype(np.float64) - wanted)
         limits = weight_limits(wanted, kind)
         over = np.where(error > 0, error / np.maximum(limits, 1e-300), 0.0).max(initial=0.0)

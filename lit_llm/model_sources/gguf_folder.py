@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from lit_llm.model_sources.gguf_header import GGUFHead, read_head
+from lit_llm.model_sources.gguf_header import GGUFHead, gguf_package, read_head
 from lit_llm.model_sources.gguf_model import Tensor, model_of
 from lit_llm.model_sources.gguf_tokenizer import tokenizer_files
 from lit_llm.model_sources.hub import SOURCE
@@ -19,6 +20,7 @@ from lit_llm.runtime.progress_bars import Bar
 
 log = logging.getLogger("lit_llm")
 
+_BESIDE = 10**7  # bytes of the tokenizer, config.json and what is written beside the weights
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -38,7 +40,11 @@ def write_folder(folder: Path, file: Path, source: Mapping[str, str]) -> None:
     config |= {"dtype": kept, "torch_dtype": kept}
     ends = files["generation_config.json"]
     config |= {key: value[0] if isinstance(value, list) else value for key, value in ends.items()}
-    log.info("%s: read once into %s", file, folder)
+    needed = sum(_count(t) * _BYTES[t.dtype] for t in tensors)
+    _check_room(head, folder, needed)
+    quantized = any(gguf_package().GGMLQuantizationType(t.record.kind).name not in _BYTES for t in tensors)
+    wider = ", its quantised weights as float32" if quantized else ""
+    log.info("%s (%s): read once into %s (%s%s)", file, _size(file.stat().st_size), folder, _size(needed), wider)
     with folder_beside(folder) as unfinished:
         for name, value in {"config.json": config, **files}.items():
             if isinstance(value, str):
@@ -48,6 +54,21 @@ def write_folder(folder: Path, file: Path, source: Mapping[str, str]) -> None:
         with (unfinished / "model.safetensors").open("xb") as stream:
             _write_weights(stream, head, tensors, data)
         write_json(unfinished / SOURCE, {**source, **_about(head, file)})
+
+
+def _check_room(head: GGUFHead, folder: Path, needed: int) -> None:
+    """Raises UserError where the disk of ``folder`` cannot hold weights of so many bytes."""
+    place = next(one for one in folder.absolute().parents if one.is_dir())
+    free = shutil.disk_usage(place).free
+    if needed + _BESIDE > free:
+        head.refuse(
+            f"takes {_size(needed)} as a model folder, its quantised weights as float32, and {_size(free)} are free on "
+            f"the disk of {folder.parent}; free some space"
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _about(head: GGUFHead, file: Path) -> dict[str, str]:

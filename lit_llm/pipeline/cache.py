@@ -8,6 +8,7 @@ one is an interrupted run, which goes on where it stopped. A stage that is compu
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from lit_llm.errors import UserError
 from lit_llm.lineage.lineage import hash_folder
 from lit_llm.lineage.verification import compare_files
 from lit_llm.runtime.atomic_files import write_json
+from lit_llm.runtime.run_folder import TASKS
 
 MANIFEST = "manifest.json"
 # Files that a finished stage may gain or change without being another one.
-LEFT_OUT = (MANIFEST, ".lock")
+LEFT_OUT = (MANIFEST, ".lock", TASKS)
 OUTPUTS = ("model", "adapter", "collected")
 
 
@@ -88,6 +90,13 @@ class StageCache:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         kept = {name: sha for name, sha in files.items() if _is_output(name)}
         return digest(kept)
+
+
+def show(link: Path, place: Path) -> None:
+    """A link from the pipeline's folder to the step's, relative so that outputs/ can be moved."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.relpath(place.resolve(), link.parent.resolve()), target_is_directory=True)
 
 
 def _files(folder: Path) -> dict[str, str]:

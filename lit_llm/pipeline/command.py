@@ -15,10 +15,13 @@ from omegaconf import DictConfig
 
 from lit_llm.config import schema, yaml_files
 from lit_llm.config.command_line import command
+from lit_llm.config.export_keys import FOLDER as EXPORT
 from lit_llm.config.interruption import clear, make
 from lit_llm.config.pipeline_steps import Step, begins_from, descendants, without_links
 from lit_llm.config.pretrained_defaults import tell
 from lit_llm.errors import NothingToLearn, UserError
+from lit_llm.model_sources.gguf_header import gguf_package
+from lit_llm.pipeline.cache import show
 from lit_llm.pipeline.graph import COLLECTED, RANKINGS, Chain, filled, inputs_of, outputs, plan
 from lit_llm.pipeline.human_feedback import ASK, asked, found_win_rate, of_this_chain
 from lit_llm.pipeline.simulated_gold import without_rule
@@ -47,7 +50,10 @@ def run_pipeline(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     cfg = without_rule(cfg)
     chain = plan(cfg, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    refuse_the_user_s(folder, chain.steps)
+    exported = cfg.export.to is not None
+    refuse_the_user_s(folder, [*chain.steps, *([EXPORT] if exported else [])])
+    if exported:
+        gguf_package()  # what it cannot do without is said before hours of training
     schema.save(cfg, folder / "config.yaml")
     tell(cfg)
     started = time.monotonic()
@@ -102,7 +108,7 @@ def run_step(chain: Chain, name: str, number: int) -> None:
     metrics = read_metrics(place)
     if metrics:
         chain.metrics[name] = metrics
-    _show(chain.folder / name, place)
+    show(chain.folder / name, place)
 
 
 def _compute(
@@ -236,12 +242,3 @@ def read_metrics(place: Path) -> dict[str, Any]:
 
     path = place / "metrics.json"
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-
-
-def _show(link: Path, place: Path) -> None:
-    """A link from the pipeline's folder to the step's, relative so that outputs/ can be moved."""
-    import os
-
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
-    link.symlink_to(os.path.relpath(place.resolve(), link.parent.resolve()), target_is_directory=True)

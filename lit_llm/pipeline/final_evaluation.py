@@ -17,10 +17,12 @@ from lit_llm.evaluation.heldout import can_evaluate
 from lit_llm.evaluation.ledger import Ledger, evaluate_chain
 from lit_llm.evaluation.scores import Scores
 from lit_llm.evaluation.sets import read_all
+from lit_llm.evaluation.task_changes import task_changes
 from lit_llm.generation.sampling import respond
 from lit_llm.pipeline import skipped_prompts
 from lit_llm.pipeline.best_of_n_control import write_best_of_n
 from lit_llm.pipeline.human_feedback import comparison
+from lit_llm.pipeline.model_export import export_model
 from lit_llm.records import Heldout, Message
 from lit_llm.report.page import write_report
 from lit_llm.runtime.atomic_files import write_json
@@ -43,8 +45,8 @@ def evaluate_pipeline(
     parents: Parents,
     outputs: Mapping[str, Path],
 ) -> str:
-    """Write ledger, best_of_n, answers (.json) and report.html into the pipeline's folder, and say where all is.
-    Returns the run whose model the chain ends with.
+    """Write ledger, best_of_n, answers (.json) and report.html into the pipeline's folder, export the last model where
+    that is asked for, and say where all is. Returns the run whose model the chain ends with.
 
     ``outputs``: the folder of what each step made, also of one that a model of the user's own replaces.
     """
@@ -60,8 +62,9 @@ def evaluate_pipeline(
     models.keep_only([*before, *talking])
     write_answers(folder, models, config["answers"], [*before, *talking])
     models.keep_only([])
-    page = write_report(folder) if config["report"] else None
     final = "ppo" if "ppo" in talking else talking[-1]
+    export_model(config, folder, final, runs[final])
+    page = write_report(folder) if config["report"] else None
     log.info("\nreport: %s", "not written (report=false)" if page is None else near(page))
     log.info("curves: tensorboard --logdir %s", typed(folder))
     log.info("every byte: python scripts/verify.py model=%s", typed(folder / final / "model"))
@@ -182,7 +185,8 @@ class Models:
 
 
 def write_ledger(folder: Path, models: Models, parents: Parents) -> Path:
-    """Every stage on every earlier stage's sets. Scores that a run took itself are read."""
+    """Every stage on every earlier stage's sets, and the tasks that it was asked. Scores that a run took itself are
+    read."""
     known = {stage: parent if parent in models.outputs else None for stage, parent in parents.items()}
     bar = Bar(desc="ledger", unit="evaluator", dynamic_ncols=True, leave=False)
 
@@ -197,6 +201,7 @@ def write_ledger(folder: Path, models: Models, parents: Parents) -> Path:
     with bar:
         ledger = evaluate_chain(known, names, evaluate)
         add_repeats(ledger, models)
+    ledger.tasks = task_changes({stage: (parent, models.runs[stage]) for stage, parent in known.items()})
     return ledger.write(folder)
 
 

@@ -17,6 +17,7 @@ from lit_llm.report.answers import answered
 from lit_llm.report.chain import SIGNS as CHECKS
 from lit_llm.report.chain import WORDS, Link, chain_picture
 from lit_llm.report.charts import number
+from lit_llm.report.exported import exported_file
 from lit_llm.report.figures import figures, reward_against_kl
 from lit_llm.report.learned import aim, by_ledger, headline, learned, own_sets, pairs
 from lit_llm.report.ledger_table import ledger_table
@@ -25,6 +26,7 @@ from lit_llm.report.reading import PipelineRun, StageRun, read_pipeline
 from lit_llm.report.reward_validation import reward_validations
 from lit_llm.report.safety import safety
 from lit_llm.report.tables import SIGNS, HeldoutRow, count_rows, duration, effort_rows, heldout_rows
+from lit_llm.report.task_table import entries, task_rows, write_into_ledger
 from lit_llm.report.terms import Marker, first
 from lit_llm.report.verdict import skipped, verdict
 from lit_llm.report.verification import Check, parents, verify_chain
@@ -49,6 +51,16 @@ def write_report(pipeline_folder: Path) -> Path:
     # A model may have answered with half a surrogate pair, which no encoding can hold.
     write_text(file, page, errors="replace")
     return file
+
+
+def write_again(folder: Path) -> Path | None:
+    """The report of the pipeline that a stage's ``folder`` lies in, and its ledger's tasks, when the stage was asked
+    new ones. None where it lies in no pipeline's folder or that has no report. Errors as ``write_report``."""
+    place = Path(folder).absolute().parent
+    if not ((place / "pipeline.json").is_file() and (place / "report.html").is_file()):
+        return None
+    write_into_ledger(place, entries(read_pipeline(place)))
+    return write_report(place)
 
 
 def render(run: PipelineRun, checks: Mapping[str, Check]) -> str:
@@ -154,6 +166,8 @@ def _sections(run: PipelineRun) -> dict[str, Any]:
         "heldout_all": every,
         "reward_validations": reward_validations(run),
         "ledger": ledger_table(run.ledger),
+        "tasks": task_rows(entries(run)),
+        "exported": exported_file(run),
         "answers": said,
         "answers_note": str(run.answers.get("note") or ""),
         "overoptimization": overoptimization(run),
@@ -200,6 +214,7 @@ def _contents(sections: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("heldout", "Held-out scores", sections["heldout"]),
         ("reward-validation", "Reward validation", sections["reward_validations"]),
         ("ledger", "Gained and lost", True),
+        ("tasks", "Tasks", sections["tasks"]),
         ("safety", "Safety", sections["safety"]),
         ("verdict", "People's verdict", sections["verdict"]),
         ("answers", "Answers", True),
@@ -207,6 +222,7 @@ def _contents(sections: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("kl", "Reward against KL", sections["against_kl"]),
         ("curves", "Curves", sections["curves"]),
         ("data", "Data", sections["counts"]),
+        ("export", "Export", sections["exported"]),
         ("next", "Next", True),
         ("terms", "Terms", True),
     ]

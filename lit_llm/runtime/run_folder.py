@@ -8,6 +8,8 @@ from typing import Any
 
 from lit_llm.runtime.atomic_files import write_json
 
+TASKS = "tasks.json"  # scores on tasks of lm-evaluation-harness, which a finished run may gain
+
 
 class RunFolder:
     """``model/ checkpoints/ heldout/ metrics.json config.yaml``, TensorBoard's ``events.out.tfevents.*``, and

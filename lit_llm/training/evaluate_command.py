@@ -26,8 +26,10 @@ from lit_llm.evaluation.sets import read_all
 from lit_llm.lineage import lineage
 from lit_llm.model_sources.folders import folder_of
 from lit_llm.records import Heldout
+from lit_llm.report.page import write_again
 from lit_llm.runtime.arguments import run_command
 from lit_llm.runtime.run_folder import RunFolder
+from lit_llm.runtime.terminal import near
 from lit_llm.text.tokenizer import load_tokenizer
 from lit_llm.training.evaluate import device_of, evaluator_of, reference_of
 from lit_llm.training.evaluate_tasks import answer_tasks, default_device
@@ -116,6 +118,8 @@ def run_tasks(arguments: Evaluate) -> None:
         outputs = [folder.path, *outputs]
     assert after is not None  # checked
     print(answer_tasks(arguments.tasks, after, asked, device, outputs, None if before is None else Path(before)))
+    if arguments.run is not None and (page := write_again(arguments.run)) is not None:
+        print(f"the pipeline's ledger and report were written again: {near(page)}")
 
 
 def export_sets(arguments: Evaluate, place: Path) -> None:

@@ -1,7 +1,8 @@
 """Tasks of lm-evaluation-harness for ``scripts/evaluate.py``: answered by what a run started from and by what it made.
 
 ``tasks.json``: {"lm_eval", "tasks": {name: {"version", "sha256", "num_fewshot", "limit", "chat", "seed",
-"weights_sha256", "metrics", and of a run with a start "before": {"weights_sha256", "metrics"}, "difference"}}}.
+"weights_sha256", "metrics", "higher_is_better", and of a run with a start "before": {"weights_sha256", "metrics"},
+"difference", "tests"}}}.
 Tasks of an earlier call stay.
 """
 
@@ -20,9 +21,9 @@ from lit_llm.backbone.loaded import LoadedModel, load_shared
 from lit_llm.evaluation.harness import Asked, TaskScores, answer, difference, harness_version, load_tasks
 from lit_llm.evaluation.scores import as_plain
 from lit_llm.evaluation.statistics import Estimate
+from lit_llm.evaluation.task_changes import paired_tests
 from lit_llm.runtime.atomic_files import write_json
-
-FILE = "tasks.json"
+from lit_llm.runtime.run_folder import TASKS
 
 
 def default_device() -> torch.device:
@@ -60,10 +61,10 @@ def answer_tasks(
             changes = difference(before[name], scores)
             earlier = {"weights_sha256": before_weights, "metrics": before[name].as_json()["metrics"]}
             told = {metric: as_plain(one) for metric, one in changes.items()}
-            entries[name] |= {"before": earlier, "difference": told}
-        lines += _lines(scores, before.get(name), changes)
+            entries[name] |= {"before": earlier, "difference": told, "tests": paired_tests(before[name], scores)}
+        lines += _lines(scores, before.get(name), changes, entries[name].get("tests", {}))
     for folder in outputs:
-        _write(folder / FILE, entries)
+        _write(folder / TASKS, entries)
     return "\n".join(lines)
 
 
@@ -73,13 +74,16 @@ def _in_bf16(loaded: LoadedModel, device: torch.device) -> bool:
     return device.type == "cuda" and stored is not None and stored.main == torch.bfloat16
 
 
-def _lines(scores: TaskScores, before: TaskScores | None, changes: Mapping[str, Estimate]) -> list[str]:
+def _lines(
+    scores: TaskScores, before: TaskScores | None, changes: Mapping[str, Estimate], tested: Mapping[str, Any]
+) -> list[str]:
     shots = f", {scores.num_fewshot} examples before each" if scores.num_fewshot else ""
     lines = [f"{scores.task} (version {scores.version}{shots})" if scores.version else scores.task]
     for metric, value in scores.metrics.items():
         line = f"  {metric:<26} {_told(value):<20} n={value.n:<6}"
         if before is not None and metric in changes:
             line += f" before {_told(before.metrics[metric])}, difference {_told(changes[metric], sign=True)}"
+            line += f", p = {tested[metric]['p']:.2g} ({tested[metric]['test']})" if metric in tested else ""
         lines.append(line.rstrip())
     return lines
 

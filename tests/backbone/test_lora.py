@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from lit_llm.backbone.huggingface import load_language_model, save_model
 from lit_llm.backbone.lora import (
     TARGETS,
+    LoRALinear,
     apply_lora,
     load_adapter,
     lora_disabled,
@@ -146,6 +147,23 @@ def test_wrong_settings_are_refused(model: LanguageModel) -> None:
     apply_lora(model)
     with pytest.raises(ValueError, match="adapters already"):
         apply_lora(model)
+
+
+def test_a_row_of_zeros_stays_one_with_dora(base: LanguageModel) -> None:
+    model = copy.deepcopy(base)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                weight[1] = 0
+    ids = torch.tensor([[1, 2, 3, 4]])
+    wanted = model.logits(model(ids))
+    apply_lora(model, decomposed=True, dropout=0.0)
+    found = model.logits(model(ids))
+    torch.testing.assert_close(found, wanted)
+    found.square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    layer = next(each for each in model.modules() if isinstance(each, LoRALinear))
+    torch.testing.assert_close(layer.merged().weight, layer.weight)
 
 
 def test_an_adapter_that_does_not_fit_is_refused(adapted: LanguageModel, base: LanguageModel, tmp_path: Path) -> None:

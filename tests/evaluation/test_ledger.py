@@ -61,7 +61,7 @@ def test_binary_measures_take_mcnemar():
     assert (entry["improved"], entry["worsened"], entry["verdict"]) == (20, 0, "gained")
     clustered = {n: str(n // 2) for n in range(60)}
     pair = paired(*(scores("s", "exact_match", v, clusters=clustered) for v in (before, after)), "exact_match")
-    assert compare(pair, "exact_match")["test"] == "paired bootstrap"
+    assert compare(pair, binary=True, good=1)["test"] == "paired bootstrap"
 
 
 def test_only_common_items_are_compared_and_weights_count():
@@ -69,7 +69,7 @@ def test_only_common_items_are_compared_and_weights_count():
     after = scores("s", "bits_per_byte", [18.0, 33.0, 1.0], numbers=[1, 2, 7], weights=[2, 3, 1])
     pair = paired(before, after, "bits_per_byte")
     assert pair.numbers.tolist() == [1, 2] and pair.weights.tolist() == [2, 3]
-    assert compare(pair, "bits_per_byte")["change"]["mean"] == pytest.approx((-2 + 3) / 5)
+    assert compare(pair, binary=False, good=-1)["change"]["mean"] == pytest.approx((-2 + 3) / 5)
 
 
 def test_another_tokenizer_pairs_item_means():

@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import AddedToken, Regex, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
 from lit_llm.backbone.huggingface import load_language_model, save_model
@@ -159,11 +159,35 @@ def test_what_llama_cpp_has_no_form_for_is_one_line(folder, tmp_path):
     save_model(folder, ScoreModel.from_language_model(load_language_model(folder)), small_tokenizer())
     refused("holds a reward model; llama.cpp answers with language models only")
     save_model(folder, small_model(320, family="qwen3", attention_bias=True), small_tokenizer())
-    refused("llama.cpp's qwen3 has no attention biases")
+    refused("llama.cpp's qwen3 has no attention biases; export with to=huggingface")
     save_model(folder, small_model(320, family="qwen3"), small_tokenizer())
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "architectures": ["GemmaForCausalLM"]}))
     refused("GemmaForCausalLM")
+
+
+def test_rows_without_a_token_get_names_that_no_token_has(tmp_path):
+    tokenizer = small_tokenizer()
+    tokenizer.engine.add_tokens([AddedToken("[PAD324]", normalized=False)])
+    save_model(tmp_path / "m", small_model(tokenizer.vocab_size + 8, family="qwen3"), tokenizer)
+    tokens = gguf.GGUFReader(written(tmp_path / "m", tmp_path / "s.gguf")).fields["tokenizer.ggml.tokens"].contents()
+    assert len(set(tokens)) == len(tokens) and "[PAD324]" in tokens and "[[PAD324]]" in tokens
+
+
+def test_a_tokenizer_without_merges_is_one_line(folder, tmp_path):
+    file = folder / "tokenizer.json"
+    rules = json.loads(file.read_text())
+    rules["model"]["merges"] = []
+    file.write_text(json.dumps(rules))
+    (folder / "lineage.json").unlink(missing_ok=True)
+    with pytest.raises(UserError, match="its tokenizer has no merges, without which") as error:
+        written(folder, tmp_path / "small.gguf")
+    assert "\n" not in str(error.value) and not (tmp_path / "small.gguf").exists()
+    del rules["model"]["merges"]
+    file.write_text(json.dumps(rules))
+    with pytest.raises(UserError, match=r"tokenizer\.json") as error:
+        load_tokenizer(folder)
+    assert "\n" not in str(error.value)
 
 
 def test_a_weight_beyond_float16_is_told(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import struct
 import unicodedata
 import warnings
@@ -142,6 +143,20 @@ def test_types_stay_and_a_file_is_read_once(tmp_path, cache, monkeypatch):
     assert folders.folder_of(other) == folder, "by its content, wherever it lies"
     source = folders.source_of(folder)
     assert source["license"] == "mit" and source["source"] == str(file) and len(source["sha256"]) == 64
+
+
+def test_the_size_as_float32_is_said_and_a_disk_without_room_refuses_it(tmp_path, cache, monkeypatch, caplog):
+    caplog.set_level("INFO", "lit_llm")
+    file = write(tmp_path / "small.gguf", kind="Q4_0")
+    load_model(file)
+    weights = sum(np.prod(record.shape) for record in read_head(file).tensors.values())
+    assert f"({4 * weights / 1e6:.1f} MB, its quantised weights as float32)" in caplog.text
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**6))
+    other = write(tmp_path / "other.gguf", kind="Q4_0", seed=1)
+    with pytest.raises(UserError, match=r"other\.gguf: takes .* as float32, and 1\.0 MB are free on the disk of"):
+        load_model(other)
+    assert len(list(cache.iterdir())) == 1
 
 
 # ---- tokenizers ------------------------------------------------------------------------------------------------------

@@ -134,7 +134,7 @@ def test_ledger_best_of_n_and_answers_read_each_folder_once_and_let_go_of_it(run
     gold = {"_target_": "lit_llm.rewards.learned.LearnedReward", "folder": "@reward_modeling"}
     best_of_n = {"n": 2, "prompts": 1, "model": "instruction_tuning", "proxy": "reward_modeling", "gold": gold}
     best_of_n |= {"max_new_tokens": 2, "temperature": 1.0, "seed": 0, "batch_size": 2}
-    config = {"ledger": True, "answers": SETTINGS, "report": False, "best_of_n": best_of_n}
+    config = {"ledger": True, "answers": SETTINGS, "report": False, "best_of_n": best_of_n, "export": {"to": None}}
     reads = count_reads(monkeypatch)
     every = {"instruction_tuning": runs["instruction_tuning"], "reward_modeling": reward, "ppo": runs["ppo"]}
     parents = {"instruction_tuning": None, "reward_modeling": "instruction_tuning", "ppo": "instruction_tuning"}

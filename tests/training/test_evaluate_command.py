@@ -130,6 +130,9 @@ def test_a_run_s_sets_go_through_the_harness_before_and_after(folder, tmp_path, 
     run(Evaluate(folder, max_items=0, export_tasks=tmp_path / "tasks"))
     assert "no task measures asked (prompts)" in capsys.readouterr().out
     run(Evaluate(folder, tasks=[str(tmp_path / "tasks/heldout_general.yaml")], output=tmp_path / "out"))
+    (tmp_path / "pipeline.json").write_text("{}")
+    (tmp_path / "report.html").write_text("before")
+    (tmp_path / "ledger.json").write_text('{"entries": []}')
     run(Evaluate(folder, tasks=[str(tmp_path / "tasks/heldout_task_pairs.yaml")]))
     told = json.loads((folder / "tasks.json").read_text())["tasks"]
     assert set(told) == {"heldout_general", "heldout_task_pairs"}  # those of the first call stay
@@ -142,8 +145,14 @@ def test_a_run_s_sets_go_through_the_harness_before_and_after(folder, tmp_path, 
     change = entry["difference"]["bits_per_byte"]
     assert change["mean"] == pytest.approx(after - before, rel=1e-3) and change["se"] > 0
     assert entry["weights_sha256"] != entry["before"]["weights_sha256"]
-    line = next(line for line in capsys.readouterr().out.splitlines() if "bits_per_byte" in line)
-    assert "before" in line and "difference" in line
+    out = capsys.readouterr().out
+    line = next(line for line in out.splitlines() if "bits_per_byte" in line)
+    assert "before" in line and "difference" in line and "(paired bootstrap)" in line
+    assert "ledger and report were written again" in out
+    assert "heldout_task_pairs" in (tmp_path / "report.html").read_text()
+    rows = json.loads((tmp_path / "ledger.json").read_text())["tasks"]
+    assert {(row["stage"], row["set"]) for row in rows} == {("run", "heldout_general"), ("run", "heldout_task_pairs")}
+    assert next(row for row in rows if row["metric"] == "bits_per_byte")["higher_is_better"] is False
 
 
 def test_any_model_folder_answers_tasks_without_a_run(folder, tmp_path, tokenizer, capsys):
