@@ -253,11 +253,18 @@ def _from_config(config: Any, code: str | None) -> Any:
 def _theirs(raw: Mapping[str, Any], code: str | None) -> Any:
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    raw = {key: value for key, value in raw.items() if key not in ("transformers_version", "_name_or_path")}
+    raw = {key: _number(raw[key]) for key in raw if key not in ("transformers_version", "_name_or_path")}
     if code is not None:
         kept = AutoConfig.from_pretrained(code, trust_remote_code=True, local_files_only=True)
         return type(kept).from_dict({**kept.to_dict(), **raw, "_name_or_path": code})
     return CONFIG_MAPPING[raw["model_type"]].from_dict(raw)
+
+
+def _number(value: Any) -> Any:
+    """A value of config.json, where transformers writes infinity as an object."""
+    if isinstance(value, dict):
+        return float(value["__float__"]) if set(value) == {"__float__"} else {k: _number(v) for k, v in value.items()}
+    return [_number(each) for each in value] if isinstance(value, list) else value
 
 
 def _code_of(file: ConfigFile, trusted: bool) -> str | None:

@@ -55,8 +55,7 @@ def _compare(network: Any, first: Tensor, second: Tensor) -> None:
     by_length = network.config.turns_by_length
     network.packs = not by_length and {"attention_mask", "position_ids"} <= network.takes
     network.packs = network.packs and _tried(lambda: _packed(network, first, second), torch.cat(alone))
-    known = {"attention_mask", "past_key_values", "use_cache"}
-    network.caches = not by_length and known <= network.takes
+    network.caches = not by_length and {"attention_mask", "use_cache"} <= network.takes
     network.caches = network.caches and _tried(lambda: _cached(network, first, second), torch.cat(alone)[[-3, -2, -1]])
 
 
@@ -92,7 +91,8 @@ def _cached(network: Any, first: Tensor, second: Tensor) -> Tensor:
 
 def cached(network: Any, ids: Tensor, seen: Tensor, past: Any) -> Tensor:
     """Hidden states (B, T, D) of tokens (B, T) that follow what ``past`` holds; ``seen`` (B, S + T): 0 for padding."""
-    given: dict[str, Any] = {"attention_mask": seen, "past_key_values": past, "use_cache": True}
+    name = "cache" if "cache" in network.takes else "past_key_values"  # as older releases call it
+    given: dict[str, Any] = {"attention_mask": seen, name: past, "use_cache": True}
     if "position_ids" in network.takes:
         given["position_ids"] = (seen.cumsum(dim=1) - 1).clamp_min(0)[:, -ids.shape[1] :]
     out = network.network(input_ids=ids, **given)
