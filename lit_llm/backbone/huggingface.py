@@ -12,11 +12,11 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from lit_llm.backbone import transformers_folder
 from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.families import Head, read_config, write_config
 from lit_llm.backbone.family_table import FAMILIES
 from lit_llm.backbone.layouts import EMBEDDING, HEAD, Layout, layout_of
-from lit_llm.backbone import transformers_folder
 from lit_llm.backbone.models import LanguageModel, ScoreModel, Shape, StoredDtypes
 from lit_llm.backbone.transformers_config import TransformersConfig
 from lit_llm.backbone.transformers_folder import Library, is_of_transformers
@@ -306,8 +306,8 @@ def _token_ids(tokenizer: SavesTokenizer | None) -> dict[str, Any]:
 
 
 def _config_json(model: LanguageModel | ScoreModel, token_ids: Mapping[str, Any]) -> dict[str, Any]:
-    write = transformers_folder.config_json if isinstance(model.config, TransformersConfig) else write_config
-    settings = write(model.config, head_of(model))  # type: ignore[operator]
+    theirs = isinstance(model.config, TransformersConfig)
+    settings = (transformers_folder.config_json if theirs else write_config)(model.config, head_of(model))
     kept = model.stored.main if model.stored is not None else model.backbone.embed_tokens.weight.dtype
     dtype = str(kept).removeprefix("torch.")
     settings |= {"dtype": dtype, "torch_dtype": dtype}  # new engines read the first, old ones the second

@@ -52,7 +52,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, config: Shape) -> None:
         super().__init__()
-        self.config = config
+        self.config: Any = config
         self.backbone: Any = transformer_of(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
         self.hidden_scale = 1 / config.logit_divisor
@@ -76,7 +76,8 @@ class LanguageModel(nn.Module):
     @property
     def logit_softcap(self) -> float | None:
         """Products with ``output_weight`` are no logits yet where it is c: these are c tanh(product / c)."""
-        return self.config.logit_softcap
+        cap: float | None = self.config.logit_softcap
+        return cap
 
     def forward(
         self,
@@ -122,7 +123,7 @@ class ScoreModel(nn.Module):
 
     def __init__(self, config: Shape) -> None:
         super().__init__()
-        self.config = config
+        self.config: Any = config
         self.backbone: Any = transformer_of(config)
         self.score = nn.Linear(config.hidden_size, 1, bias=False)
         # Stiennon et al. 2020's code: a variance of 1/(D+1) lets scores begin near unit scale.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-import logging
 import os
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -23,12 +22,10 @@ from lit_llm.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-log = logging.getLogger("lit_llm")
-
 INSTALL = "it is read by transformers, which is not installed: pip install 'lit-llm[transformers]'"
 SWITCH = "LIT_LLM_TRUST_REMOTE_CODE"  # in the environment, for commands that have no backbone.trust_remote_code
 CONTEXT = 2048  # of a model whose config.json names none
-_CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx", "seq_length")
+CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx", "seq_length")
 _WINDOWS = ("window", "chunk_size", "local_attention")  # in the names of settings that say how far attention looks back
 _BEFORE_SOFTMAX = {"logit_scale": -1, "lm_head_multiplier": -1, "logits_scaling": 1}  # logits: times, times, divided by
 _DROPPED = ("_pdrop", "dropout", "dropout_prob", "dropout_rate", "layerdrop")  # endings of settings
@@ -208,7 +205,7 @@ def _shape(config: Any, raw: Mapping[str, Any], code: str | None) -> Transformer
         num_heads=heads,
         num_kv_heads=_first(config, ("num_key_value_heads", "num_kv_heads"), heads),
         head_dim=_first(config, ("head_dim",), max(1, width // heads)),
-        max_positions=_first(config, _CONTEXTS, 0) or next((raw[k] for k in _CONTEXTS if raw.get(k)), CONTEXT),
+        max_positions=_first(config, CONTEXTS, 0) or next((raw[k] for k in CONTEXTS if raw.get(k)), CONTEXT),
         tie_embeddings=head.weight is embedding.weight,
         settings=json.dumps(raw),
         code=code,
@@ -231,12 +228,13 @@ def made(config: TransformersConfig, head: Literal["language", "score"] = "langu
     no such class."""
     if head == "language":
         return _from_config(config.theirs(), config.code)
-    from transformers import AutoModelForSequenceClassification
+    import transformers
 
-    theirs = config.theirs()
+    transformers_: Any = transformers
+    theirs, kind = config.theirs(), transformers_.AutoModelForSequenceClassification
     theirs.num_labels = 1
     try:
-        whole = AutoModelForSequenceClassification.from_config(theirs, trust_remote_code=config.code is not None)
+        whole = kind.from_config(theirs, trust_remote_code=config.code is not None)
     except ValueError:
         whole = None
     if not hasattr(getattr(whole, "score", None), "weight"):
@@ -245,9 +243,10 @@ def made(config: TransformersConfig, head: Literal["language", "score"] = "langu
 
 
 def _from_config(config: Any, code: str | None) -> Any:
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    return AutoModelForCausalLM.from_config(config, trust_remote_code=code is not None)
+    transformers_: Any = transformers
+    return transformers_.AutoModelForCausalLM.from_config(config, trust_remote_code=code is not None)
 
 
 def _theirs(raw: Mapping[str, Any], code: str | None) -> Any:
@@ -293,13 +292,9 @@ def _refuse_other_kinds(file: ConfigFile, config: Any, code: str | None) -> None
 @contextmanager
 def told_by_file(path: Path) -> Iterator[None]:
     """Whatever transformers says of a file becomes one line that names it."""
-    from transformers.utils import logging as theirs
-
-    verbosity, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
-    theirs.set_verbosity_error()
-    theirs.disable_progress_bar()
     try:
-        yield
+        with quiet():
+            yield
     except UserError as error:
         text = str(error)
         raise error if text.startswith(str(path.parent)) else UserError(f"{path}: {text}") from None
@@ -310,6 +305,19 @@ def told_by_file(path: Path) -> Iterator[None]:
     except Exception as error:
         said = " ".join(str(error).split())
         raise UserError(f"{path}: transformers cannot read it ({type(error).__name__}: {said[:300]})") from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' own lines and bars."""
+    from transformers.utils import logging
+
+    theirs: Any = logging
+    verbosity, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+    try:
+        yield
     finally:
         theirs.set_verbosity(verbosity)
         if bars:

@@ -19,7 +19,7 @@ from lit_llm.backbone.config_file import ConfigFile
 from lit_llm.backbone.families import Head
 from lit_llm.backbone.family_table import FAMILIES
 from lit_llm.backbone.models import LanguageModel, ScoreModel, StoredDtypes
-from lit_llm.backbone.transformers_config import TransformersConfig, made, read_shape, told_by_file
+from lit_llm.backbone.transformers_config import TransformersConfig, made, quiet, read_shape, told_by_file
 from lit_llm.backbone.transformers_probe import examine
 from lit_llm.backbone.weights import dtypes_in, weight_files
 from lit_llm.errors import UserError
@@ -93,7 +93,7 @@ def read(
 def _read(folder: Path, head: Head, config: TransformersConfig) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    kind = AutoModelForCausalLM if head == "language" else AutoModelForSequenceClassification
+    kind: Any = AutoModelForCausalLM if head == "language" else AutoModelForSequenceClassification
     whole, found = kind.from_pretrained(
         folder,
         config=config.theirs(),
@@ -132,7 +132,6 @@ def weights_of(model: LanguageModel | ScoreModel, tensors: Mapping[str, Tensor])
     transformers has no class for a reward model of the family.
     """
     from safetensors.torch import load_file
-    from transformers.utils import logging as theirs
 
     config = model.config
     assert isinstance(config, TransformersConfig)
@@ -149,17 +148,10 @@ def weights_of(model: LanguageModel | ScoreModel, tensors: Mapping[str, Tensor])
     left = [name for name in missing if whole.get_parameter_or_buffer(name).is_meta]
     if left:
         raise RuntimeError(f"{config.family}: nothing to write as {left[:3]}")
-    bars = theirs.is_progress_bar_enabled()
-    theirs.disable_progress_bar()
-    try:
-        with tempfile.TemporaryDirectory() as place:
-            # transformers knows how its files differ from its modules (experts, renamed layers).
-            whole.save_pretrained(place, max_shard_size="100TB")
-            found = load_file(Path(place) / "model.safetensors")
-    finally:
-        if bars:
-            theirs.enable_progress_bar()
-    return found
+    with tempfile.TemporaryDirectory() as place, quiet():
+        # transformers knows how its files differ from its modules (experts, renamed layers).
+        whole.save_pretrained(place, max_shard_size="100TB")
+        return load_file(Path(place) / "model.safetensors")
 
 
 def config_json(config: TransformersConfig, head: Head) -> dict[str, Any]:
@@ -177,4 +169,3 @@ def copy_code(config: TransformersConfig, folder: Path) -> None:
     if config.code is not None and Path(config.code) != folder.resolve():
         for file in Path(config.code).glob("*.py"):
             shutil.copyfile(file, folder / file.name)
-

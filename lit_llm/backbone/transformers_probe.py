@@ -23,8 +23,9 @@ _LOUD = 2.0  # what a matrix makes of independent numbers of size 1
 
 @torch.no_grad()
 def examine(whole: Any, network: Any) -> None:
-    """Of a ``TransformersNetwork`` and the model that it is of: sets ``packs`` and ``caches``. Raises UserError where hidden states see later tokens, or where the head makes
-    other logits of them than ``logit_divisor`` and ``logit_softcap`` say."""
+    """Sets ``packs`` and ``caches`` of a ``TransformersNetwork``, which is of the model ``whole``. Raises UserError
+    where hidden states see later tokens, or where the head makes other logits of them than ``logit_divisor`` and
+    ``logit_softcap`` say."""
     config = network.config
     weight = network.embed_tokens.weight
     first, second = (torch.tensor([ids], device=weight.device) % config.vocab_size for ids in (FIRST, SECOND))
@@ -105,7 +106,7 @@ def cached(network: Any, ids: Tensor, seen: Tensor, past: Any) -> Tensor:
 def _tried(states: Any, wanted: Tensor) -> bool:
     try:
         return _alike(states(), wanted)
-    except Exception:  # noqa: BLE001  whatever a model raises for an input that it does not know, it has no use of it
+    except Exception:
         return False
 
 

@@ -35,11 +35,12 @@ class TransformersDecoder:
         self.positions = positions or model.config.max_positions
         self._casts = self.dtype != weight.dtype
 
-    def cache(self, rows: int) -> RowCache:
+    def cache(self, rows: int) -> Any:
+        """A ``RowCache``."""
         kind = KeptStates if self.network.caches else KeptTokens
         return kind(rows, self.positions, self.device)
 
-    def begin(self, prompt: Sequence[int]) -> tuple[Tensor, RowCache]:
+    def begin(self, prompt: Sequence[int]) -> tuple[Tensor, Any]:
         """As ``Decoder.begin``."""
         if not 0 < len(prompt) < self.positions:
             raise ValueError(
@@ -51,14 +52,14 @@ class TransformersDecoder:
             self.read(ids[:, :-1], row + ids.shape[1] - 1, cache, row, row)
         return ids[:, -1], cache
 
-    def step(self, tokens: Tensor, cache: RowCache) -> Tensor:
+    def step(self, tokens: Tensor, cache: Any) -> Tensor:
         """Appends a token (B,) to every row. Returns the logits of what follows, (B, V) float32 at least."""
         with self._as_in_use():
             hidden = cache.append(self.network, tokens)
             logits = self.model.logits(self.model._for_head(hidden))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def read(self, rows: Tensor, lengths: Tensor, cache: RowCache, into: Tensor, copies: Tensor) -> None:
+    def read(self, rows: Tensor, lengths: Tensor, cache: Any, into: Tensor, copies: Tensor) -> None:
         """As ``Decoder.read``: prompts (P, L) of ``lengths`` (P,) become the rows ``into`` of ``cache``."""
         with self._as_in_use():
             cache.fill(self.network, rows, lengths, into, copies)
@@ -86,9 +87,7 @@ class RowCache:
         """One token (B,) more in every row: its hidden states (B, D). A full row is done, and writes its last again."""
         raise NotImplementedError
 
-    def fill(
-        self, network: TransformersNetwork, rows: Tensor, lengths: Tensor, into: Tensor, copies: Tensor
-    ) -> None:
+    def fill(self, network: TransformersNetwork, rows: Tensor, lengths: Tensor, into: Tensor, copies: Tensor) -> None:
         """Row ``into[r]`` holds prompt ``copies[r]`` from here on, and nothing else."""
         raise NotImplementedError
 
@@ -117,9 +116,7 @@ class KeptTokens(RowCache):
         hidden = in_rows(network.run, self.tokens[:, :width], places, network.config.turns_by_length)
         return hidden[torch.arange(len(hidden), device=hidden.device), newest]
 
-    def fill(
-        self, network: TransformersNetwork, rows: Tensor, lengths: Tensor, into: Tensor, copies: Tensor
-    ) -> None:
+    def fill(self, network: TransformersNetwork, rows: Tensor, lengths: Tensor, into: Tensor, copies: Tensor) -> None:
         del network
         self.tokens[into, : rows.shape[1]] = rows[copies]
         self.lengths = self.lengths.index_copy(0, into, lengths[copies])
@@ -149,9 +146,7 @@ class KeptStates(RowCache):
         self.lengths = self.lengths + 1
         return cached(network, tokens[:, None], self.seen.long(), self.past)[:, -1]
 
-    def fill(
-        self, network: TransformersNetwork, rows: Tensor, lengths: Tensor, into: Tensor, copies: Tensor
-    ) -> None:
+    def fill(self, network: TransformersNetwork, rows: Tensor, lengths: Tensor, into: Tensor, copies: Tensor) -> None:
         from transformers import DynamicCache
 
         width = rows.shape[1]
@@ -162,11 +157,14 @@ class KeptStates(RowCache):
         if width > held:
             self._change(lambda states: F.pad(states, (0, 0, width - held, 0)))
             self.seen = F.pad(self.seen, (width - held, 0))
+        mine: Any
         for number, layer in enumerate(read.layers):
+            its: Any = layer
             # What gets no weight must still be a number.
-            parts = [part.masked_fill(~seen[:, None, :, None], 0)[copies] for part in (layer.keys, layer.values)]
+            parts = [part.masked_fill(~seen[:, None, :, None], 0)[copies] for part in (its.keys, its.values)]
             if len(self.past.layers) <= number:
-                self.past.update(*(part.new_zeros(len(self.lengths), *part.shape[1:]) for part in parts), number)
+                empty = [part.new_zeros(len(self.lengths), *part.shape[1:]) for part in parts]
+                self.past.update(empty[0], empty[1], number)
             mine = self.past.layers[number]
             for whole, part in ((mine.keys, parts[0]), (mine.values, parts[1])):
                 whole[into] = F.pad(part, (0, 0, whole.shape[2] - width, 0))

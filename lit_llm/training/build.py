@@ -17,6 +17,7 @@ from torch._functorch import config as functorch
 from lit_llm.backbone import huggingface
 from lit_llm.backbone.loaded import LoadedModel
 from lit_llm.backbone.models import LanguageModel, ScoreModel, StoredDtypes
+from lit_llm.backbone.options import TransformersOptions
 from lit_llm.config.targets import construct, named_class
 from lit_llm.data.data_module import DataModule
 from lit_llm.errors import UserError
@@ -127,7 +128,7 @@ def load_run_model(cfg: DictConfig, tokenizer: Tokenizer) -> LanguageModel | Sco
     if cfg.init_from is not None:
         head: Any = getattr(named_class(cfg.stage, "stage", cfg.allowed_targets), "head", "language")
         dropout = cfg.backbone.get("dropout") or 0.0
-        model = huggingface.load_model(cfg.init_from, head=head, dropout=dropout)
+        model = huggingface.load_model(cfg.init_from, head=head, dropout=dropout, **computed_by(cfg))
     else:
         own = {} if cfg.backbone.get("vocab_size") else {"vocab_size": tokenizer.vocab_size}
         model = LanguageModel(construct(cfg.backbone, "backbone", cfg.allowed_targets)(**own))
@@ -135,6 +136,13 @@ def load_run_model(cfg: DictConfig, tokenizer: Tokenizer) -> LanguageModel | Sco
     if cfg.trainer.save_dtype is not None:
         model.stored = StoredDtypes(getattr(torch, cfg.trainer.save_dtype))
     return model
+
+
+def computed_by(cfg: DictConfig) -> dict[str, Any]:
+    """What ``load_model`` and ``load_config`` are told of whose code computes the model of ``init_from``."""
+    if cfg.backbone.get("_target_") != TransformersOptions.TARGET:
+        return {"library": "own"}
+    return {"library": "transformers", "trust_remote_code": cfg.backbone.trust_remote_code}
 
 
 def _check_fit(cfg: DictConfig, model: Any, tokenizer: Tokenizer) -> None:
