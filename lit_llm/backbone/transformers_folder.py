@@ -94,20 +94,23 @@ def _read(folder: Path, head: Head, config: TransformersConfig) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     kind: Any = AutoModelForCausalLM if head == "language" else AutoModelForSequenceClassification
+    theirs = config.theirs()
+    theirs.num_labels = 1
     whole, found = kind.from_pretrained(
         folder,
-        config=config.theirs(),
+        config=theirs,
         dtype=torch.float32,
         trust_remote_code=config.code is not None,
         local_files_only=True,
         use_safetensors=True,
         output_loading_info=True,
-        **({"num_labels": 1} if head == "score" else {}),
+        ignore_mismatched_sizes=True,  # they are refused below
     )
     if missing := sorted(found["missing_keys"]):
         raise UserError(f"{folder}: missing {_some(missing)}, which the configuration asks for")
-    if mismatched := sorted(str(each) for each in found["mismatched_keys"]):
-        raise UserError(f"{folder}: {_some(mismatched)}: another shape than the configuration asks for")
+    if mismatched := sorted(found["mismatched_keys"]):
+        name, have, want = mismatched[0]
+        raise UserError(f"{folder}: {name} has shape {list(have)}, the configuration asks for {list(want)}")
     if unexpected := sorted(found["unexpected_keys"]):
         log.warning("%s: %s: nothing in the model reads it, and it is not written again", folder, _some(unexpected))
     for name, weight in whole.named_parameters():

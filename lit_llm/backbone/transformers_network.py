@@ -25,7 +25,7 @@ class TransformersNetwork(nn.Module):
     ``caches`` says whether keys and values may be kept while generating. Both are found out by ``transformers_probe``.
     """
 
-    packs = caches = False
+    packs = caches = _recomputes = False
 
     def __init__(self, config: TransformersConfig) -> None:
         super().__init__()
@@ -46,16 +46,25 @@ class TransformersNetwork(nn.Module):
 
     @property
     def gradient_checkpointing(self) -> bool:
-        return bool(getattr(self.network, "is_gradient_checkpointing", False))
+        return self._recomputes
 
     @gradient_checkpointing.setter
     def gradient_checkpointing(self, on: bool) -> None:
+        if on == self.gradient_checkpointing:
+            return
         if not on:
-            self.network.gradient_checkpointing_disable()  # type: ignore[operator]
+            self._checkpointing("disable")()
+            self._recomputes = False
             return
         if not getattr(self.network, "supports_gradient_checkpointing", False):
             raise UserError(f"trainer.gradient_checkpointing=true: {self.config.family} has none in transformers")
-        self.network.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        self._checkpointing("enable")({"use_reentrant": False})
+        self._recomputes = True
+
+    def _checkpointing(self, what: str) -> Any:
+        """Newer releases call it after activations."""
+        newer = getattr(self.network, f"activation_checkpointing_{what}", None)
+        return newer or getattr(self.network, f"gradient_checkpointing_{what}")
 
     def compile(self, *_: Any, **__: Any) -> NoReturn:
         raise UserError("trainer.compile=true: models of backbone=transformers are not compiled; give false")
