@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 VOCAB, CONTEXT = 61, 64
-_LIKE_LLAMA = {
+LIKE_LLAMA = {
     "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": CONTEXT,
 }  # fmt: skip
@@ -18,13 +18,13 @@ _FALCON = {
 }  # fmt: skip
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon": ("FalconConfig", _FALCON),  # q, k and v are one matrix
-    "stablelm": ("StableLmConfig", _LIKE_LLAMA),  # part of a head is turned
-    "cohere": ("CohereConfig", _LIKE_LLAMA | {"logit_scale": 0.25}),
+    "stablelm": ("StableLmConfig", LIKE_LLAMA),  # part of a head is turned
+    "cohere": ("CohereConfig", LIKE_LLAMA | {"logit_scale": 0.25}),
     "gptj": ("GPTJConfig", {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT,
                             "rotary_dim": 4}),  # its head has a bias
     "opt": ("OPTConfig", {"vocab_size": VOCAB, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2,
                           "num_attention_heads": 4, "max_position_embeddings": CONTEXT, "word_embed_proj_dim": 16}),
-    "starcoder2": ("Starcoder2Config", _LIKE_LLAMA | {"sliding_window": 12}),
+    "starcoder2": ("Starcoder2Config", LIKE_LLAMA | {"sliding_window": 12}),
     "bloom": ("BloomConfig", {"vocab_size": VOCAB, "hidden_size": 32, "n_layer": 2, "n_head": 4}),  # biases by distance
     "mamba": ("MambaConfig", {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}),
 }  # fmt: skip

@@ -87,7 +87,7 @@ def test_a_reward_model_is_written_as_their_classifier(tmp_path):
     torch.testing.assert_close(again(IDS, length), scored(IDS, length))
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward").eval()
     torch.testing.assert_close((theirs(IDS).logits[:, 0] - 0.5) / 2, scored(IDS, length), rtol=1e-4, atol=1e-6)
-    with pytest.raises(UserError, match="holds a reward model .FalconForSequenceClassification., a language model is"):
+    with pytest.raises(UserError, match=r"holds a reward model .FalconForSequenceClassification., a language model is"):
         load_language_model(tmp_path / "reward")
     _, folder = folder_of("cohere", tmp_path)
     with pytest.raises(UserError, match="family cohere has no reward model in transformers"):
@@ -124,9 +124,8 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path):
             load_model(folder)
         assert "\n" not in str(error.value)
 
-    save_file(
-        {key: each for key, each in weights.items() if key != name}, folder / "model.safetensors", {"format": "pt"}
-    )
+    less = {key: each for key, each in weights.items() if key != name}
+    save_file(less, folder / "model.safetensors", {"format": "pt"})
     refused(f"falcon: missing {name}, which the configuration asks for")
     save_file(weights | {name: weights[name] * torch.nan}, folder / "model.safetensors", {"format": "pt"})
     refused(f"falcon: {name} has NaN or infinite weights")
@@ -146,7 +145,7 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path):
 
 def test_the_table_s_refusal_names_the_other_way(tmp_path):
     _, folder = folder_of("falcon", tmp_path)
-    with pytest.raises(UserError, match="any other causal model of transformers is read with backbone=transformers$"):
+    with pytest.raises(UserError, match=r"any other causal model of transformers is read with backbone=transformers$"):
         read_config(folder / "config.json")
 
 
@@ -178,5 +177,5 @@ def test_new_weights_take_a_folder_s_shape_and_a_checkpoint_keeps_it(tmp_path):
     torch.save(kept, tmp_path / "kept.ckpt")
     read = torch.load(tmp_path / "kept.ckpt", weights_only=True)
     assert checkpoint_contents.network_of(read, "kept.ckpt").config == config
-    with pytest.raises(UserError, match="give init_from=FOLDER to train on from a model, or backbone.config=FOLDER"):
+    with pytest.raises(UserError, match=r"give init_from=FOLDER to train on from a model, or backbone.config=FOLDER"):
         shape_of(vocab_size=70)

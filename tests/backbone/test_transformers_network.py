@@ -14,7 +14,7 @@ from lit_llm.backbone.models import LanguageModel, ScoreModel, grow_vocabulary
 from lit_llm.errors import UserError
 from lit_llm.objectives.language import cross_entropy
 from tests.family_models import CONTEXT as _CONTEXT
-from tests.other_families import CONFIGS, VOCAB, folder_of, model_of
+from tests.other_families import CONFIGS, LIKE_LLAMA, VOCAB, folder_of, model_of
 
 transformers = pytest.importorskip("transformers")
 warnings.filterwarnings("ignore", module="transformers")
@@ -46,8 +46,8 @@ def test_packed_documents_learn_as_each_alone_does(both):
     wanted = sum(
         F.cross_entropy(each[0, :-1], ids[0, 1:], reduction="sum") for each, ids in zip(logits, some, strict=True)
     )
-    names = {id(weight): key for key, weight in theirs.named_parameters()}
-    theirs_by_name = dict(zip(names.values(), torch.autograd.grad(wanted, list(theirs.parameters()))))
+    named = dict(theirs.named_parameters())
+    theirs_by_name = dict(zip(named, torch.autograd.grad(wanted, list(named.values())), strict=True))
     torch.testing.assert_close(found.loss, wanted, rtol=1e-5, atol=1e-5)
     checked, largest = 0, max(float(each.abs().max()) for each in theirs_by_name.values())
     for (key, _), mine in zip(model.named_parameters(), gradients, strict=True):
@@ -95,8 +95,7 @@ def test_what_fills_a_row_up_may_be_longer_than_the_context():
 
 @torch.no_grad()
 def test_a_known_family_is_the_same_through_both(tmp_path):
-    config = transformers.LlamaConfig(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                                      num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64)  # fmt: skip
+    config = transformers.LlamaConfig(**LIKE_LLAMA)
     torch.manual_seed(0)
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
     own, theirs = load_language_model(tmp_path), load_model(tmp_path, library="transformers")
@@ -113,7 +112,7 @@ def test_a_known_family_is_the_same_through_both(tmp_path):
 
 
 def test_attention_that_sees_later_tokens_is_refused(monkeypatch):
-    def sees_all(self, input_ids, **more):
+    def sees_all(self, input_ids, **_):
         return type("Output", (), {"last_hidden_state": self.embed_tokens(input_ids).cumsum(1).flip(1)})
 
     monkeypatch.setattr(transformers.StableLmModel, "forward", sees_all)
