@@ -10,6 +10,7 @@ from typing import Literal
 from lit_llm.backbone.huggingface import SavesTokenizer, load_adapted, load_model, save_settings
 from lit_llm.backbone.lora import TARGETS, adapted, save_adapter
 from lit_llm.backbone.models import LanguageModel, ScoreModel
+from lit_llm.backbone.transformers_folder import Library
 from lit_llm.errors import UserError
 from lit_llm.model_sources.adapters import record_base
 from lit_llm.model_sources.folders import folder_of
@@ -17,12 +18,17 @@ from lit_llm.runtime.model_folder import is_adapter
 
 
 def load_start(
-    folder: str | Path, head: Literal["language", "score", "auto"], keep_adapter: bool, dropout: float = 0.0
+    folder: str | Path,
+    head: Literal["language", "score", "auto"],
+    keep_adapter: bool,
+    dropout: float = 0.0,
+    library: Library = "auto",
+    trust_remote_code: bool = False,
 ) -> LanguageModel | ScoreModel:
     """What a stage starts from: an adapter's folder beside its base where the stage trains adapters, else merged."""
     folder = folder_of(folder)
     load = load_adapted if keep_adapter and is_adapter(folder) else load_model
-    return load(folder, head, dropout=dropout)
+    return load(folder, head, dropout=dropout, library=library, trust_remote_code=trust_remote_code)
 
 
 def save_adapter_folder(

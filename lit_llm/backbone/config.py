@@ -59,6 +59,7 @@ class BackboneConfig(Options):
     TARGET: ClassVar[str] = "lit_llm.backbone.config.BackboneConfig"
     GROUP: ClassVar[str] = "backbone"
     GIVEN: ClassVar[tuple[str, ...]] = ("vocab_size",)
+    head_bias: ClassVar[bool] = False  # no family here has one
 
     family: Family
     vocab_size: int

@@ -6,6 +6,7 @@ settings are in ``rope_settings.py``.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -72,7 +73,10 @@ def _architecture(file: ConfigFile) -> tuple[Family, Head]:
         if name is not None and name == row.score:
             return family, "score"
     accepted = ", ".join(name for row in FAMILIES.values() for name in (row.language, row.score) if name)
-    raise file.refuse("architectures", named, f"use one of {accepted}")
+    there = importlib.util.find_spec("transformers") is not None
+    other = "any other causal model of transformers is read with backbone=transformers"
+    other += "" if there else " (which needs pip install 'lit-llm[transformers]')"
+    raise file.refuse("architectures", named, f"use one of {accepted}; {other}")
 
 
 def _refuse_unsupported(file: ConfigFile, row: FamilyRow) -> None:

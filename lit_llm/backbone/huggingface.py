@@ -12,14 +12,17 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from lit_llm.backbone import transformers_folder
 from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.config_file import ConfigFile
 from lit_llm.backbone.families import Head, read_config, write_config
 from lit_llm.backbone.family_table import FAMILIES
 from lit_llm.backbone.layouts import EMBEDDING, HEAD, Layout, layout_of
 from lit_llm.backbone.lora import load_adapter, merge_lora
-from lit_llm.backbone.models import LanguageModel, ScoreModel, StoredDtypes
+from lit_llm.backbone.models import LanguageModel, ScoreModel, Shape, StoredDtypes
 from lit_llm.backbone.score_settings import head_settings, read_head
+from lit_llm.backbone.transformers_config import TransformersConfig
+from lit_llm.backbone.transformers_folder import Library, is_of_transformers
 from lit_llm.backbone.weights import FLOATS, Found, names_in, read_tensors, same_tensor, weight_files, write_tensors
 from lit_llm.errors import UserError
 from lit_llm.model_sources.adapters import CONFIG, WEIGHTS, base_of, check_base, config_file, scores
@@ -39,16 +42,26 @@ class SavesTokenizer(Protocol):
     def save(self, folder: Path) -> object: ...
 
 
-def load_config(folder: str | Path) -> BackboneConfig:
-    """The shape of the model in ``folder``. Raises UserError if it is missing, damaged or not supported."""
-    return read_config(config_file(folder_of(folder)))[0]
+def load_config(folder: str | Path, library: Library = "auto", trust_remote_code: bool = False) -> Shape:
+    """The shape of the model in ``folder``; ``library`` as ``load_model``. Raises UserError if it is missing, damaged
+    or not supported."""
+    return _read_config(config_file(folder_of(folder)), library, trust_remote_code)[0]
 
 
 def head_in(folder: str | Path) -> Head:
     """Which head the model in ``folder`` has; errors as ``load_config``."""
     folder = folder_of(folder)
-    found = read_config(config_file(folder))[1]
+    found = _read_config(config_file(folder))[1]
     return "score" if is_adapter(folder) and scores(folder) else found
+
+
+def _read_config(
+    path: Path, library: Library = "auto", trust_remote_code: bool = False
+) -> tuple[Shape, Head, dict[str, Any]]:
+    if is_of_transformers(path, library):
+        shape, head = transformers_folder.config_in(path, trust_remote_code)
+        return shape, head, shape.raw
+    return read_config(path)
 
 
 def load_model(
@@ -57,10 +70,16 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     dropout: float = 0.0,
+    library: Library = "auto",
+    trust_remote_code: bool = False,
 ) -> LanguageModel | ScoreModel:
     """The model in ``folder``, of the families in ``family_table.FAMILIES``; sharded files are read too. Any
     name that ``model_sources.folders`` knows will do in its place: a GGUF file, ``hub:OWNER/NAME``. Of an adapter's
     folder it is the base with the adapter merged into it, in memory.
+
+    ``library``: whose code computes it. "own": this package's families alone; "transformers": that package, whatever
+    the family; "auto": transformers where the family is none of these. ``trust_remote_code``: run Python code that the
+    folder brings, where transformers computes it.
 
     ``head`` says what is wanted; "auto" takes what is there. ``dropout`` is for training (a folder does not hold it).
     Raises UserError, one line, for a missing or damaged file, a NaN, a missing or unexpected key, a wrong shape, an
@@ -69,13 +88,19 @@ def load_model(
     folder = folder_of(folder)
     check_model_folder(folder)
     if is_adapter(folder):
-        merged = merge_lora(load_adapted(folder, head, dtype, device, dropout))
+        merged = merge_lora(load_adapted(folder, head, dtype, device, dropout, library, trust_remote_code))
         merged.folder = None  # no folder holds these weights
         return merged
     path = folder / "config.json"
-    config, found, raw = read_config(path)
+    config, found, raw = _read_config(path, library, trust_remote_code)
     if head not in (found, "auto"):
         raise UserError(f"{path}: holds {KINDS[found]} ({raw['architectures'][0]}), {KINDS[head]} is wanted")
+    if isinstance(config, TransformersConfig):
+        model = transformers_folder.read(folder, found, config, dtype, device, dropout)
+        if isinstance(model, ScoreModel):
+            read_head(model, raw, path)
+        model.folder = folder
+        return model
     config = dataclasses.replace(config, dropout=dropout)
     files = weight_files(folder)
     with checked_meanwhile(folder, ["config.json", *(file.name for file in files)]):
@@ -96,6 +121,8 @@ def load_adapted(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     dropout: float = 0.0,
+    library: Library = "auto",
+    trust_remote_code: bool = False,
 ) -> LanguageModel | ScoreModel:
     """The base of the adapter in ``folder`` with the adapter beside its layers, which is what is trainable.
 
@@ -109,7 +136,7 @@ def load_adapted(
     found: Head = head_in(folder)
     if head not in (found, "auto"):
         raise UserError(f"{folder}: holds an adapter of {KINDS[found]}, {KINDS[head]} is wanted")
-    model = load_model(base, "auto", dtype, device, dropout)
+    model = load_model(base, "auto", dtype, device, dropout, library, trust_remote_code)
     if found == "language" and isinstance(model, ScoreModel):
         raise UserError(f"{folder / CONFIG}: is an adapter of a language model; its base {base} is a reward model")
     try:
@@ -211,6 +238,9 @@ def save_model(
     tensors = _named_tensors(model)
     if model.stored is not None:
         tensors = {name: tensor.detach().to(model.stored.of(name)) for name, tensor in tensors.items()}
+    if isinstance(model.config, TransformersConfig):
+        tensors = transformers_folder.weights_of(model, tensors)
+    folder.mkdir(parents=True, exist_ok=True)
     save_settings(folder, model, tokenizer, generation)
     write_tensors(folder / "model.safetensors", tensors)
 
@@ -222,6 +252,8 @@ def save_settings(
     generation: Mapping[str, Any] | None = None,
 ) -> None:
     """What ``save_model`` writes beside the weights."""
+    if isinstance(model.config, TransformersConfig):
+        transformers_folder.copy_code(model.config, folder)
     if isinstance(model, ScoreModel) and isinstance(tokenizer, Tokenizer):
         tokenizer = scoring_tokenizer(tokenizer)
     settings = _token_ids(tokenizer) | dict(generation or {})
@@ -252,7 +284,7 @@ def as_stored(model: LanguageModel | ScoreModel) -> None:
         each.copy_(each.to(kept))
 
 
-def check_vocabulary(config: BackboneConfig, tokenizer_size: int, folder: str | Path | None = None) -> None:
+def check_vocabulary(config: Shape, tokenizer_size: int, folder: str | Path | None = None) -> None:
     """Raise UserError if the tokenizer has tokens that the embedding has no row for. (Spare rows are common.)"""
     if tokenizer_size > config.vocab_size:
         where = "" if folder is None else f"{folder}: "
@@ -305,7 +337,8 @@ def _token_ids(tokenizer: SavesTokenizer | None) -> dict[str, Any]:
 
 
 def _config_json(model: LanguageModel | ScoreModel, token_ids: Mapping[str, Any]) -> dict[str, Any]:
-    settings = write_config(model.config, head_of(model))
+    theirs = isinstance(model.config, TransformersConfig)
+    settings = (transformers_folder.config_json if theirs else write_config)(model.config, head_of(model))
     kept = model.stored.main if model.stored is not None else model.backbone.embed_tokens.weight.dtype
     dtype = str(kept).removeprefix("torch.")
     settings |= {"dtype": dtype, "torch_dtype": dtype}  # new engines read the first, old ones the second

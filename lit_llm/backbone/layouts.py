@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.family_table import Family
+from lit_llm.backbone.transformers_config import TransformersConfig
 
 HEAD, EMBEDDING = "lm_head.weight", "backbone.embed_tokens.weight"
 OURS = "backbone."
@@ -152,5 +153,7 @@ LAYOUTS: Mapping[Family, Layout] = {
 """Of those that differ from Llama's."""
 
 
-def layout_of(config: BackboneConfig) -> Layout:
+def layout_of(config: BackboneConfig | TransformersConfig) -> Layout:
+    if isinstance(config, TransformersConfig):  # whose network has the files' names
+        return Layout(prefix=config.prefix, heads={"lm_head": config.head}, outside={"network": ""})
     return LAYOUTS.get(config.family, PLAIN)

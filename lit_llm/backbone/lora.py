@@ -24,6 +24,7 @@ from lit_llm.backbone.layouts import layout_of
 from lit_llm.backbone.linear import Linear, linear
 from lit_llm.backbone.lora_files import PEFT_PREFIX, in_files, our_targets, patterns, put_back, their_targets
 from lit_llm.backbone.models import LanguageModel, ScoreModel
+from lit_llm.backbone.transformers_config import TransformersConfig
 from lit_llm.backbone.weights import read_tensors, write_tensors
 from lit_llm.errors import UserError
 from lit_llm.model_sources.adapters import CONFIG, WEIGHTS
@@ -139,13 +140,21 @@ def apply_lora(
         raise UserError(f"stage.lora_dropout={dropout}: must be at least 0 and below 1")
     if adapted(model):
         raise ValueError("the model has adapters already: merge_lora first")
+    known = TARGETS
+    if isinstance(model.config, TransformersConfig):  # as PEFT's all-linear
+        known = tuple(
+            sorted({name.rpartition(".")[2] for name, each in model.named_modules() if _is_linear(name, each)})
+        )
+        targets = known if tuple(targets) == TARGETS else targets
+        if not known:
+            raise UserError(f"stage.lora_rank={rank}: {model.config.family} has no nn.Linear in transformers to adapt")
     if tuple(targets) == TARGETS and not model.config.gated_mlp:  # all that there are
         targets = [name for name in targets if name != "gate_proj"]
     chosen = [name for name, module in model.named_modules() if _is_target(name, module, targets)]
     found = {name.rpartition(".")[2] for name in chosen}
     if not targets or found != set(targets):
         unknown = sorted(set(targets) - found) or list(targets)
-        raise UserError(f"stage.lora_targets: {unknown} not in the model; use some of {', '.join(TARGETS)}")
+        raise UserError(f"stage.lora_targets: {unknown} not in the model; use some of {', '.join(known)}")
     for parts in layout_of(model.config).fused.values() if decomposed else ():
         names = {part.rpartition(".")[2] for part in parts}
         if names & found and not names <= found:
@@ -165,7 +174,11 @@ def apply_lora(
 
 
 def _is_target(name: str, module: nn.Module, targets: Sequence[str]) -> bool:
-    return isinstance(module, nn.Linear) and name.startswith("backbone.") and name.rpartition(".")[2] in targets
+    return _is_linear(name, module) and name.rpartition(".")[2] in targets
+
+
+def _is_linear(name: str, module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) and name.startswith("backbone.")
 
 
 def adapted(model: nn.Module) -> dict[str, LoRALinear]:

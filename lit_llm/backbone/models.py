@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.transformer import Transformer
+from lit_llm.backbone.transformers_config import TransformersConfig
 from lit_llm.errors import UserError
 from lit_llm.records import PackedCompletions
 
@@ -31,6 +33,18 @@ class StoredDtypes:
         return self.tensors.get(name, self.main)
 
 
+Shape = BackboneConfig | TransformersConfig
+
+
+def transformer_of(config: Shape) -> nn.Module:
+    """The project's own transformer, or one of the package transformers, by whose configuration it is."""
+    if not isinstance(config, TransformersConfig):
+        return Transformer(config)
+    from lit_llm.backbone.transformers_network import TransformersNetwork
+
+    return TransformersNetwork(config)
+
+
 class LanguageModel(nn.Module):
     """Transformer and vocabulary head. ``forward`` stops at the hidden states, so that a loss may cut the vocabulary
     product into chunks; ``logits`` goes on."""
@@ -38,13 +52,15 @@ class LanguageModel(nn.Module):
     stored: StoredDtypes | None = None  # of the folder that it was read from and is written as; None: as it is
     folder: Path | None = None  # the folder whose weights these are, or are the base of its adapters
 
-    def __init__(self, config: BackboneConfig) -> None:
+    def __init__(self, config: Shape) -> None:
         super().__init__()
-        self.config = config
-        self.backbone = Transformer(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.config: Any = config
+        self.backbone: Any = transformer_of(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
         self.hidden_scale = 1 / config.logit_divisor
         nn.init.normal_(self.lm_head.weight, std=config.initializer_range)
+        if self.lm_head.bias is not None:
+            nn.init.zeros_(self.lm_head.bias)
         self.tie_weights()
 
     def tie_weights(self) -> None:
@@ -54,13 +70,16 @@ class LanguageModel(nn.Module):
 
     @property
     def output_weight(self) -> Tensor:
-        """(V, D)"""
-        return self.lm_head.weight
+        """(V, D), D as of the hidden states. A bias of the head is its last column, beside states that end in 1."""
+        if self.lm_head.bias is None:
+            return self.lm_head.weight
+        return torch.cat([self.lm_head.weight, self.lm_head.bias[:, None]], dim=1)
 
     @property
     def logit_softcap(self) -> float | None:
         """Products with ``output_weight`` are no logits yet where it is c: these are c tanh(product / c)."""
-        return self.config.logit_softcap
+        cap: float | None = self.config.logit_softcap
+        return cap
 
     def forward(
         self,
@@ -79,13 +98,15 @@ class LanguageModel(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V)"""
-        scores: Tensor = self.lm_head(hidden)
+        scores: Tensor = self.lm_head(hidden) if self.lm_head.bias is None else F.linear(hidden, self.output_weight)
         if self.logit_softcap is None:
             return scores
         return self.logit_softcap * torch.tanh(scores / self.logit_softcap)
 
     def _for_head(self, hidden: Tensor) -> Tensor:
         """Logits are divided here, where they are few numbers (Granite)."""
+        if self.lm_head.bias is not None:
+            return F.pad(hidden, (0, 1), value=1.0)
         return hidden if self.hidden_scale == 1.0 else hidden * self.hidden_scale
 
     def num_parameters(self) -> int:
@@ -103,10 +124,10 @@ class ScoreModel(nn.Module):
     stored: StoredDtypes | None = None  # as a language model's
     folder: Path | None = None
 
-    def __init__(self, config: BackboneConfig) -> None:
+    def __init__(self, config: Shape) -> None:
         super().__init__()
-        self.config = config
-        self.backbone = Transformer(config)
+        self.config: Any = config
+        self.backbone: Any = transformer_of(config)
         self.score = nn.Linear(config.hidden_size, 1, bias=False)
         # Stiennon et al. 2020's code: a variance of 1/(D+1) lets scores begin near unit scale.
         nn.init.normal_(self.score.weight, std=(config.hidden_size + 1) ** -0.5)
@@ -198,6 +219,8 @@ def grow_vocabulary(model: LanguageModel | ScoreModel, new_size: int) -> None:
         model.lm_head.out_features = new_size
         if not model.config.tie_embeddings:
             model.lm_head.weight = nn.Parameter(_grown(model.lm_head.weight, new_size))
+        if model.lm_head.bias is not None:
+            model.lm_head.bias = nn.Parameter(_grown(model.lm_head.bias[:, None], new_size)[:, 0])
         model.tie_weights()
 
 

@@ -11,7 +11,7 @@ from lit_llm.backbone.config import BackboneConfig, DialFamily, RopeScaling, fro
 from lit_llm.runtime.options import Options
 from lit_llm.runtime.ranges import EPSILON, PART, Range
 
-__all__ = ["BackboneConfig", "DepthOptions", "RopeScaling"]
+__all__ = ["BackboneConfig", "DepthOptions", "RopeScaling", "TransformersOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,3 +53,18 @@ class DepthOptions(Options):
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         given["rope_scaling"] = self.rope_scaling if isinstance(self.rope_scaling, RopeScaling) else None
         from_depth(**{**given, "vocab_size": 1 if self.vocab_size is None else self.vocab_size})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformersOptions(Options):
+    """Any causal model of the package transformers, computed by it. With ``init_from`` the folder says the shape."""
+
+    TARGET: ClassVar[str] = "lit_llm.backbone.transformers_config.shape_of"
+    GROUP: ClassVar[str] = "backbone"
+    GIVEN: ClassVar[tuple[str, ...]] = ("vocab_size",)
+    RANGES: ClassVar[Mapping[str, Range]] = {"vocab_size": Range(1, 2**31 - 1), "dropout": PART}
+
+    vocab_size: int | None = None  # None: the tokenizer's
+    config: str | None = None  # a model folder or config.json whose shape gets random weights; None: there is init_from
+    trust_remote_code: bool = False  # run Python code that the folder brings: read it first
+    dropout: float = 0.0  # where the family has some, on the embedding and on what sublayers add

@@ -81,6 +81,19 @@ def names_in(files: list[Path]) -> dict[str, Path]:
     return found
 
 
+def dtypes_in(files: list[Path]) -> dict[str, torch.dtype]:
+    """The types in which files hold their tensors. Errors as ``names_in``, and for quantised ones."""
+    found: dict[str, torch.dtype] = {}
+    for path in files:
+        with _opened(path) as file:
+            for key in file.keys():  # noqa: SIM118 (no mapping)
+                dtype = file.kind(key)
+                if isinstance(dtype, str) or dtype not in (*FLOATS, torch.int64, torch.int32, torch.uint8, torch.bool):
+                    raise UserError(f"{path}: {key} is {dtype}, should be a floating-point weight (not quantised)")
+                found[key] = dtype
+    return found
+
+
 def same_tensor(files: Mapping[str, Path], one: str, other: str) -> bool:
     """Whether two tensors of a folder, by ``names_in``, are equal in every number."""
     with _opened(files[one]) as first, _opened(files[other]) as second:

@@ -235,12 +235,19 @@ def _only_shows(arguments: list[str]) -> bool:
     return any(word.startswith(("--cfg", "-c", "--info")) for word in arguments)
 
 
+BESIDE_A_FOLDER = {("backbone", ".dropout"), ("backbone", ".trust_remote_code")}
+
+
 def _without_effect(cfg: DictConfig, words: list[str]) -> Iterator[str]:
     """A model's folder brings its backbone and tokenizer: what is said about them besides would be read by nobody."""
     for word in words:
         key, _, value = word.lstrip("+~").partition("=")
         found = re.fullmatch(r"(stages\.[^.]+\.)?(backbone|tokenizer)(\..+)?", key.partition("@")[2] or key)
-        if found is None or (found[2], found[3]) == ("backbone", ".dropout"):
+        if (
+            found is None
+            or (found[2], found[3]) in BESIDE_A_FOLDER
+            or (found[2], value) == ("backbone", "transformers")
+        ):
             continue
         plain: Any = OmegaConf.to_container(cfg, resolve=False)
         for part in (found[1] or "").split(".")[:-1]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lit_llm.backbone.config_file import ConfigFile
 from lit_llm.backbone.families import read_config
+from lit_llm.backbone.transformers_config import CONTEXT, CONTEXTS
 from lit_llm.config.environment import real
 from lit_llm.errors import UserError
 from lit_llm.model_sources.adapters import config_file
@@ -35,11 +38,29 @@ def known(place: Path | None) -> Model | None:
     try:
         config, head, _ = read_config(config_file(real(place))) if place is not None else (None, None, None)
     except UserError:
-        return None
+        return _of_another_family(real(place)) if place is not None else None
     if config is None or place is None:
         return None
     weights = config.num_parameters if head == "language" else config.backbone_parameters
     return Model(weights, config.max_positions, from_random_weights_here(place))
+
+
+def _of_another_family(folder: Path) -> Model | None:
+    """A model that transformers computes: weights as the headers of its files count them."""
+    weights = 0
+    for file in folder.glob("*.safetensors"):
+        try:
+            with file.open("rb") as stream:
+                header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+            weights += sum(math.prod(each["shape"]) for name, each in header.items() if name != "__metadata__")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError):
+            return None
+    try:
+        raw = ConfigFile(folder / "config.json").raw
+    except UserError:
+        return None
+    context = next((raw[key] for key in CONTEXTS if type(raw.get(key)) is int), CONTEXT)
+    return Model(weights, context, from_random_weights_here(folder)) if weights else None
 
 
 def from_random_weights_here(place: Path) -> bool:

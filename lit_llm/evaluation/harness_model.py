@@ -77,7 +77,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
     @property
     def max_length(self) -> int:
-        return self.model.config.max_positions
+        return int(self.model.config.max_positions)
 
     @property
     def tokenizer_name(self) -> str:

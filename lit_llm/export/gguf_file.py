@@ -14,6 +14,7 @@ from safetensors import safe_open
 from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.families import read_config
 from lit_llm.backbone.huggingface import check_vocabulary
+from lit_llm.backbone.transformers_folder import is_of_transformers
 from lit_llm.backbone.weights import names_in, same_tensor, weight_files
 from lit_llm.errors import UserError
 from lit_llm.export.architectures import FAMILIES, Written, unlike
@@ -73,6 +74,11 @@ class Model:
 def read_model(folder: Path) -> Model:
     """Raises UserError for what is no language model of a family that llama.cpp reads as it is computed here."""
     check_model_folder(folder, "model")
+    if is_of_transformers(folder / "config.json"):
+        raise UserError(
+            f"model={folder}: a family that transformers computes is not written into GGUF here; "
+            "export with to=huggingface and use llama.cpp's own converter on that folder"
+        )
     config, head, _ = read_config(folder / "config.json")
     if head != "language":
         raise UserError(f"model={folder}: holds a reward model; llama.cpp answers with language models only")

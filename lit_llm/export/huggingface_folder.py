@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from lit_llm.backbone.families import read_config
+from lit_llm.backbone.huggingface import head_in
 from lit_llm.backbone.weights import names_in, weight_files, write_shards
 from lit_llm.errors import UserError
 from lit_llm.export.tokenizer_metadata import without_marks
@@ -34,7 +34,7 @@ def write_huggingface(output: Path, folder: Path, max_shard_size: str) -> list[P
     """
     limit = shard_bytes(max_shard_size)
     check_model_folder(folder, "model")
-    read_config(folder / "config.json")
+    head_in(folder)
     tokenizer, files = load_tokenizer(folder), weight_files(folder)
     check_recorded(folder, [file.name for file in files])
     if output.is_dir():
@@ -57,6 +57,8 @@ def _write(output: Path, folder: Path, tokenizer: Tokenizer, files: list[Path], 
     }
     write_text(output / "tokenizer.json", tokenizer.engine.to_str(pretty=True))
     write_json(output / "tokenizer_config.json", config, indent=2)
+    for code in sorted(folder.glob("*.py")):  # of a model that is computed by code of its own
+        write_text(output / code.name, code.read_text(encoding="utf-8"))
     if (folder / "README.md").is_file():
         write_text(output / "README.md", (folder / "README.md").read_text(encoding="utf-8", errors="replace"))
     if (folder / "lineage.json").is_file():  # of the folder that this is a copy of: its hashes are not this one's

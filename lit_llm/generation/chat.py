@@ -12,8 +12,8 @@ from typing import Annotated
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.generation.command import load
-from lit_llm.generation.decoder import Decoder
 from lit_llm.generation.streaming import decoder_of, stream, stream_text
+from lit_llm.generation.transformers_decoder import AnyDecoder
 from lit_llm.records import Message
 from lit_llm.runtime.arguments import run_command
 from lit_llm.runtime.devices import Device
@@ -41,15 +41,15 @@ class ChatOptions:
 class Chat:
     """A conversation. ``answer`` streams the next turn and keeps it."""
 
-    model: InitVar[LanguageModel | Decoder]
+    model: InitVar[LanguageModel | AnyDecoder]
     tokenizer: Tokenizer
     options: ChatOptions
     messages: list[Message] = field(default_factory=list)
     turns: int = 0
     dropped: int = 0  # earliest messages that the context had no room for, at the last answer
 
-    def __post_init__(self, model: LanguageModel | Decoder) -> None:
-        self.decoder = model if isinstance(model, Decoder) else decoder_of(model)
+    def __post_init__(self, model: LanguageModel | AnyDecoder) -> None:
+        self.decoder = decoder_of(model) if isinstance(model, LanguageModel) else model
         self.reset()
 
     def reset(self) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lit_llm.backbone.attention import attend, build_mask
 from lit_llm.backbone.blocks import ACTIVATIONS, route
+from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.generation.cuda_graphs import CUDAGraphs
 from lit_llm.generation.kv_cache import SMALL, BatchKVCache
@@ -41,7 +42,8 @@ class Decoder:
         consume: bool = False,
     ) -> None:
         weight = model.output_weight.detach()
-        self.config, self.device = model.config, weight.device
+        self.config: BackboneConfig = model.config
+        self.device = weight.device
         self.dtype = dtype or weight.dtype
         self.wide = torch.float32 if self.dtype in (torch.bfloat16, torch.float16) else self.dtype
         backbone = model.backbone
@@ -52,10 +54,10 @@ class Decoder:
             self.layers.append(layer_weights(layer, self.config, number, self.dtype, self.wide, rows))
             for parameter in layer.parameters() if consume else ():
                 parameter.data = parameter.data.new_empty(0)
-        self.embedding = backbone.embed_tokens.weight.detach()  # read as it is, as in autocast's forward
+        self.embedding: Tensor = backbone.embed_tokens.weight.detach()  # read as it is, as in autocast's forward
         self.embedding_scale = float(torch.tensor(self.config.embedding_factor, dtype=self.embedding.dtype))
         learned = backbone.embed_positions
-        self.position_table = None if learned is None else learned.weight.detach()
+        self.position_table: Tensor | None = None if learned is None else learned.weight.detach()
         self.head = Product(*self._head(weight, *backbone.norm.affine()), self.dtype, rows)
         self.centered, self.activation = self.config.norm == "layer", ACTIVATIONS[self.config.activation]
         self.eps = torch.tensor(self.config.norm_eps, dtype=self.wide, device=self.device)

@@ -12,8 +12,8 @@ from lit_llm.backbone.models import LanguageModel
 from lit_llm.backbone.norm import compute_dtype
 from lit_llm.errors import UserError
 from lit_llm.generation.choice import Choice
-from lit_llm.generation.decoder import Decoder
 from lit_llm.generation.scheduler import BatchScheduler
+from lit_llm.generation.transformers_decoder import decoder_for
 from lit_llm.records import Message, Rollout
 from lit_llm.runtime.progress_bars import Bar
 from lit_llm.text.tokenizer import Tokenizer
@@ -82,7 +82,7 @@ def generate(
         Bar(total=len(rows), desc=progress, disable=progress is None) as bar,
     ):
         positions = int((lengths + limits).max()) if len(rows) else 1
-        decoder = Decoder(model, dtype, cuda_graph, positions, min(batch_size, len(rows)))
+        decoder = decoder_for(model, dtype, cuda_graph, positions, min(batch_size, len(rows)))
         slots = BatchScheduler(decoder, choice, rows, lengths, limits, uniforms, end_ids, batch_size, stopped)
         with torch.inference_mode():
             while (done := slots.step()) is not None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lit_llm.errors import UserError
 from lit_llm.generation.choice import NOT_FINITE, Choice
-from lit_llm.generation.decoder import Decoder
+from lit_llm.generation.transformers_decoder import AnyDecoder
 from lit_llm.records import Rollout
 
 PREFILL_TOKENS = {"cpu": 2048}
@@ -42,7 +42,7 @@ class BatchScheduler:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: AnyDecoder,
         choice: Choice,
         rows: Tensor,
         lengths: Tensor,

@@ -13,7 +13,7 @@ from lit_llm.backbone.models import LanguageModel
 from lit_llm.backbone.norm import compute_dtype
 from lit_llm.errors import UserError
 from lit_llm.generation.choice import NOT_FINITE, Choice
-from lit_llm.generation.decoder import Decoder
+from lit_llm.generation.transformers_decoder import AnyDecoder, decoder_for
 from lit_llm.text.tokenizer import Tokenizer
 
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -21,7 +21,7 @@ _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 @torch.no_grad()
 def stream(
-    model: LanguageModel | Decoder,
+    model: LanguageModel | AnyDecoder,
     prompt: Sequence[int],
     *,
     max_new_tokens: int,
@@ -49,7 +49,7 @@ def stream(
     limit = min(max_new_tokens, room)
     if generator is None:
         generator = torch.Generator().manual_seed(seed)
-    decoder = model if isinstance(model, Decoder) else decoder_of(model, len(prompt) + limit)
+    decoder = decoder_of(model, len(prompt) + limit) if isinstance(model, LanguageModel) else model
     with torch.autocast(decoder.device.type, enabled=False):
         tokens, cache = decoder.begin(prompt)
     for _ in range(limit):
@@ -64,9 +64,9 @@ def stream(
         yield token
 
 
-def decoder_of(model: LanguageModel, positions: int | None = None, rows: int = 1, consume: bool = False) -> Decoder:
+def decoder_of(model: LanguageModel, positions: int | None = None, rows: int = 1, consume: bool = False) -> AnyDecoder:
     """In the precision that the model computes in; arguments as ``Decoder``."""
-    return Decoder(model, compute_dtype(model.output_weight), positions=positions, rows=rows, consume=consume)
+    return decoder_for(model, compute_dtype(model.output_weight), positions=positions, rows=rows, consume=consume)
 
 
 def stream_text(tokenizer: Tokenizer, ids: Iterable[int], before: Sequence[int] = ()) -> Iterator[str]:

@@ -201,7 +201,9 @@ def write_ledger(folder: Path, models: Models, parents: Parents) -> Path:
     with bar:
         ledger = evaluate_chain(known, names, evaluate)
         add_repeats(ledger, models)
-    ledger.tasks = task_changes({stage: (parent, models.runs[stage]) for stage, parent in known.items()})
+    ledger.tasks = task_changes(
+        {stage: (parent, models.runs[stage]) for stage, parent in known.items() if stage in models.runs}
+    )
     return ledger.write(folder)
 
 

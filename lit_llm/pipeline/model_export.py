@@ -16,7 +16,7 @@ import lit_llm
 from lit_llm.config.export_keys import FOLDER
 from lit_llm.config.schema import digest
 from lit_llm.errors import UserError
-from lit_llm.export.command import Export, export_gguf
+from lit_llm.export.command import Export, export_gguf, whole
 from lit_llm.export.engines import node_package, node_version
 from lit_llm.lineage.lineage import hash_folder
 from lit_llm.pipeline.cache import StageCache, show
@@ -48,7 +48,9 @@ def export_model(config: Mapping[str, Any], folder: Path, name: str, run: Path) 
         place.mkdir(parents=True, exist_ok=True)
         model = (run / "model").resolve()
         try:
-            export_gguf(Export(model, quantization=asked["quantization"], node_llama_cpp=node), model, name, place)
+            with whole(model, place) as merged:
+                said = Export(model, quantization=asked["quantization"], node_llama_cpp=node)
+                export_gguf(said, merged, name, place, model)
         except UserError as error:  # the chain is done: its report is not lost to an export
             log.warning("export of %s: %s", name, error)
             write_json(folder / FILE, {**told, "error": str(error)})

@@ -43,7 +43,7 @@ class LearnedReward(nn.Module, Reward):
 
     @property
     def vocab_size(self) -> int:
-        return self.model.config.vocab_size
+        return int(self.model.config.vocab_size)
 
     def contexts(self) -> list[tuple[Tokenizer, int]]:
         return [(self.tokenizer, self.model.config.max_positions)]

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as Engine
 
 from lit_llm.backbone.config import BackboneConfig, RopeScaling
 from lit_llm.backbone.models import LanguageModel
+from lit_llm.backbone.transformers_config import TransformersConfig
 from lit_llm.errors import UserError
 from lit_llm.stages.options import StageOptions
 from lit_llm.text.chat import ChatTemplate
@@ -34,6 +35,8 @@ def contents(model: Any, tokenizer: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if isinstance(config, BackboneConfig):
         found["backbone"] = dataclasses.asdict(config)
+    if isinstance(config, TransformersConfig):
+        found["transformers"] = dataclasses.asdict(config)
     if isinstance(tokenizer, Tokenizer):
         found["tokenizer"] = {
             "engine": tokenizer.engine.to_str(),
@@ -58,6 +61,8 @@ def read(path: str | Path, map_location: Any) -> dict[str, Any]:
 
 def network_of(checkpoint: Mapping[str, Any], path: str | Path) -> LanguageModel:
     """A network of the shape that was trained, its weights random. Raises UserError where the shape is not kept."""
+    if (theirs := checkpoint.get(KEY, {}).get("transformers")) is not None:
+        return LanguageModel(TransformersConfig(**theirs))
     values = checkpoint.get(KEY, {}).get("backbone")
     if values is None:
         raise UserError(

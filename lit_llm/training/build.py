@@ -19,6 +19,7 @@ from lit_llm.backbone.adapter_folder import load_start
 from lit_llm.backbone.loaded import LoadedModel
 from lit_llm.backbone.lora import merge_lora
 from lit_llm.backbone.models import LanguageModel, ScoreModel, StoredDtypes
+from lit_llm.backbone.options import TransformersOptions
 from lit_llm.config.targets import construct, named_class
 from lit_llm.data.data_module import DataModule
 from lit_llm.errors import UserError
@@ -133,7 +134,7 @@ def load_run_model(cfg: DictConfig, tokenizer: Tokenizer) -> LanguageModel | Sco
     if cfg.init_from is not None:
         head: Any = getattr(named_class(cfg.stage, "stage", cfg.allowed_targets), "head", "language")
         dropout = cfg.backbone.get("dropout") or 0.0
-        model = load_start(cfg.init_from, head, bool(cfg.stage.get("lora_rank")), dropout)
+        model = load_start(cfg.init_from, head, bool(cfg.stage.get("lora_rank")), dropout, **computed_by(cfg))
         if is_adapter(cfg.init_from) and not cfg.stage.get("lora_rank") and is_first_process():
             log.info("init_from=%s: an adapter of %s; the two, merged, are trained as one model (stage.lora_rank above "
                      "0 trains the adapter on)", cfg.init_from, base_of(cfg.init_from))  # fmt: skip
@@ -144,6 +145,13 @@ def load_run_model(cfg: DictConfig, tokenizer: Tokenizer) -> LanguageModel | Sco
     if cfg.trainer.save_dtype is not None:
         model.stored = StoredDtypes(getattr(torch, cfg.trainer.save_dtype))
     return model
+
+
+def computed_by(cfg: DictConfig) -> dict[str, Any]:
+    """What ``load_model`` and ``load_config`` are told of whose code computes the model of ``init_from``."""
+    if cfg.backbone.get("_target_") != TransformersOptions.TARGET:
+        return {"library": "own"}
+    return {"library": "transformers", "trust_remote_code": cfg.backbone.trust_remote_code}
 
 
 def _check_fit(cfg: DictConfig, model: Any, tokenizer: Tokenizer) -> None:

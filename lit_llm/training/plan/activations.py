@@ -17,8 +17,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lit_llm.backbone.config import BackboneConfig
-from lit_llm.backbone.models import LanguageModel
+from lit_llm.backbone.models import LanguageModel, Shape
+from lit_llm.backbone.transformers_config import TransformersConfig
 from lit_llm.objectives.language import cross_entropy
 
 
@@ -69,7 +69,7 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def activations(
-    config: BackboneConfig,
+    config: Shape,
     length: int,
     *,
     dtype: torch.dtype = torch.float32,
@@ -97,7 +97,7 @@ def activations(
 
 
 def _peak(
-    config: BackboneConfig,
+    config: Shape,
     layers: int,
     rows: int,
     length: int,
@@ -123,8 +123,10 @@ def _peak(
     return float(watch.peak)
 
 
-def _first(config: BackboneConfig, layers: int) -> BackboneConfig:
+def _first(config: Shape, layers: int) -> Shape:
     """The shape of the first layers alone."""
+    if isinstance(config, TransformersConfig):
+        return config.with_layers(layers)
     patterns = {name: getattr(config, name) for name in ("rotary_layers", "windowed_layers", "expert_layers")}
     cut = {name: pattern[:layers] for name, pattern in patterns.items() if pattern is not None}
     return replace(config, num_layers=layers, **cut)

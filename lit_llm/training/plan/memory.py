@@ -15,14 +15,15 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.huggingface import load_config
 from lit_llm.backbone.lora import apply_lora
 from lit_llm.backbone.models import LanguageModel
+from lit_llm.backbone.models import Shape as ModelShape
 from lit_llm.config import schema
 from lit_llm.config.targets import construct, named_class
 from lit_llm.model_sources.adapters import is_model
 from lit_llm.stages.options import AdapterOptions, StageOptions
+from lit_llm.training.build import computed_by
 from lit_llm.training.plan.activations import Activations, activations
 from lit_llm.training.trainer import precision
 
@@ -78,7 +79,7 @@ class Memory:
 class Shape:
     """What memory follows from: the model, what is trained of it, and how."""
 
-    config: BackboneConfig
+    config: ModelShape
     options: StageOptions
     trained: int  # parameters
     states: int  # numbers that the optimizer keeps
@@ -159,14 +160,14 @@ class _Trained(nn.Module):
         self.model = model
 
 
-def model_shape(cfg: DictConfig, vocab_size: int | None = None) -> BackboneConfig:
+def model_shape(cfg: DictConfig, vocab_size: int | None = None) -> ModelShape:
     """Of ``init_from``, else as ``backbone`` says; the vocabulary is the tokenizer's, or what it is to become."""
     if cfg.init_from is not None:
-        return load_config(cfg.init_from)
+        return load_config(cfg.init_from, **computed_by(cfg))
     own: dict[str, Any] = {}
     if not cfg.backbone.get("vocab_size"):
         own["vocab_size"] = vocab_size or cfg.tokenizer.get("vocab_size")
-    made: BackboneConfig = construct(cfg.backbone, "backbone", cfg.allowed_targets)(**own)
+    made: ModelShape = construct(cfg.backbone, "backbone", cfg.allowed_targets)(**own)
     return made
 
 
@@ -184,7 +185,7 @@ def _adapted(model: LanguageModel, options: StageOptions) -> None:
         apply_lora(model, **options.adapters())
 
 
-def _reward_models(node: Any) -> Iterator[BackboneConfig]:
+def _reward_models(node: Any) -> Iterator[ModelShape]:
     """Of every folder of a model that a stage's options name."""
     if isinstance(node, Mapping):
         for key, value in node.items():
