@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.huggingface import save_model
 from lit_llm.backbone.lora import apply_lora, merge_lora, save_adapter, without_adapters
+from lit_llm.backbone.quantized import has_quantized
 from lit_llm.errors import UserError
 from lit_llm.evaluation.heldout import can_evaluate, evaluate
 from lit_llm.evaluation.scores import Scores
@@ -76,8 +77,8 @@ class Stage(L.LightningModule):
         tokenizer: Any = None,
     ) -> None:
         super().__init__()
-        network, tokenizer = initial_model(model, tokenizer, self.head)
         self.options = options or self.Options()
+        network, tokenizer = initial_model(model, tokenizer, self.head, self.options)
         self.save_hyperparameters(plain(self.options), logger=False)
         self.model = network
         self.reference: Any = None  # a frozen copy of it, where the stage keeps one
@@ -295,7 +296,9 @@ class Stage(L.LightningModule):
 
     def started_from(self) -> Any:
         """The network that training began with, where the stage has it still: its frozen copy, or a new one of what the
-        adapters stand beside; else None. Full weights are trained in place."""
+        adapters stand beside; else None. Full weights are trained in place, and weights in 4 bits were rounded."""
+        if has_quantized(self.model):
+            return None
         return without_adapters(self.model) if self.lora_rank else self.reference
 
     @property

@@ -41,7 +41,7 @@ class ContinuedPretraining(LanguageStage):
         tokenizer: Any = None,
     ) -> None:
         options = options or self.Options()
-        network, tokenizer = initial_model(model, tokenizer, self.head)
+        network, tokenizer = initial_model(model, tokenizer, self.head, options)
         if options.new_tokens:
             if tokenizer is None:
                 raise options.bad_tokens()

@@ -57,10 +57,11 @@ class FlagClassification(Stage):
         tokenizer: Any = None,
     ) -> None:
         options = options or self.Options()
-        language_model, tokenizer = initial_model(model, tokenizer, self.head)
+        language_model, tokenizer = initial_model(model, tokenizer, self.head, options)
         scored = ScoreModel.from_language_model(language_model)
         scored.label = LABEL
-        scored.backbone.requires_grad_(options.trained == "full")
+        if not options.lora_rank:  # adapters freeze it
+            scored.backbone.requires_grad_(options.trained == "full")
         super().__init__(options, model=scored, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
         self.adapt(options, options.lora_dropout)
         self.chosen: dict[str, Any] = {}  # the threshold and what it gives on validation

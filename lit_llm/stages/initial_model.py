@@ -9,6 +9,8 @@ from torch import nn
 
 from lit_llm.backbone.huggingface import check_vocabulary, load_model
 from lit_llm.backbone.models import LanguageModel
+from lit_llm.backbone.quantized import quantize
+from lit_llm.stages.options import AdapterOptions, StageOptions
 from lit_llm.text.tokenizer import load_tokenizer
 
 Network = nn.Module | str | Path
@@ -16,16 +18,23 @@ Policy = LanguageModel | str | Path
 """A language model, or the folder of one."""
 
 
-def initial_model(model: Network, tokenizer: Any, head: Literal["language", "score"]) -> tuple[Any, Any]:
+def initial_model(
+    model: Network, tokenizer: Any, head: Literal["language", "score"], options: StageOptions
+) -> tuple[Any, Any]:
     """The network and its tokenizer: as they are given, or read where ``model`` is a model folder, which must have
     this ``head``. A tokenizer that is given is taken in place of the folder's.
+
+    Where ``options`` ask for it, the weights that adapters are to stand beside are kept in 4 bits from here on, in
+    place: before any copy of the network is made.
 
     Raises UserError for a folder that is missing or damaged, another head, or a vocabulary that the embedding has too
     few rows for.
     """
-    if not isinstance(model, str | Path):
-        return model, tokenizer
-    network = load_model(model, head=head)
-    tokenizer = load_tokenizer(model) if tokenizer is None else tokenizer
-    check_vocabulary(network.config, tokenizer.vocab_size, model)
+    network: Any = model
+    if isinstance(model, str | Path):
+        network = load_model(model, head=head)
+        tokenizer = load_tokenizer(model) if tokenizer is None else tokenizer
+        check_vocabulary(network.config, tokenizer.vocab_size, model)
+    if isinstance(options, AdapterOptions) and options.lora_quantization:
+        quantize(network)
     return network, tokenizer

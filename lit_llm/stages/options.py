@@ -65,8 +65,20 @@ class AdapterOptions(StageOptions):
     lora_targets: Sequence[str] = LINEAR_LAYERS  # names of the layers that get one
     lora_rslora: bool = False  # the scale is lora_alpha / sqrt(lora_rank), which stays right for large ranks
     lora_dora: bool = False  # lengths of the weights' rows are trained beside the adapters (arXiv:2402.09353)
+    # nf4: the frozen weights of the blocks' linear layers are held in 4 bits, by bitsandbytes (QLoRA, arXiv:2305.14314).
+    lora_quantization: Literal["nf4"] | None = None
     # Name or folder of the model that the adapters belong to, for adapter_config.json; None: what the run started from.
     base_model: str | None = None
+
+    def check(self) -> None:
+        if self.lora_quantization not in ("nf4", None):
+            raise UserError(f"stage.lora_quantization={self.lora_quantization}: must be nf4 or null")
+        if self.lora_quantization and not self.lora_rank:
+            raise UserError(
+                f"stage.lora_quantization={self.lora_quantization}: is of frozen weights beside adapters, and "
+                "stage.lora_rank=0 trains all; give stage.lora_rank=16 too, or leave it out"
+            )
+        super().check()
 
     def adapters(self, dropout: float = 0.0) -> dict[str, Any]:
         """What ``backbone.lora.apply_lora`` takes besides the model."""

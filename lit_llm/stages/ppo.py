@@ -51,7 +51,7 @@ class PPO(OnPolicy):
         gold: Any = None,
     ) -> None:
         options = options or self.Options()
-        network, tokenizer = initial_model(model, tokenizer, self.head)
+        network, tokenizer = initial_model(model, tokenizer, self.head, options)
         value = value_network(network, reward, options)  # before the policy gets adapters
         super().__init__(
             options,

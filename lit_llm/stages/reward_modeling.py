@@ -62,7 +62,8 @@ class RewardModeling(Stage):
         loss: RankingLoss = bradley_terry,
         reward_validation: RewardValidator | None = None,
     ) -> None:
-        language_model, tokenizer = initial_model(model, tokenizer, self.head)
+        options = options or self.Options()
+        language_model, tokenizer = initial_model(model, tokenizer, self.head, options)
         scored = ScoreModel.from_language_model(language_model)
         super().__init__(options, model=scored, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
         self.adapt(self.options, self.options.lora_dropout)
