@@ -16,6 +16,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_llm.backbone.config import LINEAR_LAYERS
@@ -37,7 +38,7 @@ def quantize(model: nn.Module) -> None:
         raise UserError("stage.lora_quantization=nf4: bitsandbytes is missing; pip install 'lit-llm[qlora]'") from None
     for name, layer in model.named_modules():
         if is_quantizable(name, layer) and not is_quantized(layer.weight):
-            weight: Tensor = layer.weight.detach()  # type: ignore[operator,assignment]
+            weight: Tensor = layer.weight.detach()
             kept = Params4bit(weight, requires_grad=False, blocksize=BLOCK, quant_type="nf4", compress_statistics=True)
             layer.weight = kept.to(weight.device)
 
@@ -90,6 +91,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     from bitsandbytes import matmul_4bit
 
     x = x.to(compute_dtype(x))
+    if x.dtype == torch.float64:  # which bitsandbytes has not
+        return F.linear(x, whole(weight, x.dtype), None if bias is None else bias.to(x.dtype))
     out: Tensor = matmul_4bit(x, weight, quant_state=weight.quant_state)  # type: ignore[attr-defined]
     return out if bias is None else out + bias.to(out.dtype)
 

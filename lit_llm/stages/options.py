@@ -65,7 +65,7 @@ class AdapterOptions(StageOptions):
     lora_targets: Sequence[str] = LINEAR_LAYERS  # names of the layers that get one
     lora_rslora: bool = False  # the scale is lora_alpha / sqrt(lora_rank), which stays right for large ranks
     lora_dora: bool = False  # lengths of the weights' rows are trained beside the adapters (arXiv:2402.09353)
-    # nf4: the frozen weights of the blocks' linear layers are held in 4 bits, by bitsandbytes (QLoRA, arXiv:2305.14314).
+    # nf4: the frozen weights of the blocks' layers are held in 4 bits (QLoRA, arXiv:2305.14314), by bitsandbytes.
     lora_quantization: Literal["nf4"] | None = None
     # Name or folder of the model that the adapters belong to, for adapter_config.json; None: what the run started from.
     base_model: str | None = None
