@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 
-from lit_llm.backbone.quantized import is_quantized
+from lit_llm.backbone.huggingface import load_model
+from lit_llm.backbone.lora import load_adapter, merge_lora
+from lit_llm.backbone.quantized import has_quantized, is_quantized, quantize
+from lit_llm.errors import UserError
 from lit_llm.records import TokenBatch
 from lit_llm.stages.continued_pretraining import ContinuedPretraining
 from lit_llm.stages.fine_tuning import FineTuning
@@ -21,6 +25,7 @@ from lit_llm.stages.reward_modeling import RewardModeling
 
 from .test_flag_classification import answers
 from .test_kto import labelled
+from .test_ppo_setup import Learned
 from .toy import END, LIKED, VOCABULARY, loader, made, parts, prompt_batch, rankings, tiny_model, trainer
 
 pytest.importorskip("bitsandbytes")
@@ -120,3 +125,53 @@ def test_a_checkpoint_alone_makes_the_stage_again(kind: type, tmp_path) -> None:
         assert torch.equal(again.state_dict()[key], each), key
     ids = torch.randint(VOCABULARY, (2, 9))
     assert torch.equal(again.eval().model.backbone(ids), stage.eval().model.backbone(ids))
+
+
+def test_the_folder_holds_what_was_trained_and_the_whole_base_with_the_adapter_is_another_model(tmp_path) -> None:
+    base = tiny_model()
+    with torch.no_grad():  # weights as wide as trained ones are, so that 4 bits round visibly
+        for name, weight in base.named_parameters():
+            weight.normal_(1.0 if "norm" in name else 0.0, 0.2)
+    stage, _ = fitted(InstructionTuning, 18, stage_of(InstructionTuning, copy.deepcopy(base), lora_rslora=False))
+    stage.eval()
+    stage.save(tmp_path / "model")
+    batch = text(7)
+
+    def loss(model: Any) -> float:
+        with torch.no_grad():
+            logits = model.eval().logits(model(batch.input_ids)).flatten(0, 1)
+        return torch.nn.functional.cross_entropy(logits, batch.labels.flatten()).item()
+
+    folder, again = load_model(tmp_path / "model"), load_model(tmp_path / "model")
+    over_whole = merge_lora(load_adapter(tmp_path / "adapter", base))
+    quantize(again)
+    trained, kept, whole, rounded = (loss(each) for each in (stage.model, folder, over_whole, again))
+    assert kept == pytest.approx(trained, abs=1e-5)
+    assert min(abs(whole - trained), abs(rounded - trained)) > 1e-3
+    assert stage.started_from() is None, "what training began with was rounded: an evaluation reads it again"
+
+
+def test_ppo_s_value_shares_the_policy_s_4_bits_and_a_reward_model_stays_whole() -> None:
+    stage = stage_of(PPO)
+    weights = [dict(network.backbone.named_parameters()) for network in (stage.model, stage.value)]
+    shared = [key for key, each in weights[0].items() if is_quantized(each) and weights[1][key] is each]
+    assert len(shared) == 2 * 7
+    reward = Learned()
+    stage = made(PPO, model=tiny_model(), reward=reward, **parts(), **QLORA, **ROLLOUT)
+    assert has_quantized(stage.model) and not has_quantized(reward.model) and not has_quantized(stage.value)
+
+
+@pytest.mark.parametrize("kind", [InstructionTuning, RewardModeling, FlagClassification, KTO, PPO])
+def test_it_needs_adapters(kind: type) -> None:
+    with pytest.raises(UserError, match=r"^stage.lora_quantization=nf4: .* give stage.lora_rank=16 too"):
+        stage_of(kind, lora_rank=0)
+    with pytest.raises(UserError, match=r"^stage.lora_quantization=int4: must be nf4 or null"):
+        stage_of(kind, lora_quantization="int4")
+
+
+def test_stored_log_probabilities_of_a_reference_in_4_bits_are_not_those_of_the_whole_one() -> None:
+    hashes = {
+        stage_of(PreferenceOptimization, reference_cache=True, lora_quantization=kind)._reference_hash
+        for kind in ("nf4", None)
+    }
+    assert len(hashes) == 2
