@@ -138,7 +138,7 @@ def shape_of(cfg: DictConfig, vocab_size: int | None = None) -> Shape:
     options = stage_options(cfg)
     with torch.device("meta"):
         model = LanguageModel(config)
-    linear = tuple(part.weight.numel() for name, part in model.named_modules() if is_quantizable(name, part))  # type: ignore
+    linear = tuple(part.weight.numel() for name, part in model.named_modules() if is_quantizable(name, part))
     with torch.device("meta"):
         _adapted(model, options)
     optimizer = construct(cfg.optimizer, "optimizer", cfg.allowed_targets)(_Trained(model))
