@@ -3,7 +3,7 @@
     python -m benchmarks.adapters FOLDER [null|nf4]     (in scripts/; without the last word both, one after the other)
 
 FOLDER is a model folder. Printed: the largest memory that the process held until the stage stood and while it trained,
-what of it the network's weights are, and seconds of processor time of the median step of 2 rows of 256 tokens.
+what of it the network's weights are, and seconds of processor time of the median step of one row of 256 tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from lit_llm.runtime.allocator import keep_freed_memory
 
-ROWS, LENGTH, STEPS = 2, 256, 3
+ROWS, LENGTH, STEPS = 1, 256, 3
 
 
 def held() -> int:
