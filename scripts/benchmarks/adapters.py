@@ -71,7 +71,7 @@ def measure(folder: str, quantization: str | None) -> None:
     batches = [TokenBatch(each[:, :-1], each[:, 1:], places, zeros, zeros) for each in tokens]
     loader: Any = torch.utils.data.DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
     quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
-    trainer = L.Trainer(accelerator="cpu", max_epochs=1, enable_model_summary=False, **quiet)
+    trainer = L.Trainer(accelerator="cpu", max_epochs=1, enable_model_summary=False, callbacks=[Clock()], **quiet)
     now = held()
     trainer.fit(stage, loader)
     trained = peak.since()
