@@ -24,6 +24,7 @@ from lit_llm.backbone.layouts import layout_of
 from lit_llm.backbone.linear import Linear, linear
 from lit_llm.backbone.lora_files import PEFT_PREFIX, in_files, our_targets, patterns, put_back, their_targets
 from lit_llm.backbone.models import LanguageModel, ScoreModel
+from lit_llm.backbone.quantized import dequantize, dtype_of, whole
 from lit_llm.backbone.transformers_config import TransformersConfig
 from lit_llm.backbone.weights import read_tensors, write_tensors
 from lit_llm.errors import UserError
@@ -36,8 +37,9 @@ log = logging.getLogger("lit_llm")
 START = ("start_A", "start_B", "start_lengths")
 
 
-class LoRALinear(nn.Linear):
-    """A linear layer W with an adapter beside it: x W' + s dropout(x) A' B'. B begins at zero: no change.
+class LoRALinear(Linear):
+    """A linear layer W with an adapter beside it: x W' + s dropout(x) A' B'. B begins at zero: no change. W may be kept
+    in 4 bits (QLoRA).
 
     ``lora_A``: (rank, in). ``lora_B``: (out, rank). ``lora_magnitude_vector``: (out,), the lengths that DoRA trains;
     None: there are none. ``start_A``, ``start_B``, ``start_lengths``: the adapter that training began with, of the same
@@ -56,7 +58,7 @@ class LoRALinear(nn.Linear):
         with torch.device("meta"):
             super().__init__(base.in_features, base.out_features, bias=base.bias is not None)
         self.weight, self.bias = base.weight, base.bias
-        like = {"device": base.weight.device, "dtype": base.weight.dtype}
+        like = {"device": base.weight.device, "dtype": dtype_of(base.weight)}
         self.rank, self.alpha, self.rank_stabilized = rank, alpha, rank_stabilized
         self.scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
         self.lora_A = nn.Linear(base.in_features, rank, bias=False, **like)
@@ -65,20 +67,21 @@ class LoRALinear(nn.Linear):
         self.enabled = True
         nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B.weight)
-        self.lora_magnitude_vector = nn.Parameter(row_lengths(base.weight.detach())) if decomposed else None
+        lengths = row_lengths(whole(base.weight, dtype_of(base.weight)).detach()) if decomposed else None
+        self.lora_magnitude_vector = None if lengths is None else nn.Parameter(lengths)
         for name in START:
             self.register_buffer(name, None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = linear(x, self.weight, self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        out = linear(input, self.weight, self.bias)
         if self.is_base:
             return out
-        left, (down, up, lengths) = self.lora_dropout(x), self._parts()
+        left, (down, up, lengths) = self.lora_dropout(input), self._parts()
         change: Tensor = self.scale * F.linear(F.linear(left, down), up)
         if lengths is None:
             return out + change
         # Of what dropout left out the base's part stays: PEFT's, and the paper's where there is no dropout.
-        stretch = lengths / row_lengths(self._changed(self.weight.dtype)).detach()
+        stretch = lengths / row_lengths(self._changed(down.dtype)).detach()
         return out + (stretch - 1) * linear(left, self.weight, None) + stretch * change
 
     @property
@@ -95,7 +98,7 @@ class LoRALinear(nn.Linear):
     def _changed(self, dtype: torch.dtype) -> Tensor:
         """W + s B A: (out, in)."""
         down, up, _ = self._parts()
-        return self.weight.to(dtype) + self.scale * (up.to(dtype) @ down.to(dtype))
+        return whole(self.weight, dtype) + self.scale * (up.to(dtype) @ down.to(dtype))
 
     def whole_weight(self, dtype: torch.dtype) -> Tensor:
         """The weight (out, in) of a plain layer that does the same."""
@@ -103,11 +106,13 @@ class LoRALinear(nn.Linear):
         return weight if lengths is None else weight * (lengths.to(dtype) / row_lengths(weight))[:, None]
 
     def merged(self) -> nn.Linear:
-        """The plain layer with the adapter added into its weight, in float32, then its own dtype."""
+        """The plain layer with the adapter added into its weight, in float32, then its own dtype. To a weight in 4 bits
+        it is added as they stand for: that is what it was trained beside."""
         with torch.device("meta"):
             plain = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
-        wide = torch.promote_types(self.weight.dtype, torch.float32)
-        plain.weight = nn.Parameter(self.whole_weight(wide).to(self.weight.dtype).detach())
+        own = self.lora_A.weight.dtype
+        wide = torch.promote_types(own, torch.float32)
+        plain.weight = nn.Parameter(self.whole_weight(wide).to(own).detach())
         plain.bias = self.bias
         return plain
 
@@ -194,6 +199,7 @@ def merge_lora(model: LanguageModel | ScoreModel) -> LanguageModel | ScoreModel:
     """
     for name, layer in adapted(model).items():
         model.set_submodule(name, layer.merged().train(layer.training))
+    dequantize(model, model.backbone.embed_tokens.weight.dtype)  # layers that had no adapter
     return model.requires_grad_(True)
 
 

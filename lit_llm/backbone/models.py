@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_llm.backbone import quantized
 from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.transformer import Transformer
 from lit_llm.backbone.transformers_config import TransformersConfig
@@ -198,7 +199,7 @@ def _at(rows: Tensor, places: Tensor) -> Tensor:
 
 def count_parameters(model: nn.Module) -> int:
     """Parameters, shared ones once."""
-    return sum(p.numel() for p in model.parameters())
+    return sum(map(quantized.size_of, model.parameters()))
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -160,6 +161,7 @@ def _check_run(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
     yield from monitored_metrics.faults(prefix, values)
     yield from _check_trainer(prefix + "trainer.", values["trainer"])
     yield from _check_recomputed(prefix, values)
+    yield from _check_packages(prefix, values["stage"])
     data = values["data"] if isinstance(values["data"], Mapping) else {}
     if data.get("micro_batch_size") == "auto" and values["trainer"]["global_batch_size"] is None:
         yield f"{prefix}data.micro_batch_size=auto: needs trainer.global_batch_size, a step's rows, which it divides"
@@ -304,6 +306,12 @@ def _check_recomputed(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
                 f"{prefix}trainer.activation_memory_budget={budget}; give {prefix}{key}=0, "
                 f"or {prefix}trainer.gradient_checkpointing=true in its place"
             )
+
+
+def _check_packages(prefix: str, stage: Any) -> Iterator[str]:
+    kind = stage.get("lora_quantization") if isinstance(stage, Mapping) else None
+    if kind and find_spec("bitsandbytes") is None:
+        yield f"{prefix}stage.lora_quantization={kind}: bitsandbytes is missing; pip install 'lit-llm[qlora]'"
 
 
 def _check_trainer(path: str, values: Mapping[str, Any]) -> Iterator[str]:

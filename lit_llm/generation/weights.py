@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lit_llm.backbone.blocks import MLP, Attention, Experts
 from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.lora import LoRALinear
+from lit_llm.backbone.quantized import whole
 from lit_llm.runtime import processor
 
 Affine = tuple[Tensor, Tensor | None]  # weight (out, in), bias (out,); or a norm's, (in,) each
@@ -139,8 +140,8 @@ def _mlp_weights(
 def _plain(layer: nn.Linear, wide: torch.dtype) -> Affine:
     """A layer's weight and bias, its adapter (where there is one now) added in."""
     adapted = isinstance(layer, LoRALinear) and not layer.is_base
-    weight = layer.whole_weight(wide).detach() if adapted else layer.weight.detach().to(wide)  # type: ignore[operator]
-    return weight, None if layer.bias is None else layer.bias.detach().to(wide)
+    weight = layer.whole_weight(wide) if adapted else whole(layer.weight, wide)  # type: ignore[operator]
+    return weight.detach(), None if layer.bias is None else layer.bias.detach().to(wide)
 
 
 def _affine(norm: object, wide: torch.dtype) -> Affine:

@@ -26,6 +26,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lit_llm.backbone.adapter_folder import go_on, save_adapter_folder
 from lit_llm.backbone.huggingface import save_model
 from lit_llm.backbone.lora import START, adapted, apply_lora, keep_start, merge_lora, save_adapter, without_adapters
+from lit_llm.backbone.quantized import has_quantized
 from lit_llm.errors import UserError
 from lit_llm.evaluation.heldout import can_evaluate, evaluate
 from lit_llm.evaluation.scores import Scores
@@ -300,7 +301,9 @@ class Stage(L.LightningModule):
 
     def started_from(self) -> Any:
         """The network that training began with, where the stage has it still: its frozen copy, or with adapters a new
-        one; else None. Full weights are trained in place."""
+        one; else None. Full weights are trained in place, and weights in 4 bits were rounded."""
+        if has_quantized(self.model):
+            return None
         return without_adapters(self.model) if self.lora_rank else self.reference
 
     @property

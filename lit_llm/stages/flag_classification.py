@@ -60,7 +60,8 @@ class FlagClassification(Stage):
         language_model, tokenizer = initial_model(model, tokenizer, self.head, options)
         scored = ScoreModel.from_language_model(language_model)
         scored.label = LABEL
-        scored.backbone.requires_grad_(options.trained == "full")
+        if not options.lora_rank:  # adapters freeze it
+            scored.backbone.requires_grad_(options.trained == "full")
         super().__init__(options, model=scored, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
         self.adapt(options, options.lora_dropout)
         self.chosen: dict[str, Any] = {}  # the threshold and what it gives on validation

@@ -65,6 +65,8 @@ class AdapterOptions(StageOptions):
     lora_targets: Sequence[str] = LINEAR_LAYERS  # names of the layers that get one
     lora_rslora: bool = False  # the scale is lora_alpha / sqrt(lora_rank), which stays right for large ranks
     lora_dora: bool = False  # lengths of the weights' rows are trained beside the adapters (arXiv:2402.09353)
+    # nf4: the frozen weights of the blocks' layers are held in 4 bits (QLoRA, arXiv:2305.14314), by bitsandbytes.
+    lora_quantization: Literal["nf4"] | None = None
     # Name or folder of the model that the adapters belong to, for adapter_config.json; None: what the run started from.
     base_model: str | None = None
     # Whether the model folder holds them merged into the weights; false: it is the adapter, beside what the run started
@@ -74,6 +76,13 @@ class AdapterOptions(StageOptions):
     def check(self) -> None:
         if not self.lora_merge and not self.lora_rank:
             raise UserError("stage.lora_merge=false: there are no adapters; give stage.lora_rank=16, or leave it out")
+        if self.lora_quantization not in ("nf4", None):
+            raise UserError(f"stage.lora_quantization={self.lora_quantization}: must be nf4 or null")
+        if self.lora_quantization and not self.lora_rank:
+            raise UserError(
+                f"stage.lora_quantization={self.lora_quantization}: is of frozen weights beside adapters, and "
+                "stage.lora_rank=0 trains all; give stage.lora_rank=16 too, or leave it out"
+            )
         super().check()
 
     def adapters(self, dropout: float = 0.0) -> dict[str, Any]:

@@ -93,7 +93,8 @@ class RunEvaluation:
         if not self.parts.cfg.evaluation.enabled:
             keep_sets(self.parts, self.folder)
             return {}, {}
-        rounded = any(weight.dtype != torch.float32 for weight in self.parts.stage.parameters())
+        weights = [weight for weight in self.parts.stage.parameters() if weight.is_floating_point()]  # not in 4 bits
+        rounded = any(weight.dtype != torch.float32 for weight in weights)
         stage = None if rounded else self.parts.stage
         if rounded:
             self.evaluator = evaluator_of(self.parts.cfg, self.folder.path)

@@ -15,7 +15,7 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lit_llm.backbone.models import LanguageModel
+from lit_llm.backbone.models import LanguageModel, count_parameters
 from lit_llm.config import schema
 from lit_llm.config.environment import hiding
 from lit_llm.config.run_objective import LOSS
@@ -69,7 +69,7 @@ def training_metrics(parts: Parts, trainer: L.Trainer) -> dict[str, Any]:
     values = {key: float(value) for key, value in sorted(last.items())}
     return {
         "stage": parts.stage.name,
-        "parameters": sum(p.numel() for p in parts.stage.model.parameters()),
+        "parameters": count_parameters(parts.stage.model),
         "steps": trainer.global_step,
         "tokens": int(values.get("train/tokens", 0)),
         "counts": parts.data.counts(),

@@ -56,6 +56,8 @@ def needs_less(cfg: DictConfig) -> str:
     values = ", ".join(f"{key}={OmegaConf.select(cfg, key)}" for key in keys)
     more = [] if cfg.trainer.gradient_checkpointing else ["trainer.gradient_checkpointing=true"]
     more += ["stage.lora_rank=16"] if cfg.stage.get("lora_rank") == 0 else []
+    if cfg.stage.get("lora_rank") and "lora_quantization" in cfg.stage and not cfg.stage.lora_quantization:
+        more.append("stage.lora_quantization=nf4")
     more += ["data.num_workers=0"] if cfg.data.get("num_workers") else []
     return f"lower {values}" + (f", or give {' or '.join(more)}" if more else "")
 
@@ -123,12 +125,13 @@ def foresee(parts: Parts) -> None:
 
 def announce(parts: Parts, folder: RunFolder, checkpoint: Path | None) -> None:
     """What is about to happen, said before it takes time."""
+    from lit_llm.backbone.models import count_parameters
     from lit_llm.lineage.lineage import commit
 
     if not is_first_process():
         return
-    weights = list(parts.stage.model.parameters())
-    total, trained = sum(p.numel() for p in weights), sum(p.numel() for p in weights if p.requires_grad)
+    total = count_parameters(parts.stage.model)
+    trained = sum(p.numel() for p in parts.stage.model.parameters() if p.requires_grad)
     code = commit()
     changed = " with local changes" if code.get("changed") else ""
     log.info("%s: %s parameters, %s trained; seed %d; commit %s%s", parts.stage.name, f"{total:,}", f"{trained:,}",

@@ -35,7 +35,7 @@ OTHER = {  # a value that is not the default
 }  # fmt: skip
 WORDS = {"ratio": "sequence", "aggregation": "constant", "kl_in": "reward", "value_init": "zero", "trained": "full",
          "adherence": "learned", "positive_weight": "balanced", "new_tokens": (), "reference_logps": None,
-         "adherence_shape": 3.0}  # fmt: skip
+         "adherence_shape": 3.0, "lora_quantization": "nf4"}  # fmt: skip
 
 
 def others(kind):

@@ -39,12 +39,15 @@ STAGES = {
     "dpo": ["data.max_length=96", *ACCUMULATED],
     "kto": ["data.max_length=96", *ACCUMULATED],
     "ppo": ["stage.epochs=2", *ROLLOUTS],
+    "qlora": ["data.max_length=64", "stage.lora_rank=2", "stage.lora_quantization=nf4", *ACCUMULATED],
+    "qlora_ppo": ["stage.epochs=2", "stage.lora_rank=2", "stage.lora_quantization=nf4", *ROLLOUTS],
     "grpo": ["stage.group_size=2", "stage.kl_coef=0.1", *ROLLOUTS],
 }
 DATA = {
     "pretraining": "raw_text", "continued_pretraining": "domain", "fine_tuning": "task_pairs",
     "instruction_tuning": "instructions", "reward_modeling": "rankings", "flag_classification": "rankings",
     "dpo": "rankings", "kto": "rankings", "ppo": "prompts", "grpo": "prompts",
+    "qlora": "instructions", "qlora_ppo": "prompts",
 }  # fmt: skip
 LIMITS = {
     "epochs": ["trainer.max_epochs=2", "trainer.max_steps=null"],
@@ -160,7 +163,8 @@ def same(one, two) -> bool:
 
 
 def words_of(stage: str, limit: str, data: Path, parent: Path) -> list[str]:
-    words = [f"stage={stage}", *COMMON, *STAGES[stage], *LIMITS[limit], f"init_from={parent}"]
+    name = {"qlora": "instruction_tuning", "qlora_ppo": "ppo"}.get(stage, stage)
+    words = [f"stage={name}", *COMMON, *STAGES[stage], *LIMITS[limit], f"init_from={parent}"]
     if limit == "tokens":  # six steps of four rows
         (length,) = (word.removeprefix("data.max_length=") for word in words if word.startswith("data.max_length="))
         words.append(f"trainer.max_tokens={6 * 4 * int(length)}")

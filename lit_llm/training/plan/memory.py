@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lit_llm.backbone.huggingface import load_config
 from lit_llm.backbone.lora import apply_lora
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.backbone.models import Shape as ModelShape
+from lit_llm.backbone.quantized import bytes_of, is_quantizable, quantize
 from lit_llm.config import schema
 from lit_llm.config.targets import construct, named_class
 from lit_llm.model_sources.adapters import is_model
@@ -56,6 +58,8 @@ class Memory:
     activations: float  # with what a pass needs for moments
     process: float  # Python, torch, this program and its data; on a GPU 0
     cache: float  # keys and values of the answers that are generated at once
+    laid_out: float  # the weights a second time while answers are sampled, as the decoder multiplies by them
+    read: float  # the weights as they are read, before they are quantised; 0: they stay so
 
     @property
     def training(self) -> float:
@@ -64,12 +68,13 @@ class Memory:
     @property
     def sampling(self) -> float:
         """While answers are sampled: the decoder has the weights a second time, laid out for it."""
-        return self.process + 2 * self.weights + self.optimizer + self.copies + self.cache
+        return self.process + self.weights + self.laid_out + self.optimizer + self.copies + self.cache
 
     @property
     def total(self) -> float:
-        """The peak: while training, or while answers are sampled."""
-        return max(self.training, self.sampling if self.cache else 0.0)
+        """The peak: while training, while answers are sampled, or before the first step, as weights are quantised."""
+        begin = self.process + self.read if self.read else 0.0
+        return max(self.training, self.sampling if self.cache else 0.0, begin)
 
     def parts(self) -> dict[str, float]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -89,6 +94,7 @@ class Shape:
     checkpointing: bool
     rewards: int  # parameters of reward models
     generated: tuple[int, int]  # answers at once in the evaluation, tokens of one with its prompt; (0, 0): none
+    linear: tuple[int, ...]  # numbers of each weight that adapters may stand beside, in 4 bits if it is asked for
 
     @property
     def parameters(self) -> int:
@@ -102,7 +108,7 @@ class Shape:
             autocast=self.autocast,
             device=self.device,
             checkpointing=self.checkpointing,
-            prepare=lambda model: _adapted(model, self.options),
+            prepare=lambda model: _adapted(model, self.options, there=True),
         )
 
     def memory(self, of: Pass, process: float, known: Activations | None = None) -> Memory:
@@ -111,14 +117,20 @@ class Shape:
         each = self.activations(of.length) if known is None else known
         answers, tokens = max(self.generated, of.sampled, key=lambda each: each[0] * each[1])
         layer = 2 * self.config.num_kv_heads * self.config.head_dim
+        weights = size * self.parameters * (1 + beside)
+        quantized = isinstance(self.options, AdapterOptions) and self.options.lora_quantization is not None
+        in_4_bits = sum(map(bytes_of, self.linear)) - size * sum(self.linear) if quantized else 0
         return Memory(
-            weights=size * self.parameters * (1 + beside),
+            weights=weights + in_4_bits,
             gradients=size * self.trained * (1 + beside),
             optimizer=size * self.states * (1 + beside),
             copies=size * (self.parameters * copies + self.rewards),
             activations=each.of(self.config.num_layers, of.rows),
             process=process,
             cache=(self.autocast or self.dtype).itemsize * self.config.num_layers * layer * answers * tokens,
+            laid_out=weights if answers * tokens else 0.0,
+            # In float32 in the host's memory; a GPU gets the 4 bits.
+            read=4.0 * self.parameters if quantized and self.device == "cpu" else 0.0,
         )
 
 
@@ -128,6 +140,8 @@ def shape_of(cfg: DictConfig, vocab_size: int | None = None) -> Shape:
     options = stage_options(cfg)
     with torch.device("meta"):
         model = LanguageModel(config)
+    linear = tuple(part.weight.numel() for name, part in model.named_modules() if is_quantizable(name, part))
+    with torch.device("meta"):
         _adapted(model, options)
     optimizer = construct(cfg.optimizer, "optimizer", cfg.allowed_targets)(_Trained(model))
     kind = precision(cfg.trainer.precision, cfg.trainer.accelerator)
@@ -149,6 +163,7 @@ def shape_of(cfg: DictConfig, vocab_size: int | None = None) -> Shape:
         checkpointing=bool(cfg.trainer.gradient_checkpointing),
         rewards=sum(found.num_parameters for found in _reward_models(schema.plain(cfg)["stage"])),
         generated=(said.batch_size, min(config.max_positions, longest)) if said.enabled and said.generate else (0, 0),
+        linear=linear,
     )
 
 
@@ -180,9 +195,13 @@ def stage_options(cfg: DictConfig) -> StageOptions:
     return options
 
 
-def _adapted(model: LanguageModel, options: StageOptions) -> None:
-    if isinstance(options, AdapterOptions) and options.lora_rank:
-        apply_lora(model, **options.adapters())
+def _adapted(model: LanguageModel, options: StageOptions, there: bool = False) -> None:
+    """As the stage makes it. ``there``: the model has weights, which are put in 4 bits where that can be done here."""
+    if not isinstance(options, AdapterOptions) or not options.lora_rank:
+        return
+    if options.lora_quantization and there and find_spec("bitsandbytes") is not None:
+        quantize(model)
+    apply_lora(model, **options.adapters())
 
 
 def _reward_models(node: Any) -> Iterator[ModelShape]:
@@ -257,6 +276,13 @@ def what_would_fit(shape: Shape, of: Pass, process: float, room: float) -> list[
         found.append(("stage.lora_rank=16", adapted.memory(of, process).total))
         least = replace(adapted, checkpointing=True).memory(replace(of, rows=1), process).total
         found.append(("stage.lora_rank=16 trainer.gradient_checkpointing=true data.micro_batch_size=1", least))
+    if isinstance(shape.options, AdapterOptions) and not shape.options.lora_quantization:
+        options = replace(shape.options, lora_rank=shape.options.lora_rank or 16, lora_quantization="nf4")
+        words = f"stage.lora_rank={options.lora_rank} stage.lora_quantization=nf4"
+        small = _with_options(shape, options)
+        found.append((words, small.memory(of, process).total))
+        least = replace(small, checkpointing=True).memory(replace(of, rows=1), process).total
+        found.append((f"{words} trainer.gradient_checkpointing=true data.micro_batch_size=1", least))
     return found
 
 

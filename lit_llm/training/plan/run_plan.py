@@ -82,6 +82,8 @@ def _of_memory(shape: Shape, of: Pass, needed: Memory, room: float, data: RunDat
         "weights": "", "gradients": "", "optimizer": "moments", "copies": "reference, reward model",
         "activations": "kept for the backward pass",
         "cache": "keys and values while answers are sampled, not beside activations",
+        "laid_out": "weights once more while answers are sampled, not beside activations",
+        "read": "weights before they are quantised, not beside the others",
         "process": "Python, torch, data",
     }  # fmt: skip
     for name, size in needed.parts().items():

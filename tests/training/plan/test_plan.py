@@ -40,6 +40,36 @@ def stage_words(name, data, parent):
     return [f"stage={name}", *own[name], f"data.cache_dir={data}/cache"]
 
 
+def held_bytes(weight):
+    """Of a weight with its scales, where it is in 4 bits, as bitsandbytes holds them."""
+    state = getattr(weight, "quant_state", None)
+    scales = () if state is None else (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
+    return weight.nbytes + sum(each.nbytes for each in scales)
+
+
+def test_qlora_holds_half_a_byte_a_weight_of_the_blocks_and_is_named_where_memory_is_short(
+    words, data, parent, tmp_path
+):
+    pytest.importorskip("bitsandbytes")
+    small = [word for word in words if not word.startswith(("data.path", "data.cache", "backbone", "tokenizer"))]
+    given = [*small, "data.max_length=64", *stage_words("instruction_tuning", data, parent)]
+    cfg = compose("train", [*given, "stage.lora_quantization=nf4"])
+    parts = load(cfg, tmp_path)
+    shape = memory.shape_of(cfg, parts.tokenizer.vocab_size)
+    held, of = shape.memory(memory.Pass(2, 32), 0.0), memory.Pass(2, 32)
+    base = {key: each for key, each in parts.stage.model.named_parameters() if ".lora_" not in key}
+    assert held.weights == sum(map(held_bytes, base.values()))
+    assert sum(each.dtype == torch.uint8 for each in base.values()) == 2 * 7
+    trained = sum(each.numel() for each in parts.stage.model.parameters() if each.requires_grad)
+    assert shape.trained == trained and held.gradients == 4 * trained
+    assert held.read == 4 * parts.stage.model.num_parameters() - 4 * trained
+    plain = memory.shape_of(compose("train", given), parts.tokenizer.vocab_size)
+    offers = dict(memory.what_would_fit(plain, of, 0.0, 0.0))
+    assert offers["stage.lora_rank=2 stage.lora_quantization=nf4"] == held.total
+    assert held.training < plain.memory(of, 0.0).training
+    assert not any("quantization" in offer for offer in dict(memory.what_would_fit(shape, of, 0.0, 0.0)))
+
+
 @pytest.mark.parametrize("name", ["pretraining", "instruction_tuning", "dpo"])
 def test_parts_of_memory_are_those_of_the_run(name, words, data, parent, tmp_path):
     small = [word for word in words if not word.startswith(("data.path", "data.cache"))]
