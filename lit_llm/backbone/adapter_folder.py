@@ -10,6 +10,7 @@ from typing import Literal
 from lit_llm.backbone.huggingface import SavesTokenizer, load_adapted, load_model, save_settings
 from lit_llm.backbone.lora import TARGETS, adapted, save_adapter
 from lit_llm.backbone.models import LanguageModel, ScoreModel
+from lit_llm.backbone.quantized import has_quantized
 from lit_llm.backbone.transformers_folder import Library
 from lit_llm.errors import UserError
 from lit_llm.model_sources.adapters import record_base
@@ -51,7 +52,7 @@ def save_adapter_folder(
         stale.unlink()
     save_settings(folder, model, tokenizer)
     if model.folder is not None:
-        record_base(folder, model.folder)
+        record_base(folder, model.folder, "nf4" if has_quantized(model) else None)
     save_adapter(folder, model, base or str(model.folder.resolve() if model.folder is not None else base))
 
 

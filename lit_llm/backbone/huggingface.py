@@ -20,12 +20,22 @@ from lit_llm.backbone.family_table import FAMILIES
 from lit_llm.backbone.layouts import EMBEDDING, HEAD, Layout, layout_of
 from lit_llm.backbone.lora import load_adapter, merge_lora
 from lit_llm.backbone.models import LanguageModel, ScoreModel, Shape, StoredDtypes
+from lit_llm.backbone.quantized import quantize
 from lit_llm.backbone.score_settings import head_settings, read_head
 from lit_llm.backbone.transformers_config import TransformersConfig
 from lit_llm.backbone.transformers_folder import Library, is_of_transformers
 from lit_llm.backbone.weights import FLOATS, Found, names_in, read_tensors, same_tensor, weight_files, write_tensors
 from lit_llm.errors import UserError
-from lit_llm.model_sources.adapters import CONFIG, WEIGHTS, base_of, check_base, config_file, scores
+from lit_llm.model_sources.adapters import (
+    BASE,
+    CONFIG,
+    WEIGHTS,
+    base_of,
+    check_base,
+    config_file,
+    quantization_of,
+    scores,
+)
 from lit_llm.model_sources.folders import folder_of
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.model_folder import check_model_folder, check_recorded, checked_meanwhile, is_adapter
@@ -126,7 +136,8 @@ def load_adapted(
 ) -> LanguageModel | ScoreModel:
     """The base of the adapter in ``folder`` with the adapter beside its layers, which is what is trainable.
 
-    Arguments as ``load_model``. Raises UserError as it does, for a base that is not there or is not the one that the
+    The base's weights are in 4 bits where they were beside the adapter (QLoRA). Arguments as ``load_model``. Raises
+    UserError as it does, for a base that is not there or is not the one that the
     adapter was trained on, and for an adapter of other layers or shapes.
     """
     folder = folder_of(folder)
@@ -140,6 +151,8 @@ def load_adapted(
     if found == "language" and isinstance(model, ScoreModel):
         raise UserError(f"{folder / CONFIG}: is an adapter of a language model; its base {base} is a reward model")
     try:
+        if quantization_of(folder) is not None:  # the adapter was trained beside the rounded weights
+            quantize(model, f"{folder / BASE}: quantization=nf4")
         with torch.random.fork_rng(devices=[]):  # a run's random numbers are the same whatever it starts from
             model = ScoreModel.from_language_model(model) if head_of(model) != found else model  # type: ignore[arg-type]
             load_adapter(folder, model)

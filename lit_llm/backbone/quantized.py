@@ -26,16 +26,16 @@ from lit_llm.errors import UserError
 BLOCK, SCALES = 64, 256  # weights that share a scale, and scales that share one
 
 
-def quantize(model: nn.Module) -> None:
+def quantize(model: nn.Module, asked: str = "stage.lora_quantization=nf4") -> None:
     """Keep the weights of the blocks' linear layers in NF4 and frozen, in place, one layer after another. Those that
     are in it already stay as they are; the others' memory is free where nobody else holds them.
 
-    Raises UserError where bitsandbytes is missing.
+    Raises UserError, which says what ``asked`` for it, where bitsandbytes is missing.
     """
     try:
         from bitsandbytes.nn import Params4bit
     except ImportError:
-        raise UserError("stage.lora_quantization=nf4: bitsandbytes is missing; pip install 'lit-llm[qlora]'") from None
+        raise UserError(f"{asked}: bitsandbytes is missing; pip install 'lit-llm[qlora]'") from None
     for name, layer in model.named_modules():
         if is_quantizable(name, layer) and not is_quantized(layer.weight):
             weight: Tensor = layer.weight.detach()

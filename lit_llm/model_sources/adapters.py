@@ -120,15 +120,25 @@ def base_files(base: Path) -> list[Path]:
     return [path for path in (base / "config.json", *weights) if path.is_file()]
 
 
-def record_base(folder: Path, base: Path) -> None:
-    """Write ``base_model.json``: where the base lies from here, where it came from, the SHA-256 of its files."""
+def record_base(folder: Path, base: Path, quantization: str | None = None) -> None:
+    """Write ``base_model.json``: where the base lies from here, where it came from, the SHA-256 of its files, and what
+    its weights were quantised to while the adapter was trained beside them."""
     source = source_of(base)
     named = source.get("source")
     if named is not None and named.startswith(hub.PREFIX) and "@" not in named and source.get("revision"):
         named = f"{named}@{source['revision']}"
     path = Path(os.path.relpath(base.resolve(), folder.resolve())).as_posix()
     found = {"path": path, "source": named, "files": {file.name: sha256_of(file) for file in base_files(base)}}
+    found["quantization"] = quantization
     write_json(folder / BASE, {key: value for key, value in found.items() if value is not None}, indent=2)
+
+
+def quantization_of(folder: Path) -> str | None:
+    """What the base's weights were quantised to beside the adapter; None: they were whole. Raises UserError."""
+    found = _recorded(folder).get("quantization")
+    if found not in ("nf4", None):
+        raise UserError(f"{folder / BASE}: quantization={found!r} should be nf4, or not there")
+    return found
 
 
 def check_base(folder: Path, base: Path) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from lit_llm.backbone.adapter_folder import load_start
 from lit_llm.backbone.huggingface import check_vocabulary
 from lit_llm.backbone.models import LanguageModel
-from lit_llm.backbone.quantized import quantize
+from lit_llm.backbone.quantized import dequantize, has_quantized, quantize
 from lit_llm.backbone.transformers_config import TransformersConfig
 from lit_llm.errors import UserError
 from lit_llm.stages.options import AdapterOptions, StageOptions
@@ -43,4 +43,6 @@ def initial_model(
         if isinstance(network.config, TransformersConfig):
             raise UserError("stage.lora_quantization=nf4: is not for backbone=transformers; leave one out")
         quantize(network)
+    elif has_quantized(network):  # an adapter of QLoRA's: what the 4 bits stand for
+        dequantize(network, network.backbone.embed_tokens.weight.dtype)
     return network, tokenizer

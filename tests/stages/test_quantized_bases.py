@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lit_llm.backbone.huggingface import load_model
+from lit_llm.backbone.huggingface import load_adapted, load_model, save_model
 from lit_llm.backbone.lora import load_adapter, merge_lora
 from lit_llm.backbone.quantized import has_quantized, is_quantized, quantize
 from lit_llm.errors import UserError
@@ -50,6 +50,11 @@ def text(seed: int) -> TokenBatch:
     tokens = (first + torch.arange(13)) % VOCABULARY
     zeros = torch.zeros(8, 12, dtype=torch.int64)
     return TokenBatch(tokens[:, :-1], tokens[:, 1:], torch.arange(12).expand(8, 12), zeros, zeros)
+
+
+def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    found: torch.Tensor = model.logits(model(ids))
+    return found
 
 
 STAGES: dict[type, tuple[Any, dict[str, Any]]] = {
@@ -149,6 +154,32 @@ def test_the_folder_holds_what_was_trained_and_the_whole_base_with_the_adapter_i
     assert kept == pytest.approx(trained, abs=1e-5)
     assert min(abs(whole - trained), abs(rounded - trained)) > 1e-3
     assert stage.started_from() is None, "what training began with was rounded: an evaluation reads it again"
+
+
+def test_an_adapter_handed_on_is_read_beside_the_4_bits_that_it_was_trained_beside(tmp_path) -> None:
+    base = tiny_model()
+    with torch.no_grad():
+        for name, weight in base.named_parameters():
+            weight.normal_(1.0 if "norm" in name else 0.0, 0.2)
+    save_model(tmp_path / "base", base)
+    first = {**QLORA, "lora_merge": False}
+    stage, _ = fitted(
+        InstructionTuning, 6, made(InstructionTuning, model=load_model(tmp_path / "base"), **parts(), **first)
+    )
+    stage.eval().save(tmp_path / "tuned")
+    ids = text(7).input_ids
+    with torch.no_grad():
+        trained = stage(ids)
+        torch.testing.assert_close(logits(load_model(tmp_path / "tuned").eval(), ids), trained, rtol=1e-5, atol=1e-5)
+    for said in (first, {**first, "lora_quantization": None}):
+        following = made(InstructionTuning, model=load_adapted(tmp_path / "tuned"), **parts(), **said).eval()
+        assert has_quantized(following.model) is (said["lora_quantization"] == "nf4")
+        with torch.no_grad():
+            torch.testing.assert_close(following(ids), trained, rtol=1e-5, atol=1e-5)
+    record = tmp_path / "tuned/base_model.json"
+    record.write_text(record.read_text().replace("nf4", "int3"))
+    with pytest.raises(UserError, match=r"base_model\.json: quantization='int3' should be nf4"):
+        load_model(tmp_path / "tuned")
 
 
 def test_ppo_s_value_shares_the_policy_s_4_bits_and_a_reward_model_stays_whole() -> None:
