@@ -81,8 +81,11 @@ class LoRALinear(Linear):
         if lengths is None:
             return out + change
         # Of what dropout left out the base's part stays: PEFT's, and the paper's where there is no dropout.
-        stretch = lengths / row_lengths(self._changed(down.dtype)).detach()
-        return out + (stretch - 1) * linear(left, self.weight, None) + stretch * change
+        with torch.no_grad(), torch.autocast(input.device.type, enabled=False):  # lengths in the weights' own type
+            current = row_lengths(self._changed(down.dtype))
+        stretch = lengths / current
+        more = (stretch - 1) * linear(left, self.weight, None) + stretch * change
+        return out + more.to(out.dtype)
 
     @property
     def is_base(self) -> bool:

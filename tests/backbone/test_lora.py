@@ -23,6 +23,7 @@ from lit_llm.backbone.lora import (
     without_adapters,
 )
 from lit_llm.backbone.models import LanguageModel, ScoreModel
+from lit_llm.backbone.quantized import quantize
 from lit_llm.backbone.weights import weights_hash
 from lit_llm.errors import UserError
 
@@ -187,3 +188,31 @@ def test_an_adapter_that_does_not_fit_is_refused(adapted: LanguageModel, base: L
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(UserError, match=r"adapter_model\.safetensors: no such file"):
         load_adapter(tmp_path, copy.deepcopy(base))
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_under_autocast_layers_answer_in_its_type_and_adapters_learn_in_their_own(
+    base: LanguageModel, decomposed: bool, quantized: bool
+) -> None:
+    if quantized:
+        pytest.importorskip("bitsandbytes")
+        quantize(base)
+    model = apply_lora(base, rank=4, alpha=8, dropout=0.0, decomposed=decomposed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.1)
+    found, ids = [], torch.arange(12)[None] % model.config.vocab_size
+    for on in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=on):
+            layer = model.backbone.layers[0].self_attn.q_proj
+            assert layer(torch.ones(1, model.config.hidden_size)).dtype == (torch.bfloat16 if on else torch.float32)
+            logits = model.logits(model(ids)).float()
+        model.zero_grad()
+        logits.square().mean().backward()
+        gradients = [each.grad for name, each in model.named_parameters() if ".lora_" in name]
+        assert {each.dtype for each in gradients} == {torch.float32}
+        found.append([logits.detach(), *gradients])
+    for wide, narrow in zip(*found, strict=True):
+        assert (wide - narrow).norm() < 0.06 * wide.norm()  # 8 bits, through every layer
