@@ -23,9 +23,10 @@ from lit_llm.backbone.models import Shape as ModelShape
 from lit_llm.backbone.quantized import bytes_of, is_quantizable, quantize
 from lit_llm.config import schema
 from lit_llm.config.targets import construct, named_class
+from lit_llm.evaluation.sets import KINDS
 from lit_llm.model_sources.adapters import is_model
 from lit_llm.stages.options import AdapterOptions, StageOptions
-from lit_llm.training.build import computed_by
+from lit_llm.training.build import computed_by, measured_before
 from lit_llm.training.plan.activations import Activations, activations
 from lit_llm.training.trainer import precision
 
@@ -49,7 +50,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak of training, by part."""
+    """Bytes by part. Not all are held at once: ``total`` is the most of before, while and after training."""
 
     weights: float
     gradients: float
@@ -59,7 +60,10 @@ class Memory:
     process: float  # Python, torch, this program and its data; on a GPU 0
     cache: float  # keys and values of the answers that are generated at once
     laid_out: float  # the weights a second time while answers are sampled, as the decoder multiplies by them
-    read: float  # the weights as they are read, before they are quantised; 0: they stay so
+    read: (
+        float  # before the first step: the weights as they are read, and a copy that is evaluated; 0: none beside them
+    )
+    made: float  # after the last step: what adapters make, merged, and what it is measured beside
 
     @property
     def training(self) -> float:
@@ -67,14 +71,19 @@ class Memory:
 
     @property
     def sampling(self) -> float:
-        """While answers are sampled: the decoder has the weights a second time, laid out for it."""
-        return self.process + self.weights + self.laid_out + self.optimizer + self.copies + self.cache
+        """While answers are sampled, or the end is evaluated: the decoder has the weights a second time, laid out for
+        it, and merged adapters are a model of their own."""
+        return self.process + self.weights + self.laid_out + self.optimizer + self.copies + self.cache + self.made
+
+    @property
+    def beginning(self) -> float:
+        """Before the first step."""
+        return self.process + self.read + self.laid_out + self.cache if self.read else 0.0
 
     @property
     def total(self) -> float:
-        """The peak: while training, while answers are sampled, or before the first step, as weights are quantised."""
-        begin = self.process + self.read if self.read else 0.0
-        return max(self.training, self.sampling if self.cache else 0.0, begin)
+        """The peak."""
+        return max(self.training, self.sampling if self.cache or self.made else 0.0, self.beginning)
 
     def parts(self) -> dict[str, float]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -95,6 +104,8 @@ class Shape:
     rewards: int  # parameters of reward models
     generated: tuple[int, int]  # answers at once in the evaluation, tokens of one with its prompt; (0, 0): none
     linear: tuple[int, ...]  # numbers of each weight that adapters may stand beside, in 4 bits if it is asked for
+    before: bool  # whether the model that the run starts from is evaluated
+    after: int  # networks that the evaluation at the end makes beside the stage's
 
     @property
     def parameters(self) -> int:
@@ -117,7 +128,7 @@ class Shape:
         each = self.activations(of.length) if known is None else known
         answers, tokens = max(self.generated, of.sampled, key=lambda each: each[0] * each[1])
         layer = 2 * self.config.num_kv_heads * self.config.head_dim
-        weights = size * self.parameters * (1 + beside)
+        weights, on_cpu = size * self.parameters * (1 + beside), self.device == "cpu"
         quantized = isinstance(self.options, AdapterOptions) and self.options.lora_quantization is not None
         in_4_bits = sum(map(bytes_of, self.linear)) - size * sum(self.linear) if quantized else 0
         return Memory(
@@ -129,8 +140,9 @@ class Shape:
             process=process,
             cache=(self.autocast or self.dtype).itemsize * self.config.num_layers * layer * answers * tokens,
             laid_out=weights if answers * tokens else 0.0,
-            # In float32 in the host's memory; a GPU gets the 4 bits.
-            read=4.0 * self.parameters if quantized and self.device == "cpu" else 0.0,
+            # In float32 in the host's memory: a GPU gets the 4 bits.
+            read=4.0 * self.parameters * (1 + self.before) if (quantized or self.before) and on_cpu else 0.0,
+            made=size * self.parameters * self.after,
         )
 
 
@@ -164,7 +176,17 @@ def shape_of(cfg: DictConfig, vocab_size: int | None = None) -> Shape:
         rewards=sum(found.num_parameters for found in _reward_models(schema.plain(cfg)["stage"])),
         generated=(said.batch_size, min(config.max_positions, longest)) if said.enabled and said.generate else (0, 0),
         linear=linear,
+        before=measured_before(cfg),
+        after=_made_at_the_end(cfg, options),
     )
+
+
+def _made_at_the_end(cfg: DictConfig, options: StageOptions) -> int:
+    """The merged model, and the base where a stage is measured beside what it started from: with adapters alone."""
+    if not isinstance(options, AdapterOptions) or not options.lora_rank or not cfg.evaluation.enabled:
+        return 0
+    kind: Any = named_class(cfg.stage, "stage", cfg.allowed_targets)
+    return 1 + any(kind.is_measured_beside_its_start(each) for each in KINDS)
 
 
 class _Trained(nn.Module):
@@ -292,4 +314,4 @@ def _with_options(shape: Shape, options: StageOptions) -> Shape:
         model = LanguageModel(shape.config)
         _adapted(model, options)
     trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
-    return replace(shape, options=options, trained=trained, states=2 * trained)
+    return replace(shape, options=options, trained=trained, states=2 * trained, after=max(1, shape.after))

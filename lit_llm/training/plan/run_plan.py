@@ -83,7 +83,8 @@ def _of_memory(shape: Shape, of: Pass, needed: Memory, room: float, data: RunDat
         "activations": "kept for the backward pass",
         "cache": "keys and values while answers are sampled, not beside activations",
         "laid_out": "weights once more while answers are sampled, not beside activations",
-        "read": "weights before they are quantised, not beside the others",
+        "read": "before the first step: weights as they are read, and a copy to be evaluated",
+        "made": "after the last step: adapters merged, and what that is measured beside",
         "process": "Python, torch, data",
     }  # fmt: skip
     for name, size in needed.parts().items():

@@ -62,7 +62,9 @@ def test_qlora_holds_half_a_byte_a_weight_of_the_blocks_and_is_named_where_memor
     assert sum(each.dtype == torch.uint8 for each in base.values()) == 2 * 7
     trained = sum(each.numel() for each in parts.stage.model.parameters() if each.requires_grad)
     assert shape.trained == trained and held.gradients == 4 * trained
-    assert held.read == 4 * parts.stage.model.num_parameters() - 4 * trained
+    whole = 4 * parts.stage.model.num_parameters() - 4 * trained
+    assert held.read == 2 * whole and parts.start is not None  # the copy that is evaluated first is whole too
+    assert held.made == whole
     plain = memory.shape_of(compose("train", given), parts.tokenizer.vocab_size)
     offers = dict(memory.what_would_fit(plain, of, 0.0, 0.0))
     assert offers["stage.lora_rank=2 stage.lora_quantization=nf4"] == held.total
