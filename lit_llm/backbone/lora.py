@@ -200,7 +200,9 @@ def merge_lora(model: LanguageModel | ScoreModel) -> LanguageModel | ScoreModel:
 
     To keep on training the adapters, merge a ``copy.deepcopy``.
     """
-    for name, layer in adapted(model).items():
+    for name in list(adapted(model)):  # a layer at a time: the old one is let go before the next is made
+        layer = model.get_submodule(name)
+        assert isinstance(layer, LoRALinear)
         model.set_submodule(name, layer.merged().train(layer.training))
     dequantize(model, model.backbone.embed_tokens.weight.dtype)  # layers that had no adapter
     return model.requires_grad_(True)

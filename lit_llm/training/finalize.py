@@ -15,7 +15,8 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lit_llm.backbone.models import LanguageModel, count_parameters
+from lit_llm.backbone.huggingface import head_in
+from lit_llm.backbone.models import count_parameters
 from lit_llm.config import schema
 from lit_llm.config.environment import hiding
 from lit_llm.config.run_objective import LOSS
@@ -190,7 +191,7 @@ def say(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> None:
     log.info("%s", in_one_sentence(metrics))
     log.info("model: %s", near(folder.model))
     chat = type(parts.stage).__name__ not in ("Pretraining", "ContinuedPretraining")
-    if not isinstance(parts.stage.exported(), LanguageModel):
+    if head_in(folder.model) != "language":
         log.info("next: python scripts/evaluate.py run=%s", typed(folder.path))
     elif chat:
         log.info("next: python scripts/chat.py model=%s", typed(folder.model))
