@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,7 @@ def plan_run(cfg: DictConfig, measure: bool, folder: Path) -> Plan:
     keep_freed_memory()
     import lightning as L
 
+    from lit_llm.stages.options import AdapterOptions
     from lit_llm.training import finalize, loggers  # noqa: F401  a run has them: what they hold counts
     from lit_llm.training.plan import memory
     from lit_llm.training.plan.micro_batch import settled
@@ -51,6 +53,8 @@ def plan_run(cfg: DictConfig, measure: bool, folder: Path) -> Plan:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = RunData.read(cfg, folder)
     shape = memory.shape_of(cfg, data.vocabulary)
+    if isinstance(shape.options, AdapterOptions) and shape.options.lora_quantization and find_spec("bitsandbytes"):
+        import bitsandbytes  # noqa: F401  it counts too
     process = memory.process_bytes() if shape.device == "cpu" else 0.0
     options = shape.options
     of = memory.Pass(*options.pass_over(data.rows, data.length), sampled=options.sampled(data.rows, data.length))
