@@ -34,13 +34,15 @@ _told: set[Path] = set()
 
 def is_of_transformers(path: Path, library: Library = "auto") -> bool:
     """Whether the model of a config.json is computed by transformers: as ``library`` says; auto: where no family here
-    has its architecture and transformers is there, which a line says once."""
+    has its architecture or its model_type and transformers is there, which a line says once."""
     if library != "auto" or not path.is_file():
         return library == "transformers"
-    named = ConfigFile(path).raw.get("architectures")
+    raw = ConfigFile(path).raw
+    named, kind = raw.get("architectures"), raw.get("model_type")
     name = named[0] if isinstance(named, list) and len(named) == 1 else None
+    kinds = {row.model_type or family for family, row in FAMILIES.items()}
     ours = {each for row in FAMILIES.values() for each in (row.language, row.score)}
-    if name is None or name in ours or importlib.util.find_spec("transformers") is None:
+    if name is None or name in ours or kind in kinds or importlib.util.find_spec("transformers") is None:
         return False
     if path.resolve() not in _told:
         _told.add(path.resolve())

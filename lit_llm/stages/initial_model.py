@@ -41,8 +41,6 @@ def initial_model(
         check_vocabulary(network.config, tokenizer.vocab_size, model)
     if isinstance(options, AdapterOptions) and options.lora_quantization:
         if isinstance(network.config, TransformersConfig):
-            raise UserError(
-                "stage.lora_quantization=nf4: is not for backbone=transformers; leave one out"
-            )
+            raise UserError("stage.lora_quantization=nf4: is not for backbone=transformers; leave one out")
         quantize(network)
     return network, tokenizer

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lit_llm.backbone.dropout import Dropout
 from lit_llm.backbone.huggingface import load_language_model
 from lit_llm.backbone.lora import adapted, apply_lora, load_adapter, merge_lora, save_adapter
 from lit_llm.errors import UserError
@@ -92,6 +93,9 @@ def test_dora_trains_as_peft_s(dropout: float, tmp_path: Path) -> None:
                 parameter.normal_(0, 0.3)
     adapter.save_pretrained(tmp_path / "adapter")
     load_adapter(tmp_path / "adapter", ours)
+    for module in adapter.modules():  # the same elements are left out for a seed
+        if hasattr(module, "lora_dropout") and dropout:
+            module.lora_dropout["default"] = Dropout(dropout)
     tokens, found = torch.cat(rows(20)), []
     for logits, model in ((lambda: adapter(tokens).logits, adapter), (lambda: ours.logits(ours(tokens)), ours)):
         torch.manual_seed(0)

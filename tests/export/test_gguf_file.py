@@ -164,6 +164,10 @@ def test_what_llama_cpp_has_no_form_for_is_one_line(folder, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "architectures": ["GemmaForCausalLM"]}))
     refused("GemmaForCausalLM")
+    (folder / "config.json").write_text(
+        json.dumps({**config, "architectures": ["OPTForCausalLM"], "model_type": "opt"})
+    )
+    refused("a family that transformers computes is not written into GGUF here")
 
 
 def test_rows_without_a_token_get_names_that_no_token_has(tmp_path):

@@ -9,7 +9,7 @@ from lit_llm.backbone.config import RopeScaling, from_depth
 from lit_llm.backbone.lora import adapted, apply_lora, lora_disabled
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
-from lit_llm.generation import cuda_graphs, sampling, scheduler
+from lit_llm.generation import cuda_graphs, scheduler, transformers_decoder
 from lit_llm.generation.choice import Choice
 from lit_llm.generation.decoder import Decoder
 from lit_llm.generation.sampling import completions, generate
@@ -102,7 +102,7 @@ def test_embeddings_are_read_as_they_are():
 def test_tables_reach_as_far_as_the_call(monkeypatch):
     """Not as far as the context: of a model for 131,072 tokens that takes longer than a short answer."""
     made = []
-    monkeypatch.setattr(sampling, "Decoder", lambda *args: made.append(Decoder(*args)) or made[-1])
+    monkeypatch.setattr(transformers_decoder, "Decoder", lambda *args: made.append(Decoder(*args)) or made[-1])
     generate(tiny(), [[1, 2, 3], [4]], max_new_tokens=[5, 9], end_ids=())
     assert [len(decoder.ropes) for decoder in made] == [10]
 

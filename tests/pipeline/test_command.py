@@ -43,7 +43,7 @@ def ran(monkeypatch):
         (output / "train.jsonl").write_text("{}\n")
         write_json(folder / "metrics.json", {"stage": "rankings"})
 
-    monkeypatch.setattr("lit_llm.pipeline.command.gc.collect", lambda: 0)
+    monkeypatch.setattr("lit_llm.pipeline.command.give_back_freed_memory", lambda: False)
     monkeypatch.setattr("lit_llm.training.command.execute", execute)
     monkeypatch.setattr("lit_llm.pipeline.rankings.collect", collect)
     monkeypatch.setattr("lit_llm.pipeline.final_evaluation.evaluate_pipeline", lambda *_: None)

@@ -98,7 +98,14 @@ def test_the_model_that_a_chain_begins_from_stands_in_ledger_and_answers(runs, t
     (first / "config.yaml").write_text(CONFIG + f"init_from: {start}\n")
     texts = (Document("The cat sat on the mat."), Document("The mat. Hello?"))
     write_heldout(first / "heldout", Heldout("words", "documents", texts))
-    config = {"ledger": True, "answers": SETTINGS, "report": False, "stages": {}, "best_of_n": {"n": 0}}
+    config = {
+        "ledger": True,
+        "answers": SETTINGS,
+        "report": False,
+        "stages": {},
+        "best_of_n": {"n": 0},
+        "export": {"to": None},
+    }
     parents = {"instruction_tuning": None, "ppo": "instruction_tuning"}
     evaluate_pipeline(config, tmp_path, runs, parents, {name: run / "model" for name, run in runs.items()})
     entries = json.loads((tmp_path / "ledger.json").read_text())["entries"]
