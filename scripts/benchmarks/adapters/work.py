@@ -10,11 +10,12 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from benchmarks.command import say
 from benchmarks.conditions import conditions
 from benchmarks.planned.work import last_line, taken
+from benchmarks.startup.work import text_of
 from lit_llm.backbone.huggingface import head_in
 from lit_llm.errors import UserError
 from lit_llm.model_sources.folders import folder_of
@@ -85,7 +86,7 @@ def run(settings: Settings) -> None:
         settings.json.write_text(json_files.dumps({**told, "results": results}, indent=1) + "\n", encoding="utf-8")
 
 
-def alone(settings: Settings, folder: Path, quantization: str | None) -> dict[str, float]:
+def alone(settings: Settings, folder: Path, quantization: str | None) -> dict[str, Any]:
     """What ``alone.py`` measures of the stage, in a process of its own. Raises UserError where that fails."""
     words = [f"{name}={getattr(settings, name)}" for name in ("rank", "rows", "length", "steps")]
     words += [f"model={folder}", *([f"quantization={quantization}"] if quantization else [])]
@@ -96,20 +97,34 @@ def alone(settings: Settings, folder: Path, quantization: str | None) -> dict[st
     )  # fmt: skip
     if done.returncode:
         raise UserError(f"the stage alone failed: {last_line(done.stderr)}")
-    found: dict[str, float] = json_files.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json_files.loads(done.stdout.splitlines()[-1])
     return found
 
 
 def command(settings: Settings, folder: Path, quantization: str | None) -> int:
     """Bytes that the training command held at most. Raises UserError where it fails."""
     with tempfile.TemporaryDirectory() as place:
+        write_conversations(settings, Path(place) / "conversations.jsonl")
         return int(taken(words_of(settings, folder, quantization, Path(place)))[1])
 
 
+def write_conversations(settings: Settings, file: Path) -> None:
+    """Short ones, packed into full rows whatever the tokenizer: enough for every step, and to hold some out."""
+    tokens = (settings.steps + 1) * settings.rows * settings.length
+    text = text_of(300_000)
+    with file.open("w", encoding="utf-8") as lines:
+        for number in range(max(200, tokens // 8)):
+            start = number * 24 % (len(text) - 24)
+            told = {"user": f"Line {number}?", "assistant": f"{number} {text[start : start + 24].strip()}"}
+            messages = [{"role": role, "content": content} for role, content in told.items()]
+            lines.write(json_files.dumps({"messages": messages}) + "\n")
+
+
 def words_of(settings: Settings, folder: Path, quantization: str | None, place: Path) -> list[str]:
-    """The training command's, of a run that does what ``alone`` does, on the conversations of its own default."""
+    """The training command's, of a run that does what ``alone`` does, on the conversations in ``place``."""
     return [
-        "stage=instruction_tuning", f"init_from={folder}", "pretrained_defaults=false", f"paths.outputs={place}",
+        "stage=instruction_tuning", f"init_from={folder}", "pretrained_defaults=false",
+        f"paths.outputs={place}", f"paths.cache={place}/cache", f"data.path={place}/conversations.jsonl",
         f"stage.lora_rank={settings.rank}", f"stage.lora_quantization={quantization or 'null'}",
         f"data.micro_batch_size={settings.rows}", f"data.max_length={settings.length}", "evaluation.before=false",
         f"evaluation.max_items={ITEMS}",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.adapters.work import CONTESTANTS, Settings, words_of
+from benchmarks.adapters.work import CONTESTANTS, Settings, words_of, write_conversations
 from benchmarks.command import command
 
 from lit_llm.backbone.config import from_depth
@@ -48,7 +48,8 @@ def test_mistakes_are_one_line(words: list[str], said: str, tmp_path: Path) -> N
 def test_the_whole_command_trains_what_the_stage_alone_does(quantization: str | None, tmp_path: Path) -> None:
     schema.register()
     settings = Settings(saved(tmp_path / "model"), rank=4, rows=2, length=64, steps=5)
-    words = words_of(settings, settings.model, quantization, tmp_path / "outputs")
+    write_conversations(settings, tmp_path / "conversations.jsonl")
+    words = words_of(settings, settings.model, quantization, tmp_path)
     check("train", hydra_words("train", words))
     cfg = compose("train", words)
     assert (cfg.stage.lora_rank, cfg.stage.lora_quantization) == (4, quantization)
