@@ -13,7 +13,7 @@ import re
 import site
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,13 @@ def code_hashes(config: Mapping[str, Any]) -> dict[str, str]:
     return {module: _hash(module) for module in sorted(closure(named))} | archives
 
 
+def hashes_of(modules: Iterable[str]) -> dict[str, str]:
+    """As ``code_hashes``, of these modules and what they reach; the rooms that they lie in count, also of LEFT_OUT."""
+    named = set(modules)
+    left_out = [room for room in LEFT_OUT if not any(_within(module, room) for module in named)]
+    return {module: _hash(module) for module in sorted(closure(named, left_out))}
+
+
 @cache
 def _archive_hash(module: str) -> str:
     """Of a module in a zip file the whole file counts: it has no source file of its own."""
@@ -60,13 +67,13 @@ def targets(config: Any) -> Iterator[str]:
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
-def closure(modules: Iterable[str]) -> set[str]:
+def closure(modules: Iterable[str], left_out: Sequence[str] = LEFT_OUT) -> set[str]:
     """The modules and all that they import from lit_llm and from code that is not installed, inside functions too."""
     found: set[str] = set()
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
-        if module in found or _excluded(module) or module_file(module) is None:
+        if module in found or any(_within(module, room) for room in left_out) or module_file(module) is None:
             continue
         found.add(module)
         if _own(module):
@@ -178,8 +185,8 @@ def _lines(file: Path) -> list[str]:
         return []
 
 
-def _excluded(module: str) -> bool:
-    return any(module == name or module.startswith(f"{name}.") for name in LEFT_OUT)
+def _within(module: str, room: str) -> bool:
+    return module == room or module.startswith(f"{room}.")
 
 
 @cache

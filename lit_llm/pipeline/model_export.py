@@ -12,74 +12,105 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import lit_llm
 from lit_llm.config.export_keys import FOLDER
 from lit_llm.config.schema import digest
-from lit_llm.errors import UserError
 from lit_llm.export.command import Export, export_gguf, whole
-from lit_llm.export.engines import node_package, node_version
+from lit_llm.export.engines import SCRIPT, node_package, node_version
+from lit_llm.lineage.code_hash import hashes_of
 from lit_llm.lineage.lineage import hash_folder
+from lit_llm.model_sources.gguf_header import Quantization
 from lit_llm.pipeline.cache import StageCache, show
 from lit_llm.report.exported import FILE, exported, in_ledger
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.file_hashes import sha256_of
+from lit_llm.runtime.out_of_resources import one_line
 
 log = logging.getLogger("lit_llm")
 
-CODE = ("export", "model_sources")
+CODE = "lit_llm.export.command"
+LONGEST = 300  # characters of an error that is not this project's own
 
 
 def export_model(config: Mapping[str, Any], folder: Path, name: str, run: Path) -> Path | None:
     """Writes or reuses the export of the model that the run ``name`` in ``run`` made. Shown as
-    ``folder``/export. Returns its folder; None where none is asked for, or it cannot be made: export.json says why."""
+    ``folder``/export. Returns its folder; None where none is asked for, or it cannot be made: export.json says why.
+
+    An export costs no chain its report: whatever goes wrong is one line of export.json, ledger and report.
+    """
+    _forget_the_one_before(folder)
     asked = config["export"]
     if asked["to"] is None:
         return None
-    cache = StageCache(config["cache_dir"])
-    node = None if asked["node_llama_cpp"] is None else Path(asked["node_llama_cpp"]).expanduser()
-    inputs = _inputs(run, asked["quantization"], node)
-    place = cache.folder(FOLDER, digest(inputs))
     told: dict[str, Any] = {"model": name, "quantization": asked["quantization"]}
-    if cache.finished(place):
-        cache.check(place)
-        log.info("export: unchanged, reused from %s", place)
-    else:
-        log.info("export of %s", name)
-        place.mkdir(parents=True, exist_ok=True)
-        model = (run / "model").resolve()
-        try:
-            with whole(model, place) as merged:
-                said = Export(model, quantization=asked["quantization"], node_llama_cpp=node)
-                export_gguf(said, merged, name, place, model)
-        except UserError as error:  # the chain is done: its report is not lost to an export
-            log.warning("export of %s: %s", name, error)
-            write_json(folder / FILE, {**told, "error": str(error)})
-            return None
-        cache.finish(place, inputs)
-    write_json(folder / FILE, {**told, **exported(place)})
+    place = None
+    try:
+        place = _made(StageCache(config["cache_dir"]), name, run, asked["quantization"], asked["node_llama_cpp"])
+        told |= exported(place)
+        show(folder / FOLDER, place)
+    except Exception as error:  # also of gguf, of node, of what a subprocess answered
+        place, told = None, {**told, "error": _in_one_line(error)}
+        log.warning("export of %s: %s", name, told["error"])
+        log.debug("where it failed:", exc_info=True)
+    write_json(folder / FILE, told)
     in_ledger(folder)
-    show(folder / FOLDER, place)
     return place
+
+
+def _forget_the_one_before(folder: Path) -> None:
+    """An earlier run in the same folder exported another model."""
+    (folder / FILE).unlink(missing_ok=True)
+    if (folder / FOLDER).is_symlink():
+        (folder / FOLDER).unlink()
+    in_ledger(folder)
+
+
+def _made(cache: StageCache, name: str, run: Path, quantization: Quantization, given: str | None) -> Path:
+    """The finished folder in the cache. ``given``: where node-llama-cpp is. Raises UserError as ``export_gguf``."""
+    node = None if given is None else Path(given).expanduser()
+    inputs = _inputs(run, quantization, node)
+    place = cache.folder(FOLDER, digest(inputs))
+    if cache.finished(place):
+        try:
+            cache.check(place)
+            exported(place)
+        except Exception as error:
+            place = cache.folder(FOLDER, digest(inputs), anew=True)
+            log.warning("export of %s: made anew: %s", name, _in_one_line(error))
+        else:
+            log.info("export: unchanged, reused from %s", place)
+            return place
+    log.info("export of %s", name)
+    place.mkdir(parents=True, exist_ok=True)
+    model = (run / "model").resolve()
+    with whole(model, place) as merged:
+        export_gguf(Export(model, quantization=quantization, node_llama_cpp=node), merged, name, place, model)
+    cache.finish(place, inputs)
+    return place
+
+
+def _in_one_line(error: Exception) -> str:
+    known = one_line(error, "export it by itself: scripts/export.py")
+    if known is not None:
+        return str(known)
+    return " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]
 
 
 def _inputs(run: Path, quantization: str, node: Path | None) -> dict[str, Any]:
     """All that the file and its certificate depend on."""
     heldout = run / "heldout"
-    package = Path(lit_llm.__file__).parent
-    files = sorted(file for room in CODE for file in (package / room).iterdir() if file.suffix in (".py", ".mjs"))
     found = node_package(node)
     return {
         "model": hash_folder(run / "model"),
         "heldout": hash_folder(heldout) if heldout.is_dir() else {},
         "quantization": quantization,
-        "code": {f"{file.parent.name}/{file.name}": sha256_of(file) for file in files},
+        "code": {**hashes_of([CODE]), SCRIPT.name: sha256_of(SCRIPT)},
         "engines": {"llama.cpp": None if found is None else node_version(found), **_versions()},
     }
 
 
 def _versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {}
-    for name in ("gguf", "transformers", "torch"):
+    for name in ("gguf", "transformers", "tokenizers", "torch"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,22 +59,34 @@ def exported(place: Path) -> dict[str, Any]:
 
 
 def in_ledger(folder: Path) -> None:
-    """Puts what export.json says into the ledger.json of a pipeline's folder, where there is one."""
+    """Puts what export.json says into the ledger.json of a pipeline's folder, where there is one; nothing of an export
+    stays there where export.json is missing."""
     ledger, told = folder / "ledger.json", read_json(folder / FILE)
-    if ledger.is_file() and told:
-        kept = {key: told[key] for key in KEPT if key in told}
-        write_json(ledger, {**json.loads(ledger.read_text(encoding="utf-8")), "export": kept})
+    if not ledger.is_file():
+        return
+    try:
+        before = read_json(ledger)
+    except UserError:  # the report says so
+        return
+    after = {key: value for key, value in before.items() if key != "export"}
+    if told:
+        after["export"] = {key: told[key] for key in KEPT if key in told}
+    if after != before:
+        write_json(ledger, after)
 
 
 def exported_file(run: PipelineRun) -> ExportedFile | None:
-    """None where the pipeline exported nothing. Raises UserError for a damaged certificate."""
+    """None where the pipeline exported nothing. A certificate that is damaged or gone is told in its place: it costs no
+    chain its report."""
     told = read_json(run.folder / FILE)
     if not told:
         return None
     if told.get("error"):
-        words = f"No file was made: {told['error']}"
-        return ExportedFile(str(told.get("model")), "", "", 0, "", "failed", words, ())
-    found = _certificate(run.folder / str(told.get("certificate", "")))
+        return _failed(told, f"No file was made: {told['error']}")
+    try:
+        found = _certificate(run.folder / str(told.get("certificate", "")))
+    except UserError as error:
+        return _failed(told, str(error))
     state: Literal["passed", "failed", "not certified"]
     state = "failed" if found.failed else "passed" if found.passed else "not certified"
     rows = tuple(ExportedRow(c.name, c.engine, WORDS[c.passed], c.value, c.bound) for c in found.checks)
@@ -83,6 +94,10 @@ def exported_file(run: PipelineRun) -> ExportedFile | None:
         str(told.get("model")), found.file, found.sha256, int(told.get("bytes") or 0), str(told["certificate"]), state,
         verdict(found), rows,
     )  # fmt: skip
+
+
+def _failed(told: Mapping[str, Any], words: str) -> ExportedFile:
+    return ExportedFile(str(told.get("model")), "", "", 0, "", "failed", words, ())
 
 
 def _certificate(file: Path) -> Certificate:

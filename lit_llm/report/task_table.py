@@ -52,7 +52,7 @@ def task_rows(found: list[dict[str, Any]]) -> list[tuple[str, list[TaskRow]]]:
 
 
 def _row(entry: Mapping[str, Any], after: Score) -> TaskRow:
-    change, p = score(entry["change"]), entry["p_adjusted"] if entry["p_adjusted"] is not None else entry["p"]
+    change, p = score(entry["change"]), entry["p_adjusted"]  # never the plain one: a column holds one kind of p
     certainty = [change.error] if change is not None and change.error else []
     certainty += [p_value(p)] if change is not None and isinstance(p, int | float) else []
     return TaskRow(

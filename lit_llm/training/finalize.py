@@ -151,8 +151,10 @@ def describe(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> Non
     """lineage.json and README.md of the model folder."""
     config = schema.plain(parts.cfg)
     config.pop("resume", None)
-    kept = ["parameters", "steps", "tokens", "seconds", "hardware", "heldout", "floors", "before", "reward_validation"]
-    kept.append("merge")
+    kept = (
+        "parameters", "steps", "tokens", "seconds", "hardware", "heldout", "floors", "before", "reward_validation",
+        "merge",
+    )  # fmt: skip
     record = lineage.record(
         folder.model,
         stage=parts.stage.name,

@@ -14,6 +14,8 @@ from lit_llm.config.command_line import compose
 from lit_llm.config.validation import findings_in
 from lit_llm.errors import UserError
 from lit_llm.evaluation.sets import write_heldout
+from lit_llm.lineage import code_hash
+from lit_llm.pipeline import model_export
 from lit_llm.pipeline.model_export import export_model
 from lit_llm.records import Document, Heldout
 from lit_llm.report.exported import exported_file
@@ -61,10 +63,56 @@ def test_the_export_is_cached_and_shown_with_what_was_not_run(run, tmp_path, cap
     assert "ppo-Q8_0.gguf" in page and 'href="export/certificate.json"' in page and found.sha256 in page
     assert export_model(config(tmp_path), folder, "ppo", run) == place and "export: unchanged, reused" in caplog.text
     assert export_model(config(tmp_path, quantization="f16"), folder, "ppo", run) != place
+
+
+def test_an_export_that_drifted_is_made_anew(run, tmp_path, caplog):
+    place = export_model(config(tmp_path), run.parent, "ppo", run)
     file = place / "ppo-Q8_0.gguf"
-    file.write_bytes(file.read_bytes()[:-1] + b"\0\0")
-    with pytest.raises(UserError, match="the cached stage was changed since it was made"):
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + b"\0\0")
+    anew = export_model(config(tmp_path), run.parent, "ppo", run)
+    assert anew != place and "made anew: " in caplog.text and (run.parent / "export").resolve() == anew.resolve()
+    assert (anew / file.name).read_bytes() == whole
+    assert export_model(config(tmp_path), run.parent, "ppo", run) == anew
+
+
+def test_nothing_is_left_of_an_export_before(run, tmp_path):
+    folder = run.parent
+    for asked in (config(tmp_path, to=None), config(tmp_path, node_llama_cpp="~no_such_user_here/x")):
         export_model(config(tmp_path), folder, "ppo", run)
+        assert exported_file(read_pipeline(folder)).file
+        assert export_model(asked, folder, "ppo", run) is None
+        found = exported_file(read_pipeline(folder))
+        assert not (folder / "export").is_symlink() and (found is None or not found.file)
+        assert ("export" in json.loads((folder / "ledger.json").read_text())) == (found is not None)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("vocabulary"), OSError("no\nroom"), RuntimeError("gguf: two\nlines"), UserError("too old")]
+)
+def test_no_error_of_an_export_costs_the_report(run, tmp_path, monkeypatch, error):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(model_export, "export_gguf", fails)
+    assert export_model(config(tmp_path), run.parent, "ppo", run) is None
+    told = json.loads((run.parent / "ledger.json").read_text())["export"]
+    assert "\n" not in told["error"] and str(error.args[0]).split()[0] in told["error"]
+    found = exported_file(read_pipeline(run.parent))
+    assert found.state == "failed" and told["error"] in found.words
+    assert "No file was made" in render(read_pipeline(run.parent), verify_chain(read_pipeline(run.parent).stages))
+
+
+def test_all_code_that_computes_the_file_and_its_certificate_counts(run, monkeypatch):
+    def hashed():
+        return model_export._inputs(run, "q8_0", None)["code"]
+
+    before, plain = hashed(), code_hash._hash
+    assert {"lit_llm.export.certificate", "lit_llm.model_sources.gguf_header", "llama_cpp.mjs"} <= set(before)
+    for module in ("lit_llm.backbone.attention", "lit_llm.evaluation.likelihood", "lit_llm.text.tokenizer"):
+        monkeypatch.setattr(code_hash, "_hash", lambda one, m=module: "changed" if one == m else plain(one))
+        after = hashed()
+        assert {name for name in before if before[name] != after[name]} == {module}
 
 
 def test_what_cannot_be_exported_costs_no_report(run, tmp_path, caplog):
@@ -79,11 +127,13 @@ def test_what_cannot_be_exported_costs_no_report(run, tmp_path, caplog):
     assert found.state == "failed" and found.words.startswith("No file was made: ") and not found.rows
 
 
-def test_a_damaged_certificate_is_one_line(run, tmp_path):
+def test_a_damaged_certificate_is_told_in_the_report(run, tmp_path):
     place = export_model(config(tmp_path), run.parent, "ppo", run)
     (place / "certificate.json").write_text('{"checks": 3}')
-    with pytest.raises(UserError, match=r"certificate\.json: is no certificate"):
-        exported_file(read_pipeline(run.parent))
+    chain = read_pipeline(run.parent)
+    found = exported_file(chain)
+    assert found.state == "failed" and "certificate.json: is no certificate" in found.words and not found.rows
+    assert "is no certificate of an exported file" in render(chain, verify_chain(chain.stages))
 
 
 @needs_llama_cpp

@@ -23,6 +23,15 @@ def test_rows_give_before_after_change_and_its_error(pipeline):
     assert (row.change, row.certainty, row.sign) == ("+0.500", "± 0.081, p < 0.001", "▲")
 
 
+def test_a_p_that_is_not_adjusted_is_not_shown_among_those_that_are(pipeline):
+    task = {**TASK, "higher_is_better": {}}  # nobody says which way is better: no test of the ledger's, none adjusted
+    (pipeline / "fine_tuning/tasks.json").write_text(json.dumps({"tasks": {"قطط": task}}))
+    [entry, _] = found = entries(read_pipeline(pipeline))
+    assert entry["p"] == 1e-5 and entry["p_adjusted"] is None
+    [(_, [row])] = task_rows(found)
+    assert row.certainty == "± 0.081"
+
+
 def test_a_stage_that_is_asked_later_changes_report_and_ledger(pipeline):
     write_report(pipeline)
     assert "lm-evaluation-harness" not in (pipeline / "report.html").read_text()

@@ -125,18 +125,19 @@ def taken(words: Sequence[str]) -> tuple[float, float]:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise UserError(f"train.py {' '.join(words)}: failed: {_last_line(said.decode(errors='replace'))}")
+        raise UserError(f"train.py {' '.join(words)}: failed: {last_line(said.decode(errors='replace'))}")
     return time.perf_counter() - began, float(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
 
 
 def _output(command: Sequence[str]) -> str:
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     if found.returncode:
-        raise UserError(f"the plan failed: {_last_line(found.stderr)}")
+        raise UserError(f"the plan failed: {last_line(found.stderr)}")
     return found.stdout
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """Of what a process said: where it failed, that is the error."""
     lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
     return lines[-1] if lines else "it said nothing"
 

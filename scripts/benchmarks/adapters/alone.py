@@ -1,24 +1,32 @@
-"""Memory and time of a few steps of instruction tuning with LoRA and with QLoRA, each in a process of its own.
+"""A few steps of instruction tuning with adapters, without data, evaluation or checkpoints: what they hold, as JSON.
 
-    python -m benchmarks.adapters FOLDER [null|nf4]     (in scripts/; without the last word both, one after the other)
-
-FOLDER is a model folder. Printed: the largest memory that the process held until the stage stood and while it trained,
-what of it the network's weights are, and seconds of processor time of the median step of one row of 256 tokens.
+``work.py`` starts it, since what is measured belongs to a whole process.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
-import subprocess
-import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from lit_llm.runtime.allocator import keep_freed_memory
+from lit_llm.runtime.arguments import run_command
 
-ROWS, LENGTH, STEPS = 1, 256, 3
+
+@dataclass(frozen=True)
+class Alone:
+    """Steps of instruction tuning on random tokens, in fp32 on the CPU."""
+
+    model: Annotated[Path, "a model folder"]
+    rank: Annotated[int, "of the adapters"]
+    rows: Annotated[int, "of a step"]
+    length: Annotated[int, "tokens of a row"]
+    steps: Annotated[int, "that are timed, after a first one"]
+    quantization: Annotated[Literal["nf4"] | None, "of the frozen weights"] = None
 
 
 def held() -> int:
@@ -44,7 +52,8 @@ class Peak(threading.Thread):
         return most
 
 
-def measure(folder: str, quantization: str | None) -> None:
+def measure(a: Alone) -> None:
+    """Prints ``bare``, ``made``, ``ready``, ``trained`` and ``weights`` in bytes, and ``seconds`` of a step."""
     keep_freed_memory()
     import lightning as L
     import torch
@@ -54,8 +63,8 @@ def measure(folder: str, quantization: str | None) -> None:
     from lit_llm.stages.instruction_tuning import InstructionTuning
 
     bare, peak = held(), Peak()
-    options = InstructionTuning.Options(lora_rank=16, lora_quantization=quantization)  # type: ignore[arg-type]
-    stage = InstructionTuning(options, model=folder)
+    options = InstructionTuning.Options(lora_rank=a.rank, lora_quantization=a.quantization)
+    stage = InstructionTuning(options, model=a.model)
     begun = peak.since()
     seconds: list[float] = []
 
@@ -66,8 +75,8 @@ def measure(folder: str, quantization: str | None) -> None:
         def on_train_batch_end(self, *args: Any) -> None:  # noqa: ARG002
             seconds[-1] = time.process_time() - seconds[-1]
 
-    tokens = torch.randint(stage.model.config.vocab_size, (STEPS + 1, ROWS, LENGTH + 1))
-    places, zeros = torch.arange(LENGTH).expand(ROWS, LENGTH), torch.zeros(ROWS, LENGTH, dtype=torch.int64)
+    tokens = torch.randint(stage.model.config.vocab_size, (a.steps + 1, a.rows, a.length + 1))
+    places, zeros = torch.arange(a.length).expand(a.rows, a.length), torch.zeros(a.rows, a.length, dtype=torch.int64)
     batches = [TokenBatch(each[:, :-1], each[:, 1:], places, zeros, zeros) for each in tokens]
     loader: Any = torch.utils.data.DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
     quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
@@ -81,19 +90,9 @@ def measure(folder: str, quantization: str | None) -> None:
             state = each.quant_state
             scales += state.absmax.nbytes + state.state2.absmax.nbytes
     weights = scales + sum(each.nbytes for each in stage.model.parameters())
-    mib = {"process": bare, "made": begun, "before the first step": now, "trained": trained, "weights": weights}
-    said = ", ".join(f"{name} {size / 2**20:.0f} MiB" for name, size in mib.items())
-    print(f"{'QLoRA' if quantization else 'LoRA'}: {said}; {statistics.median(seconds[1:]):.2f} s a step", flush=True)
-
-
-def main() -> None:
-    folder, *chosen = sys.argv[1:]
-    if chosen:
-        measure(folder, None if chosen[0] == "null" else chosen[0])
-        return
-    for quantization in ("null", "nf4"):
-        subprocess.run([sys.executable, "-m", "benchmarks.adapters", folder, quantization], check=True)
+    sizes = {"bare": bare, "made": begun, "ready": now, "trained": trained, "weights": weights}
+    print(json.dumps({**sizes, "seconds": statistics.median(seconds[1:])}), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(Alone, measure)
