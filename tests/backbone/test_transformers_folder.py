@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 from lit_llm.backbone.families import read_config
 from lit_llm.backbone.huggingface import head_in, load_config, load_language_model, load_model, load_score_model
 from lit_llm.backbone.huggingface import save_model as save
-from lit_llm.backbone.models import ScoreModel
+from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.backbone.transformers_config import SWITCH, shape_of
 from lit_llm.errors import UserError
+from lit_llm.stages import checkpoint_contents
 from lit_llm.stages.pretraining import Pretraining
 from tests.other_families import CONFIGS, folder_of
 
@@ -114,6 +115,30 @@ def test_code_of_a_folder_runs_with_the_switch_alone(tmp_path, monkeypatch):
     assert load_config(tmp_path / "saved").family == "ours"
 
 
+def test_a_checkpoint_runs_no_code_without_the_switch(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    _, folder = folder_of("falcon", tmp_path)
+    (folder / "ours.py").write_text(CODE)
+    names = {"AutoConfig": "ours.OurConfig", "AutoModelForCausalLM": "ours.OurForCausalLM"}
+    changed(folder, model_type="ours", architectures=["OurForCausalLM"], auto_map=names)
+    stage = Pretraining(model=load_model(folder, trust_remote_code=True))
+    kept = checkpoint_contents.contents(stage.model, None)
+    assert str(tmp_path) not in json.dumps(kept)
+    for ran in tmp_path.rglob("it_ran"):
+        ran.unlink()
+    plain = {**kept["transformers"], "settings": "{}"}
+    for written in (kept["transformers"], {**kept["transformers"], "code": str(folder)}, {**plain, "code": str(folder)}):
+        checkpoint = {checkpoint_contents.KEY: {"transformers": written}, "state_dict": stage.state_dict()}
+        torch.save(checkpoint, tmp_path / "kept.ckpt")
+        with pytest.raises(UserError, match=rf"kept.ckpt: .*auto_map.* give model=FOLDER.*{SWITCH}=1") as error:
+            Pretraining.load_from_checkpoint(tmp_path / "kept.ckpt")
+        assert "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("it_ran"))
+    monkeypatch.setenv(SWITCH, "1")
+    again = Pretraining.load_from_checkpoint(tmp_path / "kept.ckpt", model=load_model(folder))
+    assert torch.equal(again.model.output_weight, stage.model.output_weight)
+
+
 def test_what_cannot_be_read_is_said_in_one_line(tmp_path):
     _, folder = folder_of("falcon", tmp_path)
     weights = load_file(folder / "model.safetensors")
@@ -169,9 +194,6 @@ def test_new_weights_take_a_folder_s_shape_and_a_checkpoint_keeps_it(tmp_path):
     config = shape_of(vocab_size=70, config=str(folder), dropout=0.1)
     assert (config.vocab_size, config.max_positions, config.head_bias, config.num_heads) == (70, 64, True, 4)
     assert config.theirs().resid_pdrop == config.theirs().embd_pdrop == 0.1 and config.theirs().attn_pdrop == 0.0
-    from lit_llm.backbone.models import LanguageModel
-    from lit_llm.stages import checkpoint_contents
-
     stage = Pretraining(model=LanguageModel(config))
     kept = {checkpoint_contents.KEY: checkpoint_contents.contents(stage.model, None)}
     torch.save(kept, tmp_path / "kept.ckpt")
