@@ -21,13 +21,14 @@ from lit_llm.backbone.family_table import FAMILIES
 from lit_llm.backbone.models import LanguageModel, ScoreModel, StoredDtypes
 from lit_llm.backbone.transformers_config import TransformersConfig, made, quiet, read_shape, told_by_file
 from lit_llm.backbone.transformers_probe import examine
-from lit_llm.backbone.weights import dtypes_in, weight_files
+from lit_llm.backbone.weights import INDEX, SINGLE, dtypes_in, names_in, weight_files
 from lit_llm.errors import UserError
 from lit_llm.runtime.model_folder import checked_meanwhile
 
 log = logging.getLogger("lit_llm")
 
 Library = Literal["auto", "own", "transformers"]
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _SCORE = "ForSequenceClassification"
 _told: set[Path] = set()
 
@@ -53,8 +54,21 @@ def is_of_transformers(path: Path, library: Library = "auto") -> bool:
 def config_in(path: Path, trust_remote_code: bool = False) -> tuple[TransformersConfig, Head]:
     """The shape of the model that a config.json is of, and its head. Raises UserError."""
     named = ConfigFile(path).raw.get("architectures") or []
+    _compare_layers(path)
     score = isinstance(named, list) and any(str(name).endswith(_SCORE) for name in named)
     return read_shape(path, trust_remote_code), "score" if score else "language"
+
+
+def _compare_layers(path: Path) -> None:
+    """Refuses more layers than the weights beside ``path`` are named for, before so many are built."""
+    raw = ConfigFile(path).raw
+    key = next((key for key in _LAYERS if type(raw.get(key)) is int), None)
+    if key is None or (not (path.parent / SINGLE).is_file() and not (path.parent / INDEX).is_file()):
+        return  # whoever reads weights says that there are none
+    names = names_in(weight_files(path.parent))
+    found = {next((part for part in name.split(".") if part.isdecimal()), None) for name in names} - {None}
+    if found and raw[key] > len(found):
+        raise UserError(f"{path}: {key}={raw[key]}, but the weights are of {len(found)} layers")
 
 
 def read(

@@ -127,7 +127,11 @@ def test_a_checkpoint_runs_no_code_without_the_switch(tmp_path, monkeypatch):
     for ran in tmp_path.rglob("it_ran"):
         ran.unlink()
     plain = {**kept["transformers"], "settings": "{}"}
-    for written in (kept["transformers"], {**kept["transformers"], "code": str(folder)}, {**plain, "code": str(folder)}):
+    for written in (
+        kept["transformers"],
+        {**kept["transformers"], "code": str(folder)},
+        {**plain, "code": str(folder)},
+    ):
         checkpoint = {checkpoint_contents.KEY: {"transformers": written}, "state_dict": stage.state_dict()}
         torch.save(checkpoint, tmp_path / "kept.ckpt")
         with pytest.raises(UserError, match=rf"kept.ckpt: .*auto_map.* give model=FOLDER.*{SWITCH}=1") as error:
@@ -160,7 +164,11 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path):
     refused("model.safetensors: damaged or cut short")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     refused("pickled weights only, which can run code")
-    changed(folder, num_attention_heads=5)
+    (folder / "pytorch_model.bin").unlink()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    changed(folder, num_hidden_layers=10_000_000)
+    refused(r"config.json: num_hidden_layers=10000000, but the weights are of 2 layers$")
+    changed(folder, num_hidden_layers=2, num_attention_heads=5)
     refused(r"config.json: transformers cannot read it|config.json: ")
     changed(folder, model_type="t5", architectures=["T5ForConditionalGeneration"])
     refused("model_type='t5' is not supported: transformers has no causal language model of it")
