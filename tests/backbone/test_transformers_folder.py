@@ -3,20 +3,26 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
+from lit_llm.backbone.adapter_folder import save_adapter_folder
 from lit_llm.backbone.families import read_config
 from lit_llm.backbone.huggingface import head_in, load_config, load_language_model, load_model, load_score_model
 from lit_llm.backbone.huggingface import save_model as save
+from lit_llm.backbone.lora import apply_lora
 from lit_llm.backbone.models import LanguageModel, ScoreModel
+from lit_llm.backbone.options import TransformersOptions
 from lit_llm.backbone.transformers_config import SWITCH, shape_of
 from lit_llm.errors import UserError
 from lit_llm.stages import checkpoint_contents
 from lit_llm.stages.pretraining import Pretraining
-from tests.other_families import CONFIGS, folder_of
+from lit_llm.training.evaluate import reference_of
+from tests.other_families import CONFIGS, LIKE_LLAMA, folder_of
 
 transformers = pytest.importorskip("transformers")
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
@@ -126,12 +132,8 @@ def test_a_checkpoint_runs_no_code_without_the_switch(tmp_path, monkeypatch):
     assert str(tmp_path) not in json.dumps(kept)
     for ran in tmp_path.rglob("it_ran"):
         ran.unlink()
-    plain = {**kept["transformers"], "settings": "{}"}
-    for written in (
-        kept["transformers"],
-        {**kept["transformers"], "code": str(folder)},
-        {**plain, "code": str(folder)},
-    ):
+    new = kept["transformers"]
+    for written in (new, new | {"code": str(folder)}, new | {"code": str(folder), "settings": "{}"}):
         checkpoint = {checkpoint_contents.KEY: {"transformers": written}, "state_dict": stage.state_dict()}
         torch.save(checkpoint, tmp_path / "kept.ckpt")
         with pytest.raises(UserError, match=rf"kept.ckpt: .*auto_map.* give model=FOLDER.*{SWITCH}=1") as error:
@@ -209,3 +211,34 @@ def test_new_weights_take_a_folder_s_shape_and_a_checkpoint_keeps_it(tmp_path):
     assert checkpoint_contents.network_of(read, "kept.ckpt").config == config
     with pytest.raises(UserError, match=r"give init_from=FOLDER to train on from a model, or backbone.config=FOLDER"):
         shape_of(vocab_size=70)
+
+
+@torch.no_grad()
+def test_what_the_family_s_own_reader_refuses_is_computed_as_it_was_trained(tmp_path):
+    torch.manual_seed(0)
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**LIKE_LLAMA, mlp_bias=True)).eval()
+    for name, weight in theirs.named_parameters():
+        weight.add_(torch.randn_like(weight)) if name.endswith(".bias") else weight.mul_(8)
+    whole, saved, adapter = (tmp_path / name for name in ("whole", "saved", "adapter"))
+    theirs.save_pretrained(whole)
+    model = load_model(whole, library="transformers").eval()
+    save(saved, model)
+    assert head_in(saved) == "language" and load_config(saved).num_parameters == model.num_parameters()
+    again = load_language_model(saved).eval()
+    torch.testing.assert_close(again.logits(again(IDS)), theirs(IDS).logits, rtol=1e-5, atol=1e-5)
+    for folder in (whole, saved):
+        with pytest.raises(UserError, match=r"mlp_bias=True is not supported.*; or let .*: backbone=transformers$"):
+            load_model(folder, library="own")
+    with pytest.raises(UserError, match="mlp_bias=True is not supported"):  # nobody has trained it so
+        load_model(whole)
+    cfg = {"init_from": str(whole), "backbone": {"_target_": TransformersOptions.TARGET, "trust_remote_code": False}}
+    evaluator = SimpleNamespace(beside=["prompts"])
+    reference = reference_of(OmegaConf.create(cfg), evaluator, None, torch.device("cpu")).model
+    assert torch.equal(reference.logits(reference(IDS)), model.logits(model(IDS)))
+    apply_lora(model, rank=2)
+    for name, weight in model.named_parameters():
+        weight.add_(torch.randn_like(weight)) if "lora_B" in name else None
+    save_adapter_folder(adapter, model.eval())
+    assert head_in(adapter) == "language"
+    merged = load_language_model(adapter).eval()
+    torch.testing.assert_close(merged.logits(merged(IDS)), model.logits(model(IDS)), rtol=1e-4, atol=1e-4)

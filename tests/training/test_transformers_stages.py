@@ -148,7 +148,7 @@ def test_a_plan_knows_its_size(data, parent):
 
 def test_four_bits_are_neither_offered_nor_taken(data, parent, monkeypatch):
     given = ["stage=instruction_tuning", f"init_from={parent}", f"data.path={data}/instructions", "stage.lora_rank=2"]
-    with pytest.raises(UserError, match="stage.lora_quantization=nf4: is not for backbone=transformers; leave one"):
+    with pytest.raises(UserError, match=r"stage.lora_quantization=nf4: is not for backbone=transformers; leave one"):
         validate(compose("train", [*COMMON, *given, "stage.lora_quantization=nf4"]))
     cfg = compose("train", [*COMMON, *given])
     offers = what_would_fit(shape_of(cfg), Pass(2, 32), 0.0, 0.0)
