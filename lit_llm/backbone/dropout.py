@@ -20,6 +20,8 @@ class Dropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or not 0 < self.p < 1 or input.device.type != "cpu" or self.inplace:
             return super().forward(input)
+        if torch.compiler.is_compiling():  # the number of draws follows from draws: the graph would break here
+            return super().forward(input)
         dropped: Tensor = _LeftOut.apply(input, self.p)  # type: ignore[no-untyped-call]
         return dropped
 

@@ -23,7 +23,7 @@ from lit_llm.backbone.models import LanguageModel, ScoreModel, Shape, StoredDtyp
 from lit_llm.backbone.quantized import quantize
 from lit_llm.backbone.score_settings import head_settings, read_head
 from lit_llm.backbone.transformers_config import TransformersConfig
-from lit_llm.backbone.transformers_folder import Library, is_of_transformers
+from lit_llm.backbone.transformers_folder import Library, is_of_transformers, library_for
 from lit_llm.backbone.weights import FLOATS, Found, names_in, read_tensors, same_tensor, weight_files, write_tensors
 from lit_llm.errors import UserError
 from lit_llm.model_sources.adapters import (
@@ -55,13 +55,14 @@ class SavesTokenizer(Protocol):
 def load_config(folder: str | Path, library: Library = "auto", trust_remote_code: bool = False) -> Shape:
     """The shape of the model in ``folder``; ``library`` as ``load_model``. Raises UserError if it is missing, damaged
     or not supported."""
-    return _read_config(config_file(folder_of(folder)), library, trust_remote_code)[0]
+    folder = folder_of(folder)
+    return _read_config(config_file(folder), library_for(folder, library), trust_remote_code)[0]
 
 
-def head_in(folder: str | Path) -> Head:
+def head_in(folder: str | Path, library: Library = "auto") -> Head:
     """Which head the model in ``folder`` has; errors as ``load_config``."""
     folder = folder_of(folder)
-    found = _read_config(config_file(folder))[1]
+    found = _read_config(config_file(folder), library_for(folder, library))[1]
     return "score" if is_adapter(folder) and scores(folder) else found
 
 
@@ -71,7 +72,13 @@ def _read_config(
     if is_of_transformers(path, library):
         shape, head = transformers_folder.config_in(path, trust_remote_code)
         return shape, head, shape.raw
-    return read_config(path)
+    try:
+        return read_config(path)
+    except UserError as error:
+        told = str(error)
+        if library != "own" or "is not supported" not in told or "backbone=transformers" in told:
+            raise
+        raise UserError(f"{told}; or let transformers compute it: backbone=transformers") from None
 
 
 def load_model(
@@ -102,7 +109,7 @@ def load_model(
         merged.folder = None  # no folder holds these weights
         return merged
     path = folder / "config.json"
-    config, found, raw = _read_config(path, library, trust_remote_code)
+    config, found, raw = _read_config(path, library_for(folder, library), trust_remote_code)
     if head not in (found, "auto"):
         raise UserError(f"{path}: holds {KINDS[found]} ({raw['architectures'][0]}), {KINDS[head]} is wanted")
     if isinstance(config, TransformersConfig):
@@ -144,7 +151,8 @@ def load_adapted(
     check_recorded(folder, (CONFIG, WEIGHTS, "config.json"))
     base = base_of(folder)
     check_base(folder, base)
-    found: Head = head_in(folder)
+    library = library_for(folder, library)
+    found: Head = head_in(folder, library)
     if head not in (found, "auto"):
         raise UserError(f"{folder}: holds an adapter of {KINDS[found]}, {KINDS[head]} is wanted")
     model = load_model(base, "auto", dtype, device, dropout, library, trust_remote_code)

@@ -7,10 +7,21 @@ from typing import Any
 
 import torch
 
-from lit_llm.backbone.models import ScoreModel
+from lit_llm.backbone.families import write_config
+from lit_llm.backbone.models import ScoreModel, Shape
+from lit_llm.backbone.transformers_config import TransformersConfig, made, quiet
 from lit_llm.errors import UserError
 
 NORMALISATION = {"mean": "reward_mean", "std": "reward_std"}  # in config.json, since theirs has no such tensors
+
+
+def check_can_be_saved(config: Shape) -> None:
+    """Raises UserError where no class of transformers holds a score head of the family: nobody could read it."""
+    if not isinstance(config, TransformersConfig):
+        write_config(config, "score")
+        return
+    with torch.device("meta"), quiet():
+        made(config, "score")
 
 
 def head_settings(model: ScoreModel) -> dict[str, Any]:

@@ -16,18 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from lit_llm.backbone.config_file import ConfigFile
-from lit_llm.backbone.families import Head
+from lit_llm.backbone.families import Head, read_config
 from lit_llm.backbone.family_table import FAMILIES
 from lit_llm.backbone.models import LanguageModel, ScoreModel, StoredDtypes
 from lit_llm.backbone.transformers_config import TransformersConfig, made, quiet, read_shape, told_by_file
 from lit_llm.backbone.transformers_probe import examine
-from lit_llm.backbone.weights import dtypes_in, weight_files
+from lit_llm.backbone.weights import INDEX, SINGLE, dtypes_in, names_in, weight_files
 from lit_llm.errors import UserError
+from lit_llm.model_sources.adapters import config_file
 from lit_llm.runtime.model_folder import checked_meanwhile
 
 log = logging.getLogger("lit_llm")
 
 Library = Literal["auto", "own", "transformers"]
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_MARK = "computed_by"  # in a config.json that was written here
 _SCORE = "ForSequenceClassification"
 _told: set[Path] = set()
 
@@ -44,17 +47,49 @@ def is_of_transformers(path: Path, library: Library = "auto") -> bool:
     ours = {each for row in FAMILIES.values() for each in (row.language, row.score)}
     if name is None or name in ours or kind in kinds or importlib.util.find_spec("transformers") is None:
         return False
+    _tell(path, str(name))
+    return True
+
+
+def library_for(folder: Path, library: Library = "auto") -> Library:
+    """Whose code computes the model in ``folder``, as ``library`` says; auto: transformers too for a model of a family
+    here that was trained with backbone=transformers and that no reader here takes, which a line says once."""
+    own, path = folder / "config.json", config_file(folder)
+    if library != "auto" or not own.is_file() or ConfigFile(own).raw.get(_MARK) != "transformers":
+        return library
+    try:
+        if not is_of_transformers(path):
+            read_config(path)
+    except UserError:
+        _tell(path, str((ConfigFile(path).raw.get("architectures") or [None])[0]))
+        return "transformers"
+    return library
+
+
+def _tell(path: Path, name: str) -> None:
     if path.resolve() not in _told:
         _told.add(path.resolve())
         log.info("%s: %s is computed by transformers, more slowly than families of this project's own", path, name)
-    return True
 
 
 def config_in(path: Path, trust_remote_code: bool = False) -> tuple[TransformersConfig, Head]:
     """The shape of the model that a config.json is of, and its head. Raises UserError."""
     named = ConfigFile(path).raw.get("architectures") or []
+    _compare_layers(path)
     score = isinstance(named, list) and any(str(name).endswith(_SCORE) for name in named)
     return read_shape(path, trust_remote_code), "score" if score else "language"
+
+
+def _compare_layers(path: Path) -> None:
+    """Refuses more layers than the weights beside ``path`` are named for, before so many are built."""
+    raw = ConfigFile(path).raw
+    key = next((key for key in _LAYERS if type(raw.get(key)) is int), None)
+    if key is None or (not (path.parent / SINGLE).is_file() and not (path.parent / INDEX).is_file()):
+        return  # whoever reads weights says that there are none
+    names = names_in(weight_files(path.parent))
+    found = {next((part for part in name.split(".") if part.isdecimal()), None) for name in names} - {None}
+    if found and raw[key] > len(found):
+        raise UserError(f"{path}: {key}={raw[key]}, but the weights are of {len(found)} layers")
 
 
 def read(
@@ -164,6 +199,7 @@ def config_json(config: TransformersConfig, head: Head) -> dict[str, Any]:
     with torch.device("meta"):
         whole = made(config, head)
     settings = {**config.raw, "vocab_size": config.vocab_size, "architectures": [type(whole).__name__]}
+    settings[_MARK] = "transformers"
     if head == "score":
         settings |= {"id2label": {"0": "score"}, "label2id": {"score": 0}}
     return settings

@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lit_llm.backbone.options import TransformersOptions
 from lit_llm.config import monitored_metrics, renamed, run_objective, schema, stage_losses, targets
 from lit_llm.config.annotations import fits, shown
 from lit_llm.config.conf_files import INSIDE_THE_STAGE
@@ -161,7 +162,7 @@ def _check_run(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
     yield from monitored_metrics.faults(prefix, values)
     yield from _check_trainer(prefix + "trainer.", values["trainer"])
     yield from _check_recomputed(prefix, values)
-    yield from _check_packages(prefix, values["stage"])
+    yield from _check_quantization(prefix, values)
     data = values["data"] if isinstance(values["data"], Mapping) else {}
     if data.get("micro_batch_size") == "auto" and values["trainer"]["global_batch_size"] is None:
         yield f"{prefix}data.micro_batch_size=auto: needs trainer.global_batch_size, a step's rows, which it divides"
@@ -308,9 +309,12 @@ def _check_recomputed(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def _check_packages(prefix: str, stage: Any) -> Iterator[str]:
+def _check_quantization(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
+    stage, backbone = values["stage"], values["backbone"]
     kind = stage.get("lora_quantization") if isinstance(stage, Mapping) else None
-    if kind and find_spec("bitsandbytes") is None:
+    if kind and isinstance(backbone, Mapping) and backbone.get("_target_") == TransformersOptions.TARGET:
+        yield f"{prefix}stage.lora_quantization={kind}: is not for {prefix}backbone=transformers; leave one out"
+    elif kind and find_spec("bitsandbytes") is None:
         yield f"{prefix}stage.lora_quantization={kind}: bitsandbytes is missing; pip install 'lit-llm[qlora]'"
 
 

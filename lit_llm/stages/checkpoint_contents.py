@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer as Engine
 
 from lit_llm.backbone.config import BackboneConfig, RopeScaling
 from lit_llm.backbone.models import LanguageModel
-from lit_llm.backbone.transformers_config import TransformersConfig
+from lit_llm.backbone.transformers_config import SWITCH, TransformersConfig
 from lit_llm.errors import UserError
 from lit_llm.stages.options import StageOptions
 from lit_llm.text.chat import ChatTemplate
@@ -37,6 +38,7 @@ def contents(model: Any, tokenizer: Any) -> dict[str, Any]:
         found["backbone"] = dataclasses.asdict(config)
     if isinstance(config, TransformersConfig):
         found["transformers"] = dataclasses.asdict(config)
+        del found["transformers"]["code"]  # a place, and of what is run: a checkpoint is somebody's file
     if isinstance(tokenizer, Tokenizer):
         found["tokenizer"] = {
             "engine": tokenizer.engine.to_str(),
@@ -60,9 +62,10 @@ def read(path: str | Path, map_location: Any) -> dict[str, Any]:
 
 
 def network_of(checkpoint: Mapping[str, Any], path: str | Path) -> LanguageModel:
-    """A network of the shape that was trained, its weights random. Raises UserError where the shape is not kept."""
+    """A network of the shape that was trained, its weights random. Raises UserError where the shape is not kept, or
+    Python code beside the model makes it."""
     if (theirs := checkpoint.get(KEY, {}).get("transformers")) is not None:
-        return LanguageModel(TransformersConfig(**theirs))
+        return LanguageModel(_without_foreign_code(theirs, path))
     values = checkpoint.get(KEY, {}).get("backbone")
     if values is None:
         raise UserError(
@@ -74,6 +77,19 @@ def network_of(checkpoint: Mapping[str, Any], path: str | Path) -> LanguageModel
         if (scaling := values.get(name)) is not None:
             values[name] = RopeScaling(**scaling)
     return LanguageModel(BackboneConfig(**values))
+
+
+def _without_foreign_code(values: Mapping[str, Any], path: str | Path) -> TransformersConfig:
+    """Older checkpoints say where the code lies, which is run with the switch alone."""
+    config = TransformersConfig(**values)
+    if config.code is None and not config.raw.get("auto_map"):
+        return config
+    if config.code is not None and os.environ.get(SWITCH) == "1":
+        return config
+    raise UserError(
+        f"{path}: its network is made by Python code of a model folder (auto_map), which is not run; give "
+        f"model=FOLDER, what training started from, with {SWITCH}=1 where you trust its code"
+    )
 
 
 def tokenizer_of(checkpoint: Mapping[str, Any]) -> Tokenizer | None:

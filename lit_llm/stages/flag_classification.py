@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.models import ScoreModel
+from lit_llm.backbone.score_settings import check_can_be_saved
 from lit_llm.data.completion_checks import check_fits
 from lit_llm.errors import UserError
 from lit_llm.evaluation.classification import best_threshold, labels
@@ -58,6 +59,7 @@ class FlagClassification(Stage):
     ) -> None:
         options = options or self.Options()
         language_model, tokenizer = initial_model(model, tokenizer, self.head, options)
+        check_can_be_saved(language_model.config)  # before it is trained
         scored = ScoreModel.from_language_model(language_model)
         scored.label = LABEL
         if not options.lora_rank:  # adapters freeze it

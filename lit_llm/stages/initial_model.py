@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import nn
 
 from lit_llm.backbone.adapter_folder import load_start
-from lit_llm.backbone.huggingface import check_vocabulary
+from lit_llm.backbone.huggingface import check_vocabulary, load_config
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.backbone.quantized import dequantize, has_quantized, quantize
 from lit_llm.backbone.transformers_config import TransformersConfig
@@ -35,14 +35,23 @@ def initial_model(
     few rows for.
     """
     network: Any = model
+    quantized = isinstance(options, AdapterOptions) and bool(options.lora_quantization)
+    if quantized:  # before weights are read
+        _refuse_other_layers(load_config(model) if isinstance(model, str | Path) else getattr(model, "config", None))
     if isinstance(model, str | Path):
         network = load_start(model, head, bool(getattr(options, "lora_rank", 0)))
         tokenizer = load_tokenizer(model) if tokenizer is None else tokenizer
         check_vocabulary(network.config, tokenizer.vocab_size, model)
-    if isinstance(options, AdapterOptions) and options.lora_quantization:
-        if isinstance(network.config, TransformersConfig):
-            raise UserError("stage.lora_quantization=nf4: is not for backbone=transformers; leave one out")
+    if quantized:
         quantize(network)
     elif has_quantized(network):  # an adapter of QLoRA's: what the 4 bits stand for
         dequantize(network, network.backbone.embed_tokens.weight.dtype)
     return network, tokenizer
+
+
+def _refuse_other_layers(config: Any) -> None:
+    if isinstance(config, TransformersConfig):
+        raise UserError(
+            f"stage.lora_quantization=nf4: the model ({config.family}) is computed by transformers, whose layers are "
+            "not kept in 4 bits here; leave it out"
+        )

@@ -69,9 +69,10 @@ class PreferenceOptimization(AgainstReference):
         )
         prompts = batch.groups[winners]
         losses = self._losses(pairs, None if batch.margins is None else batch.margins[prompts])
-        per_prompt = torch.zeros_like(batch.weights).index_add_(0, prompts, torch.ones_like(losses.losses))
-        total = (losses.losses * (batch.weights / per_prompt.clamp_min(1))[prompts]).sum()
-        return total, (batch.weights * (per_prompt > 0)).sum(), _sums(pairs, losses)
+        weights = batch.weights.float()  # bfloat16 where all else is: it counts to 256
+        per_prompt = torch.zeros_like(weights).index_add_(0, prompts, torch.ones_like(prompts, dtype=weights.dtype))
+        total = (losses.losses * (weights / per_prompt.clamp_min(1))[prompts]).sum()
+        return total, (weights * (per_prompt > 0)).sum(), _sums(pairs, losses)
 
     def _losses(self, pairs: Pairs, margins: Tensor | None) -> PairLosses:
         """Of M pairs, with the margins (M,) where there are any."""

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.models import ScoreModel
+from lit_llm.backbone.score_settings import check_can_be_saved
 from lit_llm.data.completion_checks import check_fits
 from lit_llm.errors import UserError
 from lit_llm.objectives.ranking import bradley_terry
@@ -64,6 +65,7 @@ class RewardModeling(Stage):
     ) -> None:
         options = options or self.Options()
         language_model, tokenizer = initial_model(model, tokenizer, self.head, options)
+        check_can_be_saved(language_model.config)  # before it is trained
         scored = ScoreModel.from_language_model(language_model)
         super().__init__(options, model=scored, optimizer=optimizer, schedule=schedule, tokenizer=tokenizer)
         self.adapt(self.options, self.options.lora_dropout)

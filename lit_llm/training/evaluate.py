@@ -30,7 +30,7 @@ from lit_llm.runtime.atomic_files import folder_beside, write_json
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.stages.base import Stage
 from lit_llm.text.tokenizer import Tokenizer
-from lit_llm.training.build import Parts
+from lit_llm.training.build import Parts, computed_by
 from lit_llm.training.evaluation_key import settings_hash
 from lit_llm.training.merge_loss import by_adapters, rounds
 from lit_llm.training.trainer import in_bf16
@@ -166,7 +166,7 @@ def reference_of(
     if "prompts" not in evaluator.beside or not cfg.init_from or not Path(cfg.init_from).is_dir():
         return None
     held: LanguageModel | None = None if stage is None else stage.started_from()
-    model = huggingface.load_language_model(cfg.init_from) if held is None else held
+    model: Any = huggingface.load_model(cfg.init_from, **computed_by(cfg)) if held is None else held
     return LoadedModel(model.to(device).eval(), tokenizer)
 
 

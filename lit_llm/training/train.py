@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lit_llm.backbone.options import TransformersOptions
 from lit_llm.config import schema
 from lit_llm.config.pretrained_defaults import tell
 from lit_llm.config.resume_compatibility import refuse_another
@@ -56,7 +57,8 @@ def needs_less(cfg: DictConfig) -> str:
     values = ", ".join(f"{key}={OmegaConf.select(cfg, key)}" for key in keys)
     more = [] if cfg.trainer.gradient_checkpointing else ["trainer.gradient_checkpointing=true"]
     more += ["stage.lora_rank=16"] if cfg.stage.get("lora_rank") == 0 else []
-    if cfg.stage.get("lora_rank") and "lora_quantization" in cfg.stage and not cfg.stage.lora_quantization:
+    ours = cfg.backbone.get("_target_") != TransformersOptions.TARGET
+    if ours and cfg.stage.get("lora_rank") and "lora_quantization" in cfg.stage and not cfg.stage.lora_quantization:
         more.append("stage.lora_quantization=nf4")
     more += ["data.num_workers=0"] if cfg.data.get("num_workers") else []
     return f"lower {values}" + (f", or give {' or '.join(more)}" if more else "")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lit_llm.backbone.dropout import Dropout, left_out
+from lit_llm.backbone.lora import LoRALinear
 
 
 @given(count=st.integers(0, 3000), p=st.floats(1e-6, 1 - 1e-6), seed=st.integers(0, 2**31))
@@ -57,6 +58,11 @@ def test_a_seed_repeats_it_and_the_input_stays_as_it_is() -> None:
     assert torch.equal(dropout(x), first)
     assert not torch.equal(first, second)
     assert torch.equal(x, before)
+
+
+def test_a_compiled_adapter_is_one_graph() -> None:
+    layer = LoRALinear(nn.Linear(8, 8), rank=2, alpha=4.0, dropout=0.5).train()
+    assert torch._dynamo.explain(layer)(torch.randn(2, 8)).graph_break_count == 0
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])

@@ -3,19 +3,26 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
+from lit_llm.backbone.adapter_folder import save_adapter_folder
 from lit_llm.backbone.families import read_config
 from lit_llm.backbone.huggingface import head_in, load_config, load_language_model, load_model, load_score_model
 from lit_llm.backbone.huggingface import save_model as save
-from lit_llm.backbone.models import ScoreModel
+from lit_llm.backbone.lora import apply_lora
+from lit_llm.backbone.models import LanguageModel, ScoreModel
+from lit_llm.backbone.options import TransformersOptions
 from lit_llm.backbone.transformers_config import SWITCH, shape_of
 from lit_llm.errors import UserError
+from lit_llm.stages import checkpoint_contents
 from lit_llm.stages.pretraining import Pretraining
-from tests.other_families import CONFIGS, folder_of
+from lit_llm.training.evaluate import reference_of
+from tests.other_families import CONFIGS, LIKE_LLAMA, folder_of
 
 transformers = pytest.importorskip("transformers")
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
@@ -114,6 +121,30 @@ def test_code_of_a_folder_runs_with_the_switch_alone(tmp_path, monkeypatch):
     assert load_config(tmp_path / "saved").family == "ours"
 
 
+def test_a_checkpoint_runs_no_code_without_the_switch(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    _, folder = folder_of("falcon", tmp_path)
+    (folder / "ours.py").write_text(CODE)
+    names = {"AutoConfig": "ours.OurConfig", "AutoModelForCausalLM": "ours.OurForCausalLM"}
+    changed(folder, model_type="ours", architectures=["OurForCausalLM"], auto_map=names)
+    stage = Pretraining(model=load_model(folder, trust_remote_code=True))
+    kept = checkpoint_contents.contents(stage.model, None)
+    assert str(tmp_path) not in json.dumps(kept)
+    for ran in tmp_path.rglob("it_ran"):
+        ran.unlink()
+    new = kept["transformers"]
+    for written in (new, new | {"code": str(folder)}, new | {"code": str(folder), "settings": "{}"}):
+        checkpoint = {checkpoint_contents.KEY: {"transformers": written}, "state_dict": stage.state_dict()}
+        torch.save(checkpoint, tmp_path / "kept.ckpt")
+        with pytest.raises(UserError, match=rf"kept.ckpt: .*auto_map.* give model=FOLDER.*{SWITCH}=1") as error:
+            Pretraining.load_from_checkpoint(tmp_path / "kept.ckpt")
+        assert "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("it_ran"))
+    monkeypatch.setenv(SWITCH, "1")
+    again = Pretraining.load_from_checkpoint(tmp_path / "kept.ckpt", model=load_model(folder))
+    assert torch.equal(again.model.output_weight, stage.model.output_weight)
+
+
 def test_what_cannot_be_read_is_said_in_one_line(tmp_path):
     _, folder = folder_of("falcon", tmp_path)
     weights = load_file(folder / "model.safetensors")
@@ -135,7 +166,11 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path):
     refused("model.safetensors: damaged or cut short")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     refused("pickled weights only, which can run code")
-    changed(folder, num_attention_heads=5)
+    (folder / "pytorch_model.bin").unlink()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    changed(folder, num_hidden_layers=10_000_000)
+    refused(r"config.json: num_hidden_layers=10000000, but the weights are of 2 layers$")
+    changed(folder, num_hidden_layers=2, num_attention_heads=5)
     refused(r"config.json: transformers cannot read it|config.json: ")
     changed(folder, model_type="t5", architectures=["T5ForConditionalGeneration"])
     refused("model_type='t5' is not supported: transformers has no causal language model of it")
@@ -169,9 +204,6 @@ def test_new_weights_take_a_folder_s_shape_and_a_checkpoint_keeps_it(tmp_path):
     config = shape_of(vocab_size=70, config=str(folder), dropout=0.1)
     assert (config.vocab_size, config.max_positions, config.head_bias, config.num_heads) == (70, 64, True, 4)
     assert config.theirs().resid_pdrop == config.theirs().embd_pdrop == 0.1 and config.theirs().attn_pdrop == 0.0
-    from lit_llm.backbone.models import LanguageModel
-    from lit_llm.stages import checkpoint_contents
-
     stage = Pretraining(model=LanguageModel(config))
     kept = {checkpoint_contents.KEY: checkpoint_contents.contents(stage.model, None)}
     torch.save(kept, tmp_path / "kept.ckpt")
@@ -179,3 +211,34 @@ def test_new_weights_take_a_folder_s_shape_and_a_checkpoint_keeps_it(tmp_path):
     assert checkpoint_contents.network_of(read, "kept.ckpt").config == config
     with pytest.raises(UserError, match=r"give init_from=FOLDER to train on from a model, or backbone.config=FOLDER"):
         shape_of(vocab_size=70)
+
+
+@torch.no_grad()
+def test_what_the_family_s_own_reader_refuses_is_computed_as_it_was_trained(tmp_path):
+    torch.manual_seed(0)
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**LIKE_LLAMA, mlp_bias=True)).eval()
+    for name, weight in theirs.named_parameters():
+        weight.add_(torch.randn_like(weight)) if name.endswith(".bias") else weight.mul_(8)
+    whole, saved, adapter = (tmp_path / name for name in ("whole", "saved", "adapter"))
+    theirs.save_pretrained(whole)
+    model = load_model(whole, library="transformers").eval()
+    save(saved, model)
+    assert head_in(saved) == "language" and load_config(saved).num_parameters == model.num_parameters()
+    again = load_language_model(saved).eval()
+    torch.testing.assert_close(again.logits(again(IDS)), theirs(IDS).logits, rtol=1e-5, atol=1e-5)
+    for folder in (whole, saved):
+        with pytest.raises(UserError, match=r"mlp_bias=True is not supported.*; or let .*: backbone=transformers$"):
+            load_model(folder, library="own")
+    with pytest.raises(UserError, match="mlp_bias=True is not supported"):  # nobody has trained it so
+        load_model(whole)
+    cfg = {"init_from": str(whole), "backbone": {"_target_": TransformersOptions.TARGET, "trust_remote_code": False}}
+    evaluator = SimpleNamespace(beside=["prompts"])
+    reference = reference_of(OmegaConf.create(cfg), evaluator, None, torch.device("cpu")).model
+    assert torch.equal(reference.logits(reference(IDS)), model.logits(model(IDS)))
+    apply_lora(model, rank=2)
+    for name, weight in model.named_parameters():
+        weight.add_(torch.randn_like(weight)) if "lora_B" in name else None
+    save_adapter_folder(adapter, model.eval())
+    assert head_in(adapter) == "language"
+    merged = load_language_model(adapter).eval()
+    torch.testing.assert_close(merged.logits(merged(IDS)), model.logits(model(IDS)), rtol=1e-4, atol=1e-4)

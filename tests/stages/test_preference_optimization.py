@@ -47,6 +47,16 @@ def test_it_starts_at_margin_zero_and_a_loss_of_ln_2():
     assert logged["rewards/chosen"].item() == pytest.approx(0, abs=1e-6)
 
 
+def test_it_learns_with_all_weights_in_bfloat16():
+    stage = PreferenceOptimization(model=tiny_model(), **parts(lr=2e-3))
+    trainer(max_steps=20, max_epochs=1, precision="bf16-true").fit(
+        stage, loader([rankings(12, seed=i) for i in range(20)])
+    )
+    assert {weight.dtype for weight in stage.model.parameters()} == {torch.bfloat16}
+    stage.model.float()
+    assert held_out_accuracy(stage) > 0.6
+
+
 def test_logged_names():
     stage = PreferenceOptimization(model=tiny_model(), **parts())
     run = trainer(max_epochs=1)

@@ -12,13 +12,19 @@ from safetensors.torch import load_file
 from lit_llm.backbone.huggingface import load_model
 from lit_llm.checkpointing.resume import find_checkpoint
 from lit_llm.config.command_line import compose
+from lit_llm.config.validation import validate
 from lit_llm.errors import UserError
 from lit_llm.export.gguf_file import read_model
+from lit_llm.stages.flag_classification import FlagClassification
+from lit_llm.stages.initial_model import initial_model
+from lit_llm.stages.options import FineTuningOptions
+from lit_llm.stages.reward_modeling import RewardModeling
 from lit_llm.training import trainer as trainers
 from lit_llm.training.build import load
-from lit_llm.training.plan.memory import Pass, shape_of
-from lit_llm.training.train import run
+from lit_llm.training.plan.memory import Pass, shape_of, what_would_fit
+from lit_llm.training.train import needs_less, run
 from tests.chain_data import NAMES, THINGS, write_data
+from tests.other_families import folder_of
 
 transformers = pytest.importorskip("transformers")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -138,3 +144,24 @@ def test_a_plan_knows_its_size(data, parent):
     assert shape.parameters == shape.trained == held
     memory = shape.memory(Pass(2, 32), 0.0)
     assert memory.weights == memory.gradients == 4 * held and memory.activations > 2 * 32 * 32 * 4
+
+
+def test_four_bits_are_neither_offered_nor_taken(data, parent, monkeypatch):
+    given = ["stage=instruction_tuning", f"init_from={parent}", f"data.path={data}/instructions", "stage.lora_rank=2"]
+    with pytest.raises(UserError, match=r"stage.lora_quantization=nf4: is not for backbone=transformers; leave one"):
+        validate(compose("train", [*COMMON, *given, "stage.lora_quantization=nf4"]))
+    cfg = compose("train", [*COMMON, *given])
+    offers = what_would_fit(shape_of(cfg), Pass(2, 32), 0.0, 0.0)
+    assert offers and not any("quantization" in words for words, _ in offers)
+    assert "quantization" not in needs_less(cfg)
+    monkeypatch.setattr("lit_llm.stages.initial_model.load_start", None)  # no weight is read
+    with pytest.raises(UserError, match=r"lora_quantization=nf4: the model .falcon. is computed by transformers"):
+        initial_model(str(parent), None, "language", FineTuningOptions(lora_rank=2, lora_quantization="nf4"))
+
+
+@pytest.mark.parametrize("kind", [RewardModeling, FlagClassification])
+@pytest.mark.parametrize("family", ["cohere", "mamba"])
+def test_a_score_head_that_no_class_could_hold_is_refused_before_it_is_trained(kind, family, tmp_path):
+    _, folder = folder_of(family, tmp_path)
+    with pytest.raises(UserError, match=f"^family {family} has no reward model in transformers"):
+        kind(model=load_model(folder))

@@ -21,6 +21,7 @@ from lit_llm.backbone.lora import apply_lora
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.backbone.models import Shape as ModelShape
 from lit_llm.backbone.quantized import bytes_of, is_quantizable, quantize
+from lit_llm.backbone.transformers_config import TransformersConfig
 from lit_llm.config import schema
 from lit_llm.config.targets import construct, named_class
 from lit_llm.evaluation.sets import KINDS
@@ -298,7 +299,8 @@ def what_would_fit(shape: Shape, of: Pass, process: float, room: float) -> list[
         found.append(("stage.lora_rank=16", adapted.memory(of, process).total))
         least = replace(adapted, checkpointing=True).memory(replace(of, rows=1), process).total
         found.append(("stage.lora_rank=16 trainer.gradient_checkpointing=true data.micro_batch_size=1", least))
-    if isinstance(shape.options, AdapterOptions) and not shape.options.lora_quantization:
+    ours = not isinstance(shape.config, TransformersConfig)
+    if ours and isinstance(shape.options, AdapterOptions) and not shape.options.lora_quantization:
         options = replace(shape.options, lora_rank=shape.options.lora_rank or 16, lora_quantization="nf4")
         words = f"stage.lora_rank={options.lora_rank} stage.lora_quantization=nf4"
         small = _with_options(shape, options)
