@@ -146,16 +146,9 @@ def apply_lora(
         raise UserError(f"stage.lora_dropout={dropout}: must be at least 0 and below 1")
     if adapted(model):
         raise ValueError("the model has adapters already: merge_lora first")
-    known = TARGETS
-    if isinstance(model.config, TransformersConfig):  # as PEFT's all-linear
-        known = tuple(
-            sorted({name.rpartition(".")[2] for name, each in model.named_modules() if _is_linear(name, each)})
-        )
-        targets = known if tuple(targets) == TARGETS else targets
-        if not known:
-            raise UserError(f"stage.lora_rank={rank}: {model.config.family} has no nn.Linear in transformers to adapt")
-    if tuple(targets) == TARGETS and not model.config.gated_mlp:  # all that there are
-        targets = [name for name in targets if name != "gate_proj"]
+    targets, known = effective_targets(model, targets)
+    if not known:
+        raise UserError(f"stage.lora_rank={rank}: {model.config.family} has no nn.Linear in transformers to adapt")
     chosen = [name for name, module in model.named_modules() if _is_target(name, module, targets)]
     found = {name.rpartition(".")[2] for name in chosen}
     if not targets or found != set(targets):
@@ -179,12 +172,23 @@ def apply_lora(
     return model
 
 
+def effective_targets(model: LanguageModel | ScoreModel, targets: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names of layers that ``targets`` means in this model, and of all that can have an adapter, sorted.
+
+    ``TARGETS``, the default, means all that there are: of a family of transformers those of its own layers.
+    """
+    known = sorted({name.rpartition(".")[2] for name, each in model.named_modules() if _is_linear(name, each)})
+    if not isinstance(model.config, TransformersConfig):
+        known = [name for name in TARGETS if name != "gate_proj" or model.config.gated_mlp]
+    return (known if tuple(targets) == TARGETS else sorted(targets)), known
+
+
 def _is_target(name: str, module: nn.Module, targets: Sequence[str]) -> bool:
     return _is_linear(name, module) and name.rpartition(".")[2] in targets
 
 
 def _is_linear(name: str, module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) and name.startswith("backbone.")
+    return isinstance(module, nn.Linear) and name.startswith("backbone.") and ".lora_" not in name
 
 
 def adapted(model: nn.Module) -> dict[str, LoRALinear]:
