@@ -21,7 +21,7 @@ from lit_llm.backbone.config import LINEAR_LAYERS
 from lit_llm.backbone.config_file import ConfigFile
 from lit_llm.backbone.dropout import Dropout
 from lit_llm.backbone.layouts import layout_of
-from lit_llm.backbone.linear import Linear, linear
+from lit_llm.backbone.linear import Linear, is_plain, linear
 from lit_llm.backbone.lora_files import PEFT_PREFIX, in_files, patterns, put_back, their_targets
 from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.backbone.peft_settings import check_ranks, scales, targets_in
@@ -175,9 +175,17 @@ def apply_lora(
 def effective_targets(model: LanguageModel | ScoreModel, targets: Sequence[str]) -> tuple[list[str], list[str]]:
     """The names of layers that ``targets`` means in this model, and of all that can have an adapter, sorted.
 
-    ``TARGETS``, the default, means all that there are: of a family of transformers those of its own layers.
+    ``TARGETS``, the default, means all that there are: of a family of transformers those of its own layers. Raises
+    UserError for a layer asked for whose class computes something of its own: an adapter beside it would replace that.
     """
-    known = sorted({name.rpartition(".")[2] for name, each in model.named_modules() if _is_linear(name, each)})
+    parts = {name: each for name, each in model.named_modules() if _is_linear(name, each)}
+    own = {name.rpartition(".")[2]: type(each).__name__ for name, each in parts.items() if not is_plain(each)}
+    if tuple(targets) != TARGETS and (wrong := sorted(own.keys() & set(targets))):
+        raise UserError(
+            f"stage.lora_targets: {wrong[0]} is a layer of the class {own[wrong[0]]}, which computes something else "
+            "than nn.Linear: leave it out"
+        )
+    known = sorted({name.rpartition(".")[2] for name in parts} - own.keys())
     if not isinstance(model.config, TransformersConfig):
         known = [name for name in TARGETS if name != "gate_proj" or model.config.gated_mlp]
     return (known if tuple(targets) == TARGETS else sorted(targets)), known

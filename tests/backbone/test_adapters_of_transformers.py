@@ -33,3 +33,23 @@ def test_a_chain_of_adapters_with_default_options_goes_on(name: str, tmp_path: P
     fewer = sorted({key.rpartition(".")[2] for key in adapted(model)})[:1]
     with pytest.raises(UserError, match=rf"stage.lora_targets=\[{fewer[0]}\]: the stage starts from an adapter"):
         go_on(again, **(options.adapters() | {"targets": fewer}))
+
+
+class Clipped(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.clamp(-50, 50))
+
+
+def test_a_layer_that_computes_something_else_gets_no_adapter(tmp_path: Path) -> None:
+    _, folder = folder_of("cohere", tmp_path)
+    model = load_language_model(folder)
+    for name, layer in list(model.named_modules()):
+        if name.endswith("up_proj"):
+            other = Clipped(layer.in_features, layer.out_features, bias=False)
+            other.weight = layer.weight
+            model.set_submodule(name, other)
+    with pytest.raises(UserError, match=r"stage.lora_targets: up_proj is a layer of the class Clipped"):
+        apply_lora(model, rank=2, targets=["q_proj", "up_proj"])
+    apply_lora(model, rank=2)
+    names = {name.rpartition(".")[2] for name in adapted(model)}
+    assert "up_proj" not in names and {"q_proj", "down_proj"} <= names
