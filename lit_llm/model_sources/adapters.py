@@ -167,8 +167,14 @@ def check_base(folder: Path, base: Path) -> None:
 
 def _recorded(folder: Path) -> dict[str, Any]:
     found = _object(folder / BASE) if (folder / BASE).is_file() else {}
-    if not isinstance(found.get("files", {}), dict):
-        raise UserError(f"{folder / BASE}: files={found['files']!r} should be an object of name to SHA-256; remove it")
+    files = found.get("files", {})
+    if not isinstance(files, dict):
+        raise UserError(f"{folder / BASE}: files={files!r} should be an object of name to SHA-256; remove it")
+    if other := [name for name in files if name in ("", ".", "..") or set(name) & set("/\\\0")]:
+        raise UserError(f"{folder / BASE}: files={other[0]!r} should name a file in the base's folder; remove it")
+    for key in ("path", "source"):
+        if not isinstance(found.get(key, ""), str) or "\0" in found.get(key, ""):
+            raise UserError(f"{folder / BASE}: {key}={found[key]!r} should be text, or not there")
     return found
 
 
