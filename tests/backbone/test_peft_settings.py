@@ -113,7 +113,7 @@ def test_beginnings_are_taken_where_peft_leaves_the_base_alone(
 def test_numbers_are_told_by_peft_s_names_before_any_matrix_is_made(folder: Path, model: LanguageModel) -> None:
     weights = folder / "adapter_model.safetensors"
     line = refused(folder, model, r=1_000_000_000)  # gigabytes of each layer
-    assert line.startswith(f"{weights}: base_model.model") and "has shape [4, 32], but adapter_config.json says" in line
+    assert line.startswith(f"{weights}: base_model.model") and "has shape [4, 96], but adapter_config.json says" in line
     for key, wrong in (("r", 0), ("lora_alpha", 0.0), ("lora_alpha", float("inf")), ("lora_dropout", 1.0)):
         line = refused(folder, model, **{key: wrong})
         assert f"adapter_config.json: {key}={wrong} should be" in line and "stage." not in line
