@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from lit_llm.backbone.huggingface import SavesTokenizer, load_adapted, load_model, save_settings
-from lit_llm.backbone.lora import TARGETS, adapted, save_adapter
+from lit_llm.backbone.lora import TARGETS, adapted, effective_targets, save_adapter
 from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.backbone.quantized import has_quantized
 from lit_llm.backbone.transformers_folder import Library
@@ -71,14 +71,11 @@ def go_on(
     """
     layers = adapted(model)
     one = next(iter(layers.values()))
-    if tuple(targets) == TARGETS and not model.config.gated_mlp:
-        targets = [name for name in targets if name != "gate_proj"]
-    names = {name.rpartition(".")[2] for name in layers}
-    theirs = [name for name in TARGETS if name in names]
+    theirs = {name.rpartition(".")[2] for name in layers}
     checks = {
         "lora_rank": (rank, one.rank),
         "lora_alpha": (float(alpha), float(one.alpha)),
-        "lora_targets": ([name for name in TARGETS if name in targets], theirs),
+        "lora_targets": (_in_order(effective_targets(model, targets)[0]), _in_order(theirs)),
         "lora_rslora": (rank_stabilized, one.rank_stabilized),
         "lora_dora": (decomposed, one.lora_magnitude_vector is not None),
     }
@@ -93,6 +90,11 @@ def go_on(
         raise UserError(f"stage.lora_dropout={dropout}: must be at least 0 and below 1")
     for layer in layers.values():
         layer.lora_dropout.p = dropout
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """As a layer computes them; a family's own names of transformers behind, by the alphabet."""
+    return sorted(set(names), key=lambda name: (TARGETS.index(name) if name in TARGETS else len(TARGETS), name))
 
 
 def _word(value: object) -> str:

@@ -59,10 +59,10 @@ def load_config(folder: str | Path, library: Library = "auto", trust_remote_code
     return _read_config(config_file(folder), library_for(folder, library), trust_remote_code)[0]
 
 
-def head_in(folder: str | Path, library: Library = "auto") -> Head:
-    """Which head the model in ``folder`` has; errors as ``load_config``."""
+def head_in(folder: str | Path, library: Library = "auto", trust_remote_code: bool = False) -> Head:
+    """Which head the model in ``folder`` has; arguments and errors as ``load_config``."""
     folder = folder_of(folder)
-    found = _read_config(config_file(folder), library_for(folder, library))[1]
+    found = _read_config(config_file(folder), library_for(folder, library), trust_remote_code)[1]
     return "score" if is_adapter(folder) and scores(folder) else found
 
 
@@ -152,7 +152,7 @@ def load_adapted(
     base = base_of(folder)
     check_base(folder, base)
     library = library_for(folder, library)
-    found: Head = head_in(folder, library)
+    found: Head = head_in(folder, library, trust_remote_code)
     if head not in (found, "auto"):
         raise UserError(f"{folder}: holds an adapter of {KINDS[found]}, {KINDS[head]} is wanted")
     model = load_model(base, "auto", dtype, device, dropout, library, trust_remote_code)

@@ -17,13 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_llm.backbone.config import LINEAR_LAYERS, BackboneConfig
+from lit_llm.backbone.config import LINEAR_LAYERS
 from lit_llm.backbone.config_file import ConfigFile
 from lit_llm.backbone.dropout import Dropout
 from lit_llm.backbone.layouts import layout_of
-from lit_llm.backbone.linear import Linear, linear
-from lit_llm.backbone.lora_files import PEFT_PREFIX, in_files, our_targets, patterns, put_back, their_targets
+from lit_llm.backbone.linear import Linear, is_plain, linear
+from lit_llm.backbone.lora_files import PEFT_PREFIX, in_files, patterns, put_back, their_targets
 from lit_llm.backbone.models import LanguageModel, ScoreModel
+from lit_llm.backbone.peft_settings import check_ranks, scales, targets_in
 from lit_llm.backbone.quantized import dequantize, dtype_of, whole
 from lit_llm.backbone.transformers_config import TransformersConfig
 from lit_llm.backbone.weights import read_tensors, write_tensors
@@ -148,16 +149,9 @@ def apply_lora(
         raise UserError(f"stage.lora_dropout={dropout}: must be at least 0 and below 1")
     if adapted(model):
         raise ValueError("the model has adapters already: merge_lora first")
-    known = TARGETS
-    if isinstance(model.config, TransformersConfig):  # as PEFT's all-linear
-        known = tuple(
-            sorted({name.rpartition(".")[2] for name, each in model.named_modules() if _is_linear(name, each)})
-        )
-        targets = known if tuple(targets) == TARGETS else targets
-        if not known:
-            raise UserError(f"stage.lora_rank={rank}: {model.config.family} has no nn.Linear in transformers to adapt")
-    if tuple(targets) == TARGETS and not model.config.gated_mlp:  # all that there are
-        targets = [name for name in targets if name != "gate_proj"]
+    targets, known = effective_targets(model, targets)
+    if not known:
+        raise UserError(f"stage.lora_rank={rank}: {model.config.family} has no nn.Linear in transformers to adapt")
     chosen = [name for name, module in model.named_modules() if _is_target(name, module, targets)]
     found = {name.rpartition(".")[2] for name in chosen}
     if not targets or found != set(targets):
@@ -181,12 +175,31 @@ def apply_lora(
     return model
 
 
+def effective_targets(model: LanguageModel | ScoreModel, targets: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names of layers that ``targets`` means in this model, and of all that can have an adapter, sorted.
+
+    ``TARGETS``, the default, means all that there are: of a family of transformers those of its own layers. Raises
+    UserError for a layer asked for whose class computes something of its own: an adapter beside it would replace that.
+    """
+    parts = {name: each for name, each in model.named_modules() if _is_linear(name, each)}
+    own = {name.rpartition(".")[2]: type(each).__name__ for name, each in parts.items() if not is_plain(each)}
+    if tuple(targets) != TARGETS and (wrong := sorted(own.keys() & set(targets))):
+        raise UserError(
+            f"stage.lora_targets: {wrong[0]} is a layer of the class {own[wrong[0]]}, which computes something else "
+            "than nn.Linear: leave it out"
+        )
+    known = sorted({name.rpartition(".")[2] for name in parts} - own.keys())
+    if not isinstance(model.config, TransformersConfig):
+        known = [name for name in TARGETS if name != "gate_proj" or model.config.gated_mlp]
+    return (known if tuple(targets) == TARGETS else sorted(targets)), known
+
+
 def _is_target(name: str, module: nn.Module, targets: Sequence[str]) -> bool:
     return _is_linear(name, module) and name.rpartition(".")[2] in targets
 
 
 def _is_linear(name: str, module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) and name.startswith("backbone.")
+    return isinstance(module, nn.Linear) and name.startswith("backbone.") and ".lora_" not in name
 
 
 def adapted(model: nn.Module) -> dict[str, LoRALinear]:
@@ -296,49 +309,21 @@ def load_adapter(folder: str | Path, model: LanguageModel | ScoreModel) -> Langu
     Raises UserError for a missing or damaged file, an adapter of another kind or for another model.
     """
     file = ConfigFile(Path(folder) / CONFIG)
-    rank, alpha = file.number("r"), file.number("lora_alpha", float)
-    targets, shared = _refuse_other_kinds(file, isinstance(model, ScoreModel), model.config)
+    rank, alpha, dropout = scales(file)
+    targets, shared = targets_in(file, isinstance(model, ScoreModel), model.config)
     stabilized, decomposed = file.flag("use_rslora", False), file.flag("use_dora", False)
-    apply_lora(model, rank, alpha, file.number("lora_dropout", float, 0.0), targets, stabilized, decomposed)
+    path, weight = Path(folder) / WEIGHTS, model.backbone.embed_tokens.weight
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; an adapter folder has {CONFIG} and {WEIGHTS}")
+    check_ranks(file, path)  # before layers are made
+    apply_lora(model, rank, alpha, dropout, targets, stabilized, decomposed)
     adapters = _adapters(model)
     wanted = in_files(adapters, model.config, shared)
     if isinstance(model, ScoreModel):
         wanted[PEFT_PREFIX + "score.weight"] = model.score.weight
-    path, weight = Path(folder) / WEIGHTS, model.backbone.embed_tokens.weight
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; an adapter folder has {CONFIG} and {WEIGHTS}")
     shapes = {key: tensor.shape for key, tensor in wanted.items()}
     read = read_tensors([path], shapes, weight.dtype, weight.device).tensors
     put_back(read, adapters, model.config, shared)
     if isinstance(model, ScoreModel):
         model.score.weight.copy_(read[PEFT_PREFIX + "score.weight"])
     return model
-
-
-def _refuse_other_kinds(file: ConfigFile, score: bool, config: BackboneConfig) -> tuple[list[str], bool]:
-    """Check that the adapter is plain LoRA on layers by name; returns their names here, and whether the parts of fused
-    layers share one A."""
-    raw = file.raw
-    if raw.get("peft_type") != "LORA":
-        raise file.refuse("peft_type", raw.get("peft_type"), "use LORA")
-    named = raw.get("target_modules")
-    given = named if isinstance(named, list) and all(isinstance(name, str) for name in named) else []
-    targets = our_targets(given, config)
-    stabilized = file.flag("use_rslora", False)
-    ours = patterns(targets, config, file.number("r"), file.number("lora_alpha", float), stabilized)
-    apart = bool(ours["rank_pattern"]) and all(raw.get(key) == value for key, value in ours.items())
-    refused = ["lora_bias"] + ([] if apart else list(ours))
-    for key in refused if layout_of(config).transposed else [*refused, "fan_in_fan_out"]:
-        if raw.get(key):
-            raise file.refuse(key, raw[key], "merge the adapter with PEFT and load the merged folder")
-    if raw.get("bias", "none") != "none":
-        raise file.refuse("bias", raw["bias"], "use none")
-    saved = raw.get("modules_to_save") or []
-    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
-        raise file.refuse("modules_to_save", saved, "a list of names, or null")
-    if ("score" in saved) != score or not set(saved) <= {"score", "classifier"}:  # PEFT names both for a reward model
-        raise file.refuse("modules_to_save", saved, '["score"] for a reward model, else null')
-    accepted = their_targets([name for name in TARGETS if name != "gate_proj" or config.gated_mlp], config)
-    if not targets or not all(our_targets([name], config) for name in given):
-        raise file.refuse("target_modules", named, f"a list of some of {', '.join(accepted)}")
-    return targets, not apart

@@ -94,6 +94,12 @@ def dtypes_in(files: list[Path]) -> dict[str, torch.dtype]:
     return found
 
 
+def shapes_in(path: Path) -> dict[str, torch.Size]:
+    """The shapes of a file's tensors, from its header. Errors as ``names_in``."""
+    with _opened(path) as file:
+        return {key: file.shape(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+
+
 def same_tensor(files: Mapping[str, Path], one: str, other: str) -> bool:
     """Whether two tensors of a folder, by ``names_in``, are equal in every number."""
     with _opened(files[one]) as first, _opened(files[other]) as second:

@@ -12,7 +12,7 @@ from lit_llm.config.environment import real_text
 from lit_llm.data.projects import is_file_of_project, is_project, place_of
 from lit_llm.errors import UserError
 from lit_llm.model_sources.adapters import WEIGHTS as WEIGHTS_OF_ADAPTER
-from lit_llm.model_sources.adapters import base_of
+from lit_llm.model_sources.adapters import base_here
 from lit_llm.model_sources.folders import names_other_source
 from lit_llm.runtime.model_folder import is_adapter
 from lit_llm.runtime.suggestions import nearest
@@ -93,15 +93,15 @@ def _model(key: str, text: Any) -> Iterator[str]:
 
 
 def _adapter(key: str, text: str, place: Path) -> Iterator[str]:
-    """An adapter with its base, and a tokenizer in one of the two."""
+    """An adapter with its base, and a tokenizer in one of the two. A base of the hub's is fetched by the run."""
     try:
-        base = base_of(place)
+        base = base_here(place)
     except UserError as error:
         yield f"{key}={text}: {error}"
         return
     if not (place / WEIGHTS_OF_ADAPTER).is_file():
         yield f"{key}={text}: an adapter without weights (no {WEIGHTS_OF_ADAPTER}); give a whole one"
-    elif not any((one / "tokenizer.json").is_file() for one in (place, base)):
+    elif base is not None and not any((one / "tokenizer.json").is_file() for one in (place, base)):
         yield f"{key}={text}: no tokenizer.json here, nor with its base {base}; copy one into either"
 
 

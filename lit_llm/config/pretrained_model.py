@@ -14,7 +14,8 @@ from lit_llm.backbone.families import read_config
 from lit_llm.backbone.transformers_config import CONTEXT, CONTEXTS
 from lit_llm.config.environment import real
 from lit_llm.errors import UserError
-from lit_llm.model_sources.adapters import config_file
+from lit_llm.model_sources.adapters import base_here
+from lit_llm.runtime.model_folder import is_adapter
 
 KEY = "pretrained_defaults"  # in a configuration; a mapping there is what a run took, so its model is another's
 SMALL = 50_000_000  # weights; what is made here from random weights and is smaller keeps the values in conf/
@@ -35,18 +36,26 @@ class Model:
 
 def known(place: Path | None) -> Model | None:
     """None where no model can be read: whatever loads it says what is wrong."""
-    try:
-        config, head, _ = read_config(config_file(real(place))) if place is not None else (None, None, None)
-    except UserError:
-        return _of_another_family(real(place)) if place is not None else None
-    if config is None or place is None:
+    if place is None:
         return None
-    weights = config.num_parameters if head == "language" else config.backbone_parameters
-    return Model(weights, config.max_positions, from_random_weights_here(place))
+    folder = real(place)
+    try:
+        base = (base_here(folder) if is_adapter(folder) else None) or folder  # an adapter's weights are its base's
+    except UserError:
+        return None
+    own = folder / "config.json"
+    file, ours = own if own.is_file() else base / "config.json", from_random_weights_here(place)
+    try:
+        config, head, _ = read_config(base / "config.json")
+        context = read_config(file)[0].max_positions
+    except UserError:
+        weights, context = _weights_in(base), _context_in(file)
+        return Model(weights, context, ours) if weights and context else None
+    return Model(config.num_parameters if head == "language" else config.backbone_parameters, context, ours)
 
 
-def _of_another_family(folder: Path) -> Model | None:
-    """A model that transformers computes: weights as the headers of its files count them."""
+def _weights_in(folder: Path) -> int:
+    """Of a model that transformers computes, as the headers of its files count them; 0 where one is damaged."""
     weights = 0
     for file in folder.glob("*.safetensors"):
         try:
@@ -54,13 +63,17 @@ def _of_another_family(folder: Path) -> Model | None:
                 header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
             weights += sum(math.prod(each["shape"]) for name, each in header.items() if name != "__metadata__")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError):
-            return None
+            return 0
+    return weights
+
+
+def _context_in(file: Path) -> int:
+    """0 where the file cannot be read."""
     try:
-        raw = ConfigFile(folder / "config.json").raw
+        raw = ConfigFile(file).raw
     except UserError:
-        return None
-    context = next((raw[key] for key in CONTEXTS if type(raw.get(key)) is int), CONTEXT)
-    return Model(weights, context, from_random_weights_here(folder)) if weights else None
+        return 0
+    return next((raw[key] for key in CONTEXTS if type(raw.get(key)) is int), CONTEXT)
 
 
 def from_random_weights_here(place: Path) -> bool:

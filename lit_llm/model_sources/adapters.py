@@ -37,7 +37,17 @@ def base_of(folder: str | Path) -> Path:
     base lay when the adapter was written here; then as a model of the hub. Raises UserError, one line, where it is
     nowhere, or an adapter itself.
     """
-    folder = Path(folder)
+    found = _base(Path(folder), fetch=True)
+    assert found is not None
+    return found
+
+
+def base_here(folder: str | Path) -> Path | None:
+    """As ``base_of``, without asking the hub; None: the base is a model of the hub that its cache does not hold."""
+    return _base(Path(folder), fetch=False)
+
+
+def _base(folder: Path, fetch: bool) -> Path | None:
     file = folder / CONFIG
     settings = _object(file)
     name = settings.get(NAMED)
@@ -49,7 +59,7 @@ def base_of(folder: str | Path) -> Path:
         if is_adapter(place):
             raise UserError(f"{file}: {NAMED}={name}: is an adapter itself ({place}); merge it into its base first")
         return place
-    return _from_elsewhere(file, name, settings.get("revision"))
+    return _from_elsewhere(file, name, settings.get("revision"), fetch)
 
 
 def _places(folder: Path, name: str) -> Iterator[Path]:
@@ -77,7 +87,7 @@ def _home(name: str) -> Path:
         return Path(name)
 
 
-def _from_elsewhere(file: Path, name: str, revision: Any) -> Path:
+def _from_elsewhere(file: Path, name: str, revision: Any, fetch: bool) -> Path | None:
     """What is no folder here: a GGUF file, a package's, the hub's; PEFT writes the hub's names bare."""
     recorded = _recorded(file.parent).get("source")
     bare = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None and not names_other_source(name)
@@ -90,7 +100,7 @@ def _from_elsewhere(file: Path, name: str, revision: Any) -> Path:
             "write the base model's folder, FILE.gguf or hub:OWNER/NAME in its place"
         )
     try:
-        return folder_of(asked)
+        return folder_of(asked) if fetch or not asked.startswith(hub.PREFIX) else hub.in_cache(asked)
     except UserError as error:
         raise UserError(
             f"{file}: {NAMED}={name}: {error}; or write the folder of the base model in its place"
@@ -157,8 +167,14 @@ def check_base(folder: Path, base: Path) -> None:
 
 def _recorded(folder: Path) -> dict[str, Any]:
     found = _object(folder / BASE) if (folder / BASE).is_file() else {}
-    if not isinstance(found.get("files", {}), dict):
-        raise UserError(f"{folder / BASE}: files={found['files']!r} should be an object of name to SHA-256; remove it")
+    files = found.get("files", {})
+    if not isinstance(files, dict):
+        raise UserError(f"{folder / BASE}: files={files!r} should be an object of name to SHA-256; remove it")
+    if other := [name for name in files if name in ("", ".", "..") or set(name) & set("/\\\0")]:
+        raise UserError(f"{folder / BASE}: files={other[0]!r} should name a file in the base's folder; remove it")
+    for key in ("path", "source"):
+        if not isinstance(found.get(key, ""), str) or "\0" in found.get(key, ""):
+            raise UserError(f"{folder / BASE}: {key}={found[key]!r} should be text, or not there")
     return found
 
 

@@ -44,6 +44,19 @@ def folder_of(text: str) -> Path:
     return folder
 
 
+def in_cache(text: str) -> Path | None:
+    """The folder of a revision where the hub's cache holds it; the network is not asked. None: it is not there."""
+    found = _NAME.fullmatch(text)
+    try:
+        from huggingface_hub import snapshot_download
+
+        name, revision = found.groups() if found is not None else ("", None)
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES), local_files_only=True))
+    except (ImportError, OSError, ValueError):
+        return None
+    return folder if (folder / "config.json").is_file() else None
+
+
 def _fetched(text: str, name: str, revision: str | None) -> str:
     try:
         from huggingface_hub import errors, snapshot_download

@@ -169,7 +169,7 @@ class InstructionTuningOptions(SupervisedOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceOptions(AdapterOptions):
-    """Learning beside a frozen reference. With adapters that is the policy with them switched off, no second copy."""
+    """Learning beside a frozen reference. With adapters that is the policy with them as it began, no second copy."""
 
     TARGET: ClassVar[str] = "lit_llm.stages.preference_optimization.PreferenceOptimization"
     TAKES: ClassVar[tuple[str, ...]] = ("loss",)

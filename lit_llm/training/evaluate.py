@@ -43,10 +43,11 @@ class RunEvaluation:
     """What a run's evaluations need, owned from before its first step to its report, so that each folder is read once.
 
     The parent's copy (``Parts.start``) is let go when it was measured; at the end the stage's frozen reference stands
-    for it, or the model without its adapters. Scorers stay, in the host's memory while the model is trained. A folder
-    is read a second time only where training has no room for what it holds: the parent's, of a stage without a
-    reference in memory (``reference_cache``, a loss that needs none), and all of a Trainer of bf16-true, which rounds
-    the frozen networks of its stage too.
+    for it, or the base with the adapters as the stage began with them: none where they are new, those of the adapter
+    that it trains on else. Scorers stay, in the host's memory while the model is trained. A folder is read a second
+    time only where training has no room for what it holds: the parent's, of a stage without a reference in memory
+    (``reference_cache``, a loss that needs none), and all of a Trainer of bf16-true, which rounds the frozen networks
+    of its stage too.
     """
 
     def __init__(self, parts: Parts, folder: RunFolder) -> None:

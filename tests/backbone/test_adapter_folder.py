@@ -240,3 +240,38 @@ def test_damaged_adapters_are_a_line(place: Path) -> None:
     config.write_text(text)
     rename(place, peft_type="IA3")
     refused("peft_type='IA3' is not supported: use LORA")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"files": {"../adapter/adapter_config.json": "0" * 64}}, "files='../adapter/adapter_config.json' should name"),
+        ({"files": {"/etc/hostname": "0" * 64}}, "files='/etc/hostname' should name a file in the base's folder"),
+        ({"files": {"..": "0" * 64}}, "files='..' should name a file"),
+        ({"path": 5}, "path=5 should be text"),
+        ({"source": ["x"]}, r"source=\['x'\] should be text"),
+    ],
+)
+def test_a_record_of_the_base_that_reaches_elsewhere_is_a_line(place: Path, values: dict[str, Any], said: str) -> None:
+    file = place / "base_model.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    with pytest.raises(UserError, match=f"base_model.json: {said}") as error:
+        load_model(place)
+    assert "\n" not in str(error.value)
+
+
+def test_the_library_holds_for_an_adapter_s_own_config_too(tmp_path: Path) -> None:
+    """A shape that this package's own reader refuses, and transformers computes."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    shape = transformers.LlamaConfig(vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
+                                     num_attention_heads=4, max_position_embeddings=64, mlp_bias=True)  # fmt: skip
+    transformers.AutoModelForCausalLM.from_config(shape).save_pretrained(tmp_path / "base")
+    with pytest.raises(UserError):
+        load_model(tmp_path / "base")
+    model = train(apply_lora(load_start(tmp_path / "base", "language", True, library="transformers"), rank=2))
+    save_adapter_folder(tmp_path / "adapter", model)
+    again = load_start(tmp_path / "adapter", "language", True, library="transformers")
+    ids = IDS.clamp_max(60)
+    assert torch.equal(again.eval()(ids), model.eval()(ids))
+    assert head_in(tmp_path / "adapter", "transformers") == "language"

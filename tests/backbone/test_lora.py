@@ -178,7 +178,7 @@ def test_an_adapter_that_does_not_fit_is_refused(adapted: LanguageModel, base: L
         ({"use_dora": True}, "lora_magnitude_vector"),
         ({"target_modules": ["c_attn"]}, "c_attn"),
         ({"target_modules": ["q_proj"]}, "unexpected"),
-        ({"r": 8}, r"shape \[4, \d+\], the configuration asks for \[8"),
+        ({"r": 8}, r"shape \[4, \d+\], but adapter_config\.json says r=8"),
         ({"modules_to_save": ["score"]}, "modules_to_save"),
     ):
         path.write_text(json.dumps(settings | change))

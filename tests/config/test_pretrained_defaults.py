@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
+from safetensors.torch import save_file
 
 from lit_llm.backbone import huggingface
 from lit_llm.backbone.config import from_depth
@@ -409,3 +411,41 @@ def test_a_run_is_made_of_them_and_saves_them(tmp_path):
     assert told == saved and "evaluation.max_new_tokens" not in saved["values"]
     assert "- `data.max_length=128`" in (tmp_path / "run/model/README.md").read_text()
     assert known(tmp_path / "run/model") == Model(shape.num_parameters, 128, ours=False)
+
+
+def adapter(folder, base, **config):
+    """As PEFT leaves it: two files, and a config.json where ``config`` has any."""
+    folder.mkdir()
+    settings = {"peft_type": "LORA", "base_model_name_or_path": str(base), "r": 2, "lora_alpha": 4}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    save_file({"base_model.model.x.lora_A.weight": torch.zeros(2, 8)}, folder / "adapter_model.safetensors")
+    if config:
+        (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_an_adapter_s_weights_are_its_base_s(smollm2, tmp_path):
+    assert known(adapter(tmp_path / "bare", smollm2)) == Model(134_515_008, 8192, ours=False)
+    theirs = {"model_type": "cohere", "architectures": ["CohereForCausalLM"], "max_position_embeddings": 512}
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps(theirs))
+    save_file({"model.embed_tokens.weight": torch.zeros(100, 30)}, other / "model.safetensors")
+    assert known(other) == Model(3000, 512, ours=False)
+    assert known(adapter(tmp_path / "of_other", other)) == Model(3000, 512, ours=False)
+    own = adapter(tmp_path / "own", other, **(theirs | {"max_position_embeddings": 256}))
+    assert known(own) == Model(3000, 256, ours=False)
+
+
+def test_checks_fetch_no_base(tmp_path, monkeypatch):
+    """What is looked at before a run begins asks no network, with the base in the hub's cache or not."""
+    from lit_llm.config.paths import _model
+    from lit_llm.model_sources import hub
+
+    place = adapter(tmp_path / "adapter", "some-owner/some-model")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hub, "folder_of", lambda text: pytest.fail(f"fetched {text}"))
+    assert list(_model("init_from", str(place))) == [] and known(place) is None
+    (place / "adapter_model.safetensors").unlink()
+    [line] = _model("init_from", str(place))
+    assert line == f"init_from={place}: an adapter without weights (no adapter_model.safetensors); give a whole one"
