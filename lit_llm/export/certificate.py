@@ -86,7 +86,8 @@ def certify(
 
     Args:
         node: where node-llama-cpp is; None: in ./node_modules.
-        texts: a UTF-8 text to take the loss on; None: the held-out sets of the run that made the model.
+        texts: a UTF-8 text to take the loss on, or a run's folder of held-out sets; None: those of the run that made
+            the model.
     """
     found = Certificate(file.name, sha256_of(file), quantization, str(model.folder))
     with tempfile.TemporaryDirectory(prefix=".certificate-", dir=file.parent) as place:
@@ -156,14 +157,15 @@ def _context(model: Model) -> int:
 
 def _held_out(model: Model, tokenizer: Tokenizer, texts: Path | None) -> list[Scored]:
     context = min(model.context, 1024)
-    if texts is not None:
+    sets = model.folder.parent / "heldout" if texts is None or not texts.is_dir() else texts
+    if texts is not None and sets != texts:
         try:
             documents = [Document(texts.read_text(encoding="utf-8"))]
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"texts={texts}: not readable as UTF-8 text ({error})") from None
         return document_rows(tokenizer, documents[0], context, ITEMS * MOST_TOKENS)
     rows: list[Scored] = []
-    for heldout in read_all(model.folder.parent / "heldout"):
+    for heldout in read_all(sets):
         for item in random.Random(0).sample(heldout.items, min(ITEMS, len(heldout.items))):
             if isinstance(item, Document):
                 rows += document_rows(tokenizer, item, context, MOST_TOKENS)

@@ -38,7 +38,7 @@ class Export:
     output: Annotated[Path | None, "the folder to write into; none: outputs/exports/NAME"] = None
     certificate: Annotated[bool, "gguf: ask every engine there is, and compare"] = True
     node_llama_cpp: Annotated[Path | None, "folder of the npm package node-llama-cpp; none: ./node_modules"] = None
-    texts: Annotated[Path | None, "a text to measure the loss on; none: the run's held-out sets"] = None
+    texts: Annotated[Path | None, "a text to measure the loss on, or a run's heldout/; none: this run's"] = None
     max_shard_size: Annotated[str, "huggingface: largest file, such as 500MB"] = "2GB"
 
 

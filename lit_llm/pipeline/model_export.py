@@ -14,6 +14,7 @@ from typing import Any
 
 from lit_llm.config.export_keys import FOLDER
 from lit_llm.config.schema import digest
+from lit_llm.evaluation.sets import read_all
 from lit_llm.export.command import Export, export_gguf, whole
 from lit_llm.export.engines import SCRIPT, node_package, node_version
 from lit_llm.lineage.code_hash import hashes_of
@@ -44,7 +45,8 @@ def export_model(config: Mapping[str, Any], folder: Path, name: str, run: Path) 
     told: dict[str, Any] = {"model": name, "quantization": asked["quantization"]}
     place = None
     try:
-        place = _made(StageCache(config["cache_dir"]), name, run, asked["quantization"], asked["node_llama_cpp"])
+        cache, texts = StageCache(config["cache_dir"]), _texts(folder, run)
+        place = _made(cache, name, run, texts, asked["quantization"], asked["node_llama_cpp"])
         told |= exported(place)
         show(folder / FOLDER, place)
     except Exception as error:  # also of gguf, of node, of what a subprocess answered
@@ -64,10 +66,21 @@ def _forget_the_one_before(folder: Path) -> None:
     in_ledger(folder)
 
 
-def _made(cache: StageCache, name: str, run: Path, quantization: Quantization, given: str | None) -> Path:
+def _texts(folder: Path, run: Path) -> Path | None:
+    """Held-out sets that a loss can be taken on: the run's own, else those of another step (RL holds out prompts)."""
+    for place in (run, *sorted(folder.iterdir())):
+        heldout = place / "heldout"
+        if heldout.is_dir() and any(one.kind in ("documents", "responses") for one in read_all(heldout)):
+            return heldout.resolve()
+    return None
+
+
+def _made(
+    cache: StageCache, name: str, run: Path, texts: Path | None, quantization: Quantization, given: str | None
+) -> Path:
     """The finished folder in the cache. ``given``: where node-llama-cpp is. Raises UserError as ``export_gguf``."""
     node = None if given is None else Path(given).expanduser()
-    inputs = _inputs(run, quantization, node)
+    inputs = _inputs(run, texts, quantization, node)
     place = cache.folder(FOLDER, digest(inputs))
     if cache.finished(place):
         try:
@@ -83,7 +96,8 @@ def _made(cache: StageCache, name: str, run: Path, quantization: Quantization, g
     place.mkdir(parents=True, exist_ok=True)
     model = (run / "model").resolve()
     with whole(model, place) as merged:
-        export_gguf(Export(model, quantization=quantization, node_llama_cpp=node), merged, name, place, model)
+        asked = Export(model, quantization=quantization, node_llama_cpp=node, texts=texts)
+        export_gguf(asked, merged, name, place, model)
     cache.finish(place, inputs)
     return place
 
@@ -95,13 +109,12 @@ def _in_one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]
 
 
-def _inputs(run: Path, quantization: str, node: Path | None) -> dict[str, Any]:
+def _inputs(run: Path, texts: Path | None, quantization: str, node: Path | None) -> dict[str, Any]:
     """All that the file and its certificate depend on."""
-    heldout = run / "heldout"
     found = node_package(node)
     return {
         "model": hash_folder(run / "model"),
-        "heldout": hash_folder(heldout) if heldout.is_dir() else {},
+        "heldout": {} if texts is None else hash_folder(texts),
         "quantization": quantization,
         "code": {**hashes_of([CODE]), SCRIPT.name: sha256_of(SCRIPT)},
         "engines": {"llama.cpp": None if found is None else node_version(found), **_versions()},

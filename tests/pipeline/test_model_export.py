@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from lit_llm.evaluation.sets import write_heldout
 from lit_llm.lineage import code_hash
 from lit_llm.pipeline import model_export
 from lit_llm.pipeline.model_export import export_model
-from lit_llm.records import Document, Heldout
+from lit_llm.records import Document, Heldout, Message, Prompt
 from lit_llm.report.exported import exported_file
 from lit_llm.report.page import render
 from lit_llm.report.reading import read_pipeline
@@ -65,6 +66,18 @@ def test_the_export_is_cached_and_shown_with_what_was_not_run(run, tmp_path, cap
     assert export_model(config(tmp_path, quantization="f16"), folder, "ppo", run) != place
 
 
+def test_the_loss_is_taken_on_another_step_s_texts_where_the_last_one_held_out_prompts(run, tmp_path):
+    shutil.rmtree(run / "heldout")
+    write_heldout(run / "heldout", Heldout("prompts", "prompts", (Prompt((Message("user", "Hello?"),)),)))
+    first = run.parent / "continued_pretraining/heldout"
+    write_heldout(first, Heldout("general", "documents", (Document("The cat sat on the mat. " * 4),)))
+    place = export_model(config(tmp_path), run.parent, "ppo", run)
+    checks = {one["name"]: one for one in json.loads((place / "certificate.json").read_text())["checks"]}
+    assert " before, " in checks["bits per byte on held-out text"]["value"]
+    shutil.rmtree(first)
+    assert export_model(config(tmp_path), run.parent, "ppo", run) != place
+
+
 def test_an_export_that_drifted_is_made_anew(run, tmp_path, caplog):
     place = export_model(config(tmp_path), run.parent, "ppo", run)
     file = place / "ppo-Q8_0.gguf"
@@ -105,7 +118,7 @@ def test_no_error_of_an_export_costs_the_report(run, tmp_path, monkeypatch, erro
 
 def test_all_code_that_computes_the_file_and_its_certificate_counts(run, monkeypatch):
     def hashed():
-        return model_export._inputs(run, "q8_0", None)["code"]
+        return model_export._inputs(run, None, "q8_0", None)["code"]
 
     before, plain = hashed(), code_hash._hash
     assert {"lit_llm.export.certificate", "lit_llm.model_sources.gguf_header", "llama_cpp.mjs"} <= set(before)
