@@ -51,16 +51,16 @@ def is_plain(layer: nn.Linear) -> bool:
         return "forward" not in vars(layer)
     tried = copy.copy(layer)
     numbers = torch.Generator().manual_seed(0)
-    weight, x = torch.randn(3, 4, generator=numbers), torch.randn(4, 2, 4, generator=numbers)
-    sizes = torch.tensor([0.01, 1.0, 100.0, 10_000.0])[:, None, None]
-    bias = None if layer.bias is None else nn.Parameter(torch.randn(3, generator=numbers))
-    vars(tried)["_parameters"] = {"weight": nn.Parameter(weight), "bias": bias}
-    try:
-        with torch.no_grad():
+    with torch.device("cpu"), torch.no_grad():  # also of a model that is on no device
+        weight, x = torch.randn(3, 4, generator=numbers), torch.randn(4, 2, 4, generator=numbers)
+        sizes = torch.tensor([0.01, 1.0, 100.0, 10_000.0])[:, None, None]
+        bias = None if layer.bias is None else nn.Parameter(torch.randn(3, generator=numbers))
+        vars(tried)["_parameters"] = {"weight": nn.Parameter(weight), "bias": bias}
+        try:
             found, wanted = tried.forward(x * sizes), F.linear(x * sizes, weight, bias)
             return bool(torch.allclose(found / sizes, wanted / sizes, rtol=1e-3, atol=1e-3))
-    except Exception:  # whatever it asks for, a plain layer would not
-        return False
+        except Exception:  # whatever it asks for, a plain layer would not
+            return False
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -23,10 +23,14 @@ from benchmarks.command import say
 from benchmarks.conditions import conditions
 from lit_llm.errors import UserError
 
+_TUNING = (
+    "stage=instruction_tuning init_from=installed/smollm2 trainer.max_steps=4 trainer.global_batch_size=8 "
+    "data.max_length=256 data.micro_batch_size=4 evaluation.max_items=8 evaluation.max_new_tokens=32"
+)
 RUNS = (
-    "stage=pretraining backbone=3m trainer.max_steps=60",
-    "stage=instruction_tuning backbone=11m trainer.max_steps=30 pretrained_defaults=false",
-    "stage=grpo backbone=3m trainer.max_steps=12",
+    "stage=pretraining backbone=3m trainer.max_steps=20",
+    _TUNING,
+    f"{_TUNING} stage.lora_rank=16",
 )
 TIME, MEMORY = 0.25, 0.15  # by which a plan may be off
 _PLAN = """
