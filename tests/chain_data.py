@@ -43,6 +43,16 @@ def chain_overrides(data: Path, cache: Path) -> list[str]:
     return [*words, f"annotation.cache_dir={cache}"]
 
 
+def write_rankings(folder: Path, things: int) -> None:
+    """``rankings/``: three answers to a question of each name and of so many things, ranked by one annotator."""
+    asked = [
+        (f"What does {n}_{t} do?", [f"It will {n} the {t}.", f"A {t}.", n]) for n in NAMES for t in THINGS[:things]
+    ]
+    rows = [{"prompt": prompt, "completions": answers, "ranking": [1, 2, 2]} for prompt, answers in asked]
+    for split, some in {"train": rows[8:], "validation": rows[:8]}.items():
+        _write(folder / f"rankings/{split}.jsonl", some)
+
+
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

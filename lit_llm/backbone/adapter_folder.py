@@ -1,35 +1,17 @@
-"""A stage's model folder that is an adapter: started from, trained on, written without its base."""
+"""A stage's model folder that is an adapter: trained on, written without its base."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
 
-from lit_llm.backbone.huggingface import SavesTokenizer, load_adapted, load_model, save_settings
+from lit_llm.backbone.huggingface import SavesTokenizer, save_settings
 from lit_llm.backbone.lora import TARGETS, adapted, effective_targets, save_adapter
 from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.backbone.quantized import has_quantized
-from lit_llm.backbone.transformers_folder import Library
 from lit_llm.errors import UserError
 from lit_llm.model_sources.adapters import record_base
-from lit_llm.model_sources.folders import folder_of
-from lit_llm.runtime.model_folder import is_adapter
-
-
-def load_start(
-    folder: str | Path,
-    head: Literal["language", "score", "auto"],
-    keep_adapter: bool,
-    dropout: float = 0.0,
-    library: Library = "auto",
-    trust_remote_code: bool = False,
-) -> LanguageModel | ScoreModel:
-    """What a stage starts from: an adapter's folder beside its base where the stage trains adapters, else merged."""
-    folder = folder_of(folder)
-    load = load_adapted if keep_adapter and is_adapter(folder) else load_model
-    return load(folder, head, dropout=dropout, library=library, trust_remote_code=trust_remote_code)
 
 
 def save_adapter_folder(
@@ -86,8 +68,6 @@ def go_on(
             f"{given}: the stage starts from an adapter, which is trained on as it is: give {right}; or "
             "stage.lora_rank=0 to train all weights, or stage.lora_merge=true in the stage before"
         )
-    if not 0 <= dropout < 1:
-        raise UserError(f"stage.lora_dropout={dropout}: must be at least 0 and below 1")
     for layer in layers.values():
         layer.lora_dropout.p = dropout
 

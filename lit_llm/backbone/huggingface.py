@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from lit_llm.backbone import transformers_folder
 from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.config_file import ConfigFile
-from lit_llm.backbone.families import Head, read_config, write_config
+from lit_llm.backbone.families import Head, write_config
 from lit_llm.backbone.family_table import FAMILIES
 from lit_llm.backbone.layouts import EMBEDDING, HEAD, Layout, layout_of
 from lit_llm.backbone.lora import load_adapter, merge_lora
@@ -23,19 +23,11 @@ from lit_llm.backbone.models import LanguageModel, ScoreModel, Shape, StoredDtyp
 from lit_llm.backbone.quantized import quantize
 from lit_llm.backbone.score_settings import head_settings, read_head
 from lit_llm.backbone.transformers_config import TransformersConfig
-from lit_llm.backbone.transformers_folder import Library, is_of_transformers, library_for
+from lit_llm.backbone.transformers_folder import Library, library_for, read_shape_by
 from lit_llm.backbone.weights import FLOATS, Found, names_in, read_tensors, same_tensor, weight_files, write_tensors
 from lit_llm.errors import UserError
-from lit_llm.model_sources.adapters import (
-    BASE,
-    CONFIG,
-    WEIGHTS,
-    base_of,
-    check_base,
-    config_file,
-    quantization_of,
-    scores,
-)
+from lit_llm.model_sources import adapters
+from lit_llm.model_sources.adapters import config_file
 from lit_llm.model_sources.folders import folder_of
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.model_folder import check_model_folder, check_recorded, checked_meanwhile, is_adapter
@@ -56,29 +48,14 @@ def load_config(folder: str | Path, library: Library = "auto", trust_remote_code
     """The shape of the model in ``folder``; ``library`` as ``load_model``. Raises UserError if it is missing, damaged
     or not supported."""
     folder = folder_of(folder)
-    return _read_config(config_file(folder), library_for(folder, library), trust_remote_code)[0]
+    return read_shape_by(config_file(folder), library_for(folder, library), trust_remote_code)[0]
 
 
 def head_in(folder: str | Path, library: Library = "auto", trust_remote_code: bool = False) -> Head:
     """Which head the model in ``folder`` has; arguments and errors as ``load_config``."""
     folder = folder_of(folder)
-    found = _read_config(config_file(folder), library_for(folder, library), trust_remote_code)[1]
-    return "score" if is_adapter(folder) and scores(folder) else found
-
-
-def _read_config(
-    path: Path, library: Library = "auto", trust_remote_code: bool = False
-) -> tuple[Shape, Head, dict[str, Any]]:
-    if is_of_transformers(path, library):
-        shape, head = transformers_folder.config_in(path, trust_remote_code)
-        return shape, head, shape.raw
-    try:
-        return read_config(path)
-    except UserError as error:
-        told = str(error)
-        if library != "own" or "is not supported" not in told or "backbone=transformers" in told:
-            raise
-        raise UserError(f"{told}; or let transformers compute it: backbone=transformers") from None
+    found = read_shape_by(config_file(folder), library_for(folder, library), trust_remote_code)[1]
+    return "score" if is_adapter(folder) and adapters.scores(folder) else found
 
 
 def load_model(
@@ -89,10 +66,12 @@ def load_model(
     dropout: float = 0.0,
     library: Library = "auto",
     trust_remote_code: bool = False,
+    keep_adapter: bool = False,
 ) -> LanguageModel | ScoreModel:
     """The model in ``folder``, of the families in ``family_table.FAMILIES``; sharded files are read too. Any
     name that ``model_sources.folders`` knows will do in its place: a GGUF file, ``hub:OWNER/NAME``. Of an adapter's
-    folder it is the base with the adapter merged into it, in memory.
+    folder it is the base with the adapter merged into it, in memory; with ``keep_adapter`` the base, its weights in 4
+    bits where they were beside the adapter (QLoRA), with the adapter beside its layers, which is what is trainable.
 
     ``library``: whose code computes it. "own": this package's families alone; "transformers": that package, whatever
     the family; "auto": transformers where the family is none of these. ``trust_remote_code``: run Python code that the
@@ -100,16 +79,24 @@ def load_model(
 
     ``head`` says what is wanted; "auto" takes what is there. ``dropout`` is for training (a folder does not hold it).
     Raises UserError, one line, for a missing or damaged file, a NaN, a missing or unexpected key, a wrong shape, an
-    architecture that is not supported, or a head other than the one wanted.
+    architecture that is not supported, or a head other than the one wanted; for a base that is not there or is not the
+    one that the adapter was trained on, and for an adapter of other layers or shapes.
     """
     folder = folder_of(folder)
     check_model_folder(folder)
     if is_adapter(folder):
-        merged = merge_lora(load_adapted(folder, head, dtype, device, dropout, library, trust_remote_code))
-        merged.folder = None  # no folder holds these weights
-        return merged
+        library = library_for(folder, library)
+        found = head_in(folder, library, trust_remote_code)
+        if head not in (found, "auto"):
+            raise UserError(f"{folder}: holds an adapter of {KINDS[found]}, {KINDS[head]} is wanted")
+        model = _adapted(
+            folder, found, lambda base: load_model(base, "auto", dtype, device, dropout, library, trust_remote_code)
+        )
+        if not keep_adapter:
+            merge_lora(model).folder = None  # no folder holds these weights
+        return model
     path = folder / "config.json"
-    config, found, raw = _read_config(path, library_for(folder, library), trust_remote_code)
+    config, found, raw = read_shape_by(path, library_for(folder, library), trust_remote_code)
     if head not in (found, "auto"):
         raise UserError(f"{path}: holds {KINDS[found]} ({raw['architectures'][0]}), {KINDS[head]} is wanted")
     if isinstance(config, TransformersConfig):
@@ -132,35 +119,20 @@ def load_model(
     return model
 
 
-def load_adapted(
-    folder: str | Path,
-    head: Literal["language", "score", "auto"] = "language",
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-    dropout: float = 0.0,
-    library: Library = "auto",
-    trust_remote_code: bool = False,
+def _adapted(
+    folder: Path, found: Head, read_base: Callable[[Path], LanguageModel | ScoreModel]
 ) -> LanguageModel | ScoreModel:
-    """The base of the adapter in ``folder`` with the adapter beside its layers, which is what is trainable.
-
-    The base's weights are in 4 bits where they were beside the adapter (QLoRA). Arguments as ``load_model``. Raises
-    UserError as it does, for a base that is not there or is not the one that the
-    adapter was trained on, and for an adapter of other layers or shapes.
-    """
-    folder = folder_of(folder)
-    check_recorded(folder, (CONFIG, WEIGHTS, "config.json"))
-    base = base_of(folder)
-    check_base(folder, base)
-    library = library_for(folder, library)
-    found: Head = head_in(folder, library, trust_remote_code)
-    if head not in (found, "auto"):
-        raise UserError(f"{folder}: holds an adapter of {KINDS[found]}, {KINDS[head]} is wanted")
-    model = load_model(base, "auto", dtype, device, dropout, library, trust_remote_code)
+    """The base of the adapter in ``folder``, with the head ``found`` and the adapter beside its layers."""
+    check_recorded(folder, (adapters.CONFIG, adapters.WEIGHTS, "config.json"))
+    base = adapters.base_of(folder)
+    adapters.check_base(folder, base)
+    model = read_base(base)
     if found == "language" and isinstance(model, ScoreModel):
-        raise UserError(f"{folder / CONFIG}: is an adapter of a language model; its base {base} is a reward model")
+        named = folder / adapters.CONFIG
+        raise UserError(f"{named}: is an adapter of a language model; its base {base} is a reward model")
     try:
-        if quantization_of(folder) is not None:  # the adapter was trained beside the rounded weights
-            quantize(model, f"{folder / BASE}: quantization=nf4")
+        if adapters.quantization_of(folder) is not None:  # the adapter was trained beside the rounded weights
+            quantize(model, f"{folder / adapters.BASE}: quantization=nf4")
         with torch.random.fork_rng(devices=[]):  # a run's random numbers are the same whatever it starts from
             model = ScoreModel.from_language_model(model) if head_of(model) != found else model  # type: ignore[arg-type]
             load_adapter(folder, model)

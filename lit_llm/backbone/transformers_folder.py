@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lit_llm.backbone.config_file import ConfigFile
 from lit_llm.backbone.families import Head, read_config
 from lit_llm.backbone.family_table import FAMILIES
-from lit_llm.backbone.models import LanguageModel, ScoreModel, StoredDtypes
+from lit_llm.backbone.models import LanguageModel, ScoreModel, Shape, StoredDtypes
 from lit_llm.backbone.transformers_config import TransformersConfig, made, quiet, read_shape, told_by_file
 from lit_llm.backbone.transformers_probe import examine
 from lit_llm.backbone.weights import INDEX, SINGLE, dtypes_in, names_in, weight_files
@@ -78,6 +78,22 @@ def config_in(path: Path, trust_remote_code: bool = False) -> tuple[Transformers
     _compare_layers(path)
     score = isinstance(named, list) and any(str(name).endswith(_SCORE) for name in named)
     return read_shape(path, trust_remote_code), "score" if score else "language"
+
+
+def read_shape_by(
+    path: Path, library: Library = "auto", trust_remote_code: bool = False
+) -> tuple[Shape, Head, dict[str, Any]]:
+    """The shape, the head and the settings of a config.json, by the reader that ``library`` says. Raises UserError."""
+    if is_of_transformers(path, library):
+        shape, head = config_in(path, trust_remote_code)
+        return shape, head, shape.raw
+    try:
+        return read_config(path)
+    except UserError as error:
+        told = str(error)
+        if library != "own" or "is not supported" not in told or "backbone=transformers" in told:
+            raise
+        raise UserError(f"{told}; or let transformers compute it: backbone=transformers") from None
 
 
 def _compare_layers(path: Path) -> None:

@@ -6,6 +6,7 @@ The plain twin is the model's own forward over the whole row; tests compare them
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,35 @@ from lit_llm.generation.ropes import Ropes
 from lit_llm.generation.weights import ExpertWeights, LayerWeights, MLPWeights, Product, layer_weights
 
 
-class Decoder:
+class PromptReader:
+    """What begins with a prompt: the project's own decoder, and that of transformers' models."""
+
+    positions: int
+    device: torch.device
+
+    def cache(self, rows: int) -> Any:
+        """Room for what is known of so many rows."""
+        raise NotImplementedError
+
+    def read(self, rows: Tensor, lengths: Tensor, cache: Any, into: Tensor, copies: Tensor) -> None:
+        """Prompts (P, L) of ``lengths`` (P,) become the rows ``into`` (R,) of ``cache``: row ``into[r]`` holds prompt
+        ``copies[r]``."""
+        raise NotImplementedError
+
+    def begin(self, prompt: Sequence[int]) -> tuple[Tensor, Any]:
+        """What ``step`` takes: one prompt's last token, (1,), and a cache of one row that holds those before it."""
+        if not 0 < len(prompt) < self.positions:
+            raise ValueError(
+                f"a prompt of {len(prompt)} tokens; from 1 to {self.positions - 1} leave room for one more"
+            )
+        ids = torch.tensor([list(prompt)], device=self.device)
+        cache, row = self.cache(1), torch.zeros(1, dtype=torch.int64, device=self.device)
+        if ids.shape[1] > 1:
+            self.read(ids[:, :-1], row + ids.shape[1] - 1, cache, row, row)
+        return ids[:, -1], cache
+
+
+class Decoder(PromptReader):
     """``model``'s weights as they are now, in ``dtype``; make another one when they have changed.
 
     Products are computed in ``dtype``. All between them (the residual stream, norms, rotation) is at least float32.
@@ -75,18 +104,6 @@ class Decoder:
         size = 2 * self.config.num_layers * rows * self.config.num_kv_heads * self.positions * self.config.head_dim
         dtype = self.wide if self.device.type == "cpu" and size <= SMALL else self.dtype
         return BatchKVCache(self.config, rows, self.positions, dtype, self.device, tokens=self.ropes.by_length)
-
-    def begin(self, prompt: Sequence[int]) -> tuple[Tensor, BatchKVCache]:
-        """What ``step`` takes: one prompt's last token, (1,), and a cache of one row that holds those before it."""
-        if not 0 < len(prompt) < self.positions:
-            raise ValueError(
-                f"a prompt of {len(prompt)} tokens; from 1 to {self.positions - 1} leave room for one more"
-            )
-        ids = torch.tensor([list(prompt)], device=self.device)
-        cache, row = self.cache(1), torch.zeros(1, dtype=torch.int64, device=self.device)
-        if ids.shape[1] > 1:
-            self.read(ids[:, :-1], row + ids.shape[1] - 1, cache, row, row)
-        return ids[:, -1], cache
 
     def step(self, tokens: Tensor, cache: BatchKVCache) -> Tensor:
         """Appends a token (B,) to every row of ``cache``. Returns the logits of what follows, (B, V)."""

@@ -3,7 +3,7 @@ mask of one, else every row read anew for each token, which is slow and right.""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,12 +16,12 @@ from lit_llm.backbone.models import LanguageModel
 from lit_llm.backbone.packed_documents import in_rows
 from lit_llm.backbone.transformers_network import TransformersNetwork
 from lit_llm.backbone.transformers_probe import cached
-from lit_llm.generation.decoder import Decoder
+from lit_llm.generation.decoder import Decoder, PromptReader
 
 TRIM = 64  # columns that no row needs any more, before the cache is copied without them
 
 
-class TransformersDecoder:
+class TransformersDecoder(PromptReader):
     """What ``Decoder`` is for the project's own models, with the same arguments where they have a meaning here."""
 
     def __init__(
@@ -40,18 +40,6 @@ class TransformersDecoder:
         kind = KeptStates if self.network.caches else KeptTokens
         return kind(rows, self.positions, self.device)
 
-    def begin(self, prompt: Sequence[int]) -> tuple[Tensor, Any]:
-        """As ``Decoder.begin``."""
-        if not 0 < len(prompt) < self.positions:
-            raise ValueError(
-                f"a prompt of {len(prompt)} tokens; from 1 to {self.positions - 1} leave room for one more"
-            )
-        ids = torch.tensor([list(prompt)], device=self.device)
-        cache, row = self.cache(1), torch.zeros(1, dtype=torch.int64, device=self.device)
-        if ids.shape[1] > 1:
-            self.read(ids[:, :-1], row + ids.shape[1] - 1, cache, row, row)
-        return ids[:, -1], cache
-
     def step(self, tokens: Tensor, cache: Any) -> Tensor:
         """Appends a token (B,) to every row. Returns the logits of what follows, (B, V) float32 at least."""
         with self._as_in_use():
@@ -60,7 +48,6 @@ class TransformersDecoder:
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def read(self, rows: Tensor, lengths: Tensor, cache: Any, into: Tensor, copies: Tensor) -> None:
-        """As ``Decoder.read``: prompts (P, L) of ``lengths`` (P,) become the rows ``into`` of ``cache``."""
         with self._as_in_use():
             cache.fill(self.network, rows, lengths, into, copies)
 

@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from lit_llm.backbone.adapter_folder import load_start
-from lit_llm.backbone.huggingface import check_vocabulary, load_config
+from lit_llm.backbone.huggingface import check_vocabulary, load_config, load_model
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.backbone.quantized import dequantize, has_quantized, quantize
 from lit_llm.backbone.transformers_config import TransformersConfig
@@ -39,7 +38,7 @@ def initial_model(
     if quantized:  # before weights are read
         _refuse_other_layers(load_config(model) if isinstance(model, str | Path) else getattr(model, "config", None))
     if isinstance(model, str | Path):
-        network = load_start(model, head, bool(getattr(options, "lora_rank", 0)))
+        network = load_model(model, head, keep_adapter=bool(getattr(options, "lora_rank", 0)))
         tokenizer = load_tokenizer(model) if tokenizer is None else tokenizer
         check_vocabulary(network.config, tokenizer.vocab_size, model)
     if quantized:

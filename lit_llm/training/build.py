@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch._functorch import config as functorch
 
-from lit_llm.backbone.adapter_folder import load_start
+from lit_llm.backbone.huggingface import load_model
 from lit_llm.backbone.loaded import LoadedModel
 from lit_llm.backbone.lora import merge_lora
 from lit_llm.backbone.models import LanguageModel, ScoreModel, StoredDtypes
@@ -134,7 +134,8 @@ def load_run_model(cfg: DictConfig, tokenizer: Tokenizer) -> LanguageModel | Sco
     if cfg.init_from is not None:
         head: Any = getattr(named_class(cfg.stage, "stage", cfg.allowed_targets), "head", "language")
         dropout = cfg.backbone.get("dropout") or 0.0
-        model = load_start(cfg.init_from, head, bool(cfg.stage.get("lora_rank")), dropout, **computed_by(cfg))
+        keep = bool(cfg.stage.get("lora_rank"))
+        model = load_model(cfg.init_from, head, dropout=dropout, keep_adapter=keep, **computed_by(cfg))
         if is_adapter(cfg.init_from) and not cfg.stage.get("lora_rank") and is_first_process():
             log.info("init_from=%s: an adapter of %s; the two, merged, are trained as one model (stage.lora_rank above "
                      "0 trains the adapter on)", cfg.init_from, base_of(cfg.init_from))  # fmt: skip

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from lit_llm.backbone.adapter_folder import load_start, save_adapter_folder
+from lit_llm.backbone.adapter_folder import save_adapter_folder
 from lit_llm.backbone.config import BackboneConfig
-from lit_llm.backbone.huggingface import head_in, load_adapted, load_config, load_model, save_model
+from lit_llm.backbone.huggingface import head_in, load_config, load_model, save_model
 from lit_llm.backbone.loaded import load_shared
 from lit_llm.backbone.lora import adapted, apply_lora, keep_start, lora_disabled, merge_lora, without_adapters
 from lit_llm.backbone.models import LanguageModel, ScoreModel
@@ -103,7 +103,7 @@ def test_a_reward_model_s_adapter_of_peft_s_has_its_head(base: Path, tmp_path: P
 def test_what_is_written_here_peft_reads_with_equal_logits(base: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
     place = tmp_path / "run" / "model"
-    model = train(apply_lora(load_start(base, "language", True), rank=4, alpha=6, dropout=0.0, **options))
+    model = train(apply_lora(load_model(base, "language", keep_adapter=True), rank=4, alpha=6, dropout=0.0, **options))
     save_adapter_folder(place, model, load_tokenizer(base))
     assert {path.name for path in place.iterdir()} >= {"tokenizer.json", "generation_config.json", "base_model.json"}
     assert not list(place.glob("model*"))
@@ -113,7 +113,7 @@ def test_what_is_written_here_peft_reads_with_equal_logits(base: Path, tmp_path:
     with torch.no_grad():
         expected = model.logits(model(IDS))
         torch.testing.assert_close(theirs(IDS).logits, expected, rtol=1e-4, atol=1e-4)
-        beside, merged = load_adapted(place), load_model(place)
+        beside, merged = load_model(place, keep_adapter=True), load_model(place)
         assert torch.equal(beside.logits(beside(IDS)), expected)  # type: ignore[operator]
         torch.testing.assert_close(merged.logits(merged(IDS)), expected, rtol=1e-4, atol=1e-4)  # type: ignore[operator]
     assert all(
@@ -123,7 +123,7 @@ def test_what_is_written_here_peft_reads_with_equal_logits(base: Path, tmp_path:
 
 
 def test_a_score_adapter_keeps_head_and_normalisation(base: Path, tmp_path: Path) -> None:
-    scored = ScoreModel.from_language_model(load_start(base, "language", True))  # type: ignore[arg-type]
+    scored = ScoreModel.from_language_model(load_model(base, "language", keep_adapter=True))  # type: ignore[arg-type]
     train(apply_lora(scored, rank=4, alpha=6, dropout=0.0))
     with torch.no_grad():
         scored.score.weight.normal_()
@@ -138,8 +138,10 @@ def test_the_start_is_the_adapter_that_training_began_with(base: Path, tmp_path:
     """The reference of training that goes on: base and adapter as they were, of which only the adapter is a copy."""
     for number, options in enumerate(({}, {"decomposed": True})):
         place = tmp_path / str(number)
-        save_adapter_folder(place, train(apply_lora(load_start(base, "language", True), 4, 6, 0.0, **options)))
-        model = load_adapted(place)
+        save_adapter_folder(
+            place, train(apply_lora(load_model(base, "language", keep_adapter=True), 4, 6, 0.0, **options))
+        )
+        model = load_model(place, keep_adapter=True)
         keep_start(model)
         started = load_model(place)
         with torch.no_grad():
@@ -167,7 +169,7 @@ def place(base: Path, tmp_path: Path) -> Path:
     """base/ and adapter/ in one folder."""
     shutil.copytree(base, tmp_path / "base")
     save_adapter_folder(
-        tmp_path / "adapter", train(apply_lora(load_start(tmp_path / "base", "language", True), 4, 6, 0.0))
+        tmp_path / "adapter", train(apply_lora(load_model(tmp_path / "base", "language", keep_adapter=True), 4, 6, 0.0))
     )
     return tmp_path / "adapter"
 
@@ -200,7 +202,7 @@ def test_a_base_that_is_not_there_or_another_one_is_a_line(
         assert "\n" not in str(error.value) and str(place) in str(error.value)
         return str(error.value)
 
-    other = load_start(tmp_path / "base", "language", True)
+    other = load_model(tmp_path / "base", "language", keep_adapter=True)
     with torch.no_grad():
         other.backbone.embed_tokens.weight[0] += 1
     save_model(tmp_path / "other", other, load_tokenizer(tmp_path / "base"))
@@ -269,9 +271,11 @@ def test_the_library_holds_for_an_adapter_s_own_config_too(tmp_path: Path) -> No
     transformers.AutoModelForCausalLM.from_config(shape).save_pretrained(tmp_path / "base")
     with pytest.raises(UserError):
         load_model(tmp_path / "base")
-    model = train(apply_lora(load_start(tmp_path / "base", "language", True, library="transformers"), rank=2))
+    model = train(
+        apply_lora(load_model(tmp_path / "base", "language", keep_adapter=True, library="transformers"), rank=2)
+    )
     save_adapter_folder(tmp_path / "adapter", model)
-    again = load_start(tmp_path / "adapter", "language", True, library="transformers")
+    again = load_model(tmp_path / "adapter", "language", keep_adapter=True, library="transformers")
     ids = IDS.clamp_max(60)
     assert torch.equal(again.eval()(ids), model.eval()(ids))
     assert head_in(tmp_path / "adapter", "transformers") == "language"

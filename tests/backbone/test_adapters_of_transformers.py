@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_llm.backbone.adapter_folder import go_on, load_start, save_adapter_folder
-from lit_llm.backbone.huggingface import load_language_model
+from lit_llm.backbone.adapter_folder import go_on, save_adapter_folder
+from lit_llm.backbone.huggingface import load_language_model, load_model
 from lit_llm.backbone.lora import adapted, apply_lora, lora_state_dict
 from lit_llm.errors import UserError
 from lit_llm.stages.options import InstructionTuningOptions
@@ -24,7 +24,7 @@ def test_a_chain_of_adapters_with_default_options_goes_on(name: str, tmp_path: P
     options = InstructionTuningOptions(lora_rank=2, lora_merge=False)
     model = apply_lora(load_language_model(folder), **options.adapters())
     save_adapter_folder(tmp_path / "adapter", model)
-    again = load_start(tmp_path / "adapter", "language", True)
+    again = load_model(tmp_path / "adapter", "language", keep_adapter=True)
     go_on(again, **options.adapters(0.1))
     assert set(adapted(again)) == set(adapted(model))
     assert all(layer.lora_dropout.p == 0.1 for layer in adapted(again).values())

@@ -30,7 +30,8 @@ def test_each_element_is_left_out_with_the_share_and_independently_of_its_neighb
     deviations = 5  # of a binomial: one test in a million fails by chance
     assert abs(gone.double().mean() - p) < deviations * math.sqrt(p * (1 - p) / count)
     both = (gone[1:] & gone[:-1]).double().mean()
-    assert abs(both - p * p) < deviations * math.sqrt(3 * p * p / count)
+    variance = p**2 * (1 - p**2) + 2 * (p**3 - p**4)  # of the products, neighbours of which share an element
+    assert abs(both - p * p) < deviations * math.sqrt(variance / count)
     for part in gone.chunk(8):  # the beginning and the end no less than the middle
         assert abs(part.double().mean() - p) < deviations * math.sqrt(p * (1 - p) / (count / 8))
 

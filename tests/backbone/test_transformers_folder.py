@@ -101,12 +101,19 @@ def test_a_reward_model_is_written_as_their_classifier(tmp_path):
         save(tmp_path / "none", ScoreModel.from_language_model(load_language_model(folder)))
 
 
-def test_code_of_a_folder_runs_with_the_switch_alone(tmp_path, monkeypatch):
+@pytest.fixture
+def coded(tmp_path, monkeypatch):
+    """A model of transformers, and its folder with Python code that makes it."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     theirs, folder = folder_of("falcon", tmp_path)
     (folder / "ours.py").write_text(CODE)
     names = {"AutoConfig": "ours.OurConfig", "AutoModelForCausalLM": "ours.OurForCausalLM"}
     changed(folder, model_type="ours", architectures=["OurForCausalLM"], auto_map=names)
+    return theirs, folder
+
+
+def test_code_of_a_folder_runs_with_the_switch_alone(coded, tmp_path, monkeypatch):
+    theirs, folder = coded
     for library in ("auto", "transformers"):
         with pytest.raises(UserError, match=rf"config.json: auto_map .*backbone.trust_remote_code=true \({SWITCH}=1"):
             load_model(folder, library=library)
@@ -121,12 +128,8 @@ def test_code_of_a_folder_runs_with_the_switch_alone(tmp_path, monkeypatch):
     assert load_config(tmp_path / "saved").family == "ours"
 
 
-def test_a_checkpoint_runs_no_code_without_the_switch(tmp_path, monkeypatch):
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    _, folder = folder_of("falcon", tmp_path)
-    (folder / "ours.py").write_text(CODE)
-    names = {"AutoConfig": "ours.OurConfig", "AutoModelForCausalLM": "ours.OurForCausalLM"}
-    changed(folder, model_type="ours", architectures=["OurForCausalLM"], auto_map=names)
+def test_a_checkpoint_runs_no_code_without_the_switch(coded, tmp_path, monkeypatch):
+    _, folder = coded
     stage = Pretraining(model=load_model(folder, trust_remote_code=True))
     kept = checkpoint_contents.contents(stage.model, None)
     assert str(tmp_path) not in json.dumps(kept)

@@ -8,7 +8,7 @@ import torch
 
 from lit_llm.backbone.adapter_folder import save_adapter_folder
 from lit_llm.backbone.completions import completion_logps
-from lit_llm.backbone.huggingface import load_adapted, load_model, save_model
+from lit_llm.backbone.huggingface import load_model, save_model
 from lit_llm.backbone.lora import adapted, apply_lora
 from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
@@ -47,7 +47,7 @@ def tuned(tmp_path):
 
 def start(folder, head="language"):
     """What a stage of ``LORA`` is given by a run."""
-    return load_adapted(folder, head)
+    return load_model(folder, head, keep_adapter=True)
 
 
 def base_named(folder):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lit_llm.backbone.huggingface import load_adapted, load_model, save_model
+from lit_llm.backbone.huggingface import load_model, save_model
 from lit_llm.backbone.lora import load_adapter, merge_lora
 from lit_llm.backbone.quantized import has_quantized, is_quantized, quantize
 from lit_llm.errors import UserError
@@ -172,7 +172,9 @@ def test_an_adapter_handed_on_is_read_beside_the_4_bits_that_it_was_trained_besi
         trained = stage(ids)
         torch.testing.assert_close(logits(load_model(tmp_path / "tuned").eval(), ids), trained, rtol=1e-5, atol=1e-5)
     for said in (first, {**first, "lora_quantization": None}):
-        following = made(InstructionTuning, model=load_adapted(tmp_path / "tuned"), **parts(), **said).eval()
+        following = made(
+            InstructionTuning, model=load_model(tmp_path / "tuned", keep_adapter=True), **parts(), **said
+        ).eval()
         assert has_quantized(following.model) is (said["lora_quantization"] == "nf4")
         with torch.no_grad():
             torch.testing.assert_close(following(ids), trained, rtol=1e-5, atol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lit_llm.backbone.config import from_depth
-from lit_llm.backbone.huggingface import load_adapted, load_model, save_model
+from lit_llm.backbone.huggingface import load_model, save_model
 from lit_llm.backbone.loaded import LoadedModel
 from lit_llm.backbone.lora import adapted
 from lit_llm.backbone.models import LanguageModel
@@ -86,8 +86,8 @@ def test_a_merge_into_bfloat16_is_measured_before_and_after(place, caplog):
     [heldout] = [one for one in read_all(place / "merged/heldout") if one.name == merge["set"]]
     tokenizer = load_tokenizer(place / "merged/model")
     for folder, expected in (("model", merge["merged"]), ("adapter", merge["adapters"])):
-        read = load_model if folder == "model" else load_adapted
-        model = LoadedModel(read(place / "merged" / folder), tokenizer).model
+        network = load_model(place / "merged" / folder, keep_adapter=folder == "adapter")
+        model = LoadedModel(network, tokenizer).model
         scores = evaluate(model, tokenizer, heldout, max_items=4, generate=False).as_metrics()
         assert scores["bits_per_byte"]["mean"] == pytest.approx(expected, rel=1e-5), folder
     assert "merged into bfloat16: " in caplog.text
@@ -108,7 +108,7 @@ def test_an_export_is_of_the_merged_model(place):
     with whole(place / "tuned/model", place / "exports/new") as folder:
         found, expected = load_model(folder), load_model(place / "tuned/model")
         assert found.stored.main == torch.bfloat16
-        base, layers = load_model(place / "base"), adapted(load_adapted(place / "tuned/model"))
+        base, layers = load_model(place / "base"), adapted(load_model(place / "tuned/model", keep_adapter=True))
         changed = set()
         for (name, one), merged, bare in zip(
             found.named_parameters(), expected.parameters(), base.parameters(), strict=True

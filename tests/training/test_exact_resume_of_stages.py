@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from lit_llm.runtime.lightning_loops import steps_done
 from lit_llm.training import trainer as trainers
 from lit_llm.training.build import load
 from lit_llm.training.train import run
-from tests.chain_data import NAMES, THINGS, write_data
+from tests.chain_data import write_data, write_rankings
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -62,11 +61,7 @@ LIMITS = {
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write_data(folder)
-    asked = [(f"What does {n}_{t} do?", [f"It will {n} the {t}.", f"A {t}.", n]) for n in NAMES for t in THINGS[:5]]
-    rows = [{"prompt": prompt, "completions": answers, "ranking": [1, 2, 2]} for prompt, answers in asked]
-    (folder / "rankings").mkdir()
-    for split, some in {"train": rows[8:], "validation": rows[:8]}.items():
-        (folder / f"rankings/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    write_rankings(folder, 5)
     return folder
 
 

@@ -1,6 +1,5 @@
 """Every stage with a model of transformers, and a run of it that goes on to equal weights."""
 
-import json
 import logging
 from contextlib import suppress
 
@@ -23,7 +22,7 @@ from lit_llm.training import trainer as trainers
 from lit_llm.training.build import load
 from lit_llm.training.plan.memory import Pass, shape_of, what_would_fit
 from lit_llm.training.train import needs_less, run
-from tests.chain_data import NAMES, THINGS, write_data
+from tests.chain_data import write_data, write_rankings
 from tests.other_families import folder_of
 
 transformers = pytest.importorskip("transformers")
@@ -54,11 +53,7 @@ STAGES = {
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write_data(folder)
-    asked = [(f"What does {n}_{t} do?", [f"It will {n} the {t}.", f"A {t}.", n]) for n in NAMES for t in THINGS[:2]]
-    rows = [{"prompt": prompt, "completions": answers, "ranking": [1, 2, 2]} for prompt, answers in asked]
-    (folder / "rankings").mkdir()
-    for split, some in {"train": rows[8:], "validation": rows[:8]}.items():
-        (folder / f"rankings/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    write_rankings(folder, 2)
     return folder
 
 
@@ -154,7 +149,7 @@ def test_four_bits_are_neither_offered_nor_taken(data, parent, monkeypatch):
     offers = what_would_fit(shape_of(cfg), Pass(2, 32), 0.0, 0.0)
     assert offers and not any("quantization" in words for words, _ in offers)
     assert "quantization" not in needs_less(cfg)
-    monkeypatch.setattr("lit_llm.stages.initial_model.load_start", None)  # no weight is read
+    monkeypatch.setattr("lit_llm.stages.initial_model.load_model", None)  # no weight is read
     with pytest.raises(UserError, match=r"lora_quantization=nf4: the model .falcon. is computed by transformers"):
         initial_model(str(parent), None, "language", FineTuningOptions(lora_rank=2, lora_quantization="nf4"))
 
