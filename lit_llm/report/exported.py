@@ -15,8 +15,6 @@ from lit_llm.runtime.atomic_files import write_json
 
 FILE, CERTIFICATE = "export.json", "certificate.json"
 KEPT = ("model", "quantization", "file", "sha256", "bytes", "certificate", "passed", "failed", "not_run", "error")
-
-
 ABOUT = ("file", "sha256", "quantization", "model")
 
 

@@ -37,9 +37,9 @@ def by_adapters(
     stage: Stage, tokenizer: Tokenizer, evaluator: Evaluator, sets: Mapping[str, Heldout], device: torch.device
 ) -> Scores | None:
     """The scores of the stage's network, its adapters beside its weights, on the first set that needs no sampling; None
-    where nothing is rounded or there is no such set. The network is on the CPU before and after."""
+    where there is no such set. The network is on the CPU before and after."""
     heldout = next((one for one in sets.values() if one.kind != "prompts" and can_evaluate(stage.model, one)), None)
-    if heldout is None or rounds(stage) is None:
+    if heldout is None:
         return None
     plain = Evaluator(replace(evaluator.settings, generate=False))
     try:

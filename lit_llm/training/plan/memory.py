@@ -61,9 +61,7 @@ class Memory:
     process: float  # Python, torch, this program and its data; on a GPU 0
     cache: float  # keys and values of the answers that are generated at once
     laid_out: float  # the weights a second time while answers are sampled, as the decoder multiplies by them
-    read: (
-        float  # before the first step: the weights as they are read, and a copy that is evaluated; 0: none beside them
-    )
+    read: float  # before the first step: the weights as they are read, and a copy that is evaluated
     made: float  # after the last step: what adapters make, merged, and what it is measured beside
 
     @property
