@@ -31,7 +31,7 @@ OPTIONS = {  # the keys of the small commands
     "rank": "lit_llm.feedback.rank_arguments.Rank",
 }
 PLACES = re.compile(
-    r"=(\$|FOLDER|RUN_FOLDER|outputs/|[\w./]*(my_|team|blind|chats|pairs|comparisons|labels|gsm8k|calls|rankings|prompts|problems))"
+    r"=(\$|FOLDER|RUN_FOLDER|outputs/|installed/|[\w./]*(my_|team|blind|chats|pairs|comparisons|labels|gsm8k|calls|rankings|prompts|problems))"
 )
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
