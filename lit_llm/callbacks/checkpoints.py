@@ -62,6 +62,8 @@ class Checkpoints(Checkpoint):
         self._saved_step, self._saved_time = steps_done(trainer), time.monotonic()
         self._anew = self._saved_step == 0
         self._check_monitor(pl_module)
+        # Until training ends, not until teardown: by then the Trainer has put back the handlers from before the run, and
+        # its own, in front of ours here, would be put in their place. It ignores SIGTERM, and holds the Trainer.
         self._signals.listen()
 
     def _check_monitor(self, stage: Any) -> None:
@@ -102,8 +104,11 @@ class Checkpoints(Checkpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         if self.options.at_end:
             self._save(trainer)
+        self._signals.restore()
+        if signum := self._agreed_signal(trainer):  # came after the last step, in a validation
+            raise Interrupted(signum)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: ARG002
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         self._signals.restore()
 
     @staticmethod

@@ -1,6 +1,10 @@
 """When checkpoints are written and which are kept."""
 
+import gc
 import logging
+import os
+import signal
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +14,7 @@ import torch
 from lit_llm.callbacks.checkpoints import Checkpoints
 from lit_llm.checkpointing import atomic
 from lit_llm.checkpointing.resume import checkpoint_name, find_checkpoint
+from lit_llm.checkpointing.signals import Interrupted
 from lit_llm.errors import UserError
 from lit_llm.optim.schedules import constant
 from lit_llm.stages.pretraining import Pretraining
@@ -136,3 +141,37 @@ def test_one_damaged_on_the_way_is_not_counted(tmp_path: Path) -> None:
     assert [atomic.problem_with(tmp_path / "checkpoints" / checkpoint_name(step)) is None for step in (6, 9, 12)] == [
         False, True, True,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_after_training_signals_are_what_they_were_and_nothing_holds_the_trainer(tmp_path: Path, fails: bool) -> None:
+    class Fails(Checkpoints):
+        def on_train_batch_end(self, trainer, *args) -> None:  # type: ignore[no-untyped-def]
+            super().on_train_batch_end(trainer, *args)
+            if fails:
+                raise UserError("stop")
+
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    trainer = trainer_for(tmp_path, [Fails()], max_steps=2)
+    held = weakref.ref(trainer)
+    try:
+        trainer.fit(tiny_stage(), datamodule=Data())
+        assert not fails
+    except UserError:
+        assert fails
+    assert {signum: signal.getsignal(signum) for signum in before} == before
+    del trainer
+    gc.collect()
+    assert held() is None  # with it the weights and the optimizer's state
+
+
+def test_a_signal_after_the_last_step_stops_the_run_behind_its_checkpoint(tmp_path: Path) -> None:
+    class Stopped(Checkpoints):
+        def on_validation_end(self, trainer, pl_module) -> None:  # type: ignore[no-untyped-def]
+            super().on_validation_end(trainer, pl_module)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer = trainer_for(tmp_path, [Stopped()], max_steps=4, val_check_interval=4)
+    with pytest.raises(Interrupted):
+        trainer.fit(tiny_stage(), datamodule=Data())
+    assert steps(tmp_path) == [4]
