@@ -62,8 +62,8 @@ class Checkpoints(Checkpoint):
         self._saved_step, self._saved_time = steps_done(trainer), time.monotonic()
         self._anew = self._saved_step == 0
         self._check_monitor(pl_module)
-        # Until training ends, not until teardown: by then the Trainer has put back the handlers from before the run, and
-        # its own, in front of ours here, would be put in their place. It ignores SIGTERM, and holds the Trainer.
+        # Until training ends, not until teardown: by then the Trainer has put back the handlers from before the run,
+        # and its own, which was there before ours, would take their place. It ignores SIGTERM, and holds the Trainer.
         self._signals.listen()
 
     def _check_monitor(self, stage: Any) -> None:

@@ -8,7 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lit_llm.backbone.huggingface import head_in
+from omegaconf import DictConfig
+
+from lit_llm.backbone.families import Head
+from lit_llm.backbone.huggingface import head_in, load_config
 from lit_llm.backbone.loaded import LoadedModel, load_shared
 from lit_llm.config import schema
 from lit_llm.errors import UserError
@@ -25,9 +28,12 @@ from lit_llm.pipeline.human_feedback import comparison
 from lit_llm.pipeline.model_export import export_model
 from lit_llm.records import Heldout, Message
 from lit_llm.report.page import write_report
+from lit_llm.runtime.allocator import give_back_freed_memory
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.progress_bars import Bar
 from lit_llm.runtime.terminal import near, typed
+from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
+from lit_llm.training.build import computed_by
 from lit_llm.training.evaluate import AFTER, BEFORE, device_of, evaluator_of
 
 log = logging.getLogger("lit_llm")
@@ -35,6 +41,9 @@ log = logging.getLogger("lit_llm")
 Parents = Mapping[str, str | None]
 Conversation = tuple[Message, ...]
 
+ROOM = 2 * 2**30
+"""Bytes of weights that stages' models may take together in memory; beyond them the one asked for longest ago is let
+go, and read again where it is asked for again."""
 STARTING_MODEL = "starting_model"  # in ledger and answers: what the chain began from, where it was trained elsewhere
 
 
@@ -58,10 +67,11 @@ def evaluate_pipeline(
         write_ledger(folder, models, origins)
     write_best_of_n(config, folder, models)
     talking = models.talking()
-    before = [name for name in beginnings if head_in(beginnings[name]) == "language"]
+    before = [name for name in beginnings if models.head(name) == "language"]
     models.keep_only([*before, *talking])
     write_answers(folder, models, config["answers"], [*before, *talking])
     models.keep_only([])
+    give_back_freed_memory()
     final = "ppo" if "ppo" in talking else talking[-1]
     export_model(config, folder, final, runs[final])
     page = write_report(folder) if config["report"] else None
@@ -95,9 +105,7 @@ def outside(
 
 def keep_skipped_prompts(config: Mapping[str, Any], folder: Path, models: Models, parents: Parents) -> None:
     """Held-out prompts of a step that was left out: the other stages answer them all the same."""
-    found = skipped_prompts.keep_prompts(
-        config["stages"], folder, models.outputs, lambda name: models.loaded(name).tokenizer
-    )
+    found = skipped_prompts.keep_prompts(config["stages"], folder, models.outputs, lambda name: models.context(name)[1])
     if found is None:
         return
     beside = [name for name in models.runs if parents[name] == found.parent]
@@ -134,7 +142,7 @@ class Models:
         self.sets: dict[str, dict[str, Heldout]] = {}
         for name in runs:
             self._read(name)
-        self._loaded: dict[str, LoadedModel] = {}
+        self._loaded: dict[str, LoadedModel] = {}  # the one asked for last is the last
         self._evaluators: dict[str, Evaluator] = {}
 
     def add(self, name: str, place: Path, near: str) -> None:
@@ -157,14 +165,39 @@ class Models:
 
     def loaded(self, stage: str) -> LoadedModel:
         if stage not in self._loaded:
-            run = self.runs.get(stage, next(iter(self.runs.values())))  # a model of one's own has no configuration
-            self._loaded[stage] = load_shared(self.outputs[stage])
-            self._loaded[stage].model.to(device_of(schema.load(run / "config.yaml")))
+            self._make_room()
+            self._loaded[stage] = load_shared(self.outputs[stage], **self._computed_by(stage))
+            self._loaded[stage].model.to(device_of(self._config(stage)))
+        self._loaded[stage] = self._loaded.pop(stage)
         return self._loaded[stage]
+
+    def _make_room(self) -> None:
+        """For one more, as large as the largest that is held; the one asked for last stays, to be compared with."""
+        sizes = {name: sum(w.nbytes for w in one.model.parameters()) for name, one in self._loaded.items()}
+        while len(self._loaded) > 1 and sum(sizes[name] for name in self._loaded) + max(sizes.values()) > ROOM:
+            del self._loaded[next(iter(self._loaded))]
+
+    def _config(self, stage: str) -> DictConfig:
+        """Of the run; a model of the user's own has none, and counts as the first run's."""
+        return schema.load(self.runs.get(stage, next(iter(self.runs.values()))) / "config.yaml")
+
+    def _computed_by(self, stage: str) -> dict[str, Any]:
+        """A folder that a run made says it itself; one of the user's own is computed as the run that starts from it."""
+        return {} if stage in self.runs else computed_by(self._config(stage))
+
+    def head(self, stage: str) -> Head:
+        return head_in(self.outputs[stage], **self._computed_by(stage))
+
+    def context(self, stage: str) -> tuple[int, Tokenizer]:
+        """How many tokens the stage's model takes, and its tokenizer; no weights are read for it."""
+        if stage in self._loaded:
+            return self._loaded[stage].model.config.max_positions, self._loaded[stage].tokenizer
+        shape = load_config(self.outputs[stage], **self._computed_by(stage))
+        return shape.max_positions, load_tokenizer(self.outputs[stage])
 
     def talking(self) -> list[str]:
         """The runs that made a language model."""
-        return [name for name in self.runs if head_in(self.outputs[name]) == "language"]
+        return [name for name in self.runs if self.head(name) == "language"]
 
     def evaluator(self, stage: str) -> Evaluator:
         """The evaluation as the stage's own configuration says."""
@@ -268,9 +301,8 @@ def answerable(models: Models, stages: Sequence[str], prompts: Sequence[Conversa
     """The prompts that leave room for an answer in every stage's context."""
     kept = list(prompts)
     for stage in stages:
-        loaded = models.loaded(stage)
-        context = loaded.model.config.max_positions
-        kept = [one for one in kept if len(loaded.tokenizer.encode_prompt(one)) < context]
+        context, tokenizer = models.context(stage)
+        kept = [one for one in kept if len(tokenizer.encode_prompt(one)) < context]
     if left := len(prompts) - len(kept):
         log.warning("answers: %d of %d prompts fill a model's context and are left out", left, len(prompts))
     return kept

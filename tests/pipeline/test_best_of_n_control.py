@@ -20,6 +20,7 @@ from lit_llm.text.bpe import train_bpe
 RUN = """
 stage: {_target_: lit_llm.stages.ppo.PPO, _partial_: true}
 data: {}
+backbone: {}
 trainer: {accelerator: cpu, precision: 32-true}
 """
 GOLD = {"_target_": "lit_llm.feedback.rule.reward", "_partial_": True}

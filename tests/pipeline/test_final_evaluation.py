@@ -3,16 +3,18 @@
 import gc
 import json
 import logging
+import shutil
 
 import pytest
 import torch
 
 from lit_llm.backbone.config import from_depth
 from lit_llm.backbone.huggingface import load_language_model, save_model
-from lit_llm.backbone.loaded import load_shared
+from lit_llm.backbone.loaded import LoadedModel, load_shared
 from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.config.pipeline_steps import Step
 from lit_llm.evaluation.sets import write_heldout
+from lit_llm.pipeline import final_evaluation
 from lit_llm.pipeline.final_evaluation import Models, compared, evaluate_pipeline, write_answers
 from lit_llm.pipeline.skipped_prompts import judged
 from lit_llm.records import Comparison, Document, Heldout, Message, Prompt
@@ -124,6 +126,30 @@ def test_rewards_and_scorers_of_missing_steps_are_done_without():
     left = judged(step, {"sft": None}).config
     assert left["stage"] == {"reward": None, "gold": {"_target_": "rule"}}
     assert list(left["evaluation"]["scorers"]) == ["rule"]
+
+
+def test_models_that_have_no_room_together_are_let_go_of_and_read_again(runs, tmp_path, monkeypatch):
+    for number in range(3):  # as many stages as models that could be held
+        shutil.copytree(runs["ppo"], tmp_path / f"dpo_{number}")
+    every = {**runs, **{f"dpo_{number}": tmp_path / f"dpo_{number}" for number in range(3)}}
+    config = {"ledger": True, "answers": SETTINGS, "report": False, "stages": {}, "best_of_n": {"n": 0}}
+    config["export"] = {"to": None}
+    parents = dict.fromkeys(every, "instruction_tuning") | {"instruction_tuning": None}
+    ledgers, held = [], []
+    read = final_evaluation.load_shared
+
+    def counted(folder, **how):
+        gc.collect()
+        held.append(sum(isinstance(one, LoadedModel) for one in gc.get_objects()))
+        return read(folder, **how)
+
+    monkeypatch.setattr(final_evaluation, "load_shared", counted)
+    for room in (final_evaluation.ROOM, 1):
+        monkeypatch.setattr(final_evaluation, "ROOM", room)
+        evaluate_pipeline(config, tmp_path, every, parents, {name: run / "model" for name, run in every.items()})
+        ledgers.append((tmp_path / "ledger.json").read_text())
+    assert ledgers[0] == ledgers[1]
+    assert max(held[: len(every)]) >= 1 and max(held[len(every) :]) == 1, "beside the one that is read"
 
 
 def test_ledger_best_of_n_and_answers_read_each_folder_once_and_let_go_of_it(runs, tmp_path, monkeypatch):
