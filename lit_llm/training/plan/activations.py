@@ -7,6 +7,7 @@ whole model holds follows from them, since it grows with layers, with rows and w
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -22,9 +24,12 @@ from lit_llm.backbone.transformers_config import TransformersConfig
 from lit_llm.objectives.language import cross_entropy
 
 
+PARTS = ("loss", "layers", "embeddings")  # of a pass, in the order of time; the first begins with the forward pass
+
+
 @dataclass(frozen=True)
-class Activations:
-    """Bytes at the peak of a pass over R rows of L layers: ``base + layer * L + (row + row_layer * L) * R``."""
+class Growth:
+    """Bytes at the most in a part of a pass over R rows of L layers: ``base + layer * L + (row + row_layer * L) * R``."""
 
     base: float
     layer: float
@@ -34,9 +39,28 @@ class Activations:
     def of(self, layers: int, rows: float) -> float:
         return self.base + self.layer * layers + (self.row + self.row_layer * layers) * rows
 
+    def rows_within(self, layers: int, room: float) -> float:
+        """The most rows that fit in so many bytes; inf: any number does."""
+        left, each = room - self.base - self.layer * layers, self.row + self.row_layer * layers
+        return 0.0 if left < 0 else math.inf if each <= 0 else left // each
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes at the peak of a pass: the most of its parts.
+
+    Each grows with layers and rows, and their maximum does not: two layers hold less than an embedding's gradient, and
+    thirty more.
+    """
+
+    parts: tuple[Growth, ...]
+
+    def of(self, layers: int, rows: float) -> float:
+        return max(part.of(layers, rows) for part in self.parts)
+
     def rows_within(self, layers: int, room: float) -> int:
         """The most rows that fit in so many bytes; 0: not one does."""
-        return max(0, int((room - self.base - self.layer * layers) // (self.row + self.row_layer * layers)))
+        return int(min(10**9, *(part.rows_within(layers, room) for part in self.parts)))
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -85,18 +109,23 @@ def activations(
     """
     with torch.random.fork_rng(devices=[]):
         peaks = {
-            (layers, rows): _peak(config, layers, rows, length, dtype, autocast, device, checkpointing, prepare)
+            (layers, rows): _peaks(config, layers, rows, length, dtype, autocast, device, checkpointing, prepare)
             for layers in (1, 2)
             for rows in (1, 2)
         }
+    return Activations(tuple(_growth({key: found[part] for key, found in peaks.items()}) for part in PARTS))
+
+
+def _growth(peaks: Mapping[tuple[int, int], float]) -> Growth:
+    """From the bytes of one and two layers, by one and two rows."""
     one, two = peaks[1, 2] - peaks[1, 1], peaks[2, 2] - peaks[2, 1]
     row_layer = max(0.0, two - one)
     row = max(0.0, one - row_layer)
     layer = max(0.0, peaks[2, 1] - peaks[1, 1] - row_layer)
-    return Activations(max(0.0, peaks[1, 1] - layer - row - row_layer), layer, row, row_layer)
+    return Growth(max(0.0, peaks[1, 1] - layer - row - row_layer), layer, row, row_layer)
 
 
-def _peak(
+def _peaks(
     config: Shape,
     layers: int,
     rows: int,
@@ -106,7 +135,9 @@ def _peak(
     device: str,
     checkpointing: bool,
     prepare: Callable[[LanguageModel], object],
-) -> float:
+) -> dict[str, float]:
+    """Of each part: up to the loss's gradient by the hidden states, then back through the layers to the embeddings'
+    output, then what is left."""
     model = LanguageModel(_first(config, layers)).to(device, dtype)
     prepare(model)
     model.backbone.gradient_checkpointing = checkpointing
@@ -117,10 +148,27 @@ def _peak(
     known = [ids, *model.parameters(), *(each.grad for each in model.parameters() if each.grad is not None)]
     half = torch.autocast(device, autocast) if autocast is not None else nullcontext()
     watch = _Live(known)
+    found = dict.fromkeys(PARTS, 0.0)
+
+    def ends(part: str) -> Callable[[torch.Tensor], None]:
+        def note(_: torch.Tensor) -> None:
+            found[part], watch.peak = float(watch.peak), watch.live
+
+        return note
+
+    def embedded(_: nn.Module, __: Any, output: torch.Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(ends("layers"))
+
+    for part in model.modules():
+        if isinstance(part, nn.Embedding) and part.num_embeddings == config.vocab_size:
+            part.register_forward_hook(embedded)
     with watch, half:
-        loss = cross_entropy(model(ids), model.output_weight, ids, softcap=model.logit_softcap).loss
-        loss.backward()  # type: ignore[no-untyped-call]
-    return float(watch.peak)
+        hidden = model(ids)
+        hidden.register_hook(ends("loss"))
+        cross_entropy(hidden, model.output_weight, ids, softcap=model.logit_softcap).loss.backward()  # type: ignore[no-untyped-call]
+    found["embeddings" if found["layers"] else "layers"] = float(watch.peak)
+    return found
 
 
 def _first(config: Shape, layers: int) -> Shape:

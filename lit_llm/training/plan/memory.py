@@ -283,7 +283,7 @@ def what_would_fit(shape: Shape, of: Pass, process: float, room: float) -> list[
     Where one row at a time is too much, recomputation and adapters are tried with it."""
     found: list[tuple[str, float]] = []
     known = shape.activations(of.length)
-    fixed = shape.memory(replace(of, rows=0), process, known).training - known.base
+    fixed = shape.memory(replace(of, rows=0), process, known).training - known.of(shape.config.num_layers, 0)
     rows = min(of.rows, known.rows_within(shape.config.num_layers, room - fixed))
     one = replace(of, rows=max(1, rows))
     if rows < of.rows:
