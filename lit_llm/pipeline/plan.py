@@ -96,6 +96,7 @@ class Row:
 def lines(cfg: DictConfig, measure: bool) -> Iterator[str]:
     """The plan of every step, then a table and the sum. Without ``measure`` only of the steps whose data is there."""
     rows: list[Row] = []
+    launch = time.process_time()  # of one process for all steps
     with tempfile.TemporaryDirectory(prefix="plan-") as folder:
         chain = plan(cfg, Path(folder) / "pipeline")
         for name in chain.steps:
@@ -110,8 +111,9 @@ def lines(cfg: DictConfig, measure: bool) -> Iterator[str]:
     for row in rows:
         yield f"{row.name:<24}{clock(row.seconds):>10}{size_of(row.memory) if row.memory else '':>12}"
     if measure and all(row.seconds is not None for row in rows):
-        total = sum(row.seconds or 0.0 for row in rows)
+        total = launch + sum(row.seconds or 0.0 for row in rows)
         most = max(row.memory or 0.0 for row in rows)
+        yield f"{'launch':<24}{clock(launch):>10}"
         yield f"{'in all':<24}{clock(total):>10}{size_of(most):>12}"
         yield "Then the report is made: each model answers once more, and the best of several answers is taken."
 
@@ -131,7 +133,7 @@ def _stage(chain: Chain, name: str, folder: Path, measure: bool) -> Row:
     if not (place / "model").is_dir():
         del chain.folders[name]
     took = found.time
-    seconds = None if took is None else replace(took, steps=round(took.steps * _share(chain, name))).total
+    seconds = None if took is None else replace(took, steps=round(took.steps * _share(chain, name)), launch=0.0).total
     return Row(name, seconds, found.memory, found.lines)
 
 

@@ -23,13 +23,13 @@ from lit_llm.backbone.models import LanguageModel, Shape
 from lit_llm.backbone.transformers_config import TransformersConfig
 from lit_llm.objectives.language import cross_entropy
 
-
 PARTS = ("loss", "layers", "embeddings")  # of a pass, in the order of time; the first begins with the forward pass
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Bytes at the most in a part of a pass over R rows of L layers: ``base + layer * L + (row + row_layer * L) * R``."""
+    """Bytes at the most in a part of a pass over R rows of L layers:
+    ``base + layer * L + (row + row_layer * L) * R``."""
 
     base: float
     layer: float
@@ -158,7 +158,7 @@ def _peaks(
 
     def embedded(_: nn.Module, __: Any, output: torch.Tensor) -> None:
         if output.requires_grad:
-            output.register_hook(ends("layers"))
+            output.register_hook(ends("layers"))  # type: ignore[no-untyped-call]
 
     for part in model.modules():
         if isinstance(part, nn.Embedding) and part.num_embeddings == config.vocab_size:

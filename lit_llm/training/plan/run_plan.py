@@ -31,7 +31,7 @@ class Plan:
 
 
 def plan_run(cfg: DictConfig, measure: bool, folder: Path) -> Plan:
-    """One run, tried in ``folder``, which gets ``model/`` of the few steps that are measured.
+    """One run of a process of its own, tried in ``folder``, which gets ``model/`` of the few steps that are measured.
 
     Memory that is not there is said before a weight is read, and then none is. Raises UserError as the run would.
     """
@@ -47,6 +47,7 @@ def plan_run(cfg: DictConfig, measure: bool, folder: Path) -> Plan:
     from lit_llm.training.plan.run_data import RunData
     from lit_llm.training.train import quiet
 
+    launch = time.process_time()  # all that this process did so far is what a run does before it reads anything
     quiet()
     folder.mkdir(parents=True, exist_ok=True)
     cfg = settled(cfg, folder)
@@ -70,7 +71,7 @@ def plan_run(cfg: DictConfig, measure: bool, folder: Path) -> Plan:
         lines += [f"arithmetic  {flops:.2e} floating point operations"] if flops else []
         lines += [f"time        not measured: a plan runs one process, this run {processes}"] if processes > 1 else []
         return Plan(lines, needed.total, None)
-    found = _measured(cfg, folder)
+    found = replace(_measured(cfg, folder), launch=launch)
     lines.append(f"held        {size_of(memory.peak_bytes(shape.device))} in the steps that were measured")
     return Plan([*lines, *_of_time(found, flops)], needed.total, found)
 
@@ -112,7 +113,8 @@ def _of_time(found: Time, flops: float) -> Iterator[str]:
         rate = f", {flops / found.steps / found.step:.2e} a second" if found.steps and found.step else ""
         yield f"arithmetic  {flops:.2e} floating point operations{rate}"
     yield (
-        f"time        {clock(found.total)}: start {clock(found.start)}, {found.steps:,} steps of {found.step:.3g} s, "
+        f"time        {clock(found.total)}: launch {clock(found.launch)}, start {clock(found.start)}, "
+        f"{found.steps:,} steps of {found.step:.3g} s, "
         f"validation {clock(found.validation)}, evaluation {clock(found.before)} before and {clock(found.after)} after"
     )
 

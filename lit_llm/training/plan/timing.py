@@ -34,10 +34,11 @@ class Time:
     before: float  # the evaluation of the model that it starts from
     after: float  # the evaluation of what it made
     start: float = 0.0  # reading model and data
+    launch: float = 0.0  # of the process: Python, torch, the configuration
 
     @property
     def total(self) -> float:
-        return self.start + self.step * self.steps + self.validation + self.before + self.after
+        return self.launch + self.start + self.step * self.steps + self.validation + self.before + self.after
 
 
 class MeasuredSteps(L.Callback):
