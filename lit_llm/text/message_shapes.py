@@ -156,6 +156,14 @@ def texts_of(message: Message) -> str:
     return "\0".join((message.content, message.thoughts, message.name, message.call_id, *calls))
 
 
+def parts_of(message: Message) -> int:
+    """How many texts an assistant's message has: its own, and the name and each string value of every call."""
+    values: list[str] = []
+    for call in message.calls:
+        in_json(call.arguments, lambda text: values.append(text) or text, keys=False)
+    return bool(message.content.strip()) + len(message.calls) + len(values)
+
+
 def with_texts(message: Message, change: Callable[[str], str]) -> Message:
     """The message with each of its texts changed: content, reasoning, names, and the strings inside of JSON."""
     if message.plain:

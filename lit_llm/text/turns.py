@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message
-from lit_llm.text.message_shapes import in_json, texts_of, tool_names, with_texts
+from lit_llm.text.message_shapes import in_json, parts_of, texts_of, tool_names, with_texts
 from lit_llm.text.turn_format import TurnFormat
 
 _PRIVATE = range(0xF0000, 0x10FFFE)  # code points that mean nothing in any text
@@ -105,7 +105,7 @@ class Written:
             if message.calls:
                 said = [message.content.strip(), *(call.name for call in message.calls)]
                 written = all(text in self.text for text in said)
-                if not (self.parts.get(n, 0) >= marks.behind_parts(n, message) if self.marked else written):
+                if not (self.parts.get(n, 0) >= marks.parts[n] if self.marked else written):
                     return f"a tool call, or the text before it (turn {n + 1})"
         results = [m.content.strip() for m in messages if m.role == "tool" and m.content.strip()]
         written = self.results >= 2 * len(results) if self.marked else all(text in self.text for text in results)
@@ -254,6 +254,7 @@ class Marks:
     starts: dict[int, str]  # before and behind the core of an assistant's message, by the message's number
     stops: dict[int, str]
     thoughts: dict[int, str]  # before its reasoning
+    parts: dict[int, int]  # how many marks stand behind its text and in its calls, where it has calls
 
     @classmethod
     def unlike(cls, source: str, messages: Sequence[Message]) -> Marks:
@@ -266,7 +267,8 @@ class Marks:
         answers = [n for n, m in enumerate(messages) if m.role == "assistant"]
         thinking = [n for n in answers if messages[n].thoughts]
         starts, stops, thoughts = ({n: next(free) for n in some} for some in (answers, answers, thinking))
-        return cls(fence, result, split, starts, stops, thoughts)
+        parts = {n: parts_of(messages[n]) for n in answers if messages[n].calls}
+        return cls(fence, result, split, starts, stops, thoughts, parts)
 
     def broken(self, message: Message, turn_format: TurnFormat) -> Message:
         """The message with a mark inside each of its control tokens."""
@@ -299,14 +301,6 @@ class Marks:
             start = ""
         return replace(message, calls=tuple(calls))
 
-    def behind_parts(self, number: int, message: Message) -> int:
-        """How many marks stand behind parts of an assistant's message."""
-        if not message.calls:
-            return 1
-        calls = self._around_calls(number, message, "").calls
-        marks = sum((call.name + call.arguments).count(self.stops[number]) for call in calls)
-        return marks + bool(message.content.strip())
-
     def read(self, text: str, turn_format: TurnFormat) -> Written:
         """The text without the marks, and where they stood."""
         names = {self.fence: ("fence", 0), self.result: ("result", 0), self.split: ("split", 0)}
@@ -319,6 +313,7 @@ class Marks:
         starts: dict[int, int] = {}
         stops: dict[int, int] = {}
         fences: list[int] = []
+        parts: Counter[int] = Counter()
         for number, (place, kind, n) in enumerate(found):
             kept.append(text[last:place])
             last = place + 1
@@ -327,10 +322,11 @@ class Marks:
             elif kind == "start":
                 starts.setdefault(n, place - number)
             elif kind == "stop":
-                stops[n] = place - number
+                parts[n] += 1
+                if parts[n] <= self.parts.get(n, parts[n]):  # beside a tool's result its name may stand again
+                    stops[n] = place - number
         controls = [(f.start(), f.end()) for f in turn_format.control.finditer(text)]
         moved = [(a - (before := bisect_left(places, a)), b - before) for a, b in controls]
-        parts = Counter(n for _, kind, n in found if kind == "stop")
         results = sum(kind == "result" for _, kind, _ in found)
         thoughtful = frozenset(n for _, kind, n in found if kind == "thought")
         return Written("".join([*kept, text[last:]]), moved, starts, stops, fences, results, parts, thoughtful)
