@@ -39,7 +39,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn; with the role ``tools`` its content is a JSON list of what can be called (name, description, schema)."""
+    """One turn; with the role ``tools`` its content is a JSON list of what can be called (names, schemas)."""
 
     role: Role
     content: str

@@ -14,6 +14,7 @@ So is one of which the template would leave out tools, a call, a tool's result, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from itertools import pairwise
 from weakref import WeakKeyDictionary
@@ -82,6 +83,32 @@ class ChatTemplate:
         ids, mask = self._ids(tokenizer, written, trained, stop=trained[-1][1])
         return [*ids, tokenizer.turn_end_id], [*mask, trained[-1][2]]
 
+    def sequences(self, tokenizer: Encoder, messages: Sequence[Message]) -> list[tuple[Message, ...]]:
+        """The conversation as one or more, in which each turn that is trained reads as when a model writes it.
+
+        Many templates write reasoning in the last turns alone. A conversation with more of it becomes several: each
+        ends with a turn whose reasoning the longer ones leave out, and trains the turns that read there as they do at
+        the end of a conversation.
+        """
+        turns = [n for n, message in enumerate(messages) if message.role == "assistant" and message.trained]
+        if not any(thoughts_of(messages[n]) for n in turns[:-1]) or self._remembers_thoughts:
+            return [tuple(messages)]
+        try:
+            last = {n: self._said(tokenizer, messages[: n + 1]).get(n) for n in turns}
+        except UserError:  # what is wrong is said where the conversation is encoded
+            return [tuple(messages)]
+        found, end = [], len(messages)
+        while turns:
+            said = self._said(tokenizer, messages[:end])
+            alike = {n for n in turns if said.get(n) == last[n]} | {turns[-1]}
+            part = [
+                m if m.role != "assistant" else replace(m, trained=n in alike) for n, m in enumerate(messages[:end])
+            ]
+            found.append(tuple(part))
+            turns = [n for n in turns if n not in alike]
+            end = turns[-1] + 1 if turns else 0
+        return found[::-1]
+
     def encode_prompt(self, tokenizer: Encoder, messages: Sequence[Message]) -> list[int]:
         """Ids up to where the assistant begins to write: an exact prefix of ``encode(messages + answer)``."""
         messages = self._readable(messages)
@@ -140,6 +167,21 @@ class ChatTemplate:
         ends = {"bos_token": "", "eos_token": ""}
         return MessageShape.of(lambda written, tools: self._render_given(written, tools, False, ends))
 
+    @cached_property
+    def _remembers_thoughts(self) -> bool:
+        """Whether the reasoning of past turns is written."""
+        asked = Message("user", "q7x")
+        try:
+            text = self.render((asked, Message("assistant", "a7y", thoughts="t2s"), asked, Message("assistant", "b8z")))
+        except UserError:
+            return False
+        return "t2s" in text
+
+    def _said(self, tokenizer: Encoder, messages: Sequence[Message]) -> dict[int, str]:
+        """What assistants write, by their messages' numbers."""
+        written, spans = self._conversation(tokenizer, self._readable(messages))
+        return {n: written.text[span.begin : span.stop] for n, span in spans.items() if not span.unknown}
+
     def _readable(self, messages: Sequence[Message]) -> Sequence[Message]:
         """The messages, with their reasoning in the content where the template reads it nowhere else."""
         if not any(message.thoughts for message in messages) or self._shape.reasoning:
@@ -158,7 +200,7 @@ class ChatTemplate:
             return
         thoughts = thoughts_of(messages[number])
         if thoughts and thoughts not in written.text[spans[number].begin : spans[number].stop]:
-            raise self.refusal("it leaves out the reasoning of the last turn; use a model that reasons, or rows without")
+            raise self.refusal("it leaves out the reasoning of the last turn; use a model that reasons")
 
     def written(self, tokenizer: Encoder, messages: Sequence[Message], *, prompt: bool) -> str:
         """The conversation in this tokenizer's words."""

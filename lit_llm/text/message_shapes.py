@@ -158,10 +158,14 @@ def texts_of(message: Message) -> str:
 
 def parts_of(message: Message) -> int:
     """How many texts an assistant's message has: its own, and the name and each string value of every call."""
-    values: list[str] = []
-    for call in message.calls:
-        in_json(call.arguments, lambda text: values.append(text) or text, keys=False)
-    return bool(message.content.strip()) + len(message.calls) + len(values)
+    values = sum(_strings(json.loads(call.arguments)) for call in message.calls)
+    return bool(message.content.strip()) + len(message.calls) + values
+
+
+def _strings(value: Any) -> int:
+    if isinstance(value, dict | list):
+        return sum(map(_strings, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str)
 
 
 def with_texts(message: Message, change: Callable[[str], str]) -> Message:

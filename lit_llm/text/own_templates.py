@@ -11,7 +11,8 @@ _TOOLS = """\
 {%- for tool in tools %}
 {{- tool | tojson + '\\n' }}
 {%- endfor %}
-{{- '\\nA call is written as:\\n<tool_call>\\n{"name": "name of the tool", "arguments": {"name": "value"}}\\n</tool_call>' }}
+{{- '\\nA call is written as:\\n' }}
+{{- '<tool_call>\\n{"name": "name of the tool", "arguments": {"name": "value"}}\\n</tool_call>' }}
 """
 """Of the system message; a call as an example that the model can copy."""
 
