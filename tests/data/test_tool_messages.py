@@ -141,7 +141,7 @@ def called(**more):
 WRONG = [
     (called(tool_calls=[{"type": "function"}]), "'messages[1].tool_calls[0]' has the name 'None'"),
     (called(tool_calls=[{"function": {"name": "f", "arguments": "city: Oslo"}}]), "'city: Oslo', which is no JSON"),
-    (called(tool_calls=[{"function": {"name": "f", "arguments": [1]}}]), "'messages[1].tool_calls[0].arguments' is a list"),
+    (called(tool_calls=[{"function": {"name": "f", "arguments": [1]}}]), "tool_calls[0].arguments' is a list ([1])"),
     (called(tool_calls=[{"name": "f", "speed": 3}]), "key 'messages[1].tool_calls[0].speed' would be dropped"),
     (called(tool_calls={"name": "f"}), "a list of calls is needed"),
     (called(thinking="Hm."), "'messages[1].content' is empty"),

@@ -23,7 +23,8 @@ ASK = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 HEAD = (
     "{% if tools %}{{ '<|im_start|>system\n' }}{% if messages[0].role == 'system' %}{{ messages[0].content + '\n\n' }}"
     "{% endif %}{% for tool in tools %}{{ tool | tojson + '\n' }}{% endfor %}{{ '<|im_end|>\n' }}"
-    "{% elif messages[0].role == 'system' %}{{ '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}{% endif %}"
+    "{% elif messages[0].role == 'system' %}{{ '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}"
+    "{% endif %}"
 )
 CALLS = (
     "{% for call in m.tool_calls or [] %}{% if m.content or not loop.first %}{{ '\n' }}{% endif %}"
@@ -78,7 +79,8 @@ MISTRAL = (
 NAME_AGAIN = (
     "{% for tool in tools or [] %}{{ '// ' + tool.function.name }}{% endfor %}{% set ns = namespace(name='') %}"
     "{% for m in messages %}{% if m.tool_calls %}{% set ns.name = m.tool_calls[0].function.name %}"
-    "{{ '<|header|>assistant to=' + ns.name + '<|/header|>' + m.tool_calls[0].function.arguments | tojson + '<|call|>' }}"
+    "{{ '<|header|>assistant to=' + ns.name + '<|/header|>' + m.tool_calls[0].function.arguments | tojson }}"
+    "{{ '<|call|>' }}"
     "{% elif m.role == 'tool' %}{{ '<|header|>' + ns.name + '<|/header|>' + m.content | tojson + '<|eot|>' }}"
     "{% else %}{{ '<|header|>' + m.role + '<|/header|>' + m.content }}"
     "{{ '<|return|>' if loop.last and m.role == 'assistant' else '<|eot|>' }}{% endif %}{% endfor %}"
@@ -258,7 +260,8 @@ def test_what_a_template_would_leave_out_is_refused(base, name, messages, what):
 
 
 WORDS = st.lists(
-    st.sampled_from(["oslo", "city", "\n", " ", '"', "}", "<tool_call>", "</s>", "<|im_end|>", "[/INST]", "قط", "\U000f0000"]),
+    st.sampled_from(["oslo", "city", "\n", " ", '"', "}", "<tool_call>", "</s>", "<|im_end|>", "[/INST]", "قط",
+                     "\U000f0000"]),
     min_size=1, max_size=5,
 ).map(lambda words: f"w{''.join(words)}w")  # fmt: skip
 
