@@ -280,14 +280,14 @@ def test_reasoning_of_earlier_turns_is_trained_in_sequences_of_its_own(task_pair
         {"role": "user", "content": "And one?"}, {"role": "assistant", "content": "Five.", "thinking": "One on."},
     ]  # fmt: skip
     forgetful = Tokenizer(tokenizer.engine, tokenizer.config, ChatTemplate(FORGETFUL))
-    data = task_pairs([{"messages": turns}], cls=Instructions, tokenizer=forgetful, packing=False)
+    data = task_pairs([{"messages": turns}], cls=Instructions, tokenizer=forgetful, packing=False, max_length=256)
     whole = ["<think>Twos.</think>Four.<|im_end|>", "<think>One on.</think>Five.<|im_end|>"]
     assert sorted(answers(data, tokenizer)) == sorted(whole)
     counts = data.prepared.counts
     assert counts["parts"] == 1 and counts["read"] == counts["used"] + sum(counts["skipped"].values())
-    last = {"cls": Instructions, "tokenizer": forgetful, "packing": False, "train_last_only": True}
+    last = {"cls": Instructions, "tokenizer": forgetful, "packing": False, "train_last_only": True, "max_length": 256}
     assert list(answers(task_pairs([{"messages": turns}], **last), tokenizer)) == whole[1:]
-    own = task_pairs([{"messages": turns}], cls=Instructions, packing=False)  # ChatML here keeps them
+    own = task_pairs([{"messages": turns}], cls=Instructions, packing=False, max_length=256)  # ChatML here keeps them
     assert "parts" not in own.prepared.counts
 
 
