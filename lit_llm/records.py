@@ -15,7 +15,8 @@ from torch import Tensor
 IGNORE = -100
 """The label of a position that is not trained (torch's ``ignore_index``)."""
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool", "tools"]
+"""``tool``: a tool's result. ``tools``: no turn, but the tools that a conversation may call, before all its turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,30 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that an assistant calls."""
+
+    name: str
+    arguments: str = "{}"  # a JSON object
+    id: str = ""  # what its result names it by
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
+    """One turn; with the role ``tools`` its content is a JSON list of what can be called (names, schemas)."""
+
     role: Role
     content: str
     trained: bool = True
+    thoughts: str = ""  # an assistant's reasoning before its text, where it stands apart from the content
+    calls: tuple[ToolCall, ...] = ()  # what an assistant calls behind its text
+    name: str = ""  # who speaks, or which tool
+    call_id: str = ""  # of the call that a tool's result answers
+
+    @property
+    def plain(self) -> bool:
+        """Whether role and content say all."""
+        return not (self.thoughts or self.calls or self.name or self.call_id) and not self.role.startswith("tool")
 
     def to(self, device: Any) -> Message:  # noqa: ARG002
         """Itself: Lightning moves batches with ``to``, and text is on no device. As below."""

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lit_llm.data.row_keys import check_part
 from lit_llm.data.row_keys import empty as says_nothing
 from lit_llm.data.streams import RowError
+from lit_llm.data.tool_messages import (
+    CALLING,
+    OF_TURNS,
+    TOOLS,
+    called,
+    calls_of,
+    check_results,
+    joined,
+    reasoning_of,
+    result_text,
+    tools_of,
+    with_reasoning,
+)
 from lit_llm.records import Message, Role
 from lit_llm.runtime.suggestions import nearest
 
@@ -16,10 +31,12 @@ ROLES: dict[str, Role] = {
     **dict.fromkeys(("user", "human", "prompter", "instruction"), "user"),
     **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt", "ai"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("tool", "function", "observation", "ipython", "tool_response", "function_response"), "tool"),
+    **dict.fromkeys(CALLING, "assistant"),
 }
 SYSTEM = ("system", "system_prompt", "system_message")
 """A row's own system message, beside its messages or its prompt."""
-CONTEXT = (*SYSTEM, "history")
+CONTEXT = (*SYSTEM, "history", *TOOLS)
 TRAINED = ("weight", "train", "loss", "training")
 """Whether an assistant's turn is learned from: 0 or false, 1 or true."""
 TEXT_PARTS = ("text", "input_text", "output_text")
@@ -58,12 +75,15 @@ def _kind(value: Any) -> str:
 
 
 def messages_of(value: Any, key: str, where: str) -> list[Message]:
-    """A list of messages, in either naming. Order and last role are ``check_order``'s."""
+    """A list of messages, in either naming. Order and last role are ``check_order``'s.
+
+    Calls in turns of their own (sharegpt's ``function_call``) are part of the assistant's turn before them.
+    """
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise RowError("wrong_type", f"{where}: '{key}' is {_kind(value)}; a list of messages is needed")
     if not value:
         raise RowError("empty_turn", f"{where}: '{key}' is an empty list; it needs messages")
-    return [_message(item, f"{key}[{n}]", where) for n, item in enumerate(value)]
+    return joined([_message(item, f"{key}[{n}]", where) for n, item in enumerate(value)])
 
 
 def _message(value: Any, key: str, where: str) -> Message:
@@ -71,16 +91,18 @@ def _message(value: Any, key: str, where: str) -> Message:
         raise RowError("wrong_type", f"{where}: '{key}' is {_kind(value)}; an object with role and content is needed")
     role_key, text_key = ("role", "content") if "role" in value else ("from", "value")
     for name in (role_key, text_key):
-        if name not in value:
+        if name not in value and not (name == text_key and calls_of(value, key, where)):
             keys = ", ".join(map(str, value)) or "none"
             raise RowError("missing_field", f"{where}: '{key}' has keys {keys}; role and content, or from and value")
-    check_part(value, (role_key, text_key, *TRAINED), where, key)
+    check_part(value, (role_key, text_key, *TRAINED, *OF_TURNS), where, key)
     role = value[role_key]
     known = ROLES.get(role.lower()) if isinstance(role, str) else None
     if known is None:
         near = nearest(str(role), ROLES)
-        hint = tools_hint(role) or (f"; did you mean '{near}'?" if near else "")
-        raise RowError("unknown_role", f"{where}: '{key}' has role {str(role)[:30]!r}; user, assistant or system{hint}")
+        hint = f"; did you mean '{near}'?" if near else ""
+        raise RowError(
+            "unknown_role", f"{where}: '{key}' has role {str(role)[:30]!r}; user, assistant, system or tool{hint}"
+        )
     trained = trained_of(value, key, where)
     if trained and known != "assistant":
         raise RowError(
@@ -88,7 +110,36 @@ def _message(value: Any, key: str, where: str) -> Message:
             f"{where}: '{key}' asks to train the {known}'s turn; only the assistant's are trained "
             "(data.train_on_prompt=true trains all)",
         )
-    return Message(known, text_of(value[text_key], f"{key}.{text_key}", where), trained is not False)
+    message = Message(known, "", trained is not False, name=_name(value, "name", key, where))
+    return _filled(message, str(role).lower(), value, text_key, key, where)
+
+
+def _filled(message: Message, role: str, value: Mapping[str, Any], text_key: str, key: str, where: str) -> Message:
+    """The message with its content and what belongs to its role: calls and reasoning, or the call that it answers."""
+    calls, thoughts = calls_of(value, key, where), reasoning_of(value, key, where)
+    answers = _name(value, "tool_call_id", key, where)
+    wrong = next((what for what, has in (("calls tools", calls), ("reasons", thoughts)) if has), "")
+    if wrong and message.role != "assistant":
+        raise RowError("wrong_type", f"{where}: '{key}' {wrong}, and is the {message.role}'s; only the assistant does")
+    if answers and message.role != "tool":
+        raise RowError("wrong_type", f"{where}: '{key}' has a tool_call_id, and is the {message.role}'s; only a tool's")
+    content, name = value.get(text_key), f"{key}.{text_key}"
+    if message.role == "tool":
+        return replace(message, content=text_of(result_text(content), name, where, empty=True), call_id=answers)
+    if role in CALLING:
+        given = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+        return replace(message, calls=(*calls, *called(given, name, where)), thoughts=thoughts)
+    text = "" if calls and content is None else text_of(content, name, where, empty=bool(calls))
+    return with_reasoning(replace(message, content=text, calls=calls), thoughts, key, where)
+
+
+def _name(value: Mapping[str, Any], name: str, key: str, where: str) -> str:
+    said = value.get(name)
+    if says_nothing(said):
+        return ""
+    if not isinstance(said, str | int):
+        raise RowError("wrong_type", f"{where}: '{key}.{name}' is {_kind(said)}; a string is needed")
+    return str(said)
 
 
 def trained_of(value: Mapping[str, Any], key: str, where: str) -> bool | None:
@@ -110,26 +161,26 @@ def trained_of(value: Mapping[str, Any], key: str, where: str) -> bool | None:
 
 def untrained(messages: Sequence[Message]) -> list[Message]:
     """Messages of a prompt, of which nothing is trained whatever they say of it."""
-    return [message if message.trained else Message(message.role, message.content) for message in messages]
+    return [message if message.trained else replace(message, trained=True) for message in messages]
 
 
 def in_context(value: Mapping[str, Any], messages: Sequence[Message], where: str) -> list[Message]:
-    """The messages behind the row's own ``system`` message and its ``history`` of turns, where it has them.
+    """The messages behind the row's own ``tools``, ``system`` message and ``history`` of turns, where it has them.
 
     ``history`` is a list of [user, assistant] (LLaMA-Factory), or of messages. As there, its answers are trained like
     all others; ``train_last_only`` leaves them out.
     """
     told = {key: text_of(value[key], key, where) for key in SYSTEM if not says_nothing(value.get(key))}
     past = _history(value.get("history"), where)
-    messages = list(messages)
+    messages, tools = list(messages), tools_of(value, where)
     if not told and not past:
-        return messages
+        return [*tools, *messages]
     if messages[:1] and messages[0].role == "system":
         told["messages"] = messages.pop(0).content
     if len(set(told.values())) > 1:
         raise RowError("two_systems", f"{where}: {' and '.join(told)} hold different system messages; one is needed")
     head = [Message("system", next(iter(told.values())))] if told else []
-    return [*head, *past, *messages]
+    return [*tools, *head, *past, *messages]
 
 
 def _history(value: Any, where: str) -> list[Message]:
@@ -148,23 +199,22 @@ def _history(value: Any, where: str) -> list[Message]:
     return turns
 
 
-def tools_hint(role: Any) -> str:
-    """What is said of the roles that a tool's call and result have."""
-    known = ("tool", "function", "observation", "ipython")
-    return "; tool calls are not trained" if str(role).lower().startswith(known) else ""
-
-
 def check_order(messages: Sequence[Message], last: Role, where: str) -> tuple[Message, ...]:
-    """One system message at most, first; then user and assistant in turn; ``last`` at the end."""
-    turns = [m.role for m in messages]
-    told = turns[1:] if turns[:1] == ["system"] else turns
-    for n, role in enumerate(told):
-        if role != ("user", "assistant")[n % 2]:
-            n += len(turns) - len(told)
-            right = "user" if n == 0 or turns[n - 1] != "user" else "assistant"
-            raise RowError("role_order", f"{where}: turn {n + 1} is the {role}'s; the {right}'s turn is due")
-    if not told or told[-1] != last:
-        found = f"the {told[-1]}'s" if told else "missing"
+    """One system message at most, first; then user and assistant in turn; ``last`` at the end.
+
+    An assistant that calls tools is followed by their results and goes on; where the user is to be last, a result may.
+    """
+    turns = [message for message in messages if message.role != "tools"]
+    told = turns[1:] if turns[:1] and turns[0].role == "system" else turns
+    due: tuple[Role, ...] = ("user",)
+    for n, message in enumerate(told, start=1 + len(turns) - len(told)):
+        if message.role not in due:
+            raise RowError("role_order", f"{where}: turn {n} is the {message.role}'s; the {due[0]}'s turn is due")
+        due = ("tool",) if message.calls else ("user",) if message.role == "assistant" else ("assistant",)
+        due = ("assistant", "tool") if message.role == "tool" else due
+    check_results(turns, where)
+    if not told or (told[-1].role != last and not (last == "user" and told[-1].role == "tool")):
+        found = f"the {told[-1].role}'s" if told else "missing"
         raise RowError("last_role", f"{where}: the last turn is {found}; the {last}'s is needed")
     return tuple(messages)
 

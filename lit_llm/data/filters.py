@@ -54,6 +54,9 @@ def _flat(messages: Iterable[Message], *, trained: bool = True) -> Iterator[str]
         masked = trained and message.role == "assistant" and not message.trained
         yield f"{message.role} untrained" if masked else message.role
         yield message.content
+        if not message.plain:
+            calls = (part for call in message.calls for part in (call.name, call.arguments, call.id))
+            yield from ("more", message.thoughts, message.name, message.call_id, *calls)
 
 
 def content_key(record: Record) -> bytes:

@@ -297,6 +297,8 @@ def _said_again(key: str, value: Any, record: Record, where: str) -> bool:
         turns = messages_of(value, "", where)
     except RowError:
         return False
+    if not all(turn.plain for turn in turns):
+        return isinstance(record, Example | Prompt) and all(turn in record.messages for turn in turns)
     return all(turn.trained and (turn.role, turn.content.strip()) in said for turn in turns)
 
 

@@ -13,6 +13,7 @@ from lit_llm.data.row_keys import empty as says_nothing
 from lit_llm.data.row_keys import refusal
 from lit_llm.data.sources import Row
 from lit_llm.data.streams import RowError
+from lit_llm.data.tool_messages import TOOLS, as_row
 from lit_llm.records import Labelled, Message
 
 _OF_RANKINGS = ("completions", "ranking", "ranks", "chosen", "rejected", "margin", "all_bad")
@@ -102,8 +103,8 @@ def _ranking_of(value: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The row with its completions as texts; a pair is a ranking of two."""
     if "completions" not in value:
         pair = chosen_and_rejected(value, where)
-        prompt = [{"role": message.role, "content": message.content} for message in pair.prompt]
-        rest = {key: one for key, one in value.items() if key not in CONTEXT}  # which the pair's prompt has by now
+        prompt = [as_row(message) for message in pair.prompt if message.role != "tools"]
+        rest = {k: one for k, one in value.items() if k not in CONTEXT or k in TOOLS}  # which the prompt has by now
         return {**rest, "prompt": prompt, "completions": list(pair.completions), "ranking": list(pair.ranks)}
     listed = value["completions"]
     if not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:

@@ -66,6 +66,11 @@ def judged(answer: Message, key: str, where: str) -> str:
         raise RowError("last_role", f"{where}: '{key}' is the {answer.role}'s turn; the assistant's is needed")
     if not answer.trained:
         raise RowError("not_trainable", f"{where}: '{key}' has weight 0; what is judged counts, so leave out the row")
+    if answer.calls or answer.thoughts:
+        what = "calls tools" if answer.calls else "has reasoning beside its text"
+        raise RowError(
+            "not_trainable", f"{where}: '{key}' {what}; a judged answer is a text, so write all into its content"
+        )
     return answer.content
 
 

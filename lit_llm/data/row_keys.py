@@ -96,11 +96,11 @@ _NAMED = ABOUT | OF_MESSAGES
 CHANGES = {
     **dict.fromkeys(
         ("thinking", "reasoning_content", "reasoning", "thoughts", "thought"),
-        "the reasoning would not be trained; write it into the content as the model's template does",
+        "reasoning is not trained there; it belongs to an assistant's message, or into its text",
     ),
     **dict.fromkeys(
         ("tools", "functions", "tool_calls", "function_call", "tool_choice", "tool_call_id", "tool_responses"),
-        "tool calls are not trained",
+        "tools are not trained there; a row has tools, an assistant's message tool_calls, a tool's a tool_call_id",
     ),
     **dict.fromkeys(
         ("image", "images", "image_url", "video", "videos", "audio", "audios"), "text alone is trained, and not media"

@@ -5,7 +5,7 @@ Only the assistant's turns are trained, each with its end token. Rows hold whole
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -53,6 +53,7 @@ class SupervisedData(DataModule):
     def _prepare(self) -> Prepared:
         self._check_template()
         records, unasked = self._asked(self._read(self.options.path, "examples"))
+        records, parts = self._in_sequences(records)
         train, fit = self._rows(records["train"], "train")
         validation, validation_fit = self._rows(records["validation"], "validation")
         if len(train) == 0:
@@ -70,7 +71,7 @@ class SupervisedData(DataModule):
         reasons["template_refuses"] += refused_tests
         reasons["no_weight"] = unasked
         needed = room("max_length", np.concatenate([fit.needed, validation_fit.needed]).tolist())
-        counts = moved(records.counts.as_dict(), reasons)
+        counts = moved(with_parts(records.counts.as_dict(), parts), reasons)
         return Prepared(
             train=train,
             order=shuffled(len(train), self.options.seed),
@@ -95,6 +96,23 @@ class SupervisedData(DataModule):
             ]
         dropped = sum(map(len, records.splits.values())) - sum(map(len, splits.values()))
         return Records(splits, records.counts), dropped
+
+    def _in_sequences(self, records: Records) -> tuple[Records, int]:
+        """The records with each conversation in as many sequences as its reasoning needs, and how many more they are.
+
+        Where every token is trained, conversations stay whole.
+        """
+        if self.options.train_on_prompt:
+            return records, 0
+        splits, more = {}, 0
+        for name, members in records.splits.items():
+            found = []
+            for one in members:
+                messages = one.messages if name.startswith("test") else self._learned(one.messages)
+                parts = self.tokenizer.sequences(messages)
+                found += [replace(one, messages=part) for part in parts] if len(parts) > 1 else [one]
+            splits[name], more = found, more + len(found) - len(members)
+        return Records(splits, records.counts), more
 
     def _rows(self, examples: list[Example], split: str) -> tuple[PackedRows, Fit]:
         if self.options.train_on_prompt:
@@ -166,6 +184,13 @@ class SupervisedData(DataModule):
         last = int(np.flatnonzero(mask)[-1])
         # What a template writes after the last answer's end token is never sampled: it would only take up room.
         return ids[: last + 1], mask[: last + 1].tolist()
+
+
+def with_parts(counts: Mapping[str, Any], more: int) -> dict[str, Any]:
+    """The counts of rows, of which some became ``more`` sequences than they were: each counts as a row."""
+    if not more:
+        return dict(counts)
+    return {**counts, "read": counts["read"] + more, "used": counts["used"] + more, "parts": more}
 
 
 def last_alone(messages: Sequence[Message]) -> list[Message]:

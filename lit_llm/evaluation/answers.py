@@ -48,7 +48,7 @@ def on_responses(
     floors: bool,
 ) -> Scores:
     """Adds to ``scores`` the measures of the generated last turn. Prompts that fill the context are left out."""
-    asked = {n: _asked(heldout.items[n].messages) for n in numbers}
+    asked = {n: _asked(tokenizer, heldout.items[n].messages) for n in numbers}
     conversations = {n: prompt for n, (prompt, _) in asked.items() if prompt}
     given, lengths, _ = _answers(model, tokenizer, conversations, ask, 0.0)
     kept = [answer.number for answer in given]
@@ -159,10 +159,10 @@ def _answers(
     return [Answer(n, text, end) for n, text, end in zip(prompts, texts, ended, strict=True)], lengths, rollout
 
 
-def _asked(messages: Sequence[Message]) -> tuple[tuple[Message, ...], str]:
+def _asked(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[tuple[Message, ...], str]:
     """The conversation before the assistant's last turn, and that turn."""
     last = max(i for i, message in enumerate(messages) if message.role == "assistant")
-    return tuple(messages[:last]), messages[last].content
+    return tuple(messages[:last]), tokenizer.written_answer(messages[: last + 1])
 
 
 def _shape(given: Sequence[Answer], lengths: Sequence[int]) -> dict[str, Measured]:

@@ -151,7 +151,10 @@ def _asked(tokenizer: Tokenizer, example: Example) -> Iterator[dict[str, Any]]:
     *before, last = example.messages
     if before and last.role == "assistant":
         ids = tokenizer.encode_prompt(before)
-        yield {"prompt": tokenizer.decode(ids, skip_special=False), "answer": last.content}
+        yield {
+            "prompt": tokenizer.decode(ids, skip_special=False),
+            "answer": tokenizer.written_answer(example.messages),
+        }
 
 
 def _pairs(tokenizer: Tokenizer, comparison: Comparison) -> Iterator[dict[str, Any]]:

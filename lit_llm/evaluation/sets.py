@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, get_args
 
 from lit_llm.errors import UserError
-from lit_llm.records import Comparison, Document, Example, Heldout, Labelled, Message, Prompt, Role
+from lit_llm.records import Comparison, Document, Example, Heldout, Labelled, Message, Prompt, Role, ToolCall
 from lit_llm.runtime.atomic_files import write_text
 
+_USUAL = {field.name: field.default for field in fields(Message) if field.default is not MISSING}
 KINDS: dict[str, type] = {
     "documents": Document,
     "responses": Example,
@@ -35,12 +36,12 @@ def write_heldout(folder: str | Path, heldout: Heldout) -> Path:
 
 
 def _fields(item: Any) -> dict[str, Any]:
-    """An item's fields; of a message, that it is trained is not written: all are but a few."""
-    fields = asdict(item)
-    for message in (one for name in ("messages", "prompt") for one in fields.get(name, ())):
-        if message["trained"]:
-            del message["trained"]
-    return fields
+    """An item's fields; of a message, what is as in most is not written: that it is trained, that it has no calls."""
+    found = asdict(item)
+    for message in (one for name in ("messages", "prompt") for one in found.get(name, ())):
+        for key in [key for key, value in message.items() if key in _USUAL and value == _USUAL[key]]:
+            del message[key]
+    return found
 
 
 def read_heldout(path: str | Path) -> Heldout:
@@ -79,17 +80,21 @@ def _lines(path: Path) -> list[str]:
 
 
 def _item(kind: type, value: Mapping[str, Any]) -> Any:
-    fields = dict(value)
+    found = dict(value)
     for name in ("messages", "prompt"):
-        if name in fields:
-            fields[name] = tuple(_message(message) for message in fields[name])
+        if name in found:
+            found[name] = tuple(_message(message) for message in found[name])
     for name in ("completions", "ranks"):
-        if name in fields:
-            fields[name] = tuple(fields[name])
-    return kind(**fields)
+        if name in found:
+            found[name] = tuple(found[name])
+    return kind(**found)
 
 
 def _message(value: Mapping[str, Any]) -> Message:
     if value["role"] not in get_args(Role) or not isinstance(value["content"], str):
         raise ValueError(value)
-    return Message(value["role"], value["content"], value.get("trained", True) is True)
+    texts = {name: value.get(name, "") for name in ("thoughts", "name", "call_id")}
+    calls = tuple(ToolCall(one["name"], one["arguments"], one["id"]) for one in value.get("calls", ()))
+    if not all(isinstance(one, str) for one in (*texts.values(), *(t for c in calls for t in (c.name, c.arguments)))):
+        raise ValueError(value)
+    return Message(value["role"], value["content"], value.get("trained", True) is True, calls=calls, **texts)

@@ -5,54 +5,31 @@ The conversation is rendered and cut at the template's control tokens and where 
 
 - a control token in a message stays plain text;
 - the ids of the prompt are an exact prefix of the ids of prompt and answer, or the conversation is refused;
-- the mask is what the assistants write, whether or not the template has ``{% generation %}`` marks; a conversation of
-  which that cannot be told is refused.
+- the mask is what the assistants write, tool calls and reasoning with it, whether or not the template has
+  ``{% generation %}`` marks; a conversation of which that cannot be told is refused.
+
+So is one of which the template would leave out tools, a call, a tool's result, or the reasoning of the last turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from itertools import pairwise
 from weakref import WeakKeyDictionary
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message
 from lit_llm.text.interfaces import Encoder
+from lit_llm.text.message_shapes import Given, MessageShape, in_content, thoughts_of
+from lit_llm.text.own_templates import CHATML, PLAIN
 from lit_llm.text.places import Place
 from lit_llm.text.sandbox import Sandbox, worded
 from lit_llm.text.turn_format import TurnFormat
-from lit_llm.text.turns import Span, Written, common_length
+from lit_llm.text.turns import Renders, Span, Written, common_length
 
-CHATML = """\
-{%- for message in messages %}
-{{- '<|im_start|>' + message['role'] + '\\n' }}
-{%- if message['role'] == 'assistant' %}
-{%- generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}
-{%- else %}
-{{- message['content'] + '<|im_end|>' }}
-{%- endif %}
-{{- '\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-{{- '<|im_start|>assistant\\n' }}
-{%- endif %}
-"""
-
-PLAIN = """\
-{%- for message in messages %}
-{{- message['role'] | capitalize + ': ' }}
-{%- if message['role'] == 'assistant' %}
-{%- generation %}{{ message['content'] + eos_token }}{% endgeneration %}
-{%- else %}
-{{- message['content'] }}
-{%- endif %}
-{{- '\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-{{- 'Assistant: ' }}
-{%- endif %}
-"""
-"""For a base model whose vocabulary has no ChatML tokens: no new tokens are needed."""
+__all__ = ["CHATML", "PLAIN", "ChatTemplate"]
 
 
 class ChatTemplate:
@@ -90,6 +67,7 @@ class ChatTemplate:
         Raises UserError where the template refuses the conversation, where it does not begin an answer as it invites
         one, and where it cannot be told what it makes of a turn that is to be trained.
         """
+        messages = self._readable(messages)
         written, spans = self._conversation(tokenizer, messages)
         for number, span in spans.items():
             if span.unknown and messages[number].trained:
@@ -98,14 +76,42 @@ class ChatTemplate:
             raise self.refusal(
                 "it takes messages apart at a control token that one of them holds; leave the token out of the message"
             )
+        self._check_thoughts(messages, written, spans)
         trained = [(s.begin, s.stop, messages[n].trained) for n, s in spans.items() if not s.unknown]
         if not trained or not self._ends_here(tokenizer, messages, spans):
             return self._ids(tokenizer, written, trained)
         ids, mask = self._ids(tokenizer, written, trained, stop=trained[-1][1])
         return [*ids, tokenizer.turn_end_id], [*mask, trained[-1][2]]
 
+    def sequences(self, tokenizer: Encoder, messages: Sequence[Message]) -> list[tuple[Message, ...]]:
+        """The conversation as one or more, in which each turn that is trained reads as when a model writes it.
+
+        Many templates write reasoning in the last turns alone. A conversation with more of it becomes several: each
+        ends with a turn whose reasoning the longer ones leave out, and trains the turns that read there as they do at
+        the end of a conversation.
+        """
+        turns = [n for n, message in enumerate(messages) if message.role == "assistant" and message.trained]
+        if not any(thoughts_of(messages[n]) for n in turns[:-1]) or self._remembers_thoughts:
+            return [tuple(messages)]
+        try:
+            last = {n: self._said(tokenizer, messages[: n + 1]).get(n) for n in turns}
+        except UserError:  # what is wrong is said where the conversation is encoded
+            return [tuple(messages)]
+        found, end = [], len(messages)
+        while turns:
+            said = self._said(tokenizer, messages[:end])
+            alike = {n for n in turns if said.get(n) == last[n]} | {turns[-1]}
+            part = [
+                m if m.role != "assistant" else replace(m, trained=n in alike) for n, m in enumerate(messages[:end])
+            ]
+            found.append(tuple(part))
+            turns = [n for n in turns if n not in alike]
+            end = turns[-1] + 1 if turns else 0
+        return found[::-1]
+
     def encode_prompt(self, tokenizer: Encoder, messages: Sequence[Message]) -> list[int]:
         """Ids up to where the assistant begins to write: an exact prefix of ``encode(messages + answer)``."""
+        messages = self._readable(messages)
         written, spans = self._prompt(tokenizer, messages)
         turns = [(s.begin, s.stop, True) for s in spans.values() if not s.unknown]
         return self._ids(tokenizer, written, turns, goes_on=True)[0]
@@ -133,7 +139,7 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], *, prompt: bool = False, bos: str = "", eos: str = "") -> str:
         """The text that transformers' ``apply_chat_template(tokenize=False)`` gives."""
-        return self._render(messages, prompt, {"bos_token": bos, "eos_token": eos})
+        return self._render(self._readable(messages), prompt, {"bos_token": bos, "eos_token": eos})
 
     # ---- how -------------------------------------------------------------------------------------------------------
 
@@ -146,10 +152,55 @@ class ChatTemplate:
         return UserError(what if what.startswith(self._name) else f"{self._name}: {what}")
 
     def _render(self, messages: Sequence[Message], prompt: bool, tokens: dict[str, str]) -> str:
-        written = [{"role": m.role, "content": m.content} for m in messages]
-        variables = {"messages": written, "tools": None, "documents": None, "add_generation_prompt": prompt}
+        shape = MessageShape() if all(message.plain for message in messages) else self._shape
+        written, tools = shape.given(messages)
+        return self._render_given(written, tools, prompt, tokens)
+
+    def _render_given(self, written: Given, tools: Given | None, prompt: bool, tokens: dict[str, str]) -> str:
+        variables = {"messages": written, "tools": tools, "documents": None, "add_generation_prompt": prompt}
         with worded(self._name):
             return self._sandbox.render_text(self._template, variables | tokens)
+
+    @cached_property
+    def _shape(self) -> MessageShape:
+        """How the template takes tool calls and reasoning."""
+        ends = {"bos_token": "", "eos_token": ""}
+        return MessageShape.of(lambda written, tools: self._render_given(written, tools, False, ends))
+
+    @cached_property
+    def _remembers_thoughts(self) -> bool:
+        """Whether the reasoning of past turns is written."""
+        asked = Message("user", "q7x")
+        try:
+            text = self.render((asked, Message("assistant", "a7y", thoughts="t2s"), asked, Message("assistant", "b8z")))
+        except UserError:
+            return False
+        return "t2s" in text
+
+    def _said(self, tokenizer: Encoder, messages: Sequence[Message]) -> dict[int, str]:
+        """What assistants write, by their messages' numbers."""
+        written, spans = self._conversation(tokenizer, self._readable(messages))
+        return {n: written.text[span.begin : span.stop] for n, span in spans.items() if not span.unknown}
+
+    def _readable(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The messages, with their reasoning in the content where the template reads it nowhere else."""
+        if not any(message.thoughts for message in messages) or self._shape.reasoning:
+            return messages
+        return [in_content(message) for message in messages]
+
+    def _check_whole(self, messages: Sequence[Message], written: Written) -> None:
+        """Raises UserError for a template that leaves out tools, a call or a result."""
+        if not all(message.plain for message in messages) and (what := written.left_out(messages, self.source)):
+            raise self.refusal(f"it leaves out {what}; use a model whose template writes it, or rows without it")
+
+    def _check_thoughts(self, messages: Sequence[Message], written: Written, spans: dict[int, Span]) -> None:
+        """Raises UserError for a template that leaves out the reasoning of the last turn, which it is to train."""
+        number = len(messages) - 1
+        if number not in spans or not messages[number].trained or spans[number].unknown:
+            return
+        thoughts = thoughts_of(messages[number])
+        if thoughts and thoughts not in written.text[spans[number].begin : spans[number].stop]:
+            raise self.refusal("it leaves out the reasoning of the last turn; use a model that reasons")
 
     def written(self, tokenizer: Encoder, messages: Sequence[Message], *, prompt: bool) -> str:
         """The conversation in this tokenizer's words."""
@@ -165,24 +216,29 @@ class ChatTemplate:
         """The conversation with the invitation to answer, and where assistants wrote before."""
         turn_format = self.turn_format(tokenizer)
 
-        def render(some: Sequence[Message]) -> str:
+        renders = self._renders(tokenizer, turn_format)
+        written = Written.of(messages, turn_format, renders.asked, self.source)
+        self._check_whole(messages, written)
+        return written, written.spans(messages, turn_format, renders.asked, self.source, renders)
+
+    def _renders(self, tokenizer: Encoder, turn_format: TurnFormat) -> Renders:
+        def asked(some: Sequence[Message]) -> str:
             return self.written(tokenizer, some, prompt=True) + turn_format.unwritten_prompt
 
-        written = Written.of(messages, turn_format, render, self.source)
-        return written, written.spans(messages, turn_format, render, self.source)
+        return Renders(partial(self.written, tokenizer, prompt=False), asked)
 
     def _conversation(self, tokenizer: Encoder, messages: Sequence[Message]) -> tuple[Written, dict[int, Span]]:
         """The conversation and where assistants write in it; a last answer begins where its prompt ends."""
         turn_format = self.turn_format(tokenizer)
 
-        def render(some: Sequence[Message]) -> str:
-            return self.written(tokenizer, some, prompt=False)
-
+        renders = self._renders(tokenizer, turn_format)
+        render = renders.closed
         written = Written.of(messages, turn_format, render, self.source)
+        self._check_whole(messages, written)
         if len(messages) < 2 or messages[-1].role != "assistant":
-            return written, written.spans(messages, turn_format, render, self.source)
+            return written, written.spans(messages, turn_format, render, self.source, renders)
         number, last = len(messages) - 1, messages[-1]
-        span = written.spans(messages, turn_format, render, self.source, number)[number]
+        span = written.spans(messages, turn_format, render, self.source, renders, number)[number]
         asked, spans = self._prompt(tokenizer, messages[:-1])
         length = len(asked.text)
         if written.text.startswith(asked.text) and (span.unknown or length <= span.stop):
@@ -192,14 +248,14 @@ class ChatTemplate:
         if between is not None and between == asked.since_the_last_message(length):  # only what stands before differs
             found = asked.going_on(*written.behind(span.begin), written.exact)
             return found, spans | {number: Span(length, length + span.stop - span.begin)}
-        if (rest := _behind_thoughts(turn_format.generation_prompt, last.content)) is not None:
+        if not last.calls and (rest := _behind_thoughts(turn_format.generation_prompt, last.content)) is not None:
             found = self._goes_on(tokenizer, asked, rest)
             return found, spans | {number: Span(length, len(found.text))}
         why = (
             f"the last answer does not begin with the generation prompt ({asked.text[-40:]!r} against "
             f"{written.text[-60:]!r}); use a template where it does, or let the answer begin as the prompt ends"
         )
-        return written, written.spans(messages, turn_format, render, self.source) | {number: Span(unknown=why)}
+        return written, written.spans(messages, turn_format, render, self.source, renders) | {number: Span(unknown=why)}
 
     def _goes_on(self, tokenizer: Encoder, asked: Written, text: str) -> Written:
         """The prompt, and behind it an answer as a model writes it: the text and the end token."""

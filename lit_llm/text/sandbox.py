@@ -28,7 +28,7 @@ MAX_SOURCE = 200_000  # characters of a template; the longest known ones have 20
 MAX_STEPS = 200_000  # turns of loops and calls of macros, plus the constant text they write
 MAX_SECONDS = 5.0
 MAX_NUMBER = 1_000_000
-MAX_DEPTH = 12
+MAX_DEPTH = 32  # of lists and objects; a tool's schema has up to 20
 DAY = datetime(2024, 7, 26)
 # fmt: off
 _FILTERS = (
@@ -93,7 +93,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def render_text(self, template: Any, variables: Mapping[str, Any]) -> str:
         """Render within the budget. Raises ``TemplateError`` and Python's own errors; the caller words them."""
-        size = _size(variables.get("messages", ()))
+        size = _size(variables.get("messages", ())) + len(str(variables.get("tools") or ""))
         self.budget.steps, self.budget.characters = MAX_STEPS + size, MAX_NUMBER + 20 * size
         self.budget.deadline = time.monotonic() + MAX_SECONDS
         return str(template.render(**variables))
@@ -258,8 +258,13 @@ def _replace(text: Any, old: str, new: str, count: int | None = None) -> str:
     return replaced
 
 
-def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
-    text: str = json.dumps(_shallow(value), ensure_ascii=False, indent=indent)
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """As in transformers: letters of any script stay what they are."""
+    text: str = json.dumps(
+        _shallow(value), ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
     return text
 
 
@@ -277,4 +282,4 @@ def _shallow(value: Any) -> Any:
 
 
 def _size(messages: Any) -> int:
-    return sum(len(m.get("content") or "") + 100 for m in messages)
+    return sum((len(m.get("content") or "") if len(m) == 2 else len(str(m))) + 100 for m in messages)

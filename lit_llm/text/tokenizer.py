@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -306,6 +307,20 @@ class Tokenizer:
     def encode_chat(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
         """Ids of a conversation by the chat template, and which are trained; errors as ``ChatTemplate.encode``."""
         return self.chat.encode(self, messages)
+
+    def sequences(self, messages: Sequence[Message]) -> list[tuple[Message, ...]]:
+        """The conversation as one or more to train on, by the chat template: ``ChatTemplate.sequences``."""
+        return self.chat.sequences(self, messages)
+
+    def written_answer(self, messages: Sequence[Message]) -> str:
+        """The last turn's text as a model writes it: with its tool calls and its reasoning, without the end token."""
+        last = messages[-1]
+        if not last.calls and not last.thoughts:
+            return last.content
+        ids, _ = self.encode_chat([*messages[:-1], replace(last, trained=True)])
+        written = self.decode(ids[len(self.encode_prompt(messages[:-1])) :], skip_special=False)
+        end = str(self.engine.id_to_token(self.turn_end_id))
+        return written.rpartition(end)[0] or written
 
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids up to where the assistant begins to write: an exact prefix of ``encode_chat(messages + answer)``."""

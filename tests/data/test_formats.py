@@ -14,6 +14,7 @@ from lit_llm.data.row_keys import ABOUT, CHANGES, known, without
 from lit_llm.data.row_keys import _short as short
 from lit_llm.data.sources import Row
 from lit_llm.data.streams import RowError
+from lit_llm.data.tool_messages import OF_TURNS
 from lit_llm.errors import UserError
 from lit_llm.feedback.simulated import _tags
 from lit_llm.records import Comparison, Document, Example, Message, Prompt
@@ -89,15 +90,10 @@ def turn(**more):
 
 
 DROPPED = [
-    *(
-        ("examples", turn(**{key: "Two."}), f"messages[1].{key}")
-        for key in ("thinking", "reasoning_content", "reasoning")
-    ),
-    ("examples", turn(tool_calls=[{"type": "function"}]), "messages[1].tool_calls"),
+    ("examples", turn(thoughts="Two."), "messages[1].thoughts"),
+    ("examples", turn(tool_choice="auto"), "messages[1].tool_choice"),
+    ("examples", {"messages": M, "tool_calls": [{"name": "f"}]}, "tool_calls"),
     ("examples", turn(images=["a.png"]), "messages[1].images"),
-    ("examples", turn(name="Bob"), "messages[1].name"),
-    ("examples", {"messages": M, "tools": [{"name": "f"}]}, "tools"),
-    ("examples", {"messages": M, "functions": '[{"name": "f"}]'}, "functions"),
     ("examples", {"messages": M, "label": False}, "label"),
     (
         "examples",
@@ -108,11 +104,10 @@ DROPPED = [
     ("examples", {"source": "a", "target": "b", "context": "c"}, "context"),
     ("texts", {"text": "a", "label": 1}, "label"),
     ("texts", {"text": "a", "system": "Be brief."}, "system"),
-    ("comparisons", {"prompt": "q", "chosen": "a", "rejected": "b", "tools": ["f"]}, "tools"),
+    ("comparisons", {"prompt": "q", "chosen": "a", "rejected": "b", "tool_calls": ["f"]}, "tool_calls"),
     ("comparisons", R | {"completions": [{"text": "a", "thinking": "x"}, "b"]}, "completions[0].thinking"),
     ("comparisons", R | {"videos": ["v"]}, "videos"),
     ("labels", L | {"image": "x.png"}, "image"),
-    ("labels", {"messages": M, "label": True, "tools": ["f"]}, "tools"),
     ("prompts", {"prompt": "q", "audio": "x.wav"}, "audio"),
     ("prompts", {"question": "q", "answer": "4", "input": "x"}, "input"),
 ]
@@ -152,7 +147,7 @@ def test_any_key_is_used_or_listed_as_harmless_or_refused(kind, key, value, insi
         row = {"messages": M} | ({"label": True} if kind == "labels" else {})
         kind = kind if kind in ("examples", "labels", "prompts") else "examples"
         row["messages"] = [M[0], M[1] | {key: value}]
-        read, named = {"role", "content", "from", "value", *TRAINED}, f"'messages[1].{short(key)}'"
+        read, named = {"role", "content", "from", "value", *TRAINED, *OF_TURNS}, f"'messages[1].{short(key)}'"
     else:
         read = {
             "from",
@@ -249,8 +244,8 @@ def test_a_turn_s_weight_says_whether_it_is_trained(key, value, trained):
         (
             "examples",
             {"messages": [*M[:1], {"role": "tool", "content": "3"}, M[1]]},
-            "unknown_role",
-            "tool calls are not",
+            "role_order",
+            "turn 2 is the tool's; the assistant's turn is due",
         ),
     ],
 )

@@ -259,3 +259,44 @@ def test_dropped_shares_are_said_with_what_keeps_them(task_pairs, sentence, capl
     with caplog.at_level("WARNING"):
         assert data.dropped_shares() == {"truncated": 10 / 103}
     assert "are cut: truncated: " in caplog.text
+
+
+FORGETFUL = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if loop.last and m.reasoning_content %}"
+    "{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}{{ m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def answers(data, tokenizer):
+    """What is trained of each document of an epoch."""
+    for _, labels in segments(data.train_dataloader()):
+        yield tokenizer.decode([one for one in labels if one != IGNORE], skip_special=False)
+
+
+def test_reasoning_of_earlier_turns_is_trained_in_sequences_of_its_own(task_pairs, tokenizer):
+    turns = [
+        {"role": "user", "content": "Two and two?"}, {"role": "assistant", "content": "Four.", "thinking": "Twos."},
+        {"role": "user", "content": "And one?"}, {"role": "assistant", "content": "Five.", "thinking": "One on."},
+    ]  # fmt: skip
+    forgetful = Tokenizer(tokenizer.engine, tokenizer.config, ChatTemplate(FORGETFUL))
+    data = task_pairs([{"messages": turns}], cls=Instructions, tokenizer=forgetful, packing=False, max_length=256)
+    whole = ["<think>Twos.</think>Four.<|im_end|>", "<think>One on.</think>Five.<|im_end|>"]
+    assert sorted(answers(data, tokenizer)) == sorted(whole)
+    counts = data.prepared.counts
+    assert counts["parts"] == 1 and counts["read"] == counts["used"] + sum(counts["skipped"].values())
+    last = {"cls": Instructions, "tokenizer": forgetful, "packing": False, "train_last_only": True, "max_length": 256}
+    assert list(answers(task_pairs([{"messages": turns}], **last), tokenizer)) == whole[1:]
+    own = task_pairs([{"messages": turns}], cls=Instructions, packing=False, max_length=256)  # ChatML here keeps them
+    assert "parts" not in own.prepared.counts
+
+
+def test_rows_that_call_tools_train_the_calls_and_not_the_results(task_pairs, tokenizer):
+    turns = [
+        {"role": "user", "content": "Weather in Oslo?"},
+        {"role": "assistant", "tool_calls": [{"function": {"name": "weather", "arguments": {"city": "أوسلو"}}}]},
+        {"role": "tool", "content": "3"}, {"role": "assistant", "content": "Cold."},
+    ]  # fmt: skip
+    data = task_pairs([{"tools": [{"name": "weather"}], "messages": turns}], cls=Instructions, max_length=512)
+    call = '<tool_call>\n{"name": "weather", "arguments": {"city": "أوسلو"}}\n</tool_call><|im_end|>'
+    assert list(answers(data, tokenizer)) == [f"{call}Cold.<|im_end|>"]

@@ -33,6 +33,6 @@ def test_usual_texts_are_learned_from_as_they_are(monkeypatch):
 def test_a_tokenizer_trained_here_is_the_same_from_version_to_version():
     """Ids and fingerprint: what is cached under it, and models that were trained with it, stay valid."""
     learned = train_bpe(PROSE, 500, show_progress=False)
-    assert learned.fingerprint() == "5a4b293dd986eaa389e7d090b92f6189bdaffb9cdb074a8f2641028c96545e38"
+    assert learned.fingerprint() == "e47c75d4aa65b972cde1b85feeb229cae286282bf603a3a1f199fa08f34e37dd"
     ids = learned.encode("the cat sat <|im_end|> 東京")
     assert ids == [86, 265, 292, 268, 223, 30, 94, 75, 79, 65, 71, 80, 70, 94, 32, 310]

@@ -148,6 +148,8 @@ def _problem(item: NewItem, project: ProjectSettings) -> str | None:
     most = 2 if project.kind == "comparison" else MOST_CANDIDATES
     if not item.messages or item.messages[-1].role != "user":
         return "the prompt must end with a message of the user"
+    if not all(message.plain for message in item.messages):
+        return "the prompt has tools, tool calls or reasoning, and annotators are shown text alone"
     for what, text in [*(("a message", m.content) for m in item.messages), *(("a candidate", t) for t in texts)]:
         problem = unstorable(text)
         if problem is not None or not text.strip():
