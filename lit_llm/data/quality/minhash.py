@@ -29,7 +29,7 @@ def shape(threshold: float) -> tuple[int, int]:
 
 
 def multipliers(count: int) -> Hashes:
-    """Odd numbers of 64 bits, always the same: each orders the n-grams in another way when they are multiplied by it."""
+    """Odd numbers of 64 bits, always the same: multiplied by each, the n-grams stand in another order."""
     drawn = np.random.Generator(np.random.PCG64(20_110_101)).integers(0, 2**63, count, dtype=np.uint64)
     return drawn * np.uint64(2) + np.uint64(1)
 

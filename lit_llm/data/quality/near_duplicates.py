@@ -127,9 +127,7 @@ def _sets(texts: Sequence[str], wanted: Sequence[int], words: int) -> dict[int, 
     return {text: np.unique(some[0] if len(some) == 1 else np.concatenate(some)) for text, some in parts.items()}
 
 
-def _jaccard(
-    runs: dict[int, NDArray[np.uint64]], pairs: NDArray[np.int64], threshold: float
-) -> NDArray[np.float64]:
+def _jaccard(runs: dict[int, NDArray[np.uint64]], pairs: NDArray[np.int64], threshold: float) -> NDArray[np.float64]:
     found = np.zeros(len(pairs))
     size = {text: len(some) for text, some in runs.items()}
     left = np.array([size[one] for one in pairs[:, 0].tolist()])

@@ -1,8 +1,8 @@
 """Texts as hashed units, and their n-grams: what near duplicates and contamination are found by.
 
 A unit is a word, or one character of a script that sets no spaces between words. Case, punctuation, the Unicode form
-(NFKC), Arabic vowel signs, the tatweel and invisible characters make no difference. All is done in numpy, for many texts
-at once.
+(NFKC), Arabic vowel signs, the tatweel and invisible characters make no difference. All is done in numpy, for many
+texts at once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +63,12 @@ def units(texts: Sequence[str]) -> Units:
     """The units of texts, hashed to 64 bits each; the memory is about 60 bytes a character."""
     cleaned = [normalized(text) for text in texts]
     joined = "\n".join([*cleaned, ""])
-    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     ends = np.cumsum([len(text) + 1 for text in cleaned], dtype=np.int64)  # behind each text's separator
+    codes: NDArray[Any]
+    if joined.isascii():
+        codes = np.frombuffer(joined.encode("ascii"), dtype=np.uint8)
+    else:
+        codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     kinds = _kinds()[codes]
     if (kinds == IGNORED).any():
         kept = kinds != IGNORED
@@ -72,18 +76,20 @@ def units(texts: Sequence[str]) -> Units:
         codes, kinds = codes[kept], kinds[kept]
     inside = kinds == IN_WORD
     begins = kinds == ALONE
-    begins[0] |= inside[0] if len(inside) else False
+    begins[:1] |= inside[:1]
     begins[1:] |= inside[1:] & ~inside[:-1]
     first = np.flatnonzero(begins)
     if not first.size:
         return Units(np.zeros(0, np.uint64), np.zeros(len(texts) + 1, np.int64))
-    inside |= kinds == ALONE
-    number = np.cumsum(begins) - 1
-    where = np.flatnonzero(inside)
-    of = number[where]
-    place = where - first[of]
-    values = _mixed(codes[where].astype(np.uint64)) * _powers(_BASE, int(place.max()) + 1)[place]
-    hashes = _mixed(np.add.reduceat(values, np.flatnonzero(begins[where])))
+    start = int(first[0])
+    # The sum of each unit's characters, each times a power by its place; separators count nothing.
+    number = np.cumsum(begins[start:], dtype=np.int32)
+    number -= 1
+    place = np.arange(start, len(codes), dtype=np.int32)
+    place -= first.astype(np.int32)[number]
+    values = _values()[codes[start:]]
+    values *= _powers(_BASE, int(place.max()) + 1)[place]
+    hashes = _mixed(np.add.reduceat(values, first - start))
     bounds = np.concatenate([[0], np.searchsorted(first, ends)]).astype(np.int64)
     return Units(hashes, bounds)
 
@@ -157,6 +163,14 @@ def _kinds() -> NDArray[np.uint8]:
         block[block == IN_WORD] = ALONE
     kinds[0x20000:0x40000] = ALONE
     return kinds
+
+
+@cache
+def _values() -> Hashes:
+    """A number of 64 bits for each code point, 0 for those in no unit, (0x110000,)."""
+    values = _mixed(np.arange(_CODES, dtype=np.uint64))
+    values[_kinds() == BETWEEN] = 0
+    return values
 
 
 def _powers(base: np.uint64, count: int) -> Hashes:
