@@ -32,7 +32,7 @@ def named_items(paths: Sequence[str], cache_dir: str | Path, encoding: str = "ut
         try:
             splits = resolve(path, cache_dir)
         except UserError as error:
-            raise UserError(str(error).replace("data.path", KEY)) from None
+            raise UserError(f"{KEY}: {str(error).replace('data.path', KEY).removeprefix(f'{KEY}: ')}") from None
         names = [name for name in splits if name not in ("train", UNDIVIDED)] or list(splits)
         for row in read_rows([file for name in names for file in splits[name]], encoding):
             if not isinstance(row, Row):
