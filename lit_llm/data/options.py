@@ -63,12 +63,11 @@ class DataOptions(Options):
     decontaminate: Sequence[str] = ()
     decontaminate_words: int = 13  # of the runs of words by which such rows are found; 0 keeps them
     decontaminate_share: float = 0.5  # of an item's runs of words that a row must have; 0: one is enough
-    quality: str | Sequence[str] | Mapping[str, Any] | None = (
-        None  # rules: gopher, c4, or {min_words: 50} (quality/rules.py)
-    )
-    languages: Sequence[
-        str
-    ] = ()  # those to keep, such as [en,ar]; [all] keeps and counts all; none: they are not told apart
+    # Rules that a row must keep: gopher, c4, [gopher,c4], or {min_words: 50}, with set for the set that it alters
+    # (quality/rules.py). null: none.
+    quality: str | Sequence[str] | Mapping[str, Any] | None = None
+    # Those to keep, such as [en,ar]; [all] keeps and counts all. Of none, languages are not told apart.
+    languages: Sequence[str] = ()
 
     def check(self) -> None:
         if self.micro_batch_size != "auto":

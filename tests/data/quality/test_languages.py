@@ -38,7 +38,8 @@ def test_languages_are_told_apart():
     assert languages.language("x = 1") == languages.language("") == languages.UNKNOWN
 
 
-def test_scripts_are_told_apart(by_script):
+@pytest.mark.usefixtures("by_script")
+def test_scripts_are_told_apart():
     assert {code: languages.language(text) for code, text in SAID.items()} == SCRIPTS
     assert languages.script(SAID["ar"] + " " + SAID["en"][:20]) == "Arab"
 
@@ -55,7 +56,8 @@ def test_which_are_kept(found, asked, kept):
 
 
 def test_what_is_no_list_of_languages():
-    languages.checked([]), languages.checked(["en", "ar", "all"])
+    languages.checked([])
+    languages.checked(["en", "ar", "all"])
     for asked in ("en", ["English"], ["EN"], [3]):
-        with pytest.raises(UserError, match="data.languages"):
+        with pytest.raises(UserError, match=r"data\.languages"):
             languages.checked(asked)

@@ -145,8 +145,9 @@ def test_of_a_named_folder_with_splits_only_what_is_held_out_counts(tmp_path):
 
 
 def test_a_book_that_repeats_a_held_out_passage_is_trained_without_it(tmp_path):
-    chorus = drawn(400)
-    parts = [f"{drawn(300)}\n\n{chorus}\n\n" for _ in range(60)]
+    rng = random.Random(11)
+    chorus = " ".join(rng.choices(WORDS, k=600))
+    parts = [f"{' '.join(rng.choices(WORDS, k=rng.randint(2000, 3000)))} {chorus} " for _ in range(8)]
     (tmp_path / "book.txt").write_text("".join(parts))
     path = str(tmp_path / "book.txt")
     got, whole = (read_records(path, "texts", screening=Screening(decontaminate_words=n)) for n in (13, 0))
