@@ -91,8 +91,10 @@ class DataModule(L.LightningDataModule, ABC):
         """What the rows depend on besides records, tokenizer and seed: part of the fingerprint."""
 
     def _read(self, path: DataPath, kind: Kind, expand: Expand | None = None) -> Records:
-        self._files |= dict.fromkeys(file for files in resolve(path, self.options.cache_dir).values() for file in files)
         records = records_of(self.options, path, kind, expand)
+        for place in (path, *(self.options.decontaminate if self.options.decontaminate_words else ())):
+            found = resolve(place, self.options.cache_dir).values()
+            self._files |= dict.fromkeys(file for files in found for file in files)
         self._first_bad = records.counts.first | self._first_bad
         return records
 

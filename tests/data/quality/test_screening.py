@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -181,5 +182,9 @@ def test_one_source_does_not_train_what_another_holds_out(tokenizer, tmp_path):
     lines(tmp_path, [{"text": held}], "b/test.jsonl")
     path = {str(tmp_path / "a"): 1, str(tmp_path / "b"): 1}
     options = TextOptions(path=path, max_length=32, cache_dir=str(tmp_path / "cache"), test_fraction=0)
-    counts = RawText(options, tokenizer=tokenizer).counts()
+    data = RawText(options, tokenizer=tokenizer)
+    counts = data.counts()
     assert counts["skipped"] == {"decontaminated": 1} and counts["read"] == counts["used"] + 1
+    named = lines(tmp_path, [{"text": drawn(40)}], "c/evaluation.jsonl")
+    other = RawText(replace(options, decontaminate=[named]), tokenizer=tokenizer)
+    assert set(other.files()) - set(data.files()) == {named}  # the lineage tells of it
