@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
@@ -18,6 +19,8 @@ from lit_llm.data.filters import Record, content_key
 from lit_llm.data.formats import Kind
 from lit_llm.data.loading import Order, ResumableLoader, Rows, shuffled
 from lit_llm.data.options import DataOptions, DataPath
+from lit_llm.data.quality import screening
+from lit_llm.data.quality.screening import Screening
 from lit_llm.data.reading import Expand, Records, read_records
 from lit_llm.data.sources import resolve
 from lit_llm.data.token_cache import content_hash
@@ -40,6 +43,7 @@ REMEDIES = {
     "no_trained_token": "no token of theirs is trained (answers without a token)",
     "template_refuses": "the chat template refuses them, such as system messages; take another template or rows",
     "unknown_key": "data.ignore_keys lets keys pass",
+    **screening.REMEDIES,
 }
 Kinds = Literal["documents", "responses", "rankings", "labels", "flags", "prompts"]
 
@@ -87,8 +91,10 @@ class DataModule(L.LightningDataModule, ABC):
         """What the rows depend on besides records, tokenizer and seed: part of the fingerprint."""
 
     def _read(self, path: DataPath, kind: Kind, expand: Expand | None = None) -> Records:
-        self._files |= dict.fromkeys(file for files in resolve(path, self.options.cache_dir).values() for file in files)
         records = records_of(self.options, path, kind, expand)
+        for place in (path, *(self.options.decontaminate if self.options.decontaminate_words else ())):
+            found = resolve(place, self.options.cache_dir).values()
+            self._files |= dict.fromkeys(file for files in found for file in files)
         self._first_bad = records.counts.first | self._first_bad
         return records
 
@@ -244,6 +250,22 @@ def records_of(options: DataOptions, path: DataPath, kind: Kind, expand: Expand 
         ignore_keys=options.ignore_keys,
         clean=options.clean,
         encoding=options.encoding,
+        screening=screening_of(options),
+    )
+
+
+def screening_of(options: DataOptions) -> Screening:
+    """Which records are left out beside bad rows, as the options say."""
+    return Screening(
+        deduplicate=options.deduplicate,
+        near_threshold=options.near_threshold,
+        decontaminate=options.decontaminate,
+        decontaminate_words=options.decontaminate_words,
+        decontaminate_share=options.decontaminate_share,
+        quality=options.quality,
+        languages=options.languages,
+        cache_dir=options.cache_dir,
+        encoding=options.encoding,
     )
 
 
@@ -276,7 +298,10 @@ def merged_counts(*parts: Mapping[str, Any]) -> dict[str, Any]:
             skipped[reason] = skipped.get(reason, 0) + number
     total = {"read": sum(p["read"] for p in parts), "used": sum(p["used"] for p in parts), "skipped": skipped}
     ignored = sum(p.get("ignored_files", 0) for p in parts)
-    return total | ({"ignored_files": ignored} if ignored else {})
+    languages = sum((Counter(p.get("languages", {})) for p in parts), Counter())
+    return total | {
+        n: v for n, v in {"ignored_files": ignored, "languages": dict(sorted(languages.items()))}.items() if v
+    }
 
 
 def moved(counts: Mapping[str, Any], reasons: Mapping[str, int]) -> dict[str, Any]:

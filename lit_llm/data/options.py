@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from lit_llm.data.encodings import checked_encoding
+from lit_llm.data.quality import languages as known_languages
+from lit_llm.data.quality.rules import rules
 from lit_llm.errors import UserError
 from lit_llm.runtime.options import Options
 from lit_llm.runtime.ranges import FACTOR, LENGTH, PART, ROWS, SEED, SHARE, WEIGHT, Range
@@ -30,7 +32,8 @@ class DataOptions(Options):
     GIVEN: ClassVar[tuple[str, ...]] = ("tokenizer",)
     RANGES: ClassVar[Mapping[str, Range]] = {
         "micro_batch_size": ROWS, "num_workers": Range(0, 1024), "seed": SEED, "max_error_rate": SHARE,
-        "validation_fraction": PART, "test_fraction": PART, "path": FACTOR,
+        "validation_fraction": PART, "test_fraction": PART, "path": FACTOR, "near_threshold": Range(0.3, 1),
+        "decontaminate_words": Range(0, 1000), "decontaminate_share": SHARE, "quality": WEIGHT,
     }  # fmt: skip
 
     # Rows (prompts, where the batch holds prompts) per process and forward pass; auto: the most that fit in memory and
@@ -51,6 +54,20 @@ class DataOptions(Options):
     ignore_keys: Sequence[str] = ()
     clean: bool = True  # \r\n and \r become \n and NUL characters go, which is counted; False alters no character
     encoding: str = "utf-8"  # of texts and JSON
+    # Rows that say the same as another: exact drops the later one; near also what says nearly the same, of which the
+    # longest stays, and keeps near duplicates on one side of a split; off keeps all (quality/README.md).
+    deduplicate: Literal["exact", "near", "off"] = "exact"
+    near_threshold: float = 0.8  # of near: share of runs of three words that two texts have in common, of all of theirs
+    # Files that must not be trained, such as an evaluation set or an earlier run's heldout folder, beside what this run
+    # holds out itself. Training rows that hold an item of either are dropped.
+    decontaminate: Sequence[str] = ()
+    decontaminate_words: int = 13  # of the runs of words by which such rows are found; 0 keeps them
+    decontaminate_share: float = 0.5  # of an item's runs of words that a row must have; 0: one is enough
+    # Rules that a row must keep: gopher, c4, [gopher,c4], or {min_words: 50}, with set for the set that it alters
+    # (quality/rules.py). null: none.
+    quality: str | Sequence[str] | Mapping[str, Any] | None = None
+    # Those to keep, such as [en,ar]; [all] keeps and counts all. Of none, languages are not told apart.
+    languages: Sequence[str] = ()
 
     def check(self) -> None:
         if self.micro_batch_size != "auto":
@@ -63,6 +80,13 @@ class DataOptions(Options):
             raise UserError(f"data.ignore_keys={self.ignore_keys}: a list of keys is needed, such as [tools,images]")
         checked_encoding(self.encoding)
         check_fractions(self.validation_fraction, self.test_fraction)
+        _one_of("deduplicate", self.deduplicate, ("exact", "near", "off"))
+        if isinstance(self.decontaminate, str):
+            raise UserError(
+                f"data.decontaminate={self.decontaminate}: a list of files or folders is needed, such as [a]"
+            )
+        rules(self.quality)
+        known_languages.checked(self.languages)
         super().check()
 
     @property

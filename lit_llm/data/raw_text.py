@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from lit_llm.data.data_module import (
     moved,
     records_hash,
     records_of,
+    screening_of,
     splits_hash,
     tests_of,
 )
@@ -84,7 +86,7 @@ class RawText(DataModule):
             heldout=tuple(
                 test for s, read in zip(sources, reads, strict=True) for test in tests_of(read, s.name, "documents")
             ),
-            counts=moved(merged_counts(*(read.counts.as_dict() for read in reads)), {"in_heldout": overlap}),
+            counts=moved(merged_counts(*(read.counts.as_dict() for read in reads)), overlap),
             content=content_hash(splits_hash(read) for read in reads),
             train_tokens=sum(
                 round(int(rows.plan.length.sum()) * quota / max(1, len(rows)))
@@ -94,14 +96,29 @@ class RawText(DataModule):
 
     def _training_documents(
         self, sources: Sequence[TextSource], reads: Sequence[Records]
-    ) -> tuple[list[list[Document]], int]:
-        """What each source trains on, without what another source holds out; and how many were left out for that."""
+    ) -> tuple[list[list[Document]], Counter[str]]:
+        """What each source trains on, without what another source holds out; and how many were left out, by reason."""
         training = [read["train"] if self._trains_on(s) else [] for s, read in zip(sources, reads, strict=True)]
+        dropped: Counter[str] = Counter()
         if len(sources) == 1:
-            return training, 0
-        heldout = [d for read in reads for split, items in read.splits.items() if split != "train" for d in items]
-        kept: list[tuple[list[Any], int]] = [without_overlap(documents, heldout) for documents in training]
-        return [documents for documents, _ in kept], sum(dropped for _, dropped in kept)
+            return training, dropped
+        screening = screening_of(replace(self.options, decontaminate=()))  # each source was held against those
+        heldout = [[d for split, items in read.splits.items() if split != "train" for d in items] for read in reads]
+        for number, documents in enumerate(training):
+            others = [document for n, held in enumerate(heldout) if n != number for document in held]
+            kept, dropped_here = without_overlap(documents, chain.from_iterable(heldout))
+            dropped["in_heldout"] += dropped_here
+            for reason, search in (
+                ("near_heldout", screening.near_heldout),
+                ("decontaminated", screening.holding_heldout),
+            ):
+                told = search(kept, others)
+                dropped[reason] += len(told)
+                if told:
+                    self._first_bad.setdefault(reason, next(iter(told.values())))
+                kept = [document for n, document in enumerate(kept) if n not in told]
+            training[number] = kept
+        return training, dropped
 
     def _trains_on(self, source: TextSource) -> bool:  # noqa: ARG002
         return True

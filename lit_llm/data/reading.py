@@ -14,6 +14,8 @@ from lit_llm.data.encodings import checked_encoding, holds_utf8
 from lit_llm.data.filters import Record, cleaned, cleaned_row, content_key, group_key, share, without_overlap
 from lit_llm.data.formats import Format, Kind, Parse, find_format, parse_row
 from lit_llm.data.options import check_fractions
+from lit_llm.data.quality import screening as quality
+from lit_llm.data.quality.screening import Screening
 from lit_llm.data.sources import Row, read_rows, resolve
 from lit_llm.data.splits import NAMES, UNDIVIDED
 from lit_llm.data.streams import RowError
@@ -23,7 +25,7 @@ from lit_llm.records import Comparison, Document, Labelled
 log = logging.getLogger(__name__)
 Expand = Callable[[Row], Iterable[Row | RowError]]
 """Makes several rows of one, each counted by itself: a ranking has a label for each of its completions."""
-HARMLESS = ("duplicate", "in_heldout", "empty_text", "all_tied", "left_out", "unlabelled")
+HARMLESS = ("duplicate", "in_heldout", "empty_text", "all_tied", "left_out", "unlabelled", *quality.REASONS)
 """Reasons that are no error: they never stop a run and do not count against ``max_error_rate``."""
 FEW_TEXTS = 20  # fewer than these are cut into blocks, so that a part can be held out
 BLOCKS = 200  # about so many in all
@@ -42,10 +44,19 @@ class Counts:
     altered: Counter[str] = field(default_factory=Counter)  # places in the rows read, by ``filters.ALTERED``
     first: dict[str, str] = field(default_factory=dict)  # by reason, the message of the first row that is skipped
     repeated_ids: int = 0  # rows used whose id an earlier row has with other content
+    languages: Counter[str] = field(default_factory=Counter)  # rows by language, where ``data.languages`` is given
+
+    def drop(self, reason: str, told: Mapping[int, str]) -> None:
+        """Rows that were used so far are skipped: their numbers, and what a user is told of each."""
+        if told:
+            self.used -= len(told)
+            self.skipped[reason] += len(told)
+            self.first.setdefault(reason, next(iter(told.values())))
 
     def as_dict(self) -> dict[str, Any]:
         found = {"read": self.read, "used": self.used, "skipped": dict(sorted(self.skipped.items()))}
         more = {"ignored_files": self.ignored_files, "altered": dict(self.altered), "repeated_ids": self.repeated_ids}
+        more["languages"] = dict(sorted(self.languages.items()))
         return found | {name: value for name, value in more.items() if value}
 
     @property
@@ -90,6 +101,7 @@ def read_records(
     ignore_keys: Collection[str] = (),
     clean: bool = True,
     encoding: str = "utf-8",
+    screening: Screening | None = None,
 ) -> Records:
     """Read, check, deduplicate and split.
 
@@ -121,21 +133,23 @@ def read_records(
     encoding = checked_encoding(encoding)
     splits: dict[str, list[Record]] = {}
     ids = _Ids()
+    screening = screening or Screening(cache_dir=cache_dir)
     for name, members in files.items():
         rows = read_rows(members, encoding)
         rows = rows if encoding == "utf-8" else _told_if_utf8(rows, encoding)
         rows = _expanded(_cleaned(rows, counts.altered) if clean else rows, expand)
         if name in (UNDIVIDED, "train") and "split" not in ignore_keys:
             rows = map(_to_train_on, rows)
-        splits[name] = list(_kept(rows, kind, parse, on_error, counts, ignore_keys, ids))
+        splits[name] = list(_kept(rows, kind, parse, on_error, counts, ignore_keys, ids, screening))
     if ids.first:
         log.warning(
             "data.path=%s: %d rows have the id of another row and other content; the first: %s",
             *(path, ids.repeated, ids.first),
         )
     counts.repeated_ids = ids.repeated
+    counts.languages += screening.by_language
     _check(counts, path, max_error_rate)
-    return Records(_held_out(splits, kind, counts, validation_fraction, test_fraction), counts)
+    return Records(_held_out(splits, kind, counts, validation_fraction, test_fraction, screening), counts)
 
 
 def _told_if_utf8(rows: Iterable[Row | RowError], encoding: str) -> Iterator[Row | RowError]:
@@ -222,6 +236,7 @@ def _kept(
     counts: Counts,
     ignore_keys: Collection[str],
     ids: _Ids,
+    screening: Screening,
 ) -> Iterator[Record]:
     """The usable records of a split's rows; everything else is counted."""
     seen: set[bytes] = set()
@@ -230,8 +245,10 @@ def _kept(
         try:
             record = _record(row, kind, parse, ignore_keys)
             key = content_key(record)
-            if key in seen:
+            if key in seen and screening.deduplicate != "off":
                 raise RowError("duplicate", f"{record.source}: says the same as an earlier row")
+            if refusal := screening.refused(record):
+                raise RowError(*refusal)
         except RowError as error:
             if on_error == "stop" and error.reason not in HARMLESS:
                 raise UserError(f"{error} (data.on_error=skip counts such rows and goes on)") from None
@@ -271,7 +288,12 @@ def _check(counts: Counts, path: Any, max_error_rate: float) -> None:
 
 
 def _held_out(
-    splits: dict[str, list[Record]], kind: Kind, counts: Counts, validation: float, test: float
+    splits: dict[str, list[Record]],
+    kind: Kind,
+    counts: Counts,
+    validation: float,
+    test: float,
+    screening: Screening,
 ) -> dict[str, list[Record]]:
     """Hold out what the files do not, and take out of training what a held-out part has too."""
     named = {name: records for name, records in splits.items() if name != UNDIVIDED}
@@ -282,20 +304,34 @@ def _held_out(
         counts.used -= dropped
         counts.skipped["in_heldout"] += dropped
         counts.skipped += Counter()  # drops the zero
+    train = _without(train, "near_heldout", screening.near_heldout(train, heldout), counts)
+    train = _without(train, "near_duplicate", screening.near_duplicates(train), counts)
     has_test = any(name.startswith("test") for name in named)
     wanted = {} if "validation" in named else {"validation": validation}
     wanted |= {} if has_test else {"test": test}
     wanted = {name: fraction for name, fraction in wanted.items() if fraction > 0}
     if kind == "texts" and wanted and len(train) < FEW_TEXTS:
-        return _carve_blocks(train, wanted) | named
-    return {"train": train} | named if not wanted else _carve(train, wanted) | named
+        return _carve_blocks(train, wanted, heldout, counts, screening) | named
+    carved = _carve(train, wanted, screening.groups(train)) if wanted else {"train": train}
+    train = carved.get("train", [])
+    heldout += [record for name, records in carved.items() if name != "train" for record in records]
+    return (
+        carved | {"train": _without(train, "decontaminated", screening.holding_heldout(train, heldout), counts)} | named
+    )
 
 
-def _carve(records: list[Record], wanted: Mapping[str, float]) -> dict[str, list[Record]]:
+def _without(records: list[Record], reason: str, told: Mapping[int, str], counts: Counts) -> list[Record]:
+    counts.drop(reason, told)
+    return [record for number, record in enumerate(records) if number not in told]
+
+
+def _carve(
+    records: list[Record], wanted: Mapping[str, float], key_of: Callable[[Record], bytes] = group_key
+) -> dict[str, list[Record]]:
     """Split by the hash of what belongs together; each part gets something as soon as there is enough for all."""
     groups: dict[bytes, list[Record]] = {}
     for record in records:
-        groups.setdefault(group_key(record), []).append(record)
+        groups.setdefault(key_of(record), []).append(record)
     homes: dict[bytes, str] = {}
     for key in groups:
         at, homes[key] = share(key), "train"
@@ -317,14 +353,26 @@ def _carve(records: list[Record], wanted: Mapping[str, float]) -> dict[str, list
     return {name: members for name, members in split.items() if members}
 
 
-def _carve_blocks(texts: Sequence[Record], wanted: Mapping[str, float]) -> dict[str, list[Record]]:
+def _carve_blocks(
+    texts: Sequence[Record],
+    wanted: Mapping[str, float],
+    heldout: Sequence[Record],
+    counts: Counts,
+    screening: Screening,
+) -> dict[str, list[Record]]:
     """Holds out blocks of few texts; what is trained is as whole as that leaves it.
 
-    A text ends where its end token is, so neighbouring blocks that are trained are one text again.
+    A text ends where its end token is, so neighbouring blocks that are trained are one text again. A block that holds
+    what is held out is dropped by itself: no row is, so it is counted as a place that was altered.
     """
     cut = blocks([text for text in texts if isinstance(text, Document)])
     split = _carve([block for parts in cut for block in parts], wanted)
-    trained = {id(block) for block in split["train"]}
+    heldout = [*heldout, *(block for name, members in split.items() if name != "train" for block in members)]
+    told = screening.holding_heldout(split["train"], heldout)
+    if told:
+        counts.altered["held_out_passages"] += len(told)
+        counts.first.setdefault("held_out_passages", next(iter(told.values())))
+    trained = {id(block) for number, block in enumerate(split["train"]) if number not in told}
     runs = [list(run) for parts in cut for kept, run in groupby(parts, lambda block: id(block) in trained) if kept]
     return split | {"train": [_joined(run) for run in runs]}
 

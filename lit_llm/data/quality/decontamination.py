@@ -1,0 +1,157 @@
+"""Training texts that hold held-out items, found by n-grams of 13 words (Brown et al. 2020, appendix C).
+
+A text holds an item when it has all of its n-grams, or a given share of those that are rare; it lies in held-out texts
+when that share of its own n-grams is theirs. N-grams of more than ten training texts are boilerplate and decide nothing
+but whether all of an item is there. An item of fewer words is looked for as a whole, between borders of words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_llm.data.quality.units import Hashes, Units, ngrams, pieces, units
+
+COMMON = 10  # an n-gram of more training texts is boilerplate
+LEAST = 8  # words of an item, as in that appendix: a shorter one is in texts that have nothing to do with it
+_BITS = 20
+
+Numbers = NDArray[np.int64]
+
+
+class Held(NamedTuple):
+    """A training text that is to be dropped, and the held-out item that it holds or lies in, by their numbers."""
+
+    text: int
+    item: int
+
+
+class HeldoutItems:
+    """The n-grams of held-out items, for a search in any number of texts.
+
+    Args:
+        items: their texts, I of them.
+        n: words of an n-gram; characters, of scripts without spaces.
+        share: of an item's rare n-grams above which a text holds it, and of a text's n-grams above which it lies in
+            held-out items. 0: one n-gram is enough.
+        least: words that an item needs to be looked for.
+    """
+
+    def __init__(self, items: Sequence[str], *, n: int = 13, share: float = 0.5, least: int = LEAST) -> None:
+        self.n, self.share, least = n, share, min(least, n)
+        lengths = np.zeros(len(items), np.int64)
+        found: dict[int, list[tuple[Hashes, Numbers]]] = {}  # by length: hashes, and of which item each is
+        for numbers, portion in pieces(items):
+            of = units(portion)
+            np.add.at(lengths, numbers, of.counts)
+            for length in range(least, n + 1):
+                some = np.flatnonzero(of.counts >= n if length == n else of.counts == length)
+                if some.size:
+                    runs = ngrams(_only(of, some), length, short=False)
+                    found.setdefault(length, []).append((runs.hashes, numbers[np.repeat(some, runs.counts)]))
+        self._tables = {length: _Table(parts) for length, parts in found.items()}
+        self.searched = int((lengths >= least).sum())
+
+    def held_by(self, texts: Sequence[str]) -> list[Held]:
+        """Those of ``texts`` that hold an item or lie in one, in their order, each with the first such item."""
+        if not self._tables:
+            return []
+        matched: Mapping[int, list[Numbers]] = {length: [] for length in self._tables}
+        totals = np.zeros(len(texts), np.int64)  # n-grams of each text
+        for numbers, portion in pieces(texts):
+            of = units(portion)
+            for length, table in self._tables.items():
+                runs = ngrams(of, length, short=False)
+                if length == self.n:
+                    np.add.at(totals, numbers, runs.counts)
+                where, gram = table.matches(runs.hashes)
+                owner = numbers[np.searchsorted(runs.bounds, where, side="right") - 1]
+                matched[length].append(np.unique(owner * len(table.values) + gram))
+        first: dict[int, int] = {}
+        for length, table in self._tables.items():
+            codes = np.unique(np.concatenate(matched[length]))
+            text, gram = codes // len(table.values), codes % len(table.values)
+            pairs = table.whole(text, gram) if length < self.n else self._decided(table, text, gram, totals)
+            for one, item in pairs:
+                first[one] = min(item, first.get(one, item))
+        return [Held(text, item) for text, item in sorted(first.items())]
+
+    def _decided(self, table: _Table, text: Numbers, gram: Numbers, totals: Numbers) -> list[tuple[int, int]]:
+        """(text, item) of matched n-grams: all of an item's, or enough of the rare ones, of the item or the text."""
+        frequency = np.bincount(gram, minlength=len(table.values))
+        rare = frequency <= COMMON
+        found = table.whole(text, gram)
+        some = np.flatnonzero(rare[gram])
+        if not some.size:
+            return found
+        texts, items = table.spread(text[some], gram[some])
+        pairs, counts = np.unique(texts * table.count + items, return_counts=True)
+        texts, items = pairs // table.count, pairs % table.count
+        enough = counts >= np.maximum(self.share * table.grams_of(rare)[items], 1)
+        # A text's own n-grams that are held out, whichever items they are of.
+        own = np.bincount(text[some], minlength=len(totals))
+        enough |= own[texts] >= np.maximum(self.share * totals[texts], 1)
+        return [*found, *zip(texts[enough].tolist(), items[enough].tolist(), strict=True)]
+
+
+class _Table:
+    """N-grams of one length: ``values`` (G,), sorted, each once, and the items that each is of."""
+
+    def __init__(self, parts: Sequence[tuple[Hashes, Numbers]]) -> None:
+        hashes = np.concatenate([part[0] for part in parts])
+        items = np.concatenate([part[1] for part in parts])
+        self.values, gram = np.unique(hashes, return_inverse=True)
+        self.count = int(items.max()) + 1
+        codes = np.unique(gram * self.count + items)  # of an item, each n-gram once
+        self._gram, self._item = codes // self.count, codes % self.count
+        self._starts = np.searchsorted(self._gram, np.arange(len(self.values) + 1))
+        self._seen = np.zeros(2**_BITS, bool)
+        self._seen[self.values >> np.uint64(64 - _BITS)] = True
+
+    def matches(self, hashes: Hashes) -> tuple[Numbers, Numbers]:
+        """Which of ``hashes`` are known, and which of ``values`` they are."""
+        some = np.flatnonzero(self._seen[hashes >> np.uint64(64 - _BITS)])
+        place = np.minimum(np.searchsorted(self.values, hashes[some]), len(self.values) - 1)
+        hit = self.values[place] == hashes[some]
+        return some[hit], place[hit]
+
+    def grams_of(self, wanted: NDArray[np.bool_]) -> Numbers:
+        """How many of the wanted n-grams each item has, (I,)."""
+        return np.bincount(self._item[wanted[self._gram]], minlength=self.count)
+
+    def spread(self, text: Numbers, gram: Numbers) -> tuple[Numbers, Numbers]:
+        """(text, item) for each text and each item of its n-gram."""
+        number = self._starts[gram + 1] - self._starts[gram]
+        places = np.repeat(self._starts[gram] - np.cumsum(number) + number, number) + np.arange(number.sum())
+        return np.repeat(text, number), self._item[places]
+
+    def whole(self, text: Numbers, gram: Numbers) -> list[tuple[int, int]]:
+        """(text, item) where all of an item's n-grams are in the text."""
+        order = np.lexsort((text, gram))
+        text, gram = text[order], gram[order]
+        starts = np.searchsorted(gram, np.arange(len(self.values) + 1))
+        frequency = np.diff(starts)
+        by_item = np.argsort(self._item, kind="stable")
+        begins = np.searchsorted(self._item[by_item], np.arange(self.count + 1))
+        found: list[tuple[int, int]] = []
+        missing = np.bincount(self._item[frequency[self._gram] == 0], minlength=self.count)
+        for item in np.flatnonzero((missing == 0) & (np.diff(begins) > 0)).tolist():
+            grams = self._gram[by_item[begins[item] : begins[item + 1]]]
+            grams = grams[np.argsort(frequency[grams], kind="stable")]
+            holders = text[starts[grams[0]] : starts[grams[0] + 1]]
+            for one in grams[1:].tolist():
+                if not holders.size:
+                    break
+                holders = np.intersect1d(holders, text[starts[one] : starts[one + 1]], assume_unique=True)
+            found += [(holder, item) for holder in holders.tolist()]
+        return found
+
+
+def _only(of: Units, texts: Numbers) -> Units:
+    """The units of some of the texts."""
+    wanted = np.zeros(len(of.counts), bool)
+    wanted[texts] = True
+    return Units(of.hashes[np.repeat(wanted, of.counts)], np.concatenate([[0], np.cumsum(of.counts[texts])]))

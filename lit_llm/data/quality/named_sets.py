@@ -1,0 +1,69 @@
+"""Files that nothing of may be trained: what ``data.decontaminate`` names, such as an evaluation set or an earlier
+run's ``heldout`` folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lit_llm.data.row_keys import ABOUT
+from lit_llm.data.sources import Row, read_rows, resolve
+from lit_llm.data.splits import UNDIVIDED
+from lit_llm.errors import UserError
+
+KEY = "data.decontaminate"
+ASKED = (
+    "text", "context", "passage", "ctx", "article", "instruction", "input", "prompt", "question", "problem", "query",
+    "goal", "sentence", "source", "messages", "conversations",
+)  # fmt: skip
+"""Keys of what is asked: where a row has one, its answers are not looked for. Another row is taken as a whole."""
+_USERS = ("user", "human", "prompter")
+_ABOUT = ABOUT - {"source", "function"} | {"kind", "tags", "function"}
+
+
+def named_items(paths: Sequence[str], cache_dir: str | Path, encoding: str = "utf-8") -> list[tuple[str, str]]:
+    """(text, where it is from) of every row of the files. Where they have splits, what is for training is left out.
+
+    Raises UserError for a place that is none, a file that cannot be read and a row without a text.
+    """
+    found: list[tuple[str, str]] = []
+    for path in paths:
+        try:
+            splits = resolve(path, cache_dir)
+        except UserError as error:
+            raise UserError(f"{KEY}: {str(error).replace('data.path', KEY).removeprefix(f'{KEY}: ')}") from None
+        names = [name for name in splits if name not in ("train", UNDIVIDED)] or list(splits)
+        for row in read_rows([file for name in names for file in splits[name]], encoding):
+            if not isinstance(row, Row):
+                raise UserError(f"{row} ({KEY})")
+            text = row.value if isinstance(row.value, str) else asked(row.value)
+            if not text.strip():
+                raise UserError(f"{row.where}: no text ({KEY}); rows need one of {', '.join(ASKED)}")
+            found.append((text, row.where))
+    return found
+
+
+def asked(value: Mapping[str, Any]) -> str:
+    """What a row asks; all of its texts where none of its keys says what that is."""
+    known = {key: one for key, one in value.items() if key.lower() in ASKED and one}
+    parts = [part for one in (known or _said(value)).values() for part in _texts(one)]
+    return "\n".join(parts)
+
+
+def _said(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: one for key, one in value.items() if key.lower() not in _ABOUT}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts of a value; of turns those of the user, if there is one."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in _said(value).values():
+            yield from _texts(one)
+    elif isinstance(value, Sequence):
+        turns = [one for one in value if isinstance(one, Mapping) and ("role" in one or "from" in one)]
+        users = [one for one in turns if str(one.get("role", one.get("from"))).lower() in _USERS]
+        for one in users or turns or value:
+            yield from _texts(one.get("content", one.get("value", ""))) if one in turns else _texts(one)

@@ -1,0 +1,185 @@
+"""Which records are left out though nothing is wrong with their rows: too like others, of poor quality, in another
+language, or giving away what is held out. Every one is counted under its reason, and the first is named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from lit_llm.data.filters import Record, content_key, group_key
+from lit_llm.data.quality import languages, rules
+from lit_llm.data.quality.decontamination import LEAST, HeldoutItems
+from lit_llm.data.quality.named_sets import named_items
+from lit_llm.data.quality.near_duplicates import WORDS, kept, similar
+from lit_llm.data.quality.text_of import all_of, asked_of
+from lit_llm.records import Comparison, Document, Labelled
+from lit_llm.runtime.atomic_files import NotWritten, write_json
+
+log = logging.getLogger(__name__)
+LEAST_NAMED = 5  # words of an item that data.decontaminate names: it was said that it must not be trained
+REASONS = ("near_duplicate", "near_heldout", "decontaminated", "other_language", *rules.REASONS)
+REMEDIES = {
+    "near_duplicate": "a longer row says nearly the same (data.near_threshold)",
+    "near_heldout": "a held-out row says or asks nearly the same (data.near_threshold)",
+    "decontaminated": "they hold held-out items (data.decontaminate_words=0 keeps them)",
+    "other_language": "they are in none of data.languages",
+    **dict.fromkeys(rules.REASONS, "they break a rule of data.quality"),
+}
+LAYOUT = "1"
+"""Part of every key of what is remembered: another way to decide makes it anew."""
+
+Dropped = dict[int, str]
+"""Numbers of records that are dropped, and for each what a user is told of it."""
+
+
+@dataclass(frozen=True)
+class Screening:
+    """What ``DataOptions`` says of it, which explains each field, and where decisions are remembered."""
+
+    deduplicate: Literal["exact", "near", "off"] = "exact"
+    near_threshold: float = 0.8
+    decontaminate: Sequence[str] = ()
+    decontaminate_words: int = 13
+    decontaminate_share: float = 0.5
+    quality: str | Mapping[str, Any] | Sequence[str] | None = None
+    languages: Sequence[str] = ()
+    cache_dir: str | Path | None = None  # None: nothing is remembered
+    encoding: str = "utf-8"
+    by_language: Counter[str] = field(default_factory=Counter)  # records seen, where languages are told apart
+
+    @property
+    def near(self) -> bool:
+        return self.deduplicate == "near"
+
+    @cached_property
+    def _limits(self) -> rules.QualityRules | None:
+        return rules.rules(self.quality)
+
+    @cached_property
+    def _named(self) -> list[tuple[str, str]]:
+        if not self.decontaminate or not self.decontaminate_words:
+            return []
+        return named_items(self.decontaminate, self.cache_dir or "outputs/cache", self.encoding)
+
+    def refused(self, record: Record) -> tuple[str, str] | None:
+        """The reason why a record is left out, by itself, and what a user is told; None: it stays."""
+        if self.languages:
+            languages.tell_if_by_script()
+            found = languages.language(all_of(record))
+            self.by_language[found] += 1
+            if not languages.wanted(found, self.languages):
+                return "other_language", f"{record.source}: is in {found!r}, and data.languages={list(self.languages)}"
+        if self._limits is not None:
+            broke = rules.broken(all_of(record), self._limits, is_english)
+            if broke is not None:
+                name, value = broke
+                limit = getattr(self._limits, name)
+                return f"{rules.REASON}{name}", f"{record.source}: {name} is {limit:g}, and it has {value:.3g}"
+        return None
+
+    # Near duplicates
+
+    def near_duplicates(self, records: Sequence[Record]) -> Dropped:
+        """Records of which a longer one says nearly the same. Judgements are facts of their own: none is dropped."""
+        if not self.near or not records or isinstance(records[0], Comparison | Labelled):
+            return {}
+        homes = self._near("all", all_of, records)
+        return {
+            one: f"{records[one].source}: says nearly the same as {records[home].source}"
+            for one, home in enumerate(homes)
+            if one != home
+        }
+
+    def near_heldout(self, train: Sequence[Record], heldout: Sequence[Record]) -> Dropped:
+        """Training records that say, or ask, nearly the same as a held-out one."""
+        if not self.near or not train or not heldout:
+            return {}
+        count = len(heldout)
+        homes = self._near("asked", asked_of, [*heldout, *train], count)
+        return {
+            one - count: f"{train[one - count].source}: nearly the same as {heldout[home].source}, which is held out"
+            for one, home in enumerate(homes)
+            if one >= count > home
+        }
+
+    def groups(self, records: Sequence[Record]) -> Callable[[Record], bytes]:
+        """The key of what stands on one side of a split: a prompt, with those that ask nearly the same."""
+        if not self.near or not records or isinstance(records[0], Document):
+            return group_key  # near duplicates among documents were dropped: there is nothing to group
+        distinct = list({group_key(record): record for record in records}.items())
+        homes = self._near("asked", asked_of, [record for _, record in distinct])
+        homes_of = {key: distinct[home][0] for (key, _), home in zip(distinct, homes, strict=True)}
+        return lambda record: homes_of[group_key(record)]
+
+    def _near(
+        self, part: str, text_of: Callable[[Record], str], records: Sequence[Record], first: int = 0
+    ) -> list[int]:
+        """For each record the one that is kept for it; the ``first`` ones are all kept."""
+
+        def make() -> list[int]:
+            keys = [content_key(record) for record in records]
+            found = similar([text_of(record) for record in records], self.near_threshold, priority=keys)
+            return kept(found, range(first))
+
+        return [
+            int(home) for home in self._remembered(["near", part, WORDS, self.near_threshold, first], records, make)
+        ]
+
+    # What is held out
+
+    def holding_heldout(self, train: Sequence[Record], heldout: Sequence[Record]) -> Dropped:
+        """Training records that hold a held-out item, or one of the files that ``decontaminate`` names."""
+        if not self.decontaminate_words or not train:
+            return {}
+        told: Dropped = {}
+        for items, least in (
+            ([(asked_of(record), record.source) for record in heldout], LEAST),
+            (self._named, LEAST_NAMED),
+        ):
+            for one, item in self._held(items, least, train) if items else ():
+                told.setdefault(one, f"{train[one].source}: holds what is held out, {items[item][1]}")
+        return dict(sorted(told.items()))
+
+    def _held(self, items: Sequence[tuple[str, str]], least: int, train: Sequence[Record]) -> list[tuple[int, int]]:
+        texts = [text for text, _ in items]
+        n, part = self.decontaminate_words, self.decontaminate_share
+
+        def make() -> list[tuple[int, int]]:
+            return list(HeldoutItems(texts, n=n, share=part, least=least).held_by([all_of(one) for one in train]))
+
+        known = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
+        return [(int(a), int(b)) for a, b in self._remembered(["held", known, n, part, least], train, make)]
+
+    def _remembered(self, key: Sequence[Any], records: Sequence[Record], make: Callable[[], list[Any]]) -> list[Any]:
+        """What was decided of the same records before, or is now: a run reads its data more than once."""
+        if self.cache_dir is None:
+            return make()
+        digest = hashlib.sha256(json.dumps([LAYOUT, *key]).encode())
+        for record in records:
+            digest.update(content_key(record))
+        place = Path(self.cache_dir) / "quality" / f"{digest.hexdigest()[:32]}.json"
+        try:
+            known = json.loads(place.read_text(encoding="utf-8"))
+            if isinstance(known, list):
+                return known
+        except (OSError, ValueError):
+            pass  # not there, or not whole
+        made = make()
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_json(place, made, indent=None)
+        except (OSError, NotWritten):
+            log.debug("%s: cannot be written", place)
+        return made
+
+
+def is_english(text: str) -> bool:
+    """Whether a text is English for certain: nothing is, where only scripts are told apart."""
+    return languages.language(text) == "en"
