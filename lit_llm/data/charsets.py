@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from lit_llm.data.encodings import undecodable
-from lit_llm.errors import UserError
-
 AUTO = "auto"
 _MARKS = (
     (b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"),
@@ -41,9 +38,7 @@ def decoded(data: bytes | bytearray, encoding: str, declared: str | None = None)
         encoding: a name, which then holds, or ``auto``.
         declared: what the file itself says; it holds before ``encoding``, unless its bytes are UTF-8.
 
-    Raises:
-        UnicodeDecodeError: a name is given and does not fit.
-        UserError: none is found.
+    Raises UnicodeDecodeError: a name is given and does not fit, or none is found.
     """
     for mark, name in _MARKS if encoding == AUTO or declared else ():
         if data.startswith(mark):
@@ -65,10 +60,10 @@ def decoded(data: bytes | bytearray, encoding: str, declared: str | None = None)
         return Decoded(data.decode(wide), wide)
     try:
         return Decoded(data.decode("utf-8").removeprefix("\ufeff"))
-    except UnicodeDecodeError as error:
+    except UnicodeDecodeError:
         name = _guessed(data)
         if name is None:
-            raise UserError(undecodable(data, error)) from None
+            raise
     return Decoded(data.decode(name, "strict"), name)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
@@ -14,6 +15,7 @@ import lightning as L
 import numpy as np
 from torch.utils.data import DataLoader
 
+from lit_llm.data.archives import home
 from lit_llm.data.filters import Record, content_key
 from lit_llm.data.formats import Kind
 from lit_llm.data.loading import Order, ResumableLoader, Rows, shuffled
@@ -87,7 +89,8 @@ class DataModule(L.LightningDataModule, ABC):
         """What the rows depend on besides records, tokenizer and seed: part of the fingerprint."""
 
     def _read(self, path: DataPath, kind: Kind, expand: Expand | None = None) -> Records:
-        self._files |= dict.fromkeys(file for files in resolve(path, self.options.cache_dir).values() for file in files)
+        files = resolve(path, self.options.cache_dir)
+        self._files |= dict.fromkeys(home(file) for some in files.values() for file in some)
         records = records_of(self.options, path, kind, expand)
         self._first_bad = records.counts.first | self._first_bad
         return records
@@ -276,7 +279,8 @@ def merged_counts(*parts: Mapping[str, Any]) -> dict[str, Any]:
             skipped[reason] = skipped.get(reason, 0) + number
     total = {"read": sum(p["read"] for p in parts), "used": sum(p["used"] for p in parts), "skipped": skipped}
     ignored = sum(p.get("ignored_files", 0) for p in parts)
-    return total | ({"ignored_files": ignored} if ignored else {})
+    encodings = sum((Counter(p.get("encodings", {})) for p in parts), Counter[str]())
+    return total | ({"ignored_files": ignored} if ignored else {}) | ({"encodings": dict(encodings)} if encodings else {})
 
 
 def moved(counts: Mapping[str, Any], reasons: Mapping[str, int]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class DataOptions(Options):
     # bad row (row_keys.py).
     ignore_keys: Sequence[str] = ()
     clean: bool = True  # \r\n and \r become \n and NUL characters go, which is counted; False alters no character
-    encoding: str = "utf-8"  # of texts and JSON
+    encoding: str = "auto"  # of texts and JSON; auto: UTF-8, and a text that is no UTF-8 is in what it is found to be
 
     def check(self) -> None:
         if self.micro_batch_size != "auto":

@@ -162,7 +162,7 @@ def test_without_the_package_a_line_names_the_extra(tmp_path, monkeypatch):
 @pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst"])
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json"])
 def test_bombs_are_refused_before_they_fill_the_memory(tmp_path, monkeypatch, suffix, name):
-    monkeypatch.setattr("lit_llm.data.streams.WINDOW", 2**20)
+    monkeypatch.setattr("lit_llm.data.compression.WINDOW", 2**20)
     pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}.get(suffix)
     pack = pack or pytest.importorskip("zstandard").compress
     read = []
@@ -179,7 +179,7 @@ def test_bombs_are_refused_before_they_fill_the_memory(tmp_path, monkeypatch, su
 
 
 def test_what_comes_out_of_a_file_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr("lit_llm.data.streams.MAX_UNPACKED", 1000)
+    monkeypatch.setattr("lit_llm.data.compression.MAX_UNPACKED", 1000)
     file = write(tmp_path, "a.txt.gz", gzip.compress(bytes(range(32, 127)) * 30))
     (bad,) = read_rows([file])
     assert bad.reason == "decompression_bomb" and "split it" in str(bad)

@@ -33,7 +33,7 @@ def read_epub(data: bytes) -> list[Part]:
         found = sections(markup.blocks(markup.parse(text), frozenset(("nav",))))
         parts += [Part(part.name or f"chapter {number}", part.text) for part in found]
     if not parts:
-        raise Unreadable("empty_document", "no text in its chapters")
+        raise Unreadable("empty_text", "no text in its chapters")
     return parts
 
 

@@ -24,13 +24,16 @@ def declared(data: bytes) -> str | None:
 
 def read_html(data: bytes, encoding: str) -> tuple[list[Part], Decoded]:
     """Its parts, and how it was decoded: by its own declaration, else by ``encoding``. Raises Unreadable."""
-    text = decoded(data, encoding, declared(data))
+    try:
+        text = decoded(data, encoding, declared(data))
+    except UnicodeDecodeError:
+        raise Unreadable("invalid_utf8", "its encoding is neither said nor found; set data.encoding") from None
     plain = list(markup.blocks(markup.parse(text.text), markup.MENUS))
     main = list(_main_text(text.text))
     if sum(len(block) for _, block in main) < _LEAST * sum(len(block) for _, block in plain):
         main = plain
     if not main:
-        raise Unreadable("empty_document", "no text in it; a page that a script writes is empty without a browser")
+        raise Unreadable("empty_text", "no text in it; a page that a script writes is empty without a browser")
     titles = [block for block in plain if block[0] == 1]
     if len(titles) == 1 and all(level != 1 for level, _ in main) and titles[0] not in main:
         main.insert(0, titles[0])  # trafilatura takes the page's one title for part of its frame

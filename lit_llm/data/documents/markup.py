@@ -31,7 +31,7 @@ def parse(text: str) -> Any:
         root = lxml_html.document_fromstring(text.encode("utf-8", "replace"), parser=parser)
     except (etree.ParserError, etree.XMLSyntaxError, ValueError) as error:
         if "empty" in str(error).lower():
-            raise Unreadable("empty_document", "no text in it") from None
+            raise Unreadable("empty_text", "no text in it") from None
         raise broken(error) from None
     return root
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from lxml import etree
 
 from lit_llm.data.documents.parts import Unreadable
-from lit_llm.data.streams import MAX_RATIO, WINDOW
+from lit_llm.data.compression import MAX_RATIO, WINDOW
 
 MAX_MEMBERS = 50_000
 MAX_UNPACKED = 2 * 2**30  # bytes of all members together

@@ -40,7 +40,7 @@ def read_pdf(data: bytes) -> list[Part]:
     if not words:
         if images:
             raise Unreadable("no_text_layer", f"{images} pages of images without text, as scanned; recognize it (OCR)")
-        raise Unreadable("empty_document", f"no text on its {len(pages)} pages")
+        raise Unreadable("empty_text", f"no text on its {len(pages)} pages")
     right = sum(len(one.text) for page in pages for one in page.words if letters_run_left(one.text))
     right_to_left = right > letters / 2
     laid = [_lines(page, right_to_left) for page in pages]

@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
+from lit_llm.data.documents.needs import NEEDS
 from lit_llm.data.documents.parts import Part, Unreadable, joined
 
 VERSION = "1"
@@ -27,9 +28,6 @@ _READERS: dict[str, tuple[str, str]] = {
     ".xlsm": ("xlsx", "read_xlsx"),
     ".rtf": ("rtf", "read_rtf"),
 }
-KINDS = tuple(_READERS)
-NEEDS = ("pypdf", "trafilatura", "lxml", "openpyxl", "charset_normalizer")
-"""The packages of the extra ``documents``."""
 
 
 def versions() -> str:
@@ -53,5 +51,5 @@ def read(kind: str, data: bytes, encoding: str) -> dict[str, Any]:
 def _result(parts: list[Part], encoding: str) -> dict[str, Any]:
     text, places = joined(parts)
     if not text:
-        raise Unreadable("empty_document", "no text in it")
+        raise Unreadable("empty_text", "no text in it")
     return {"text": text, "parts": places, "encoding": encoding}
