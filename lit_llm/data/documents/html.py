@@ -44,7 +44,9 @@ def _main_text(text: str) -> Any:
     from trafilatura import bare_extraction
 
     tree = markup.parse(text)  # a tree, and no text: what may be an address is nowhere opened
-    found = bare_extraction(tree, include_comments=False, include_tables=True, include_links=False, with_metadata=False)
+    found = bare_extraction(
+        tree, include_comments=False, include_tables=True, include_formatting=True, with_metadata=False
+    )
     body = getattr(found, "body", None)
     if body is None:
         return []
@@ -54,7 +56,7 @@ def _main_text(text: str) -> Any:
             one.tag = level if re.fullmatch("h[1-6]", level) else "h2"
         elif one.tag == "list":
             one.tag = "ol" if one.get("rend") == "ol" else "ul"
-        elif one.tag == "code" and "\n" in "".join(one.itertext()).strip():
+        elif one.tag in ("code", "quote") and not len(one) and "\n" in "".join(one.itertext()).strip():
             one.tag = "pre"
         elif isinstance(one.tag, str):
             one.tag = _TEI.get(one.tag, one.tag)

@@ -14,6 +14,7 @@ _COLUMN_LINES = 3  # at least, of a column of running text
 _COLUMN_WORDS = 3  # on its lines, as a rule
 _FILLED = 0.55  # of a column's width, that its lines fill as a rule: cells of a table are shorter
 _MAX_COLUMNS = 4
+_SPACE = 3.5  # of the letters' size: a wider space between two lines ends columns and tables
 _END = re.compile(r"[.!?:;؟。！？…]['\"”’»)\]]*$")
 _WIDE_SCRIPT = re.compile("[\u3000-\u30ff\u3400-\u9fff\uac00-\ud7af\uff00-\uffef]")
 _KEPT_BEFORE = re.compile(r"(und|oder|bzw|and|or|et|ou|y|o|e|to)\b")
@@ -65,6 +66,8 @@ def _run(lines: Sequence[Line], begin: int) -> tuple[int, list[float]] | None:
     found: tuple[int, list[float]] | None = None
     least = APART * median(line.size for line in lines[begin : begin + 20])
     for end in range(begin, len(lines)):
+        if end > begin and lines[end - 1].y - lines[end].y > _SPACE * lines[end].size:
+            break
         covered = _united(covered, lines[end].segments)
         gaps = [(a[1], b[0]) for a, b in zip(covered, covered[1:], strict=False) if b[0] - a[1] >= least]
         if gaps:
