@@ -158,7 +158,7 @@ def _of_split(path: Any, name: str, key: str, cache_dir: str | Path, ignored: li
 def _local(text: str, ignored: list[str]) -> dict[str, list[str]]:
     path, root = Path(text).expanduser(), None
     if path.is_file() and is_archive(str(path)):
-        found, what, root = [str(path)], f"archive {text}", path
+        found, what, root = [str(path)], f"archive {text}", path.parent
     elif path.is_file():
         known_extension(str(path))
         return {UNDIVIDED: [str(path)]}
