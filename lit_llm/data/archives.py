@@ -96,7 +96,9 @@ class _Archive:
         _check(file, len(entries), sum(size for _, size in entries), packed)
         for name, _ in entries:
             if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts or "\0" in name:
-                raise RowError("archive_path", f"{file}: its member {name[:80]!r} leaves the archive; a bomb or a mistake")
+                raise RowError(
+                    "archive_path", f"{file}: its member {name[:80]!r} leaves the archive; a bomb or a mistake"
+                )
         self._stored = {PurePosixPath(name).as_posix(): name for name, _ in entries}
         self.names = list(self._stored)
 
@@ -143,7 +145,7 @@ class _Rewound(io.RawIOBase):
         self._stream = self._begin()
 
     def _begin(self) -> BinaryIO:
-        packed = opened(self._file) or Path(self._file).open("rb")
+        packed = opened(self._file) or Path(self._file).open("rb")  # noqa: SIM115  (closed with what comes out)
         return decompressed(packed, self._file, self._suffix)
 
     def readable(self) -> bool:

@@ -14,7 +14,8 @@ _MARKS = (
 _WEB = {"iso-8859-1": "cp1252", "latin-1": "cp1252", "latin1": "cp1252", "us-ascii": "cp1252", "ascii": "cp1252",
         "iso-8859-9": "cp1254", "gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "shift-jis": "cp932",
         "ks_c_5601-1987": "cp949", "euc-kr": "cp949", "unicode": "utf-8", "utf-16": "utf-8", "tis-620": "cp874",
-        "iso-8859-11": "cp874", "x-sjis": "cp932", "windows-874": "cp874", "utf8": "utf-8", "big5": "big5hkscs"}  # fmt: skip
+        "iso-8859-11": "cp874", "x-sjis": "cp932", "windows-874": "cp874", "utf8": "utf-8",
+        "big5": "big5hkscs"}  # fmt: skip
 _SAMPLE = 64 * 2**10  # bytes that are looked at, of those around what is no ASCII
 _SINGLE = ["cp1252", "cp1256", "cp1251", "cp1250", "cp1253", "cp1254", "cp1255", "cp1257", "koi8_r",
            "iso8859_6", "cp866", "cp874", "iso8859_2", "cp1258"]  # fmt: skip
@@ -149,7 +150,7 @@ def _latin(sample: bytes, fits: list[str]) -> str:
 
 
 def _by_letters(sample: bytes, fits: list[str]) -> str | None:
-    """What charset-normalizer finds; else the code page in which most letters beyond ASCII are a language's commonest."""
+    """What charset-normalizer finds; else the page in which most letters beyond ASCII are a language's commonest."""
     try:
         from charset_normalizer import from_bytes
 
@@ -161,7 +162,9 @@ def _by_letters(sample: bytes, fits: list[str]) -> str | None:
     found, best = None, 0.4
     for name, common in _OTHER:
         if name in fits:
-            letters = [one for one in sample.decode(name, "replace").lower() if one > "\x7f" and one not in _PUNCTUATION]
+            letters = [
+                one for one in sample.decode(name, "replace").lower() if one > "\x7f" and one not in _PUNCTUATION
+            ]
             share = sum(1 for letter in letters if letter in common) / max(len(letters), 1)
             if share > best:
                 found, best = name, share

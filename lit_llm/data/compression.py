@@ -28,7 +28,7 @@ class RowError(UserError):
         self.reason = reason
 
 
-class BadFile(RowError):
+class BadFile(RowError):  # noqa: N818 (it is what the file is)
     """A whole file that cannot be used: all of them are told at once."""
 
 

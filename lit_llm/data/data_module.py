@@ -280,7 +280,9 @@ def merged_counts(*parts: Mapping[str, Any]) -> dict[str, Any]:
     total = {"read": sum(p["read"] for p in parts), "used": sum(p["used"] for p in parts), "skipped": skipped}
     ignored = sum(p.get("ignored_files", 0) for p in parts)
     encodings = sum((Counter(p.get("encodings", {})) for p in parts), Counter[str]())
-    return total | ({"ignored_files": ignored} if ignored else {}) | ({"encodings": dict(encodings)} if encodings else {})
+    return (
+        total | ({"ignored_files": ignored} if ignored else {}) | ({"encodings": dict(encodings)} if encodings else {})
+    )
 
 
 def moved(counts: Mapping[str, Any], reasons: Mapping[str, int]) -> dict[str, Any]:

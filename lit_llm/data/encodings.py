@@ -18,7 +18,9 @@ def checked_encoding(name: str) -> str:
         found = codecs.lookup(name)
         "a".encode(name)  # what is no text encoding (base64, zip) raises LookupError here
     except (LookupError, TypeError, ValueError):
-        raise UserError(f"data.encoding={name}: no encoding; such as utf-8, windows-1256, latin-1, utf-16, or auto") from None
+        raise UserError(
+            f"data.encoding={name}: no encoding; such as utf-8, windows-1256, latin-1, utf-16, or auto"
+        ) from None
     return found.name
 
 

@@ -28,7 +28,7 @@ def open_bytes(file: str) -> BinaryIO:
     suffix = Path(file).suffix.lower()
     member = archives.opened(file)
     try:
-        packed = member or Path(file).open("rb")
+        packed = member or Path(file).open("rb")  # noqa: SIM115  (the caller closes it)
     except OSError as error:
         raise UserError(f"{file}: cannot be opened ({error.strerror or error})") from None
     if packed.peek(len(_LFS)).startswith(_LFS):

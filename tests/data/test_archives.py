@@ -41,7 +41,12 @@ def packed_with_zstandard(data):
     return zstandard.ZstdCompressor().compress(data)
 
 
-MEMBERS = [("b/two.jsonl", b'{"text": "two"}\n'), ("a.txt", b"one"), ("link.txt", None), ("c.txt.gz", gzip.compress(b"three"))]
+MEMBERS = [
+    ("b/two.jsonl", b'{"text": "two"}\n'),
+    ("a.txt", b"one"),
+    ("link.txt", None),
+    ("c.txt.gz", gzip.compress(b"three")),
+]
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,15 @@
 
 import io
 import json
+import textwrap
 
 import docx
 import openpyxl
 import pytest
 
+from lit_llm.backbone.config import from_depth
 from lit_llm.backbone.huggingface import save_model
-from lit_llm.backbone.language_model import LanguageModel
-from lit_llm.backbone.shapes import from_depth
+from lit_llm.backbone.models import LanguageModel
 from lit_llm.config.command_line import compose
 from lit_llm.text.bpe import train_bpe
 from lit_llm.training.train import run
@@ -40,8 +41,10 @@ def folder(tmp_path_factory):
     book = openpyxl.Workbook()
     for number in range(40):
         book.active.append([f"row {number} of xlsx", number * 7, "rent"])
-    lines = says("pdf")
-    pages = [made.lines(60, 700, [lines[at : at + 80] for at in range(0, len(lines), 80)]), [(60, 700, 10, says("two"))]]
+    pages = [
+        made.lines(60, 700, textwrap.wrap(says("pdf"), 80)),
+        [(60, 700, 10, says("two"))],
+    ]
     documents = {
         "contract.pdf": made.pdf(pages),
         "report.docx": saved(report),
@@ -50,7 +53,9 @@ def folder(tmp_path_factory):
         "costs.xlsx": saved(book),
         "letter.rtf": b"{\\rtf1\\ansi " + says("rtf").encode() + b"\\par}",
         "arabic.txt": (ARABIC * 8).encode("cp1256"),
-        "latin.txt": "".join(f"Wohnung {n} in der Königstraße kostet für alle {n * 9} Euro. " for n in range(20)).encode("latin-1"),
+        "latin.txt": "".join(
+            f"Wohnung {n} in der Königstraße kostet für alle {n * 9} Euro. " for n in range(20)
+        ).encode("latin-1"),
     }
     assert tuple(documents) == KINDS
     for name, data in documents.items():
@@ -60,7 +65,7 @@ def folder(tmp_path_factory):
 
 def test_a_folder_of_eight_kinds_is_trained(folder, tmp_path):
     tokenizer = train_bpe([says("x"), ARABIC * 20], vocab_size=400, show_progress=False)
-    model = LanguageModel(from_depth(tokenizer.vocab_size, depth=1, max_positions=64))
+    model = LanguageModel(from_depth(tokenizer.vocab_size, 1, hidden_size=32, num_heads=2, max_positions=96))
     save_model(tmp_path / "model", model, tokenizer)
     words = [f"init_from={tmp_path}/model", f"data.path={folder}", f"data.cache_dir={tmp_path}/cache", "trainer=cpu"]
     words += ["data.max_length=32", "data.replay_path=null", "data.replay_ratio=0", "data.micro_batch_size=2"]

@@ -38,7 +38,7 @@ class _Style:
 
 class _Word:
     def __init__(self, package: Package, main: str) -> None:
-        members = {kind: to for kind, to in package.relations(main).values()}
+        members = dict(package.relations(main).values())
         self._styles: dict[str, _Style] = {}
         styles = package.xml(members.get("styles", "word/styles.xml"))
         for one in [] if styles is None else styles:

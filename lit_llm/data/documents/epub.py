@@ -12,7 +12,6 @@ from lit_llm.data.documents.package import Package, attribute, broken, child, in
 from lit_llm.data.documents.parts import Part, Unreadable, sections
 
 
-
 def read_epub(data: bytes) -> list[Part]:
     """Raises Unreadable."""
     package = Package(data)

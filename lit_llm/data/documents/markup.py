@@ -1,5 +1,5 @@
-"""A tree of HTML or XHTML as blocks of text: headings, paragraphs, lists, tables, preformatted text. Scripts, styles and
-what is hidden are left out. ``lxml`` parses it; nothing is fetched."""
+"""A tree of HTML or XHTML as blocks of text: headings, paragraphs, lists, tables, preformatted text. Scripts, styles
+and what is hidden are left out. ``lxml`` parses it; nothing is fetched."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ MENUS = frozenset(("nav", "header", "footer", "aside", "form", "menu", "dialog")
 """Elements around a page's main text."""
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _BLOCKS = {"p", "div", "section", "article", "main", "body", "html", "blockquote", "figure", "figcaption", "center",
-           "address", "dl", "dt", "dd", "details", "summary", "fieldset", "legend", "hgroup", "caption", "doc", *MENUS}  # fmt: skip
+           "address", "dl", "dt", "dd", "details", "summary", "fieldset", "legend", "hgroup", "caption", "doc",
+           *MENUS}  # fmt: skip
 _BREAK = "\x00"  # in text that is collected: a line end that the page means
 _MAX_DEPTH = 400
 
 
 def parse(text: str) -> Any:
     """The root element of a page. Raises Unreadable."""
-    parser = lxml_html.HTMLParser(no_network=True, remove_comments=True, remove_pis=True, huge_tree=True, encoding="utf-8")
+    parser = lxml_html.HTMLParser(
+        no_network=True, remove_comments=True, remove_pis=True, huge_tree=True, encoding="utf-8"
+    )
     try:
         root = lxml_html.document_fromstring(text.encode("utf-8", "replace"), parser=parser)
     except (etree.ParserError, etree.XMLSyntaxError, ValueError) as error:

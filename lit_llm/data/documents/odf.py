@@ -140,7 +140,9 @@ class _Reader:
                 pieces.append("\n")
             elif name == "note":
                 pieces.append(self._note(one))
-            elif name == "soft-page-break" or (name and name not in _NOT_READ and name not in ("frame", "custom-shape")):
+            elif name == "soft-page-break" or (
+                name and name not in _NOT_READ and name not in ("frame", "custom-shape")
+            ):
                 pieces.append(self._text(one))
             pieces.append(one.tail or "")
         return "".join(pieces)

@@ -1,4 +1,4 @@
-"""Zip files of XML, which most kinds of document are: opened within bounds, parsed without entities and without a net."""
+"""Zip files of XML, which most kinds of document are: opened within bounds, parsed without entities or a net."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from urllib.parse import unquote
 
 from lxml import etree
 
-from lit_llm.data.documents.parts import Unreadable
 from lit_llm.data.compression import MAX_RATIO, WINDOW
+from lit_llm.data.documents.parts import Unreadable
 
 MAX_MEMBERS = 50_000
 MAX_UNPACKED = 2 * 2**30  # bytes of all members together
@@ -37,7 +37,8 @@ class Package:
         size = sum(info.file_size for info in infos)
         if len(infos) > MAX_MEMBERS or size > MAX_UNPACKED or (size > WINDOW and size > MAX_RATIO * len(data)):
             raise Unreadable(
-                "document_bomb", f"{size:,} bytes in {len(infos):,} members come out of {len(data):,}: no document, a bomb"
+                "document_bomb",
+                f"{size:,} bytes in {len(infos):,} members come out of {len(data):,}: no document, a bomb",
             )
         self.names = {info.filename: info for info in infos}
 

@@ -84,9 +84,7 @@ def _pages(data: bytes) -> list[Page]:
 def _lines(page: Page, right_to_left: bool) -> list[list[Line]]:
     """The lines of each direction that a page is written in, the usual one first."""
     turns = Counter(word.turn for word in page.words)
-    return [
-        lines([word for word in page.words if word.turn == turn], right_to_left) for turn, _ in turns.most_common()
-    ]
+    return [lines([word for word in page.words if word.turn == turn], right_to_left) for turn, _ in turns.most_common()]
 
 
 def _without_headers(pages: Sequence[Page], laid: Sequence[list[list[Line]]]) -> list[list[list[Line]]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import median
 
-from lit_llm.data.documents.pdf_lines import APART, Line, Segment
 from lit_llm.data.documents.parts import row
+from lit_llm.data.documents.pdf_lines import APART, Line, Segment
 
 _COLUMN_LINES = 3  # at least, of a column of running text
 _COLUMN_WORDS = 3  # on its lines, as a rule
@@ -69,7 +70,7 @@ def _run(lines: Sequence[Line], begin: int) -> tuple[int, list[float]] | None:
         if end > begin and lines[end - 1].y - lines[end].y > _SPACE * lines[end].size:
             break
         covered = _united(covered, lines[end].segments)
-        gaps = [(a[1], b[0]) for a, b in zip(covered, covered[1:], strict=False) if b[0] - a[1] >= least]
+        gaps = [(a[1], b[0]) for a, b in pairwise(covered) if b[0] - a[1] >= least]
         if gaps:
             found = end + 1, [(left + right) / 2 for left, right in gaps]
         elif found or end - begin >= 1:
@@ -81,7 +82,7 @@ def _gutters(lines: Sequence[Line]) -> list[float]:
     """The middles of the gaps that go through all lines of a table."""
     covered = _united([], [one for line in lines for one in line.segments])
     least = 0.6 * APART * median(line.size for line in lines)
-    return [(a[1] + b[0]) / 2 for a, b in zip(covered, covered[1:], strict=False) if b[0] - a[1] >= least]
+    return [(a[1] + b[0]) / 2 for a, b in pairwise(covered) if b[0] - a[1] >= least]
 
 
 def _united(covered: Sequence[tuple[float, float]], segments: Sequence[Segment]) -> list[tuple[float, float]]:
@@ -134,7 +135,7 @@ def _table(lines: Sequence[Line], begin: int, end: int) -> tuple[int, int]:
 
 def _rows(lines: Sequence[Line], gutters: Sequence[float], layout: Layout) -> str:
     """Rows as lines. A line without a first cell, close below a row, goes on in that row's cells."""
-    steps = [above.y - below.y for above, below in zip(lines, lines[1:], strict=False)]
+    steps = [above.y - below.y for above, below in pairwise(lines)]
     usual = median(steps) if steps else 0.0
     rows: list[list[str]] = []
     for number, line in enumerate(lines):
@@ -157,10 +158,10 @@ def paragraphs(lines: Sequence[Line], layout: Layout) -> list[str]:
         return []
     left = min(line.segments[0].x0 for line in lines)
     right = max(line.segments[-1].x1 for line in lines)
-    steps = [a.y - b.y for a, b in zip(lines, lines[1:], strict=False) if 0 < a.y - b.y < 3 * a.size]
+    steps = [a.y - b.y for a, b in pairwise(lines) if 0 < a.y - b.y < 3 * a.size]
     usual = _smaller(steps) if steps else 0.0
     found = [lines[0].text]
-    for above, line in zip(lines, lines[1:], strict=False):
+    for above, line in pairwise(lines):
         if _begins(above, line, usual, left, right, layout):
             found.append(line.text)
         else:
@@ -207,10 +208,7 @@ def joined(above: str, below: str, layout: Layout) -> str:
 def hyphenated(pages: Sequence[Sequence[Line]]) -> frozenset[str]:
     """Words with a hyphen that stand within a line."""
     return frozenset(
-        word.lower().strip(".,;:()\"'")
-        for lines in pages
-        for line in lines
-        for word in _inner_words(line.text)
+        word.lower().strip(".,;:()\"'") for lines in pages for line in lines for word in _inner_words(line.text)
     )
 
 

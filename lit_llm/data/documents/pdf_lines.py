@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from lit_llm.data.documents.pdf_words import RIGHT_TO_LEFT, Word
 
@@ -86,8 +87,7 @@ def _once(words: list[Word]) -> list[Word]:
     for word in words:
         near = 0.12 * word.size
         if not any(
-            one.text == word.text and abs(one.x0 - word.x0) < near and abs(one.x1 - word.x1) < near
-            for one in kept[-6:]
+            one.text == word.text and abs(one.x0 - word.x0) < near and abs(one.x1 - word.x1) < near for one in kept[-6:]
         ):
             kept.append(word)
     return kept
@@ -97,7 +97,7 @@ def _joined(words: list[Word], right_to_left: bool) -> str:
     """The text of words from left to right, in the order it is read."""
     if not any(word.right_to_left for word in words):
         text = words[0].text
-        for before, word in zip(words, words[1:], strict=False):
+        for before, word in pairwise(words):
             wide = word.x0 - before.x1 > _BLANK * max(before.size, word.size)
             text += (" " if wide or word.blank else "") + word.text
         return _plain(text)

@@ -99,7 +99,9 @@ class _Reader:
         for operands, operator in operations:
             text = state.text
             if operator == b"q":
-                stack.append((state.matrix, _Text(**{name: getattr(text, name) for name in _Text.__dataclass_fields__})))
+                stack.append(
+                    (state.matrix, _Text(**{name: getattr(text, name) for name in _Text.__dataclass_fields__}))
+                )
             elif operator == b"Q" and stack:
                 state.matrix, state.text = stack.pop()
             elif operator == b"cm":

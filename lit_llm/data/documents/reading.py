@@ -26,7 +26,6 @@ MAX_WORKERS = 8
 _NOT_KEPT = ("document_too_slow", "document_too_big")  # the machine's fault as much as the document's
 
 
-
 @dataclass(frozen=True, slots=True)
 class Text:
     """What a document says."""
@@ -36,7 +35,9 @@ class Text:
     encoding: str  # of a page of the web, where it was found out; "" for all that say it themselves
 
 
-def read_documents(files: Sequence[str], kinds: Sequence[str], encoding: str, cache_dir: str | Path) -> Iterator[Text | BadFile]:
+def read_documents(
+    files: Sequence[str], kinds: Sequence[str], encoding: str, cache_dir: str | Path
+) -> Iterator[Text | BadFile]:
     """The text of each file, in order.
 
     Args:
@@ -113,7 +114,9 @@ class _Cache:
             found = json.loads(self._file(kind, data).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        whole = isinstance(found, dict) and ({"reason", "what"} <= found.keys() or {"text", "parts", "encoding"} <= found.keys())
+        whole = isinstance(found, dict) and (
+            {"reason", "what"} <= found.keys() or {"text", "parts", "encoding"} <= found.keys()
+        )
         return found if whole else None
 
     def put(self, kind: str, data: bytes, found: dict[str, Any]) -> None:

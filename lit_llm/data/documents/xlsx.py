@@ -38,7 +38,16 @@ def read_xlsx(data: bytes) -> list[Part]:
                 if lines:
                     title = one_line(sheet.title)
                     parts.append(Part(f"sheet {title}", f"# {title}\n\n" + "\n".join(lines)))
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, IndexError, OSError, SyntaxError) as error:
+    except (
+        zipfile.BadZipFile,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        OSError,
+        SyntaxError,
+    ) as error:
         raise broken(error) from None
     return parts
 

@@ -1,5 +1,7 @@
 """Documents that tests make: PDF, EPUB, OpenDocument and PowerPoint files by hand, from as little as a reader needs."""
 
+# ruff: noqa: E501  (markup stays in one line)
+
 from __future__ import annotations
 
 import io
@@ -21,7 +23,9 @@ def pdf(pages, *, width=595, height=842, image=False, trailer=""):
         4: "<< /Type /Font /Subtype /Type0 /BaseFont /Made /Encoding /Identity-H /ToUnicode 6 0 R /DescendantFonts [5 0 R] >>",
         5: "<< /Type /Font /Subtype /CIDFontType2 /BaseFont /Made /DW 500 /FontDescriptor 8 0 R >>",
         6: stream(cmap.encode()),
-        7: stream(b"\0" * 12, "/Type /XObject /Subtype /Image /Width 2 /Height 2 /BitsPerComponent 8 /ColorSpace /DeviceRGB"),
+        7: stream(
+            b"\0" * 12, "/Type /XObject /Subtype /Image /Width 2 /Height 2 /BitsPerComponent 8 /ColorSpace /DeviceRGB"
+        ),
         8: "<< /Type /FontDescriptor /FontName /Made /Flags 4 >>",
     }
     kids = []
@@ -42,7 +46,10 @@ def pdf(pages, *, width=595, height=842, image=False, trailer=""):
             "<< /Font << /F1 3 0 R /F2 4 0 R >> /XObject << /Im 7 0 R >> >> >>"
         )
         objects[content_id] = stream(b"\n".join(shown))
-    objects |= {1: "<< /Type /Catalog /Pages 2 0 R >>", 2: f"<< /Type /Pages /Kids [{' '.join(kids)}] /Count {len(kids)} >>"}
+    objects |= {
+        1: "<< /Type /Catalog /Pages 2 0 R >>",
+        2: f"<< /Type /Pages /Kids [{' '.join(kids)}] /Count {len(kids)} >>",
+    }
     data, places = bytearray(b"%PDF-1.7\n"), {}
     for number, content in sorted(objects.items()):
         places[number] = len(data)
@@ -89,7 +96,9 @@ def zipped(members):
 
 def epub(chapters, *, locked=False):
     """A book of {name: the body of its page}, in that order; its files are stored in another."""
-    items = "".join(f'<item id="{name}" href="text/{name}.xhtml" media-type="application/xhtml+xml"/>' for name in sorted(chapters))
+    items = "".join(
+        f'<item id="{name}" href="text/{name}.xhtml" media-type="application/xhtml+xml"/>' for name in sorted(chapters)
+    )
     spine = "".join(f'<itemref idref="{name}"/>' for name in chapters)
     nav = '<item id="nav" href="nav.xhtml" media-type="application/xhtml+xml" properties="nav"/>'
     members = {
@@ -105,9 +114,11 @@ def epub(chapters, *, locked=False):
             f"<title>{name}</title></head><body>{chapters[name]}</body></html>"
         )
     if locked:
-        members["META-INF/encryption.xml"] = "<encryption><EncryptedData><CipherData>" + "".join(
-            f'<CipherReference URI="OPS/text/{name}.xhtml"/>' for name in chapters
-        ) + "</CipherData></EncryptedData></encryption>"
+        members["META-INF/encryption.xml"] = (
+            "<encryption><EncryptedData><CipherData>"
+            + "".join(f'<CipherReference URI="OPS/text/{name}.xhtml"/>' for name in chapters)
+            + "</CipherData></EncryptedData></encryption>"
+        )
     return zipped(members)
 
 
@@ -144,7 +155,9 @@ def pptx(slides):
             f'<Relationships><Relationship Id="n" Type="{relation}/notesSlide" Target="../notesSlides/n{file}.xml"/></Relationships>'
         )
         members[f"ppt/notesSlides/n{file}.xml"] = _slide("notes", _shape("body", [notes]) if notes else "")
-    members["ppt/presentation.xml"] = f"<p:presentation {_PPTX}><p:sldIdLst>{''.join(listed)}</p:sldIdLst></p:presentation>"
+    members["ppt/presentation.xml"] = (
+        f"<p:presentation {_PPTX}><p:sldIdLst>{''.join(listed)}</p:sldIdLst></p:presentation>"
+    )
     members["ppt/_rels/presentation.xml.rels"] = f"<Relationships>{''.join(related)}</Relationships>"
     return zipped(members)
 

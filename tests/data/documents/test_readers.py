@@ -1,5 +1,7 @@
 """What comes out of each kind of document, against what a person reads there."""
 
+# ruff: noqa: E501  (markup stays in one line)
+
 import datetime
 import io
 
@@ -33,8 +35,17 @@ def saved(document):
 
 # PDF
 
-LEFT = ("The tenant pays the rent at the begin-", "ning of each month. A payment that is", "late by thirty days ends the contract.")
-RIGHT = ("The landlord keeps the house in good", "repair. A well-known list of what that", "means is part of the contract and well-", "known to both.")
+LEFT = (
+    "The tenant pays the rent at the begin-",
+    "ning of each month. A payment that is",
+    "late by thirty days ends the contract.",
+)
+RIGHT = (
+    "The landlord keeps the house in good",
+    "repair. A well-known list of what that",
+    "means is part of the contract and well-",
+    "known to both.",
+)
 TABLE = (("Item", "Price", "Due"), ("Rent", "900", "1 May"), ("Deposit", "1,800", "1 June"))
 FRAME = [(60, 810, 8, "Model contract, edition 2024")]
 
@@ -73,6 +84,9 @@ def test_letters_that_are_shown_as_forms_in_a_word_become_letters():
     assert text_of(".pdf", made.pdf([[(100, 700, 12, f"{forms[4]}nd")]])) == "find"
 
 
+LOCK = f"/Encrypt << /Filter /Standard /V 1 /R 2 /P -4 /O <{'ab' * 32}> /U <{'cd' * 32}> >> /ID [<00> <00>]"
+
+
 @pytest.mark.parametrize(
     ("data", "reason", "what"),
     [
@@ -80,7 +94,7 @@ def test_letters_that_are_shown_as_forms_in_a_word_become_letters():
         (made.pdf([[]]), "empty_text", "no text on its 1 pages"),
         (made.pdf([[(9, 9, 9, "text")]])[:200], "broken_document", "broken"),
         (b"no document", "broken_document", "broken"),
-        (made.pdf([[(9, 9, 9, "text")]], trailer="/Encrypt << /Filter /Standard /V 1 /R 2 /P -4 /O <%s> /U <%s> >> /ID [<00> <00>]" % ("ab" * 32, "cd" * 32)), "encrypted", "encrypted"),
+        (made.pdf([[(9, 9, 9, "text")]], trailer=LOCK), "encrypted", "encrypted"),
     ],
 )  # fmt: skip
 def test_a_pdf_without_text_says_why(data, reason, what):
@@ -174,7 +188,9 @@ def test_a_short_page_gives_all_its_text():
 
 
 def test_a_book_gives_its_chapters_in_the_order_of_its_spine():
-    data = made.epub({"z": "<h1>One</h1><p>First <i>words</i>.</p>", "a": f"<p>{ARABIC}</p><ol><li>x</li><li>y</li></ol>"})
+    data = made.epub(
+        {"z": "<h1>One</h1><p>First <i>words</i>.</p>", "a": f"<p>{ARABIC}</p><ol><li>x</li><li>y</li></ol>"}
+    )
     assert text_of(".epub", data) == f"# One\n\nFirst words.\n\n{ARABIC}\n\n1. x\n2. y"
     assert names_of(".epub", data) == ["section One", "chapter 2"]
 
@@ -187,7 +203,7 @@ def test_open_document_texts_sheets_and_slides():
     rows = f"<table:table-row>{cell.format('', 'Item')}{twice}{to_the_edge}</table:table-row>{empty}"
     body = (
         '<text:tracked-changes><text:p>gone</text:p></text:tracked-changes><text:h text:outline-level="2">Payment</text:h>'
-        '<text:p>The<text:s/>tenant<text:note><text:note-citation>1</text:note-citation><text:note-body><text:p>Or who lives '
+        "<text:p>The<text:s/>tenant<text:note><text:note-citation>1</text:note-citation><text:note-body><text:p>Or who lives "
         f"there.</text:p></text:note-body></text:note> pays.</text:p><text:list><text:list-item><text:p>{ARABIC}</text:p>"
         f"<text:list><text:list-item><text:p>monthly</text:p></text:list-item></text:list></text:list-item></text:list>"
     )
@@ -213,7 +229,12 @@ def test_a_workbook_gives_a_line_for_each_row():
     book = openpyxl.Workbook()
     costs = book.active
     costs.title = "Costs"
-    for values in (["Item", "Price", "Due", "Share"], ["Rent", 900.5, datetime.datetime(2024, 5, 1), 0.1], [], ["Heating", 120, None, None]):
+    for values in (
+        ["Item", "Price", "Due", "Share"],
+        ["Rent", 900.5, datetime.datetime(2024, 5, 1), 0.1],
+        [],
+        ["Heating", 120, None, None],
+    ):
         costs.append(values)
     costs["D2"].number_format = "0%"
     book.create_sheet("بيانات").append([ARABIC, True])

@@ -50,7 +50,7 @@ def test_bad_documents_are_told_all_at_once_or_counted_and_the_rest_is_read(tmp_
 
 
 def test_a_document_that_takes_too_long_or_ends_its_process_is_one_bad_document(tmp_path, monkeypatch):
-    """The bounds hold in the process itself: what reads there is replaced by what loops, fills the memory, or crashes."""
+    """The bounds hold in the process: what reads there is replaced by what loops, fills the memory, or crashes."""
     monkeypatch.setattr(workers, "_PACKAGE", tmp_path / "package")
     (tmp_path / "package/lit_llm/data/documents").mkdir(parents=True)
     home = tmp_path / "package/lit_llm/data/documents"
@@ -70,10 +70,13 @@ def test_a_document_that_takes_too_long_or_ends_its_process_is_one_bad_document(
         "    return {'text': data.decode()}\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(workers, "seconds_for", lambda size: 1)
+    monkeypatch.setattr(workers, "seconds_for", lambda _: 1)
     group = workers.Workers(1)
     try:
-        said = {name: group.read(".pdf", name.encode(), "auto") for name in ("loop", "fill", "crash", "net", "run", "write", "good")}
+        said = {
+            name: group.read(".pdf", name.encode(), "auto")
+            for name in ("loop", "fill", "crash", "net", "run", "write", "good")
+        }
     finally:
         group.close()
     assert said["good"] == {"text": "good"}
@@ -113,18 +116,27 @@ def test_a_missing_extra_is_an_error_that_names_it(tmp_path, monkeypatch):
 
 def test_a_held_out_piece_says_its_pages_and_the_rest_is_one_document(tmp_path):
     texts = [f"Page {number} says what no other page says, in {number * 7} words. " * 6 for number in range(1, 13)]
-    write(tmp_path, "contract.pdf", made.pdf([made.lines(60, 700, [text[at : at + 90] for at in range(0, len(text), 90)]) for text in texts]))
+    write(
+        tmp_path,
+        "contract.pdf",
+        made.pdf([made.lines(60, 700, [text[at : at + 90] for at in range(0, len(text), 90)]) for text in texts]),
+    )
     records = read_records(str(tmp_path), "texts", cache_dir=tmp_path / "cache", test_fraction=0.2)
     assert records["test"] and records["validation"]
     for piece in (*records["test"], *records["validation"]):
         first, _, last = piece.source.removeprefix(f"{tmp_path}/contract.pdf:").partition(" to ")
         pages_in = [n for n in range(1, 13) if f"Page {n} says" in piece.text]
-        assert {f"page {n}" for n in pages_in} <= {f"page {n}" for n in range(int(first[5:]), int((last or first)[5:]) + 1)}
+        assert {f"page {n}" for n in pages_in} <= {
+            f"page {n}" for n in range(int(first[5:]), int((last or first)[5:]) + 1)
+        }
     assert len(records["train"]) < len(records["test"]) + len(records["validation"]) + 2
 
 
 def test_texts_in_old_encodings_are_read_and_told(tmp_path, caplog):
-    arabic, german = "اتفق الطرفان على دفع الإيجار في أول كل شهر. " * 3, "Der Mieter zahlt für die Wohnung in der Königstraße. "
+    arabic, german = (
+        "اتفق الطرفان على دفع الإيجار في أول كل شهر. " * 3,
+        "Der Mieter zahlt für die Wohnung in der Königstraße. ",
+    )
     write(tmp_path, "windows.txt", arabic.encode("cp1256"))
     write(tmp_path, "latin.txt", german.encode("latin-1"))
     write(tmp_path, "wide.txt", german.upper().encode("utf-16-le"))
@@ -138,7 +150,9 @@ def test_texts_in_old_encodings_are_read_and_told(tmp_path, caplog):
     assert records.counts.encodings == {"cp1256": 1, "cp1252": 1, "utf-16-le": 1, "utf-16": 1}
     (told,) = [record.getMessage() for record in caplog.records if "UTF-8" in record.getMessage()]
     assert "cp1252: latin.txt; cp1256: windows.txt; utf-16: marked.txt; utf-16-le: wide.txt" in told
-    records = read_records(str(tmp_path / "windows.txt"), "texts", encoding="cp1256", validation_fraction=0, test_fraction=0)
+    records = read_records(
+        str(tmp_path / "windows.txt"), "texts", encoding="cp1256", validation_fraction=0, test_fraction=0
+    )
     assert [record.text for record in records["train"]] == [arabic] and not records.counts.encodings
 
 
@@ -152,10 +166,13 @@ def test_documents_beside_conversations_are_left_out(tmp_path):
 
 def test_archives_are_read_as_folders(tmp_path, tokenizer):
     write(tmp_path, "texts.zip", made.zipped({
-        "train/letters/may.html": PAGE % b"May is warm and long.", "train/a.txt": "A text in a folder.", "__MACOSX/a.txt": "no",
+        "train/letters/may.html": PAGE % b"May is warm and long.", "train/a.txt": "A text in a folder.",
+        "__MACOSX/a.txt": "no",
         "test/b.txt": "Held out by its folder.", "train/inner.zip": made.zipped({"c.txt": "An archive in an archive."}),
     }))  # fmt: skip
-    options = raw_text.RawText.Options(path=str(tmp_path), max_length=8, cache_dir=str(tmp_path / "cache"), validation_fraction=0)
+    options = raw_text.RawText.Options(
+        path=str(tmp_path), max_length=8, cache_dir=str(tmp_path / "cache"), validation_fraction=0
+    )
     data = raw_text.RawText(options, tokenizer=tokenizer)
     records = read_records(str(tmp_path), "texts", validation_fraction=0, cache_dir=tmp_path / "cache")
     assert {r.source.removeprefix(f"{tmp_path}/"): r.text for r in records["train"]} == {
