@@ -26,6 +26,7 @@ class Document:
     text: str
     source: str = ""  # where it came from, "file:line", for messages to people
     tags: dict[str, str] = field(default_factory=dict, hash=False)  # kept from the data: source (its module), ...
+    parts: tuple[tuple[int, str], ...] = ()  # (character, name) of where its pages, sections, sheets or slides begin
 
 
 @dataclass(frozen=True, slots=True)

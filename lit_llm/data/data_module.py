@@ -15,6 +15,7 @@ import lightning as L
 import numpy as np
 from torch.utils.data import DataLoader
 
+from lit_llm.data.archives import home
 from lit_llm.data.filters import Record, content_key
 from lit_llm.data.formats import Kind
 from lit_llm.data.loading import Order, ResumableLoader, Rows, shuffled
@@ -94,7 +95,7 @@ class DataModule(L.LightningDataModule, ABC):
         records = records_of(self.options, path, kind, expand)
         for place in (path, *(self.options.decontaminate if self.options.decontaminate_words else ())):
             found = resolve(place, self.options.cache_dir).values()
-            self._files |= dict.fromkeys(file for files in found for file in files)
+            self._files |= dict.fromkeys(home(file) for files in found for file in files)
         self._first_bad = records.counts.first | self._first_bad
         return records
 
@@ -298,10 +299,10 @@ def merged_counts(*parts: Mapping[str, Any]) -> dict[str, Any]:
             skipped[reason] = skipped.get(reason, 0) + number
     total = {"read": sum(p["read"] for p in parts), "used": sum(p["used"] for p in parts), "skipped": skipped}
     ignored = sum(p.get("ignored_files", 0) for p in parts)
-    languages = sum((Counter(p.get("languages", {})) for p in parts), Counter())
-    return total | {
-        n: v for n, v in {"ignored_files": ignored, "languages": dict(sorted(languages.items()))}.items() if v
-    }
+    languages = sum((Counter(p.get("languages", {})) for p in parts), Counter[str]())
+    encodings = sum((Counter(p.get("encodings", {})) for p in parts), Counter[str]())
+    more = {"ignored_files": ignored, "languages": dict(sorted(languages.items())), "encodings": dict(encodings)}
+    return total | {name: value for name, value in more.items() if value}
 
 
 def moved(counts: Mapping[str, Any], reasons: Mapping[str, int]) -> dict[str, Any]:

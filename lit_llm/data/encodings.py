@@ -6,16 +6,21 @@ import codecs
 from collections.abc import Mapping
 from typing import Any
 
+from lit_llm.data.charsets import AUTO
 from lit_llm.errors import UserError
 
 
 def checked_encoding(name: str) -> str:
-    """The canonical name of a text's encoding. Raises UserError for what is none."""
+    """The canonical name of a text's encoding, or ``auto``. Raises UserError for what is neither."""
+    if name == AUTO:
+        return name
     try:
         found = codecs.lookup(name)
         "a".encode(name)  # what is no text encoding (base64, zip) raises LookupError here
     except (LookupError, TypeError, ValueError):
-        raise UserError(f"data.encoding={name}: no encoding; such as utf-8, windows-1256, latin-1, utf-16") from None
+        raise UserError(
+            f"data.encoding={name}: no encoding; such as utf-8, windows-1256, latin-1, utf-16, or auto"
+        ) from None
     return found.name
 
 
@@ -25,6 +30,7 @@ def undecodable(data: bytes | bytearray, error: UnicodeDecodeError, encoding: st
         return "UTF-32 text; save it as UTF-8, or set data.encoding=utf-32"
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "UTF-16 text; save it as UTF-8, or set data.encoding=utf-16"
+    encoding = "utf-8" if encoding == AUTO else encoding
     at = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
     name = "UTF-8" if encoding == "utf-8" else encoding
     return (

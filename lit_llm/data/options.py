@@ -53,7 +53,7 @@ class DataOptions(Options):
     # bad row (row_keys.py).
     ignore_keys: Sequence[str] = ()
     clean: bool = True  # \r\n and \r become \n and NUL characters go, which is counted; False alters no character
-    encoding: str = "utf-8"  # of texts and JSON
+    encoding: str = "auto"  # of texts and JSON; auto: UTF-8, and a text that is no UTF-8 is in what it is found to be
     # Rows that say the same as another: exact drops the later one; near also what says nearly the same, of which the
     # longest stays, and keeps near duplicates on one side of a split; off keeps all (quality/README.md).
     deduplicate: Literal["exact", "near", "off"] = "exact"

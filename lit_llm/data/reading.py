@@ -10,13 +10,18 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
+from lit_llm.data.bad_files import refusal
+from lit_llm.data.charsets import AUTO
+from lit_llm.data.compression import BadFile
+from lit_llm.data.documents.needs import KINDS as DOCUMENTS
 from lit_llm.data.encodings import checked_encoding, holds_utf8
 from lit_llm.data.filters import Record, cleaned, cleaned_row, content_key, group_key, share, without_overlap
 from lit_llm.data.formats import Format, Kind, Parse, find_format, parse_row
 from lit_llm.data.options import check_fractions
+from lit_llm.data.provenance import cut, joined, located
 from lit_llm.data.quality import screening as quality
 from lit_llm.data.quality.screening import Screening
-from lit_llm.data.sources import Row, read_rows, resolve
+from lit_llm.data.sources import Row, extension, read_rows, resolve
 from lit_llm.data.splits import NAMES, UNDIVIDED
 from lit_llm.data.streams import RowError
 from lit_llm.errors import UserError
@@ -45,6 +50,8 @@ class Counts:
     first: dict[str, str] = field(default_factory=dict)  # by reason, the message of the first row that is skipped
     repeated_ids: int = 0  # rows used whose id an earlier row has with other content
     languages: Counter[str] = field(default_factory=Counter)  # rows by language, where ``data.languages`` is given
+    encodings: Counter[str] = field(default_factory=Counter)  # texts by the encoding that was found out
+    bad_files: list[BadFile] = field(default_factory=list)  # that stop the run, once all are known
 
     def drop(self, reason: str, told: Mapping[int, str]) -> None:
         """Rows that were used so far are skipped: their numbers, and what a user is told of each."""
@@ -57,6 +64,7 @@ class Counts:
         found = {"read": self.read, "used": self.used, "skipped": dict(sorted(self.skipped.items()))}
         more = {"ignored_files": self.ignored_files, "altered": dict(self.altered), "repeated_ids": self.repeated_ids}
         more["languages"] = dict(sorted(self.languages.items()))
+        more["encodings"] = dict(self.encodings)
         return found | {name: value for name, value in more.items() if value}
 
     @property
@@ -100,7 +108,7 @@ def read_records(
     expand: Expand | None = None,
     ignore_keys: Collection[str] = (),
     clean: bool = True,
-    encoding: str = "utf-8",
+    encoding: str = AUTO,
     screening: Screening | None = None,
 ) -> Records:
     """Read, check, deduplicate and split.
@@ -124,6 +132,8 @@ def read_records(
     check_fractions(validation_fraction, test_fraction)
     ignored: list[str] = []
     files = resolve(path, cache_dir, ignored)
+    if kind != "texts":
+        files = _without_documents(files, ignored)
     parse = find_format(format, kind)
     counts = Counts(ignored_files=len(set(ignored)))
     if ignored:
@@ -132,11 +142,11 @@ def read_records(
         log.warning("data.path=%s: files that are not read: %s%s", path, ", ".join(names[:8]), more)
     encoding = checked_encoding(encoding)
     splits: dict[str, list[Record]] = {}
-    ids = _Ids()
+    ids, encodings = _Ids(), _Encodings()
     screening = screening or Screening(cache_dir=cache_dir)
     for name, members in files.items():
-        rows = read_rows(members, encoding)
-        rows = rows if encoding == "utf-8" else _told_if_utf8(rows, encoding)
+        rows = encodings.seen(read_rows(members, encoding, cache_dir))
+        rows = rows if encoding in ("utf-8", AUTO) else _told_if_utf8(rows, encoding)
         rows = _expanded(_cleaned(rows, counts.altered) if clean else rows, expand)
         if name in (UNDIVIDED, "train") and "split" not in ignore_keys:
             rows = map(_to_train_on, rows)
@@ -148,8 +158,44 @@ def read_records(
         )
     counts.repeated_ids = ids.repeated
     counts.languages += screening.by_language
+    counts.encodings = encodings.tell(path)
+    if counts.bad_files:
+        raise refusal(path, counts.bad_files)
     _check(counts, path, max_error_rate)
     return Records(_held_out(splits, kind, counts, validation_fraction, test_fraction, screening), counts)
+
+
+def _without_documents(files: dict[str, list[str]], ignored: list[str]) -> dict[str, list[str]]:
+    """Rows beside documents, which are no rows: those are not read. Where there is nothing else they stay, and are
+    refused with what their data is for."""
+    rows = {split: [one for one in some if extension(one) not in DOCUMENTS] for split, some in files.items()}
+    if not all(rows.values()):
+        return files
+    ignored += [one for some in files.values() for one in some if extension(one) in DOCUMENTS]
+    return rows
+
+
+class _Encodings:
+    """The texts whose encoding was found out."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, list[str]] = {}
+
+    def seen(self, rows: Iterable[Row | RowError]) -> Iterator[Row | RowError]:
+        for row in rows:
+            if isinstance(row, Row) and row.encoding:
+                self._files.setdefault(row.encoding, []).append(Path(row.file).name)
+            yield row
+
+    def tell(self, path: Any) -> Counter[str]:
+        """One line with the files by encoding; their counts."""
+        if self._files:
+            found = "; ".join(
+                f"{name}: {', '.join(files[:8])}{f' and {len(files) - 8} more' if len(files) > 8 else ''}"
+                for name, files in sorted(self._files.items())
+            )
+            log.warning("data.path=%s: texts that are no UTF-8, read as %s (data.encoding=NAME says it)", path, found)
+        return Counter({name: len(files) for name, files in self._files.items()})
 
 
 def _told_if_utf8(rows: Iterable[Row | RowError], encoding: str) -> Iterator[Row | RowError]:
@@ -250,7 +296,9 @@ def _kept(
             if refusal := screening.refused(record):
                 raise RowError(*refusal)
         except RowError as error:
-            if on_error == "stop" and error.reason not in HARMLESS:
+            if on_error == "stop" and isinstance(error, BadFile) and error.reason not in HARMLESS:
+                counts.bad_files.append(error)
+            elif on_error == "stop" and error.reason not in HARMLESS:
                 raise UserError(f"{error} (data.on_error=skip counts such rows and goes on)") from None
             counts.skipped[error.reason] += 1
             counts.first.setdefault(error.reason, str(error))
@@ -270,6 +318,8 @@ def _record(row: Row | RowError, kind: Kind, parse: Format | Parse | None, ignor
         raise RowError("left_out", f"{row.where}: left out by the format's function")
     if isinstance(record, Document) and not record.text.strip():
         raise RowError("empty_text", f"{row.where}: no text")
+    if isinstance(record, Document) and row.parts:
+        record = replace(record, parts=row.parts)
     if isinstance(record, Comparison) and len(set(record.ranks)) == 1:
         raise RowError("all_tied", f"{row.where}: all ranks are equal, which says nothing about better and worse")
     return record
@@ -374,11 +424,8 @@ def _carve_blocks(
         counts.first.setdefault("held_out_passages", next(iter(told.values())))
     trained = {id(block) for number, block in enumerate(split["train"]) if number not in told}
     runs = [list(run) for parts in cut for kept, run in groupby(parts, lambda block: id(block) in trained) if kept]
-    return split | {"train": [_joined(run) for run in runs]}
-
-
-def _joined(parts: Sequence[Document]) -> Document:
-    return replace(parts[0], text="".join(part.text for part in parts))
+    split = split | {"train": [joined(run) for run in runs]}
+    return {name: [located(block) for block in parts if isinstance(block, Document)] for name, parts in split.items()}
 
 
 def blocks(documents: Sequence[Document]) -> list[list[Document]]:
@@ -396,9 +443,9 @@ def _blocks(document: Document, size: int) -> Iterator[Document]:
     begin = 0
     while begin < len(document.text):
         end = _block_end(document.text, begin, size)
-        part = document.text[begin:end]
-        if part.strip():
-            yield replace(document, text=part)
+        part = cut(document, begin, end)
+        if part.text.strip():
+            yield part
         begin = end
 
 

@@ -17,6 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from lit_llm.data import row_keys
+from lit_llm.data.archives import ARCHIVES, is_archive, members
+from lit_llm.data.charsets import AUTO, decoded
+from lit_llm.data.compression import BadFile
+from lit_llm.data.documents.needs import KINDS as DOCUMENTS
+from lit_llm.data.documents.reading import read_documents
 from lit_llm.data.encodings import undecodable
 from lit_llm.data.projects import is_project, read_project, resolve_project
 from lit_llm.data.splits import UNDIVIDED, divided, of_split, split_name
@@ -26,14 +31,17 @@ from lit_llm.runtime.suggestions import nearest
 
 TEXTS = (".txt", ".text", ".md", ".markdown", ".rst")
 LINES = (".jsonl", ".ndjson")
-FORMATS = (*TEXTS, *LINES, ".json", ".parquet")
+FORMATS = (*TEXTS, *LINES, ".json", ".parquet", *DOCUMENTS, *ARCHIVES)
 FOREIGN = {
-    **dict.fromkeys((".rtf", ".doc", ".docx", ".odt", ".pages", ".pdf", ".epub"), "a document; save its text as .txt"),
-    **dict.fromkeys((".html", ".htm", ".xml", ".tex"), "markup; save its text as .txt"),
-    **dict.fromkeys((".csv", ".tsv", ".xls", ".xlsx", ".ods"), "a table; save it as .jsonl, one object a row"),
+    ".doc": "Word's form before 2007; save it as .docx",
+    ".xls": "Excel's form before 2007; save it as .xlsx",
+    ".ppt": "PowerPoint's form before 2007; save it as .pptx",
+    **dict.fromkeys((".pages", ".numbers", ".key", ".mobi", ".azw3", ".djvu"), "a document; save it as .docx or .pdf"),
+    **dict.fromkeys((".xml", ".tex"), "markup; save its text as .txt"),
+    **dict.fromkeys((".csv", ".tsv"), "a table; save it as .jsonl, one object a row"),
     **dict.fromkeys((".yaml", ".yml", ".toml"), "settings; save rows as .jsonl"),
     **dict.fromkeys((".pkl", ".pickle", ".npy", ".npz", ".pt", ".bin"), "no rows of text; save them as .jsonl"),
-    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "an archive; unpack it and give the folder"),
+    **dict.fromkeys((".7z", ".rar"), "an archive; unpack it and give the folder"),
     **dict.fromkeys(
         (".arrow", ".feather"), "a cache of the datasets package; save it as .parquet (Dataset.to_parquet) or .jsonl"
     ),
@@ -60,6 +68,8 @@ class Row:
     file: str
     line: int  # from 1: the line of a .jsonl, the item of a .json, the row of a .parquet, the task of a project
     named: str = ""  # how messages name it, where file and line do not say it
+    parts: tuple[tuple[int, str], ...] = ()  # of a document: where its pages or sections begin, and their names
+    encoding: str = ""  # of a text, where it was found out
 
     @property
     def where(self) -> str:
@@ -147,14 +157,16 @@ def _of_split(path: Any, name: str, key: str, cache_dir: str | Path, ignored: li
 
 def _local(text: str, ignored: list[str]) -> dict[str, list[str]]:
     path, root = Path(text).expanduser(), None
-    if path.is_file():
+    if path.is_file() and is_archive(str(path)):
+        found, what, root = [str(path)], f"archive {text}", path.parent
+    elif path.is_file():
         known_extension(str(path))
         return {UNDIVIDED: [str(path)]}
-    _check_link(path)
-    if path.is_dir():
+    elif path.is_dir():
         found = sorted(str(p) for p in path.rglob("*") if not _hidden(p.relative_to(path)))
         what, root = f"folder {text}", path
     else:
+        _check_link(path)
         found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  (absolute patterns, which Path.glob refuses)
         what = f"glob {text}"
         if not found and not glob.has_magic(text):
@@ -162,7 +174,7 @@ def _local(text: str, ignored: list[str]) -> dict[str, list[str]]:
     for each in found:
         if extension(each) in FORMATS:
             _check_link(Path(each))
-    files = [f for f in found if Path(f).is_file()]
+    files = [one for f in found if Path(f).is_file() for one in _inside(f)]
     if not files:
         raise UserError(f"{what}: no files in it; put {', '.join(FORMATS)} files there")
     known = [f for f in files if extension(f) in FORMATS]
@@ -178,6 +190,16 @@ def _local(text: str, ignored: list[str]) -> dict[str, list[str]]:
         )
     ignored += [f for f in files if f not in set(known)]
     return divided(known, ignored, root)
+
+
+def _inside(file: str) -> list[str]:
+    """An archive's files, hidden ones left out; any other file, and an archive that is refused when it is read."""
+    if not is_archive(file):
+        return [file]
+    try:
+        return [one for one in members(file) if not _hidden(Path(one).relative_to(file))]
+    except RowError:
+        return [file]
 
 
 def is_about_data(file: str) -> bool:
@@ -219,20 +241,31 @@ def known_extension(file: str) -> str:
     return found
 
 
-def read_rows(files: Sequence[str], encoding: str = "utf-8") -> Iterator[Row | RowError]:
+def read_rows(
+    files: Sequence[str], encoding: str = "utf-8", cache_dir: str | Path = "outputs/cache"
+) -> Iterator[Row | RowError]:
     """Every row of the files in order; what cannot be read comes as a ``RowError`` in its place.
 
     Args:
-        encoding: of texts and JSON, by its name in Python's ``codecs``.
+        encoding: of texts and JSON, by its name in Python's ``codecs``; ``auto`` finds out that of each text, and JSON
+            is UTF-8.
+        cache_dir: where the text of documents is kept.
     """
+    documents = [file for file in files if extension(file) in DOCUMENTS]
+    texts = read_documents(documents, [extension(file) for file in documents], encoding, cache_dir)
     for file in files:
         try:
             if file.startswith("hub:"):
                 yield from _read_hub(file)
             elif is_project(file):
                 yield from (Row(value, file, task, named) for value, named, task in read_project(file))
+            elif extension(file) in DOCUMENTS:
+                text = next(texts)
+                yield text if isinstance(text, RowError) else Row(text.text, file, 1, file, text.parts, text.encoding)
+            elif extension(file) in TEXTS:
+                yield from _read_text(file, encoding)
             else:
-                yield from _READERS[known_extension(file)](file, encoding)
+                yield from _READERS[known_extension(file)](file, "utf-8" if encoding == AUTO else encoding)
         except RowError as bad:  # the file itself: damaged, a pointer, unreadable
             yield bad
 
@@ -245,17 +278,17 @@ def _decoded(data: bytes | bytearray, encoding: str) -> str:
 def _read_text(file: str, encoding: str) -> Iterator[Row | RowError]:
     data = read_bytes(file)
     try:
-        text = _decoded(data, encoding)
+        text, found = decoded(data, encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise RowError("invalid_utf8", f"{place(file, line)}: {undecodable(data, error, encoding)}") from None
+        raise BadFile("invalid_utf8", f"{place(file, line)}: {undecodable(data, error, encoding)}") from None
     if text.count("\0") > len(text) // 4 and len(text) > 64:
-        raise RowError(
+        raise BadFile(
             "nul_byte",
             f"{file}: {text.count(chr(0)):,} of {len(text):,} characters are NUL: no text, or UTF-16 without its mark; "
             "save it as UTF-8, or set data.encoding=utf-16-le",
         )
-    yield Row(text, file, 1)
+    yield Row(text, file, 1, encoding=found)
 
 
 def _read_lines(file: str, encoding: str) -> Iterator[Row | RowError]:
@@ -417,6 +450,14 @@ def _read_parquet(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa
         raise RowError("damaged_file", f"{file}: not a readable parquet file ({what})") from None
 
 
+def _read_archive(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa: ARG001  (its files say theirs)
+    """Why it is not read as a folder: what is read is what ``resolve`` finds in it."""
+    try:
+        members(file)
+    except RowError as error:
+        yield BadFile(error.reason, str(error))
+
+
 def _read_hub(name: str) -> Iterator[Row | RowError]:
     """``hub:owner/name`` with optional ``:configuration`` and ``#split`` (train by default), streamed."""
     try:
@@ -439,4 +480,5 @@ _READERS: dict[str, Callable[[str, str], Iterator[Row | RowError]]] = {
     **dict.fromkeys(LINES, _read_lines),
     ".json": _read_json,
     ".parquet": _read_parquet,
+    **dict.fromkeys(ARCHIVES, _read_archive),
 }

@@ -24,6 +24,8 @@ NAMES = {
 }
 _SAYS = re.compile(rf"({'|'.join(NAMES)})(?:_([a-z]\w*?))?(?:[-_.]\d.*)?")
 
+_ARCHIVE = re.compile(r"\.(zip|tar(\.\w+)?|t(gz|bz2?|xz|zst))$", re.IGNORECASE)  # a folder too
+
 
 def split_name(name: str) -> str:
     """The split that a key of {split: path} means; UserError for what means none."""
@@ -67,7 +69,7 @@ def of_split(splits: dict[str, list[str]], name: str) -> list[str]:
 def _home(file: Path, root: Path, *, with_folders: bool) -> str | None:
     name = Path(file.stem) if file.suffix.lower() in COMPRESSED else Path(file.name)
     folders = file.parent.relative_to(root).parts if with_folders else ()
-    for part in (*folders, name.stem):
+    for part in (*(_ARCHIVE.sub("", folder) for folder in folders), name.stem):
         if found := _SAYS.fullmatch(part.lower()):
             split = NAMES[found[1]]
             return f"{split}_{found[2]}" if split == "test" and found[2] else split

@@ -22,7 +22,7 @@ OURS = ("lit_llm.",)
         ("lit_llm.training.launch.shutil.copyfile", "loss"),
         ("lit_llm.training.launch.subprocess.Popen", "callbacks"),
         ("lit_llm.training.build.L.Trainer", "stage"),
-        ("lit_llm.data.streams.import_module", "reward"),
+        ("lit_llm.data.compression.import_module", "reward"),
         ("lit_llm.stages.grpo.GRPO.load_from_checkpoint", "stage"),
         ("lit_llm.stages.grpo.GRPO.__init__.__globals__", "stage"),
         ("lit_llm.config.targets.construct", ""),

@@ -162,7 +162,7 @@ def test_without_the_package_a_line_names_the_extra(tmp_path, monkeypatch):
 @pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst"])
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json"])
 def test_bombs_are_refused_before_they_fill_the_memory(tmp_path, monkeypatch, suffix, name):
-    monkeypatch.setattr("lit_llm.data.streams.WINDOW", 2**20)
+    monkeypatch.setattr("lit_llm.data.compression.WINDOW", 2**20)
     pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}.get(suffix)
     pack = pack or pytest.importorskip("zstandard").compress
     read = []
@@ -179,7 +179,7 @@ def test_bombs_are_refused_before_they_fill_the_memory(tmp_path, monkeypatch, su
 
 
 def test_what_comes_out_of_a_file_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr("lit_llm.data.streams.MAX_UNPACKED", 1000)
+    monkeypatch.setattr("lit_llm.data.compression.MAX_UNPACKED", 1000)
     file = write(tmp_path, "a.txt.gz", gzip.compress(bytes(range(32, 127)) * 30))
     (bad,) = read_rows([file])
     assert bad.reason == "decompression_bomb" and "split it" in str(bad)
@@ -327,9 +327,9 @@ def test_a_line_beyond_the_limit_is_skipped_without_holding_it(tmp_path, monkeyp
         (lambda _: "", "is empty"),
         (lambda d: write(d, "a.csv", "x"), r"extension \.csv is unknown; accepted"),
         (lambda d: write(d, "a.jsnol", "x"), r"did you mean \.jsonl"),
-        (lambda d: write(d, "a.rtf", "x"), r"\.rtf is a document; save its text as \.txt$"),
-        (lambda d: write(d, "a.docx", "x"), r"\.docx is a document"),
-        (lambda d: write(d, "a.xlsx", "x"), r"\.xlsx is a table; save it as \.jsonl"),
+        (lambda d: write(d, "a.doc", "x"), r"\.doc is Word's form before 2007; save it as \.docx$"),
+        (lambda d: write(d, "a.ppt", "x"), r"\.ppt is PowerPoint's form before 2007"),
+        (lambda d: write(d, "a.xls", "x"), r"\.xls is Excel's form before 2007; save it as \.xlsx"),
         (lambda d: (write(d, "a.exe", "x"), str(d))[1], r"no file of a known format among \.exe"),
         (lambda d: (write(d, "mydata.jsonl", "x"), str(d / "mydta.jsonl"))[1], "did you mean .*mydata.jsonl"),
         (lambda _: "installed/raw_txt", "did you mean installed/raw_text"),

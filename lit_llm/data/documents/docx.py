@@ -1,0 +1,159 @@
+"""Word documents (.docx, ECMA-376): headings, numbered and plain paragraphs, tables, notes. Changes are accepted:
+what is deleted is not read. Headers, footers, comments, tables of contents and hidden text are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from lit_llm.data.documents.docx_numbering import Numbering
+from lit_llm.data.documents.package import Package, attribute, broken, child, local
+from lit_llm.data.documents.parts import Part, row, sections, tidy
+
+_NOT_READ = {"del", "moveFrom", "pPr", "rPr", "instrText", "delText", "sdtPr", "tblPr", "trPr", "tcPr", "Fallback"}
+_GIVES = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "\u2011", "ptab": "\t"}
+
+
+def read_docx(data: bytes) -> list[Part]:
+    """Raises Unreadable."""
+    package = Package(data)
+    main = next((to for kind, to in package.relations("").values() if kind == "officeDocument"), "word/document.xml")
+    root = package.xml(main)
+    body = None if root is None else child(root, "body")
+    if body is None:
+        raise broken("no text in it")
+    parts = _Word(package, main).parts(body)
+    return parts
+
+
+class _Style:
+    def __init__(self, element: Any) -> None:
+        name = child(element, "name")
+        self.name = ((attribute(name, "val") or "") if name is not None else "").lower()
+        based = child(element, "basedOn")
+        self.based = attribute(based, "val") if based is not None else None
+        self.properties = child(element, "pPr")
+        self.hidden = _on(child(element, "rPr", "vanish"))
+
+
+class _Word:
+    def __init__(self, package: Package, main: str) -> None:
+        members = dict(package.relations(main).values())
+        self._styles: dict[str, _Style] = {}
+        styles = package.xml(members.get("styles", "word/styles.xml"))
+        for one in [] if styles is None else styles:
+            if local(one) == "style":
+                self._styles[attribute(one, "styleId") or ""] = _Style(one)
+        self._numbering = Numbering(package.xml(members.get("numbering", "word/numbering.xml")))
+        self._notes: dict[tuple[str, str], Any] = {}
+        for kind in ("footnote", "endnote"):
+            notes = package.xml(members.get(f"{kind}s", f"word/{kind}s.xml"))
+            for one in [] if notes is None else notes:
+                if local(one) == kind and attribute(one, "type") in (None, "normal"):
+                    self._notes[kind, attribute(one, "id") or ""] = one
+        self._noted = 0  # notes so far
+        self._waiting: list[str] = []  # notes of this section, which are written at its end
+
+    def parts(self, body: Any) -> list[Part]:
+        return sections(self._with_notes(self._blocks(body)))
+
+    def _with_notes(self, blocks: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+        for level, text in blocks:
+            if level and self._waiting:
+                own = f"[^{self._noted}]" in text  # a heading's own note stays behind
+                notes, self._waiting = self._waiting[: -1 if own else None], self._waiting[-1:] if own else []
+                yield from ((0, note) for note in notes)
+            yield level, text
+        yield from ((0, note) for note in self._waiting)
+
+    def _blocks(self, parent: Any) -> Iterator[tuple[int, str]]:
+        for one in parent:
+            name = local(one)
+            if name == "p":
+                yield from self._paragraph(one)
+            elif name == "tbl":
+                yield 0, "\n".join(filter(None, map(row, self._rows(one))))
+            elif name not in _NOT_READ:
+                yield from self._blocks(one)  # content controls, what is inserted, text boxes
+
+    def _rows(self, table: Any) -> Iterator[list[str]]:
+        for one in table:
+            if local(one) == "tr":
+                yield list(self._cells(one))
+            elif local(one) in ("sdt", "sdtContent", "ins"):
+                yield from self._rows(one)
+
+    def _cells(self, parent: Any) -> Iterator[str]:
+        for one in parent:
+            if local(one) == "tc":
+                yield " ".join(text for _, text in self._blocks(one))
+            elif local(one) in ("sdt", "sdtContent", "ins"):
+                yield from self._cells(one)
+
+    def _chain(self, name: str | None) -> Iterator[_Style]:
+        seen: set[str] = set()
+        while name and name in self._styles and name not in seen:
+            seen.add(name)
+            yield self._styles[name]
+            name = self._styles[name].based
+
+    def _paragraph(self, element: Any) -> Iterator[tuple[int, str]]:
+        properties = child(element, "pPr")
+        style = child(properties, "pStyle") if properties is not None else None
+        chain = list(self._chain(attribute(style, "val") if style is not None else None))
+        if any(one.name.startswith("toc ") for one in chain):
+            return
+        own = [properties, *(one.properties for one in chain)]
+        number = self._numbering.of([one for one in own if one is not None])
+        boxes: list[Any] = []
+        text = tidy("".join(self._text(element, boxes)))
+        level = self._level(own, chain)
+        if text:
+            yield (level, number.mark + text) if level else (0, number.indent + number.mark + text)
+        for box in boxes:
+            yield from self._blocks(box)
+
+    def _level(self, own: list[Any], chain: list[_Style]) -> int:
+        for properties in own:
+            outline = child(properties, "outlineLvl") if properties is not None else None
+            if outline is not None:
+                value = attribute(outline, "val") or ""
+                return int(value) + 1 if value.isdigit() and int(value) < 9 else 0
+        for one in chain:
+            kind, _, number = one.name.partition(" ")
+            if kind == "heading" and number.isdigit():
+                return int(number)
+            if one.name == "title":
+                return 1
+        return 0
+
+    def _text(self, element: Any, boxes: list[Any]) -> Iterator[str]:
+        for one in element:
+            name = local(one)
+            if name == "t":
+                yield one.text or ""
+            elif name in _GIVES:
+                yield _GIVES[name]
+            elif name in ("footnoteReference", "endnoteReference"):
+                yield self._note(name.removesuffix("Reference"), attribute(one, "id") or "")
+            elif name == "txbxContent":
+                boxes.append(one)
+            elif name == "r" and _on(child(one, "rPr", "vanish")):
+                continue
+            elif name and name not in _NOT_READ:
+                yield from self._text(one, boxes)
+
+    def _note(self, kind: str, number: str) -> str:
+        note = self._notes.pop((kind, number), None)
+        if note is None:
+            return ""
+        self._noted += 1
+        mark = f"[^{self._noted}]"
+        at = len(self._waiting)
+        self._waiting.append("")
+        self._waiting[at] = f"{mark}: {' '.join(text for _, text in self._blocks(note))}"
+        return mark
+
+
+def _on(switch: Any) -> bool:
+    return switch is not None and attribute(switch, "val") not in ("0", "false", "off")

@@ -1,0 +1,161 @@
+"""OpenDocument files: texts (.odt), sheets (.ods) and slides (.odp). Tracked changes, comments, tables of contents and
+running headers are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from lit_llm.data.documents.package import Package, attribute, broken, child, local
+from lit_llm.data.documents.parts import Part, Unreadable, one_line, paragraphs, row, sections, tidy
+
+_NOT_READ = {"tracked-changes", "annotation", "annotation-end", "table-of-content", "sequence-decls", "forms", "change",
+             "ruby-text", "title", "desc", "event-listeners", "settings"}  # fmt: skip
+_MOST_REPEATS = 1000  # of a row or cell with text: what is repeated more often fills a sheet
+
+
+def read_odf(data: bytes) -> list[Part]:
+    """Raises Unreadable."""
+    package = Package(data)
+    manifest = package.xml("META-INF/manifest.xml")
+    if manifest is not None and any(local(one) == "encryption-data" for one in manifest.iter()):
+        raise Unreadable("encrypted", "encrypted; save it without its password")
+    root = package.xml("content.xml")
+    body = None if root is None else child(root, "body")
+    if body is None:
+        raise broken("no text in it")
+    reader = _Reader()
+    parts: list[Part] = []
+    for kind in body:
+        if local(kind) == "spreadsheet":
+            parts += reader.sheets(kind)
+        elif local(kind) == "presentation":
+            parts += reader.slides(kind)
+        else:
+            parts += sections(reader.with_notes(reader.blocks(kind)))
+    return parts
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self._noted = 0
+        self._waiting: list[str] = []
+
+    def with_notes(self, blocks: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+        """Blocks with the notes of a section at its end."""
+        for level, text in blocks:
+            if level:
+                own = self._waiting[-1:] if f"[^{self._noted}]" in text else []
+                yield from ((0, note) for note in self._waiting[: len(self._waiting) - len(own)])
+                self._waiting = own
+            yield level, text
+        yield from ((0, note) for note in self._waiting)
+
+    def sheets(self, parent: Any) -> Iterator[Part]:
+        for table in parent:
+            if local(table) == "table" and (lines := [line for line in map(row, self._rows(table)) if line]):
+                name = attribute(table, "name") or ""
+                yield Part(f"sheet {one_line(name)}", f"# {one_line(name)}\n\n" + "\n".join(lines))
+
+    def slides(self, parent: Any) -> Iterator[Part]:
+        for number, page in enumerate((one for one in parent if local(one) == "page"), start=1):
+            notes = child(page, "notes")
+            texts = [text for _, text in self._children(page, 0) if text]
+            if notes is not None and (said := [text for _, text in self.blocks(notes) if text]):
+                texts.append("Notes: " + " ".join(said))
+            if texts:
+                yield Part(f"slide {number}", paragraphs(texts))
+
+    def _children(self, page: Any, depth: int) -> Iterator[tuple[int, str]]:
+        for one in page:
+            if local(one) == "frame" and attribute(one, "class") == "title":
+                yield from ((0, f"# {one_line(text)}") for _, text in self.blocks(one, depth))
+            elif local(one) not in ("notes", *_NOT_READ):
+                yield from self.blocks([one], depth)
+
+    def blocks(self, parent: Any, depth: int = 0) -> Iterator[tuple[int, str]]:
+        for one in parent:
+            name = local(one)
+            if name == "h":
+                level = attribute(one, "outline-level") or "1"
+                yield (int(level) if level.isdigit() else 1), tidy(self._text(one))
+            elif name == "p":
+                yield 0, tidy(self._text(one))
+                for frame in (each for each in one.iter() if local(each) == "text-box"):
+                    yield from self.blocks(frame, depth)
+            elif name == "list":
+                yield from self._list(one, depth)
+            elif name == "table":
+                yield 0, "\n".join(filter(None, map(row, self._rows(one))))
+            elif name and name not in _NOT_READ and name != "notes":
+                yield from self.blocks(one, depth)
+
+    def _list(self, parent: Any, depth: int) -> Iterator[tuple[int, str]]:
+        for item in parent:
+            first = True
+            for one in item if local(item) in ("list-item", "list-header") else ():
+                if local(one) == "list":
+                    yield from self._list(one, depth + 1)
+                    continue
+                for level, text in self.blocks([one], depth):
+                    if level or not text:
+                        yield level, text
+                    else:
+                        yield 0, "  " * depth + ("- " if first else "  ") + text
+                        first = False
+
+    def _rows(self, table: Any) -> Iterator[list[str]]:
+        for one in table:
+            if local(one) == "table-row":
+                cells = list(self._cells(one))
+                times = _repeated(one, "number-rows-repeated") if any(cells) else 1
+                yield from (cells for _ in range(times))
+            elif local(one) in ("table-header-rows", "table-rows", "table-row-group"):
+                yield from self._rows(one)
+
+    def _cells(self, parent: Any) -> Iterator[str]:
+        """The cells of a row, without those that an empty one repeats to the sheet's edge."""
+        waiting = 0
+        for one in parent:
+            if local(one) not in ("table-cell", "covered-table-cell"):
+                continue
+            text = " ".join(filter(None, (each for _, each in self.blocks(one))))
+            times = _repeated(one, "number-columns-repeated")
+            if not text:
+                waiting += times
+                continue
+            yield from [""] * min(waiting, _MOST_REPEATS)
+            waiting = 0
+            yield from [text] * times
+
+    def _text(self, element: Any) -> str:
+        pieces = [element.text or ""]
+        for one in element:
+            name = local(one)
+            if name == "s":
+                pieces.append(" " * _repeated(one, "c"))
+            elif name == "tab":
+                pieces.append("\t")
+            elif name == "line-break":
+                pieces.append("\n")
+            elif name == "note":
+                pieces.append(self._note(one))
+            elif name == "soft-page-break" or (
+                name and name not in _NOT_READ and name not in ("frame", "custom-shape")
+            ):
+                pieces.append(self._text(one))
+            pieces.append(one.tail or "")
+        return "".join(pieces)
+
+    def _note(self, note: Any) -> str:
+        body = child(note, "note-body")
+        self._noted += 1
+        mark = f"[^{self._noted}]"
+        said = "" if body is None else " ".join(text for _, text in self.blocks(body))
+        self._waiting.append(f"{mark}: {said}")
+        return mark
+
+
+def _repeated(element: Any, name: str) -> int:
+    value = attribute(element, name) or "1"
+    return min(int(value), _MOST_REPEATS) if value.isdigit() else 1

@@ -1,0 +1,130 @@
+"""PDF: a part for each page. What is printed on every page, page numbers too, is left out; columns are read one after
+another; a sentence goes on over the end of its page."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from lit_llm.data.documents.package import broken
+from lit_llm.data.documents.parts import Part, Unreadable
+from lit_llm.data.documents.pdf_layout import Layout, blocks, hyphenated, joined
+from lit_llm.data.documents.pdf_lines import Line, lines
+from lit_llm.data.documents.pdf_words import Page, letters_run_left, read_page
+
+_EDGE = 0.12  # of a page's height, at its top and at its bottom, where running headers are
+_REPEATED = 0.3  # of the pages: what is at the edge of so many is a running header
+_NUMBER = re.compile(
+    r"[\s\-–—|]*((page|seite|p\.|s\.|pág\.?|página|صفحة)\s*)?(\d{1,5}|[ivxlc]{1,7})(\s*(/|of|von|de|من|sur)\s*\d{1,5})?[\s\-–—|]*",
+    re.IGNORECASE,
+)
+_OPEN = re.compile(r"[\w,;\-\u2010]$")  # a page whose text ends so goes on
+
+
+def read_pdf(data: bytes) -> list[Part]:
+    """Raises Unreadable: encrypted, scanned without a text layer, fonts without letters, broken."""
+    pages = _pages(data)
+    words = sum(len(page.words) for page in pages)
+    letters = sum(len(word.text) for page in pages for word in page.words)
+    unnamed = sum(page.unnamed for page in pages)
+    if unnamed > letters:
+        raise Unreadable(
+            "no_text_layer", f"its fonts do not say which letters {unnamed:,} of its signs are; recognize it (OCR)"
+        )
+    images = sum(1 for page in pages if page.images)
+    if not words:
+        if images:
+            raise Unreadable("no_text_layer", f"{images} pages of images without text, as scanned; recognize it (OCR)")
+        raise Unreadable("empty_text", f"no text on its {len(pages)} pages")
+    right = sum(len(one.text) for page in pages for one in page.words if letters_run_left(one.text))
+    right_to_left = right > letters / 2
+    laid = [_lines(page, right_to_left) for page in pages]
+    layout = Layout(right_to_left, hyphenated([one for each in laid for one in each]))
+    bodies = _without_headers(pages, laid)
+    parts: list[Part] = []
+    for number, body in enumerate(bodies, start=1):
+        found = [block for direction in body for block in blocks(direction, layout)]
+        if found:
+            parts.append(Part(f"page {number}", "\n\n".join(found)))
+    return _sentences_over_pages(parts, layout)
+
+
+def _pages(data: bytes) -> list[Page]:
+    import pypdf
+    from pypdf.errors import PyPdfError
+
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it tells of everything that it mends
+    try:
+        reader = pypdf.PdfReader(io.BytesIO(data), strict=False)
+        if reader.is_encrypted and not reader.decrypt(""):  # what opens without a password is no secret
+            raise Unreadable("encrypted", "encrypted; save it without its password")
+        fonts: dict[Any, Any] = {}
+        return [read_page(page, fonts) for page in reader.pages]
+    except Unreadable:
+        raise
+    except RecursionError:
+        raise Unreadable("document_bomb", "its objects are nested too deep") from None
+    except MemoryError:
+        raise
+    except pypdf.errors.LimitReachedError as error:
+        raise Unreadable("document_bomb", f"more comes out of it than a page holds ({str(error)[:100]})") from None
+    except pypdf.errors.DependencyError:
+        raise Unreadable("encrypted", "encrypted; save it without its password") from None
+    except PyPdfError as error:
+        raise broken(error) from None
+    except Exception as error:  # a damaged file: pypdf raises many kinds
+        raise broken(f"{type(error).__name__}: {error}") from None
+
+
+def _lines(page: Page, right_to_left: bool) -> list[list[Line]]:
+    """The lines of each direction that a page is written in, the usual one first."""
+    turns = Counter(word.turn for word in page.words)
+    return [lines([word for word in page.words if word.turn == turn], right_to_left) for turn, _ in turns.most_common()]
+
+
+def _without_headers(pages: Sequence[Page], laid: Sequence[list[list[Line]]]) -> list[list[list[Line]]]:
+    """The pages' lines without those that are printed at the edge of many pages."""
+    seen: Counter[str] = Counter()
+    for page, directions in zip(pages, laid, strict=True):
+        seen.update({_header(line) for line in directions[0] if _at_edge(page, line)} if directions else ())
+    least = max(2, math.ceil(_REPEATED * len(pages)))
+    return [
+        [
+            [line for line in each if number or not (_at_edge(page, line) and seen[_header(line)] >= least)]
+            for number, each in enumerate(directions)
+        ]
+        for page, directions in zip(pages, laid, strict=True)
+    ]
+
+
+def _at_edge(page: Page, line: Line) -> bool:
+    return not _EDGE * page.height < line.y < (1 - _EDGE) * page.height
+
+
+def _header(line: Line) -> str:
+    """What a running header says on every page: its text without the page's number."""
+    text = line.text
+    size = f"{line.size:.0f} "  # a title in larger letters is none
+    return "#" if _NUMBER.fullmatch(text) else size + re.sub(r"\d+", "#", re.sub(r"\s+", "", text)).lower()
+
+
+def _sentences_over_pages(parts: list[Part], layout: Layout) -> list[Part]:
+    """Joins the last paragraph of a page with the first of the next where that goes on with a small letter."""
+    for number in range(1, len(parts)):
+        before, part = parts[number - 1], parts[number]
+        last, first = before.text.rpartition("\n")[2], part.text.partition("\n")[0]
+        caseless = bool(first) and first[0].isalpha() and first[0].lower() == first[0].upper()
+        if not (_OPEN.search(last) and (first[:1].islower() or caseless) and len(last) > 40):
+            continue
+        both = joined(last, first, layout)
+        if not both.startswith(last):  # the hyphen goes
+            parts[number - 1] = Part(before.name, before.text[:-1], before.joint)
+            parts[number] = Part(part.name, part.text, "")
+        else:
+            parts[number] = Part(part.name, part.text, both[len(last) : len(both) - len(first)])
+    return parts

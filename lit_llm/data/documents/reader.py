@@ -1,0 +1,55 @@
+"""Which reader reads which kind of document. What is here runs in a worker, which imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+from lit_llm.data.documents.needs import NEEDS
+from lit_llm.data.documents.parts import Part, Unreadable, joined
+
+VERSION = "1"
+"""Part of each result's key in the cache: to be raised when a reader gives other text."""
+_READERS: dict[str, tuple[str, str]] = {
+    ".pdf": ("pdf", "read_pdf"),
+    ".docx": ("docx", "read_docx"),
+    ".docm": ("docx", "read_docx"),
+    ".html": ("html", "read_html"),
+    ".htm": ("html", "read_html"),
+    ".xhtml": ("html", "read_html"),
+    ".epub": ("epub", "read_epub"),
+    ".odt": ("odf", "read_odf"),
+    ".ods": ("odf", "read_odf"),
+    ".odp": ("odf", "read_odf"),
+    ".pptx": ("pptx", "read_pptx"),
+    ".xlsx": ("xlsx", "read_xlsx"),
+    ".xlsm": ("xlsx", "read_xlsx"),
+    ".rtf": ("rtf", "read_rtf"),
+}
+
+
+def versions() -> str:
+    """What a result depends on besides the document."""
+    return " ".join([VERSION, *(f"{name} {version(name.replace('_', '-'))}" for name in NEEDS)])
+
+
+def read(kind: str, data: bytes, encoding: str) -> dict[str, Any]:
+    """A document's text, where its parts begin, and the encoding if it was found out. Raises Unreadable."""
+    module, name = _READERS[kind]
+    reader: Callable[..., Any] = getattr(import_module(f"lit_llm.data.documents.{module}"), name)
+    found_encoding = ""
+    if module == "html":
+        parts, decoded = reader(data, encoding)
+        found_encoding = decoded.encoding
+    else:
+        parts = reader(data)
+    return _result(parts, found_encoding)
+
+
+def _result(parts: list[Part], encoding: str) -> dict[str, Any]:
+    text, places = joined(parts)
+    if not text:
+        raise Unreadable("empty_text", "no text in it")
+    return {"text": text, "parts": places, "encoding": encoding}

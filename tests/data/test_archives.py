@@ -1,0 +1,103 @@
+"""Archives as folders, within bounds."""
+
+import gzip
+import io
+import tarfile
+import zipfile
+
+import pytest
+
+from lit_llm.data import archives
+from lit_llm.data.compression import RowError
+from lit_llm.data.sources import read_rows, resolve
+from lit_llm.errors import UserError
+
+
+def tar(mode, members):
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode=f"w:{mode}") as file:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            if content is None:
+                info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+                file.addfile(info)
+            else:
+                info.size = len(content)
+                file.addfile(info, io.BytesIO(content))
+    return data.getvalue()
+
+
+def zipped(members):
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members:
+            file.writestr(name, content)
+    return data.getvalue()
+
+
+def packed_with_zstandard(data):
+    import zstandard
+
+    return zstandard.ZstdCompressor().compress(data)
+
+
+MEMBERS = [
+    ("b/two.jsonl", b'{"text": "two"}\n'),
+    ("a.txt", b"one"),
+    ("link.txt", None),
+    ("c.txt.gz", gzip.compress(b"three")),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("x.zip", zipped([member for member in MEMBERS if member[1] is not None])),
+        ("x.tar", tar("", MEMBERS)), ("x.tar.gz", tar("gz", MEMBERS)), ("x.TGZ", tar("gz", MEMBERS)),
+        ("x.tar.bz2", tar("bz2", MEMBERS)), ("x.txz", tar("xz", MEMBERS)),
+        ("x.tar.zst", packed_with_zstandard(tar("", MEMBERS))),
+    ],
+)  # fmt: skip
+def test_every_kind_of_archive_gives_its_files_in_any_order(tmp_path, name, data):
+    file = tmp_path / name
+    file.write_bytes(data)
+    found = resolve(str(file))["all"]
+    assert found == [f"{file}/b/two.jsonl", f"{file}/a.txt", f"{file}/c.txt.gz"]
+    values = [row.value for row in read_rows([*found, *reversed(found)], "auto")]
+    assert values == [{"text": "two"}, "one", "three", "three", "one", {"text": "two"}]
+    assert archives.home(found[0]) == str(file)
+
+
+def refused(tmp_path, name, data):
+    file = tmp_path / name
+    file.write_bytes(data)
+    (row,) = read_rows(resolve(str(file))["all"])
+    assert isinstance(row, RowError) and str(file) in str(row)
+    return row.reason
+
+
+@pytest.mark.parametrize("name", ["../out.txt", "/etc/out.txt", "a/../../out.txt", "..\\out.txt"])
+def test_no_member_leaves_the_archive(tmp_path, name):
+    assert refused(tmp_path, "x.zip", zipped([("a.txt", "a"), (name, "out")])) == "archive_path"
+    assert refused(tmp_path, "x.tar", tar("", [("a.txt", b"a"), (name, b"out")])) == "archive_path"
+
+
+def test_bombs_and_damaged_archives_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "WINDOW", 2**20)
+    monkeypatch.setattr("lit_llm.data.compression.WINDOW", 2**20)
+    assert refused(tmp_path, "x.zip", zipped([(f"{n}.txt", b"\0" * 2**20) for n in range(4)])) == "archive_bomb"
+    assert refused(tmp_path, "x.tar.gz", tar("gz", [("a.txt", b"\0" * 2**22)])) == "decompression_bomb"
+    inner = zipped([("a.txt", b"a")])
+    for _ in range(4):
+        inner = zipped([("inner.zip", inner)])
+    assert refused(tmp_path, "deep.zip", inner) == "archive_bomb"
+    assert refused(tmp_path, "cut.zip", zipped([("a.txt", b"a")])[:-30]) == "damaged_archive"
+    assert refused(tmp_path, "cut.tar.gz", tar("gz", [("a.txt", bytes(range(256)) * 99)])[:-40]) == "damaged_archive"
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 2)
+    assert refused(tmp_path, "many.zip", zipped([(f"{n}.txt", b"a") for n in range(3)])) == "archive_bomb"
+
+
+def test_an_archive_without_files_that_are_read_says_what_is_in_it(tmp_path):
+    (tmp_path / "x.zip").write_bytes(zipped([("a.png", b"x")]))
+    with pytest.raises(UserError, match=r"archive .*x\.zip: no file of a known format among \.png"):
+        resolve(str(tmp_path / "x.zip"))
