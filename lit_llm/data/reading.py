@@ -10,11 +10,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
+from lit_llm.data.bad_rows import BadRows
+from lit_llm.data.cells import with_cells
+from lit_llm.data.columns import Columns
 from lit_llm.data.encodings import checked_encoding, holds_utf8
 from lit_llm.data.filters import Record, cleaned, cleaned_row, content_key, group_key, share, without_overlap
 from lit_llm.data.formats import Format, Kind, Parse, find_format, parse_row
 from lit_llm.data.options import check_fractions
-from lit_llm.data.sources import Row, read_rows, resolve
+from lit_llm.data.overview import Overview
+from lit_llm.data.sources import Row, read_rows, resolve, why_not_read
 from lit_llm.data.splits import NAMES, UNDIVIDED
 from lit_llm.data.streams import RowError
 from lit_llm.errors import UserError
@@ -42,6 +46,7 @@ class Counts:
     altered: Counter[str] = field(default_factory=Counter)  # places in the rows read, by ``filters.ALTERED``
     first: dict[str, str] = field(default_factory=dict)  # by reason, the message of the first row that is skipped
     repeated_ids: int = 0  # rows used whose id an earlier row has with other content
+    overview: Overview = field(default_factory=Overview)  # the same by kinds of files
 
     def as_dict(self) -> dict[str, Any]:
         found = {"read": self.read, "used": self.used, "skipped": dict(sorted(self.skipped.items()))}
@@ -90,6 +95,7 @@ def read_records(
     ignore_keys: Collection[str] = (),
     clean: bool = True,
     encoding: str = "utf-8",
+    columns: Mapping[str, str] | str | None = None,
 ) -> Records:
     """Read, check, deduplicate and split.
 
@@ -98,14 +104,15 @@ def read_records(
         kind: "texts" -> Document, "examples" -> Example, "comparisons" -> Comparison, "labels" ->
             Labelled, "prompts" -> Prompt.
         format: a name of ``formats.FORMATS`` or the dotted path of a function; None chooses by each row's keys.
-        on_error: stop at the first bad row with one line, or skip it and count it by reason.
+        on_error: stop with a line for each of the bad rows (``bad_rows.py``), or skip them and count them by reason.
         max_error_rate: share of bad rows above which skipping ends in an error all the same.
         validation_fraction, test_fraction: held out by content hash where the files do not say; rows with the same
             prompt stay together, and a text stays whole unless there are fewer than ``FEW_TEXTS`` (20): then about
             200 blocks are made of them, and some of those are held out.
+        columns: {a row's key: the format's}.
 
     Raises:
-        UserError: a bad row (``on_error="stop"``), too many of them, or no usable row at all.
+        UserError: bad rows (``on_error="stop"``), too many of them, or no usable row at all.
     """
     if on_error not in ("stop", "skip"):
         raise UserError(f"data.on_error={on_error}: stop or skip")
@@ -118,16 +125,24 @@ def read_records(
         names = sorted({Path(file).name for file in ignored})
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         log.warning("data.path=%s: files that are not read: %s%s", path, ", ".join(names[:8]), more)
+    for file in dict.fromkeys(ignored):
+        counts.overview.of(file).unread[why_not_read(file)] += 1
     encoding = checked_encoding(encoding)
+    renaming, bad = Columns(columns, kind, parse), BadRows() if on_error == "stop" else None
     splits: dict[str, list[Record]] = {}
     ids = _Ids()
     for name, members in files.items():
-        rows = read_rows(members, encoding)
+        rows = counts.overview.following(read_rows(members, encoding))
         rows = rows if encoding == "utf-8" else _told_if_utf8(rows, encoding)
+        rows = with_cells(renaming.renamed(rows), kind, parse)
         rows = _expanded(_cleaned(rows, counts.altered) if clean else rows, expand)
         if name in (UNDIVIDED, "train") and "split" not in ignore_keys:
             rows = map(_to_train_on, rows)
-        splits[name] = list(_kept(rows, kind, parse, on_error, counts, ignore_keys, ids))
+        rows = rows if bad is None else bad.looked_at(rows)
+        splits[name] = list(_kept(rows, kind, parse, bad, counts, ignore_keys, ids))
+    renaming.check_seen()
+    if bad is not None:
+        bad.end(path)
     if ids.first:
         log.warning(
             "data.path=%s: %d rows have the id of another row and other content; the first: %s",
@@ -135,7 +150,9 @@ def read_records(
         )
     counts.repeated_ids = ids.repeated
     _check(counts, path, max_error_rate)
-    return Records(_held_out(splits, kind, counts, validation_fraction, test_fraction), counts)
+    divided = _held_out(splits, kind, counts, validation_fraction, test_fraction)
+    counts.overview.divide(divided)
+    return Records(divided, counts)
 
 
 def _told_if_utf8(rows: Iterable[Row | RowError], encoding: str) -> Iterator[Row | RowError]:
@@ -218,29 +235,32 @@ def _kept(
     rows: Iterable[Row | RowError],
     kind: Kind,
     parse: Format | Parse | None,
-    on_error: str,
+    bad: BadRows | None,
     counts: Counts,
     ignore_keys: Collection[str],
     ids: _Ids,
 ) -> Iterator[Record]:
-    """The usable records of a split's rows; everything else is counted."""
+    """The usable records of a split's rows; everything else is counted, errors in ``bad`` where they end the run."""
     seen: set[bytes] = set()
     for row in rows:
         counts.read += 1
+        of = counts.overview.read()
         try:
             record = _record(row, kind, parse, ignore_keys)
             key = content_key(record)
             if key in seen:
                 raise RowError("duplicate", f"{record.source}: says the same as an earlier row")
         except RowError as error:
-            if on_error == "stop" and error.reason not in HARMLESS:
-                raise UserError(f"{error} (data.on_error=skip counts such rows and goes on)") from None
+            if bad is not None and error.reason not in HARMLESS:
+                bad.add(error)
             counts.skipped[error.reason] += 1
+            of.skipped[error.reason] += 1
             counts.first.setdefault(error.reason, str(error))
             continue
         seen.add(key)
         counts.used += 1
         assert isinstance(row, Row)
+        counts.overview.use(row, record)
         ids.see(row, record)
         yield record
 

@@ -17,26 +17,25 @@ from pathlib import Path
 from typing import Any
 
 from lit_llm.data import row_keys
+from lit_llm.data.arrow_files import ARROW, of_saved, read_arrow
 from lit_llm.data.encodings import undecodable
 from lit_llm.data.projects import is_project, read_project, resolve_project
 from lit_llm.data.splits import UNDIVIDED, divided, of_split, split_name
 from lit_llm.data.streams import COMPRESSED, RowError, open_bytes, open_lines, read_bytes
+from lit_llm.data.tables import TABLES, read_table
 from lit_llm.errors import UserError
 from lit_llm.runtime.suggestions import nearest
 
 TEXTS = (".txt", ".text", ".md", ".markdown", ".rst")
 LINES = (".jsonl", ".ndjson")
-FORMATS = (*TEXTS, *LINES, ".json", ".parquet")
+FORMATS = (*TEXTS, *LINES, ".json", *TABLES, ".parquet", *ARROW)
 FOREIGN = {
     **dict.fromkeys((".rtf", ".doc", ".docx", ".odt", ".pages", ".pdf", ".epub"), "a document; save its text as .txt"),
     **dict.fromkeys((".html", ".htm", ".xml", ".tex"), "markup; save its text as .txt"),
-    **dict.fromkeys((".csv", ".tsv", ".xls", ".xlsx", ".ods"), "a table; save it as .jsonl, one object a row"),
+    **dict.fromkeys((".xls", ".xlsx", ".ods"), "a table; save it as .csv"),
     **dict.fromkeys((".yaml", ".yml", ".toml"), "settings; save rows as .jsonl"),
     **dict.fromkeys((".pkl", ".pickle", ".npy", ".npz", ".pt", ".bin"), "no rows of text; save them as .jsonl"),
     **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "an archive; unpack it and give the folder"),
-    **dict.fromkeys(
-        (".arrow", ".feather"), "a cache of the datasets package; save it as .parquet (Dataset.to_parquet) or .jsonl"
-    ),
 }
 """Formats that are known, and not read: what they are, and what to do."""
 _NO_DATA = re.compile(
@@ -49,7 +48,7 @@ _NO_DATA_JSON = re.compile(
     r"metrics|lineage|package(-lock)?",
     re.IGNORECASE,
 )
-_UNITS = {".json": "item", ".parquet": "row"}
+_UNITS = {".json": "item", **dict.fromkeys((".parquet", *ARROW), "row")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,8 @@ class Row:
 
     value: dict[str, Any] | str
     file: str
-    line: int  # from 1: the line of a .jsonl, the item of a .json, the row of a .parquet, the task of a project
+    line: int  # from 1: the line of a .jsonl, the item of a .json, the row of a .parquet, the task of a project;
+    # of a table the line where the row begins
     named: str = ""  # how messages name it, where file and line do not say it
 
     @property
@@ -165,7 +165,9 @@ def _local(text: str, ignored: list[str]) -> dict[str, list[str]]:
     files = [f for f in found if Path(f).is_file()]
     if not files:
         raise UserError(f"{what}: no files in it; put {', '.join(FORMATS)} files there")
-    known = [f for f in files if extension(f) in FORMATS]
+    told, caches = of_saved(files)
+    files = [f for f in files if f not in told]
+    known = [f for f in files if extension(f) in FORMATS and f not in caches]
     about = [f for f in known if is_about_data(f)]
     if len(about) < len(files):  # alone, their contents decide
         known = [f for f in known if f not in set(about)]
@@ -188,6 +190,15 @@ def is_about_data(file: str) -> bool:
     if kind == ".json":
         return bool(_NO_DATA_JSON.fullmatch(Path(name).stem))
     return (kind in TEXTS or not kind) and bool(_NO_DATA.fullmatch(Path(name).stem))
+
+
+def why_not_read(file: str) -> str:
+    """Why a file beside data is not read, in a few words."""
+    if is_about_data(file):
+        return "that tell of data"
+    if extension(file) in FORMATS:
+        return "of no split"
+    return FOREIGN.get(extension(file), "of an unknown kind").partition(";")[0]
 
 
 def _check_link(path: Path) -> None:
@@ -227,14 +238,22 @@ def read_rows(files: Sequence[str], encoding: str = "utf-8") -> Iterator[Row | R
     """
     for file in files:
         try:
-            if file.startswith("hub:"):
-                yield from _read_hub(file)
-            elif is_project(file):
-                yield from (Row(value, file, task, named) for value, named, task in read_project(file))
-            else:
-                yield from _READERS[known_extension(file)](file, encoding)
+            for row in _rows_of(file, encoding):
+                if isinstance(row, RowError):
+                    row.file = file
+                yield row
         except RowError as bad:  # the file itself: damaged, a pointer, unreadable
+            bad.file = file
             yield bad
+
+
+def _rows_of(file: str, encoding: str) -> Iterator[Row | RowError]:
+    if file.startswith("hub:"):
+        yield from _read_hub(file)
+    elif is_project(file):
+        yield from (Row(value, file, task, named) for value, named, task in read_project(file))
+    else:
+        yield from _READERS[known_extension(file)](file, encoding)
 
 
 def _decoded(data: bytes | bytearray, encoding: str) -> str:
@@ -417,6 +436,16 @@ def _read_parquet(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa
         raise RowError("damaged_file", f"{file}: not a readable parquet file ({what})") from None
 
 
+def _read_table(file: str, encoding: str) -> Iterator[Row | RowError]:
+    for found in read_table(file, encoding, tabs=extension(file) != ".csv"):
+        yield found if isinstance(found, RowError) else Row(found[1], file, found[0])
+
+
+def _read_arrow(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa: ARG001  (it says itself)
+    for number, value in enumerate(read_arrow(file), start=1):
+        yield Row(value, file, number)
+
+
 def _read_hub(name: str) -> Iterator[Row | RowError]:
     """``hub:owner/name`` with optional ``:configuration`` and ``#split`` (train by default), streamed."""
     try:
@@ -439,4 +468,6 @@ _READERS: dict[str, Callable[[str, str], Iterator[Row | RowError]]] = {
     **dict.fromkeys(LINES, _read_lines),
     ".json": _read_json,
     ".parquet": _read_parquet,
+    **dict.fromkeys(TABLES, _read_table),
+    **dict.fromkeys(ARROW, _read_arrow),
 }

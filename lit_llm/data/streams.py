@@ -29,6 +29,8 @@ _DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
 class RowError(UserError):
     """A row or a file that cannot be used. ``reason`` is the word under which it is counted."""
 
+    file = ""  # where it was met, which the reader of files says
+
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(_LINE_ENDS.sub(" ", message))  # one line, whatever keys and values it names
         self.reason = reason
@@ -43,7 +45,7 @@ def open_bytes(file: str) -> BinaryIO:
     try:
         packed = Path(file).open("rb")  # noqa: SIM115  (the caller closes it)
     except OSError as error:
-        raise UserError(f"{file}: cannot be opened ({error.strerror or error})") from None
+        raise RowError("unreadable_file", f"{file}: cannot be opened ({error.strerror or error})") from None
     if packed.peek(len(_LFS)).startswith(_LFS):
         packed.close()
         raise RowError(
@@ -147,8 +149,9 @@ class _Zstandard(io.RawIOBase):
         return True
 
 
-def open_lines(file: str) -> Iterator[bytes | RowError]:
-    """Lines without their ends (\\n or \\r\\n). A line beyond ``MAX_LINE`` comes as a RowError, without holding it."""
+def open_lines(file: str, ends: bool = False) -> Iterator[bytes | RowError]:
+    """Lines without their ends (\\n or \\r\\n), or with them (``ends``). A line beyond ``MAX_LINE`` comes as a RowError,
+    without holding it."""
     number = 0
     with open_bytes(file) as stream:
         while True:
@@ -168,7 +171,7 @@ def open_lines(file: str) -> Iterator[bytes | RowError]:
                 raise RowError(
                     "damaged_file", f"{file}:{number}: cannot be read further ({_one_line(error)})"
                 ) from None
-            yield line.rstrip(b"\r\n")
+            yield line if ends else line.rstrip(b"\r\n")
 
 
 def read_bytes(file: str) -> bytearray:
