@@ -22,25 +22,23 @@ _FILE, _FEATHER_1 = b"ARROW1", b"FEA1"
 
 
 def read_arrow(file: str) -> Iterator[dict[str, Any]]:
-    """The rows of a file in the file format, the stream format or Feather's first one.
+    """The rows of a file in the file format or the stream format.
 
     Raises RowError for a damaged file and UserError without pyarrow.
     """
     try:
         import pyarrow
-        import pyarrow.feather
     except ImportError:
         raise UserError(f"{file}: Arrow files need pyarrow; pip install 'lit-llm[parquet]'") from None
     if Path(file).suffix.lower() in COMPRESSED:
         raise UserError(f"{file}: a packed Arrow file; unpack it first")
     with open_bytes(file) as begin:  # a pointer in place of the file is called one
         magic = begin.read(len(_FILE))
+    if magic.startswith(_FEATHER_1):
+        raise RowError("damaged_file", f"{file}: Feather's version 1, of 2016; write it again as version 2 or .parquet")
     try:
-        if magic.startswith(_FEATHER_1):
-            yield from _rows(pyarrow.feather.read_table(file, memory_map=False).to_batches())
-        else:
-            with pyarrow.OSFile(file) as source:
-                yield from _rows(_batches(pyarrow, source, magic))
+        with pyarrow.OSFile(file) as source:
+            yield from _rows(_batches(pyarrow, source, magic))
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError, MemoryError, ValueError) as error:
         what = " ".join(str(error).split())[:120] or type(error).__name__
         raise RowError("damaged_file", f"{file}: not a readable Arrow file ({what})") from None

@@ -36,9 +36,7 @@ _SCORE = re.compile(r"(?:.*[-_.])?(?:scores?|ratings?|rank|gold)(?:[-_.].*)?")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 
-def with_cells(
-    rows: Iterable[Row | RowError], kind: Kind, parse: Format | Parse | None
-) -> Iterator[Row | RowError]:
+def with_cells(rows: Iterable[Row | RowError], kind: Kind, parse: Format | Parse | None) -> Iterator[Row | RowError]:
     """The rows, those of tables with the values that their format reads; a function of the user's gets the texts."""
     for row in rows:
         if isinstance(row, RowError) or isinstance(row.value, str) or extension(row.file) not in TABLES:
@@ -111,7 +109,9 @@ def _text_or_messages(cell: str, key: str, where: str) -> Any:  # noqa: ARG001  
     except (ValueError, RecursionError):
         return cell
     turns = isinstance(value, list) and value and all(isinstance(one, dict) for one in value)
-    return value if turns and all({"role", "content"} <= {*one} or {"from", "value"} <= {*one} for one in value) else cell
+    return (
+        value if turns and all({"role", "content"} <= {*one} or {"from", "value"} <= {*one} for one in value) else cell
+    )
 
 
 _READERS: dict[str, Callable[[str, str, str], Any]] = {

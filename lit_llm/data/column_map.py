@@ -45,5 +45,13 @@ def written(columns: Mapping[str, str]) -> str:
 
 def _key(name: str) -> str:
     """A key as YAML reads it back."""
-    plain = re.fullmatch(r"[^\W\d_][\w .-]*", name) and name.lower() not in ("null", "true", "false", "yes", "no", "on", "off")
+    plain = re.fullmatch(r"[^\W\d_][\w .-]*", name) and name.lower() not in (
+        "null",
+        "true",
+        "false",
+        "yes",
+        "no",
+        "on",
+        "off",
+    )
     return name if plain else '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -24,9 +24,7 @@ class Columns:
         UserError: two become one, or no format of this kind reads a name. A function of the user's reads any.
     """
 
-    def __init__(
-        self, given: Mapping[str, str] | str | None, kind: Kind, parse: Format | Parse | None
-    ) -> None:
+    def __init__(self, given: Mapping[str, str] | str | None, kind: Kind, parse: Format | Parse | None) -> None:
         self.names = as_mapping(given)
         self._unseen = dict.fromkeys(self.names)
         self._rows = False

@@ -128,7 +128,7 @@ class DataModule(L.LightningDataModule, ABC):
         rows = [int(order[place]) for place in range(min(count, len(self.prepared.train)))]
         return [list(self._sample(self.prepared.train, row, self._decode)) for row in rows]
 
-    def _sample(self, rows: Rows, row: int, decode: Decode) -> Iterable[Part]:
+    def _sample(self, rows: Rows, row: int, decode: Decode) -> Iterable[Part]:  # noqa: ARG002
         """A row of ``rows`` in parts. Data of one's own that says nothing has no samples."""
         return ()
 

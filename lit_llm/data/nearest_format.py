@@ -34,7 +34,9 @@ _LISTS = ("messages", "conversations", "completions", "ranking", "ranks")
 _MOST = 64  # keys that are looked at
 
 
-def suggestion(value: Mapping[str, Any], formats: Iterable[tuple[str, Sequence[str]]], kind: str, *, guess: bool) -> str:
+def suggestion(
+    value: Mapping[str, Any], formats: Iterable[tuple[str, Sequence[str]]], kind: str, *, guess: bool
+) -> str:
     """What a message says of the columns, or "" where no format is near.
 
     Args:
@@ -57,7 +59,7 @@ def _fitting(
         missing = [key for key in needed if key not in value]
         free = [key for key in list(value)[:_MOST] if isinstance(key, str) and key not in needed]
         columns: dict[str, str] = {}
-        points = 3.0 * (len(needed) - len(missing))
+        points = 3.0 * (len(needed) - len(missing)) + (name == "prompt_completion") / 8  # the plainest of equals
         for key in list(missing):
             column = _called(key, [one for one in free if one not in columns and _holds(value[one], key)])
             if column is not None:

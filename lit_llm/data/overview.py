@@ -11,7 +11,7 @@ from typing import Any
 
 from lit_llm.data.filters import Record
 from lit_llm.data.projects import is_project
-from lit_llm.data.sources import Row, extension
+from lit_llm.data.sources import TELLS, Row, extension
 from lit_llm.data.streams import RowError
 from lit_llm.records import Comparison, Document, Labelled
 
@@ -164,7 +164,7 @@ class Overview:
         for kind, one in kinds.items():
             said = [f"{number:,} {reason}" for reason, number in one.skipped.most_common()]
             lines += [f"{kind}: rows left out: {', '.join(said)}"] if said else []
-            said = [f"{number:,} {why}" for why, number in one.unread.most_common()]
+            said = [f"{number:,} ({why})" for why, number in one.unread.most_common()]
             lines += [f"{kind}: files not read: {', '.join(said)}"] if said else []
         if later := {reason: number for reason, number in (later or {}).items() if number > 0}:
             lines.append(f"then left out: {', '.join(f'{number:,} {reason}' for reason, number in later.items())}")
@@ -173,16 +173,19 @@ class Overview:
     def warnings(self) -> list[str]:
         """A line for files, and one for rows, of which more than a tenth is not read."""
         whole = self.whole
-        unread, files = sum(whole.unread.values()), len(whole.files)
+        missed = {kind: one.unread.total() - one.unread[TELLS] for kind, one in self.kinds.items()}
+        unread, files = sum(missed.values()), len(whole.files)
         found = []
         if unread > LOUD * (unread + files):
-            of_kinds = ", ".join(f"{sum(one.unread.values()):,} {kind}" for kind, one in self.kinds.items() if one.unread)
+            of_kinds = ", ".join(f"{number:,} {kind}" for kind, number in missed.items() if number)
             share = unread / (unread + files)
             found.append(f"{share:.0%} OF THE FILES ARE NOT READ: {unread:,} of {unread + files:,} ({of_kinds})")
         bad = Counter({reason: number for reason, number in whole.skipped.items() if reason not in EXPECTED})
         if bad.total() > LOUD * whole.rows:
             said = ", ".join(f"{number:,} {reason}" for reason, number in bad.most_common())
-            found.append(f"{bad.total() / whole.rows:.0%} OF THE ROWS ARE NOT READ: {bad.total():,} of {whole.rows:,} ({said})")
+            found.append(
+                f"{bad.total() / whole.rows:.0%} OF THE ROWS ARE NOT READ: {bad.total():,} of {whole.rows:,} ({said})"
+            )
         return found
 
 

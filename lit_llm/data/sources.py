@@ -38,6 +38,8 @@ FOREIGN = {
     **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "an archive; unpack it and give the folder"),
 }
 """Formats that are known, and not read: what they are, and what to do."""
+TELLS = "tells of data"
+"""Why a README and the like are not read."""
 _NO_DATA = re.compile(
     r"(readme|licen[cs]e|copying|notice|authors|changelog|changes|contributing|code_of_conduct|citation|security|"
     r"dataset_?card)([-_. ].*)?|(requirements)",
@@ -165,8 +167,8 @@ def _local(text: str, ignored: list[str]) -> dict[str, list[str]]:
     files = [f for f in found if Path(f).is_file()]
     if not files:
         raise UserError(f"{what}: no files in it; put {', '.join(FORMATS)} files there")
-    told, caches = of_saved(files)
-    files = [f for f in files if f not in told]
+    saved, caches = of_saved(files)
+    files = [f for f in files if f not in saved]
     known = [f for f in files if extension(f) in FORMATS and f not in caches]
     about = [f for f in known if is_about_data(f)]
     if len(about) < len(files):  # alone, their contents decide
@@ -195,10 +197,10 @@ def is_about_data(file: str) -> bool:
 def why_not_read(file: str) -> str:
     """Why a file beside data is not read, in a few words."""
     if is_about_data(file):
-        return "that tell of data"
+        return TELLS
     if extension(file) in FORMATS:
-        return "of no split"
-    return FOREIGN.get(extension(file), "of an unknown kind").partition(";")[0]
+        return "names no split"
+    return FOREIGN.get(extension(file), "an unknown kind").partition(";")[0]
 
 
 def _check_link(path: Path) -> None:

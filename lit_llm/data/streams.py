@@ -150,8 +150,8 @@ class _Zstandard(io.RawIOBase):
 
 
 def open_lines(file: str, ends: bool = False) -> Iterator[bytes | RowError]:
-    """Lines without their ends (\\n or \\r\\n), or with them (``ends``). A line beyond ``MAX_LINE`` comes as a RowError,
-    without holding it."""
+    """Lines without their ends (\\n or \\r\\n), or with them (``ends``). A line beyond ``MAX_LINE`` comes as a
+    RowError, without holding it."""
     number = 0
     with open_bytes(file) as stream:
         while True:

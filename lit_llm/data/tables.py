@@ -52,10 +52,10 @@ def read_table(file: str, encoding: str, tabs: bool) -> Iterator[tuple[int, dict
             yield bad
             continue
         except csv.Error as error:
-            bad = _malformed(f"{file}:{before + 1}", str(error), lines.number - before)
+            fault = _malformed(f"{file}:{before + 1}", str(error), lines.number - before)
             if names is None or "limit" in str(error):
-                raise bad from None
-            yield bad
+                raise fault from None
+            yield fault
             continue
         if cells is None:
             break
@@ -158,7 +158,7 @@ def _rows_of(lines: Sequence[str], delimiter: str) -> list[list[str]]:
 
 
 class _Lines:
-    """Lines with their ends, decoded; ``number`` is that of the last one given. Goes on behind one that is a RowError."""
+    """Lines with their ends, decoded; ``number`` is that of the last one given. It goes on behind a RowError."""
 
     def __init__(self, file: str, encoding: str) -> None:
         self.file, self.encoding, self.number = file, encoding, 0
