@@ -94,7 +94,7 @@ def test_languages_have_a_column_where_somebody_filled_them():
     assert overview.as_dict()["kinds"][".txt"]["languages"] == {"ar": 3, "en": 1}
 
 
-def test_what_is_left_out_after_reading_is_said(tmp_path, tokenizer, write, cache):
+def test_what_is_left_out_after_reading_is_said(tokenizer, write, cache):
     rows = [{"prompt": f"q {n}", "completion": "a " * (200 if n < 3 else 2)} for n in range(30)]
     file = write("a.jsonl", rows)
     data = Instructions(InstructionsOptions(path=file, max_length=64, cache_dir=cache), tokenizer=tokenizer)
@@ -116,7 +116,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tokens_of_every_kind_of_data_are_those_of_its_rows(tmp_path, tokenizer, write, cache, kind):
+def test_tokens_of_every_kind_of_data_are_those_of_its_rows(tokenizer, write, cache, kind):
     module, options, rows = KINDS[kind]
     file = [write("a.jsonl", rows[:20]), write("b.ndjson", rows[20:])]
     data = module(options(path=file, cache_dir=cache), tokenizer=tokenizer)
@@ -132,12 +132,12 @@ def test_tokens_of_every_kind_of_data_are_those_of_its_rows(tmp_path, tokenizer,
     for record in [*records["train"], *records["validation"]]:
         assert record.source not in held
         if kind == "examples":
-            ids, mask = tokenizer.encode_chat(record.messages)
+            _, mask = tokenizer.encode_chat(record.messages)
             wanted += max(n for n, trained in enumerate(mask) if trained) + 1
             continue
         wanted += len(tokenizer.encode_prompt(record.messages if kind == "prompts" else record.prompt))
-        answers = {"comparisons": lambda r: r.completions, "labels": lambda r: [r.completion], "prompts": lambda r: []}
-        wanted += sum(len(tokenizer.encode_completion(text)) for text in answers[kind](record))
+        texts = getattr(record, "completions", None) or [getattr(record, "completion", None)]
+        wanted += sum(len(tokenizer.encode_completion(text)) for text in texts if text is not None)
     assert sum(one.tokens for one in kinds.values()) == wanted
 
 
