@@ -46,7 +46,8 @@ def test_the_table_and_three_rows_are_shown_and_the_run_makes_no_token_again(
     assert metrics["data"] == written and written["all"]["rows"] == 120
     table = [record.getMessage().strip() for record in caplog.records]
     assert lines[1].strip() in table
-    assert table.index(lines[1].strip()) < next(n for n, line in enumerate(table) if "step 6/6" in line)
+    loaded = next(n for n, line in enumerate(table) if line.startswith("from scratch, into"))
+    assert loaded < table.index(lines[1].strip()) < next(n for n, line in enumerate(table) if line.startswith("data: "))
 
 
 def test_look_is_the_same_command(words, capsys, monkeypatch, tmp_path):
