@@ -50,6 +50,7 @@ MISTAKES = {
     "export": (["modle=x"], "unknown key modle=; did you mean model=?"),
     "rank": (["projct=x.db"], "unknown key projct=; did you mean project=?"),
     "plan": (["stage=pretraning"], "did you mean pretraining?"),
+    "prepare": (["stage=pretraning"], "did you mean pretraining?"),
     "verify": (["model=nowhere"], "nowhere/lineage.json: not there"),
 }
 
@@ -67,6 +68,7 @@ def test_a_mistake_is_one_line_and_status_2(script, tmp_path):
     ("script", "words"),
     [
         ("train", ["stage=pretraining"]), pytest.param("pipeline", [], marks=pytest.mark.slow), ("evaluate", ["run=x"]),
+        ("prepare", ["stage=pretraining"]),
         ("rank", ["project=x.db"]), ("generate", ["model=x", "prompt=The"]),
         ("export", ["model=x"]),
     ],

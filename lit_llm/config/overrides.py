@@ -66,6 +66,8 @@ def literal(words: list[str]) -> list[str]:
 def _literal(word: str) -> str:
     key, equals, value = word.partition("=")
     last = re.split(r"[./@]", key.lstrip("+~"))[-1]
+    if last == "columns" and value[:1] == "{" and not _is_read(word):
+        return f"{key}={quoted(value)}"  # names in other letters than Hydra's: the map as a text
     group = (conf_folder() / key.lstrip("+~").partition("@")[0]).is_dir()
     if not equals or word.startswith("-") or not value or not (last in TEXTS or group):
         return word
@@ -83,6 +85,15 @@ def _literal(word: str) -> str:
     data = last in ("path", "replay_path", "ptx_path")  # there a number with a point is told: 1.10 would be 1.1
     number = isinstance(plain, bool | int) or (isinstance(plain, float) and not data)
     return f"{key}={quoted(value)}" if number else word
+
+
+def _is_read(word: str) -> bool:
+    """Whether Hydra reads the override."""
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return False
+    return True
 
 
 def _exists(text: str) -> bool:

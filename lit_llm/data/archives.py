@@ -16,7 +16,8 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
-from lit_llm.data.compression import COMPRESSED, MAX_RATIO, WINDOW, RowError, decompressed, read_within
+from lit_llm.data.compression import COMPRESSED, MAX_RATIO, WINDOW, decompressed, read_within
+from lit_llm.data.row_errors import RowError
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst")
 MAX_DEPTH = 3  # archives within each other

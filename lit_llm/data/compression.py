@@ -6,30 +6,17 @@ import bz2
 import gzip
 import io
 import lzma
-import re
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, BinaryIO, cast
 
+from lit_llm.data.row_errors import RowError
 from lit_llm.errors import UserError
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 WINDOW = 64 * 2**20  # bytes that come out of a compressed file between two looks at its ratio
 MAX_RATIO = 500  # of a window's bytes to those it came out of: text has 3 to 10, rows that are nearly the same 100
 MAX_UNPACKED = 256 * 2**30  # bytes that may come out of one compressed file
-_LINE_ENDS = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
-
-
-class RowError(UserError):
-    """A row or a file that cannot be used. ``reason`` is the word under which it is counted."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(_LINE_ENDS.sub(" ", message))  # one line, whatever keys and values it names
-        self.reason = reason
-
-
-class BadFile(RowError):  # noqa: N818 (it is what the file is)
-    """A whole file that cannot be used: all of them are told at once."""
 
 
 def decompressed(packed: BinaryIO, file: str, suffix: str) -> BinaryIO:

@@ -20,11 +20,13 @@ from lit_llm.data.filters import Record, content_key
 from lit_llm.data.formats import Kind
 from lit_llm.data.loading import Order, ResumableLoader, Rows, shuffled
 from lit_llm.data.options import DataOptions, DataPath
+from lit_llm.data.overview import Overview
 from lit_llm.data.quality import screening
 from lit_llm.data.quality.screening import Screening
 from lit_llm.data.reading import Expand, Records, read_records
+from lit_llm.data.samples import Decode, Part
 from lit_llm.data.sources import resolve
-from lit_llm.data.token_cache import content_hash
+from lit_llm.data.token_cache import TokenStore, content_hash
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Heldout, Labelled
 from lit_llm.text.tokenizer import Tokenizer
@@ -82,6 +84,7 @@ class DataModule(L.LightningDataModule, ABC):
         self._first_bad: dict[str, str] = {}  # by reason
         self._prepared: Prepared | None = None
         self._files: dict[str, None] = {}  # an ordered set
+        self._overview = Overview()
 
     @abstractmethod
     def _prepare(self) -> Prepared:
@@ -96,15 +99,48 @@ class DataModule(L.LightningDataModule, ABC):
         for place in (path, *(self.options.decontaminate if self.options.decontaminate_words else ())):
             found = resolve(place, self.options.cache_dir).values()
             self._files |= dict.fromkeys(home(file) for files in found for file in files)
+        if self._prepared is None:  # what is read again later is counted already
+            self._overview += records.counts.overview
         self._first_bad = records.counts.first | self._first_bad
         return records
 
     @property
     def prepared(self) -> Prepared:
         if self._prepared is None:
+            self._overview = Overview()
             self._prepared = self._prepare()
             self._tell_dropped()
         return self._prepared
+
+    def _count_tokens(self, records: Sequence[Record], store: TokenStore, parts: Sequence[int] | None = None) -> None:
+        """Of records that are trained or validated; ``parts``: documents in the store of each record, where not 1."""
+        lengths = store.lengths
+        if parts is not None and len(records):
+            lengths = np.add.reduceat(lengths, np.concatenate([[0], np.cumsum(parts)[:-1]]).astype(np.int64))
+        self._overview.add_tokens(records, lengths.tolist())
+
+    def overview(self) -> Overview:
+        """What the data is, by kinds of files."""
+        _ = self.prepared
+        return self._overview
+
+    def left_out_later(self) -> dict[str, int]:
+        """Rows that were left out after they were read, by reason."""
+        read = self.overview().whole.skipped
+        return {name: n - read[name] for name, n in self.prepared.counts["skipped"].items() if n > read[name]}
+
+    def samples(self, count: int) -> list[list[Part]]:
+        """The first rows of the first epoch, as the model sees them (``samples.py``)."""
+        order = self.prepared.order(0)
+        rows = [int(order[place]) for place in range(min(count, len(self.prepared.train)))]
+        return [list(self._sample(self.prepared.train, row, self._decode)) for row in rows]
+
+    def _sample(self, rows: Rows, row: int, decode: Decode) -> Iterable[Part]:  # noqa: ARG002
+        """A row of ``rows`` in parts. Data of one's own that says nothing has no samples."""
+        return ()
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special=False)
 
     def _encoded_or(self, nothing: T, record: Record, encode: Callable[[], T]) -> T:
         """What a chat template makes of a record; where it refuses it, ``nothing``, or an error that names the row."""
@@ -251,6 +287,7 @@ def records_of(options: DataOptions, path: DataPath, kind: Kind, expand: Expand 
         ignore_keys=options.ignore_keys,
         clean=options.clean,
         encoding=options.encoding,
+        columns=options.columns,
         screening=screening_of(options),
     )
 

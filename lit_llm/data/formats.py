@@ -27,10 +27,11 @@ from lit_llm.data.conversations import (
 )
 from lit_llm.data.filters import Record
 from lit_llm.data.label_formats import labelled, labelled_messages
+from lit_llm.data.nearest_format import suggestion
 from lit_llm.data.preference_formats import tags_of
 from lit_llm.data.problem_formats import ANSWERS, ASKED, problem
+from lit_llm.data.row_errors import RowError
 from lit_llm.data.sources import Row
-from lit_llm.data.streams import RowError
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Document, Example, Labelled, Message, Prompt
 from lit_llm.runtime.suggestions import nearest
@@ -356,7 +357,11 @@ def _unfit(value: Mapping[str, Any], kind: Kind, where: str, what: str) -> RowEr
     fitting = other.fits(value)
     if lacking and not hint and fitting < 2:
         hint = f"; '{lacking[0]}' is missing"
-    elif fitting and (fitting > 1 or not hint):
+    elif fitting > 1:
+        hint = f"; this is for {_USED_BY[other.kind]}"
+    elif told := suggestion(value, [(f.name, keys) for f in mine for keys in f.keys], kind, guess=not fitting):
+        hint += told
+    elif fitting and not hint:
         hint = f"; this is for {_USED_BY[other.kind]}"
     keys = ", ".join(str(k)[:40] for k in list(value)[:12]) or "none"
     return RowError("unknown_format", f"{where}: {what}; keys found: {keys}; accepted: {accepted}{hint}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -27,6 +27,7 @@ from lit_llm.data.label_formats import LabelsOfRankings
 from lit_llm.data.loading import Rows, shuffled
 from lit_llm.data.options import LabelledAnswersOptions
 from lit_llm.data.reading import Records
+from lit_llm.data.samples import Decode, Part, answered
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import NothingToLearn, UserError
 from lit_llm.records import Labelled, LabelledBatch, TokenRow
@@ -200,6 +201,7 @@ class LabelledAnswers(DataModule):
     def _rows(self, records: list[Labelled], split: str, reasons: dict[str, int]) -> LabelledRows:
         """The records that fit; what does not is counted in ``reasons``."""
         store, kept = self._fitted(records, split, reasons)
+        self._count_tokens(records, store, [2] * len(records))
         return LabelledRows(
             store,
             kept,
@@ -241,6 +243,10 @@ class LabelledAnswers(DataModule):
             else:
                 kept.append(index)
         return store, kept
+
+    def _sample(self, rows: Any, row: int, decode: Decode) -> Iterator[Part]:
+        one = rows[row]
+        yield from answered(one.prompt, [("good" if one.label else "bad", one.completion)], decode)
 
     def _tokenized(self, records: list[Labelled], description: str) -> TokenStore:
         """For each record its prompt and then its completion, as documents of their own."""

@@ -103,8 +103,14 @@ class JoinedRows:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Any:
-        part = int(np.searchsorted(self._ends, index, side="right"))
-        return self.parts[part][index - int(self._ends[part]) + len(self.parts[part])]
+        part, row = self.place(index)
+        return part[row]
+
+    def place(self, index: int) -> tuple[Rows, int]:
+        """The data set that a row is of, and its number there."""
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        part = self.parts[number]
+        return part, index - int(self._ends[number]) + len(part)
 
 
 class ResumableLoader:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from lit_llm.data.column_map import as_mapping
 from lit_llm.data.encodings import checked_encoding
 from lit_llm.data.quality import languages as known_languages
 from lit_llm.data.quality.rules import rules
@@ -42,6 +43,9 @@ class DataOptions(Options):
     num_workers: int = 0  # processes that prepare batches; they change nothing but speed
     seed: int = 0  # of the order of the rows
     format: str | None = None  # a format's name or a function's dotted path; None: by each row's keys (formats.py)
+    # What rows call a key, and what its format calls it: {question: prompt, reply: completion}. Renamed before the
+    # format is chosen.
+    columns: Mapping[str, str] | str | None = None
     on_error: Literal["stop", "skip"] = "stop"  # at the first bad row, with file and line; skip counts it by reason
     max_error_rate: float = 0.2  # share of bad rows above which skipping ends in an error all the same
     validation_fraction: float = 0.05  # held out by content, where the files do not say which split they are
@@ -79,6 +83,7 @@ class DataOptions(Options):
         if isinstance(self.ignore_keys, str) or not all(isinstance(key, str) for key in self.ignore_keys):
             raise UserError(f"data.ignore_keys={self.ignore_keys}: a list of keys is needed, such as [tools,images]")
         checked_encoding(self.encoding)
+        as_mapping(self.columns)
         check_fractions(self.validation_fraction, self.test_fraction)
         _one_of("deduplicate", self.deduplicate, ("exact", "near", "off"))
         if isinstance(self.decontaminate, str):
@@ -278,7 +283,8 @@ class PromptsOptions(DataOptions):
             return None
         shared = {field.name: getattr(self, field.name) for field in fields(DataOptions)}
         own = {"path": self.ptx_path, "max_length": self.ptx_max_length, "micro_batch_size": self.ptx_micro_batch_size}
-        return TextOptions(**{**shared, **own, "format": TextOptions.format, "name": TextOptions.name})
+        return TextOptions(**{**shared, **own, "format": TextOptions.format, "columns": None,
+                              "name": TextOptions.name})  # fmt: skip
 
 
 def check_fractions(validation: float, test: float) -> None:

@@ -17,8 +17,8 @@ from lit_llm.data.conversations import (
     transcript,
     untrained,
 )
+from lit_llm.data.row_errors import RowError
 from lit_llm.data.row_keys import check_part
-from lit_llm.data.streams import RowError
 from lit_llm.records import Comparison, Message
 
 _SCORES = ("score", "scores", "rating", "ratings", "avg_rating", "gold", "rank")

@@ -6,7 +6,7 @@ The completions of a prompt stay together: a batch is counted in prompts, and ea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -28,6 +28,7 @@ from lit_llm.data.loading import Order, Rows, grouped, shuffled
 from lit_llm.data.options import PreferencesOptions
 from lit_llm.data.ranking_rows import Judged, RankingRows
 from lit_llm.data.reading import Records
+from lit_llm.data.samples import Decode, Part, answered
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, RankingBatch
@@ -140,6 +141,7 @@ class Preferences(DataModule):
     def _rows(self, comparisons: list[Comparison], split: str, reasons: dict[str, int]) -> RankingRows:
         """The comparisons that fit; what does not is counted in ``reasons``."""
         store, firsts, kept, cuts = self._fitted(comparisons, split, reasons)
+        self._count_tokens(comparisons, store, [1 + len(one.completions) for one in comparisons])
         number = {who: index for index, who in enumerate(self._annotators)}
         judged = [
             Judged(one.ranks, self.choice.weight(one), one.margin, number[one.annotator], one.attacked)
@@ -184,6 +186,13 @@ class Preferences(DataModule):
                 f"{comparison.source}: {what}; raise data.max_length, set data.overlong=truncate, "
                 "or data.on_error=skip to count such rows and go on"
             )
+
+    def _sample(self, rows: Any, row: int, decode: Decode) -> Iterator[Part]:
+        group = rows[row]
+        said = [f"rank {rank}" for rank in group.judged.ranks]
+        if group.judged.attacked:
+            said[-1] = "an attack, which nobody ranked"
+        yield from answered(group.prompt, zip(said, group.completions, strict=True), decode)
 
     def _tokenized(self, comparisons: list[Comparison], description: str) -> TokenStore:
         """For each comparison its prompt and then its completions, as documents of their own."""

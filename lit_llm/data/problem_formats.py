@@ -12,7 +12,7 @@ from typing import Any
 
 from lit_llm.data.conversations import CONTEXT, check_order, in_context, prompt_of, text_of, untrained
 from lit_llm.data.preference_formats import tags_of
-from lit_llm.data.streams import RowError
+from lit_llm.data.row_errors import RowError
 from lit_llm.records import Prompt
 
 ASKED = ("question", "prompt", "problem", "messages")

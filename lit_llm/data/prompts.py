@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ from lit_llm.data.loading import ResumableLoader, shuffled
 from lit_llm.data.options import PromptsOptions
 from lit_llm.data.raw_text import RawText
 from lit_llm.data.reading import Records
+from lit_llm.data.samples import Decode, Part, answered
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import UserError
 from lit_llm.records import Prompt, PromptBatch
@@ -104,6 +105,7 @@ class Prompts(DataModule):
     def _prepare(self) -> Prepared:
         if self._text is not None:
             self._text.setup()  # its mistakes are told before anything is sampled
+            self._overview += self._text.overview()
         self._check_template()
         records = self._read(self.options.path, "prompts")
         self._prompts, self._longest, self._needed, self._reasons = [], 0, [], Counter()
@@ -139,6 +141,7 @@ class Prompts(DataModule):
 
     def _rows(self, prompts: list[Prompt], split: str) -> PromptRows:
         store, kept = self._that_fit(prompts, split)
+        self._count_tokens(prompts, store)
         rows = PromptRows(store, kept, len(self._prompts), self.tokenizer.pad_id)
         self._prompts += [prompts[index] for index in kept]
         self._longest = max(self._longest, int(store.lengths[kept].max()) if kept else 0)
@@ -165,6 +168,9 @@ class Prompts(DataModule):
 
     def _ids(self, prompt: Prompt) -> list[int]:
         return self.tokenizer.encode_prompt(prompt.messages)
+
+    def _sample(self, rows: Any, row: int, decode: Decode) -> Iterator[Part]:
+        yield from answered(rows[row][0], (), decode)
 
     def _tokenized(self, prompts: list[Prompt], description: str) -> TokenStore:
         self.tokenizer.chat.check(self.tokenizer)

@@ -27,6 +27,7 @@ from lit_llm.data.loading import JoinedRows, mixed
 from lit_llm.data.options import DataPath, TextOptions
 from lit_llm.data.packing import PackedRows, concatenate_and_split
 from lit_llm.data.reading import Records
+from lit_llm.data.samples import Decode, Part, packed
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import UserError
 from lit_llm.records import Document, TokenBatch
@@ -125,6 +126,7 @@ class RawText(DataModule):
 
     def _rows(self, index: int, source: TextSource, documents: list[Document], split: str) -> PackedRows:
         store = self._tokenized(documents, f"tokenize {source.name} {split}")
+        self._count_tokens(documents, store)
         plan = concatenate_and_split(np.maximum(store.lengths - 1, 0), self.options.max_length)
         tokens = int(plan.length.sum())
         if split == "train" and self._trains_on(source) and tokens < self.options.max_length:
@@ -133,6 +135,10 @@ class RawText(DataModule):
                 f"data.max_length={self.options.max_length}; give more text or a smaller max_length"
             )
         return PackedRows(store, plan, pad_id=self.tokenizer.pad_id, source=index)
+
+    def _sample(self, rows: Any, row: int, decode: Decode) -> Iterator[Part]:
+        part, number = rows.place(row)
+        yield from packed(part, number, decode, "next document")
 
     def _tokenized(self, documents: list[Document], description: str) -> TokenStore:
         tokenizer = self.tokenizer

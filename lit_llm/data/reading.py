@@ -10,20 +10,22 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from lit_llm.data.bad_files import refusal
+from lit_llm.data.bad_rows import BadRows
+from lit_llm.data.cells import with_cells
 from lit_llm.data.charsets import AUTO
-from lit_llm.data.compression import BadFile
+from lit_llm.data.columns import Columns
 from lit_llm.data.documents.needs import KINDS as DOCUMENTS
 from lit_llm.data.encodings import checked_encoding, holds_utf8
 from lit_llm.data.filters import Record, cleaned, cleaned_row, content_key, group_key, share, without_overlap
 from lit_llm.data.formats import Format, Kind, Parse, find_format, parse_row
 from lit_llm.data.options import check_fractions
+from lit_llm.data.overview import Overview
 from lit_llm.data.provenance import cut, joined, located
 from lit_llm.data.quality import screening as quality
 from lit_llm.data.quality.screening import Screening
-from lit_llm.data.sources import Row, extension, read_rows, resolve
+from lit_llm.data.row_errors import RowError
+from lit_llm.data.sources import Row, extension, read_rows, resolve, why_not_read
 from lit_llm.data.splits import NAMES, UNDIVIDED
-from lit_llm.data.streams import RowError
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Document, Labelled
 
@@ -51,7 +53,7 @@ class Counts:
     repeated_ids: int = 0  # rows used whose id an earlier row has with other content
     languages: Counter[str] = field(default_factory=Counter)  # rows by language, where ``data.languages`` is given
     encodings: Counter[str] = field(default_factory=Counter)  # texts by the encoding that was found out
-    bad_files: list[BadFile] = field(default_factory=list)  # that stop the run, once all are known
+    overview: Overview = field(default_factory=Overview)  # the same by kinds of files
 
     def drop(self, reason: str, told: Mapping[int, str]) -> None:
         """Rows that were used so far are skipped: their numbers, and what a user is told of each."""
@@ -110,6 +112,7 @@ def read_records(
     clean: bool = True,
     encoding: str = AUTO,
     screening: Screening | None = None,
+    columns: Mapping[str, str] | str | None = None,
 ) -> Records:
     """Read, check, deduplicate and split.
 
@@ -118,14 +121,15 @@ def read_records(
         kind: "texts" -> Document, "examples" -> Example, "comparisons" -> Comparison, "labels" ->
             Labelled, "prompts" -> Prompt.
         format: a name of ``formats.FORMATS`` or the dotted path of a function; None chooses by each row's keys.
-        on_error: stop at the first bad row with one line, or skip it and count it by reason.
+        on_error: stop with a line for each of the bad rows (``bad_rows.py``), or skip them and count them by reason.
         max_error_rate: share of bad rows above which skipping ends in an error all the same.
         validation_fraction, test_fraction: held out by content hash where the files do not say; rows with the same
             prompt stay together, and a text stays whole unless there are fewer than ``FEW_TEXTS`` (20): then about
             200 blocks are made of them, and some of those are held out.
+        columns: {a row's key: the format's}.
 
     Raises:
-        UserError: a bad row (``on_error="stop"``), too many of them, or no usable row at all.
+        UserError: bad rows (``on_error="stop"``), too many of them, or no usable row at all.
     """
     if on_error not in ("stop", "skip"):
         raise UserError(f"data.on_error={on_error}: stop or skip")
@@ -140,29 +144,37 @@ def read_records(
         names = sorted({Path(file).name for file in ignored})
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         log.warning("data.path=%s: files that are not read: %s%s", path, ", ".join(names[:8]), more)
+    for file in dict.fromkeys(ignored):
+        counts.overview.of(file).unread[why_not_read(file)] += 1
     encoding = checked_encoding(encoding)
+    renaming, bad = Columns(columns, kind, parse), BadRows() if on_error == "stop" else None
     splits: dict[str, list[Record]] = {}
     ids, encodings = _Ids(), _Encodings()
     screening = screening or Screening(cache_dir=cache_dir)
     for name, members in files.items():
-        rows = encodings.seen(read_rows(members, encoding, cache_dir))
+        rows = counts.overview.following(encodings.seen(read_rows(members, encoding, cache_dir)))
         rows = rows if encoding in ("utf-8", AUTO) else _told_if_utf8(rows, encoding)
+        rows = with_cells(renaming.renamed(rows), kind, parse)
         rows = _expanded(_cleaned(rows, counts.altered) if clean else rows, expand)
         if name in (UNDIVIDED, "train") and "split" not in ignore_keys:
             rows = map(_to_train_on, rows)
-        splits[name] = list(_kept(rows, kind, parse, on_error, counts, ignore_keys, ids, screening))
+        rows = rows if bad is None else bad.looked_at(rows)
+        splits[name] = list(_kept(rows, kind, parse, bad, counts, ignore_keys, ids, screening))
+    renaming.check_seen()
+    if bad is not None:
+        bad.end(path)
     if ids.first:
         log.warning(
             "data.path=%s: %d rows have the id of another row and other content; the first: %s",
             *(path, ids.repeated, ids.first),
         )
     counts.repeated_ids = ids.repeated
-    counts.languages += screening.by_language
+    counts.languages = counts.overview.whole.languages
     counts.encodings = encodings.tell(path)
-    if counts.bad_files:
-        raise refusal(path, counts.bad_files)
     _check(counts, path, max_error_rate)
-    return Records(_held_out(splits, kind, counts, validation_fraction, test_fraction, screening), counts)
+    divided = _held_out(splits, kind, counts, validation_fraction, test_fraction, screening)
+    counts.overview.divide(divided)
+    return Records(divided, counts)
 
 
 def _without_documents(files: dict[str, list[str]], ignored: list[str]) -> dict[str, list[str]]:
@@ -278,34 +290,35 @@ def _kept(
     rows: Iterable[Row | RowError],
     kind: Kind,
     parse: Format | Parse | None,
-    on_error: str,
+    bad: BadRows | None,
     counts: Counts,
     ignore_keys: Collection[str],
     ids: _Ids,
     screening: Screening,
 ) -> Iterator[Record]:
-    """The usable records of a split's rows; everything else is counted."""
+    """The usable records of a split's rows; everything else is counted, errors in ``bad`` where they end the run."""
     seen: set[bytes] = set()
     for row in rows:
         counts.read += 1
+        of = counts.overview.read()
         try:
             record = _record(row, kind, parse, ignore_keys)
             key = content_key(record)
             if key in seen and screening.deduplicate != "off":
                 raise RowError("duplicate", f"{record.source}: says the same as an earlier row")
-            if refusal := screening.refused(record):
+            if refusal := screening.refused(record, of.languages):
                 raise RowError(*refusal)
         except RowError as error:
-            if on_error == "stop" and isinstance(error, BadFile) and error.reason not in HARMLESS:
-                counts.bad_files.append(error)
-            elif on_error == "stop" and error.reason not in HARMLESS:
-                raise UserError(f"{error} (data.on_error=skip counts such rows and goes on)") from None
+            if bad is not None and error.reason not in HARMLESS:
+                bad.add(error)
             counts.skipped[error.reason] += 1
+            of.skipped[error.reason] += 1
             counts.first.setdefault(error.reason, str(error))
             continue
         seen.add(key)
         counts.used += 1
         assert isinstance(row, Row)
+        counts.overview.use(row, record)
         ids.see(row, record)
         yield record
 
@@ -350,10 +363,13 @@ def _held_out(
     train = [*splits.get(UNDIVIDED, []), *named.pop("train", [])]
     heldout = [record for records in named.values() for record in records]
     if heldout:
-        train, dropped = without_overlap(train, heldout)
+        kept, dropped = without_overlap(train, heldout)
         counts.used -= dropped
         counts.skipped["in_heldout"] += dropped
         counts.skipped += Counter()  # drops the zero
+        staying = set(map(id, kept))
+        counts.overview.leave_out("in_heldout", [record for record in train if id(record) not in staying])
+        train = kept
     train = _without(train, "near_heldout", screening.near_heldout(train, heldout), counts)
     train = _without(train, "near_duplicate", screening.near_duplicates(train), counts)
     has_test = any(name.startswith("test") for name in named)
@@ -372,6 +388,7 @@ def _held_out(
 
 def _without(records: list[Record], reason: str, told: Mapping[int, str], counts: Counts) -> list[Record]:
     counts.drop(reason, told)
+    counts.overview.leave_out(reason, [records[number] for number in told])
     return [record for number, record in enumerate(records) if number not in told]
 
 

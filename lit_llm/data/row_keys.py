@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from lit_llm.data.streams import RowError
+from lit_llm.data.row_errors import RowError
 from lit_llm.runtime.suggestions import nearest
 
 

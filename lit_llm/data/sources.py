@@ -18,35 +18,36 @@ from typing import Any
 
 from lit_llm.data import row_keys
 from lit_llm.data.archives import ARCHIVES, is_archive, members
+from lit_llm.data.arrow_files import ARROW, of_saved, read_arrow
 from lit_llm.data.charsets import AUTO, decoded
-from lit_llm.data.compression import BadFile
+from lit_llm.data.compression import COMPRESSED
 from lit_llm.data.documents.needs import KINDS as DOCUMENTS
-from lit_llm.data.documents.reading import read_documents
+from lit_llm.data.documents.reading import Text, read_documents
 from lit_llm.data.encodings import undecodable
 from lit_llm.data.projects import is_project, read_project, resolve_project
+from lit_llm.data.row_errors import RowError
 from lit_llm.data.splits import UNDIVIDED, divided, of_split, split_name
-from lit_llm.data.streams import COMPRESSED, RowError, open_bytes, open_lines, read_bytes
+from lit_llm.data.streams import open_bytes, open_lines, read_bytes
+from lit_llm.data.tables import TABLES, read_table
 from lit_llm.errors import UserError
 from lit_llm.runtime.suggestions import nearest
 
 TEXTS = (".txt", ".text", ".md", ".markdown", ".rst")
 LINES = (".jsonl", ".ndjson")
-FORMATS = (*TEXTS, *LINES, ".json", ".parquet", *DOCUMENTS, *ARCHIVES)
+FORMATS = (*TEXTS, *LINES, ".json", *TABLES, ".parquet", *ARROW, *DOCUMENTS, *ARCHIVES)
 FOREIGN = {
     ".doc": "Word's form before 2007; save it as .docx",
     ".xls": "Excel's form before 2007; save it as .xlsx",
     ".ppt": "PowerPoint's form before 2007; save it as .pptx",
     **dict.fromkeys((".pages", ".numbers", ".key", ".mobi", ".azw3", ".djvu"), "a document; save it as .docx or .pdf"),
     **dict.fromkeys((".xml", ".tex"), "markup; save its text as .txt"),
-    **dict.fromkeys((".csv", ".tsv"), "a table; save it as .jsonl, one object a row"),
     **dict.fromkeys((".yaml", ".yml", ".toml"), "settings; save rows as .jsonl"),
     **dict.fromkeys((".pkl", ".pickle", ".npy", ".npz", ".pt", ".bin"), "no rows of text; save them as .jsonl"),
     **dict.fromkeys((".7z", ".rar"), "an archive; unpack it and give the folder"),
-    **dict.fromkeys(
-        (".arrow", ".feather"), "a cache of the datasets package; save it as .parquet (Dataset.to_parquet) or .jsonl"
-    ),
 }
 """Formats that are known, and not read: what they are, and what to do."""
+TELLS = "tells of data"
+"""Why a README and the like are not read."""
 _NO_DATA = re.compile(
     r"(readme|licen[cs]e|copying|notice|authors|changelog|changes|contributing|code_of_conduct|citation|security|"
     r"dataset_?card)([-_. ].*)?|(requirements)",
@@ -57,7 +58,7 @@ _NO_DATA_JSON = re.compile(
     r"metrics|lineage|package(-lock)?",
     re.IGNORECASE,
 )
-_UNITS = {".json": "item", ".parquet": "row"}
+_UNITS = {".json": "item", **dict.fromkeys((".parquet", *ARROW), "row")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,8 @@ class Row:
 
     value: dict[str, Any] | str
     file: str
-    line: int  # from 1: the line of a .jsonl, the item of a .json, the row of a .parquet, the task of a project
+    line: int  # from 1: the line of a .jsonl, the item of a .json, the row of a .parquet, the task of a project;
+    # of a table the line where the row begins
     named: str = ""  # how messages name it, where file and line do not say it
     parts: tuple[tuple[int, str], ...] = ()  # of a document: where its pages or sections begin, and their names
     encoding: str = ""  # of a text, where it was found out
@@ -177,7 +179,9 @@ def _local(text: str, ignored: list[str]) -> dict[str, list[str]]:
     files = [one for f in found if Path(f).is_file() for one in _inside(f)]
     if not files:
         raise UserError(f"{what}: no files in it; put {', '.join(FORMATS)} files there")
-    known = [f for f in files if extension(f) in FORMATS]
+    saved, caches = of_saved(files)
+    files = [f for f in files if f not in saved]
+    known = [f for f in files if extension(f) in FORMATS and f not in caches]
     about = [f for f in known if is_about_data(f)]
     if len(about) < len(files):  # alone, their contents decide
         known = [f for f in known if f not in set(about)]
@@ -210,6 +214,15 @@ def is_about_data(file: str) -> bool:
     if kind == ".json":
         return bool(_NO_DATA_JSON.fullmatch(Path(name).stem))
     return (kind in TEXTS or not kind) and bool(_NO_DATA.fullmatch(Path(name).stem))
+
+
+def why_not_read(file: str) -> str:
+    """Why a file beside data is not read, in a few words."""
+    if is_about_data(file):
+        return TELLS
+    if extension(file) in FORMATS:
+        return "names no split"
+    return FOREIGN.get(extension(file), "an unknown kind").partition(";")[0]
 
 
 def _check_link(path: Path) -> None:
@@ -255,19 +268,28 @@ def read_rows(
     texts = read_documents(documents, [extension(file) for file in documents], encoding, cache_dir)
     for file in files:
         try:
-            if file.startswith("hub:"):
-                yield from _read_hub(file)
-            elif is_project(file):
-                yield from (Row(value, file, task, named) for value, named, task in read_project(file))
-            elif extension(file) in DOCUMENTS:
-                text = next(texts)
-                yield text if isinstance(text, RowError) else Row(text.text, file, 1, file, text.parts, text.encoding)
-            elif extension(file) in TEXTS:
-                yield from _read_text(file, encoding)
-            else:
-                yield from _READERS[known_extension(file)](file, "utf-8" if encoding == AUTO else encoding)
+            for row in _rows_of(file, encoding, texts):
+                if isinstance(row, RowError):
+                    row.file = file
+                yield row
         except RowError as bad:  # the file itself: damaged, a pointer, unreadable
+            bad.file = file
             yield bad
+
+
+def _rows_of(file: str, encoding: str, texts: Iterator[Text | RowError]) -> Iterator[Row | RowError]:
+    """``texts``: of the documents, in the order of the files."""
+    if file.startswith("hub:"):
+        yield from _read_hub(file)
+    elif is_project(file):
+        yield from (Row(value, file, task, named) for value, named, task in read_project(file))
+    elif extension(file) in DOCUMENTS:
+        text = next(texts)
+        yield text if isinstance(text, RowError) else Row(text.text, file, 1, file, text.parts, text.encoding)
+    elif extension(file) in TEXTS:
+        yield from _read_text(file, encoding)
+    else:
+        yield from _READERS[known_extension(file)](file, "utf-8" if encoding == AUTO else encoding)
 
 
 def _decoded(data: bytes | bytearray, encoding: str) -> str:
@@ -281,9 +303,9 @@ def _read_text(file: str, encoding: str) -> Iterator[Row | RowError]:
         text, found = decoded(data, encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise BadFile("invalid_utf8", f"{place(file, line)}: {undecodable(data, error, encoding)}") from None
+        raise RowError("invalid_utf8", f"{place(file, line)}: {undecodable(data, error, encoding)}") from None
     if text.count("\0") > len(text) // 4 and len(text) > 64:
-        raise BadFile(
+        raise RowError(
             "nul_byte",
             f"{file}: {text.count(chr(0)):,} of {len(text):,} characters are NUL: no text, or UTF-16 without its mark; "
             "save it as UTF-8, or set data.encoding=utf-16-le",
@@ -455,7 +477,17 @@ def _read_archive(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa
     try:
         members(file)
     except RowError as error:
-        yield BadFile(error.reason, str(error))
+        yield RowError(error.reason, str(error))
+
+
+def _read_table(file: str, encoding: str) -> Iterator[Row | RowError]:
+    for found in read_table(file, encoding, tabs=extension(file) != ".csv"):
+        yield found if isinstance(found, RowError) else Row(found[1], file, found[0])
+
+
+def _read_arrow(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa: ARG001  (it says itself)
+    for number, value in enumerate(read_arrow(file), start=1):
+        yield Row(value, file, number)
 
 
 def _read_hub(name: str) -> Iterator[Row | RowError]:
@@ -481,4 +513,6 @@ _READERS: dict[str, Callable[[str, str], Iterator[Row | RowError]]] = {
     ".json": _read_json,
     ".parquet": _read_parquet,
     **dict.fromkeys(ARCHIVES, _read_archive),
+    **dict.fromkeys(TABLES, _read_table),
+    **dict.fromkeys(ARROW, _read_arrow),
 }

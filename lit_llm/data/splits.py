@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_llm.data.streams import COMPRESSED
+from lit_llm.data.compression import COMPRESSED
 from lit_llm.errors import UserError
 from lit_llm.runtime.suggestions import nearest
 

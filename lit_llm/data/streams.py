@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lit_llm.data import archives
-from lit_llm.data.compression import COMPRESSED, RowError, decompressed, read_within
-from lit_llm.errors import UserError
+from lit_llm.data.compression import COMPRESSED, decompressed, read_within
+from lit_llm.data.row_errors import RowError
 
 MAX_LINE = 64 * 2**20  # bytes: a longer line is no row of text but a mistake, or a bomb
 MAX_FILE = 4 * 2**30  # bytes of a text file that is read as one document, after decompression
@@ -30,7 +30,7 @@ def open_bytes(file: str) -> BinaryIO:
     try:
         packed = member or Path(file).open("rb")  # noqa: SIM115  (the caller closes it)
     except OSError as error:
-        raise UserError(f"{file}: cannot be opened ({error.strerror or error})") from None
+        raise RowError("unreadable_file", f"{file}: cannot be opened ({error.strerror or error})") from None
     if packed.peek(len(_LFS)).startswith(_LFS):
         packed.close()
         raise RowError(
@@ -41,8 +41,9 @@ def open_bytes(file: str) -> BinaryIO:
     return decompressed(packed, file, suffix)
 
 
-def open_lines(file: str) -> Iterator[bytes | RowError]:
-    """Lines without their ends (\\n or \\r\\n). A line beyond ``MAX_LINE`` comes as a RowError, without holding it."""
+def open_lines(file: str, ends: bool = False) -> Iterator[bytes | RowError]:
+    """Lines without their ends (\\n or \\r\\n), or with them (``ends``). A line beyond ``MAX_LINE`` comes as a
+    RowError, without holding it."""
     number = 0
     with open_bytes(file) as stream:
         while True:
@@ -62,7 +63,7 @@ def open_lines(file: str) -> Iterator[bytes | RowError]:
                 raise RowError(
                     "damaged_file", f"{file}:{number}: cannot be read further ({_one_line(error)})"
                 ) from None
-            yield line.rstrip(b"\r\n")
+            yield line if ends else line.rstrip(b"\r\n")
 
 
 def read_bytes(file: str, most: int = MAX_FILE) -> bytearray:

@@ -5,7 +5,7 @@ Only the assistant's turns are trained, each with its end token. Rows hold whole
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ from lit_llm.data.loading import shuffled
 from lit_llm.data.options import SupervisedDataOptions
 from lit_llm.data.packing import PackedRows, Plan, best_fit_decreasing, one_per_row, trained_labels
 from lit_llm.data.reading import Records
+from lit_llm.data.samples import Decode, Part, packed
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import UserError
 from lit_llm.records import Example, Message, TokenBatch
@@ -118,6 +119,7 @@ class SupervisedData(DataModule):
         if self.options.train_on_prompt:
             self._check_all_trained(examples)
         store = self._tokenized(examples, f"tokenize {self.options.name} {split}")
+        self._count_tokens(examples, store)
         fit = fitted(store, self.options.max_length, truncate=self.options.overlong == "truncate")
         self._check_rendered(store, examples)
         if self.options.on_error == "stop" and fit.untrained.size:
@@ -157,6 +159,9 @@ class SupervisedData(DataModule):
                 splits[name] = [one for one, length in zip(tests, store.lengths.tolist(), strict=True) if length]
                 refused += len(tests) - len(splits[name])
         return Records(splits, records.counts), refused
+
+    def _sample(self, rows: Any, row: int, decode: Decode) -> Iterator[Part]:
+        yield from packed(rows, row, decode, "next conversation")
 
     def _tokenized(self, examples: list[Example], description: str) -> TokenStore:
         self.tokenizer.chat.check(self.tokenizer)

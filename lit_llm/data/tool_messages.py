@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lit_llm.data.row_errors import RowError
 from lit_llm.data.row_keys import check_part
 from lit_llm.data.row_keys import empty as says_nothing
-from lit_llm.data.streams import RowError
 from lit_llm.records import Message, ToolCall
 
 TOOLS = ("tools", "functions")

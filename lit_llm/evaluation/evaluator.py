@@ -61,7 +61,7 @@ class Evaluator:
     ) -> Scores:
         """One set, by one model, with a progress bar called ``name``."""
         settings, prompts = self.settings, heldout.kind == "prompts"
-        return evaluate(
+        scores = evaluate(
             candidate.model,
             candidate.tokenizer,
             heldout,
@@ -77,6 +77,7 @@ class Evaluator:
             reference=reference.model if reference is not None else None,  # type: ignore[arg-type]
             progress=name if settings.progress else None,
         )
+        return scores.with_sources(heldout)
 
     def evaluate_all(
         self,

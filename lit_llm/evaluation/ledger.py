@@ -20,6 +20,7 @@ from lit_llm.evaluation.statistics import Estimate, exchange_noise, holm, mcnema
 from lit_llm.runtime.atomic_files import write_json
 
 LEVEL = 0.05  # of the adjusted tests
+WORST = 3  # items that are named
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class Ledger:
         if not len(pair.before):
             return entry
         binary, noise = measure.rsplit("/", 1)[-1] in BINARY, self._seed_noise(name, measure)
-        return entry | compare(pair, binary=binary, good=direction(measure), seed_noise=noise)
+        entry |= compare(pair, binary=binary, good=direction(measure), seed_noise=noise)
+        return entry | {"worst": worst(pair, direction(measure), after.sources)}
 
     def _seed_noise(self, name: str, measure: str) -> float:
         """The largest difference on this set between two evaluations of one model that differ by the seed alone."""
@@ -90,7 +92,8 @@ class Ledger:
 
     def as_json(self) -> dict[str, Any]:
         """{"stages", "parents", "level", "entries", "tasks"}; an entry says stage, set, metric, against, before, after,
-        change (each mean, se, n), p, p_adjusted, test, noise_floor, verdict, improved, worsened (counts of items)."""
+        change (each mean, se, n), p, p_adjusted, test, noise_floor, verdict, improved, worsened (counts of items),
+        worst (item, source, change of those that lost most)."""
         told = {"stages": list(self.scores), "parents": self.parents, "level": LEVEL, "entries": self.entries()}
         return told | {"tasks": self.tasks}
 
@@ -163,6 +166,20 @@ def compare(pair: Pair, *, binary: bool, good: int, seed_noise: float = 0.0) -> 
         "improved": int((better > 0).sum()),
         "worsened": int((better < 0).sum()),
     }
+
+
+def worst(pair: Pair, good: int, sources: Mapping[int, str]) -> list[dict[str, Any]]:
+    """The ``WORST`` items that lost most, the most first, with the place in the data that each is from."""
+    lost = (pair.before - pair.after) * good / np.maximum(pair.weights, 1e-12)
+    order = [int(n) for n in np.argsort(-lost, kind="stable")[:WORST] if lost[n] > 0]
+    return [
+        {
+            "item": int(pair.numbers[n]),
+            "source": sources.get(int(pair.numbers[n]), ""),
+            "change": float(-lost[n] * good),
+        }
+        for n in order
+    ]
 
 
 def verdict(entry: Mapping[str, Any], good: int) -> str:

@@ -58,6 +58,7 @@ class Scores:
     floors: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     answers: tuple[Answer, ...] = ()
     above_floors: dict[str, dict[str, Estimate]] = field(default_factory=dict)
+    sources: dict[int, str] = field(default_factory=dict)  # file and line, page or row of each item, where known
 
     @property
     def summary(self) -> dict[str, Estimate]:
@@ -79,6 +80,11 @@ class Scores:
             gaps = {name: ours._replace(values=ours.values - theirs.values) for name, (ours, theirs) in pairs.items()}
             above[floor] = {name: self._ratio(gap) for name, gap in gaps.items()}
         return dataclasses.replace(self, floors=self.floors | found, above_floors=self.above_floors | above)
+
+    def with_sources(self, heldout: Heldout) -> Scores:
+        """The same scores with the place in the data that each item is from."""
+        places = {number: heldout.items[number].source for number in self.clusters}
+        return dataclasses.replace(self, sources={number: place for number, place in places.items() if place})
 
     def as_metrics(self) -> dict[str, dict[str, Any]]:
         """For metrics.json: {measure: {"mean", "se", "n"}}, se null where one item cannot tell."""
@@ -105,6 +111,7 @@ class Scores:
             "whole": {name: as_plain(value) for name, value in self.whole.items()},
             "floors": self.floors_as_metrics(),
             "answers": [list(answer) for answer in self.answers],
+            "sources": self.sources,
         }
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(path), content, indent=None)
@@ -126,6 +133,7 @@ class Scores:
                     f: {name: _estimate(v["above"]) for name, v in values.items() if "above" in v}
                     for f, values in content["floors"].items()
                 },
+                {int(number): place for number, place in content.get("sources", {}).items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not the scores of an evaluation ({error!r}); evaluate again") from None

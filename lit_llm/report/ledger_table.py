@@ -114,6 +114,8 @@ def _hover(entry: Mapping[str, Any], after: Score, before: Score | None, change:
         yield f"{p_value(entry['p_adjusted'])} adjusted"
     if isinstance(entry.get("noise_floor"), int | float):
         yield f"noise floor {number(entry['noise_floor'])}"
+    if sources := [one["source"] for one in entry.get("worst") or () if one.get("source")]:
+        yield f"lost most: {', '.join(sources)}"
 
 
 def p_value(p: float) -> str:

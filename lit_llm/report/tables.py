@@ -192,7 +192,16 @@ def count_rows(stages: Sequence[StageRun]) -> Iterator[CountRow]:
         total = _count(sum(n for _, n in skipped if isinstance(n, int))) if "skipped" in counts else ""
         why = ", ".join(f"{name} {_count(n)}" for name, n in skipped)
         rest = {key: value for key, value in counts.items() if key not in ("read", "used", "skipped")}
+        rest |= {kind: _of_kind(one) for kind, one in ((stage.metrics.get("data") or {}).get("kinds") or {}).items()}
         yield CountRow(stage.name, read, used, total, why, tuple((k, _count(v)) for k, v in _flat(rest)))
+
+
+def _of_kind(one: Mapping[str, Any]) -> str:
+    """A kind of files in the words of the table that is printed before training."""
+    said = [f"{one['files']:,} files", f"{one['rows']:,} rows", f"{one['words']:,} words", f"{one['tokens']:,} tokens"]
+    said += [f"{one['heldout_share']:.1%} held out", f"{one['duplicates']:,} duplicates"]
+    said += [f"{number:,} files not read: {why}" for why, number in one["unread_files"].items()]
+    return ", ".join([*said, *(f"{name} {number:,}" for name, number in (one.get("languages") or {}).items())])
 
 
 def _count(value: Any) -> str:

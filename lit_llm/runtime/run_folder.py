@@ -12,7 +12,7 @@ TASKS = "tasks.json"  # scores on tasks of lm-evaluation-harness, which a finish
 
 
 class RunFolder:
-    """``model/ checkpoints/ heldout/ metrics.json config.yaml``, TensorBoard's ``events.out.tfevents.*``, and
+    """``model/ checkpoints/ heldout/ metrics.json data.json config.yaml``, TensorBoard's ``events.out.tfevents.*``, and
     ``run.json``, the run's state."""
 
     def __init__(self, path: Path | str) -> None:
@@ -21,6 +21,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.heldout = self.path / "heldout"
         self.metrics = self.path / "metrics.json"
+        self.data = self.path / "data.json"
         self.config = self.path / "config.yaml"
         self.state_file = self.path / "run.json"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,18 @@ if TYPE_CHECKING:  # torch and Lightning are imported only when the configuratio
     pass
 
 
+LOOK = ("look=true", "look=false")
+
+
 def main() -> None:
-    """The command line (lit-llm-train)."""
-    command("train", job)
+    """The command line (lit-llm-train). With look=true the data is shown and nothing trains."""
+    words = sys.argv[1:]
+    if LOOK[0] in words:
+        from lit_llm.training.prepare import main as look
+
+        look([word for word in words if word not in LOOK])
+        return
+    command("train", job, [word for word in words if word not in LOOK])
 
 
 def job(cfg: DictConfig) -> float | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -63,7 +63,8 @@ class RunEvaluation:
     def sets(self) -> Mapping[str, Heldout]:
         """By the hash of each and of the settings."""
         settings = settings_hash(self.parts.cfg, self.evaluator.training_answers)
-        return {digest([set_hash(one), settings]): one for one in self.parts.data.heldout()}
+        shown = hiding(self.parts.cfg)
+        return {digest([set_hash(one), settings]): _shown(one, shown) for one in self.parts.data.heldout()}
 
     @cached_property
     def made(self) -> LoadedModel:
@@ -117,10 +118,14 @@ def keep_sets(parts: Parts, folder: RunFolder) -> None:
     shown = hiding(parts.cfg)
     with folder_beside(folder.heldout) as unfinished:
         for heldout in parts.data.heldout():
-            items = tuple(replace(item, source=shown(item.source)) for item in heldout.items)
-            write_heldout(unfinished, heldout._replace(items=items))
+            write_heldout(unfinished, _shown(heldout, shown))
         if hasattr(parts.data, "training_answers"):
             write_json(folder.path / TRAINED, Counter(parts.data.training_answers()))
+
+
+def _shown(heldout: Heldout, shown: Callable[[str], str]) -> Heldout:
+    """The set with its items' places as the configuration says them, where the environment tells a part of them."""
+    return heldout._replace(items=tuple(replace(item, source=shown(item.source)) for item in heldout.items))
 
 
 def trained_answers(folder: Path) -> Mapping[str, int] | None:

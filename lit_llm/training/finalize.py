@@ -74,6 +74,7 @@ def training_metrics(parts: Parts, trainer: L.Trainer) -> dict[str, Any]:
         "steps": trainer.global_step,
         "tokens": int(values.get("train/tokens", 0)),
         "counts": parts.data.counts(),
+        "data": parts.data.overview().as_dict() | {"left_out_later": parts.data.left_out_later()},
         "dropped_shares": parts.data.dropped_shares(),
         "hardware": hardware(trainer),
         "train": values,

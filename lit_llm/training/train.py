@@ -102,12 +102,27 @@ def fit(parts: Parts, trainer: L.Trainer, folder: RunFolder, evaluation: RunEval
     cfg = parts.cfg
     checkpoint = find_checkpoint(folder.path) if cfg.resume is not None else None
     announce(parts, folder, checkpoint)
+    tell_data(parts, folder)
     foresee(parts)
     before = evaluation.before()
     give_back_freed_memory()
     trainer.fit(parts.stage, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
     give_back_freed_memory()
     return before
+
+
+def tell_data(parts: Parts, folder: RunFolder) -> None:
+    """The data as a table, said and written to ``data.json`` before anything trains; loud where much is not read."""
+    from lit_llm.runtime.atomic_files import write_json
+
+    if not is_first_process():
+        return
+    overview, later = parts.data.overview(), parts.data.left_out_later()
+    for line in overview.lines(later):
+        log.info("  %s", line)
+    for line in overview.warnings():
+        log.warning("WARNING: %s", line)
+    write_json(folder.data, overview.as_dict() | {"left_out_later": later})
 
 
 def foresee(parts: Parts) -> None:

@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from lit_llm.data import archives
-from lit_llm.data.compression import RowError
+from lit_llm.data.row_errors import RowError
 from lit_llm.data.sources import read_rows, resolve
 from lit_llm.errors import UserError
 

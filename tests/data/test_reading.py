@@ -43,11 +43,11 @@ def test_stop_names_file_and_line_and_skip_counts(tmp_path):
 
 def test_files_that_are_not_read_are_said_once_and_counted(tmp_path, caplog):
     lines(tmp_path, [{"text": "a"}])
-    (tmp_path / "table.csv").write_text("a,b")
+    (tmp_path / "keys.yaml").write_text("a: b")
     with caplog.at_level("WARNING"):
         counts = accounted(read_records(str(tmp_path), "texts"))
     assert counts.as_dict() == {"read": 1, "used": 1, "skipped": {}, "ignored_files": 1}
-    assert [r.getMessage().rpartition(": ")[2] for r in caplog.records] == ["table.csv"]
+    assert [r.getMessage().rpartition(": ")[2] for r in caplog.records] == ["keys.yaml"]
 
 
 def test_too_many_bad_rows_and_none_at_all_are_errors(tmp_path):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lit_llm.data.encodings import checked_encoding
+from lit_llm.data.row_errors import RowError
 from lit_llm.data.sources import Row, read_rows, resolve
-from lit_llm.data.streams import RowError
 from lit_llm.errors import UserError
 
 
@@ -58,13 +58,13 @@ def test_splits_by_file_name_and_by_mapping(tmp_path):
 
 
 def test_a_file_called_training_makes_no_other_file_vanish(tmp_path):
-    for name in ("api.md", "install.md", "training.md", "usage.md", "data.csv", "LICENSE"):
+    for name in ("api.md", "install.md", "training.md", "usage.md", "keys.yaml", "LICENSE"):
         write(tmp_path, name, "a")
     ignored = []
     assert [Path(f).stem for f in resolve(str(tmp_path), ignored=ignored)["all"]] == [
         "api", "install", "training", "usage",
     ]  # fmt: skip
-    assert [Path(f).name for f in ignored] == ["LICENSE", "data.csv"]
+    assert [Path(f).name for f in ignored] == ["LICENSE", "keys.yaml"]
 
 
 def test_folders_called_train_and_test_are_splits(tmp_path):
@@ -293,8 +293,7 @@ def test_files_about_data_are_no_data_beside_it(tmp_path):
     assert resolve(str(tmp_path / "alone")) == {"all": [alone]}
     for name in ("data-00000.arrow", "state.json", "dataset_info.json"):
         write(tmp_path / "saved", name, "{}")
-    with pytest.raises(UserError, match=r"known format among \.arrow; .*save it as .parquet"):
-        resolve(str(tmp_path / "saved"))
+    assert resolve(str(tmp_path / "saved")) == {"all": [str(tmp_path / "saved" / "data-00000.arrow")]}
 
 
 def test_a_link_to_what_is_not_there_is_called_one(tmp_path):
@@ -325,7 +324,7 @@ def test_a_line_beyond_the_limit_is_skipped_without_holding_it(tmp_path, monkeyp
         (lambda d: str(d / "*.jsonl"), "no files in it"),
         (lambda _: [], "the list is empty"),
         (lambda _: "", "is empty"),
-        (lambda d: write(d, "a.csv", "x"), r"extension \.csv is unknown; accepted"),
+        (lambda d: write(d, "a.cvs", "x"), r"extension \.cvs is unknown; accepted.*did you mean \.csv"),
         (lambda d: write(d, "a.jsnol", "x"), r"did you mean \.jsonl"),
         (lambda d: write(d, "a.doc", "x"), r"\.doc is Word's form before 2007; save it as \.docx$"),
         (lambda d: write(d, "a.ppt", "x"), r"\.ppt is PowerPoint's form before 2007"),

@@ -7,6 +7,8 @@ import pytest
 
 from lit_llm.evaluation.ledger import Ledger, compare, evaluate_chain, paired
 from lit_llm.evaluation.scores import Scores, measured
+from lit_llm.records import Document, Heldout
+from lit_llm.report.ledger_table import ledger_table
 
 
 def scores(name, measure, values, numbers=None, weights=None, clusters=None):
@@ -122,3 +124,31 @@ def test_the_file_holds_what_the_page_reads(tmp_path):
         1
     ].verdict == "worse"
     assert (tmp_path / "ledger_items" / "fine_tuning" / "general.json").is_file()
+
+
+def test_the_items_that_lost_most_are_named_by_their_place_in_the_data(tmp_path):
+    items = tuple(Document(f"text {n}", f"laws.csv:{2 + n}") for n in range(30))
+    before, after = np.full(30, 2.0), np.full(30, 2.0)
+    after[[4, 7, 9, 11]] += [1.0, 3.0, 2.0, 0.5]
+    after[3] -= 5
+    weights = np.ones(30)
+    weights[9] = 4  # bits of four bytes: a loss of a half a byte
+    found = []
+    for values in (before, after):
+        one = scores("general", "bits_per_byte", values, weights=weights)
+        one.with_sources(Heldout("general", "documents", items)).save(tmp_path / "general.json")
+        found.append(Scores.load(tmp_path / "general.json"))
+    ledger = Ledger()
+    ledger.add("first", None, found[:1])
+    ledger.add("second", "first", found[1:])
+    ledger.write(tmp_path)
+    entry = json.loads((tmp_path / "ledger.json").read_text())["entries"][1]
+    assert entry["worst"] == [
+        {"item": 7, "source": "laws.csv:9", "change": 3.0},
+        {"item": 4, "source": "laws.csv:6", "change": 1.0},
+        {"item": 9, "source": "laws.csv:11", "change": 0.5},
+    ]
+    kept = json.loads((tmp_path / "ledger_items/second/general.json").read_text())
+    assert kept["sources"]["29"] == "laws.csv:31"
+    cell = ledger_table(ledger.as_json()).rows[0].cells[1]
+    assert "lost most: laws.csv:9, laws.csv:6, laws.csv:11" in cell.hover

@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lit_llm.data.compression import BadFile, RowError
 from lit_llm.data.documents.needs import NEEDS
+from lit_llm.data.row_errors import RowError
 from lit_llm.data.streams import read_bytes
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import NotWritten, write_text
@@ -37,7 +37,7 @@ class Text:
 
 def read_documents(
     files: Sequence[str], kinds: Sequence[str], encoding: str, cache_dir: str | Path
-) -> Iterator[Text | BadFile]:
+) -> Iterator[Text | RowError]:
     """The text of each file, in order.
 
     Args:
@@ -61,26 +61,26 @@ def read_documents(
     count = min(len(files), os.cpu_count() or 1, MAX_WORKERS)
     workers, cache = Workers(count), _Cache(Path(cache_dir) / "documents", f"{versions()}\0{encoding}")
 
-    def one(file: str, kind: str, data: bytes) -> Text | BadFile:
+    def one(file: str, kind: str, data: bytes) -> Text | RowError:
         found = cache.get(kind, data)
         if found is None:
             found = workers.read(kind, data, encoding)
             if found.get("reason") not in _NOT_KEPT:
                 cache.put(kind, data, found)
         if "reason" in found:
-            return BadFile(found["reason"], f"{file}: {found['what']}")
+            return RowError(found["reason"], f"{file}: {found['what']}")
         return Text(found["text"], tuple((int(at), str(name)) for at, name in found["parts"]), found["encoding"])
 
-    def begun(file: str, kind: str) -> Future[Text | BadFile]:
+    def begun(file: str, kind: str) -> Future[Text | RowError]:
         """Files are opened here one after another: a tar is read forward."""
         try:
             return pool.submit(one, file, kind, bytes(read_bytes(file, MAX_SIZE)))
         except RowError as error:
-            failed: Future[Text | BadFile] = Future()
-            failed.set_result(BadFile(error.reason, str(error)))
+            failed: Future[Text | RowError] = Future()
+            failed.set_result(RowError(error.reason, str(error)))
             return failed
 
-    pool, waiting = ThreadPoolExecutor(count), deque[Future[Text | BadFile]]()
+    pool, waiting = ThreadPoolExecutor(count), deque[Future[Text | RowError]]()
     try:
         with Bar(total=len(files), desc="read documents", unit=" documents", leave=False) as bar:
             for file, kind in zip(files, kinds, strict=True):

@@ -8,7 +8,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -52,7 +52,6 @@ class Screening:
     languages: Sequence[str] = ()
     cache_dir: str | Path | None = None  # None: nothing is remembered
     encoding: str = "utf-8"
-    by_language: Counter[str] = field(default_factory=Counter)  # records seen, where languages are told apart
 
     @property
     def near(self) -> bool:
@@ -68,12 +67,13 @@ class Screening:
             return []
         return named_items(self.decontaminate, self.cache_dir or "outputs/cache", self.encoding)
 
-    def refused(self, record: Record) -> tuple[str, str] | None:
-        """The reason why a record is left out, by itself, and what a user is told; None: it stays."""
+    def refused(self, record: Record, by_language: Counter[str]) -> tuple[str, str] | None:
+        """The reason why a record is left out, by itself, and what a user is told; None: it stays. Where languages are
+        told apart, the record is counted under its own."""
         if self.languages:
             languages.tell_if_by_script()
             found = languages.language(all_of(record))
-            self.by_language[found] += 1
+            by_language[found] += 1
             if not languages.wanted(found, self.languages):
                 return "other_language", f"{record.source}: is in {found!r}, and data.languages={list(self.languages)}"
         if self._limits is not None:

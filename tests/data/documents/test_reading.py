@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from lit_llm.data import raw_text
-from lit_llm.data.compression import BadFile
 from lit_llm.data.documents import reading, worker, workers
 from lit_llm.data.reading import read_records
+from lit_llm.data.row_errors import RowError
 from lit_llm.data.sources import read_rows
 from lit_llm.errors import UserError
 from tests.data.documents import made
@@ -95,7 +95,7 @@ def test_documents_are_not_read_again_until_they_change(tmp_path, monkeypatch):
 
     def read():
         rows = list(read_rows([file, bad], "auto", tmp_path / "cache"))
-        return [row.reason if isinstance(row, BadFile) else row.value for row in rows]
+        return [row.reason if isinstance(row, RowError) else row.value for row in rows]
 
     assert read() == ["One text.", "no_text_layer"]
     monkeypatch.setattr(workers.Workers, "read", lambda *_: pytest.fail("read again"))

@@ -1,0 +1,242 @@
+"""What a run's data is, as a table: a line for each kind of file, from what reading and tokenizing know of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lit_llm.data.filters import Record
+from lit_llm.data.projects import is_project
+from lit_llm.data.quality import screening as quality
+from lit_llm.data.row_errors import RowError
+from lit_llm.data.sources import TELLS, Row, extension
+from lit_llm.records import Comparison, Document, Labelled
+
+LOUD = 0.1
+"""Share of the files, or of the rows, above which it is said loudly that they are not read."""
+FEW_WORDS = 15
+"""Characters a word on average, above which a text is counted in characters: its script has no blanks between words."""
+DUPLICATES = ("duplicate", "near_duplicate")
+EXPECTED = (
+    "duplicate", "in_heldout", "left_out", "other_half", "no_weight", "unlabelled", "all_tied", *quality.REASONS
+)  # fmt: skip
+"""Reasons for which rows are left out on purpose: they are read."""
+
+
+@dataclass
+class OfKind:
+    """What is known of the files of one kind. Rows are documents, where a file is one."""
+
+    files: set[str] = field(default_factory=set)  # from which a row came, or a bad one
+    unread: Counter[str] = field(default_factory=Counter)  # files that are not read, by the reason
+    rows: int = 0
+    used: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    words: int = 0  # between blanks, of the rows used; here and below
+    characters: int = 0
+    tokens: int = 0  # of the rows to train and to validate on
+    size: int = 0  # characters of documents, or rows
+    heldout: int = 0  # of these, how many are to validate and test on
+    languages: Counter[str] = field(default_factory=Counter)  # rows by language, where somebody identified it
+
+    def __iadd__(self, other: OfKind) -> OfKind:
+        self.files |= other.files
+        self.unread += other.unread
+        self.skipped += other.skipped
+        self.languages += other.languages
+        for name in ("rows", "used", "words", "characters", "tokens", "size", "heldout"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        return self
+
+    @property
+    def heldout_share(self) -> float:
+        return self.heldout / self.size if self.size else 0.0
+
+    @property
+    def duplicates(self) -> int:
+        return sum(self.skipped[reason] for reason in DUPLICATES)
+
+    @property
+    def in_characters(self) -> bool:
+        """Whether the script has no blanks between words, so that words say nothing."""
+        return self.characters > FEW_WORDS * self.words
+
+    def as_dict(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "files": len(self.files), "unread_files": dict(self.unread), "rows": self.rows, "used": self.used,
+            "skipped": dict(sorted(self.skipped.items())), "duplicates": self.duplicates, "words": self.words,
+            "characters": self.characters, "tokens": self.tokens, "heldout_share": round(self.heldout_share, 6),
+        }  # fmt: skip
+        return found | ({"languages": dict(self.languages.most_common())} if self.languages else {})
+
+
+@dataclass
+class Overview:
+    """Files by their kind: an extension, ``hub``, or ``project``."""
+
+    kinds: dict[str, OfKind] = field(default_factory=dict)
+    named: dict[str, str] = field(default_factory=dict)  # kinds of records whose source is not ``file:line``
+    _file: str = ""  # that is being read
+
+    def of(self, file: str) -> OfKind:
+        """What is known of the files of one's kind."""
+        return self.kinds.setdefault(kind_of(file), OfKind())
+
+    def __iadd__(self, other: Overview) -> Overview:
+        for kind, more in other.kinds.items():
+            self.kinds.setdefault(kind, OfKind()).__iadd__(more)
+        self.named |= other.named
+        return self
+
+    def following(self, rows: Iterable[Row | RowError]) -> Iterator[Row | RowError]:
+        """The rows; remembers of which file the last one is, whatever becomes of it."""
+        for row in rows:
+            self._file = row.file
+            yield row
+
+    def read(self) -> OfKind:
+        """Counts a row of the file that is being read."""
+        of = self.of(self._file)
+        of.files.add(self._file)
+        of.rows += 1
+        return of
+
+    def use(self, row: Row, record: Record) -> None:
+        """A row that is used."""
+        of = self.of(row.file)
+        of.used += 1
+        for text in texts_of(record):
+            of.words += len(text.split())
+            of.characters += len(text)
+        if row.named:
+            self.named[record.source] = kind_of(row.file)
+
+    def leave_out(self, reason: str, records: Sequence[Record]) -> None:
+        """Records that were used so far and are dropped."""
+        for of, number in self._sizes(records, [1] * len(records)):
+            of.used -= number
+            of.skipped[reason] += number
+
+    def divide(self, splits: Mapping[str, Sequence[Record]]) -> None:
+        """What is held out, of the records as they were split."""
+        for name, records in splits.items():
+            for of, size in self._sizes(records, [_size(record) for record in records]):
+                of.size += size
+                of.heldout += size if name != "train" else 0
+
+    def add_tokens(self, records: Sequence[Record], tokens: Sequence[int]) -> None:
+        """The tokens of each of the records."""
+        for of, number in self._sizes(records, tokens):
+            of.tokens += number
+
+    def _sizes(self, records: Sequence[Record], sizes: Sequence[int]) -> Iterator[tuple[OfKind, int]]:
+        if len(self.kinds) == 1:
+            yield next(iter(self.kinds.values())), int(sum(sizes))
+            return
+        for record, size in zip(records, sizes, strict=True):
+            kind = self.named.get(record.source) or kind_of(record.source.rpartition(":")[0])
+            if kind in self.kinds:  # a function of the user's may have named another source
+                yield self.kinds[kind], int(size)
+
+    @property
+    def whole(self) -> OfKind:
+        total = OfKind()
+        for one in self.kinds.values():
+            total += one
+        return total
+
+    def as_dict(self) -> dict[str, Any]:
+        """{"kinds": {extension: counts}, "all": counts}, as JSON takes it."""
+        kinds = {kind: one.as_dict() for kind, one in sorted(self.kinds.items())}
+        return {"kinds": kinds, "all": self.whole.as_dict()}
+
+    # As people read it
+
+    def lines(self, later: Mapping[str, int] | None = None) -> list[str]:
+        """The table, and what is loud.
+
+        Args:
+            later: rows that were left out after reading, by reason: too long, refused by the template.
+        """
+        kinds = dict(sorted(self.kinds.items(), key=lambda item: -item[1].characters))
+        rows = [_cells(kind, one) for kind, one in kinds.items()]
+        if len(kinds) > 1:
+            rows.append(_cells("all", self.whole))
+        table = [HEADER, *rows]
+        shown = [column for column in range(len(HEADER)) if column < 7 or any(row[column] for row in rows)]
+        widths = {column: max(len(row[column]) for row in table) for column in shown}
+        lines = ["  ".join(_aligned(row[column], widths[column], column) for column in shown).rstrip() for row in table]
+        for kind, one in kinds.items():
+            said = [f"{number:,} {reason}" for reason, number in one.skipped.most_common()]
+            lines += [f"{kind}: rows left out: {', '.join(said)}"] if said else []
+            said = [f"{number:,} ({why})" for why, number in one.unread.most_common()]
+            lines += [f"{kind}: files not read: {', '.join(said)}"] if said else []
+        if later := {reason: number for reason, number in (later or {}).items() if number > 0}:
+            lines.append(f"then left out: {', '.join(f'{number:,} {reason}' for reason, number in later.items())}")
+        return lines
+
+    def warnings(self) -> list[str]:
+        """A line for files, and one for rows, of which more than a tenth is not read."""
+        whole = self.whole
+        missed = {kind: one.unread.total() - one.unread[TELLS] for kind, one in self.kinds.items()}
+        unread, files = sum(missed.values()), len(whole.files)
+        found = []
+        if unread > LOUD * (unread + files):
+            of_kinds = ", ".join(f"{number:,} {kind}" for kind, number in missed.items() if number)
+            share = unread / (unread + files)
+            found.append(f"{share:.0%} OF THE FILES ARE NOT READ: {unread:,} of {unread + files:,} ({of_kinds})")
+        bad = Counter({reason: number for reason, number in whole.skipped.items() if reason not in EXPECTED})
+        if bad.total() > LOUD * whole.rows:
+            said = ", ".join(f"{number:,} {reason}" for reason, number in bad.most_common())
+            found.append(
+                f"{bad.total() / whole.rows:.0%} OF THE ROWS ARE NOT READ: {bad.total():,} of {whole.rows:,} ({said})"
+            )
+        return found
+
+
+HEADER = ("files", "read", "rows", "used", "words", "tokens", "held out", "duplicates", "languages")
+
+
+def _cells(kind: str, one: OfKind) -> tuple[str, ...]:
+    files = len(one.files)
+    amount = f"{one.characters:,} characters" if one.in_characters else f"{one.words:,}"
+    languages = ", ".join(
+        f"{name} {number / one.languages.total():.0%}" for name, number in one.languages.most_common(3)
+    )
+    return (
+        kind, f"{files:,} of {files + sum(one.unread.values()):,}", f"{one.rows:,}", f"{one.used:,}", amount,
+        f"{one.tokens:,}", f"{one.heldout_share:.1%}", f"{one.duplicates:,}" if one.duplicates else "", languages,
+    )  # fmt: skip
+
+
+def _aligned(cell: str, width: int, column: int) -> str:
+    return cell.ljust(width) if column in (0, 8) else cell.rjust(width)
+
+
+@cache
+def kind_of(file: str) -> str:
+    """An extension, ``hub`` or ``project``; of a file without one its name."""
+    if file.startswith("hub:"):
+        return "hub"
+    if is_project(file):
+        return "project"
+    return extension(file) or Path(file).name
+
+
+def texts_of(record: Record) -> Iterable[str]:
+    """All texts of a record."""
+    if isinstance(record, Document):
+        return (record.text,)
+    if isinstance(record, Comparison):
+        return (*(message.content for message in record.prompt), *record.completions)
+    if isinstance(record, Labelled):
+        return (*(message.content for message in record.prompt), record.completion)
+    return tuple(message.content for message in record.messages)
+
+
+def _size(record: Record) -> int:
+    return len(record.text) if isinstance(record, Document) else 1

@@ -1,0 +1,19 @@
+"""The error of a row, or of a whole file, that cannot be used."""
+
+from __future__ import annotations
+
+import re
+
+from lit_llm.errors import UserError
+
+_LINE_ENDS = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
+
+
+class RowError(UserError):
+    """A row or a file that cannot be used. ``reason`` is the word under which it is counted."""
+
+    file = ""  # where it was met, which the reader of files says
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(_LINE_ENDS.sub(" ", message))  # one line, whatever keys and values it names
+        self.reason = reason

@@ -1,0 +1,101 @@
+"""``scripts/prepare.py``: a run's data as a table and three of its rows as the model will see them; nothing trains.
+
+It takes the words of ``scripts/train.py``. The tokens are in the cache afterwards, so that the run begins at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from lit_llm.config import schema
+from lit_llm.config.command_line import check, complain, compose
+from lit_llm.config.hydra_words import hydra_words
+from lit_llm.config.targets import construct
+from lit_llm.errors import UserError
+from lit_llm.runtime.terminal import broken, columns, quiet_without_reader, started
+
+if TYPE_CHECKING:  # torch is imported when the configuration has been found good
+    from lit_llm.data.data_module import DataModule
+
+HELP = """Shows the data of a run before it starts: a table of what is read, and three rows as the model will see them.
+
+  prepare.py WORDS   the words of scripts/train.py: prepare.py stage=instruction_tuning init_from=MODEL data.path=FOLDER
+
+What is trained stands in [[ ]], on a terminal in green. Nothing trains and no run folder is made. The data's tokens are
+in the cache afterwards: the run that follows does not make them again. train.py WORDS look=true does the same."""
+SAMPLES = 3
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """The command line (lit-llm-prepare)."""
+    words = sys.argv[1:] if words is None else words
+    if {"--help", "-h"} & set(words):
+        print(broken(HELP, columns(sys.stdout)))
+        return
+    with quiet_without_reader():
+        try:
+            run(words)
+        except UserError as error:
+            complain(error)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+
+
+def run(words: Sequence[str]) -> None:
+    """Prints the table and the samples of the run that the words describe."""
+    if options := [word for word in words if word.startswith("-")]:
+        raise UserError(f"{options[0]}: one run's data is shown, which takes no options of Hydra's")
+    sys.path.append(str(Path.cwd()))  # modules of one's own: a format
+    schema.register()
+    check("train", hydra_words("train", list(words)))
+    cfg = compose("train", list(words))
+    started("prepare: loading torch and reading the data ...")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix="prepare-") as folder:
+        data = data_of(cfg, Path(folder))
+        for line in table(data):
+            print(line)
+        for line in samples(data, colours=sys.stdout.isatty()):
+            print(line)
+
+
+def data_of(cfg: DictConfig, folder: Path) -> DataModule:
+    """The run's data with the run's tokenizer. The model is read only where the stage gives its vocabulary new words.
+
+    Raises UserError as the run would.
+    """
+    from lit_llm.training.build import check_batches, load, load_run_tokenizer
+
+    if cfg.stage.get("new_tokens"):
+        return load(cfg, folder).data
+    check_batches(cfg)
+    tokenizer = load_run_tokenizer(cfg, folder / "tokenizer")
+    data: Any = construct(cfg.data, "data", cfg.allowed_targets)(tokenizer=tokenizer)
+    return data  # type: ignore[no-any-return]
+
+
+def table(data: DataModule) -> Iterator[str]:
+    """What is read of the data, what is not and why; what is loud at the end."""
+    overview = data.overview()
+    yield from overview.lines(data.left_out_later())
+    trained = f", of which an epoch trains {data.train_tokens:,}" if data.train_tokens else ""
+    yield f"an epoch has {len(data.prepared.train):,} rows{trained and f'; {overview.whole.tokens:,} tokens{trained}'}"
+    yield from (f"WARNING: {line}" for line in overview.warnings())
+
+
+def samples(data: DataModule, *, colours: bool) -> Iterator[str]:
+    """The first rows of the first epoch."""
+    from lit_llm.data.samples import shown
+
+    for number, parts in enumerate(data.samples(SAMPLES), start=1):
+        yield ""
+        yield f"==== row {number}, as the model sees it ===="
+        yield shown(parts, colours=colours)

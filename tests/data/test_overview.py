@@ -1,0 +1,177 @@
+"""The table of the data: counted by kind of file, in words or characters, loud where much is not read."""
+
+import json
+
+import pytest
+
+from lit_llm.data.instructions import Instructions
+from lit_llm.data.labelled_answers import LabelledAnswers
+from lit_llm.data.options import (
+    InstructionsOptions,
+    LabelledAnswersOptions,
+    PreferencesOptions,
+    PromptsOptions,
+    TextOptions,
+)
+from lit_llm.data.overview import OfKind, Overview
+from lit_llm.data.preferences import Preferences
+from lit_llm.data.prompts import Prompts
+from lit_llm.data.raw_text import RawText
+from lit_llm.data.samples import FIRST, LAST, Part, isolated, shown
+
+
+def folder_of(path, sentence):
+    path.mkdir()
+    rows = [{"text": sentence(n)} for n in range(40)]
+    (path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0], {"text": " "}]))
+    (path / "b.csv").write_text("text\n" + "".join(f'"{sentence(n)}"\n' for n in range(40, 60)))
+    (path / "c.txt").write_text("房子有七扇窗户。" * 20)
+    for name in ("README.md", "x.pickle", "y.yaml"):
+        (path / name).write_text("a")
+    return str(path)
+
+
+def test_what_is_read_is_counted_by_kind(tmp_path, tokenizer, sentence, cache):
+    path = folder_of(tmp_path / "corpus", sentence)
+    data = RawText(TextOptions(path=path, cache_dir=cache, max_length=16), tokenizer=tokenizer)
+    kinds = data.overview().kinds
+    texts = {".jsonl": [sentence(n) for n in range(40)], ".csv": [sentence(n) for n in range(40, 60)]}
+    for kind, members in texts.items():
+        held = {item.text for item in data.heldout()[0].items} & set(members)
+        one = kinds[kind]
+        assert (one.used, one.words) == (len(members), sum(len(text.split()) for text in members))
+        assert one.characters == sum(map(len, members)) == one.size
+        assert one.heldout >= sum(map(len, held))
+        assert not one.in_characters
+        trained = [text for text in members if text not in held]
+        extra = len(tokenizer.beginning) + 1
+        assert one.tokens == sum(len(tokenizer.encode(text)) + extra for text in trained)
+    assert (kinds[".jsonl"].rows, kinds[".jsonl"].duplicates) == (42, 1)
+    assert kinds[".jsonl"].skipped == {"duplicate": 1, "empty_text": 1}
+    assert kinds[".txt"].in_characters and kinds[".txt"].characters == 160
+    assert {kind: dict(one.unread) for kind, one in kinds.items() if one.unread} == {
+        ".md": {"tells of data": 1}, ".pickle": {"no rows of text": 1}, ".yaml": {"settings": 1},
+    }  # fmt: skip
+    lines = data.overview().lines(data.left_out_later())
+    assert [line.split()[0] for line in lines[:8]] == [
+        "files",
+        ".jsonl",
+        ".csv",
+        ".txt",
+        ".md",
+        ".pickle",
+        ".yaml",
+        "all",
+    ]
+    assert len({len(line) for line in lines[1:4]}) <= 2
+    assert "160 characters" in lines[3]
+    assert "  .jsonl: rows left out: 1 duplicate, 1 empty_text".strip() in lines
+    assert data.overview().warnings() == ["40% OF THE FILES ARE NOT READ: 2 of 5 (1 .pickle, 1 .yaml)"]
+    plain = data.overview().as_dict()
+    assert json.loads(json.dumps(plain)) == plain
+    assert plain["all"]["used"] == 61 == data.counts()["used"]
+
+
+def test_rows_that_are_not_read_are_loud_above_a_tenth():
+    overview = Overview()
+    for number in range(20):
+        one = overview.of("a.jsonl")
+        one.rows += 1
+        if number < 2:
+            one.skipped["malformed_json"] += 1
+    overview.of("a.jsonl").files.add("a.jsonl")
+    overview.of("a.jsonl").skipped["duplicate"] += 10
+    assert overview.warnings() == []
+    overview.of("a.jsonl").skipped["unknown_key"] += 1
+    assert overview.warnings() == ["15% OF THE ROWS ARE NOT READ: 3 of 20 (2 malformed_json, 1 unknown_key)"]
+
+
+def test_languages_have_a_column_where_somebody_filled_them():
+    overview = Overview({".txt": OfKind(files={"a.txt"}, rows=4, used=4, words=9)})
+    assert "languages" not in overview.lines()[0]
+    overview.kinds[".txt"].languages.update({"ar": 3, "en": 1})
+    assert overview.lines()[0].endswith("languages") and overview.lines()[1].endswith("ar 75%, en 25%")
+    assert overview.as_dict()["kinds"][".txt"]["languages"] == {"ar": 3, "en": 1}
+
+
+def test_what_is_left_out_after_reading_is_said(tokenizer, write, cache):
+    rows = [{"prompt": f"q {n}", "completion": "a " * (200 if n < 3 else 2)} for n in range(30)]
+    file = write("a.jsonl", rows)
+    data = Instructions(InstructionsOptions(path=file, max_length=64, cache_dir=cache), tokenizer=tokenizer)
+    later = data.left_out_later()
+    assert later == {"too_long": data.counts()["skipped"]["too_long"]}
+    assert data.overview().lines(later)[-1] == f"then left out: {later['too_long']} too_long"
+    before = data.overview().as_dict()
+    data.training_answers()  # reads again
+    assert data.overview().as_dict() == before
+
+
+PAIRS = [{"prompt": f"q{n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(30)]
+KINDS = {
+    "examples": (Instructions, InstructionsOptions, [{"prompt": f"q{n}", "completion": f"من {n}"} for n in range(30)]),
+    "comparisons": (Preferences, PreferencesOptions, PAIRS),
+    "labels": (LabelledAnswers, LabelledAnswersOptions, PAIRS),
+    "prompts": (Prompts, PromptsOptions, [{"prompt": f"q{n}"} for n in range(30)]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_of_every_kind_of_data_are_those_of_its_rows(tokenizer, write, cache, kind):
+    module, options, rows = KINDS[kind]
+    file = [write("a.jsonl", rows[:20]), write("b.ndjson", rows[20:])]
+    data = module(options(path=file, cache_dir=cache), tokenizer=tokenizer)
+    kinds = data.overview().kinds
+    assert {name: one.rows for name, one in kinds.items()}.keys() == {".jsonl", ".ndjson"}
+    held = {item.source for one in data.heldout() for item in one.items}
+    from lit_llm.data.data_module import records_of
+    from lit_llm.data.label_formats import LabelsOfRankings
+
+    expand = LabelsOfRankings("desirable", None, 1) if kind == "labels" else None
+    records = records_of(data.options, file, kind, expand)
+    wanted = 0
+    for record in [*records["train"], *records["validation"]]:
+        assert record.source not in held
+        if kind == "examples":
+            _, mask = tokenizer.encode_chat(record.messages)
+            wanted += max(n for n, trained in enumerate(mask) if trained) + 1
+            continue
+        wanted += len(tokenizer.encode_prompt(record.messages if kind == "prompts" else record.prompt))
+        texts = getattr(record, "completions", None) or [getattr(record, "completion", None)]
+        wanted += sum(len(tokenizer.encode_completion(text)) for text in texts if text is not None)
+    assert sum(one.tokens for one in kinds.values()) == wanted
+
+
+def test_samples_show_the_template_and_mark_what_is_trained(tokenizer, write, cache):
+    rows = [{"prompt": f"q{n}", "completion": f"answer من {n}"} for n in range(30)]
+    file = write("a.jsonl", rows)
+    options = InstructionsOptions(path=file, cache_dir=cache, packing=False, validation_fraction=0, test_fraction=0)
+    data = Instructions(options, tokenizer=tokenizer)
+    first, second, third = data.samples(3)
+    number = int(data.prepared.order(0)[0])
+    ids, mask = tokenizer.encode_chat(data._read(file, "examples")["train"][number].messages)
+    last = max(n for n, trained in enumerate(mask) if trained)
+    assert "".join(part.text for part in first) == tokenizer.decode(ids[: last + 1], skip_special=False)
+    [trained] = [part.text for part in first if part.trained]
+    assert trained.startswith(f"answer من {number}")
+    assert first != second != third
+    assert f"[[{FIRST}answer من {number}" in shown(first, colours=False)
+    assert "\x1b[32m" in shown(first, colours=True) and "[[" not in shown(first, colours=True)
+
+
+def test_samples_of_text_show_the_borders_and_of_comparisons_the_ranks(tokenizer, sentence, write, cache):
+    file = write("a.jsonl", [{"text": sentence(n)} for n in range(60)])
+    data = RawText(TextOptions(path=file, cache_dir=cache, max_length=64), tokenizer=tokenizer)
+    borders = [part.text for parts in data.samples(3) for part in parts if part.border]
+    assert "next document" in borders
+    assert any("goes on from the row before" in text for text in borders)
+    pairs = Preferences(PreferencesOptions(path=write("b.jsonl", PAIRS), cache_dir=cache), tokenizer=tokenizer)
+    told = shown(pairs.samples(1)[0], colours=False)
+    assert told.index("---- rank 1 ----") < told.index("good ") < told.index("---- rank 2 ----") < told.index("bad ")
+    labels = LabelledAnswers(LabelledAnswersOptions(path=write("b.jsonl", PAIRS), cache_dir=cache), tokenizer=tokenizer)
+    assert {part.text for parts in labels.samples(20) for part in parts if part.border} == {"good", "bad"}
+
+
+def test_long_samples_are_cut_and_other_scripts_are_isolated_by_line():
+    told = shown([Part("a" * 30), Part("b" * 10, trained=True)], colours=False, longest=25)
+    assert told == "a" * 25 + "\n---- ... the first 25 characters ----\n"
+    assert isolated("one\nمن two\n") == f"one\n{FIRST}من two{LAST}\n"

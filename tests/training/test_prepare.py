@@ -1,0 +1,85 @@
+"""prepare.py: the data of a run as a table and three rows, nothing trained; the run finds the tokens made."""
+
+import json
+import re
+
+import pytest
+
+from lit_llm.config.command_line import compose
+from lit_llm.data import token_cache
+from lit_llm.errors import UserError
+from lit_llm.training import command, prepare
+from lit_llm.training.train import run
+from tests.training.test_train import SMALL
+
+
+@pytest.fixture(scope="module")
+def words(data, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    return [*SMALL, f"data.path={data}/raw_text", f"data.cache_dir={cache}"]
+
+
+def told(capsys, words):
+    prepare.run(words)
+    return capsys.readouterr().out
+
+
+def test_the_table_and_three_rows_are_shown_and_the_run_makes_no_token_again(
+    words, capsys, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.chdir(tmp_path)
+    shown = told(capsys, words)
+    lines = shown.splitlines()
+    assert lines[0].split() == ["files", "read", "rows", "used", "words", "tokens", "held", "out"]
+    assert re.match(r"\.jsonl +3 of 3 +120 ", lines[1])
+    assert shown.count("as the model sees it ====") == 3
+    assert "[[" in shown and "The function" in shown and "next document" in shown
+    assert list(tmp_path.iterdir()) == []
+
+    def none(*_):
+        raise AssertionError("tokens are made again")
+
+    monkeypatch.setattr(token_cache, "_write", none)
+    with caplog.at_level("INFO"):
+        metrics = run(compose("train", words), tmp_path / "run")
+    written = json.loads((tmp_path / "run/data.json").read_text())
+    assert metrics["data"] == written and written["all"]["rows"] == 120
+    table = [record.getMessage().strip() for record in caplog.records]
+    assert lines[1].strip() in table
+    loaded = next(n for n, line in enumerate(table) if line.startswith("from scratch, into"))
+    assert loaded < table.index(lines[1].strip()) < next(n for n, line in enumerate(table) if line.startswith("data: "))
+
+
+def test_look_is_the_same_command(words, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py", *words, "look=true"])
+    command.main()
+    assert capsys.readouterr().out == told(capsys, words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_new_words_of_the_stage_are_in_the_rows(words, data, capsys, tmp_path):
+    folder = tmp_path / "run"
+    run(compose("train", [*words, "evaluation.enabled=false", "trainer.max_steps=1"]), folder)
+    more = [word for word in words if not word.startswith(("backbone", "tokenizer"))]
+    more = [word for word in more if not word.startswith("data.path")]
+    base = [*more, "stage=continued_pretraining", f"init_from={folder / 'model'}", f"data.path={data}/domain"]
+    base += [f"data.replay_path={data}/raw_text"]
+    tokens = [
+        int(re.search(r"([\d,]+) tokens", told(capsys, given))[1].replace(",", ""))
+        for given in (base, [*base, "stage.new_tokens=[operator]"])
+    ]
+    assert tokens[1] < tokens[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (["stage=pretraning"], "did you mean pretraining?"),
+        (["--multirun", "seed=1,2"], "--multirun: one run's data is shown"),
+        (["data.path=nowhere.jsonl"], "nowhere.jsonl"),
+    ],
+)
+def test_a_mistake_is_one_line(given, line):
+    with pytest.raises(UserError, match=re.escape(line)):
+        prepare.run(given)
