@@ -27,6 +27,7 @@ from lit_llm.evaluation.scores import Scores
 from lit_llm.evaluation.sets import KINDS, write_heldout
 from lit_llm.records import Heldout
 from lit_llm.runtime.atomic_files import folder_beside, write_json
+from lit_llm.runtime.distributed import is_first_process
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.stages.base import Stage
 from lit_llm.text.tokenizer import Tokenizer
@@ -34,6 +35,7 @@ from lit_llm.training.build import Parts, computed_by
 from lit_llm.training.evaluation_key import settings_hash
 from lit_llm.training.merge_loss import by_adapters, rounds
 from lit_llm.training.trainer import in_bf16
+from lit_llm.training.vocabulary_report import VocabularyReport
 
 Metrics = dict[str, dict[str, Any]]  # {set: {measure: {"mean", "se", "n"}}}
 BEFORE, AFTER, TRAINED = "scores/before", "scores/after", "training_answers.json"
@@ -66,6 +68,14 @@ class RunEvaluation:
         return {digest([set_hash(one), settings]): one for one in self.parts.data.heldout()}
 
     @cached_property
+    def vocabulary(self) -> VocabularyReport | None:
+        """Where the stage gave its tokenizer new tokens; the first process measures."""
+        old = self.parts.tokenizer_before
+        if old is None or not is_first_process() or self.parts.cfg.trainer.fast_dev_run:
+            return None
+        return VocabularyReport(self.parts, self, old)
+
+    @cached_property
     def made(self) -> LoadedModel:
         """What the run made, as its folder holds it. To be asked for when the run is over."""
         model = self.parts.stage.exported()
@@ -76,12 +86,18 @@ class RunEvaluation:
         """The scores of ``init_from`` on this run's held-out sets; taken once, and read again by a resumed run."""
         start, self.parts.start = self.parts.start, None
         if start is None:
+            if self.vocabulary is not None:
+                self.vocabulary.tell()
             return {}
         start.model.to(device_of(self.parts.cfg))
         scores = self.evaluator.evaluate_all(start, self.sets, self.folder.path / BEFORE, "before")
         self._start_sha256 = start.sha256
         self.evaluator.free_device()
-        return {one.name: one.as_metrics() for one in scores}
+        metrics = {one.name: one.as_metrics() for one in scores}
+        if self.vocabulary is not None:
+            self.vocabulary.measure_before(start, metrics, device_of(self.parts.cfg))
+            self.vocabulary.tell()
+        return metrics
 
     def by_adapters(self, device: torch.device) -> Scores | None:
         """The adapters' scores on one set before they are merged into weights of 16 bits; None where none are."""
@@ -104,7 +120,10 @@ class RunEvaluation:
         if reference is not None:
             reference.known_sha256 = self._start_sha256
         scores = self.evaluator.evaluate_all(self.made, self.sets, self.folder.path / AFTER, "after", reference)
-        return {one.name: one.as_metrics() for one in scores}, {one.name: one.floors_as_metrics() for one in scores}
+        metrics = {one.name: one.as_metrics() for one in scores}
+        if self.vocabulary is not None:
+            self.vocabulary.measure_after(self.made, metrics)
+        return metrics, {one.name: one.floors_as_metrics() for one in scores}
 
 
 def keep_sets(parts: Parts, folder: RunFolder) -> None:
