@@ -83,7 +83,7 @@ class ContinuedPretraining(LanguageStage):
             train_rows(self.model, self.new_rows)
 
     def save(self, folder: str | Path) -> None:
-        """As every stage's; the adapter of a grown vocabulary is in the merged model alone, since its base lacks rows."""
+        """As every stage's; with new tokens the adapter is in the merged model alone, since its base has no rows."""
         if not (self.new_rows and self.lora_rank):
             super().save(folder)
             return
