@@ -122,7 +122,13 @@ def test_llama_cpp_agrees_on_every_family(kind, quantization, tmp_path, capsys):
 def grown(place: Path) -> Path:
     """A model whose tokenizer merges on where its training ended: Arabic, Chinese, digits, pictures."""
     tokenizer = small_tokenizer()
-    texts = ["مرحبا بالعالم، مرحبا في البيت", "中文 日本語 中文", "👩‍👩‍👧 🙂🙂", "Привет мир, Привет", "x==10: 2024 2024"]
+    texts = [
+        "مرحبا بالعالم، مرحبا في البيت",
+        "中文 日本語 中文",
+        "👩‍👩‍👧 🙂🙂",
+        "Привет мир, Привет",
+        "x==10: 2024 2024",
+    ]
     pieces = tokenizer.add_merges(learn_merges(tokenizer.engine, texts * 3, 60))
     model = small_model(320, family="llama")
     grow_vocabulary(model, tokenizer.vocab_size + 1)

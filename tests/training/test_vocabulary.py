@@ -99,7 +99,9 @@ def test_the_figures_are_those_of_the_models_before_grown_and_after(place, made)
         found = told["sets"][heldout.name]["tokens_per_byte"]
         assert found["before"] == pytest.approx(sum(len(old.encode(text)) for text in texts) / size)
         assert found["after"] == pytest.approx(sum(len(new.encode(text)) for text in texts) / size)
-    assert told["sets"]["domain"]["tokens_per_byte"]["after"] < 0.7 * told["sets"]["domain"]["tokens_per_byte"]["before"]
+    assert (
+        told["sets"]["domain"]["tokens_per_byte"]["after"] < 0.7 * told["sets"]["domain"]["tokens_per_byte"]["before"]
+    )
     assert json.loads((made / "model/lineage.json").read_text())["metrics"]["vocabulary"] == told
     assert "tokens per byte" in (made / "model/README.md").read_text()
 
