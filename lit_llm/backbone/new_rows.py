@@ -42,7 +42,7 @@ def train_rows(model: Any, rows: Sequence[int]) -> None:
         mask[list(rows)] = 1
         table.requires_grad_(True)
         setattr(table, ONE_BY_ONE, True)
-        table.register_hook(_masked(mask))
+        table.register_hook(_masked(mask))  # type: ignore[no-untyped-call]
 
 
 def _masked(mask: Tensor) -> Any:

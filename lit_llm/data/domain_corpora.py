@@ -45,7 +45,8 @@ class DomainCorpora(RawText):
         reads = [records_of(options, source.path, "texts") for source in sources]
         heldout = [d for read in reads for split, items in read.splits.items() if split != "train" for d in items]
         for read in reads[: len(sources) - len(general)]:
-            yield from (document.text for document in without_overlap(read["train"], heldout)[0])
+            kept: list[Any] = without_overlap(read["train"], heldout)[0]
+            yield from (document.text for document in kept)
 
     def _parameters(self) -> dict[str, Any]:
         return {**super()._parameters(), "replay_ratio": self.options.replay_ratio}

@@ -113,7 +113,8 @@ def refuse_others(rules: Mapping[str, Any]) -> None:
 
 
 def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
+    pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
+    return [(left, right) for left, right in pairs]
 
 
 def _pieces(engine: Engine, texts: Iterable[str]) -> Counter[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +38,8 @@ from lit_llm.training.trainer import in_bf16
 from lit_llm.training.vocabulary_report import VocabularyReport
 
 Metrics = dict[str, dict[str, Any]]  # {set: {measure: {"mean", "se", "n"}}}
-BEFORE, AFTER, TRAINED = "scores/before", "scores/after", "training_answers.json"
+BEFORE, AFTER, VOCABULARY = "scores/before", "scores/after", "scores/vocabulary"
+TRAINED = "training_answers.json"
 
 
 class RunEvaluation:
@@ -73,7 +74,12 @@ class RunEvaluation:
         old = self.parts.tokenizer_before
         if old is None or not is_first_process() or self.parts.cfg.trainer.fast_dev_run:
             return None
-        return VocabularyReport(self.parts, self, old)
+        return VocabularyReport(self.parts.data.heldout(), old, self.parts.tokenizer, self._on_other_texts)
+
+    def _on_other_texts(self, model: LoadedModel, sets: Sequence[Heldout], when: str) -> list[Scores]:
+        settings = settings_hash(self.parts.cfg, self.evaluator.training_answers)
+        keyed = {digest([set_hash(one), settings]): one for one in sets}
+        return self.evaluator.evaluate_all(model, keyed, self.folder.path / VOCABULARY / when, f"vocabulary {when}")
 
     @cached_property
     def made(self) -> LoadedModel:
@@ -95,7 +101,10 @@ class RunEvaluation:
         self.evaluator.free_device()
         metrics = {one.name: one.as_metrics() for one in scores}
         if self.vocabulary is not None:
-            self.vocabulary.measure_before(start, metrics, device_of(self.parts.cfg))
+            self.vocabulary.measure(start, "before", metrics)
+            network = self.parts.stage.model
+            self.vocabulary.measure(LoadedModel(network.to(device_of(self.parts.cfg)), self.parts.tokenizer), "grown")
+            network.to("cpu")
             self.vocabulary.tell()
         return metrics
 
@@ -122,7 +131,7 @@ class RunEvaluation:
         scores = self.evaluator.evaluate_all(self.made, self.sets, self.folder.path / AFTER, "after", reference)
         metrics = {one.name: one.as_metrics() for one in scores}
         if self.vocabulary is not None:
-            self.vocabulary.measure_after(self.made, metrics)
+            self.vocabulary.measure(self.made, "after", metrics)
         return metrics, {one.name: one.floors_as_metrics() for one in scores}
 
 

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any, Literal
 
 from lit_llm.backbone.loaded import LoadedModel
-from lit_llm.config.schema import digest
-from lit_llm.evaluation.evaluator import set_hash
 from lit_llm.evaluation.heldout import MAX_DOCUMENT_TOKENS
+from lit_llm.evaluation.scores import Scores
 from lit_llm.records import Document, Heldout
 from lit_llm.text.tokenizer import Tokenizer
-from lit_llm.training.evaluation_key import settings_hash
-
-if TYPE_CHECKING:
-    from lit_llm.training.build import Parts
-    from lit_llm.training.evaluate import RunEvaluation
 
 log = logging.getLogger("lit_llm")
-SCORES = "scores/vocabulary"
 BITS = "bits_per_byte"
 
 
@@ -31,37 +22,43 @@ class VocabularyReport:
     measured, all models are measured on what the old tokenizer's first ones say.
 
     Args:
-        before: the tokenizer as it was.
+        sets: the run's held-out sets; those of documents are taken.
+        before, after: the tokenizer as it was, and with new tokens.
+        evaluate: takes sets by a model; the third is a name for where the scores are kept.
     """
 
-    def __init__(self, parts: Parts, evaluation: RunEvaluation, before: Tokenizer) -> None:
-        self.parts, self.evaluation, self.old = parts, evaluation, before
-        sets = [one for one in parts.data.heldout() if one.kind == "documents" and one.items]
-        self.sets = {one.name: cut(one, before) for one in sets}
-        self.cut = {one.name for one in sets if self.sets[one.name] is not one}
-        new = parts.tokenizer.vocab_size - before.vocab_size
-        sizes = {"before": before.vocab_size, "after": parts.tokenizer.vocab_size}
-        self.figures: dict[str, Any] = {"new_tokens": new, "vocabulary": sizes, "sets": {}}
-        for one in sets:
-            per_byte = {
-                "before": tokens_per_byte(before, one), "after": tokens_per_byte(parts.tokenizer, one)
-            }  # fmt: skip
-            self.figures["sets"][one.name] = {"tokens_per_byte": per_byte, BITS: {}}
+    def __init__(
+        self,
+        sets: Sequence[Heldout],
+        before: Tokenizer,
+        after: Tokenizer,
+        evaluate: Callable[[LoadedModel, Sequence[Heldout], str], list[Scores]],
+    ) -> None:
+        self._evaluate = evaluate
+        texts = [one for one in sets if one.kind == "documents" and one.items]
+        self._sets = {one.name: cut(one, before) for one in texts}
+        self._cut = {one.name for one in texts if self._sets[one.name] is not one}
+        self.figures: dict[str, Any] = {
+            "new_tokens": after.vocab_size - before.vocab_size,
+            "vocabulary": {"before": before.vocab_size, "after": after.vocab_size},
+            "sets": {},
+        }
+        for one in texts:
+            sizes = {"before": tokens_per_byte(before, one), "after": tokens_per_byte(after, one)}
+            self.figures["sets"][one.name] = {"tokens_per_byte": sizes, BITS: {}}
 
-    def measure_before(self, start: LoadedModel, scores: Mapping[str, Mapping[str, Any]], device: torch.device) -> None:
-        """The model that the run starts from, by its ``scores`` where no text is cut; and the one with new rows.
-
-        The network of the stage is on the CPU afterwards, as before."""
-        self._measure(start, "before", scores)
-        network = self.parts.stage.model
-        try:
-            self._take(LoadedModel(network.to(device), self.parts.tokenizer), "grown", self.sets)
-        finally:
-            network.to("cpu")
-
-    def measure_after(self, made: LoadedModel, scores: Mapping[str, Mapping[str, Any]]) -> None:
-        """The model that the run made."""
-        self._measure(made, "after", scores)
+    def measure(
+        self,
+        model: LoadedModel,
+        when: Literal["before", "grown", "after"],
+        scores: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """``scores``: what is measured of it already, on whole documents, {set: {measure: {"mean", "se", "n"}}}."""
+        known = {name: found[BITS] for name, found in (scores or {}).items() if name in self._sets.keys() - self._cut}
+        rest = [one for name, one in self._sets.items() if name not in known]
+        known |= {one.name: one.as_metrics()[BITS] for one in self._evaluate(model, rest, when)}
+        for name, found in known.items():
+            self.figures["sets"][name][BITS][when] = found["mean"]
 
     def tell(self) -> None:
         """In a few lines, before anything trains."""
@@ -69,22 +66,6 @@ class VocabularyReport:
         log.info("vocabulary: %s new tokens, %s in all", f"{self.figures['new_tokens']:,}", f"{sizes['after']:,}")
         for line in in_lines(self.figures):
             log.info("  %s", line)
-
-    def _measure(self, model: LoadedModel, when: str, scores: Mapping[str, Mapping[str, Any]]) -> None:
-        for name in self.sets.keys() - self.cut:
-            if BITS in scores.get(name, {}):
-                self._note(name, when, scores[name][BITS]["mean"])
-        self._take(model, when, self.cut)
-
-    def _take(self, model: LoadedModel, when: str, names: Iterable[str]) -> None:
-        evaluator, place = self.evaluation.evaluator, self.evaluation.folder.path / SCORES / when
-        settings = settings_hash(self.parts.cfg, evaluator.training_answers)
-        sets = {digest([set_hash(self.sets[name]), settings]): self.sets[name] for name in sorted(names)}
-        for one in evaluator.evaluate_all(model, sets, place, f"vocabulary {when}"):
-            self._note(one.name, when, one.as_metrics()[BITS]["mean"])
-
-    def _note(self, name: str, when: str, bits: float | None) -> None:
-        self.figures["sets"][name][BITS][when] = bits
 
 
 def in_lines(figures: Mapping[str, Any]) -> list[str]:

@@ -138,7 +138,7 @@ def grown(place: Path) -> Path:
 
 
 def test_a_grown_vocabulary_is_read_again_with_its_ids(tmp_path, capsys):
-    status, found, told = export(grown(tmp_path / "model"), tmp_path / "out", capsys, quantization="f32")
+    _, found, told = export(grown(tmp_path / "model"), tmp_path / "out", capsys, quantization="f32")
     assert results(found, "reading") == {"weights": True, "ids of random Unicode texts": True}, told
     back = load_tokenizer(next((tmp_path / "out").glob("*.gguf")))
     assert back.encode("مرحبا 中文") == load_tokenizer(tmp_path / "model").encode("مرحبا 中文")
