@@ -1,4 +1,4 @@
-"""A BPE that merges on: as the definition says, never longer, nothing lost, no old id changed, no control token made."""
+"""A BPE that merges on: as defined, never longer, nothing lost, no old id changed, no control token made of text."""
 
 import json
 import pickle
