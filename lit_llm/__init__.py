@@ -41,6 +41,7 @@ _NAMES = {
     "stages.pretraining": ("Pretraining",),
     "stages.reward_modeling": ("RewardModeling",),
     "text.bpe": ("train_bpe",),
+    "text.merges": ("learn_merges",),
     "text.tokenizer": ("Tokenizer", "load_tokenizer"),
 }
 HOMES = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names}

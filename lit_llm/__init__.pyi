@@ -43,6 +43,7 @@ from lit_llm.stages.preference_optimization import PreferenceOptimization as Pre
 from lit_llm.stages.pretraining import Pretraining as Pretraining
 from lit_llm.stages.reward_modeling import RewardModeling as RewardModeling
 from lit_llm.text.bpe import train_bpe as train_bpe
+from lit_llm.text.merges import learn_merges as learn_merges
 from lit_llm.text.tokenizer import Tokenizer as Tokenizer
 from lit_llm.text.tokenizer import load_tokenizer as load_tokenizer
 

@@ -17,7 +17,8 @@ from lit_llm.runtime.run_lock import RunLock
 
 # What a run or a pipeline writes before its first step.
 STARTING = (".hydra", ".lock", ".launch", ".heldout", "config.yaml", "run.json", "tokenizer", ".tokenizer-unfinished",
-            "tensorboard", "csv", "heldout", "scores", "training_answers.json", "checkpoints", "log_dir")  # fmt: skip
+            "tensorboard", "csv", "heldout", "scores", "training_answers.json", "checkpoints", "log_dir",
+            "vocabulary.json")  # fmt: skip
 EVENTS = "events.out.tfevents."  # how the names of TensorBoard's files begin
 STOPPED = (130, 143)
 

@@ -17,7 +17,7 @@ from lit_llm.runtime.run_folder import RunFolder
 FIXED = ("init_from", "stage._target_", "tokenizer", "backbone")
 FREE = ("backbone.dropout",)
 # What a run writes over or takes for its own; a folder that has it and no run.json is the user's.
-WRITTEN = ("config.yaml", "metrics.json", "model", "tokenizer", "heldout")
+WRITTEN = ("config.yaml", "metrics.json", "model", "tokenizer", "heldout", "vocabulary.json")
 
 
 def refuse_another(cfg: DictConfig, folder: RunFolder) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from lit_llm.data.options import DomainCorporaOptions
+from lit_llm.data.data_module import records_of
+from lit_llm.data.filters import without_overlap
+from lit_llm.data.options import DomainCorporaOptions, TextOptions
 from lit_llm.data.raw_text import RawText, TextSource, apportioned, weighted_sources
 
 
@@ -32,6 +34,19 @@ class DomainCorpora(RawText):
         replayed = [replace(source, replayed=True) for source in general]
         names = {source.name for source in domain}
         return domain + [replace(s, name=f"replayed_{s.name}") if s.name in names else s for s in replayed]
+
+    @classmethod
+    def tokenizer_texts(cls, options: TextOptions | None = None) -> Iterator[str]:
+        """The domain's training texts, without those that the general corpus holds out."""
+        options = cls.Options() if options is None else options
+        assert isinstance(options, DomainCorporaOptions)
+        general = [] if options.replay_path is None else weighted_sources(options.replay_path, "")
+        sources = [*weighted_sources(options.path, ""), *general]
+        reads = [records_of(options, source.path, "texts") for source in sources]
+        heldout = [d for read in reads for split, items in read.splits.items() if split != "train" for d in items]
+        for read in reads[: len(sources) - len(general)]:
+            kept: list[Any] = without_overlap(read["train"], heldout)[0]
+            yield from (document.text for document in kept)
 
     def _parameters(self) -> dict[str, Any]:
         return {**super()._parameters(), "replay_ratio": self.options.replay_ratio}

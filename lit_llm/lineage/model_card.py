@@ -112,6 +112,25 @@ def _results(metrics: Mapping[str, Any]) -> Iterator[str]:
             f"Merging the adapters into {merge['stored']} changed {merge['measure']} of {merge['set']} by "
             f"{merge['difference']:+.2g}, from {merge['adapters']:.5g} to {merge['merged']:.5g}."
         )
+    if vocabulary := metrics.get("vocabulary"):
+        yield ""
+        yield (
+            f"The vocabulary has {vocabulary['new_tokens']:,} new tokens. Grown: with their rows, before they were "
+            "trained."
+        )
+        yield from _grown(vocabulary["sets"])
+
+
+def _grown(sets: Mapping[str, Any]) -> Iterator[str]:
+    """Tokens and bits a byte of held-out text by the old vocabulary and the new one."""
+    yield ""
+    yield "| held-out set | tokens per byte before | after | bits per byte before | grown | after |"
+    yield "|---|---|---|---|---|---|"
+    for name, one in sets.items():
+        tokens = [f"{one['tokens_per_byte'][when]:.4g}" for when in ("before", "after")]
+        found = [one["bits_per_byte"].get(when) for when in ("before", "grown", "after")]
+        bits = ["" if value is None else f"{value:.4g}" for value in found]
+        yield f"| {name} | {' | '.join([*tokens, *bits])} |"
 
 
 def _validated(values: Mapping[str, Any]) -> Iterator[str]:

@@ -10,12 +10,16 @@ HEADS = frozenset({"lm_head", "score"})
 """Names of modules whose matrix maps to an output: not a hidden matrix, whatever its shape."""
 
 
+ONE_BY_ONE = "trained_by_rows"
+"""An attribute of a matrix of which some rows alone are trained: decay would move the others too."""
+
+
 class ParameterGroups(NamedTuple):
     """A module's trainable parameters, each in exactly one list, in the module's order."""
 
     hidden: list[nn.Parameter]  # matrices of linear layers between the embedding and the head
     decayed: list[nn.Parameter]  # other matrices: an untied head
-    undecayed: list[nn.Parameter]  # embeddings (tied heads with them), norms, biases
+    undecayed: list[nn.Parameter]  # embeddings (tied heads with them), norms, biases, matrices trained by rows
 
 
 def parameter_groups(module: nn.Module) -> ParameterGroups:
@@ -25,7 +29,7 @@ def parameter_groups(module: nn.Module) -> ParameterGroups:
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        if parameter.ndim < 2 or id(parameter) in embeddings:
+        if parameter.ndim < 2 or id(parameter) in embeddings or getattr(parameter, ONE_BY_ONE, False):
             groups.undecayed.append(parameter)
         elif parameter.ndim > 2 or HEADS & set(name.split(".")):
             groups.decayed.append(parameter)

@@ -7,6 +7,7 @@ configuration, the first argument of the stage, and the hyper-parameters that a 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -125,23 +126,38 @@ class PretrainingOptions(LanguageOptions):
 class ContinuedPretrainingOptions(LanguageOptions, DropoutAdapterOptions):
     TARGET: ClassVar[str] = "lit_llm.stages.continued_pretraining.ContinuedPretraining"
 
-    # Words of the domain that become single tokens, as they are written in it ("tensor", no space). Not with adapters:
-    # the new rows of the embedding would stay as they begin.
-    new_tokens: Sequence[str] = ()
+    # Words of the domain that become single tokens, as they are written in it ("tensor", no space). Or auto:N: the N
+    # tokens that save most on the run's training text, as further merges of the model's own BPE over bytes. Beside
+    # adapters their rows of the embedding (and the head) are trained too, and no others.
+    new_tokens: Sequence[str] | str = ()
+
+    @property
+    def learned_tokens(self) -> int:
+        """N of auto:N; 0 where words are given, or nothing."""
+        return int(self.new_tokens.removeprefix("auto:")) if isinstance(self.new_tokens, str) else 0
 
     def check(self) -> None:
-        if self.new_tokens and self.lora_rank:
+        if isinstance(self.new_tokens, str) and not re.fullmatch(r"auto:[1-9]\d{0,6}", self.new_tokens):
             raise UserError(
-                f"stage.new_tokens: {list(self.new_tokens)}; with stage.lora_rank={self.lora_rank} their rows of the "
-                "embedding would not be trained; leave one of the two out"
+                f"stage.new_tokens={self.new_tokens}: must be a list of words, such as [tensor,gradient], or auto:N, "
+                "such as auto:2000"
+            )
+        if self.new_tokens and self.lora_rank and not self.lora_merge:
+            raise UserError(
+                f"stage.new_tokens: {self._told}; with stage.lora_merge=false the adapter's base would have no rows "
+                "for them; leave one of the two out"
             )
         if not all(self.new_tokens):
             raise self.bad_tokens()
         super().check()
 
+    @property
+    def _told(self) -> str:
+        return self.new_tokens if isinstance(self.new_tokens, str) else str(list(self.new_tokens))
+
     def bad_tokens(self) -> UserError:
         """What is said of an empty token, and where there is no tokenizer to add one to."""
-        return UserError(f"stage.new_tokens: {list(self.new_tokens)}; needs a tokenizer, and no token may be empty")
+        return UserError(f"stage.new_tokens: {self._told}; needs a tokenizer, and no token may be empty")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,16 +27,28 @@ def whole_pieces(engine: Engine, word: str) -> tuple[str, ...]:
 def with_pieces(engine: Engine, pieces: Sequence[str]) -> Engine:
     """The engine with these entries in its BPE's vocabulary: itself where it has them all.
 
-    They have no merges: a whole piece is looked up before any merge is made. Added tokens join the vocabulary too,
-    since the library counts their ids on from it when it reads the file.
+    They have no merges: a whole piece is looked up before any merge is made.
+    """
+    known = engine.get_vocab(with_added_tokens=True)
+    if not (new := [piece for piece in dict.fromkeys(pieces) if piece not in known]):
+        return engine
+    return with_entries(engine, new)
+
+
+def with_entries(engine: Engine, tokens: Sequence[str], merges: Sequence[tuple[str, str]] | None = None) -> Engine:
+    """The engine with new tokens behind its largest id, and these merges behind its own; None: whole pieces are looked
+    up before any merge is made.
+
+    Added tokens join the vocabulary too, since the library counts their ids on from it when it reads the file.
     """
     state = json.loads(engine.to_str())
     known = state["model"]["vocab"] | {token["content"]: token["id"] for token in state["added_tokens"]}
-    if not (new := [piece for piece in dict.fromkeys(pieces) if piece not in known]):
-        return engine
     start = max(known.values()) + 1
-    state["model"]["vocab"] = known | {piece: start + n for n, piece in enumerate(new)}
-    state["model"]["ignore_merges"] = True
+    state["model"]["vocab"] = known | {token: start + n for n, token in enumerate(tokens)}
+    if merges is None:
+        state["model"]["ignore_merges"] = True
+    else:
+        state["model"]["merges"] += [list(pair) for pair in merges]
     extended = Engine.from_str(json.dumps(state))
     extended.encode_special_tokens = True
     return extended

@@ -31,6 +31,7 @@ from lit_llm.runtime.atomic_files import write_text
 from lit_llm.runtime.model_folder import check_model_folder, check_recorded, is_adapter
 from lit_llm.text.chat import CHATML, PLAIN, ChatTemplate
 from lit_llm.text.control_tokens import DOCUMENT_END, SPECIALS, TURN_END, TURN_START
+from lit_llm.text.merges import LearnedMerges, replaced, with_merges
 from lit_llm.text.new_words import whole_pieces, with_pieces
 from lit_llm.text.places import Place, Places
 from lit_llm.text.pretokenization import Pieces, pieces_of
@@ -392,10 +393,21 @@ class Tokenizer:
         if others and self.vocab_size != self.engine.get_vocab_size(with_added_tokens=True):
             self.engine = with_pieces(self.engine, others)  # ids are left out: the library would count into them
         self.engine.add_tokens([AddedToken(t, special=False, normalized=False, single_word=True) for t in others])
-        for stale in ("_added", "_bytes", "_pieces", "_places"):
-            self.__dict__.pop(stale, None)
+        self._forget()
         vocabulary = self.engine.get_vocab(with_added_tokens=True)
         return list(dict.fromkeys(vocabulary[piece] for t in tokens for piece in spelled[t] or (t,)))
+
+    def add_merges(self, learned: LearnedMerges) -> dict[int, tuple[int, ...]]:
+        """Go on merging as ``merges.learn_merges`` found; returns, by the id of each new token, the old ids that it
+        stands for."""
+        before, self.engine = self.engine, with_merges(self.engine, learned)
+        self._forget()
+        return replaced(before, self.engine)
+
+    def _forget(self) -> None:
+        """What was made from the engine before it changed."""
+        for stale in ("_added", "_bytes", "_pieces", "_places"):
+            self.__dict__.pop(stale, None)
 
     def _whole(self, word: str) -> tuple[str, ...]:
         """The tokens that stand for a word already, with and without the space before it; () where it is cut."""

@@ -30,6 +30,7 @@ from lit_llm.runtime.distributed import is_first_process
 from lit_llm.runtime.model_folder import check_model_folder, is_adapter
 from lit_llm.stages.base import Stage
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
+from lit_llm.training import vocabulary
 
 log = logging.getLogger("lit_llm")
 
@@ -44,6 +45,7 @@ class Parts:
     data: DataModule
     stage: Stage
     callbacks: list[L.Callback]
+    tokenizer_before: Tokenizer | None = None  # as it was, where the stage gave it new tokens
     start: LoadedModel | None = None  # a copy of ``init_from`` as read, for its evaluation before the first step
 
 
@@ -63,7 +65,11 @@ def load(cfg: DictConfig, folder: Path) -> Parts:
     if measured_before(cfg):  # the stage may give the model adapters and both of them new tokens
         start = copy.deepcopy(LoadedModel(model, tokenizer))
         merge_lora(start.model)  # where the run starts from adapters
+    grows = bool(cfg.stage.get("new_tokens"))
+    before = copy.deepcopy(tokenizer) if grows else None
+    learned = vocabulary.learned(cfg, tokenizer, folder, lambda: _training_texts(cfg, "stage.new_tokens"))
     stage = construct(cfg.stage, "stage", cfg.allowed_targets)(
+        **({} if learned is None else {"learned": learned}),
         model=model,
         tokenizer=tokenizer,
         optimizer=construct(cfg.optimizer, "optimizer", cfg.allowed_targets),
@@ -77,7 +83,7 @@ def load(cfg: DictConfig, folder: Path) -> Parts:
         for name, item in cfg.callbacks.items()
         if item is not None
     ]
-    return Parts(cfg, tokenizer, model, data, stage, callbacks, start)
+    return Parts(cfg, tokenizer, model, data, stage, callbacks, before, start)
 
 
 def measured_before(cfg: DictConfig) -> bool:
@@ -114,9 +120,13 @@ def load_run_tokenizer(cfg: DictConfig, folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def _training_texts(cfg: DictConfig) -> Any:
-    """The data's own training texts; data without any raw text cannot train a tokenizer."""
+def _training_texts(cfg: DictConfig, key: str = "tokenizer") -> Any:
+    """The data's own training texts; data without any raw text cannot teach what ``key`` asks for."""
     data: Any = named_class(cfg.data, "data", cfg.allowed_targets)
+    if not hasattr(data, "tokenizer_texts") and key != "tokenizer":
+        raise UserError(
+            f"{key}={cfg.stage.new_tokens}: {data.__name__} has no raw text to learn tokens from; give words"
+        )
     if not hasattr(data, "tokenizer_texts"):
         raise UserError(
             f"tokenizer: {data.__name__} has no raw text to train one on; give init_from=FOLDER, or "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from lit_llm.evaluation.scores import Scores
 from lit_llm.evaluation.sets import KINDS, write_heldout
 from lit_llm.records import Heldout
 from lit_llm.runtime.atomic_files import folder_beside, write_json
+from lit_llm.runtime.distributed import is_first_process
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.stages.base import Stage
 from lit_llm.text.tokenizer import Tokenizer
@@ -34,9 +35,11 @@ from lit_llm.training.build import Parts, computed_by
 from lit_llm.training.evaluation_key import settings_hash
 from lit_llm.training.merge_loss import by_adapters, rounds
 from lit_llm.training.trainer import in_bf16
+from lit_llm.training.vocabulary_report import VocabularyReport
 
 Metrics = dict[str, dict[str, Any]]  # {set: {measure: {"mean", "se", "n"}}}
-BEFORE, AFTER, TRAINED = "scores/before", "scores/after", "training_answers.json"
+BEFORE, AFTER, VOCABULARY = "scores/before", "scores/after", "scores/vocabulary"
+TRAINED = "training_answers.json"
 
 
 class RunEvaluation:
@@ -67,6 +70,19 @@ class RunEvaluation:
         return {digest([set_hash(one), settings]): _shown(one, shown) for one in self.parts.data.heldout()}
 
     @cached_property
+    def vocabulary(self) -> VocabularyReport | None:
+        """Where the stage gave its tokenizer new tokens; the first process measures."""
+        old = self.parts.tokenizer_before
+        if old is None or not is_first_process() or self.parts.cfg.trainer.fast_dev_run:
+            return None
+        return VocabularyReport(self.parts.data.heldout(), old, self.parts.tokenizer, self._on_other_texts)
+
+    def _on_other_texts(self, model: LoadedModel, sets: Sequence[Heldout], when: str) -> list[Scores]:
+        settings = settings_hash(self.parts.cfg, self.evaluator.training_answers)
+        keyed = {digest([set_hash(one), settings]): one for one in sets}
+        return self.evaluator.evaluate_all(model, keyed, self.folder.path / VOCABULARY / when, f"vocabulary {when}")
+
+    @cached_property
     def made(self) -> LoadedModel:
         """What the run made, as its folder holds it. To be asked for when the run is over."""
         model = self.parts.stage.exported()
@@ -77,12 +93,21 @@ class RunEvaluation:
         """The scores of ``init_from`` on this run's held-out sets; taken once, and read again by a resumed run."""
         start, self.parts.start = self.parts.start, None
         if start is None:
+            if self.vocabulary is not None:
+                self.vocabulary.tell()
             return {}
         start.model.to(device_of(self.parts.cfg))
         scores = self.evaluator.evaluate_all(start, self.sets, self.folder.path / BEFORE, "before")
         self._start_sha256 = start.sha256
         self.evaluator.free_device()
-        return {one.name: one.as_metrics() for one in scores}
+        metrics = {one.name: one.as_metrics() for one in scores}
+        if self.vocabulary is not None:
+            self.vocabulary.measure(start, "before", metrics)
+            network = self.parts.stage.model
+            self.vocabulary.measure(LoadedModel(network.to(device_of(self.parts.cfg)), self.parts.tokenizer), "grown")
+            network.to("cpu")
+            self.vocabulary.tell()
+        return metrics
 
     def by_adapters(self, device: torch.device) -> Scores | None:
         """The adapters' scores on one set before they are merged into weights of 16 bits; None where none are."""
@@ -105,7 +130,10 @@ class RunEvaluation:
         if reference is not None:
             reference.known_sha256 = self._start_sha256
         scores = self.evaluator.evaluate_all(self.made, self.sets, self.folder.path / AFTER, "after", reference)
-        return {one.name: one.as_metrics() for one in scores}, {one.name: one.floors_as_metrics() for one in scores}
+        metrics = {one.name: one.as_metrics() for one in scores}
+        if self.vocabulary is not None:
+            self.vocabulary.measure(self.made, "after", metrics)
+        return metrics, {one.name: one.floors_as_metrics() for one in scores}
 
 
 def keep_sets(parts: Parts, folder: RunFolder) -> None:

@@ -33,6 +33,7 @@ from lit_llm.training.hparams import told_apart
 from lit_llm.training.merge_loss import in_a_line, merge_loss
 from lit_llm.training.result import in_one_sentence
 from lit_llm.training.reward_validation import validate_reward_model
+from lit_llm.training.vocabulary_report import in_lines
 
 log = logging.getLogger("lit_llm")
 
@@ -55,6 +56,8 @@ def finalize(
     metrics |= {} if validation is None else {"reward_validation": validation}
     metrics |= {"heldout": after, "floors": floors, "before": before, "seconds": time.monotonic() - started}
     metrics |= merge_loss(parts.stage, unmerged, after)
+    if evaluation.vocabulary is not None:
+        metrics["vocabulary"] = evaluation.vocabulary.figures
     metrics |= compared(metrics, parts.cfg.evaluation.objective)
     write_json(folder.metrics, metrics)
     log_final(parts, trainer, folder, metrics)
@@ -154,7 +157,7 @@ def describe(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> Non
     config.pop("resume", None)
     kept = (
         "parameters", "steps", "tokens", "seconds", "hardware", "heldout", "floors", "before", "reward_validation",
-        "merge",
+        "merge", "vocabulary",
     )  # fmt: skip
     record = lineage.record(
         folder.model,
@@ -188,6 +191,8 @@ def say(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> None:
             log.info("  floor of %s, %s: %s", group, floor, _listed(scores, {}, group))
     if "merge" in metrics:
         log.info("  %s", in_a_line(metrics["merge"]))
+    if "vocabulary" in metrics:
+        log.info("  vocabulary: %s", "; ".join(in_lines(metrics["vocabulary"])))
     best = folder.best_checkpoint
     log.info("  best checkpoint: %s", "none was kept" if best is None else near(best))
     log.info("  curves: tensorboard --logdir %s", typed(folder.path))

@@ -16,6 +16,8 @@ from tokenizers import models, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lit_llm.backbone.huggingface import load_language_model, save_model
+from lit_llm.backbone.models import grow_vocabulary
+from lit_llm.backbone.new_rows import set_to_means
 from lit_llm.errors import UserError
 from lit_llm.evaluation.sets import write_heldout
 from lit_llm.export import certificate, gguf_file, tokenizer_metadata
@@ -24,6 +26,7 @@ from lit_llm.export.engines import Questions, Refused, ask_llama_cpp
 from lit_llm.model_sources import folders, gguf_model
 from lit_llm.model_sources.pre_tokenizers import RULES
 from lit_llm.records import Document, Heldout
+from lit_llm.text.merges import learn_merges
 from lit_llm.text.tokenizer import load_tokenizer
 from tests.export.conftest import NODE, SHAPES, needs_llama_cpp, small_model, small_tokenizer
 from tests.model_sources.test_gguf import random_texts
@@ -114,6 +117,39 @@ def test_llama_cpp_agrees_on_every_family(kind, quantization, tmp_path, capsys):
     assert status == 0 and found["passed"], told
     assert set(results(found, "node-llama-cpp").values()) == {True} and len(results(found, "node-llama-cpp")) == 4
     assert told.splitlines()[-1].startswith("Certified: ")
+
+
+def grown(place: Path) -> Path:
+    """A model whose tokenizer merges on where its training ended: Arabic, Chinese, digits, pictures."""
+    tokenizer = small_tokenizer()
+    texts = [
+        "مرحبا بالعالم، مرحبا في البيت",
+        "中文 日本語 中文",
+        "👩‍👩‍👧 🙂🙂",
+        "Привет мир, Привет",
+        "x==10: 2024 2024",
+    ]
+    pieces = tokenizer.add_merges(learn_merges(tokenizer.engine, texts * 3, 60))
+    model = small_model(320, family="llama")
+    grow_vocabulary(model, tokenizer.vocab_size + 1)
+    set_to_means(model, pieces)
+    save_model(place, model, tokenizer)
+    return place
+
+
+def test_a_grown_vocabulary_is_read_again_with_its_ids(tmp_path, capsys):
+    _, found, told = export(grown(tmp_path / "model"), tmp_path / "out", capsys, quantization="f32")
+    assert results(found, "reading") == {"weights": True, "ids of random Unicode texts": True}, told
+    back = load_tokenizer(next((tmp_path / "out").glob("*.gguf")))
+    assert back.encode("مرحبا 中文") == load_tokenizer(tmp_path / "model").encode("مرحبا 中文")
+    assert max(back.encode("مرحبا 中文")) >= 320
+
+
+@needs_llama_cpp
+def test_llama_cpp_agrees_on_a_grown_vocabulary(tmp_path, capsys):
+    status, found, told = export(grown(tmp_path / "model"), tmp_path / "out", capsys, NODE, quantization="q8_0")
+    assert status == 0 and found["passed"], told
+    assert set(results(found, "node-llama-cpp").values()) == {True}
 
 
 @needs_llama_cpp

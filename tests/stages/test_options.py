@@ -108,9 +108,14 @@ PPO, GRPO = options.PPOOptions, options.GRPOOptions
         ),
         (
             options.ContinuedPretrainingOptions,
-            {"new_tokens": ["a"], "lora_rank": 2},
-            "stage.new_tokens: ['a']; with stage.lora_rank=2 their rows of the embedding would not be trained; leave "
-            "one of the two out",
+            {"new_tokens": ["a"], "lora_rank": 2, "lora_merge": False},
+            "stage.new_tokens: ['a']; with stage.lora_merge=false the adapter's base would have no rows for them; "
+            "leave one of the two out",
+        ),
+        (
+            options.ContinuedPretrainingOptions,
+            {"new_tokens": "auto:0"},
+            "stage.new_tokens=auto:0: must be a list of words, such as [tensor,gradient], or auto:N, such as auto:2000",
         ),
         (
             options.ContinuedPretrainingOptions,
@@ -146,8 +151,12 @@ LINES = [
     (["stage=grpo", "stage.scale=std"], "stage.scale: std; must be one of none, group, batch"),
     (["stage=grpo", "stage.delta=1.1"], "stage.delta=1.1: must be above 1 + stage.eps_high = 1.28"),
     (
-        ["stage=continued_pretraining", "stage.new_tokens=[a]", "stage.lora_rank=2"],
-        "stage.new_tokens: ['a']; with stage.lora_rank=2 their rows",
+        ["stage=continued_pretraining", "stage.new_tokens=[a]", "stage.lora_rank=2", "stage.lora_merge=false"],
+        "stage.new_tokens: ['a']; with stage.lora_merge=false the adapter's base",
+    ),
+    (
+        ["stage=continued_pretraining", "stage.new_tokens=auto"],
+        "stage.new_tokens=auto: must be a list of words, such as [tensor,gradient], or auto:N, such as auto:2000",
     ),
     (
         ["stage=flag_classification", "stage.trained=head", "stage.lora_rank=2"],
@@ -168,11 +177,12 @@ def test_a_mistake_on_the_command_line_is_one_line(words, line):
 
 def test_a_relation_in_a_pipeline_is_told_by_the_steps_own_keys():
     schema.register()
-    words = ["stages.continued_pretraining.new_tokens=[a]", "stages.continued_pretraining.lora_rank=2"]
+    given = {"new_tokens": "auto:2000", "lora_rank": 2, "lora_merge": "false"}
+    words = [f"stages.continued_pretraining.{key}={value}" for key, value in given.items()]
     with pytest.raises(UserError) as error:
         check("pipeline", hydra_words("pipeline", words))
     stage = "stages.continued_pretraining.stage"
-    assert str(error.value).startswith(f"{stage}.new_tokens: ['a']; with {stage}.lora_rank=2 their rows")
+    assert str(error.value).startswith(f"{stage}.new_tokens: auto:2000; with {stage}.lora_merge=false the adapter's")
 
 
 def test_a_number_that_the_environment_gives_is_not_compared_before_it_is_there(monkeypatch):
