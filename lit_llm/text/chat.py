@@ -169,13 +169,13 @@ class ChatTemplate:
 
     @cached_property
     def _remembers_thoughts(self) -> bool:
-        """Whether the reasoning of past turns is written."""
-        asked = Message("user", "q7x")
+        """Whether the reasoning of past turns is written, be it apart from the content or in it."""
+        asked, past = Message("user", "q7x"), Message("assistant", "a7y", thoughts="t2s")
         try:
-            text = self.render((asked, Message("assistant", "a7y", thoughts="t2s"), asked, Message("assistant", "b8z")))
+            texts = [self.render((asked, one, asked, Message("assistant", "b8z"))) for one in (past, in_content(past))]
         except UserError:
             return False
-        return "t2s" in text
+        return all("t2s" in text for text in texts)
 
     def _said(self, tokenizer: Encoder, messages: Sequence[Message]) -> dict[int, str]:
         """What assistants write, by their messages' numbers."""
