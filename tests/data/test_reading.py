@@ -159,12 +159,12 @@ def test_an_id_with_other_content_is_counted_with_its_line(tmp_path, caplog):
 
 
 def test_unknown_keys_stop_or_are_counted_or_are_let_pass(tmp_path):
-    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "thinking": "c"}]
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "images": "c"}]
     file = lines(tmp_path, [{"source": f"a{n}", "target": "b"} for n in range(9)] + [{"messages": messages}])
-    with pytest.raises(UserError, match=r"data.jsonl:10: key 'messages\[1\].thinking' would be dropped"):
+    with pytest.raises(UserError, match=r"data.jsonl:10: key 'messages\[1\].images' would be dropped"):
         read_records(file, "examples")
     assert accounted(read_records(file, "examples", on_error="skip")).skipped == {"unknown_key": 1}
-    assert accounted(read_records(file, "examples", ignore_keys=["thinking"])).used == 10
+    assert accounted(read_records(file, "examples", ignore_keys=["images"])).used == 10
 
 
 def test_all_tied_rankings_are_counted_and_do_not_stop(tmp_path):
