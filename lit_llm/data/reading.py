@@ -381,9 +381,13 @@ def _held_out(
     carved = _carve(train, wanted, screening.groups(train)) if wanted else {"train": train}
     train = carved.get("train", [])
     heldout += [record for name, records in carved.items() if name != "train" for record in records]
-    return (
-        carved | {"train": _without(train, "decontaminated", screening.holding_heldout(train, heldout), counts)} | named
-    )
+    told = screening.holding_heldout(train, heldout)
+    if train and len(told) == len(train):
+        raise UserError(
+            f"data.path: all {len(train)} rows to train on hold held-out items; the first: {told[0]}; hold out other "
+            "rows, or set data.decontaminate_words=0, which trains them all the same"
+        )
+    return carved | {"train": _without(train, "decontaminated", told, counts)} | named
 
 
 def _without(records: list[Record], reason: str, told: Mapping[int, str], counts: Counts) -> list[Record]:

@@ -107,6 +107,14 @@ def test_a_planted_held_out_text_is_dropped_by_default(tmp_path):
     assert texts_of(read(str(tmp_path / "d"), cache_dir=tmp_path / "cache")) == texts_of(got)
 
 
+def test_where_nothing_would_be_left_it_is_an_error(tmp_path):
+    held = drawn(40)
+    lines(tmp_path, [{"text": f"{held} {drawn(9)}"} for _ in range(25)], "d/train.jsonl")
+    lines(tmp_path, [{"text": held}], "d/test.jsonl")
+    with pytest.raises(UserError, match=r"all \d+ rows to train on hold held-out items; .*decontaminate_words=0"):
+        read(str(tmp_path / "d"))
+
+
 def test_a_planted_question_of_a_conversation_is_dropped_from_texts_and_conversations(tmp_path):
     question = "Which bank of the river does the old water mill stand on today?"
     evaluation = lines(tmp_path, [{"question": question, "choices": ["left", "right"], "answer": "left"}], "eval.jsonl")
