@@ -298,7 +298,12 @@ def _held_out(
     train = [*splits.get(UNDIVIDED, []), *named.pop("train", [])]
     heldout = [record for records in named.values() for record in records]
     if heldout:
-        train, dropped = without_overlap(train, heldout)
+        kept, dropped = without_overlap(train, heldout)
+        still = set(map(id, kept)) if dropped else set()
+        for record in train if dropped else ():
+            if id(record) not in still:
+                counts.overview.leave_out(record, "in_heldout")
+        train = kept
         counts.used -= dropped
         counts.skipped["in_heldout"] += dropped
         counts.skipped += Counter()  # drops the zero
