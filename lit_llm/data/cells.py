@@ -78,7 +78,7 @@ def _list(cell: str, key: str, where: str) -> Any:
     try:
         value = _json(cell)
     except (ValueError, RecursionError) as error:
-        said = str(error)[:60] if not isinstance(error, RecursionError) else "nested too deep"
+        said = "nested too deep" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
         python = "; this is Python's writing: json.dumps writes JSON" if cell.lstrip()[:2] in ("[{", "['") else ""
         raise _refused(cell, key, f"JSON is needed, such as {LISTS[key]} ({said}{python})", where) from None
     if not isinstance(value, list | dict):

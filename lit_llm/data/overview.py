@@ -13,7 +13,7 @@ from lit_llm.data.filters import Record
 from lit_llm.data.projects import is_project
 from lit_llm.data.quality import screening as quality
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.sources import TELLS, Row, extension
+from lit_llm.data.sources import CACHE, TELLS, Row, extension
 from lit_llm.records import Comparison, Document, Labelled
 
 LOUD = 0.1
@@ -115,11 +115,17 @@ class Overview:
         if row.named:
             self.named[record.source] = kind_of(row.file)
 
-    def leave_out(self, reason: str, records: Sequence[Record]) -> None:
-        """Records that were used so far and are dropped."""
-        for of, number in self._sizes(records, [1] * len(records)):
-            of.used -= number
-            of.skipped[reason] += number
+    def leave_out(self, record: Record, reason: str) -> None:
+        """A record that was used is left out after all: a near duplicate, one that is held out elsewhere."""
+        if (of := self._of(record)) is not None:
+            of.used -= 1
+            of.skipped[reason] += 1
+            of.words -= sum(len(text.split()) for text in texts_of(record))
+            of.characters -= sum(map(len, texts_of(record)))
+
+    def _of(self, record: Record) -> OfKind | None:
+        """Of the record's kind of file; None where a function of the user's named another source."""
+        return self.kinds.get(self.named.get(record.source) or kind_of(record.source.rpartition(":")[0]))
 
     def divide(self, splits: Mapping[str, Sequence[Record]]) -> None:
         """What is held out, of the records as they were split."""
@@ -138,9 +144,8 @@ class Overview:
             yield next(iter(self.kinds.values())), int(sum(sizes))
             return
         for record, size in zip(records, sizes, strict=True):
-            kind = self.named.get(record.source) or kind_of(record.source.rpartition(":")[0])
-            if kind in self.kinds:  # a function of the user's may have named another source
-                yield self.kinds[kind], int(size)
+            if (of := self._of(record)) is not None:
+                yield of, int(size)
 
     @property
     def whole(self) -> OfKind:
@@ -182,7 +187,7 @@ class Overview:
     def warnings(self) -> list[str]:
         """A line for files, and one for rows, of which more than a tenth is not read."""
         whole = self.whole
-        missed = {kind: one.unread.total() - one.unread[TELLS] for kind, one in self.kinds.items()}
+        missed = {kind: one.unread.total() - one.unread[TELLS] - one.unread[CACHE] for kind, one in self.kinds.items()}
         unread, files = sum(missed.values()), len(whole.files)
         found = []
         if unread > LOUD * (unread + files):

@@ -364,12 +364,14 @@ def _held_out(
     heldout = [record for records in named.values() for record in records]
     if heldout:
         kept, dropped = without_overlap(train, heldout)
+        still = set(map(id, kept)) if dropped else set()
+        for record in train if dropped else ():
+            if id(record) not in still:
+                counts.overview.leave_out(record, "in_heldout")
+        train = kept
         counts.used -= dropped
         counts.skipped["in_heldout"] += dropped
         counts.skipped += Counter()  # drops the zero
-        staying = set(map(id, kept))
-        counts.overview.leave_out("in_heldout", [record for record in train if id(record) not in staying])
-        train = kept
     train = _without(train, "near_heldout", screening.near_heldout(train, heldout), counts)
     train = _without(train, "near_duplicate", screening.near_duplicates(train), counts)
     has_test = any(name.startswith("test") for name in named)
@@ -392,7 +394,8 @@ def _held_out(
 
 def _without(records: list[Record], reason: str, told: Mapping[int, str], counts: Counts) -> list[Record]:
     counts.drop(reason, told)
-    counts.overview.leave_out(reason, [records[number] for number in told])
+    for number in told:
+        counts.overview.leave_out(records[number], reason)
     return [record for number, record in enumerate(records) if number not in told]
 
 

@@ -48,6 +48,7 @@ FOREIGN = {
 """Formats that are known, and not read: what they are, and what to do."""
 TELLS = "tells of data"
 """Why a README and the like are not read."""
+CACHE = "a cache of datasets"
 _NO_DATA = re.compile(
     r"(readme|licen[cs]e|copying|notice|authors|changelog|changes|contributing|code_of_conduct|citation|security|"
     r"dataset_?card)([-_. ].*)?|(requirements)",
@@ -220,6 +221,8 @@ def why_not_read(file: str) -> str:
     """Why a file beside data is not read, in a few words."""
     if is_about_data(file):
         return TELLS
+    if extension(file) in ARROW and Path(file).name.startswith("cache-"):
+        return CACHE
     if extension(file) in FORMATS:
         return "names no split"
     return FOREIGN.get(extension(file), "an unknown kind").partition(";")[0]

@@ -62,6 +62,8 @@ def test_a_saved_data_set_is_the_files_that_its_state_names(tmp_path):
     assert ignored == [str(folder / "cache-0123456789abcdef.arrow")]
     records = read_records(str(folder), "texts")
     assert records.counts.used == 40
+    assert records.counts.overview.kinds[".arrow"].unread == {"a cache of datasets": 1}
+    assert records.counts.overview.warnings() == []
     assert records["test"][0].source.startswith(f"{folder}/data-00000-of-00001.arrow:row ")
 
 

@@ -17,6 +17,7 @@ from lit_llm.data.overview import OfKind, Overview
 from lit_llm.data.preferences import Preferences
 from lit_llm.data.prompts import Prompts
 from lit_llm.data.raw_text import RawText
+from lit_llm.data.reading import read_records
 from lit_llm.data.samples import FIRST, LAST, Part, isolated, shown
 
 
@@ -84,6 +85,20 @@ def test_rows_that_are_not_read_are_loud_above_a_tenth():
     assert overview.warnings() == []
     overview.of("a.jsonl").skipped["unknown_key"] += 1
     assert overview.warnings() == ["15% OF THE ROWS ARE NOT READ: 3 of 20 (2 malformed_json, 1 unknown_key)"]
+
+
+def test_what_a_held_out_part_has_too_is_taken_off_its_kind(write):
+    rows = [{"text": f"one two {n}"} for n in range(30)]
+    path = {"train": [write("a.jsonl", rows), write("b.ndjson", rows[:9])], "test": write("c.jsonl", rows[:3])}
+    counts = read_records(path, "texts").counts
+    kinds = counts.overview.kinds
+    assert counts.skipped == {"duplicate": 9, "in_heldout": 3}
+    assert (kinds[".jsonl"].rows, kinds[".jsonl"].used, kinds[".ndjson"].used) == (33, 30, 0)
+    assert kinds[".jsonl"].skipped == {"in_heldout": 3} and kinds[".jsonl"].words == 3 * 30
+    assert kinds[".jsonl"].characters == sum(len(row["text"]) for row in rows)
+    [one] = read_records(write("d.jsonl", rows[:1]), "texts")["train"]
+    counts.overview.identify(one, "en")
+    assert kinds[".jsonl"].languages == {"en": 1}
 
 
 def test_languages_have_a_column_where_somebody_filled_them():
