@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from lit_llm.data import archives
-from lit_llm.data.compression import COMPRESSED, RowError, decompressed, read_within
+from lit_llm.data.compression import COMPRESSED as COMPRESSED
+from lit_llm.data.compression import RowError as RowError
+from lit_llm.data.compression import decompressed, read_within
 from lit_llm.errors import UserError
 
 MAX_LINE = 64 * 2**20  # bytes: a longer line is no row of text but a mistake, or a bomb
@@ -31,7 +34,7 @@ def open_bytes(file: str) -> BinaryIO:
         packed = member or Path(file).open("rb")  # noqa: SIM115  (the caller closes it)
     except OSError as error:
         raise UserError(f"{file}: cannot be opened ({error.strerror or error})") from None
-    if packed.peek(len(_LFS)).startswith(_LFS):
+    if cast(io.BufferedReader, packed).peek(len(_LFS)).startswith(_LFS):
         packed.close()
         raise RowError(
             "git_lfs_pointer", f"{file}:1: a Git-LFS pointer stands in place of the data; run `git lfs pull`"
