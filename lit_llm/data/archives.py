@@ -115,7 +115,7 @@ class _Archive:
         suffix = _PACKED.get(suffix, suffix)
         if suffix not in COMPRESSED:
             return self._bytes()
-        return _Rewound(self._file, suffix)
+        return cast(BinaryIO, _Rewound(self._file, suffix))
 
     def open(self, name: str) -> BinaryIO:
         with self._lock:

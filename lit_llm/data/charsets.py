@@ -62,10 +62,10 @@ def decoded(data: bytes | bytearray, encoding: str, declared: str | None = None)
     try:
         return Decoded(data.decode("utf-8").removeprefix("\ufeff"))
     except UnicodeDecodeError:
-        name = _guessed(data)
-        if name is None:
+        guessed = _guessed(data)
+        if guessed is None:
             raise
-    return Decoded(data.decode(name, "strict"), name)
+    return Decoded(data.decode(guessed), guessed)
 
 
 def _is_utf8(data: bytes | bytearray) -> bool:

@@ -18,6 +18,7 @@ from lit_llm.data.documents.needs import KINDS as DOCUMENTS
 from lit_llm.data.encodings import checked_encoding, holds_utf8
 from lit_llm.data.filters import Record, cleaned, cleaned_row, content_key, group_key, share, without_overlap
 from lit_llm.data.formats import Format, Kind, Parse, find_format, parse_row
+from lit_llm.data.found_encodings import FoundEncodings
 from lit_llm.data.options import check_fractions
 from lit_llm.data.overview import Overview
 from lit_llm.data.provenance import cut, joined, located
@@ -149,7 +150,7 @@ def read_records(
     encoding = checked_encoding(encoding)
     renaming, bad = Columns(columns, kind, parse), BadRows() if on_error == "stop" else None
     splits: dict[str, list[Record]] = {}
-    ids, encodings = _Ids(), _Encodings()
+    ids, encodings = _Ids(), FoundEncodings()
     screening = screening or Screening(cache_dir=cache_dir)
     for name, members in files.items():
         rows = counts.overview.following(encodings.seen(read_rows(members, encoding, cache_dir)))
@@ -185,29 +186,6 @@ def _without_documents(files: dict[str, list[str]], ignored: list[str]) -> dict[
         return files
     ignored += [one for some in files.values() for one in some if extension(one) in DOCUMENTS]
     return rows
-
-
-class _Encodings:
-    """The texts whose encoding was found out."""
-
-    def __init__(self) -> None:
-        self._files: dict[str, list[str]] = {}
-
-    def seen(self, rows: Iterable[Row | RowError]) -> Iterator[Row | RowError]:
-        for row in rows:
-            if isinstance(row, Row) and row.encoding:
-                self._files.setdefault(row.encoding, []).append(Path(row.file).name)
-            yield row
-
-    def tell(self, path: Any) -> Counter[str]:
-        """One line with the files by encoding; their counts."""
-        if self._files:
-            found = "; ".join(
-                f"{name}: {', '.join(files[:8])}{f' and {len(files) - 8} more' if len(files) > 8 else ''}"
-                for name, files in sorted(self._files.items())
-            )
-            log.warning("data.path=%s: texts that are no UTF-8, read as %s (data.encoding=NAME says it)", path, found)
-        return Counter({name: len(files) for name, files in self._files.items()})
 
 
 def _told_if_utf8(rows: Iterable[Row | RowError], encoding: str) -> Iterator[Row | RowError]:

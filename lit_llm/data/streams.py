@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from lit_llm.data import archives
 from lit_llm.data.compression import COMPRESSED, decompressed, read_within
@@ -31,7 +32,7 @@ def open_bytes(file: str) -> BinaryIO:
         packed = member or Path(file).open("rb")  # noqa: SIM115  (the caller closes it)
     except OSError as error:
         raise RowError("unreadable_file", f"{file}: cannot be opened ({error.strerror or error})") from None
-    if packed.peek(len(_LFS)).startswith(_LFS):
+    if cast(io.BufferedReader, packed).peek(len(_LFS)).startswith(_LFS):
         packed.close()
         raise RowError(
             "git_lfs_pointer", f"{file}:1: a Git-LFS pointer stands in place of the data; run `git lfs pull`"

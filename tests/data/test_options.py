@@ -57,7 +57,11 @@ NOTHING_LEFT = "nothing is left to train on; together they must be below 1"
         (TEXT, {"on_error": "warn"}, "data.on_error=warn: must be one of stop, skip"),
         (TEXT, {"name": "a/b"}, "data.name=a/b: a name is needed, without / and not a path; such as 'b'"),
         (TEXT, {"ignore_keys": "ab"}, "data.ignore_keys=ab: a list of keys is needed, such as [tools,images]"),
-        (TEXT, {"encoding": "zip"}, "data.encoding=zip: no encoding; such as utf-8, windows-1256, latin-1, utf-16"),
+        (
+            TEXT,
+            {"encoding": "zip"},
+            "data.encoding=zip: no encoding; such as utf-8, windows-1256, latin-1, utf-16, or auto",
+        ),
         (
             TEXT,
             {"validation_fraction": 1.0},

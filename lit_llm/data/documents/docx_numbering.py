@@ -38,7 +38,7 @@ class Numbering:
                 abstract[attribute(one, "abstractNumId") or ""] = _levels(one)
             elif local(one) == "num" and (of := child(one, "abstractNumId")) is not None:
                 name, number = attribute(of, "val") or "", attribute(one, "numId") or ""
-                own = {}
+                own: dict[int, _Level] = {}
                 for override in one:
                     if local(override) == "lvlOverride":
                         own |= _levels(override)

@@ -73,8 +73,8 @@ def _paragraphs(body: Any, *, listed: bool) -> Iterator[str]:
             if text:
                 texts.append((int(level) if level and level.isdigit() else 0, text))
     points = listed and len(texts) > 1
-    for level, text in texts:
-        yield f"{'  ' * min(level, 9)}- {text}" if points else text
+    for depth, text in texts:
+        yield f"{'  ' * min(depth, 9)}- {text}" if points else text
 
 
 def _runs(paragraph: Any) -> Iterator[str]:

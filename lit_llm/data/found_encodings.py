@@ -1,0 +1,37 @@
+"""Which texts are no UTF-8, and what they were read as: one line, and their counts."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lit_llm.data.compression import RowError
+from lit_llm.data.sources import Row
+
+log = logging.getLogger(__name__)
+
+
+class FoundEncodings:
+    """The texts whose encoding was found out."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, list[str]] = {}
+
+    def seen(self, rows: Iterable[Row | RowError]) -> Iterator[Row | RowError]:
+        for row in rows:
+            if isinstance(row, Row) and row.encoding:
+                self._files.setdefault(row.encoding, []).append(Path(row.file).name)
+            yield row
+
+    def tell(self, path: Any) -> Counter[str]:
+        """One line with the files by encoding; their counts."""
+        if self._files:
+            found = "; ".join(
+                f"{name}: {', '.join(files[:8])}{f' and {len(files) - 8} more' if len(files) > 8 else ''}"
+                for name, files in sorted(self._files.items())
+            )
+            log.warning("data.path=%s: texts that are no UTF-8, read as %s (data.encoding=NAME says it)", path, found)
+        return Counter({name: len(files) for name, files in self._files.items()})
