@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lit_llm.data.compression import RowError
+from lit_llm.data.row_errors import RowError
 from lit_llm.data.sources import Row
 
 log = logging.getLogger(__name__)
