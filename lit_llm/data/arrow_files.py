@@ -14,7 +14,7 @@ from typing import Any
 
 from lit_llm.data.compression import COMPRESSED
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.streams import open_bytes
+from lit_llm.data.streams import open_bytes, read_bytes
 from lit_llm.errors import UserError
 
 ARROW = (".arrow", ".feather")
@@ -39,7 +39,8 @@ def read_arrow(file: str) -> Iterator[dict[str, Any]]:
     if magic.startswith(_FEATHER_1):
         raise RowError("damaged_file", f"{file}: Feather's version 1, of 2016; write it again as version 2 or .parquet")
     try:
-        with pyarrow.OSFile(file) as source:
+        in_archive = not Path(file).is_file()
+        with pyarrow.BufferReader(bytes(read_bytes(file))) if in_archive else pyarrow.OSFile(file) as source:
             yield from _rows(_batches(pyarrow, source, magic))
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError, MemoryError, ValueError) as error:
         what = " ".join(str(error).split())[:120] or type(error).__name__

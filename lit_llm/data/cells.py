@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from lit_llm.data.file_rows import Row, extension
 from lit_llm.data.formats import FORMATS, Format, Kind, Parse
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.sources import Row, extension
 from lit_llm.data.tables import TABLES
 
 LISTS = {

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from lit_llm.data.column_map import as_mapping
+from lit_llm.data.file_rows import Row
 from lit_llm.data.formats import FORMATS, Format, Kind, Parse
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.sources import Row
 from lit_llm.errors import UserError
 from lit_llm.runtime.suggestions import nearest
 

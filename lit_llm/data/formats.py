@@ -25,13 +25,13 @@ from lit_llm.data.conversations import (
     trained_of,
     untrained,
 )
+from lit_llm.data.file_rows import Row
 from lit_llm.data.filters import Record
 from lit_llm.data.label_formats import labelled, labelled_messages
 from lit_llm.data.nearest_format import suggestion
 from lit_llm.data.preference_formats import tags_of
 from lit_llm.data.problem_formats import ANSWERS, ASKED, problem
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.sources import Row
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Document, Example, Labelled, Message, Prompt
 from lit_llm.runtime.suggestions import nearest

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lit_llm.data.file_rows import Row
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.sources import Row
 
 log = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lit_llm.data.conversations import CONTEXT, check_order, in_context, messages_of, prompt_of, text_of, untrained
+from lit_llm.data.file_rows import Row
 from lit_llm.data.options import SEVERITIES
 from lit_llm.data.preference_formats import chosen_and_rejected, completion_text, judged, ranking, tags_of, who_said
 from lit_llm.data.row_errors import RowError
 from lit_llm.data.row_keys import empty as says_nothing
 from lit_llm.data.row_keys import refusal
-from lit_llm.data.sources import Row
 from lit_llm.data.tool_messages import TOOLS, as_row
 from lit_llm.records import Labelled, Message
 

@@ -9,11 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lit_llm.data.file_rows import Row, extension
 from lit_llm.data.filters import Record
 from lit_llm.data.projects import is_project
 from lit_llm.data.quality import screening as quality
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.sources import CACHE, TELLS, Row, extension
+from lit_llm.data.sources import CACHE, TELLS
 from lit_llm.records import Comparison, Document, Labelled
 
 LOUD = 0.1

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import groupby
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,18 +13,18 @@ from lit_llm.data.bad_rows import BadRows
 from lit_llm.data.cells import with_cells
 from lit_llm.data.charsets import AUTO
 from lit_llm.data.columns import Columns
+from lit_llm.data.counts import HARMLESS, Counts
 from lit_llm.data.documents.needs import KINDS as DOCUMENTS
 from lit_llm.data.encodings import checked_encoding, holds_utf8
-from lit_llm.data.filters import Record, cleaned, cleaned_row, content_key, group_key, share, without_overlap
+from lit_llm.data.file_rows import Row, extension, read_rows
+from lit_llm.data.filters import Record, cleaned, cleaned_row, content_key, group_key
 from lit_llm.data.formats import Format, Kind, Parse, find_format, parse_row
 from lit_llm.data.found_encodings import FoundEncodings
+from lit_llm.data.holding_out import hold_out
 from lit_llm.data.options import check_fractions
-from lit_llm.data.overview import Overview
-from lit_llm.data.provenance import cut, joined, located
-from lit_llm.data.quality import screening as quality
 from lit_llm.data.quality.screening import Screening
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.sources import Row, extension, read_rows, resolve, why_not_read
+from lit_llm.data.sources import resolve, why_not_read
 from lit_llm.data.splits import NAMES, UNDIVIDED
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Document, Labelled
@@ -33,50 +32,7 @@ from lit_llm.records import Comparison, Document, Labelled
 log = logging.getLogger(__name__)
 Expand = Callable[[Row], Iterable[Row | RowError]]
 """Makes several rows of one, each counted by itself: a ranking has a label for each of its completions."""
-HARMLESS = ("duplicate", "in_heldout", "empty_text", "all_tied", "left_out", "unlabelled", *quality.REASONS)
-"""Reasons that are no error: they never stop a run and do not count against ``max_error_rate``."""
-FEW_TEXTS = 20  # fewer than these are cut into blocks, so that a part can be held out
-BLOCKS = 200  # about so many in all
-BLOCK_CHARACTERS = 400, 20_000
 IDS = ("id", "_id", "uuid", "uid")
-
-
-@dataclass
-class Counts:
-    """read = used + sum(skipped.values()), always. Rows of ignored files are not read."""
-
-    read: int = 0
-    used: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    ignored_files: int = 0
-    altered: Counter[str] = field(default_factory=Counter)  # places in the rows read, by ``filters.ALTERED``
-    first: dict[str, str] = field(default_factory=dict)  # by reason, the message of the first row that is skipped
-    repeated_ids: int = 0  # rows used whose id an earlier row has with other content
-    languages: Counter[str] = field(default_factory=Counter)  # rows by language, where ``data.languages`` is given
-    encodings: Counter[str] = field(default_factory=Counter)  # texts by the encoding that was found out
-    overview: Overview = field(default_factory=Overview)  # the same by kinds of files
-
-    def drop(self, reason: str, told: Mapping[int, str]) -> None:
-        """Rows that were used so far are skipped: their numbers, and what a user is told of each."""
-        if told:
-            self.used -= len(told)
-            self.skipped[reason] += len(told)
-            self.first.setdefault(reason, next(iter(told.values())))
-
-    def as_dict(self) -> dict[str, Any]:
-        found = {"read": self.read, "used": self.used, "skipped": dict(sorted(self.skipped.items()))}
-        more = {"ignored_files": self.ignored_files, "altered": dict(self.altered), "repeated_ids": self.repeated_ids}
-        more["languages"] = dict(sorted(self.languages.items()))
-        more["encodings"] = dict(self.encodings)
-        return found | {name: value for name, value in more.items() if value}
-
-    @property
-    def errors(self) -> int:
-        return sum(n for reason, n in self.skipped.items() if reason not in HARMLESS)
-
-    def __str__(self) -> str:
-        parts = ", ".join(f"{reason} {n}" for reason, n in self.skipped.most_common())
-        return f"{self.read} rows read, {self.used} used" + (f", skipped: {parts}" if parts else "")
 
 
 @dataclass(frozen=True)
@@ -173,7 +129,7 @@ def read_records(
     counts.languages = counts.overview.whole.languages
     counts.encodings = encodings.tell(path)
     _check(counts, path, max_error_rate)
-    divided = _held_out(splits, kind, counts, validation_fraction, test_fraction, screening)
+    divided = hold_out(splits, kind, counts, validation_fraction, test_fraction, screening)
     counts.overview.divide(divided)
     return Records(divided, counts)
 
@@ -326,136 +282,3 @@ def _check(counts: Counts, path: Any, max_error_rate: float) -> None:
             f"data.path={path}: {counts.errors} of {counts.read} rows are bad, more than "
             f"data.max_error_rate={max_error_rate:g} ({counts}){first}"
         )
-
-
-def _held_out(
-    splits: dict[str, list[Record]],
-    kind: Kind,
-    counts: Counts,
-    validation: float,
-    test: float,
-    screening: Screening,
-) -> dict[str, list[Record]]:
-    """Hold out what the files do not, and take out of training what a held-out part has too."""
-    named = {name: records for name, records in splits.items() if name != UNDIVIDED}
-    train = [*splits.get(UNDIVIDED, []), *named.pop("train", [])]
-    heldout = [record for records in named.values() for record in records]
-    if heldout:
-        kept, dropped = without_overlap(train, heldout)
-        still = set(map(id, kept)) if dropped else set()
-        for record in train if dropped else ():
-            if id(record) not in still:
-                counts.overview.leave_out(record, "in_heldout")
-        train = kept
-        counts.used -= dropped
-        counts.skipped["in_heldout"] += dropped
-        counts.skipped += Counter()  # drops the zero
-    train = _without(train, "near_heldout", screening.near_heldout(train, heldout), counts)
-    train = _without(train, "near_duplicate", screening.near_duplicates(train), counts)
-    has_test = any(name.startswith("test") for name in named)
-    wanted = {} if "validation" in named else {"validation": validation}
-    wanted |= {} if has_test else {"test": test}
-    wanted = {name: fraction for name, fraction in wanted.items() if fraction > 0}
-    if kind == "texts" and wanted and len(train) < FEW_TEXTS:
-        return _carve_blocks(train, wanted, heldout, counts, screening) | named
-    carved = _carve(train, wanted, screening.groups(train)) if wanted else {"train": train}
-    train = carved.get("train", [])
-    heldout += [record for name, records in carved.items() if name != "train" for record in records]
-    told = screening.holding_heldout(train, heldout)
-    if train and len(told) == len(train):
-        raise UserError(
-            f"data.path: all {len(train)} rows to train on hold held-out items; the first: {told[0]}; hold out other "
-            "rows, or set data.decontaminate_words=0, which trains them all the same"
-        )
-    return carved | {"train": _without(train, "decontaminated", told, counts)} | named
-
-
-def _without(records: list[Record], reason: str, told: Mapping[int, str], counts: Counts) -> list[Record]:
-    counts.drop(reason, told)
-    for number in told:
-        counts.overview.leave_out(records[number], reason)
-    return [record for number, record in enumerate(records) if number not in told]
-
-
-def _carve(
-    records: list[Record], wanted: Mapping[str, float], key_of: Callable[[Record], bytes] = group_key
-) -> dict[str, list[Record]]:
-    """Split by the hash of what belongs together; each part gets something as soon as there is enough for all."""
-    groups: dict[bytes, list[Record]] = {}
-    for record in records:
-        groups.setdefault(key_of(record), []).append(record)
-    homes: dict[bytes, str] = {}
-    for key in groups:
-        at, homes[key] = share(key), "train"
-        for name, fraction in wanted.items():
-            if 0 <= at < fraction:
-                homes[key] = name
-            at -= fraction
-    parts = ("train", *wanted)
-    if len(groups) >= len(parts):
-        for name in parts:  # a small corpus: the fullest part gives its first by hash
-            if name not in homes.values():
-                fullest = max(parts, key=lambda p: sum(h == p for h in homes.values()))
-                homes[min(k for k, h in homes.items() if h == fullest)] = name
-    else:
-        homes = dict.fromkeys(groups, "train")
-    split: dict[str, list[Record]] = {name: [] for name in parts}
-    for key, members in groups.items():
-        split[homes[key]] += members
-    return {name: members for name, members in split.items() if members}
-
-
-def _carve_blocks(
-    texts: Sequence[Record],
-    wanted: Mapping[str, float],
-    heldout: Sequence[Record],
-    counts: Counts,
-    screening: Screening,
-) -> dict[str, list[Record]]:
-    """Holds out blocks of few texts; what is trained is as whole as that leaves it.
-
-    A text ends where its end token is, so neighbouring blocks that are trained are one text again. A block that holds
-    what is held out is dropped by itself: no row is, so it is counted as a place that was altered.
-    """
-    cut = blocks([text for text in texts if isinstance(text, Document)])
-    split = _carve([block for parts in cut for block in parts], wanted)
-    heldout = [*heldout, *(block for name, members in split.items() if name != "train" for block in members)]
-    told = screening.holding_heldout(split["train"], heldout)
-    if told:
-        counts.altered["held_out_passages"] += len(told)
-        counts.first.setdefault("held_out_passages", next(iter(told.values())))
-    trained = {id(block) for number, block in enumerate(split["train"]) if number not in told}
-    runs = [list(run) for parts in cut for kept, run in groupby(parts, lambda block: id(block) in trained) if kept]
-    split = split | {"train": [joined(run) for run in runs]}
-    return {name: [located(block) for block in parts if isinstance(block, Document)] for name, parts in split.items()}
-
-
-def blocks(documents: Sequence[Document]) -> list[list[Document]]:
-    """Few long texts (one book, say) in blocks that end at blank lines, lines or blanks, where possible.
-
-    Returns:
-        For each text its blocks, about ``BLOCKS`` over all texts.
-    """
-    total = sum(len(d.text) for d in documents)
-    size = min(max(total // BLOCKS, BLOCK_CHARACTERS[0]), BLOCK_CHARACTERS[1])
-    return [list(_blocks(document, size)) for document in documents]
-
-
-def _blocks(document: Document, size: int) -> Iterator[Document]:
-    begin = 0
-    while begin < len(document.text):
-        end = _block_end(document.text, begin, size)
-        part = cut(document, begin, end)
-        if part.text.strip():
-            yield part
-        begin = end
-
-
-def _block_end(text: str, begin: int, size: int) -> int:
-    if len(text) - begin <= size + size // 2:
-        return len(text)
-    for ending in ("\n\n", "\n", " "):
-        found = text.rfind(ending, begin + size // 2, begin + size)
-        if found >= 0:
-            return found + len(ending)
-    return begin + size

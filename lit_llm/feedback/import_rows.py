@@ -11,9 +11,10 @@ from typing import Any
 
 from lit_llm.data import row_keys
 from lit_llm.data.conversations import CONTEXT, check_order, in_context, prompt_of, untrained
+from lit_llm.data.file_rows import Row, read_rows
 from lit_llm.data.filters import cleaned
 from lit_llm.data.preference_formats import completion_text, ranking, tags_of, who_said
-from lit_llm.data.sources import Row, read_rows, resolve
+from lit_llm.data.sources import resolve
 from lit_llm.data.splits import UNDIVIDED, split_name
 from lit_llm.errors import UserError
 from lit_llm.feedback import judgement_json

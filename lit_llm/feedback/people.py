@@ -12,8 +12,9 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
+from lit_llm.data.file_rows import Row, read_rows
 from lit_llm.data.projects import is_project, rankings_hash, shown
-from lit_llm.data.sources import Row, read_rows, resolve
+from lit_llm.data.sources import resolve
 from lit_llm.data.splits import UNDIVIDED
 from lit_llm.errors import UserError
 from lit_llm.feedback.options import PeopleOptions

@@ -5,11 +5,14 @@ import io
 import tarfile
 import zipfile
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from lit_llm.data import archives
+from lit_llm.data.file_rows import read_rows
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.sources import read_rows, resolve
+from lit_llm.data.sources import resolve
 from lit_llm.errors import UserError
 
 
@@ -101,3 +104,15 @@ def test_an_archive_without_files_that_are_read_says_what_is_in_it(tmp_path):
     (tmp_path / "x.zip").write_bytes(zipped([("a.png", b"x")]))
     with pytest.raises(UserError, match=r"archive .*x\.zip: no file of a known format among \.png"):
         resolve(str(tmp_path / "x.zip"))
+
+
+def test_tables_in_an_archive_are_read(tmp_path):
+    table = pyarrow.table({"text": ["one", "two"]})
+    parquet, arrow = io.BytesIO(), io.BytesIO()
+    pyarrow.parquet.write_table(table, parquet)
+    with pyarrow.ipc.new_stream(arrow, table.schema) as stream:
+        stream.write_table(table)
+    members = [("a.parquet", parquet.getvalue()), ("b.arrow", arrow.getvalue()), ("c.csv", b"text\none\ntwo\n")]
+    (tmp_path / "tables.zip").write_bytes(zipped(members))
+    files = resolve(str(tmp_path / "tables.zip"))["all"]
+    assert [row.value["text"] for row in read_rows(files)] == ["one", "two"] * 3

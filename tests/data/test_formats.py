@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_llm.data.conversations import TRAINED
+from lit_llm.data.file_rows import Row
 from lit_llm.data.formats import FORMATS, find_format, parse_row
 from lit_llm.data.label_formats import LabelsOfRankings
 from lit_llm.data.row_errors import RowError
 from lit_llm.data.row_keys import ABOUT, CHANGES, known, without
 from lit_llm.data.row_keys import _short as short
-from lit_llm.data.sources import Row
 from lit_llm.data.tool_messages import OF_TURNS
 from lit_llm.errors import UserError
 from lit_llm.feedback.simulated import _tags

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lit_llm.data.file_rows import Row
 from lit_llm.data.label_formats import LabelsOfRankings, labelled
 from lit_llm.data.labelled_answers import LabelledAnswers, unrelated
 from lit_llm.data.options import LabelledAnswersOptions
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.sources import Row
 from lit_llm.errors import UserError
 from lit_llm.records import LabelledBatch, Message
 

@@ -96,9 +96,6 @@ def test_what_a_held_out_part_has_too_is_taken_off_its_kind(write):
     assert (kinds[".jsonl"].rows, kinds[".jsonl"].used, kinds[".ndjson"].used) == (33, 30, 0)
     assert kinds[".jsonl"].skipped == {"in_heldout": 3} and kinds[".jsonl"].words == 3 * 30
     assert kinds[".jsonl"].characters == sum(len(row["text"]) for row in rows)
-    [one] = read_records(write("d.jsonl", rows[:1]), "texts")["train"]
-    counts.overview.identify(one, "en")
-    assert kinds[".jsonl"].languages == {"en": 1}
 
 
 def test_languages_have_a_column_where_somebody_filled_them():

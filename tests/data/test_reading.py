@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from lit_llm.data.filters import content_key, group_key
+from lit_llm.data.holding_out import blocks
 from lit_llm.data.label_formats import LabelsOfRankings
-from lit_llm.data.reading import blocks, read_records
+from lit_llm.data.reading import read_records
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Document
 

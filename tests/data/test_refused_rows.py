@@ -2,13 +2,13 @@
 
 import pytest
 
+from lit_llm.data.file_rows import Row
 from lit_llm.data.formats import parse_row
 from lit_llm.data.instructions import Instructions
 from lit_llm.data.labelled_answers import LabelledAnswers
 from lit_llm.data.preferences import Preferences
 from lit_llm.data.prompts import Prompts
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.sources import Row
 from lit_llm.errors import UserError
 from lit_llm.evaluation.heldout import _naming_the_row
 from lit_llm.feedback.sampling import _ids

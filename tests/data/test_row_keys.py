@@ -7,12 +7,12 @@ from collections import Counter
 
 import pytest
 
+from lit_llm.data.file_rows import Row
 from lit_llm.data.filters import cleaned_row, content_key
 from lit_llm.data.formats import parse_row
 from lit_llm.data.label_formats import LabelsOfRankings
 from lit_llm.data.row_errors import RowError
 from lit_llm.data.row_keys import CHANGES, OF_KIND, known
-from lit_llm.data.sources import Row
 
 ASKED, ANSWERED = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from lit_llm.data.encodings import checked_encoding
+from lit_llm.data.file_rows import Row, read_rows
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.sources import Row, read_rows, resolve
+from lit_llm.data.sources import resolve
 from lit_llm.errors import UserError
 
 

@@ -9,9 +9,9 @@ import lzma
 import pytest
 
 from lit_llm.data import tables
+from lit_llm.data.file_rows import read_rows
 from lit_llm.data.reading import read_records
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.sources import read_rows
 from lit_llm.errors import UserError
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from lit_llm.data.file_rows import Row
 from lit_llm.data.filters import content_key
 from lit_llm.data.formats import parse_row
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.sources import Row
 from lit_llm.evaluation.sets import read_heldout, write_heldout
 from lit_llm.records import Heldout, Message, ToolCall
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_llm.data.file_rows import Row, read_rows
 from lit_llm.data.row_keys import ABOUT
-from lit_llm.data.sources import Row, read_rows, resolve
+from lit_llm.data.sources import resolve
 from lit_llm.data.splits import UNDIVIDED
 from lit_llm.errors import UserError
 

@@ -8,9 +8,9 @@ import pytest
 
 from lit_llm.data import raw_text
 from lit_llm.data.documents import reading, worker, workers
+from lit_llm.data.file_rows import read_rows
 from lit_llm.data.reading import read_records
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.sources import read_rows
 from lit_llm.errors import UserError
 from tests.data.documents import made
 
@@ -39,8 +39,8 @@ def test_bad_documents_are_told_all_at_once_or_counted_and_the_rest_is_read(tmp_
     with pytest.raises(UserError) as error:
         read_records(str(folder), "texts", cache_dir=tmp_path / "cache")
     lines = str(error.value).splitlines()
-    assert lines[0] == f"data.path={folder}: 15 files cannot be read (data.on_error=skip counts them and goes on):"
-    assert sum("scan" in line for line in lines) == 10 and "  and 2 more (no_text_layer)" in lines
+    assert lines[0] == f"data.path={folder}: 15 of 16 rows are bad (data.on_error=skip counts such rows and goes on)"
+    assert sum("scan" in line for line in lines) == 10 and "no_text_layer: 12, the first 10:" in lines
     for name in ("locked.epub: its chapters are encrypted", "broken.docx: broken (", "letters.txt:1: byte 161 (0xfc)"):
         assert sum(f"{folder}/{name}" in line for line in lines) == 1
     options = {"on_error": "skip", "max_error_rate": 1.0, "validation_fraction": 0, "test_fraction": 0}
