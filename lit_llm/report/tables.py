@@ -193,6 +193,7 @@ def count_rows(stages: Sequence[StageRun]) -> Iterator[CountRow]:
         why = ", ".join(f"{name} {_count(n)}" for name, n in skipped)
         rest = {key: value for key, value in counts.items() if key not in ("read", "used", "skipped")}
         rest |= {kind: _of_kind(one) for kind, one in ((stage.metrics.get("data") or {}).get("kinds") or {}).items()}
+        rest |= {"vocabulary": stage.metrics["vocabulary"]} if "vocabulary" in stage.metrics else {}
         yield CountRow(stage.name, read, used, total, why, tuple((k, _count(v)) for k, v in _flat(rest)))
 
 

@@ -173,3 +173,11 @@ def test_counts_are_one_row_a_stage():
     row = only(count_rows([stage("rankings", {}, counts=counts), stage("none", {})]))
     assert (row.read, row.used, row.skipped, row.why) == ("1,200", "1,190", "10", "empty 4, too long 6")
     assert row.rest == (("simulated", "yes"), ("annotators: ada: noise", "0.1"), ("agreement", "0.700 ± 0.010"))
+
+
+def test_what_new_tokens_changed_stands_beside_the_counts():
+    sizes = {"tokens_per_byte": {"before": 0.518, "after": 0.165}, "bits_per_byte": {"before": 1.77, "after": 1.69}}
+    figures = {"new_tokens": 2000, "sets": {"domain": sizes}}
+    row = only(count_rows([stage("cpt", {}, counts={"read": 9, "used": 9}, vocabulary=figures)]))
+    assert ("vocabulary: new tokens", "2,000") in row.rest
+    assert ("vocabulary: sets: domain: tokens per byte: after", "0.165") in row.rest
