@@ -24,7 +24,7 @@ from lit_llm.data.holding_out import hold_out
 from lit_llm.data.options import check_fractions
 from lit_llm.data.quality.screening import Screening
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.sources import resolve, why_not_read
+from lit_llm.data.sources import TELLS, resolve, why_not_read
 from lit_llm.data.splits import NAMES, UNDIVIDED
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Document, Labelled
@@ -97,8 +97,9 @@ def read_records(
         files = _without_documents(files, ignored)
     parse = find_format(format, kind)
     counts = Counts(ignored_files=len(set(ignored)))
-    if ignored:
-        names = sorted({Path(file).name for file in ignored})
+    unread = [file for file in ignored if why_not_read(file) != TELLS]
+    if unread:
+        names = sorted({Path(file).name for file in unread})
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         log.warning("data.path=%s: files that are not read: %s%s", path, ", ".join(names[:8]), more)
     for file in dict.fromkeys(ignored):
