@@ -41,6 +41,8 @@ def _fields(item: Any) -> dict[str, Any]:
     for message in (one for name in ("messages", "prompt") for one in found.get(name, ())):
         for key in [key for key, value in message.items() if key in _USUAL and value == _USUAL[key]]:
             del message[key]
+    if not found.get("parts", True):
+        del found["parts"]
     return found
 
 
@@ -87,6 +89,8 @@ def _item(kind: type, value: Mapping[str, Any]) -> Any:
     for name in ("completions", "ranks"):
         if name in found:
             found[name] = tuple(found[name])
+    if "parts" in found:
+        found["parts"] = tuple((at, name) for at, name in found["parts"])
     return kind(**found)
 
 

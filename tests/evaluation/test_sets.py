@@ -8,7 +8,11 @@ from lit_llm.records import Comparison, Document, Example, Heldout, Labelled, Me
 
 TURNS = (Message("system", "be brief"), Message("user", "ما هذا؟\u2028line"), Message("assistant", "<|im_end|> قطة"))
 SETS = [
-    Heldout("general", "documents", (Document('a "quoted"\n\x85text', "f:1", {"source": "m"}), Document("🙂"))),
+    Heldout(
+        "general",
+        "documents",
+        (Document('a "quoted"\n\x85text', "f:1", {"source": "m"}), Document("🙂", parts=((0, "page 1"),))),
+    ),
     Heldout("instructions_wordings", "responses", (Example(TURNS, "g:2", {"wording": "w1"}),)),
     Heldout("rankings", "rankings", (Comparison(TURNS[:2], ("a", "b"), (1, 1), "ann", 0.5, True, "h:3", {"k": "v"}),)),
     Heldout("labels", "labels", (Labelled(TURNS[:2], "ب", False, "ann", 0.5, True, "h:4", {"k": "v"}),)),

@@ -16,6 +16,7 @@ from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.config.command_line import compose
 from lit_llm.config.schema import EvaluationConfig, TrainerConfig
 from lit_llm.evaluation.heldout import evaluate
+from lit_llm.evaluation.scores import Scores
 from lit_llm.evaluation.sets import read_all, write_heldout
 from lit_llm.records import Document, Example, Heldout, Message
 from lit_llm.runtime.run_folder import RunFolder
@@ -66,7 +67,8 @@ def test_answers_to_prompts_alone_are_sampled_at_the_temperature_of_the_configur
     monkeypatch, tmp_path, model, tokenizer, kind, given
 ):
     seen = {}
-    monkeypatch.setattr("lit_llm.evaluation.evaluator.evaluate", lambda *_, **how: seen.update(how))
+    scores = Scores("some", kind, {}, {})
+    monkeypatch.setattr("lit_llm.evaluation.evaluator.evaluate", lambda *_, **how: (seen.update(how), scores)[1])
     stage = {"_target_": "lit_llm.stages.fine_tuning.FineTuning"}
     parts = {"evaluation": EvaluationConfig(temperature=1.0), "trainer": TrainerConfig(precision="32-true")}
     cfg = OmegaConf.create({**parts, "stage": stage})
