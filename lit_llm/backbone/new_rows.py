@@ -49,7 +49,7 @@ def train_rows(model: Any, rows: Sequence[int]) -> None:
 
 
 def count_trained(model: nn.Module) -> int:
-    """Numbers that training changes; of a table whose new rows alone are trained (``train_rows``), those of the rows."""
+    """Numbers that training changes; of a table whose new rows alone are trained (``train_rows``), theirs."""
     return sum(getattr(each, TRAINED, each.numel()) for each in model.parameters() if each.requires_grad)
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ print(seconds_since_start(), time.process_time(), time.time())
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="the system does not tell")
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not tell")
 def test_waiting_counts():
     began = time.time()
     told = subprocess.run([sys.executable, "-c", ASKS], capture_output=True, text=True, check=True).stdout
