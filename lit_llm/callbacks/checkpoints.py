@@ -106,7 +106,8 @@ class Checkpoints(Checkpoint):
         if self.options.at_end or signum:
             self._save(trainer)
         self._signals.restore()
-        if signum := signum or self._agreed_signal(trainer):  # the second: while that was saved
+        if signum := signum or self._agreed_signal(trainer):  # the second: came meanwhile
+            self._save(trainer)  # nothing where it is done
             raise Interrupted(signum)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
