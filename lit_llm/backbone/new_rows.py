@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from lit_llm.optim.parameter_groups import ONE_BY_ONE
 
+TRAINED = "trained_numbers"  # of a table that is trained in part
+
 
 def token_tables(model: Any) -> Iterator[nn.Parameter]:
     """What a model has a row, or a number, a token of: the embedding (V, D), and the head's weight (V, D) where that is
@@ -42,7 +44,13 @@ def train_rows(model: Any, rows: Sequence[int]) -> None:
         mask[list(rows)] = 1
         table.requires_grad_(True)
         setattr(table, ONE_BY_ONE, True)
+        setattr(table, TRAINED, len(set(rows)) * table[0].numel())
         table.register_hook(_masked(mask))  # type: ignore[no-untyped-call]
+
+
+def count_trained(model: nn.Module) -> int:
+    """Numbers that training changes; of a table whose new rows alone are trained (``train_rows``), theirs."""
+    return sum(getattr(each, TRAINED, each.numel()) for each in model.parameters() if each.requires_grad)
 
 
 def _masked(mask: Tensor) -> Any:

@@ -102,10 +102,12 @@ class Checkpoints(Checkpoint):
             trainer.save_checkpoint(self.folder(trainer) / BEST, weights_only=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        if self.options.at_end:
+        signum = self._agreed_signal(trainer)  # came after the last step, in a validation
+        if self.options.at_end or signum:
             self._save(trainer)
         self._signals.restore()
-        if signum := self._agreed_signal(trainer):  # came after the last step, in a validation
+        if signum := signum or self._agreed_signal(trainer):  # the second: came meanwhile
+            self._save(trainer)  # nothing where it is done
             raise Interrupted(signum)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:  # noqa: ARG002

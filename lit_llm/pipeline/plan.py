@@ -26,6 +26,7 @@ from lit_llm.config.pipeline_steps import Step
 from lit_llm.config.targets import construct
 from lit_llm.errors import UserError
 from lit_llm.pipeline.graph import COLLECTED, RANKINGS, Chain, filled, plan
+from lit_llm.runtime.process_age import seconds_since_start
 from lit_llm.runtime.terminal import broken, columns, quiet_without_reader, started
 from lit_llm.training.plan.run_plan import Plan, clock, plan_run, size_of
 
@@ -96,7 +97,7 @@ class Row:
 def lines(cfg: DictConfig, measure: bool) -> Iterator[str]:
     """The plan of every step, then a table and the sum. Without ``measure`` only of the steps whose data is there."""
     rows: list[Row] = []
-    launch = time.process_time()  # of one process for all steps
+    launch = seconds_since_start()  # one process takes all steps
     with tempfile.TemporaryDirectory(prefix="plan-") as folder:
         chain = plan(cfg, Path(folder) / "pipeline")
         for name in chain.steps:

@@ -9,22 +9,24 @@ same. The result is plain BPE, which ``tokenizer.json`` and GGUF hold.
 
 from __future__ import annotations
 
-import heapq
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer as Engine
 
 from lit_llm.errors import UserError
+from lit_llm.runtime.progress_bars import Bar
 from lit_llm.text.new_words import with_entries
 from lit_llm.text.options import TrainBPEOptions
 
+if TYPE_CHECKING:  # numpy is imported where merges are learned
+    from lit_llm.text.pair_counts import Pair
+
 LONGEST_PIECE = 256  # characters of a piece that is learned from: longer ones are no words
-Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def learn_merges(
     *,
     min_frequency: int = TrainBPEOptions.min_frequency,
     max_token_length: int = TrainBPEOptions.max_token_length,
+    progress: bool = True,
 ) -> LearnedMerges:
     """The merges that make ``count`` new tokens, each the most frequent pair of its time; fewer where pairs run out.
 
@@ -53,24 +56,28 @@ def learn_merges(
         texts: what to learn from, read once.
         min_frequency: pairs that come less often are not merged.
         max_token_length: of a token, in bytes.
+        progress: shows how many texts are read, then how many tokens are learned.
 
     Raises UserError where the tokenizer is no BPE over bytes.
     """
     rules = json.loads(engine.to_str())
     refuse_others(rules)
-    words = _Words(engine, rules, _pieces(engine, texts))
+    with Bar(texts, desc="new tokens", unit=" texts", leave=False, disable=not progress) as read:
+        words = _Words(engine, rules, _pieces(engine, read))
     merges: list[tuple[str, str]] = []
     tokens: list[str] = []
-    while len(tokens) < count and (pair := words.most_frequent(min_frequency)) is not None:
-        left, right = (words.spelled[i] for i in pair)
-        token = left + right
-        if len(token) > max_token_length or token in words.added:
-            words.forbid(pair)
-            continue
-        merges.append((left, right))
-        if token not in words.ids:
-            tokens.append(token)
-        words.merge(pair, token)
+    with Bar(total=count, desc="new tokens", unit=" tokens", leave=False, disable=not progress) as bar:
+        while len(tokens) < count and (pair := words.pairs.most_frequent(min_frequency)) is not None:
+            left, right = (words.spelled[i] for i in pair)
+            token = left + right
+            if len(token) > max_token_length or token in words.added:
+                words.pairs.forbid(pair)
+                continue
+            merges.append((left, right))
+            if token not in words.ids:
+                tokens.append(token)
+                bar.update()
+            words.merge(pair, token)
     return LearnedMerges(tuple(merges), tuple(tokens))
 
 
@@ -129,9 +136,11 @@ def _pieces(engine: Engine, texts: Iterable[str]) -> Counter[str]:
 
 
 class _Words:
-    """The distinct pieces as ids, and where each pair of neighbours stands in them."""
+    """The distinct pieces as ids, and what becomes of them when a pair is merged."""
 
     def __init__(self, engine: Engine, rules: Mapping[str, Any], pieces: Mapping[str, int]) -> None:
+        from lit_llm.text.pair_counts import PairCounts
+
         self.ids: dict[str, int] = engine.get_vocab(with_added_tokens=True)
         self.spelled = {i: token for token, i in self.ids.items()}
         self.added = {token["content"] for token in rules["added_tokens"]}  # nothing else may make these
@@ -142,76 +151,29 @@ class _Words:
         bare = Engine(engine.model)  # what it gets is one piece, spelled already
         usual = {p: n for p, n in sorted(pieces.items()) if len(p) <= LONGEST_PIECE and p not in self.added}
         encoded = zip(usual.items(), bare.encode_batch(list(usual), add_special_tokens=False), strict=True)
-        kept = [(piece, n, list(one.ids)) for (piece, n), one in encoded if len(one.ids) > 1]
-        self._frequency = [n for _, n, _ in kept]
-        self._words = [ids for _, _, ids in kept]
+        kept = [(piece, n, one.ids) for (piece, n), one in encoded if len(one) > 1]
         self._place = {piece: index for index, (piece, _, _) in enumerate(kept)}
-        self._counts: Counter[Pair] = Counter()
-        self._where: dict[Pair, set[int]] = {}
-        self._forbidden: set[Pair] = set()
-        for index in range(len(kept)):
-            self._count(index, +1)
-        # Stale entries stay in the heap: what is taken out is compared with the count of now.
-        self._heap = [(-n, pair) for pair, n in self._counts.items()]
-        heapq.heapify(self._heap)
-
-    def most_frequent(self, least: int) -> Pair | None:
-        """The pair with the highest count, the smaller ids first; None where all are rarer than ``least``."""
-        while self._heap:
-            negative, pair = self._heap[0]
-            if -negative != self._counts[pair] or pair in self._forbidden:
-                heapq.heappop(self._heap)
-            else:
-                return pair if -negative >= least else None
-        return None
-
-    def forbid(self, pair: Pair) -> None:
-        """Never to be merged."""
-        self._forbidden.add(pair)
+        self.pairs = PairCounts([ids for _, _, ids in kept], [n for _, n, _ in kept])
 
     def merge(self, pair: Pair, token: str) -> None:
         """Makes ``token`` of the pair wherever it stands, and what older merges make of that then."""
         made, is_new = self.ids.get(token, self._next), token not in self.ids
-        if is_new:
+        self._ranks[pair] = len(self._ranks)
+        if is_new:  # no older merge has it
             self.ids[token], self.spelled[made] = made, token
             self._next += 1
-        self._ranks[pair] = len(self._ranks)
-        changed: set[Pair] = set()
-        for index in sorted(self._where[pair]):
-            self._replace(index, self._joined(self._words[index], pair, made, is_new), changed)
+            self.pairs.merge(pair, made)
+        else:
+            self.pairs.rewrite({index: self._encoded(ids) for index, ids in self.pairs.words_with(pair).items()})
         if self._whole_first and token in self._place:
-            self._replace(self._place[token], [made], changed)
-        for each in changed:
-            if (n := self._counts[each]) > 0:
-                heapq.heappush(self._heap, (-n, each))
+            self.pairs.rewrite({self._place[token]: [made]})
 
-    def _joined(self, word: list[int], pair: Pair, made: int, is_new: bool) -> list[int]:
-        if is_new:  # no older merge has it: every occurrence, from the left
-            found, at = [], 0
-            while at < len(word):
-                here = word[at] == pair[0] and at + 1 < len(word) and word[at + 1] == pair[1]
-                found.append(made if here else word[at])
-                at += 2 if here else 1
-            return found
+    def _encoded(self, word: list[int]) -> list[int]:
+        """The oldest merge that is possible, the leftmost of its places, one at a time: BPE itself."""
         found = list(word)
-        while True:  # the oldest merge that is possible, the leftmost of its places, one at a time: BPE itself
+        while True:
             known = [(rank, at) for at, two in enumerate(pairwise(found)) if (rank := self._ranks.get(two)) is not None]
             if not known:
                 return found
             at = min(known)[1]
             found[at : at + 2] = [self.ids[self.spelled[found[at]] + self.spelled[found[at + 1]]]]
-
-    def _replace(self, index: int, word: list[int], changed: set[Pair]) -> None:
-        changed.update(self._count(index, -1))
-        self._words[index] = word
-        changed.update(self._count(index, +1))
-
-    def _count(self, index: int, sign: int) -> list[Pair]:
-        pairs = list(pairwise(self._words[index]))
-        for pair in pairs:
-            self._counts[pair] += sign * self._frequency[index]
-            if sign > 0:
-                self._where.setdefault(pair, set()).add(index)
-            else:
-                self._where[pair].discard(index)
-        return pairs

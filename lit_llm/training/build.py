@@ -29,6 +29,7 @@ from lit_llm.runtime.compile_cache import keep_compiled
 from lit_llm.runtime.distributed import is_first_process
 from lit_llm.runtime.model_folder import check_model_folder, is_adapter
 from lit_llm.stages.base import Stage
+from lit_llm.text.merges import LearnedMerges
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 from lit_llm.training import vocabulary
 
@@ -67,7 +68,7 @@ def load(cfg: DictConfig, folder: Path) -> Parts:
         merge_lora(start.model)  # where the run starts from adapters
     grows = bool(cfg.stage.get("new_tokens"))
     before = copy.deepcopy(tokenizer) if grows else None
-    learned = vocabulary.learned(cfg, tokenizer, folder, lambda: _training_texts(cfg, "stage.new_tokens"))
+    learned = learned_tokens(cfg, tokenizer, folder)
     stage = construct(cfg.stage, "stage", cfg.allowed_targets)(
         **({} if learned is None else {"learned": learned}),
         model=model,
@@ -118,6 +119,11 @@ def load_run_tokenizer(cfg: DictConfig, folder: Path) -> Tokenizer:
         tokenizer.save(unfinished)
         shutil.rmtree(folder, ignore_errors=True)
     return tokenizer
+
+
+def learned_tokens(cfg: DictConfig, tokenizer: Tokenizer, folder: Path) -> LearnedMerges | None:
+    """What ``stage.new_tokens=auto:N`` learns from the data's training texts, or has learned for this run's folder."""
+    return vocabulary.learned(cfg, tokenizer, folder, lambda: _training_texts(cfg, "stage.new_tokens"))
 
 
 def _training_texts(cfg: DictConfig, key: str = "tokenizer") -> Any:

@@ -55,14 +55,14 @@ def launch(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
 def _prepare(cfg: DictConfig, folder: Path) -> None:
     """What is done once, before there are several processes: they find it in the run folder."""
-    from lit_llm.training.build import load_run_tokenizer
+    from lit_llm.training.build import learned_tokens, load_run_tokenizer
     from lit_llm.training.plan.micro_batch import settled
     from lit_llm.training.train import prepare
 
     with one_process_at(folder):
         prepare(cfg, RunFolder(folder))  # first: the folder of another run is refused before anything is put into it
-        if cfg.init_from is None:
-            load_run_tokenizer(cfg, folder / "tokenizer")
+        if cfg.init_from is None or isinstance(cfg.stage.get("new_tokens"), str):
+            learned_tokens(cfg, load_run_tokenizer(cfg, folder / "tokenizer"), folder)
         settled(cfg, folder)  # the processes read what was found
 
 

@@ -143,12 +143,13 @@ def foresee(parts: Parts) -> None:
 def announce(parts: Parts, folder: RunFolder, checkpoint: Path | None) -> None:
     """What is about to happen, said before it takes time."""
     from lit_llm.backbone.models import count_parameters
+    from lit_llm.backbone.new_rows import count_trained
     from lit_llm.lineage.lineage import commit
 
     if not is_first_process():
         return
     total = count_parameters(parts.stage.model)
-    trained = sum(p.numel() for p in parts.stage.model.parameters() if p.requires_grad)
+    trained = count_trained(parts.stage.model)
     code = commit()
     changed = " with local changes" if code.get("changed") else ""
     log.info("%s: %s parameters, %s trained; seed %d; commit %s%s", parts.stage.name, f"{total:,}", f"{trained:,}",

@@ -22,7 +22,8 @@ def learned(
     cfg: DictConfig, tokenizer: Tokenizer, folder: Path, texts: Callable[[], Iterable[str]]
 ) -> LearnedMerges | None:
     """What ``stage.new_tokens=auto:N`` learns from the training texts, kept in the run's folder, where a resumed run
-    finds it; None where no tokens are to be learned."""
+    finds it, and each of several processes (``launch`` learns before it starts them); None where no tokens are to
+    be learned."""
     asked = cfg.stage.get("new_tokens")
     if not isinstance(asked, str):
         return None
@@ -31,7 +32,7 @@ def learned(
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if {key: kept.get(key) for key in made_for} == made_for:
         return LearnedMerges(tuple((left, right) for left, right in kept["merges"]), tuple(kept["tokens"]))
-    found = learn_merges(tokenizer.engine, texts(), count)
+    found = learn_merges(tokenizer.engine, texts(), count, progress=cfg.trainer.progress and is_first_process())
     if is_first_process():
         write_json(file, {**made_for, "tokens": found.tokens, "merges": found.merges})
         if len(found.tokens) < count:

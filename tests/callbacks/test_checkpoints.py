@@ -165,13 +165,14 @@ def test_after_training_signals_are_what_they_were_and_nothing_holds_the_trainer
     assert held() is None  # with it the weights and the optimizer's state
 
 
-def test_a_signal_after_the_last_step_stops_the_run_behind_its_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_end", [True, False])
+def test_a_signal_after_the_last_step_stops_the_run_behind_its_checkpoint(tmp_path: Path, at_end: bool) -> None:
     class Stopped(Checkpoints):
         def on_validation_end(self, trainer, pl_module) -> None:  # type: ignore[no-untyped-def]
             super().on_validation_end(trainer, pl_module)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    trainer = trainer_for(tmp_path, [Stopped()], max_steps=4, val_check_interval=4)
+    trainer = trainer_for(tmp_path, [Stopped(at_end=at_end)], max_steps=4, val_check_interval=4)
     with pytest.raises(Interrupted):
         trainer.fit(tiny_stage(), datamodule=Data())
     assert steps(tmp_path) == [4]

@@ -19,7 +19,7 @@ from lit_llm.stages.continued_pretraining import ContinuedPretraining
 from lit_llm.text.bpe import train_bpe
 from lit_llm.text.merges import learn_merges, replaced
 from lit_llm.text.tokenizer import load_tokenizer
-from lit_llm.training import vocabulary
+from lit_llm.training import launch, vocabulary
 from lit_llm.training.build import load
 from lit_llm.training.train import run
 from lit_llm.training.vocabulary_report import cut
@@ -138,6 +138,17 @@ def test_a_resumed_run_learns_no_tokens_again_and_the_stages_after_it_have_them(
     assert after.model.config.vocab_size == after.tokenizer.vocab_size and after.tokenizer_before is None
 
 
+def test_several_processes_find_what_was_learned_before_they_began(place, tmp_path, monkeypatch):
+    cfg = words(place)
+    launch._prepare(cfg, tmp_path)
+
+    def never(*_, **__):
+        raise AssertionError("learned again")
+
+    monkeypatch.setattr(vocabulary, "learn_merges", never)
+    assert len(load(cfg, tmp_path).stage.new_rows) == 30
+
+
 def test_a_stage_comes_back_from_its_checkpoint(made):
     [file] = sorted((made / "checkpoints").glob("*.ckpt"))[-1:]
     stage = ContinuedPretraining.load_from_checkpoint(file)
@@ -151,7 +162,10 @@ def test_beside_adapters_the_new_rows_alone_are_trained(place, caplog):
     base, found = load_model(place / "base"), load_model(place / "adapted/model")
     old = load_tokenizer(place / "base").vocab_size
     grown = load(words(place, "stage.lora_rank=2"), place / "adapted").stage.model
-    for name in ("backbone.embed_tokens.weight", "lm_head.weight"):
+    tables = ("backbone.embed_tokens.weight", "lm_head.weight")
+    adapters = sum(each.numel() for name, each in grown.named_parameters() if each.requires_grad and name not in tables)
+    assert adapters and f", {adapters + 2 * 30 * 32:,} trained;" in caplog.text
+    for name in tables:
         one, other, start = (model.get_parameter(name) for model in (base, found, grown))
         assert torch.equal(one[:old], other[:old])
         moved = (other[old : old + 30] != start[old : old + 30]).any(dim=1)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from lit_llm.runtime import devices
+from lit_llm.runtime.process_age import seconds_since_start
 
 if TYPE_CHECKING:  # torch is imported when the configuration has been found good
     from lit_llm.training.plan.memory import Memory, Pass, Shape
@@ -47,7 +48,7 @@ def plan_run(cfg: DictConfig, measure: bool, folder: Path) -> Plan:
     from lit_llm.training.plan.run_data import RunData
     from lit_llm.training.train import quiet
 
-    launch = time.process_time()  # all that this process did so far is what a run does before it reads anything
+    launch = seconds_since_start()  # what a run does, too, before it reads anything
     quiet()
     folder.mkdir(parents=True, exist_ok=True)
     cfg = settled(cfg, folder)
