@@ -111,8 +111,40 @@ def test_where_nothing_would_be_left_it_is_an_error(tmp_path):
     held = drawn(40)
     lines(tmp_path, [{"text": f"{held} {drawn(9)}"} for _ in range(25)], "d/train.jsonl")
     lines(tmp_path, [{"text": held}], "d/test.jsonl")
-    with pytest.raises(UserError, match=r"all \d+ rows to train on hold held-out items; .*decontaminate_words=0"):
+    told = r"no row is left to train on of 25 \(25 decontaminated: .*decontaminate_words=0.*; the first: .*train.jsonl:"
+    with pytest.raises(UserError, match=told):
         read(str(tmp_path / "d"))
+    book, copy = tmp_path / "a.txt", tmp_path / "b.txt"
+    book.write_text(drawn(900))
+    copy.write_text(book.read_text())
+    told = r"no row is left to train on of 1 \(1 in_heldout: .*\); the first: .*a.txt:1: a held-out row has its text"
+    for fractions in ({}, {"validation_fraction": 0}):
+        with pytest.raises(UserError, match=told):
+            read_records({"train": str(book), "test": str(copy)}, "texts", **fractions)
+
+
+def test_a_chain_of_near_duplicates_stands_on_one_side_of_a_split(tmp_path):
+    rows = []
+    for _ in range(60):  # of each chain, each is like its neighbours and unlike those behind them
+        base = drawn(160).split()
+        rows += [{"prompt": " ".join(base[at : at + 100]), "completion": drawn(40)} for at in (0, 10, 20, 30, 40)]
+    got = read(lines(tmp_path, rows), "examples", deduplicate="near", decontaminate_words=0)
+    line = {row["prompt"]: number // 5 for number, row in enumerate(rows)}
+    homes = {}
+    for split, members in got.splits.items():
+        for one in members:
+            homes.setdefault(line[one.messages[0].content], set()).add(split)
+    assert all(len(splits) == 1 for splits in homes.values()) and len(got["test"]) > 0
+    assert got.counts.used == 300
+
+
+def test_a_book_that_says_nearly_the_same_twice_is_trained_without_what_is_held_out(tmp_path):
+    words = drawn(9000).split()
+    again = [word if at % 12 else f"n{at}" for at, word in enumerate(words)]  # no run of 13 words is the same
+    (tmp_path / "book.txt").write_text(" ".join(words) + "\n\n" + " ".join(again))
+    got = read(str(tmp_path / "book.txt"), deduplicate="near", near_threshold=0.3)
+    assert got.counts.altered["held_out_passages"] > 0
+    assert "nearly the same as" in got.counts.first["held_out_passages"]
 
 
 def test_a_planted_question_of_a_conversation_is_dropped_from_texts_and_conversations(tmp_path):
