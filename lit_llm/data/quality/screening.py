@@ -52,6 +52,7 @@ class Screening:
     languages: Sequence[str] = ()
     cache_dir: str | Path | None = None  # None: nothing is remembered
     encoding: str = "utf-8"
+    columns: Mapping[str, str] | str | None = None  # of the rows in ``decontaminate`` too
 
     @property
     def near(self) -> bool:
@@ -65,7 +66,7 @@ class Screening:
     def _named(self) -> list[tuple[str, str]]:
         if not self.decontaminate or not self.decontaminate_words:
             return []
-        return named_items(self.decontaminate, self.cache_dir or "outputs/cache", self.encoding)
+        return named_items(self.decontaminate, self.cache_dir or "outputs/cache", self.encoding, self.columns)
 
     def refused(self, record: Record, by_language: Counter[str]) -> tuple[str, str] | None:
         """The reason why a record is left out, by itself, and what a user is told; None: it stays. Where languages are

@@ -96,9 +96,9 @@ def test_the_longest_is_kept_and_no_chain_takes_a_text_away():
 def test_every_copy_of_a_held_out_text_is_found_however_many_there_are():
     rng = random.Random(5)
     words = [f"w{n}" for n in range(3000)]
-    # Of one bucket: 60 held-out texts of one form, and for each a copy that is like it alone.
-    form = rng.choices(words, k=40)
-    ends = [rng.choices(words, k=25) for _ in range(60)]
+    # 60 held-out texts of one form, many in a bucket, and for each three copies that are like it alone.
+    form = rng.choices(words, k=55)
+    ends = [rng.choices(words, k=10) for _ in range(60)]
     held = [" ".join([*form, *end]) for end in ends]
     copies = [" ".join([*form, *end, "more", "words"]) for end in ends] * 3
     assert like_one_of(held, copies, 0.8) == [*range(60)] * 3
