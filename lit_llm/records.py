@@ -41,7 +41,7 @@ class ToolCall:
 
     @property
     def said(self) -> tuple[str, ...]:
-        """Keys and values of the arguments as people read them, without JSON's escapes; what is no JSON as it stands."""
+        """Keys and values of the arguments, without JSON's escapes; what is no JSON as it stands."""
         try:
             return tuple(_leaves(json.loads(self.arguments)))
         except (ValueError, RecursionError):

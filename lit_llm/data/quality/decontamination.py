@@ -38,8 +38,8 @@ class HeldoutItems:
     Args:
         items: their texts, I of them.
         n: words of an n-gram; characters, of scripts without spaces.
-        share: of an item's n-grams, boilerplate left out, above which a text holds it, and of a text's n-grams above which it lies in
-            held-out items. 0: one n-gram is enough.
+        share: of an item's n-grams, boilerplate left out, above which a text holds it, and of a text's n-grams above
+            which it lies in held-out items. 0: one n-gram is enough.
         least: words that an item needs to be looked for.
     """
 

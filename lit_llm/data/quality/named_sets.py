@@ -67,7 +67,9 @@ def _meant(row: Row | RowError, renamed: Mapping[str, str]) -> Row | RowError:
         return row
     taken = next((key for key in renamed if key in row.value and renamed[key] in row.value.keys() - renamed), None)
     if taken is not None:
-        return RowError("column_taken", f"{row.where}: data.columns makes '{taken}' to '{renamed[taken]}', which it has")
+        return RowError(
+            "column_taken", f"{row.where}: data.columns makes '{taken}' to '{renamed[taken]}', which it has"
+        )
     row = replace(row, value={renamed.get(key, key): one for key, one in row.value.items()})
     form = max(FORMATS, key=lambda form: form.fits(row.value))
     return next(iter(with_cells([row], form.kind, None)))

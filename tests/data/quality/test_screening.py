@@ -115,7 +115,9 @@ def test_where_nothing_would_be_left_it_is_an_error(tmp_path):
     held = drawn(40)
     lines(tmp_path, [{"text": f"{held} {drawn(9)}"} for _ in range(25)], "d/train.jsonl")
     lines(tmp_path, [{"text": held}], "d/test.jsonl")
-    told = r"no row is left to train on of 25 \(\d+ decontaminated: .*decontaminate_words=0.*; the first: .*train.jsonl:"
+    told = (
+        r"no row is left to train on of 25 \(\d+ decontaminated: .*decontaminate_words=0.*; the first: .*train.jsonl:"
+    )
     with pytest.raises(UserError, match=told):
         read(str(tmp_path / "d"))
     book, copy = tmp_path / "a.txt", tmp_path / "b.txt"
