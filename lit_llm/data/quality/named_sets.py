@@ -24,6 +24,8 @@ ASKED = (
     "goal", "sentence", "source", "messages", "conversations",
 )  # fmt: skip
 """Keys of what is asked: where a row has one, its answers are not looked for. Another row is taken as a whole."""
+TURNS = ("messages", "conversations", "prompt")
+"""Keys whose cell in a table may hold turns. What other cells mean (a label, a score) is not asked here."""
 _USERS = ("user", "human", "prompter")
 _ABOUT = ABOUT - {"source", "function"} | {"kind", "tags", "function"}
 
@@ -62,7 +64,7 @@ def named_items(
 
 
 def _meant(row: Row | RowError, renamed: Mapping[str, str]) -> Row | RowError:
-    """A row under the format's names, its cells read as the format that has most of its keys reads them."""
+    """A row under the format's names; of a table's, the cells that hold turns are read as JSON."""
     if not isinstance(row, Row) or isinstance(row.value, str):
         return row
     taken = next((key for key in renamed if key in row.value and renamed[key] in row.value.keys() - renamed), None)
@@ -70,9 +72,11 @@ def _meant(row: Row | RowError, renamed: Mapping[str, str]) -> Row | RowError:
         return RowError(
             "column_taken", f"{row.where}: data.columns makes '{taken}' to '{renamed[taken]}', which it has"
         )
-    row = replace(row, value={renamed.get(key, key): one for key, one in row.value.items()})
-    form = max(FORMATS, key=lambda form: form.fits(row.value))
-    return next(iter(with_cells([row], form.kind, None)))
+    value = {renamed.get(key, key): one for key, one in row.value.items()}
+    cells = {key: value[key] for key in TURNS if key in value}
+    form = max(FORMATS, key=lambda form: form.fits(cells))
+    read = next(iter(with_cells([replace(row, value=cells)], form.kind, None)))
+    return replace(row, value=value | read.value) if isinstance(read, Row) and isinstance(read.value, dict) else read
 
 
 def asked(value: Mapping[str, Any]) -> str:

@@ -104,7 +104,8 @@ class Screening:
             return {}
 
         def make() -> list[int]:
-            return like_one_of(*(list(map(asked_of, some)) for some in (heldout, train)), self.near_threshold)
+            held, asked = ([asked_of(record) for record in some] for some in (heldout, train))
+            return like_one_of(held, asked, self.near_threshold)
 
         key = ["near_heldout", WORDS, self.near_threshold, len(heldout)]
         return {

@@ -11,8 +11,8 @@ def texts_of(record: Record) -> tuple[str, ...]:
     judged."""
     if isinstance(record, Document):
         return (record.text,)
-    judged = isinstance(record, Comparison | Labelled)
-    told = tuple(text for message in (record.prompt if judged else record.messages) for text in message.texts)
+    messages = record.prompt if isinstance(record, Comparison | Labelled) else record.messages
+    told = tuple(text for message in messages for text in message.texts)
     if isinstance(record, Comparison):
         return (*told, *record.completions)
     return (*told, record.completion) if isinstance(record, Labelled) else told

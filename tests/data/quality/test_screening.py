@@ -198,6 +198,8 @@ def test_named_tables_are_read_as_tables_are(tmp_path):
     table = tmp_path / "eval.csv"
     table.write_text('messages\n"' + turns.replace('"', '""') + '"\n')
     assert named_items([str(table)], tmp_path) == [(question, f"{table}:2")]
+    table.write_text(f"prompt,completion,label\n{question},one,B\n")
+    assert named_items([str(table)], tmp_path) == [(question, f"{table}:2")]
     table.write_text("messages\n[oops\n")
     with pytest.raises(UserError, match=r"eval.csv:2: 'messages' is '\[oops'; JSON is needed.*\(data.decontaminate\)"):
         named_items([str(table)], tmp_path)
