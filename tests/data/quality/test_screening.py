@@ -158,11 +158,12 @@ def test_a_planted_question_of_a_conversation_is_dropped_from_texts_and_conversa
     question = "Which bank of the river does the old water mill stand on today?"
     evaluation = lines(tmp_path, [{"question": question, "choices": ["left", "right"], "answer": "left"}], "eval.jsonl")
     texts = [{"text": drawn(60)} for _ in range(30)] + [{"text": f"A quiz. {question} The left one. {drawn(60)}"}]
-    got = read(lines(tmp_path, texts, "texts.jsonl"), decontaminate=[evaluation])
+    named = {"screening": Screening(decontaminate=[evaluation]), "validation_fraction": 0, "test_fraction": 0}
+    got = read_records(lines(tmp_path, texts, "texts.jsonl"), "texts", **named)
     assert dict(got.counts.skipped) == {"decontaminated": 1} and "eval.jsonl:1" in got.counts.first["decontaminated"]
     rows = [{"prompt": f"{drawn(20)}?", "completion": drawn(5)} for _ in range(30)]
     rows += [{"prompt": f"Answer in a word. {question}", "completion": "Left."}]
-    got = read(lines(tmp_path, rows, "rows.jsonl"), "examples", decontaminate=[evaluation])
+    got = read_records(lines(tmp_path, rows, "rows.jsonl"), "examples", **named)
     assert dict(got.counts.skipped) == {"decontaminated": 1}
 
 
