@@ -5,6 +5,8 @@ Shapes: B rows, T tokens a row, N completions over all prompts of a batch, P pro
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -37,6 +39,26 @@ class ToolCall:
     arguments: str = "{}"  # a JSON object
     id: str = ""  # what its result names it by
 
+    @property
+    def said(self) -> tuple[str, ...]:
+        """Keys and values of the arguments, without JSON's escapes; what is no JSON as it stands."""
+        try:
+            return tuple(_leaves(json.loads(self.arguments)))
+        except (ValueError, RecursionError):
+            return (self.arguments,)
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield str(key)
+            yield from _leaves(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _leaves(one)
+    else:
+        yield value if isinstance(value, str) else json.dumps(value)
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -54,6 +76,12 @@ class Message:
     def plain(self) -> bool:
         """Whether role and content say all."""
         return not (self.thoughts or self.calls or self.name or self.call_id) and not self.role.startswith("tool")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All that it says: thoughts, content, and of each call the name and the texts and numbers in its arguments."""
+        calls = (part for call in self.calls for part in (call.name, *call.said))
+        return tuple(text for text in (self.thoughts, self.content, *calls) if text)
 
     def to(self, device: Any) -> Message:  # noqa: ARG002
         """Itself: Lightning moves batches with ``to``, and text is on no device. As below."""

@@ -304,6 +304,7 @@ def screening_of(options: DataOptions) -> Screening:
         languages=options.languages,
         cache_dir=options.cache_dir,
         encoding=options.encoding,
+        columns=options.columns,
     )
 
 

@@ -10,7 +10,7 @@ from lit_llm.data.counts import Counts
 from lit_llm.data.filters import Record, group_key, share, without_overlap
 from lit_llm.data.formats import Kind
 from lit_llm.data.provenance import cut, joined, located
-from lit_llm.data.quality.screening import Screening
+from lit_llm.data.quality.screening import REMEDIES, Screening
 from lit_llm.data.splits import UNDIVIDED
 from lit_llm.errors import UserError
 from lit_llm.records import Document
@@ -18,6 +18,11 @@ from lit_llm.records import Document
 FEW_TEXTS = 20  # fewer than these are cut into blocks, so that a part can be held out
 BLOCKS = 200  # about so many in all
 BLOCK_CHARACTERS = 400, 20_000
+PASSAGES = "held_out_passages"
+DROPS = {"in_heldout": "a held-out row has their text or prompt"} | {
+    reason: REMEDIES[reason] for reason in ("near_heldout", "near_duplicate", "decontaminated")
+}
+"""Why rows to train on are dropped where others are held out."""
 
 
 def hold_out(
@@ -28,7 +33,30 @@ def hold_out(
     test: float,
     screening: Screening,
 ) -> dict[str, list[Record]]:
-    """Hold out what the files do not, and take out of training what a held-out part has too."""
+    """Hold out what the files do not, and take out of training what a held-out part has too.
+
+    Raises UserError where there are rows to train on and none is left.
+    """
+    divided = _held_out(splits, kind, counts, validation, test, screening)
+    rows = sum(len(splits.get(name, [])) for name in (UNDIVIDED, "train"))
+    if rows and not divided.get("train"):
+        went = [(reason, counts.skipped[reason]) for reason in DROPS if counts.skipped[reason]]
+        said = "; ".join(f"{number:,} {reason}: {DROPS[reason]}" for reason, number in went)
+        first = next((counts.first[reason] for reason, _ in went), counts.first.get(PASSAGES, ""))
+        raise UserError(
+            f"data.path: no row is left to train on of {rows:,} ({said or DROPS['decontaminated']}); the first: {first}"
+        )
+    return divided
+
+
+def _held_out(
+    splits: dict[str, list[Record]],
+    kind: Kind,
+    counts: Counts,
+    validation: float,
+    test: float,
+    screening: Screening,
+) -> dict[str, list[Record]]:
     named = {name: records for name, records in splits.items() if name != UNDIVIDED}
     train = [*splits.get(UNDIVIDED, []), *named.pop("train", [])]
     heldout = [record for records in named.values() for record in records]
@@ -38,6 +66,7 @@ def hold_out(
         for record in train if dropped else ():
             if id(record) not in still:
                 counts.overview.leave_out(record, "in_heldout")
+                counts.first.setdefault("in_heldout", f"{record.source}: a held-out row has its text or prompt")
         train = kept
         counts.used -= dropped
         counts.skipped["in_heldout"] += dropped
@@ -51,15 +80,11 @@ def hold_out(
     if kind == "texts" and wanted and len(train) < FEW_TEXTS:
         return _carve_blocks(train, wanted, heldout, counts, screening) | named
     carved = _carve(train, wanted, screening.groups(train)) if wanted else {"train": train}
+    out = [record for name, records in carved.items() if name != "train" for record in records]
     train = carved.get("train", [])
-    heldout += [record for name, records in carved.items() if name != "train" for record in records]
-    told = screening.holding_heldout(train, heldout)
-    if train and len(told) == len(train):
-        raise UserError(
-            f"data.path: all {len(train)} rows to train on hold held-out items; the first: {told[0]}; hold out other "
-            "rows, or set data.decontaminate_words=0, which trains them all the same"
-        )
-    return carved | {"train": _without(train, "decontaminated", told, counts)} | named
+    train = _without(train, "near_heldout", screening.near_heldout(train, out), counts)
+    train = _without(train, "decontaminated", screening.holding_heldout(train, [*heldout, *out]), counts)
+    return carved | {"train": train} | named
 
 
 def _without(records: list[Record], reason: str, told: Mapping[int, str], counts: Counts) -> list[Record]:
@@ -107,17 +132,19 @@ def _carve_blocks(
     """Holds out blocks of few texts; what is trained is as whole as that leaves it.
 
     A text ends where its end token is, so neighbouring blocks that are trained are one text again. A block that holds
-    what is held out is dropped by itself: no row is, so it is counted as a place that was altered.
+    what is held out, or nearly says it, is dropped by itself: no row is, so it is counted as a place that was altered.
     """
-    cut = blocks([text for text in texts if isinstance(text, Document)])
-    split = _carve([block for parts in cut for block in parts], wanted)
-    heldout = [*heldout, *(block for name, members in split.items() if name != "train" for block in members)]
-    told = screening.holding_heldout(split["train"], heldout)
+    cuts = blocks([text for text in texts if isinstance(text, Document)])
+    split = _carve([block for parts in cuts for block in parts], wanted)
+    train = split.get("train", [])
+    out = [block for name, members in split.items() if name != "train" for block in members]
+    heldout = [*heldout, *out]
+    told = screening.near_heldout(train, heldout) | screening.holding_heldout(train, heldout)
     if told:
-        counts.altered["held_out_passages"] += len(told)
-        counts.first.setdefault("held_out_passages", next(iter(told.values())))
-    trained = {id(block) for number, block in enumerate(split["train"]) if number not in told}
-    runs = [list(run) for parts in cut for kept, run in groupby(parts, lambda block: id(block) in trained) if kept]
+        counts.altered[PASSAGES] += len(told)
+        counts.first.setdefault(PASSAGES, told[min(told)])
+    trained = {id(block) for number, block in enumerate(train) if number not in told}
+    runs = [list(run) for parts in cuts for kept, run in groupby(parts, lambda block: id(block) in trained) if kept]
     split = split | {"train": [joined(run) for run in runs]}
     return {name: [located(block) for block in parts if isinstance(block, Document)] for name, parts in split.items()}
 

@@ -13,9 +13,10 @@ from lit_llm.data.file_rows import Row, extension
 from lit_llm.data.filters import Record
 from lit_llm.data.projects import is_project
 from lit_llm.data.quality import screening as quality
+from lit_llm.data.quality.text_of import texts_of
 from lit_llm.data.row_errors import RowError
 from lit_llm.data.sources import CACHE, TELLS
-from lit_llm.records import Comparison, Document, Labelled
+from lit_llm.records import Document
 
 LOUD = 0.1
 """Share of the files, or of the rows, above which it is said loudly that they are not read."""
@@ -231,17 +232,6 @@ def kind_of(file: str) -> str:
     if is_project(file):
         return "project"
     return extension(file) or Path(file).name
-
-
-def texts_of(record: Record) -> Iterable[str]:
-    """All texts of a record."""
-    if isinstance(record, Document):
-        return (record.text,)
-    if isinstance(record, Comparison):
-        return (*(message.content for message in record.prompt), *record.completions)
-    if isinstance(record, Labelled):
-        return (*(message.content for message in record.prompt), record.completion)
-    return tuple(message.content for message in record.messages)
 
 
 def _size(record: Record) -> int:

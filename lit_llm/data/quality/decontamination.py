@@ -1,8 +1,10 @@
 """Training texts that hold held-out items, found by n-grams of 13 words (Brown et al. 2020, appendix C).
 
-A text holds an item when it has all of its n-grams, or a given share of those that are rare; it lies in held-out texts
-when that share of its own n-grams is theirs. N-grams of more than ten training texts are boilerplate and decide nothing
-but whether all of an item is there. An item of fewer words is looked for as a whole, between borders of words.
+A text holds an item when it has all of its n-grams, or a given share of those that are no boilerplate; it lies in
+held-out texts when that share of its own n-grams is theirs. Boilerplate (a licence's header, a template's words) is in
+many training texts and in several unlike items as well: it decides nothing but whether all of an item is there. What is
+in one item alone is no boilerplate, however many texts copy it. An item of fewer words is looked for as a whole,
+between borders of words.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from numpy.typing import NDArray
 
 from lit_llm.data.quality.units import Hashes, Units, ngrams, pieces, units
 
-COMMON = 10  # an n-gram of more training texts is boilerplate
+COMMON = 10  # boilerplate is in more training texts,
+SEVERAL = 3  # and in at least so many held-out items of which no two have the same n-grams
 LEAST = 8  # words of an item, as in that appendix: a shorter one is in texts that have nothing to do with it
 _BITS = 20
 
@@ -35,8 +38,8 @@ class HeldoutItems:
     Args:
         items: their texts, I of them.
         n: words of an n-gram; characters, of scripts without spaces.
-        share: of an item's rare n-grams above which a text holds it, and of a text's n-grams above which it lies in
-            held-out items. 0: one n-gram is enough.
+        share: of an item's n-grams, boilerplate left out, above which a text holds it, and of a text's n-grams above
+            which it lies in held-out items. 0: one n-gram is enough.
         least: words that an item needs to be looked for.
     """
 
@@ -80,17 +83,17 @@ class HeldoutItems:
         return [Held(text, item) for text, item in sorted(first.items())]
 
     def _decided(self, table: _Table, text: Numbers, gram: Numbers, totals: Numbers) -> list[tuple[int, int]]:
-        """(text, item) of matched n-grams: all of an item's, or enough of the rare ones, of the item or the text."""
+        """(text, item) of matched n-grams: all of an item's, or enough that tell, of the item or the text."""
         frequency = np.bincount(gram, minlength=len(table.values))
-        rare = frequency <= COMMON
+        telling = (frequency <= COMMON) | (table.items_of < SEVERAL)
         found = table.whole(text, gram)
-        some = np.flatnonzero(rare[gram])
+        some = np.flatnonzero(telling[gram])
         if not some.size:
             return found
         texts, items = table.spread(text[some], gram[some])
         pairs, counts = np.unique(texts * table.count + items, return_counts=True)
         texts, items = pairs // table.count, pairs % table.count
-        enough = counts >= np.maximum(self.share * table.grams_of(rare)[items], 1)
+        enough = counts >= np.maximum(self.share * table.grams_of(telling)[items], 1)
         # A text's own n-grams that are held out, whichever items they are of.
         own = np.bincount(text[some], minlength=len(totals))
         enough |= own[texts] >= np.maximum(self.share * totals[texts], 1)
@@ -98,7 +101,10 @@ class HeldoutItems:
 
 
 class _Table:
-    """N-grams of one length: ``values`` (G,), sorted, each once, and the items that each is of."""
+    """N-grams of one length: ``values`` (G,), sorted, each once, and the items that each is of.
+
+    Of items with the same n-grams the first stands for all.
+    """
 
     def __init__(self, parts: Sequence[tuple[Hashes, Numbers]]) -> None:
         hashes = np.concatenate([part[0] for part in parts])
@@ -106,8 +112,14 @@ class _Table:
         self.values, gram = np.unique(hashes, return_inverse=True)
         self.count = int(items.max()) + 1
         codes = np.unique(gram * self.count + items)  # of an item, each n-gram once
-        self._gram, self._item = codes // self.count, codes % self.count
+        gram, item = codes // self.count, codes % self.count
+        sums = np.zeros(self.count, np.uint64)  # modulo 2**64: the same for the same n-grams
+        np.add.at(sums, item, self.values[gram])
+        present = np.unique(item)
+        first = np.isin(item, present[np.unique(sums[present], return_index=True)[1]])
+        self._gram, self._item = gram[first], item[first]
         self._starts = np.searchsorted(self._gram, np.arange(len(self.values) + 1))
+        self.items_of = np.diff(self._starts)  # (G,): how many items have each n-gram
         self._seen = np.zeros(2**_BITS, bool)
         self._seen[self.values >> np.uint64(64 - _BITS)] = True
 

@@ -13,6 +13,7 @@ from lit_llm.data.quality.units import Units, ngrams, pieces, units
 
 WORDS = 3  # of an n-gram; characters, where a script sets no spaces. The README has what others find.
 NEIGHBOURS = 8  # texts of a bucket that each is compared with, beside the bucket's first
+MOST_AT_ONCE = 64  # held-out texts of a bucket that each text is compared with before those that are like one are done
 COMPARED_AT_ONCE = 4_000_000  # n-grams of pairs
 REMEMBERED_AT_ONCE = 50_000_000  # characters of the texts whose n-grams are in memory while pairs are compared
 
@@ -48,28 +49,72 @@ def similar(texts: Sequence[str], threshold: float, *, priority: Sequence[bytes]
     return Similar(candidates[found], measured[found], ranked)
 
 
-def kept(of: Similar, first: Sequence[int] = ()) -> list[int]:
+def kept(of: Similar) -> list[int]:
     """For each text the one that is kept for it, which is itself for those that are kept.
 
     The longest of a cluster is kept: it holds what the shorter ones leave out. A text goes only for one that is kept
     and similar to it, and not for a chain of similar ones between the two.
-
-    Args:
-        first: texts that are kept whatever they are similar to, and before all others.
     """
     neighbours: dict[int, list[int]] = {}
     for one, other in of.pairs.tolist():
         neighbours.setdefault(one, []).append(other)
         neighbours.setdefault(other, []).append(one)
     homes = list(range(len(of.order)))
-    held, done = set(first), set[int]()
-    for text in (*sorted(held), *(text for text in of.order.tolist() if text not in held)):
+    done = set[int]()
+    for text in of.order.tolist():
         if homes[text] == text:
             done.add(text)
             for other in neighbours.get(text, ()):
-                if other not in held and other not in done and homes[other] == other:
+                if other not in done and homes[other] == other:
                     homes[other] = text
     return homes
+
+
+def connected(of: Similar) -> list[int]:
+    """For each text the first of all that a chain of similar pairs leads to: the same one for all of a group."""
+    homes = list(range(len(of.order)))
+
+    def home(text: int) -> int:
+        while homes[text] != text:
+            homes[text] = text = homes[homes[text]]
+        return text
+
+    for one, other in of.pairs.tolist():
+        first, second = sorted((home(one), home(other)))
+        homes[second] = first
+    return [home(text) for text in range(len(homes))]
+
+
+def like_one_of(held: Sequence[str], texts: Sequence[str], threshold: float, words: int = WORDS) -> list[int]:
+    """For each text the number of a held-out one that is as similar as the threshold, or -1.
+
+    Each is compared with every held-out text of its buckets until one is similar enough: the work is in proportion to
+    texts times held-out texts of a bucket, and much less where many are alike.
+    """
+    bands, rows = shape(threshold)
+    hashes, _ = band_hashes([*held, *texts], words, bands, rows)
+    known, asked = hashes[: len(held)], hashes[len(held) :]
+    orders = np.argsort(known, axis=0, kind="stable")
+    begins, ends = np.zeros(asked.shape, np.int64), np.zeros(asked.shape, np.int64)  # of each text's bucket, by band
+    for band, order in enumerate(orders.T):
+        values = known[order, band]
+        begins[:, band] = np.searchsorted(values, asked[:, band], side="left")
+        ends[:, band] = np.searchsorted(values, asked[:, band], side="right")
+    ends[asked == NONE] = 0
+    found = np.full(len(texts), -1, np.int64)
+    width = NEIGHBOURS
+    while True:
+        text, band = np.nonzero((begins < ends) & (found < 0)[:, None])
+        if not text.size:
+            return [int(one) for one in found]
+        number = np.minimum(ends[text, band] - begins[text, band], width)
+        places = np.repeat(begins[text, band] - np.cumsum(number) + number, number) + np.arange(number.sum())
+        codes = np.unique(np.repeat(text, number) * len(held) + orders[places, np.repeat(band, number)])
+        pairs = np.stack([codes % len(held), len(held) + codes // len(held)], axis=1)
+        alike = pairs[_measured([*held, *texts], pairs, words, threshold) >= threshold]
+        found[alike[::-1, 1] - len(held)] = alike[::-1, 0]  # the first of several is written last
+        begins += width
+        width = min(2 * width, MOST_AT_ONCE)
 
 
 def _candidates(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:

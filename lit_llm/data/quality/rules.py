@@ -8,11 +8,15 @@ about words between spaces are not asked of scripts that have none.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_llm.data.quality.units import Hashes, Units, ngrams
 from lit_llm.errors import UserError
 from lit_llm.runtime.suggestions import nearest
 
@@ -25,6 +29,7 @@ _ALONE = re.compile(f"[{_BLOCKS}\U00020000-\U0003ffff]")
 _WORD = re.compile(f"[{_BLOCKS}\U00020000-\U0003ffff]|[^\\s{_BLOCKS}\U00020000-\U0003ffff]+")
 _BULLETS = ("-", "*", "•", "‣", "▪", "●", "◦", "·")
 _SENTENCE_END = re.compile("[.!?؟۔。！？｡।॥။።][\"'”’»)\\]]*(?:\\s|$)|[。！？｡]")
+AT_ONCE = 100_000  # words whose runs are hashed together
 _PARAGRAPH = re.compile(r"\n[^\S\n]*\n\s*")
 
 
@@ -118,15 +123,31 @@ class _Text:
 
     def __init__(self, text: str, is_english: Callable[[str], bool]) -> None:
         self.text, self.is_english = text, is_english
-        self.words = _WORD.findall(text)
-        self.spaced = len(_ALONE.findall(text)) * 2 < max(1, len(self.words))
+        self.vocabulary: dict[str, int] = {}
+        numbers = array("i", (self.vocabulary.setdefault(m[0], len(self.vocabulary)) for m in _WORD.finditer(text)))
+        self.words = np.frombuffer(numbers, np.int32) if numbers else np.zeros(0, np.int32)  # by their numbers
+        self.lengths = np.array([len(word) for word in self.vocabulary], np.int32)[self.words]
+        self.spaced = self.count(lambda word: bool(_ALONE.match(word))) * 2 < max(1, len(self.words))
         self.lines = [line.strip() for line in text.split("\n") if line.strip()]
         self.paragraphs = [part.strip() for part in _PARAGRAPH.split(text) if part.strip()]
-        self.characters = max(1, sum(map(len, self.words)))
+        self.characters = max(1, int(self.lengths.sum()))
         self.per_word = 1 if self.spaced else 2  # words of Chinese have about two characters
 
-    def share(self, count: int, of: Sequence[Any]) -> float:
+    def share(self, count: int, of: Sized) -> float:
         return count / max(1, len(of))
+
+    def count(self, wanted: Callable[[str], bool]) -> int:
+        """How many of the words are such, each as often as it is there."""
+        such = np.fromiter(map(wanted, self.vocabulary), bool, len(self.vocabulary))
+        return int(such[self.words].sum())
+
+    def _runs(self, n: int) -> Hashes:
+        """The runs of n words, hashed, (R,): 8 bytes a word."""
+        hashes = np.zeros(max(0, len(self.words) - n + 1), np.uint64)
+        for begin in range(0, len(hashes), AT_ONCE):
+            words = self.words[begin : begin + AT_ONCE + n - 1].astype(np.uint64) + np.uint64(1)
+            hashes[begin : begin + AT_ONCE] = ngrams(Units(words, np.array([0, len(words)])), n, short=False).hashes
+        return hashes
 
     def repeated(self, parts: Sequence[str]) -> list[str]:
         """The parts that an earlier one equals."""
@@ -135,23 +156,38 @@ class _Text:
 
     def top(self, n: int) -> float:
         """The share of characters of the most frequent run of n words, the one with most characters of several."""
-        runs = Counter(zip(*(self.words[at:] for at in range(n * self.per_word)), strict=False))
-        most = max(runs.values(), default=0)
+        n *= self.per_word
+        hashes = self._runs(n)
+        values = np.sort(hashes)
+        starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])[: len(values)])
+        counts = np.diff(starts, append=len(values))
+        most = int(counts.max(initial=0))
         if most < 2:
             return 0.0
-        return max(sum(map(len, run)) * most for run, number in runs.items() if number == most) / self.characters
+        places = _places(hashes, values[starts[counts == most]])
+        return max(int(self.lengths[at : at + n].sum()) for at in places.tolist()) * most / self.characters
 
     def repeating(self, n: int) -> float:
         """The share of characters in runs of n words that occur more than once, none counted twice."""
         n *= self.per_word
-        runs = list(zip(*(self.words[at:] for at in range(n)), strict=False))
-        counts = Counter(runs)
-        covered, end = 0, 0
-        for at, run in enumerate(runs):
-            if counts[run] > 1:
-                covered += sum(len(word) for word in self.words[max(at, end) : at + n])
-                end = at + n
-        return covered / self.characters
+        hashes = self._runs(n)
+        values = np.sort(hashes)
+        values = values[1:][values[1:] == values[:-1]]
+        covered = np.zeros(len(self.words), bool)
+        places = _places(hashes, values)
+        for offset in range(n):
+            covered[places + offset] = True
+        return int(self.lengths[covered].sum()) / self.characters
+
+
+def _places(hashes: Hashes, wanted: Hashes) -> NDArray[np.int64]:
+    """Where ``hashes`` are among ``wanted``, which are sorted."""
+    found = [np.zeros(0, np.int64)]
+    for begin in range(0, len(hashes) if len(wanted) else 0, AT_ONCE):
+        part = hashes[begin : begin + AT_ONCE]
+        at = np.minimum(np.searchsorted(wanted, part), len(wanted) - 1)
+        found.append(np.flatnonzero(wanted[at] == part) + begin)
+    return np.concatenate(found)
 
 
 def _measures(of: _Text, limits: QualityRules) -> Iterator[tuple[str, float]]:
@@ -165,7 +201,7 @@ def _measures(of: _Text, limits: QualityRules) -> Iterator[tuple[str, float]]:
         "max_symbol_ratio": lambda: of.share(sum(map(of.text.count, ("#", "...", "…"))), words),
         "max_bullet_lines": lambda: of.share(sum(line.startswith(_BULLETS) for line in lines), lines),
         "max_ellipsis_lines": lambda: of.share(sum(line.endswith(("...", "…")) for line in lines), lines),
-        "min_alphabetic_words": lambda: of.share(sum(any(map(str.isalpha, word)) for word in words), words),
+        "min_alphabetic_words": lambda: of.share(of.count(lambda word: any(map(str.isalpha, word))), words),
         "min_sentences": lambda: len(_SENTENCE_END.findall(of.text)),
         "max_duplicate_lines": lambda: of.share(len(of.repeated(lines)), lines),
         "max_duplicate_paragraphs": lambda: of.share(len(of.repeated(of.paragraphs)), of.paragraphs),
@@ -181,4 +217,4 @@ def _measures(of: _Text, limits: QualityRules) -> Iterator[tuple[str, float]]:
         if getattr(limits, name) is not None:
             yield name, measure()
     if limits.min_stop_words is not None and of.is_english(of.text):
-        yield "min_stop_words", len(STOP_WORDS & {word.strip(".,;:!?()\"'").lower() for word in words})
+        yield "min_stop_words", len(STOP_WORDS & {word.strip(".,;:!?()\"'").lower() for word in of.vocabulary})

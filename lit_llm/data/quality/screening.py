@@ -17,7 +17,7 @@ from lit_llm.data.filters import Record, content_key, group_key
 from lit_llm.data.quality import languages, rules
 from lit_llm.data.quality.decontamination import LEAST, HeldoutItems
 from lit_llm.data.quality.named_sets import named_items
-from lit_llm.data.quality.near_duplicates import WORDS, kept, similar
+from lit_llm.data.quality.near_duplicates import WORDS, Similar, connected, kept, like_one_of, similar
 from lit_llm.data.quality.text_of import all_of, asked_of
 from lit_llm.records import Comparison, Document, Labelled
 from lit_llm.runtime.atomic_files import NotWritten, write_json
@@ -32,7 +32,7 @@ REMEDIES = {
     "other_language": "they are in none of data.languages",
     **dict.fromkeys(rules.REASONS, "they break a rule of data.quality"),
 }
-LAYOUT = "1"
+LAYOUT = "2"
 """Part of every key of what is remembered: another way to decide makes it anew."""
 
 Dropped = dict[int, str]
@@ -52,6 +52,7 @@ class Screening:
     languages: Sequence[str] = ()
     cache_dir: str | Path | None = None  # None: nothing is remembered
     encoding: str = "utf-8"
+    columns: Mapping[str, str] | str | None = None  # of the rows in ``decontaminate`` too
 
     @property
     def near(self) -> bool:
@@ -65,7 +66,7 @@ class Screening:
     def _named(self) -> list[tuple[str, str]]:
         if not self.decontaminate or not self.decontaminate_words:
             return []
-        return named_items(self.decontaminate, self.cache_dir or "outputs/cache", self.encoding)
+        return named_items(self.decontaminate, self.cache_dir or "outputs/cache", self.encoding, self.columns)
 
     def refused(self, record: Record, by_language: Counter[str]) -> tuple[str, str] | None:
         """The reason why a record is left out, by itself, and what a user is told; None: it stays. Where languages are
@@ -90,7 +91,7 @@ class Screening:
         """Records of which a longer one says nearly the same. Judgements are facts of their own: none is dropped."""
         if not self.near or not records or isinstance(records[0], Comparison | Labelled):
             return {}
-        homes = self._near("all", all_of, records)
+        homes = self._near("all", all_of, records, kept)
         return {
             one: f"{records[one].source}: says nearly the same as {records[home].source}"
             for one, home in enumerate(homes)
@@ -101,36 +102,44 @@ class Screening:
         """Training records that say, or ask, nearly the same as a held-out one."""
         if not self.near or not train or not heldout:
             return {}
-        count = len(heldout)
-        homes = self._near("asked", asked_of, [*heldout, *train], count)
+
+        def make() -> list[int]:
+            held, asked = ([asked_of(record) for record in some] for some in (heldout, train))
+            return like_one_of(held, asked, self.near_threshold)
+
+        key = ["near_heldout", WORDS, self.near_threshold, len(heldout)]
         return {
-            one - count: f"{train[one - count].source}: nearly the same as {heldout[home].source}, which is held out"
-            for one, home in enumerate(homes)
-            if one >= count > home
+            one: f"{train[one].source}: nearly the same as {heldout[int(home)].source}, which is held out"
+            for one, home in enumerate(self._remembered(key, [*heldout, *train], make))
+            if home >= 0
         }
 
     def groups(self, records: Sequence[Record]) -> Callable[[Record], bytes]:
-        """The key of what stands on one side of a split: a prompt, with those that ask nearly the same."""
+        """The key of what stands on one side of a split: a prompt, with those that ask nearly the same as it or as
+        another of them."""
         if not self.near or not records or isinstance(records[0], Document):
             return group_key  # near duplicates among documents were dropped: there is nothing to group
         distinct = list({group_key(record): record for record in records}.items())
-        homes = self._near("asked", asked_of, [record for _, record in distinct])
+        homes = self._near("asked", asked_of, [record for _, record in distinct], connected)
         homes_of = {key: distinct[home][0] for (key, _), home in zip(distinct, homes, strict=True)}
         return lambda record: homes_of[group_key(record)]
 
     def _near(
-        self, part: str, text_of: Callable[[Record], str], records: Sequence[Record], first: int = 0
+        self,
+        part: str,
+        text_of: Callable[[Record], str],
+        records: Sequence[Record],
+        homes_of: Callable[[Similar], list[int]],
     ) -> list[int]:
-        """For each record the one that is kept for it; the ``first`` ones are all kept."""
+        """For each record the one that stands for it."""
 
         def make() -> list[int]:
             keys = [content_key(record) for record in records]
             found = similar([text_of(record) for record in records], self.near_threshold, priority=keys)
-            return kept(found, range(first))
+            return homes_of(found)
 
-        return [
-            int(home) for home in self._remembered(["near", part, WORDS, self.near_threshold, first], records, make)
-        ]
+        key = ["near", part, homes_of.__name__, WORDS, self.near_threshold]
+        return [int(home) for home in self._remembered(key, records, make)]
 
     # What is held out
 

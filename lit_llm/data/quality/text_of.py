@@ -1,22 +1,26 @@
-"""What of a record is compared with other records."""
+"""What of a record is compared with other records, judged and counted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from lit_llm.data.filters import Record
-from lit_llm.records import Comparison, Document, Labelled, Message
+from lit_llm.records import Comparison, Document, Labelled
+
+
+def texts_of(record: Record) -> tuple[str, ...]:
+    """All texts of a record: of messages with their reasoning and calls (``Message.texts``), of judgements with what is
+    judged."""
+    if isinstance(record, Document):
+        return (record.text,)
+    messages = record.prompt if isinstance(record, Comparison | Labelled) else record.messages
+    told = tuple(text for message in messages for text in message.texts)
+    if isinstance(record, Comparison):
+        return (*told, *record.completions)
+    return (*told, record.completion) if isinstance(record, Labelled) else told
 
 
 def all_of(record: Record) -> str:
     """All that a record says."""
-    if isinstance(record, Document):
-        return record.text
-    if isinstance(record, Comparison):
-        return "\n".join([_said(record.prompt), *record.completions])
-    if isinstance(record, Labelled):
-        return f"{_said(record.prompt)}\n{record.completion}"
-    return _said(record.messages)
+    return "\n".join(texts_of(record))
 
 
 def asked_of(record: Record) -> str:
@@ -29,7 +33,3 @@ def asked_of(record: Record) -> str:
         return record.text
     messages = record.prompt if isinstance(record, Comparison | Labelled) else record.messages
     return "\n".join(message.content for message in messages if message.role == "user") or all_of(record)
-
-
-def _said(messages: Iterable[Message]) -> str:
-    return "\n".join(message.content for message in messages)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from lit_llm.data.quality.decontamination import COMMON, Held, HeldoutItems
+from lit_llm.data.quality.decontamination import COMMON, SEVERAL, Held, HeldoutItems
 
 RNG = random.Random(0)
 WORDS = [f"w{n}" for n in range(5000)]
@@ -60,18 +60,39 @@ def test_short_items_and_scripts(item, text, found):
 
 def test_boilerplate_decides_nothing_but_a_whole_item_does():
     notice = drawn(60)
-    item = " ".join(notice + drawn(20))
+    items = [" ".join(notice + drawn(20)) for _ in range(SEVERAL)]
     texts = [" ".join(drawn(100) + notice) for _ in range(COMMON + 5)]
-    assert held([item], texts) == []
-    assert [one for one, _ in held([item], texts[:3])] == [0, 1, 2]  # of few texts, it is no boilerplate
-    copies = [f"{' '.join(drawn(50))} {item}" for _ in range(COMMON + 5)]
-    assert [one for one, _ in held([item], copies)] == list(range(COMMON + 5))
+    assert held(items, texts) == []
+    assert [one for one, _ in held(items, texts[:3])] == [0, 1, 2]  # of few texts, it is no boilerplate
+    assert len(held(items[1:], texts)) == len(texts)  # nor of few items
+    assert len(held([items[0]] * 3 + [items[1]], texts)) == len(texts)  # one item three times is one
+    copies = [f"{' '.join(drawn(50))} {items[1]}" for _ in range(COMMON + 5)]
+    assert held(items, copies) == [(number, 1) for number in range(COMMON + 5)]
+    # A template with a slot is that too: what is in the slot decides.
+    asked = [" ".join(notice + drawn(15)) for _ in range(COMMON + 5)]
+    assert held(items, [*asked, f"so: {items[2]}"]) == [(COMMON + 5, 2)]
+
+
+@pytest.mark.parametrize("count", [1, COMMON, COMMON + 1, 40, 400])
+def test_what_is_copied_often_is_dropped_as_what_is_copied_once(count):
+    items = [drawn(60) for _ in range(4)]
+    of = [RNG.randrange(4) for _ in range(count)]
+    places = [RNG.choice([0, 30, 59]) for _ in range(count)]
+    copies = [
+        " ".join([*items[n][:at], f"other{copy}", *items[n][at + 1 :]])
+        for copy, (n, at) in enumerate(zip(of, places, strict=True))
+    ]
+    others = [" ".join(drawn(60)) for _ in range(50)]
+    assert held([" ".join(item) for item in items], [*copies, *others]) == list(enumerate(of))
+    halves = [" ".join([*drawn(30), *items[n][:45]]) for n in of]
+    assert held([" ".join(item) for item in items], [*halves, *others]) == list(enumerate(of))
 
 
 def test_against_plain_sets():
     n, share = 3, 0.4
     few = WORDS[:9]  # so that runs meet by chance
     items = [RNG.choices(few, k=RNG.randint(6, 12)) for _ in range(40)]
+    items += [[*item] for item in items[:5]]  # which make no run more frequent among the items
     texts = [RNG.choices(few, k=RNG.randint(5, 40)) for _ in range(60)]
 
     def runs(words):
@@ -80,7 +101,11 @@ def test_against_plain_sets():
     wanted = set()
     known = [runs(item) for item in items]
     lying = [runs(text) for text in texts]
-    often = {run for run in set().union(*known) if sum(run in text for text in lying) > COMMON}
+    often = {
+        run
+        for run in set().union(*known)
+        if sum(run in text for text in lying) > COMMON and sum(run in item for item in set(map(frozenset, known))) > 2
+    }
     for number, text in enumerate(lying):
         own = len({run for run in text & set().union(*known) if run not in often})
         whole = [item <= text for item in known]

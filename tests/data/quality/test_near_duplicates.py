@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_llm.data.quality import minhash, near_duplicates
-from lit_llm.data.quality.near_duplicates import Similar, kept, similar
+from lit_llm.data.quality.near_duplicates import Similar, connected, kept, like_one_of, similar
 from lit_llm.data.quality.units import ngrams, units
 
 
@@ -88,8 +88,24 @@ def test_the_longest_is_kept_and_no_chain_takes_a_text_away():
     found = similar(chain, 0.8, priority=keys(chain))
     assert {tuple(pair) for pair in found.pairs.tolist()} == {(0, 1), (1, 2)}
     assert kept(found) == [0, 0, 2]
-    assert kept(found, first=[2]) == [0, 2, 2] and kept(found, first=[1]) == [1, 1, 1]
-    assert kept(found, first=[0, 1]) == [0, 1, 1]  # those that are held out stay, though they are alike
+    assert connected(found) == [0, 0, 0]  # while all of the chain is one group
+    assert like_one_of(chain[2:], chain[:2], 0.8) == [-1, 0]
+    assert like_one_of(chain[:2], chain[::-1], 0.8) == [1, 0, 0]
+
+
+def test_every_copy_of_a_held_out_text_is_found_however_many_there_are():
+    rng = random.Random(5)
+    words = [f"w{n}" for n in range(3000)]
+    # 60 held-out texts of one form, many in a bucket, and for each three copies that are like it alone.
+    form = rng.choices(words, k=55)
+    ends = [rng.choices(words, k=10) for _ in range(60)]
+    held = [" ".join([*form, *end]) for end in ends]
+    copies = [" ".join([*form, *end, "more", "words"]) for end in ends] * 3
+    assert like_one_of(held, copies, 0.8) == [*range(60)] * 3
+    assert like_one_of(held, ["", *(" ".join(rng.choices(words, k=60)) for _ in range(20))], 0.8) == [-1] * 21
+    assert like_one_of([], copies[:2], 0.8) == [-1, -1] and like_one_of(held, [], 0.8) == []
+    near = [f"{held[0]} {n}" for n in range(100)]
+    assert like_one_of(held[:1], near, 0.8) == [0] * 100
 
 
 def test_many_texts_of_one_form_cost_no_square(monkeypatch):

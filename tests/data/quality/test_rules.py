@@ -1,8 +1,11 @@
 """Each quality rule, and the sets, on texts that keep and break them."""
 
+import random
+import tracemalloc
+
 import pytest
 
-from lit_llm.data.quality.rules import NAMES, SETS, QualityRules, broken, rules
+from lit_llm.data.quality.rules import NAMES, SETS, QualityRules, _Text, broken, rules
 from lit_llm.errors import UserError
 
 ENGLISH = "The tenant has to pay the rent of the flat on the first day, and that is to be done with a transfer. "
@@ -53,6 +56,29 @@ def test_repeated_runs_against_a_count_by_hand():
     )
     # The run "a b" twice, of 8 characters in all.
     assert broken("a b c d a b e f", QualityRules(max_top_2gram=0.1), bool) == ("max_top_2gram", pytest.approx(4 / 8))
+
+
+def test_runs_against_plain_tuples_of_words():
+    rng = random.Random(2)
+    for _ in range(60):
+        words = rng.choices(["a", "bb", "ccc", "dddd"], k=rng.randint(0, 40))
+        of, characters = _Text(" ".join(words), bool), max(1, sum(map(len, words)))
+        for n in (2, 3, 4, 5, 6):
+            runs = [tuple(words[at : at + n]) for at in range(len(words) - n + 1)]
+            most = max(map(runs.count, runs), default=0)
+            longest = max((sum(map(len, run)) for run in runs if runs.count(run) == most), default=0)
+            assert of.top(n) == pytest.approx(longest * most / characters if most > 1 else 0)
+            inside = {at + k for at, run in enumerate(runs) if runs.count(run) > 1 for k in range(n)}
+            assert of.repeating(n) == pytest.approx(sum(len(words[at]) for at in inside) / characters)
+
+
+def test_a_long_text_is_measured_in_little_memory():
+    of = _Text(" ".join(f"w{number % 49_999}" for number in range(600_000)), bool)
+    tracemalloc.start()
+    assert of.repeating(10) == 1 and of.top(4) < 0.001
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60 * 600_000  # bytes a word, where a tuple of ten words alone takes 120
 
 
 @pytest.mark.parametrize("text", [ENGLISH, ARABIC, CHINESE])

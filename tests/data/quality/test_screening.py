@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from lit_llm.data.options import TextOptions
+from lit_llm.data.data_module import screening_of
+from lit_llm.data.options import InstructionsOptions, TextOptions
+from lit_llm.data.quality import named_sets
 from lit_llm.data.quality.named_sets import named_items
 from lit_llm.data.quality.screening import Screening
+from lit_llm.data.quality.text_of import texts_of as texts_said
 from lit_llm.data.raw_text import RawText
 from lit_llm.data.reading import read_records
 from lit_llm.errors import UserError
@@ -64,11 +67,12 @@ def test_off_keeps_exact_duplicates(tmp_path):
 
 def test_near_duplicates_of_named_held_out_rows_are_not_trained(tmp_path):
     held = drawn(50)
-    rows = [{"text": f"so: {held}"}, *({"text": drawn(50)} for _ in range(30))]
+    copies = [{"text": f"{held} {n}"} for n in range(40)]
+    rows = [{"text": f"so: {held}"}, *copies, *({"text": drawn(50)} for _ in range(30))]
     lines(tmp_path, rows, "d/train.jsonl")
     lines(tmp_path, [{"text": held}], "d/test.jsonl")
     got = read(str(tmp_path / "d"), deduplicate="near")
-    assert dict(got.counts.skipped) == {"near_heldout": 1} and "test.jsonl:1" in got.counts.first["near_heldout"]
+    assert dict(got.counts.skipped) == {"near_heldout": 41} and "test.jsonl:1" in got.counts.first["near_heldout"]
     assert texts_of(got, "test") == [held]
 
 
@@ -111,20 +115,116 @@ def test_where_nothing_would_be_left_it_is_an_error(tmp_path):
     held = drawn(40)
     lines(tmp_path, [{"text": f"{held} {drawn(9)}"} for _ in range(25)], "d/train.jsonl")
     lines(tmp_path, [{"text": held}], "d/test.jsonl")
-    with pytest.raises(UserError, match=r"all \d+ rows to train on hold held-out items; .*decontaminate_words=0"):
+    told = (
+        r"no row is left to train on of 25 \(\d+ decontaminated: .*decontaminate_words=0.*; the first: .*train.jsonl:"
+    )
+    with pytest.raises(UserError, match=told):
         read(str(tmp_path / "d"))
+    book, copy = tmp_path / "a.txt", tmp_path / "b.txt"
+    book.write_text(drawn(900))
+    copy.write_text(book.read_text())
+    told = r"no row is left to train on of 1 \(1 in_heldout: .*\); the first: .*a.txt:1: a held-out row has its text"
+    for fractions in ({}, {"validation_fraction": 0}):
+        with pytest.raises(UserError, match=told):
+            read_records({"train": str(book), "test": str(copy)}, "texts", **fractions)
+
+
+def test_a_chain_of_near_duplicates_stands_on_one_side_of_a_split(tmp_path):
+    rows = []
+    for _ in range(60):  # of each chain, each is like its neighbours and unlike those behind them
+        base = drawn(160).split()
+        rows += [{"prompt": " ".join(base[at : at + 100]), "completion": drawn(40)} for at in (0, 8, 16, 24, 32)]
+    got = read(lines(tmp_path, rows), "examples", deduplicate="near", decontaminate_words=0)
+    line = {row["prompt"]: number // 5 for number, row in enumerate(rows)}
+    homes = {}
+    for split, members in got.splits.items():
+        for one in members:
+            homes.setdefault(line[one.messages[0].content], set()).add(split)
+    assert all(len(splits) == 1 for splits in homes.values()) and len(got["test"]) > 0
+    assert got.counts.used == 300
+
+
+def test_a_book_that_says_nearly_the_same_twice_is_trained_without_what_is_held_out(tmp_path):
+    words = drawn(9000).split()
+    again = [word if at % 12 else f"n{at}" for at, word in enumerate(words)]  # no run of 13 words is the same
+    (tmp_path / "book.txt").write_text(" ".join(words) + "\n\n" + " ".join(again))
+    screening = Screening(deduplicate="near", near_threshold=0.3)
+    got = read_records(str(tmp_path / "book.txt"), "texts", screening=screening)
+    assert got.counts.altered["held_out_passages"] > 0
+    assert "nearly the same as" in got.counts.first["held_out_passages"]
 
 
 def test_a_planted_question_of_a_conversation_is_dropped_from_texts_and_conversations(tmp_path):
     question = "Which bank of the river does the old water mill stand on today?"
     evaluation = lines(tmp_path, [{"question": question, "choices": ["left", "right"], "answer": "left"}], "eval.jsonl")
     texts = [{"text": drawn(60)} for _ in range(30)] + [{"text": f"A quiz. {question} The left one. {drawn(60)}"}]
-    got = read(lines(tmp_path, texts, "texts.jsonl"), decontaminate=[evaluation])
+    named = {"screening": Screening(decontaminate=[evaluation]), "validation_fraction": 0, "test_fraction": 0}
+    got = read_records(lines(tmp_path, texts, "texts.jsonl"), "texts", **named)
     assert dict(got.counts.skipped) == {"decontaminated": 1} and "eval.jsonl:1" in got.counts.first["decontaminated"]
     rows = [{"prompt": f"{drawn(20)}?", "completion": drawn(5)} for _ in range(30)]
     rows += [{"prompt": f"Answer in a word. {question}", "completion": "Left."}]
-    got = read(lines(tmp_path, rows, "rows.jsonl"), "examples", decontaminate=[evaluation])
+    got = read_records(lines(tmp_path, rows, "rows.jsonl"), "examples", **named)
     assert dict(got.counts.skipped) == {"decontaminated": 1}
+
+
+def reasoned(prompt, thoughts, call=None, answer="Left."):
+    message = {"role": "assistant", "content": answer, "reasoning_content": thoughts}
+    if call:
+        message |= {"tool_calls": [{"type": "function", "function": {"name": "look_up", "arguments": call}}]}
+    return {"messages": [{"role": "user", "content": prompt}, message]}
+
+
+def test_reasoning_and_calls_are_part_of_what_a_row_says(tmp_path):
+    question = "Which bank of the river does the old water mill stand on today?"
+    evaluation = lines(tmp_path, [{"question": question}], "eval.jsonl")
+    rows = [reasoned(f"{drawn(20)}?", drawn(30)) for _ in range(30)]
+    rows += [reasoned(drawn(20), f"I saw that: {question} Left."), reasoned(drawn(20), "", {"q": f"a\n{question}"})]
+    all_trained = {"validation_fraction": 0, "test_fraction": 0}
+    screening = Screening(decontaminate=[evaluation])
+    got = read_records(lines(tmp_path, rows), "examples", screening=screening, **all_trained)
+    assert dict(got.counts.skipped) == {"decontaminated": 2}
+    same = [reasoned("Which bank?", drawn(30)) for _ in range(20)]
+    same += [reasoned("Which bank?", "", {"place": drawn(30)}) for _ in range(20)]
+    got = read(lines(tmp_path, same), "examples", deduplicate="near")
+    assert got.counts.skipped == {} and got.counts.used == 40
+    (used,) = (one.words for one in got.counts.overview.kinds.values())
+    assert used == 20 * (2 + 30 + 1) + 20 * (2 + 1 + 1 + 1 + 30)
+    record = got["train"][-1]
+    assert texts_said(record)[:2] == ("Which bank?", "Left.") and texts_said(record)[2:4] == ("look_up", "place")
+
+
+def test_named_tables_are_read_as_tables_are(tmp_path):
+    question = "Which bank of the river does the old water mill stand on today?"
+    turns = json.dumps([{"role": "user", "content": question}, {"role": "assistant", "content": "Left, said the man."}])
+    table = tmp_path / "eval.csv"
+    table.write_text('messages\n"' + turns.replace('"', '""') + '"\n')
+    assert named_items([str(table)], tmp_path) == [(question, f"{table}:2")]
+    table.write_text(f"prompt,completion,label\n{question},one,B\n")
+    assert named_items([str(table)], tmp_path) == [(question, f"{table}:2")]
+    table.write_text("messages\n[oops\n")
+    with pytest.raises(UserError, match=r"eval.csv:2: 'messages' is '\[oops'; JSON is needed.*\(data.decontaminate\)"):
+        named_items([str(table)], tmp_path)
+    table.write_text(f"frage,antwort\n{question},Links am Ufer\n")
+    columns = {"frage": "question", "antwort": "answer"}
+    assert named_items([str(table)], tmp_path, columns=columns) == [(question, f"{table}:2")]
+    table.write_text(f"frage,question\n{question},other\n")
+    with pytest.raises(UserError, match=r"eval.csv:2: data.columns makes 'frage' to 'question', which it has"):
+        named_items([str(table)], tmp_path, columns=columns)
+    table.write_text(f"frage,antwort\n{question},Links am Ufer\n")
+    rows = [{"frage": f"{drawn(20)}?", "antwort": drawn(5)} for _ in range(30)] + [{"frage": question, "antwort": "No"}]
+    file = lines(tmp_path, rows)
+    screening = Screening(decontaminate=[str(table)], columns=columns)
+    fractions = {"validation_fraction": 0, "test_fraction": 0}
+    got = read_records(file, "examples", columns=columns, screening=screening, **fractions)
+    assert got.counts.skipped == {"decontaminated": 1}
+    assert screening_of(InstructionsOptions(path=file, columns=columns)).columns == columns
+
+
+def test_the_text_of_named_documents_is_kept_where_the_run_s_is(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(named_sets, "read_rows", lambda *given: (asked.append(given), iter(()))[1])
+    named_items([lines(tmp_path, [{"text": "a"}])], tmp_path / "cache", "auto")
+    assert asked[0][1:] == ("auto", tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
