@@ -218,9 +218,9 @@ class ChatTemplate:
             return messages
         return [self._shape.readable(message) for message in messages]
 
-    def _check_whole(self, messages: Sequence[Message], written: Written) -> None:
-        """Raises UserError for a template that leaves out tools, a call or a result."""
-        if not all(message.plain for message in messages) and (what := written.left_out(messages)):
+    def _check_whole(self, messages: Sequence[Message], written: Written, first: int = 0) -> None:
+        """Raises UserError for a template that leaves out tools, a call or a result, of the message ``first`` or on."""
+        if not all(message.plain for message in messages) and (what := written.left_out(messages, first)):
             raise self.refusal(f"it leaves out {what}; use a model whose template writes it, or rows without it")
 
     def _check_thoughts(self, messages: Sequence[Message], written: Written, spans: dict[int, Span]) -> None:
@@ -264,12 +264,13 @@ class ChatTemplate:
         renders = self._renders(tokenizer, turn_format)
         render = renders.closed
         written = Written.of(messages, turn_format, render, self.source)
-        self._check_whole(messages, written)
         if len(messages) < 2 or messages[-1].role != "assistant":
+            self._check_whole(messages, written)
             return written, written.spans(messages, turn_format, render, self.source, renders)
         number, last = len(messages) - 1, messages[-1]
         span = written.spans(messages, turn_format, render, self.source, renders, number)[number]
-        asked, spans = self._prompt(tokenizer, messages[:-1])
+        self._check_whole(messages, written, number)
+        asked, spans = self._prompt(tokenizer, messages[:-1])  # what stands before is whole in what the answer follows
         length = len(asked.text)
         if written.text.startswith(asked.text) and (span.unknown or length <= span.stop):
             span = span if span.unknown else Span(length, span.stop)

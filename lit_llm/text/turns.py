@@ -109,9 +109,9 @@ class Written:
         ends = [end for end in (*self.fences, *self.stops.values()) if end <= place]
         return self.text[max(ends) : place] if self.marked and ends else None
 
-    def left_out(self, messages: Sequence[Message]) -> str:
-        """What of tools, their calls and results is not written; "" where all is."""
-        for n, message in enumerate(messages):
+    def left_out(self, messages: Sequence[Message], first: int = 0) -> str:
+        """What of tools, their calls and results is not written, from the message ``first`` on; "" where all is."""
+        for n, message in enumerate(messages[first:], start=first):
             missing = [mark for mark in marks_of(n, message) if mark not in self.first]
             if message.role == "tools" and missing:
                 return "the tools"

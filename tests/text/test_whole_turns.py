@@ -133,6 +133,15 @@ def test_reasoning_is_written_alike_wherever_it_stands_in_the_row(base, source):
     assert asked + tokenizer.encode_completion(inside[1].content) == ids[:stop]
 
 
+def test_text_that_a_template_forgets_behind_the_answer_is_trained_before_it(base):
+    forgets = WHOLE.replace(
+        "{{ m.content or '' }}",
+        "{% if not m.tool_calls or not messages[loop.index0 + 2:] %}{{ m.content or '' }}{% endif %}",
+    )
+    first, last = trained(with_template(base, forgets), WITH_TEXT)
+    assert first.startswith("I look.<fn weather>") and last == "It is 3.<|im_end|>"
+
+
 def test_reasoning_is_read_by_the_kind_of_turn(base):
     tokenizer = with_template(base, THINKS_IN_CALLS)
     turns = (*ONE[:2], calling(call("Oslo"), thoughts="Ask it."), ONE[3], Message("assistant", "3.", thoughts="So."))
