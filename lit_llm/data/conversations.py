@@ -14,6 +14,7 @@ from lit_llm.data.row_keys import empty as says_nothing
 from lit_llm.data.tool_messages import (
     CALLING,
     OF_TURNS,
+    TEXT_PARTS,
     TOOLS,
     called,
     calls_of,
@@ -39,7 +40,6 @@ SYSTEM = ("system", "system_prompt", "system_message")
 CONTEXT = (*SYSTEM, "history", *TOOLS)
 TRAINED = ("weight", "train", "loss", "training")
 """Whether an assistant's turn is learned from: 0 or false, 1 or true."""
-TEXT_PARTS = ("text", "input_text", "output_text")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -83,7 +83,8 @@ def messages_of(value: Any, key: str, where: str) -> list[Message]:
         raise RowError("wrong_type", f"{where}: '{key}' is {_kind(value)}; a list of messages is needed")
     if not value:
         raise RowError("empty_turn", f"{where}: '{key}' is an empty list; it needs messages")
-    return joined([_message(item, f"{key}[{n}]", where) for n, item in enumerate(value)])
+    messages = [_message(item, f"{key}[{n}]", where) for n, item in enumerate(value)]
+    return joined(messages, [trained_of(item, f"{key}[{n}]", where) is not None for n, item in enumerate(value)])
 
 
 def _message(value: Any, key: str, where: str) -> Message:

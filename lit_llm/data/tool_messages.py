@@ -19,6 +19,13 @@ OF_TURNS = ("name", "tool_calls", "function_call", "tool_call_id", *THOUGHTS)
 """Keys of a message that say more than its role and content."""
 CALLING = ("function_call", "tool_call")
 """Roles of sharegpt whose text is a call in JSON."""
+TEXT_PARTS = ("text", "input_text", "output_text")
+"""Types of a content's parts that are texts."""
+_MEDIA_PARTS = (
+    "image", "image_url", "input_image", "audio", "audio_url", "input_audio", "video", "video_url", "file",
+    "input_file", "document",
+)  # fmt: skip
+_TAGS = ("<think>", "</think>")
 _SHAPE = 'an object with name and arguments is needed, such as {"name": "weather", "arguments": {"city": "Oslo"}}'
 
 
@@ -47,7 +54,12 @@ def _tool(value: Any, key: str, where: str) -> dict[str, Any]:
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(name, str) or not name.strip():
         raise RowError("wrong_type", f"{where}: '{key}' is {_kind(value)}; an object with the tool's name is needed")
-    return dict(value) if wrapped else {"type": "function", "function": dict(function)}
+    kind = value.get("type")
+    if kind not in (None, "", "function"):
+        raise RowError("wrong_type", f"{where}: '{key}' is of type {str(kind)[:30]!r}; function is what can be called")
+    if wrapped:
+        return dict(value)
+    return {"type": "function", "function": {name: one for name, one in function.items() if name != "type"}}
 
 
 def calls_of(value: Mapping[str, Any], key: str, where: str) -> tuple[ToolCall, ...]:
@@ -104,19 +116,26 @@ def _call(value: Any, key: str, where: str) -> ToolCall:
 
 
 def reasoning_of(value: Mapping[str, Any], key: str, where: str) -> str:
-    """The reasoning beside a message's content, under one of ``THOUGHTS``."""
+    """The reasoning beside a message's content, under one of ``THOUGHTS``, without ``<think>`` tags around it."""
     said = {name: value[name] for name in THOUGHTS if not says_nothing(value.get(name))}
     for name, text in said.items():
         if not isinstance(text, str):
             raise RowError("wrong_type", f"{where}: '{key}.{name}' is {_kind(text)}; a text is needed")
     if len({text.strip() for text in said.values()}) > 1:
         raise RowError("wrong_type", f"{where}: '{key}' has different texts in {' and '.join(said)}; one is needed")
-    return next((str(text).strip() for text in said.values()), "")
+    name, text = next(((name, str(text).strip()) for name, text in said.items()), ("", ""))
+    opened, closed = _TAGS
+    if text.startswith(opened) and text.endswith(closed):
+        text = text[len(opened) : -len(closed)].strip()
+    if any(tag in text for tag in _TAGS):
+        raise RowError("wrong_type", f"{where}: '{key}.{name}' has <think> or </think> inside; leave the tags out")
+    return text
 
 
 def result_text(value: Any) -> Any:
-    """A tool's result: a text; of an object or a list of other than parts, its JSON."""
-    if isinstance(value, list) and all(isinstance(one, Mapping) and "type" in one for one in value) and value:
+    """A tool's result: a text, or parts of a content; of an object or any other list, its JSON."""
+    kinds = [one.get("type") if isinstance(one, Mapping) else None for one in value] if isinstance(value, list) else []
+    if kinds and all(kind in (*TEXT_PARTS, *_MEDIA_PARTS) for kind in kinds):
         return value
     if isinstance(value, Mapping | list | bool | int | float):
         return json.dumps(value, ensure_ascii=False)
@@ -136,13 +155,16 @@ def with_reasoning(message: Message, thoughts: str, key: str, where: str) -> Mes
     return message
 
 
-def joined(messages: Sequence[Message]) -> list[Message]:
-    """The messages with calls that stand in turns of their own joined to the assistant's turn before them."""
+def joined(messages: Sequence[Message], weighed: Sequence[bool]) -> list[Message]:
+    """The messages with calls that stand in turns of their own joined to the assistant's turn before them.
+
+    ``weighed``: whether each says itself if it is trained. A call that does not is trained as the turn that it joins.
+    """
     found: list[Message] = []
-    for message in messages:
+    for message, own in zip(messages, weighed, strict=True):
         last = found[-1] if found else None
         bare = message.calls and not message.content.strip() and not message.thoughts
-        if last is not None and bare and last.role == "assistant" and last.trained == message.trained:
+        if last is not None and bare and last.role == "assistant" and (not own or last.trained == message.trained):
             found[-1] = replace(last, calls=(*last.calls, *message.calls))
         else:
             found.append(message)

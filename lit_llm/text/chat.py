@@ -20,14 +20,14 @@ from itertools import pairwise
 from weakref import WeakKeyDictionary
 
 from lit_llm.errors import UserError
-from lit_llm.records import Message
+from lit_llm.records import Message, ToolCall
 from lit_llm.text.interfaces import Encoder
 from lit_llm.text.message_shapes import Given, MessageShape, in_content, thoughts_of
 from lit_llm.text.own_templates import CHATML, PLAIN
 from lit_llm.text.places import Place
 from lit_llm.text.sandbox import Sandbox, worded
 from lit_llm.text.turn_format import TurnFormat
-from lit_llm.text.turns import Renders, Span, Written, common_length
+from lit_llm.text.turns import Renders, Said, Span, Written, alike_as_last, behind_thoughts
 
 __all__ = ["CHATML", "PLAIN", "ChatTemplate"]
 
@@ -48,6 +48,7 @@ class ChatTemplate:
         self._sandbox = Sandbox()
         with worded(self._name):
             self._template = self._sandbox.from_string(source)
+        self._alike_ends: WeakKeyDictionary[Encoder, dict[bool, bool]] = WeakKeyDictionary()  # with calls or without
         self._turn_formats: WeakKeyDictionary[Encoder, TurnFormat] = WeakKeyDictionary()
 
     def __reduce__(self) -> tuple[type[ChatTemplate], tuple[str, str]]:
@@ -78,7 +79,7 @@ class ChatTemplate:
             )
         self._check_thoughts(messages, written, spans)
         trained = [(s.begin, s.stop, messages[n].trained) for n, s in spans.items() if not s.unknown]
-        if not trained or not self._ends_here(tokenizer, messages, spans):
+        if not trained or not self._ends_here(messages, written, spans):
             return self._ids(tokenizer, written, trained)
         ids, mask = self._ids(tokenizer, written, trained, stop=trained[-1][1])
         return [*ids, tokenizer.turn_end_id], [*mask, trained[-1][2]]
@@ -86,12 +87,15 @@ class ChatTemplate:
     def sequences(self, tokenizer: Encoder, messages: Sequence[Message]) -> list[tuple[Message, ...]]:
         """The conversation as one or more, in which each turn that is trained reads as when a model writes it.
 
-        Many templates write reasoning in the last turns alone. A conversation with more of it becomes several: each
-        ends with a turn whose reasoning the longer ones leave out, and trains the turns that read there as they do at
-        the end of a conversation.
+        Many templates write reasoning in the last turns alone, and some end the last turn otherwise than those before
+        it, or those with no token at all. A conversation with such turns becomes several: each ends with a turn of
+        which the longer ones leave something out, and trains the turns that read there as they do at the end of a
+        conversation.
         """
         turns = [n for n, message in enumerate(messages) if message.role == "assistant" and message.trained]
-        if not any(thoughts_of(messages[n]) for n in turns[:-1]) or self._remembers_thoughts:
+        thoughtful = any(thoughts_of(messages[n]) for n in turns[:-1]) and not self._remembers_thoughts
+        alone = not turns or turns[0] == len(messages) - 1  # nothing stands behind a turn that is trained
+        if not thoughtful and (alone or self._ends_alike(tokenizer, messages)):
             return [tuple(messages)]
         try:
             last = {n: self._said(tokenizer, messages[: n + 1]).get(n) for n in turns}
@@ -100,7 +104,11 @@ class ChatTemplate:
         found, end = [], len(messages)
         while turns:
             said = self._said(tokenizer, messages[:end])
-            alike = {n for n in turns if said.get(n) == last[n]} | {turns[-1]}
+            alike = {n for n in turns if alike_as_last(said.get(n), last[n], whole=thoughtful)}
+            if turns[-1] not in alike and end > turns[-1] + 1:
+                end = turns[-1] + 1
+                continue
+            alike |= {turns[-1]}
             part = [
                 m if m.role != "assistant" else replace(m, trained=n in alike) for n, m in enumerate(messages[:end])
             ]
@@ -118,10 +126,11 @@ class ChatTemplate:
 
     def encode_completion(self, tokenizer: Encoder, text: str) -> list[int]:
         """Ids of one answer with its end token: what follows ``encode_prompt`` in ``encode``. Never refuses a text."""
-        messages = (Message("user", "x"), Message("assistant", text))
+        messages = self._readable((Message("user", "x"), Message("assistant", text)))
         try:
             written, spans = self._conversation(tokenizer, messages)
             span = spans[1]
+            self._check_thoughts(messages, written, spans)
         except UserError as error:  # a model may write what the template refuses
             span = Span(unknown=str(error))
         if span.unknown:
@@ -177,20 +186,41 @@ class ChatTemplate:
             return False
         return all("t2s" in text for text in texts)
 
-    def _said(self, tokenizer: Encoder, messages: Sequence[Message]) -> dict[int, str]:
-        """What assistants write, by their messages' numbers."""
+    def _ends_alike(self, tokenizer: Encoder, messages: Sequence[Message]) -> bool:
+        """Whether turns end as the last one does, with calls or without as the conversation has them."""
+        known = self._alike_ends.setdefault(tokenizer, {})
+        calling = any(message.calls for message in messages)
+        if calling not in known:
+            asked, answer = Message("user", "q7x"), Message("assistant", "a7y")
+            call = Message("assistant", "", calls=(ToolCall("n3w", '{"k4v": "v5u"}'),))
+            middle = (asked, call, Message("tool", "r6t", name="n3w"), answer) if calling else (asked, answer)
+            probe = (*middle, asked, Message("assistant", "b8z"))
+            try:
+                said = self._said(tokenizer, probe)
+                last = {n: self._said(tokenizer, probe[: n + 1]).get(n) for n in said}
+                known[calling] = all(alike_as_last(said[n], last[n], whole=False) for n in said if n < len(probe) - 1)
+            except UserError:  # each conversation is looked at
+                known[calling] = False
+        return known[calling]
+
+    def _said(self, tokenizer: Encoder, messages: Sequence[Message]) -> dict[int, Said]:
+        """What assistants write, and the control token that ends it, by their messages' numbers."""
         written, spans = self._conversation(tokenizer, self._readable(messages))
-        return {n: written.text[span.begin : span.stop] for n, span in spans.items() if not span.unknown}
+        return {
+            n: (written.text[span.begin : span.stop], written.end_of(span))
+            for n, span in spans.items()
+            if not span.unknown
+        }
 
     def _readable(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """The messages, with their reasoning in the content where the template reads it nowhere else."""
-        if not any(message.thoughts for message in messages) or self._shape.reasoning:
+        """The messages, with their reasoning where the template reads it: apart from the content, or in it."""
+        if not any(message.thoughts or "</think>" in message.content for message in messages):
             return messages
-        return [in_content(message) for message in messages]
+        return [self._shape.readable(message) for message in messages]
 
-    def _check_whole(self, messages: Sequence[Message], written: Written) -> None:
-        """Raises UserError for a template that leaves out tools, a call or a result."""
-        if not all(message.plain for message in messages) and (what := written.left_out(messages, self.source)):
+    def _check_whole(self, messages: Sequence[Message], written: Written, first: int = 0) -> None:
+        """Raises UserError for a template that leaves out tools, a call or a result, of the message ``first`` or on."""
+        if not all(message.plain for message in messages) and (what := written.left_out(messages, first)):
             raise self.refusal(f"it leaves out {what}; use a model whose template writes it, or rows without it")
 
     def _check_thoughts(self, messages: Sequence[Message], written: Written, spans: dict[int, Span]) -> None:
@@ -234,12 +264,13 @@ class ChatTemplate:
         renders = self._renders(tokenizer, turn_format)
         render = renders.closed
         written = Written.of(messages, turn_format, render, self.source)
-        self._check_whole(messages, written)
         if len(messages) < 2 or messages[-1].role != "assistant":
+            self._check_whole(messages, written)
             return written, written.spans(messages, turn_format, render, self.source, renders)
         number, last = len(messages) - 1, messages[-1]
         span = written.spans(messages, turn_format, render, self.source, renders, number)[number]
-        asked, spans = self._prompt(tokenizer, messages[:-1])
+        self._check_whole(messages, written, number)
+        asked, spans = self._prompt(tokenizer, messages[:-1])  # what stands before is whole in what the answer follows
         length = len(asked.text)
         if written.text.startswith(asked.text) and (span.unknown or length <= span.stop):
             span = span if span.unknown else Span(length, span.stop)
@@ -248,7 +279,7 @@ class ChatTemplate:
         if between is not None and between == asked.since_the_last_message(length):  # only what stands before differs
             found = asked.going_on(*written.behind(span.begin), written.exact)
             return found, spans | {number: Span(length, length + span.stop - span.begin)}
-        if not last.calls and (rest := _behind_thoughts(turn_format.generation_prompt, last.content)) is not None:
+        if not last.calls and (rest := behind_thoughts(turn_format.generation_prompt, last.content)) is not None:
             found = self._goes_on(tokenizer, asked, rest)
             return found, spans | {number: Span(length, len(found.text))}
         why = (
@@ -266,10 +297,10 @@ class ChatTemplate:
             token = str(tokenizer.engine.id_to_token(turn_format.end_token))
         return asked.going_on(text + turn_format.end_text, [(length - len(token), length)] if token else [])
 
-    def _ends_here(self, tokenizer: Encoder, messages: Sequence[Message], spans: dict[int, Span]) -> bool:
+    def _ends_here(self, messages: Sequence[Message], written: Written, spans: dict[int, Span]) -> bool:
         """Whether the last answer wants an end token that the template does not write."""
         number = len(messages) - 1
-        return self.turn_format(tokenizer).end_token is None and number in spans and not spans[number].unknown
+        return number in spans and not spans[number].unknown and not written.end_of(spans[number])
 
     def _ids(
         self, tokenizer: Encoder, written: Written, turns: Sequence[tuple[int, int, bool]], stop: int | None = None,
@@ -299,17 +330,6 @@ class ChatTemplate:
             ids += found
             mask += [trained] * len(found)
         return ids, mask
-
-
-def _behind_thoughts(invitation: str, content: str) -> str | None:
-    """What is left of an answer that begins as the generation prompt ends (``<think>``); None for any other."""
-    core = content.lstrip()
-    blanks = invitation[len(invitation.rstrip()) :]
-    for place in range(len(invitation) - len(blanks)):
-        if core.startswith(begun := invitation[place:].rstrip()) and begun == begun.lstrip():
-            rest = core[len(begun) :]
-            return rest[common_length(rest, blanks) :]
-    return None
 
 
 def _trimmed(pieces: list[tuple[str, bool, bool]], tokenizer: Encoder) -> list[tuple[str, bool, bool]]:

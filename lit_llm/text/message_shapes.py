@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import count, product
 from typing import Any
 
 from lit_llm.errors import UserError
@@ -21,6 +21,7 @@ RenderGiven = Callable[[Given, Given | None], str]
 """Messages and tools, as a template is given them, to text."""
 
 _ID = re.compile(r"[A-Za-z0-9]{9}")
+_SAFE_ID = re.compile(r"[\w.:-]+")
 _TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
@@ -33,7 +34,7 @@ _TOOL: dict[str, Any] = {
         },
     },
 }
-_ASKED = Message("user", "q7x")
+_ASKED, _ANSWER = Message("user", "q7x"), Message("assistant", "a7y")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class MessageShape:
     ids: bool = False  # every call has an id
     short_ids: bool = False  # of nine letters and digits (Mistral)
     reasoning: bool = False  # it writes reasoning that stands apart from the content
+    reasoning_with_calls: bool = False  # the same of a turn with calls
 
     @classmethod
     def of(cls, render: RenderGiven) -> MessageShape:
@@ -56,15 +58,27 @@ class MessageShape:
                 break
         named = _writes_calls(replace(found, ids=True), render, "call_1")
         short = not named and _writes_calls(replace(found, ids=True), render, "abcde0123")
-        return replace(found, ids=found.ids or short, short_ids=short, reasoning=_writes_thoughts(render))
+        found = replace(found, ids=found.ids or short, short_ids=short)
+        with_calls = _writes_thoughts(found, render, _called(found, "abcde0123"))
+        return replace(found, reasoning=_writes_thoughts(found, render, _ANSWER), reasoning_with_calls=with_calls)
+
+    def readable(self, message: Message) -> Message:
+        """The message with its reasoning where the template reads it: apart from the content, or in it."""
+        if message.role != "assistant":
+            return message
+        reads = self.reasoning_with_calls if message.calls else self.reasoning
+        return apart(message) if reads else in_content(message)
 
     def given(self, messages: Sequence[Message]) -> tuple[Given, Given | None]:
-        """Messages and tools for the template. Calls without ids, and their results, are matched by their order."""
+        """Messages and tools for the template. Calls without ids, and their results, are matched by their order.
+
+        Results come in the order of their calls: many templates write no ids.
+        """
         tools = [tool for m in messages if m.role == "tools" for tool in json.loads(m.content)]
         written: Given = []
         names: dict[str, str] = {}
         waiting: list[str] = []
-        for message in messages:
+        for message in in_order_of_calls(messages):
             if message.role == "tools":
                 continue
             if message.plain:
@@ -86,15 +100,18 @@ class MessageShape:
         return written, tools or None
 
     def _id(self, said: str, names: dict[str, str]) -> str:
-        if (self.ids and not said) or (self.short_ids and not _ID.fullmatch(said)):
-            made = f"call{len(names):05d}"
+        """The id that a call is given, which ``names`` keeps; one that could pass for more than a name is not kept."""
+        unfit = said and not (_ID if self.short_ids else _SAFE_ID).fullmatch(said)
+        if unfit or (self.ids and not said):
+            taken = {*names, *names.values()}
+            made = next(one for n in count(len(names)) if (one := f"call{n:05d}") not in taken)
             names[said or made] = made
             return made
         names[said] = said
         return said
 
     def _answered(self, said: str, names: dict[str, str], waiting: list[str]) -> str:
-        known = names.get(said, said) or (waiting[0] if waiting else "")
+        known = names.get(said) or (waiting[0] if waiting else said if _SAFE_ID.fullmatch(said) else "")
         if known in waiting:
             waiting.remove(known)
         return known
@@ -107,7 +124,7 @@ class MessageShape:
 
 def _writes_calls(shape: MessageShape, render: RenderGiven, name: str) -> bool:
     """Whether a call's argument comes out, and not in Python's way of writing it or as a text inside a text."""
-    call = Message("assistant", "", calls=(ToolCall("n3w", '{"k4v": "v5u"}', name if shape.ids else ""),))
+    call = _called(shape, name)
     result = Message("tool", "r6t", name="n3w", call_id=name if shape.ids else "")
     try:
         text = render(*_with_tool(shape.given((_ASKED, call, result))))
@@ -116,12 +133,35 @@ def _writes_calls(shape: MessageShape, render: RenderGiven, name: str) -> bool:
     return "v5u" in text and "'k4v'" not in text and '\\"v5u' not in text
 
 
-def _writes_thoughts(render: RenderGiven) -> bool:
-    answer = Message("assistant", "a7y", thoughts="t2s")
+def _called(shape: MessageShape, name: str) -> Message:
+    return Message("assistant", "", calls=(ToolCall("n3w", '{"k4v": "v5u"}', name if shape.ids else ""),))
+
+
+def _writes_thoughts(shape: MessageShape, render: RenderGiven, message: Message) -> bool:
+    given = shape.given((_ASKED, replace(message, thoughts="t2s")))
     try:
-        return "t2s" in render(*MessageShape().given((_ASKED, answer)))
+        return "t2s" in render(*(_with_tool(given) if message.calls else given))
     except UserError:
         return False
+
+
+def in_order_of_calls(messages: Sequence[Message]) -> list[Message]:
+    """The messages with each run of results in the order of the calls that they answer, where their ids say which."""
+    found: list[Message] = []
+    order: dict[str, int] = {}
+    run: list[Message] = []
+    for message in [*messages, None]:
+        if message is not None and message.role == "tool":
+            run.append(message)
+            continue
+        if run and all(one.call_id in order for one in run):
+            run.sort(key=lambda one: order[one.call_id])
+        found += run
+        run = []
+        if message is not None:
+            order = {call.id: n for n, call in enumerate(message.calls) if call.id}
+            found.append(message)
+    return found
 
 
 def _with_tool(given: tuple[Given, Given | None]) -> tuple[Given, Given]:
@@ -136,16 +176,20 @@ def in_content(message: Message) -> Message:
     return replace(message, content=written, thoughts="")
 
 
+def apart(message: Message) -> Message:
+    """The message with the reasoning that its content begins with beside the content: what ``in_content`` undoes."""
+    head, closed, rest = message.content.partition("</think>")
+    head = head.lstrip()
+    if message.thoughts or not closed or not head.startswith("<think>"):
+        return message
+    return replace(message, content=rest.lstrip(), thoughts=head.removeprefix("<think>").strip())
+
+
 def thoughts_of(message: Message) -> str:
     """The reasoning of an assistant's turn, wherever it stands."""
     if message.thoughts or "</think>" not in message.content:
         return message.thoughts.strip()
     return message.content.split("</think>")[0].split("<think>")[-1].strip()
-
-
-def tool_names(message: Message) -> list[str]:
-    """The names of the tools that a message lists."""
-    return [str(tool.get("function", tool).get("name", "")) for tool in json.loads(message.content)]
 
 
 def texts_of(message: Message) -> str:
@@ -156,10 +200,9 @@ def texts_of(message: Message) -> str:
     return "\0".join((message.content, message.thoughts, message.name, message.call_id, *calls))
 
 
-def parts_of(message: Message) -> int:
-    """How many texts an assistant's message has: its own, and the name and each string value of every call."""
-    values = sum(_strings(json.loads(call.arguments)) for call in message.calls)
-    return bool(message.content.strip()) + len(message.calls) + values
+def strings_of(arguments: str) -> int:
+    """How many strings the values of a call's arguments have, at any depth."""
+    return _strings(json.loads(arguments))
 
 
 def _strings(value: Any) -> int:
@@ -169,12 +212,21 @@ def _strings(value: Any) -> int:
 
 
 def with_texts(message: Message, change: Callable[[str], str]) -> Message:
-    """The message with each of its texts changed: content, reasoning, names, and the strings inside of JSON."""
+    """The message with each of its texts changed: content, reasoning, names, ids, and the strings inside of JSON."""
     if message.plain:
         return replace(message, content=change(message.content))
     content = in_json(message.content, change) if message.role == "tools" else change(message.content)
-    calls = tuple(replace(c, name=change(c.name), arguments=in_json(c.arguments, change)) for c in message.calls)
-    return replace(message, content=content, thoughts=change(message.thoughts), name=change(message.name), calls=calls)
+    calls = tuple(
+        replace(c, name=change(c.name), arguments=in_json(c.arguments, change), id=change(c.id)) for c in message.calls
+    )
+    return replace(
+        message,
+        content=content,
+        thoughts=change(message.thoughts),
+        name=change(message.name),
+        calls=calls,
+        call_id=change(message.call_id),
+    )
 
 
 def in_json(text: str, change: Callable[[str], str], *, keys: bool = True) -> str:

@@ -12,21 +12,17 @@ cut off behind it.
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_left
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message
-from lit_llm.text.message_shapes import in_json, parts_of, texts_of, tool_names, with_texts
+from lit_llm.text.marks import Found, Mark, Marks, marks_of
 from lit_llm.text.turn_format import TurnFormat
 
-_PRIVATE = range(0xF0000, 0x10FFFE)  # code points that mean nothing in any text
-_PRIVATE_CHARACTER = re.compile(f"[{chr(_PRIVATE.start)}-{chr(_PRIVATE.stop - 1)}]")
-
 Render = Callable[[Sequence[Message]], str]
+Said = tuple[str, str]
+"""What an assistant writes in a turn, and the control token in which it ends ("" for none)."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +48,7 @@ class Written:
 
     ``controls``: (begin, stop) of each control token that the template wrote. ``starts`` and ``stops``: where the core
     of an assistant's message begins and ends, by the message's number; its calls are of it. ``fences``: both ends of
-    the others' messages. ``results``: those of them around tools' results. ``parts``: ends of a text or of a call's
-    strings, by the message's number. ``thoughtful``: the numbers of messages whose reasoning is written.
+    the others' messages. ``first``: where each mark stands first.
     """
 
     text: str
@@ -61,9 +56,7 @@ class Written:
     starts: dict[int, int] = field(default_factory=dict)
     stops: dict[int, int] = field(default_factory=dict)
     fences: list[int] = field(default_factory=list)
-    results: int = 0
-    parts: dict[int, int] = field(default_factory=dict)
-    thoughtful: frozenset[int] = frozenset()
+    first: dict[Mark, int] = field(default_factory=dict)
     marked: bool = True  # the marks around messages are in; else only control tokens are broken
     exact: bool = True  # it is what transformers writes
 
@@ -73,13 +66,33 @@ class Written:
         plain = render(messages)
         marks = Marks.unlike(source, messages)
         try:
-            found = marks.read(render([marks.around(n, m, turn_format) for n, m in enumerate(messages)]), turn_format)
+            dressed = [marks.around(n, m, turn_format) for n, m in enumerate(messages)]
+            found = cls.marked_by(marks.read(render(dressed), turn_format), messages)
         except UserError:
             found = None
         if found is not None and found.text == plain:
             return found
-        found = marks.read(render([marks.broken(m, turn_format) for m in messages]), turn_format)
+        dressed = [marks.broken(n, m, turn_format) for n, m in enumerate(messages)]
+        found = cls.marked_by(marks.read(render(dressed), turn_format), messages)
         return replace(found, marked=False, exact=found.text == plain)
+
+    @classmethod
+    def marked_by(cls, found: Found, messages: Sequence[Message]) -> Written:
+        """What the marks say of the messages. A text that is written twice counts as written last; a call, first: the
+        name of a tool may stand again beside its result.
+        """
+        starts: dict[int, int] = {}
+        stops: dict[int, int] = {}
+        first: dict[Mark, int] = {}
+        for mark, place in found.marks:
+            is_new = mark not in first
+            first.setdefault(mark, place)
+            if mark.kind == "start":
+                starts.setdefault(mark.message, place)
+            elif mark.kind == "stop" and (is_new or not messages[mark.message].calls):
+                stops[mark.message] = place
+        fences = [place for mark, place in found.marks if mark.kind in ("fence", "result")]
+        return cls(found.text, found.controls, starts, stops, fences, first)
 
     def going_on(self, text: str, controls: Sequence[tuple[int, int]], exact: bool = True) -> Written:
         """This text and another behind it, whose control tokens stand at ``controls`` of it."""
@@ -96,20 +109,37 @@ class Written:
         ends = [end for end in (*self.fences, *self.stops.values()) if end <= place]
         return self.text[max(ends) : place] if self.marked and ends else None
 
-    def left_out(self, messages: Sequence[Message], source: str) -> str:
-        """What of tools, their calls and results is not written; "" where all is."""
-        marks = Marks.unlike(source, messages)
-        for n, message in enumerate(messages):
-            if message.role == "tools" and not all(name in self.text for name in tool_names(message)):
+    def left_out(self, messages: Sequence[Message], first: int = 0) -> str:
+        """What of tools, their calls and results is not written, from the message ``first`` on; "" where all is."""
+        for n, message in enumerate(messages[first:], start=first):
+            missing = [mark for mark in marks_of(n, message) if mark not in self.first]
+            if message.role == "tools" and missing:
                 return "the tools"
             if message.calls:
                 said = [message.content.strip(), *(call.name for call in message.calls)]
                 written = all(text in self.text for text in said)
-                if not (self.parts.get(n, 0) >= marks.parts[n] if self.marked else written):
+                if any(mark.kind == "stop" for mark in missing) if self.marked else not written:
                     return f"a tool call, or the text before it (turn {n + 1})"
-        results = [m.content.strip() for m in messages if m.role == "tool" and m.content.strip()]
-        written = self.results >= 2 * len(results) if self.marked else all(text in self.text for text in results)
-        return "" if written else "a tool's result"
+            if message.role == "tool" and (missing if self.marked else message.content.strip() not in self.text):
+                return "a tool's result"
+        return ""
+
+    def end_of(self, span: Span) -> str:
+        """The control token in which what an assistant writes ends; "" for none."""
+        return next((self.text[a:b] for a, b in self.controls if a >= span.begin and b == span.stop), "")
+
+    def _with_end(self, span: Span) -> Span:
+        """The span up to the next control token, where it ends in none and but blanks stand before that."""
+        following = next((control for control in self.controls if control[0] >= span.stop), None)
+        if self.end_of(span) or following is None or self.text[span.stop : following[0]].strip():
+            return span
+        return replace(span, stop=following[1])
+
+    def _calls_first(self, n: int) -> bool:
+        """Whether a turn's calls are written before its text or its reasoning."""
+        calls = [place for mark, place in self.first.items() if mark[:2] == ("stop", n) and mark.part]
+        others = [self.first.get(mark, -1) for mark in (Mark("stop", n), Mark("thoughts", n))]
+        return bool(calls) and max(others) > min(calls)
 
     def spans(
         self,
@@ -141,6 +171,9 @@ class Written:
                 span = Span(unknown="it writes the messages in another order; use one that keeps it")
             elif not span.unknown and any(span.begin < fence < span.stop for fence in self.fences):
                 span = Span(unknown="it writes other messages inside an assistant's; use one that does not")
+            elif not span.unknown and message.calls and self._calls_first(n):
+                span = Span(unknown="it writes the text or the reasoning of a turn behind its calls; leave it out")
+            span = span if span.unknown else self._with_end(span)
             spans[n] = span
             place = place if span.unknown else span.stop
         return spans
@@ -218,11 +251,11 @@ class Written:
     ) -> Span:
         """What another text in the turn's place changes."""
         marks = Marks.unlike(source, messages)
-        dress = marks.around if self.marked else lambda _, m, turn_format: marks.broken(m, turn_format)
+        dress = marks.around if self.marked else marks.broken
         dressed = [dress(k, m, turn_format) for k, m in enumerate(messages)]
-        dressed[n] = Message("assistant", marks.starts[n])
+        dressed[n] = Message("assistant", marks.letters[Mark("start", n)])
         try:
-            other = marks.read(render(dressed), turn_format)
+            other = Written.marked_by(marks.read(render(dressed), turn_format), messages)
         except UserError as error:
             return Span(unknown=str(error))
         unknown = Span(unknown="where an assistant's message begins cannot be told; use a template that keeps messages")
@@ -244,94 +277,6 @@ class Written:
         return Span(begin, self.stop_after(stop, "", turn_format))
 
 
-@dataclass(frozen=True)
-class Marks:
-    """Characters that occur nowhere in a conversation."""
-
-    fence: str  # around the core of a message that is no assistant's
-    result: str  # the same of a tool's result
-    split: str  # inside the control tokens that people wrote
-    starts: dict[int, str]  # before and behind the core of an assistant's message, by the message's number
-    stops: dict[int, str]
-    thoughts: dict[int, str]  # before its reasoning
-    parts: dict[int, int]  # how many marks stand behind its text and in its calls, where it has calls
-
-    @classmethod
-    def unlike(cls, source: str, messages: Sequence[Message]) -> Marks:
-        """Private-use characters that neither the template nor the messages hold."""
-        texts = (texts_of(m) for m in messages)
-        used = {c for text in texts if not text.isascii() for c in _PRIVATE_CHARACTER.findall(text)}
-        used |= set() if source.isascii() else set(_PRIVATE_CHARACTER.findall(source))
-        free = (chr(c) for c in _PRIVATE if chr(c) not in used)
-        fence, result, split = next(free), next(free), next(free)
-        answers = [n for n, m in enumerate(messages) if m.role == "assistant"]
-        thinking = [n for n in answers if messages[n].thoughts]
-        starts, stops, thoughts = ({n: next(free) for n in some} for some in (answers, answers, thinking))
-        parts = {n: parts_of(messages[n]) for n in answers if messages[n].calls}
-        return cls(fence, result, split, starts, stops, thoughts, parts)
-
-    def broken(self, message: Message, turn_format: TurnFormat) -> Message:
-        """The message with a mark inside each of its control tokens."""
-        return with_texts(message, lambda text: turn_format.inside.sub(lambda f: f.group() + self.split, text))
-
-    def around(self, number: int, message: Message, turn_format: TurnFormat) -> Message:
-        """The message with marks around its core too: blanks stay outside, where a template can trim them."""
-        message = self.broken(message, turn_format)
-        if message.role == "tools":
-            return message
-        content, core = message.content, message.content.strip()
-        at = content.index(core) if core else len(content)
-        before, behind = content[:at], content[at + len(core) :]
-        if message.calls:
-            message = self._around_calls(number, message, "" if core else self.starts[number])
-        if message.role == "assistant":
-            core = f"{self.starts[number]}{core}{self.stops[number]}" if core or not message.calls else core
-        elif core:
-            fence = self.result if message.role == "tool" else self.fence
-            core = f"{fence}{core}{fence}"
-        thoughts = f"{self.thoughts[number]}{message.thoughts}" if message.thoughts else ""
-        return replace(message, content=before + core + behind, thoughts=thoughts)
-
-    def _around_calls(self, number: int, message: Message, start: str) -> Message:
-        """Marks behind a call's name and its strings; ``start`` before the first, where no text comes before it."""
-        stop, calls = self.stops[number], []
-        for call in message.calls:
-            arguments = in_json(call.arguments, lambda text: text + stop, keys=False)
-            calls.append(replace(call, name=f"{start}{call.name}{stop}", arguments=arguments))
-            start = ""
-        return replace(message, calls=tuple(calls))
-
-    def read(self, text: str, turn_format: TurnFormat) -> Written:
-        """The text without the marks, and where they stood."""
-        names = {self.fence: ("fence", 0), self.result: ("result", 0), self.split: ("split", 0)}
-        names |= {mark: ("thought", n) for n, mark in self.thoughts.items()}
-        names |= {mark: ("start", n) for n, mark in self.starts.items()}
-        names |= {mark: ("stop", n) for n, mark in self.stops.items()}
-        found = [(f.start(), *names[f.group()]) for f in _PRIVATE_CHARACTER.finditer(text) if f.group() in names]
-        places = [place for place, _, _ in found]
-        kept, last = [], 0
-        starts: dict[int, int] = {}
-        stops: dict[int, int] = {}
-        fences: list[int] = []
-        parts: Counter[int] = Counter()
-        for number, (place, kind, n) in enumerate(found):
-            kept.append(text[last:place])
-            last = place + 1
-            if kind in ("fence", "result"):
-                fences.append(place - number)
-            elif kind == "start":
-                starts.setdefault(n, place - number)
-            elif kind == "stop":
-                parts[n] += 1
-                if parts[n] <= self.parts.get(n, parts[n]):  # beside a tool's result its name may stand again
-                    stops[n] = place - number
-        controls = [(f.start(), f.end()) for f in turn_format.control.finditer(text)]
-        moved = [(a - (before := bisect_left(places, a)), b - before) for a, b in controls]
-        results = sum(kind == "result" for _, kind, _ in found)
-        thoughtful = frozenset(n for _, kind, n in found if kind == "thought")
-        return Written("".join([*kept, text[last:]]), moved, starts, stops, fences, results, parts, thoughtful)
-
-
 def common_length(one: str, other: str) -> int:
     """Length of what both texts begin with."""
     low, high = 0, min(len(one), len(other))
@@ -339,3 +284,25 @@ def common_length(one: str, other: str) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
     return low
+
+
+def alike_as_last(said: Said | None, last: Said | None, *, whole: bool) -> bool:
+    """Whether a turn ends as it does when it is the last, where a template may write no end; or reads so, as a whole.
+
+    A turn without a control token at its end is like no last one, to which one is added.
+    """
+    if said is None or last is None:
+        return said == last
+    end = said[1] and last[1] in ("", said[1])
+    return bool(end) and (not whole or said[0] == last[0] or (not last[1] and said[0].startswith(last[0])))
+
+
+def behind_thoughts(invitation: str, content: str) -> str | None:
+    """What is left of an answer that begins as the generation prompt ends (``<think>``); None for any other."""
+    core = content.lstrip()
+    blanks = invitation[len(invitation.rstrip()) :]
+    for place in range(len(invitation) - len(blanks)):
+        if core.startswith(begun := invitation[place:].rstrip()) and begun == begun.lstrip():
+            rest = core[len(begun) :]
+            return rest[common_length(rest, blanks) :]
+    return None

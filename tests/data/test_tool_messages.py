@@ -112,6 +112,34 @@ def test_reasoning_stands_apart_where_it_came_so(key):
     )
 
 
+def test_tags_around_reasoning_are_no_part_of_it():
+    rows = [plain(ASKED), {"role": "assistant", "content": "4", "reasoning_content": "<think>\nTwo.\n</think>\n"}]
+    assert parse({"messages": rows}).messages[1] == Message("assistant", "4", thoughts="Two.")
+
+
+def test_a_result_that_only_looks_like_parts_is_written_as_json():
+    rows = openai(name="weather", arguments=ARGUMENTS)
+    hotels = [{"type": "hotel", "name": "Ritz"}]
+    for content, text in ((hotels, json.dumps(hotels)), ([{"type": "text", "text": "3"}], "3")):
+        rows[2] = {"role": "tool", "content": content}
+        assert parse({"messages": rows}).messages[2] == Message("tool", text)
+
+
+def test_tools_of_the_responses_api_are_wrapped_like_bare_ones():
+    rows = SAME["openai"]["messages"]
+    assert parse({"tools": [{"type": "function", **WEATHER}], "messages": rows}).messages == TURNS
+
+
+def test_a_call_without_a_weight_has_that_of_the_turn_it_joins():
+    call = {"from": "function_call", "value": '{"name": "weather", "arguments": {}}'}
+    turns = [SHAREGPT[0], GPT | {"weight": 0}, call, {"from": "observation", "value": "3"}, GPT]
+    found = parse({"conversations": turns}).messages
+    assert found[1] == Message("assistant", TOLD.content, trained=False, calls=(ToolCall("weather"),))
+    turns[2] = call | {"weight": 1}
+    with pytest.raises(RowError, match="turn 3"):
+        parse({"conversations": turns})
+
+
 def test_tools_go_with_prompts_and_judged_answers():
     before = openai(name="weather", arguments=ARGUMENTS)[:3]
     prompt = TURNS[:4]
@@ -146,6 +174,11 @@ WRONG = [
     (called(tool_calls={"name": "f"}), "a list of calls is needed"),
     (called(thinking="Hm."), "'messages[1].content' is empty"),
     (called(thinking="Hm.", reasoning="Well."), "different texts in reasoning and thinking"),
+    (called(content="4", thinking="So <think> it is."), "'messages[1].thinking' has <think> or </think> inside"),
+    ({"messages": [plain(ASKED), plain(TOLD)], "tools": [{"type": "web_search", "name": "w"}]},
+     "'tools[0]' is of type 'web_search'"),
+    ({"messages": [*openai(name="f")[:2], {"role": "tool", "content": [{"type": "image_url"}]}, plain(TOLD)]},
+     "a part of type 'image_url'"),
     (called(tool_call_id="c1"), "'messages[1]' has a tool_call_id, and is the assistant's"),
     ({"messages": [plain(ASKED) | {"reasoning": "x"}, plain(TOLD)]}, "'messages[0]' reasons, and is the user's"),
     ({"messages": [plain(ASKED), plain(TOLD)], "tools": "weather"}, "'tools' is 'weather', which is no JSON"),

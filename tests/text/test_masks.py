@@ -30,8 +30,7 @@ HABITS = {
         "{{ '<think>\n' + (m.reasoning_content or '') + '\n</think>\n\n' }}{% endif %}"
         "{{ m.content + '<|im_end|>\n' }}{% endfor %}" + OPEN_ASK,
         ["Four.<|im_end|>", "\n</think>\n\nFive.<|im_end|>"],
-        ["<think>\nTwo twos.\n</think>\n\nFour.<|im_end|>",
-         "\n</think>\n\n<think>\nOne on.\n</think>\n\nFive.<|im_end|>"],
+        ["Four.<|im_end|>", "One on.\n</think>\n\nFive.<|im_end|>"],
     ),
     # Qwen3: past thoughts are dropped, the last turn gets an empty part where it has none
     "past_thoughts_dropped": (
@@ -95,8 +94,8 @@ HABITS = {
         "{% for m in messages %}{{ '<|bot|>' if m.role == 'assistant' else '<|user|>' }}{{ m.content }}"
         "{{ '<|return|>' if m.role == 'assistant' and loop.last else '<|end|>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|bot|>' }}{% endif %}",
-        ["Four.", "Five.<|return|>"],
-        ["<think>\nTwo twos.\n</think>\n\nFour.", "<think>\nOne on.\n</think>\n\nFive.<|return|>"],
+        ["Four.<|end|>", "Five.<|return|>"],
+        ["<think>\nTwo twos.\n</think>\n\nFour.<|end|>", "<think>\nOne on.\n</think>\n\nFive.<|return|>"],
     ),
     # plain words for headers, which may occur in any message, and no end token
     "plain_words": (
