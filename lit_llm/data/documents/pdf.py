@@ -38,9 +38,7 @@ def read_pdf(data: bytes) -> list[Part]:
     right_to_left = right > letters / 2
     laid = [_lines(page, right_to_left) for page in pages]
     layout = Layout(right_to_left, hyphenated([one for each in laid for one in each]))
-    bodies = without_headers(
-        [(page.height, each[0] if each else []) for page, each in zip(pages, laid, strict=True)]
-    )
+    bodies = without_headers([(page.height, each[0] if each else []) for page, each in zip(pages, laid, strict=True)])
     parts: list[Part] = []
     for number, (body, directions) in enumerate(zip(bodies, laid, strict=True), start=1):
         found = [block for lines in (body.lines, *directions[1:]) for block in blocks(lines, layout)]

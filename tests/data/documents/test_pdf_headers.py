@@ -40,7 +40,9 @@ def test_lines_of_the_text_at_a_page_s_edge_stay_on_every_page():
     pages = []
     for number in range(3):
         texts = ["Claimant: Brown", "Dear Ms Brown,", *body(number)]
-        pages.append([(60, 820, 9, "Smith & Co"), *made.lines(60, 790, texts, leading=14), (290, 30, 8, str(number + 4))])
+        pages.append(
+            [(60, 820, 9, "Smith & Co"), *made.lines(60, 790, texts, leading=14), (290, 30, 8, str(number + 4))]
+        )
     found = text_of(*pages)
     assert found.count("Claimant: Brown") == found.count("Dear Ms Brown,") == 3
     assert found.startswith("Smith & Co\n\nClaimant: Brown") and found.count("Smith & Co") == 1
@@ -62,5 +64,7 @@ def test_a_running_footer_that_stands_first_does_not_part_a_sentence():
     pages = [[(60, 600, 10, end), (60, 590, 10, BODY[0]), (60, 30, 8, "Model lease")] for end in ends]
     pages[0][1] = (60, 612, 10, "It is so agreed that")
     found = text_of(*pages)
-    assert found.startswith("Model lease\n\nIt is so agreed that The tenant pays the rent to the landlord or to whom the")
+    assert found.startswith(
+        "Model lease\n\nIt is so agreed that The tenant pays the rent to the landlord or to whom the"
+    )
     assert found.count("Model lease") == 1
