@@ -18,10 +18,22 @@ _WEB = {"iso-8859-1": "cp1252", "latin-1": "cp1252", "latin1": "cp1252", "us-asc
         "big5": "big5hkscs"}  # fmt: skip
 _SAMPLE = 64 * 2**10  # bytes that are looked at, of those around what is no ASCII
 _SINGLE = ["cp1252", "cp1256", "cp1251", "cp1250", "cp1253", "cp1254", "cp1255", "cp1257", "koi8_r",
-           "iso8859_6", "cp866", "cp874", "iso8859_2", "cp1258"]  # fmt: skip
+           "iso8859_6", "cp866", "cp874", "iso8859_2", "cp1258", "cp850"]  # fmt: skip
 _DOUBLE = ["cp932", "euc_jp", "gb18030", "big5hkscs", "cp949", "iso2022_jp"]
 _WORD = re.compile(rb"[A-Za-z\x80-\xff]+")
 _ASCII_LETTER = re.compile(rb"[A-Za-z]")
+_SYMBOLS = bytes(one for one in range(0x80, 0x100) if not (bytes((one,)).decode("cp1252", "ignore") or "x").isalpha())
+"""Bytes that are no letters in cp1252: pounds, paragraphs, degrees, quotation marks."""
+_HIGH = bytes(range(0x80, 0x100))
+_HIGH_IN_WORD = re.compile(rb"[A-Za-z][\x80-\xff](?=[A-Za-z])")
+# Between two letters: apostrophe, dashes, points, soft hyphen; other symbols never are.
+_SYMBOL_IN_WORD = re.compile(
+    rb"[A-Za-z][\x80-\x82\x84\x86-\x89\x8b\x93\x94\x98\x99\x9b\xa1-\xa9\xab\xac\xae-\xb3\xb5\xb6\xb8\xb9\xbb-\xbf]"
+    rb"(?=[A-Za-z])"
+)
+_DOS_IN_WORD = re.compile(rb"[a-z][\x81-\x84\x87-\x8a\x94](?=[a-z])")
+"""The commonest letters of the pages of DOS (ü é â ä ç ê ë è ö), which in Windows' pages stand in no word."""
+_DOUBLE_LETTER = re.compile("[\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff]")
 _ODD = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
 
 
@@ -99,15 +111,33 @@ def _guessed(data: bytes | bytearray) -> str | None:
     if sum(1 for letter in whole if letter > "\x7f" and letter != "\ufffd") > 4 * bad or b"\0" in data:
         return None
     sample = _around(bytes(data))
+    if _only_symbols(sample) and _fits(data, sample, "cp1252"):
+        return "cp1252"
     fits = [name for name in (*_SINGLE, *_DOUBLE) if _fits(data, sample, name)]
+    dos = 2 * len(_DOS_IN_WORD.findall(sample)) > len(_HIGH_IN_WORD.findall(sample))
+    if dos and "cp850" in fits and _ascii_as_a_rule(sample):
+        return "cp850"
+    fits = [name for name in fits if name != "cp850"]  # every text fits it
     if not fits:
         return None
     return _latin(sample, fits) if _is_latin(sample) else _by_letters(sample, fits)
 
 
+def _only_symbols(sample: bytes) -> bool:
+    """Whether a text is ASCII, as English is, with some of cp1252's symbols: none of its letters, and not in words."""
+    letters = sample.translate(None, bytes(range(0x80)) + _SYMBOLS)
+    return not letters and _ascii_as_a_rule(sample) and not _SYMBOL_IN_WORD.search(sample)
+
+
+def _ascii_as_a_rule(sample: bytes) -> bool:
+    return len(sample.translate(None, _HIGH)) > 0.7 * len(sample)
+
+
 def _is_latin(sample: bytes) -> bool:
     """Whether the letters beyond ASCII stand in words with ASCII ones, which only scripts like Latin do."""
-    words = [word for word in _WORD.findall(sample) if not word.isascii()]
+    words = [word for word in _WORD.findall(sample) if word.translate(None, bytes(range(0x80)) + _SYMBOLS)]
+    if not words:
+        return _ascii_as_a_rule(sample)
     mixed = sum(1 for word in words if _ASCII_LETTER.search(word))
     size = sum(map(len, words))
     high = sum(1 for word in words for letter in word if letter > 0x7F)
@@ -132,7 +162,15 @@ def _fits(data: bytes | bytearray, sample: bytes, name: str) -> bool:
         text = data.decode(name)
     except UnicodeDecodeError:
         return False
+    if name in _DOUBLE and not _double_letters(text):
+        return False
     return not _ODD.search(sample.decode(name, "replace") if len(text) > _SAMPLE else text)
+
+
+def _double_letters(text: str) -> bool:
+    """Whether what is beyond ASCII is kana, hanzi or hangul as a rule, and not half-width forms and signs."""
+    beyond = [letter for letter in text[:_SAMPLE] if letter > "\x7f"] or [one for one in text if one > "\x7f"]
+    return 2 * sum(1 for letter in beyond if _DOUBLE_LETTER.match(letter)) > len(beyond)
 
 
 def _latin(sample: bytes, fits: list[str]) -> str:
@@ -171,7 +209,7 @@ def _by_letters(sample: bytes, fits: list[str]) -> str | None:
     return found
 
 
-_PUNCTUATION = frozenset("\xa0\xad„“”‚‘’‹›«»–—…•°§©®™€£·´¿¡،؛؟\u200c\u200d\u200e\u200f№")
+_PUNCTUATION = frozenset("½¼¾±×÷¥¢¦¬¯¤†‡‰¶˜\xa0\xad„“”‚‘’‹›«»–—…•°§©®™€£·´¿¡،؛؟\u200c\u200d\u200e\u200f№")
 _WEST = ("äöüß", "éèàêçâîôûùëïœ", "áéíóúñü", "áâãàçéêíóôõú", "àèéìòù", "åäöæøé", "éëïöü", "áéíóúýþæöð", "àçéèíïóòúü")
 _CENTRAL = ("ąćęłńóśźż", "áčďéěíňóřšťúůýž", "áčďéíľĺňóôŕšťúýžä", "áéíóöőúüű", "ăâîşţ", "čćđšž")
 _LATIN = {

@@ -67,17 +67,30 @@ class _Word:
         yield from ((0, note) for note in self._waiting)
 
     def _blocks(self, parent: Any) -> Iterator[tuple[int, str]]:
+        open_ones: list[Any] = []  # paragraphs whose ends are deleted: the next one goes on in them
         for one in parent:
             name = local(one)
+            if name == "p" and _end_deleted(one):
+                open_ones.append(one)
+                continue
             if name == "p":
-                yield from self._paragraph(one)
-            elif name == "tbl":
+                yield from self._paragraph(one, open_ones)
+                open_ones = []
+                continue
+            if open_ones and name not in _NOT_READ and next(one.iter("{*}p"), None) is not None:
+                yield from self._paragraph(open_ones[-1], open_ones[:-1])
+                open_ones = []
+            if name == "tbl":
                 yield 0, "\n".join(filter(None, map(row, self._rows(one))))
             elif name not in _NOT_READ:
                 yield from self._blocks(one)  # content controls, what is inserted, text boxes
+        if open_ones:
+            yield from self._paragraph(open_ones[-1], open_ones[:-1])
 
     def _rows(self, table: Any) -> Iterator[list[str]]:
         for one in table:
+            if local(one) == "tr" and child(one, "trPr", "del") is not None:
+                continue
             if local(one) == "tr":
                 yield list(self._cells(one))
             elif local(one) in ("sdt", "sdtContent", "ins"):
@@ -85,6 +98,8 @@ class _Word:
 
     def _cells(self, parent: Any) -> Iterator[str]:
         for one in parent:
+            if local(one) == "tc" and child(one, "tcPr", "cellDel") is not None:
+                continue
             if local(one) == "tc":
                 yield " ".join(text for _, text in self._blocks(one))
             elif local(one) in ("sdt", "sdtContent", "ins"):
@@ -97,7 +112,8 @@ class _Word:
             yield self._styles[name]
             name = self._styles[name].based
 
-    def _paragraph(self, element: Any) -> Iterator[tuple[int, str]]:
+    def _paragraph(self, element: Any, before: list[Any]) -> Iterator[tuple[int, str]]:
+        """A paragraph, with the text of those before it that go on in it."""
         properties = child(element, "pPr")
         style = child(properties, "pStyle") if properties is not None else None
         chain = list(self._chain(attribute(style, "val") if style is not None else None))
@@ -106,7 +122,7 @@ class _Word:
         own = [properties, *(one.properties for one in chain)]
         number = self._numbering.of([one for one in own if one is not None])
         boxes: list[Any] = []
-        text = tidy("".join(self._text(element, boxes)))
+        text = tidy("".join(piece for one in (*before, element) for piece in self._text(one, boxes)))
         level = self._level(own, chain)
         if text:
             yield (level, number.mark + text) if level else (0, number.indent + number.mark + text)
@@ -153,6 +169,11 @@ class _Word:
         self._waiting.append("")
         self._waiting[at] = f"{mark}: {' '.join(text for _, text in self._blocks(note))}"
         return mark
+
+
+def _end_deleted(paragraph: Any) -> bool:
+    mark = child(paragraph, "pPr", "rPr")
+    return any(child(mark, name) is not None for name in ("del", "moveFrom"))
 
 
 def _on(switch: Any) -> bool:

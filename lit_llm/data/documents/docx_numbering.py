@@ -74,11 +74,11 @@ class Numbering:
         for above in range(at):
             counts.setdefault(above, levels[above].start if above in levels else 1)
 
-        def written(match: re.Match[str]) -> str:
+        def count(match: re.Match[str]) -> str:
             of = int(match[1]) - 1
-            return _written(levels[of].kind if of in levels else "decimal", counts.get(of, 1))
+            return written(levels[of].kind if of in levels else "decimal", counts.get(of, 1))
 
-        text = re.sub(r"%(\d)", written, mine.text).strip()
+        text = re.sub(r"%(\d)", count, mine.text).strip()
         return Number(indent, f"{text} " if text else "")
 
 
@@ -99,7 +99,8 @@ def _number(text: str | None, otherwise: int = 0) -> int:
     return int(text) if text and re.fullmatch(r"-?\d{1,6}", text) else otherwise
 
 
-def _written(kind: str, number: int) -> str:
+def written(kind: str, number: int) -> str:
+    """A number in one of Word's formats, by its name in a file."""
     if kind in ("lowerLetter", "upperLetter") and number > 0:
         letter = chr(ord("a") + (number - 1) % 26) * ((number - 1) // 26 % 10 + 1)
         return letter.upper() if kind == "upperLetter" else letter

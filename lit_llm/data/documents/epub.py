@@ -1,4 +1,5 @@
-"""Electronic books (.epub): the chapters in the order of the spine. A chapter's part has its first heading's name."""
+"""Electronic books (.epub): the chapters in the order of the spine. A part has its first heading's name, a note is at
+the end of the section that refers to it."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Any
 
 from lit_llm.data.charsets import decoded
 from lit_llm.data.documents import markup
+from lit_llm.data.documents.epub_notes import take_notes, with_notes
 from lit_llm.data.documents.html import declared
 from lit_llm.data.documents.package import Package, attribute, broken, child, inside, local
 from lit_llm.data.documents.parts import Part, Unreadable, sections
@@ -24,12 +26,16 @@ def read_epub(data: bytes) -> list[Part]:
     chapters = _chapters(root, posixpath.dirname(book))
     _refuse_locked(package.xml("META-INF/encryption.xml"), chapters)
     parts: list[Part] = []
-    for number, name in enumerate(chapters, start=1):
+    trees: dict[str, Any] = {}
+    for name in chapters:
         page = package.read(name)
-        if not page.strip():
+        if page.strip():
+            trees[name] = markup.parse(decoded(page, "auto", declared(page) or "utf-8").text)
+    notes = take_notes(trees)
+    for number, name in enumerate(chapters, start=1):
+        if name not in trees:
             continue
-        text = decoded(page, "auto", declared(page) or "utf-8").text
-        found = sections(markup.blocks(markup.parse(text), frozenset(("nav",))))
+        found = sections(with_notes(markup.blocks(trees[name], frozenset(("nav",))), notes))
         parts += [Part(part.name or f"chapter {number}", part.text) for part in found]
     if not parts:
         raise Unreadable("empty_text", "no text in its chapters")

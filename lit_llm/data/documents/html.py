@@ -1,4 +1,5 @@
-"""Web pages: the main text without menus (trafilatura), or all text where it finds none or next to none."""
+"""Web pages: the main text without menus. A page that has one ``<main>`` or one ``<article>`` says itself what that is;
+of any other, trafilatura says where it begins and ends."""
 
 from __future__ import annotations
 
@@ -11,9 +12,12 @@ from lit_llm.data.documents.parts import Part, Unreadable, sections
 
 _DECLARED = re.compile(rb"<meta[^>]{0,400}?charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.IGNORECASE)
 _XML = re.compile(rb"^\s*<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([\w.:-]{2,40})")
-_TEI = {"list": "ul", "item": "li", "row": "tr", "cell": "td", "lb": "br", "quote": "blockquote", "hi": "span",
-        "ref": "a", "del": "span", "graphic": "script"}  # fmt: skip
-_LEAST = 0.1  # of a page's text outside of its menus: what is less is not its main text
+_LEAST = 0.7  # of a page's text outside of its menus: less is not its main text
+_ARTICLE = 0.5  # of it, that a page's one article has: less is one of many pieces
+_SHORT = 20  # letters: a shorter block may be found by chance
+_NOTE = re.compile(r"\W{0,2}\d{1,3}[\]).:]?\s|[*\u2020\u2191\u21a9^]")  # as a footnote begins
+_MARK = re.compile(r" *(- |\w{1,6}\. )")  # of a list's item
+_Blocks = list[tuple[int, str]]
 
 
 def declared(data: bytes) -> str | None:
@@ -28,36 +32,72 @@ def read_html(data: bytes, encoding: str) -> tuple[list[Part], Decoded]:
         text = decoded(data, encoding, declared(data))
     except UnicodeDecodeError:
         raise Unreadable("invalid_utf8", "its encoding is neither said nor found; set data.encoding") from None
-    plain = list(markup.blocks(markup.parse(text.text), markup.MENUS))
-    main = list(_main_text(text.text))
-    if sum(len(block) for _, block in main) < _LEAST * sum(len(block) for _, block in plain):
-        main = plain
+    main = _main_text(text.text)
     if not main:
         raise Unreadable("empty_text", "no text in it; a page that a script writes is empty without a browser")
-    titles = [block for block in plain if block[0] == 1]
-    if len(titles) == 1 and all(level != 1 for level, _ in main) and titles[0] not in main:
-        main.insert(0, titles[0])  # trafilatura takes the page's one title for part of its frame
     return sections(main), text
 
 
-def _main_text(text: str) -> Any:
+def _main_text(text: str) -> _Blocks:
+    root = markup.parse(text)
+    around = markup.MENUS
+    plain = list(markup.blocks(root, around, menus=False))
+    if _size(plain) < 0.5 * _size(with_form := list(markup.blocks(root, around - {"form"}, menus=False))):
+        around, plain = around - {"form"}, with_form  # the page is one form
+    home = _home(root, plain, around)
+    if home:
+        return home
+    plain = plain or list(markup.blocks(root, around)) or list(markup.blocks(root))
+    kept = _within(plain, _letters(_extracted(text)))
+    return kept if _size(kept) >= _LEAST * _size(plain) else plain
+
+
+def _home(root: Any, plain: _Blocks, around: frozenset[str]) -> _Blocks:
+    """The text of a page's one main element, or of its one article if that is no teaser among other text."""
+    mains = [one for one in root.iter("*") if one.tag == "main" or one.get("role") == "main"]
+    articles = list(root.iter("article"))
+    if len(mains) == 1:
+        return list(markup.blocks(mains[0], around - {"header", "footer", "aside", "form"}))
+    if len(articles) == 1:
+        found = list(markup.blocks(articles[0], around))
+        return found if _size(found) >= _ARTICLE * _size(plain) else []
+    return []
+
+
+def _within(plain: _Blocks, main: str) -> _Blocks:
+    """What is between the first and the last block of the main text, with the page's title before it and its notes
+    behind it."""
+    texts = [_letters(_MARK.sub("", block)) for _, block in plain]
+    found = [number for number, one in enumerate(texts) if len(one) >= _SHORT and one in main]
+    if not found:
+        return []
+    begin, end = found[0], found[-1] + 1
+    after = main[main.rfind(texts[end - 1]) + len(texts[end - 1]) :]
+    while end < len(plain) and texts[end] in after:  # short ones
+        end += 1
+    while begin and plain[begin - 1][0]:
+        begin -= 1
+    titles = [number for number, (level, _) in enumerate(plain) if level == 1]
+    if len(titles) == 1:
+        begin = min(begin, titles[0])
+    behind = [block for block in plain[end:] if _NOTE.match(block[1])]
+    return plain[begin:end] + behind
+
+
+def _extracted(text: str) -> str:
     from trafilatura import bare_extraction
 
     tree = markup.parse(text)  # a tree, and no text: what may be an address is nowhere opened
-    found = bare_extraction(
-        tree, include_comments=False, include_tables=True, include_formatting=True, with_metadata=False
-    )
+    found = bare_extraction(tree, include_comments=False, include_tables=True, with_metadata=False)
     body = getattr(found, "body", None)
-    if body is None:
-        return []
-    for one in body.iter():
-        if one.tag == "head":
-            level = one.get("rend") or ""
-            one.tag = level if re.fullmatch("h[1-6]", level) else "h2"
-        elif one.tag == "list":
-            one.tag = "ol" if one.get("rend") == "ol" else "ul"
-        elif one.tag in ("code", "quote") and not len(one) and "\n" in "".join(one.itertext()).strip():
-            one.tag = "pre"
-        elif isinstance(one.tag, str):
-            one.tag = _TEI.get(one.tag, one.tag)
-    return markup.blocks(body)
+    if body is None or len(body) < 2:  # one block, with the menus in it: it did not find the text's blocks
+        return ""
+    return "".join(body.itertext())
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text))
+
+
+def _size(blocks: _Blocks) -> int:
+    return sum(len(block) for _, block in blocks)

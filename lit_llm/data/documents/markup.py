@@ -10,13 +10,20 @@ from typing import Any
 from lxml import etree
 from lxml import html as lxml_html
 
+from lit_llm.data.documents.docx_numbering import written
 from lit_llm.data.documents.package import broken, local
 from lit_llm.data.documents.parts import Unreadable, one_line, row
 
 _SILENT = {"script", "style", "template", "noscript", "head", "svg", "math", "object", "iframe", "canvas", "audio",
            "video", "select", "button", "textarea", "input", "datalist", "rt", "rp"}  # fmt: skip
 MENUS = frozenset(("nav", "header", "footer", "aside", "form", "menu", "dialog"))
-"""Elements around a page's main text."""
+"""Elements around a page's main text. Within it a header, a footer and an aside are of the text, and a form may be."""
+_MAIN = {"main", "article"}
+_OF_MAIN = {"header", "footer", "aside", "form"}
+_KINDS = {"a": "lowerLetter", "A": "upperLetter", "i": "lowerRoman", "I": "upperRoman"}  # of an ol's numbers
+_EXPONENT = re.compile(r"[-\u2212]?\d{1,3}")
+_NUMBER_OR_UNIT = re.compile(r"\d$|(?<![A-Za-z])[kcdm]?m$")
+_MENU_WORDS = 4  # of a link, as a rule: longer ones are sources
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _BLOCKS = {"p", "div", "section", "article", "main", "body", "html", "blockquote", "figure", "figcaption", "center",
            "address", "dl", "dt", "dd", "details", "summary", "fieldset", "legend", "hgroup", "caption", "doc",
@@ -39,32 +46,73 @@ def parse(text: str) -> Any:
     return root
 
 
-def blocks(root: Any, without: frozenset[str] = frozenset()) -> Iterator[tuple[int, str]]:
-    """The blocks of a tree in order: the level of a heading (0: none) and the text."""
+def blocks(root: Any, without: frozenset[str] = frozenset(), menus: bool = True) -> Iterator[tuple[int, str]]:
+    """The blocks of a tree in order: the level of a heading (0: none) and the text.
+
+    Args:
+        without: elements that are left out.
+        menus: False leaves out short links in a row, with next to nothing else in their blocks, as menus are.
+    """
     walker = _Walker(without)
     walker.walk(root, 0)
     walker.flush()
-    return iter(walker.found)
+    if menus:
+        return iter(walker.found)
+    gone = _menus(walker.found, walker.linked)
+    return (one for number, one in enumerate(walker.found) if number not in gone)
+
+
+def _menus(found: list[tuple[int, str]], linked: dict[int, list[str]]) -> set[int]:
+    """The places of blocks that are links, in a row of two links or more with few words each."""
+    gone: set[int] = set()
+    run: list[int] = []
+    for number in range(len(found) + 1):
+        if number < len(found) and number in linked and not found[number][0]:
+            size = sum(1 for letter in found[number][1] if letter.isalnum())
+            if sum(1 for link in linked[number] for letter in link if letter.isalnum()) >= 0.7 * size:
+                run.append(number)
+                continue
+        links = [link for one in run for link in linked[one]]
+        if len(links) > 1 and sum(len(link.split()) for link in links) <= _MENU_WORDS * len(links):
+            gone.update(run)
+        run = []
+    return gone
 
 
 class _Walker:
     def __init__(self, without: frozenset[str]) -> None:
         self._without = without
         self.found: list[tuple[int, str]] = []
+        self.linked: dict[int, list[str]] = {}  # of a block's place: the texts of its links
         self._line: list[str] = []
+        self._links: list[str] = []
+        self._in_link = 0
 
     def flush(self, level: int = 0, before: str = "") -> None:
         lines = [one_line(line) for line in "".join(self._line).split(_BREAK)]
         text = " ".join(filter(None, lines)) if level else "\n".join(lines).strip()
-        self._line = []
+        links, self._line, self._links = list(filter(str.strip, self._links)), [], []
         if text:
+            if links:
+                self.linked[len(self.found)] = links
             self.found.append((level, before + text))
+
+    def _say(self, text: str | None) -> None:
+        if text:
+            self._line.append(text)
+            if self._in_link:
+                self._links[-1:] = ["".join([*self._links[-1:], text])]
 
     def walk(self, element: Any, depth: int) -> None:
         name = local(element).lower()
         if depth > _MAX_DEPTH:
             raise Unreadable("document_bomb", f"nested deeper than {_MAX_DEPTH} elements")
         if not name or name in _SILENT or name in self._without or _hidden(element):
+            return
+        if name in _MAIN and self._without & _OF_MAIN:
+            around, self._without = self._without, self._without - _OF_MAIN
+            self.walk(element, depth)
+            self._without = around
             return
         if name in _HEADINGS:
             self.flush()
@@ -87,25 +135,44 @@ class _Walker:
             self.flush()
             self._inside(element, depth)
             self.flush()
+        elif name == "a" and element.get("href"):
+            self._links.append("")
+            self._in_link += 1
+            self._inside(element, depth)
+            self._in_link -= 1
+        elif name == "sup":
+            self._raised(element, depth)
         else:
             self._inside(element, depth)
 
     def _inside(self, element: Any, depth: int) -> None:
-        self._line.append(element.text or "")
+        self._say(element.text)
         for one in element:
             self.walk(one, depth + 1)
-            self._line.append(one.tail or "")
+            self._say(one.tail)
+
+    def _raised(self, element: Any, depth: int) -> None:
+        """An exponent behind a number or a unit as ^3, a note behind a number in brackets: 10 and 3 are not 103."""
+        text = one_line("".join(element.itertext()))
+        before = "".join(self._line[-3:])
+        note = any(local(one).lower() == "a" for one in element.iter())
+        if _EXPONENT.fullmatch(text) and _NUMBER_OR_UNIT.search(before):
+            self._say(f"[{text}]" if note else f"^{text}")
+        else:
+            self._inside(element, depth)
 
     def _list(self, element: Any, depth: int, level: int) -> None:
-        start = element.get("start") or ""
-        number = int(start) if re.fullmatch(r"\d{1,6}", start) else 1
+        ordered = local(element).lower() == "ol"
+        number = _whole(element.get("start"), 1)
+        kind = _KINDS.get(element.get("type") or "", "decimal")
         for one in element:
             if local(one).lower() in ("ul", "ol"):
                 self._list(one, depth + 1, level + 1)
             elif local(one).lower() != "li":
                 self.walk(one, depth + 1)
             else:
-                mark = f"{number}. " if local(element).lower() == "ol" else "- "
+                number = _whole(one.get("value"), number)
+                mark = f"{written(kind, number)}. " if ordered else "- "
                 number += 1
                 self._item(one, "  " * level + mark, depth + 1, level)
 
@@ -113,7 +180,7 @@ class _Walker:
         if depth > _MAX_DEPTH:
             raise Unreadable("document_bomb", f"nested deeper than {_MAX_DEPTH} elements")
         before = len(self.found)
-        self._line.append(item.text or "")
+        self._say(item.text)
         for one in item:
             if local(one).lower() in ("ul", "ol"):
                 self.flush()
@@ -122,7 +189,7 @@ class _Walker:
                 before, mark = len(self.found), "  " * level + "  "
             else:
                 self.walk(one, depth + 1)
-            self._line.append(one.tail or "")
+            self._say(one.tail)
         self.flush()
         self._mark(before, mark)
 
@@ -132,26 +199,52 @@ class _Walker:
             self.found[before] = (0, mark + self.found[before][1])
 
     def _table(self, table: Any, depth: int) -> None:
-        """Rows as lines. A table of one column, or with tables in it, arranges a page: its cells are blocks."""
+        """Rows as lines. A table of one column, or with tables in it, arranges a page: its cells are blocks, and so are
+        those of a row with several paragraphs or a heading in a cell."""
         rows = [one for one in table.iter() if local(one).lower() == "tr" and _of(one, "table") is table]
         cells = [[one for one in each if local(one).lower() in ("td", "th")] for each in rows]
         if max(map(len, cells), default=0) < 2 or any(local(one).lower() == "table" for one in table.iterdescendants()):
-            for cell in (one for each in cells for one in each):
-                self._inside(cell, depth + 1)
-                self.flush()
+            for each in cells:
+                self._apart(each, depth)
             return
         caption = next((one for one in table if local(one).lower() == "caption"), None)
         if caption is not None:
             self.walk(caption, depth + 1)
-        lines = [row(self._cell(cell, depth) for cell in each) for each in cells]
+        lines: list[str] = []
+        for each in cells:
+            if any(map(_arranged, each)):
+                self._rows(lines)
+                lines = []
+                self._apart(each, depth)
+            else:
+                lines.append(row(self._cell(cell, depth) for cell in each))
+        self._rows(lines)
+
+    def _rows(self, lines: list[str]) -> None:
         if any(lines):
             self.found.append((0, "\n".join(filter(None, lines))))
+
+    def _apart(self, cells: list[Any], depth: int) -> None:
+        """Each cell as blocks of its own."""
+        for cell in cells:
+            self._inside(cell, depth + 1)
+            self.flush()
 
     def _cell(self, cell: Any, depth: int) -> str:
         inner = _Walker(self._without)
         inner._inside(cell, depth + 1)
         inner.flush()
         return " ".join(text for _, text in inner.found)
+
+
+def _arranged(cell: Any) -> bool:
+    """Whether a cell is a piece of a page: it has a heading, or several paragraphs with text."""
+    names = [local(one).lower() for one in cell.iter() if local(one).lower() != "p" or "".join(one.itertext()).strip()]
+    return names.count("p") > 1 or any(name in _HEADINGS for name in names)
+
+
+def _whole(text: str | None, otherwise: int) -> int:
+    return int(text) if text and re.fullmatch(r"-?\d{1,6}", text.strip()) else otherwise
 
 
 def _of(element: Any, name: str) -> Any:

@@ -1,28 +1,21 @@
-"""PDF: a part for each page. What is printed on every page, page numbers too, is left out; columns are read one after
-another; a sentence goes on over the end of its page."""
+"""PDF: a part for each page. Page numbers are left out, and running headers where they are repeated; columns are read
+one after another; a sentence goes on over the end of its page."""
 
 from __future__ import annotations
 
 import io
 import logging
-import math
 import re
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from lit_llm.data.documents.package import broken
 from lit_llm.data.documents.parts import Part, Unreadable
+from lit_llm.data.documents.pdf_headers import without_headers
 from lit_llm.data.documents.pdf_layout import Layout, blocks, hyphenated, joined
 from lit_llm.data.documents.pdf_lines import Line, lines
 from lit_llm.data.documents.pdf_words import Page, letters_run_left, read_page
 
-_EDGE = 0.12  # of a page's height, at its top and at its bottom, where running headers are
-_REPEATED = 0.3  # of the pages: what is at the edge of so many is a running header
-_NUMBER = re.compile(
-    r"[\s\-–—|]*((page|seite|p\.|s\.|pág\.?|página|صفحة)\s*)?(\d{1,5}|[ivxlc]{1,7})(\s*(/|of|von|de|من|sur)\s*\d{1,5})?[\s\-–—|]*",
-    re.IGNORECASE,
-)
 _OPEN = re.compile(r"[\w,;\-\u2010]$")  # a page whose text ends so goes on
 
 
@@ -45,10 +38,12 @@ def read_pdf(data: bytes) -> list[Part]:
     right_to_left = right > letters / 2
     laid = [_lines(page, right_to_left) for page in pages]
     layout = Layout(right_to_left, hyphenated([one for each in laid for one in each]))
-    bodies = _without_headers(pages, laid)
+    bodies = without_headers([(page.height, each[0] if each else []) for page, each in zip(pages, laid, strict=True)])
     parts: list[Part] = []
-    for number, body in enumerate(bodies, start=1):
-        found = [block for direction in body for block in blocks(direction, layout)]
+    for number, (body, directions) in enumerate(zip(bodies, laid, strict=True), start=1):
+        found = [block for lines in (body.lines, *directions[1:]) for block in blocks(lines, layout)]
+        goes_on = bool(found) and _OPEN.search(found[-1]) is not None
+        found = [*body.head, *body.foot, *found] if goes_on else [*body.head, *found, *body.foot]
         if found:
             parts.append(Part(f"page {number}", "\n\n".join(found)))
     return _sentences_over_pages(parts, layout)
@@ -85,32 +80,6 @@ def _lines(page: Page, right_to_left: bool) -> list[list[Line]]:
     """The lines of each direction that a page is written in, the usual one first."""
     turns = Counter(word.turn for word in page.words)
     return [lines([word for word in page.words if word.turn == turn], right_to_left) for turn, _ in turns.most_common()]
-
-
-def _without_headers(pages: Sequence[Page], laid: Sequence[list[list[Line]]]) -> list[list[list[Line]]]:
-    """The pages' lines without those that are printed at the edge of many pages."""
-    seen: Counter[str] = Counter()
-    for page, directions in zip(pages, laid, strict=True):
-        seen.update({_header(line) for line in directions[0] if _at_edge(page, line)} if directions else ())
-    least = max(2, math.ceil(_REPEATED * len(pages)))
-    return [
-        [
-            [line for line in each if number or not (_at_edge(page, line) and seen[_header(line)] >= least)]
-            for number, each in enumerate(directions)
-        ]
-        for page, directions in zip(pages, laid, strict=True)
-    ]
-
-
-def _at_edge(page: Page, line: Line) -> bool:
-    return not _EDGE * page.height < line.y < (1 - _EDGE) * page.height
-
-
-def _header(line: Line) -> str:
-    """What a running header says on every page: its text without the page's number."""
-    text = line.text
-    size = f"{line.size:.0f} "  # a title in larger letters is none
-    return "#" if _NUMBER.fullmatch(text) else size + re.sub(r"\d+", "#", re.sub(r"\s+", "", text)).lower()
 
 
 def _sentences_over_pages(parts: list[Part], layout: Layout) -> list[Part]:

@@ -10,7 +10,7 @@ from typing import Any
 from lit_llm.data.documents.needs import NEEDS
 from lit_llm.data.documents.parts import Part, Unreadable, joined
 
-VERSION = "1"
+VERSION = "2"
 """Part of each result's key in the cache: to be raised when a reader gives other text."""
 _READERS: dict[str, tuple[str, str]] = {
     ".pdf": ("pdf", "read_pdf"),
@@ -36,16 +36,19 @@ def versions() -> str:
 
 
 def read(kind: str, data: bytes, encoding: str) -> dict[str, Any]:
-    """A document's text, where its parts begin, and the encoding if it was found out. Raises Unreadable."""
+    """A document's text, where its parts begin, the encoding if it was found out, and what the user is to be told of it
+    (``warnings``). Raises Unreadable."""
     module, name = _READERS[kind]
     reader: Callable[..., Any] = getattr(import_module(f"lit_llm.data.documents.{module}"), name)
-    found_encoding = ""
+    found_encoding, warnings = "", list[str]()
     if module == "html":
         parts, decoded = reader(data, encoding)
         found_encoding = decoded.encoding
+    elif module == "xlsx":
+        parts, warnings = reader(data)
     else:
         parts = reader(data)
-    return _result(parts, found_encoding)
+    return {**_result(parts, found_encoding), "warnings": warnings}
 
 
 def _result(parts: list[Part], encoding: str) -> dict[str, Any]:

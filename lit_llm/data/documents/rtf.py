@@ -39,6 +39,7 @@ class _State:
     font: int = 0
     skip: int = 1  # bytes to skip behind a \u
     hidden: bool = False
+    deleted: bool = False  # by a change that is not yet accepted
     mark: bool = False  # the text of a list's item number
 
 
@@ -142,14 +143,18 @@ class _Reader:
             self._state = replace(self._state, skip=min(max(number, 0), 8))
         elif word == "v":
             self._state = replace(self._state, hidden=number != 0)
+        elif word == "deleted":
+            self._state = replace(self._state, deleted=number != 0)
         elif word == "plain":
-            self._state = replace(self._state, hidden=False, font=self._default_font)
+            self._state = replace(self._state, hidden=False, deleted=False, font=self._default_font)
         else:
             self._layout(word, number)
 
     def _layout(self, word: str, number: int | None) -> None:
         if self._state.silent or self._state.fonts:
             return
+        if word in _SPECIAL and (self._state.hidden or self._state.deleted):
+            return  # the end of a paragraph too: the next one goes on in it
         if word == "pard":
             self._level, self._in_table = 0, False
         elif word == "outlinelevel" and number is not None and 0 <= number < 9:
@@ -200,13 +205,17 @@ class _Reader:
 
     def _put(self, text: str) -> None:
         self._flush_bytes()
-        if not (self._state.silent or self._state.fonts or self._state.hidden):
+        state = self._state
+        if not (state.silent or state.fonts or state.hidden or state.deleted):
             if self._state.mark:
                 text = "- " if text in ("\u2022", "\u00b7", "\uf0b7", "o", "\u25aa", "\uf0a7") else text
                 text = " " if text == "\t" and not "".join(self._text).endswith(" ") else text.replace("\t", "")
             (self._note if self._state.note else self._text).append(text)
 
     def _begin_note(self) -> None:
+        if self._state.silent or self._state.hidden or self._state.deleted:
+            self._state = replace(self._state, silent=True)
+            return
         self._noted += 1
         self._text.append(f"[^{self._noted}]")
         self._state = replace(self._state, note=True)

@@ -60,7 +60,7 @@ def test_a_pdf_of_two_columns_a_table_and_running_headers_is_read_as_a_person_re
     second = [*FRAME, (60, 760, 10, "clerk numbers."), (60, 730, 10, "It is dated."), (290, 30, 8, "Page 2 of 2")]
     found = read(".pdf", made.pdf([first, second]), "auto")
     assert found["text"] == (
-        "Rental contract\n\n"
+        "Model contract, edition 2024\n\nRental contract\n\n"
         "The tenant pays the rent at the beginning of each month. A payment that is late by thirty days ends the "
         "contract.\n\n"
         "The landlord keeps the house in good repair. A well-known list of what that means is part of the contract and "
