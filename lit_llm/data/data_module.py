@@ -126,7 +126,8 @@ class DataModule(L.LightningDataModule, ABC):
 
     def left_out_later(self) -> dict[str, int]:
         """Rows that were left out after they were read, by reason."""
-        read = self.overview().whole.skipped
+        whole = self.overview().whole
+        read = whole.skipped + whole.unread + whole.broken_off
         return {name: n - read[name] for name, n in self.prepared.counts["skipped"].items() if n > read[name]}
 
     def samples(self, count: int) -> list[list[Part]]:
@@ -336,9 +337,12 @@ def merged_counts(*parts: Mapping[str, Any]) -> dict[str, Any]:
             skipped[reason] = skipped.get(reason, 0) + number
     total = {"read": sum(p["read"] for p in parts), "used": sum(p["used"] for p in parts), "skipped": skipped}
     ignored = sum(p.get("ignored_files", 0) for p in parts)
-    languages = sum((Counter(p.get("languages", {})) for p in parts), Counter[str]())
-    encodings = sum((Counter(p.get("encodings", {})) for p in parts), Counter[str]())
-    more = {"ignored_files": ignored, "languages": dict(sorted(languages.items())), "encodings": dict(encodings)}
+    languages, encodings, altered = (
+        sum((Counter(p.get(name, {})) for p in parts), Counter[str]()) for name in ("languages", "encodings", "altered")
+    )
+    more = {"ignored_files": ignored, "altered": dict(altered)}
+    more |= {"repeated_ids": sum(p.get("repeated_ids", 0) for p in parts)}
+    more |= {"languages": dict(sorted(languages.items())), "encodings": dict(encodings)}
     return total | {name: value for name, value in more.items() if value}
 
 

@@ -105,7 +105,7 @@ def read_rows(
                     row.file = file
                 yield row
         except RowError as bad:  # the file itself: damaged, a pointer, unreadable
-            bad.file = file
+            bad.file, bad.whole_file = file, True
             yield bad
 
 
@@ -117,7 +117,9 @@ def _rows_of(file: str, encoding: str, texts: Iterator[Text | RowError]) -> Iter
         yield from (Row(value, file, task, named) for value, named, task in read_project(file))
     elif extension(file) in DOCUMENTS:
         text = next(texts)
-        yield text if isinstance(text, RowError) else Row(text.text, file, 1, file, text.parts, text.encoding)
+        if isinstance(text, RowError):
+            raise text
+        yield Row(text.text, file, 1, file, text.parts, text.encoding)
     elif extension(file) in TEXTS:
         yield from _read_text(file, encoding)
     else:
@@ -308,10 +310,8 @@ def _read_parquet(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa
 
 def _read_archive(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa: ARG001  (its files say theirs)
     """Why it is not read as a folder: what is read is what ``resolve`` finds in it."""
-    try:
-        members(file)
-    except RowError as error:
-        yield RowError(error.reason, str(error))
+    members(file)
+    yield from ()
 
 
 def _read_table(file: str, encoding: str) -> Iterator[Row | RowError]:
