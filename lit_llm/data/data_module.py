@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader
 from lit_llm.data.archives import home
 from lit_llm.data.filters import Record, content_key
 from lit_llm.data.formats import Kind
-from lit_llm.data.loading import Order, ResumableLoader, Rows, shuffled
+from lit_llm.data.loading import JoinedRows, Order, ResumableLoader, Rows, shuffled
 from lit_llm.data.options import DataOptions, DataPath
 from lit_llm.data.overview import Overview
+from lit_llm.data.packing import PackedRows
 from lit_llm.data.quality import screening
 from lit_llm.data.quality.screening import Screening
 from lit_llm.data.reading import Expand, Records, read_records
@@ -119,10 +120,21 @@ class DataModule(L.LightningDataModule, ABC):
             lengths = np.add.reduceat(lengths, np.concatenate([[0], np.cumsum(parts)[:-1]]).astype(np.int64))
         self._overview.add_tokens(records, lengths.tolist())
 
+    @property
+    def overview_so_far(self) -> Overview:
+        """What is read of the data, also where no rows to train on came of it."""
+        return self._overview
+
     def overview(self) -> Overview:
         """What the data is, by kinds of files."""
         _ = self.prepared
         return self._overview
+
+    def rows_in_words(self) -> str:
+        """What the rows of an epoch are."""
+        longest = getattr(self.options, "max_length", None)
+        packed = isinstance(self.prepared.train, PackedRows | JoinedRows)
+        return f"packed rows of up to {longest:,} tokens" if packed and longest else "rows"
 
     def left_out_later(self) -> dict[str, int]:
         """Rows that were left out after they were read, by reason."""

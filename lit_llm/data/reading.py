@@ -19,7 +19,7 @@ from lit_llm.data.encodings import checked_encoding, holds_utf8
 from lit_llm.data.file_rows import Row, extension, read_rows
 from lit_llm.data.filters import Record, cleaned, cleaned_row, content_key, group_key
 from lit_llm.data.formats import Format, Kind, Parse, find_format, parse_row
-from lit_llm.data.found_encodings import FoundEncodings
+from lit_llm.data.found_encodings import FoundEncodings, warn_once
 from lit_llm.data.holding_out import hold_out
 from lit_llm.data.options import check_fractions
 from lit_llm.data.quality.screening import Screening
@@ -101,7 +101,7 @@ def read_records(
     if unread:
         names = sorted({Path(file).name for file in unread})
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-        log.warning("data.path=%s: files that are not read: %s%s", path, ", ".join(names[:8]), more)
+        warn_once(log, f"data.path={path}: files that are not read: {', '.join(names[:8])}{more}")
     for file in dict.fromkeys(ignored):
         counts.overview.of(file).unread[why_not_read(file, kind)] += 1
     encoding = checked_encoding(encoding)

@@ -31,7 +31,7 @@ class Workers:
         for _ in range(count):
             self._idle.put(None)
 
-    def read(self, kind: str, data: bytes, encoding: str) -> dict[str, Any]:
+    def read(self, kind: str, data: bytes | bytearray, encoding: str) -> dict[str, Any]:
         """What ``reader.read`` gave, or {"reason", "what"} of a document that gives no text."""
         process = self._idle.get()
         try:
@@ -68,7 +68,7 @@ def _is_needed(name: str) -> bool:
     return name in NEEDED or name.startswith("LC_")
 
 
-def _asked(process: subprocess.Popen[bytes], kind: str, data: bytes, encoding: str) -> dict[str, Any]:
+def _asked(process: subprocess.Popen[bytes], kind: str, data: bytes | bytearray, encoding: str) -> dict[str, Any]:
     assert process.stdin is not None and process.stdout is not None
     seconds = seconds_for(len(data))
     hangs = threading.Event()
