@@ -190,13 +190,13 @@ class _Json:
     """Reads JSON and finds objects that have a key twice: which of its values is meant, nobody knows."""
 
     def __init__(self) -> None:
-        self._twice: list[_Twice] = []
+        self._twice = False
         self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
 
-    def read(self, text: str) -> tuple[Any, list[_Twice]]:
-        """The value, and the objects in it that have a key twice."""
-        self._twice.clear()
-        return self._decoder.decode(text), list(self._twice)
+    def read(self, text: str) -> tuple[Any, bool]:
+        """The value, and whether an object in it has a key twice (a ``_Twice``)."""
+        self._twice = False
+        return self._decoder.decode(text), self._twice
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
@@ -205,16 +205,16 @@ class _Json:
         found = _Twice(value)
         names = [key for key, _ in pairs]
         found.key = next(key for key in names if names.count(key) > 1)
-        self._twice.append(found)
+        self._twice = True
         return found
 
 
-def _holds(value: Any, part: Any) -> bool:
-    if value is part:
-        return True
-    if isinstance(value, dict):
-        return any(_holds(one, part) for one in value.values())
-    return isinstance(value, list) and any(_holds(one, part) for one in value)
+def _first_twice(value: Any) -> _Twice | None:
+    """The first object in a value that has a key twice."""
+    if isinstance(value, _Twice):
+        return value
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((found for part in parts if (found := _first_twice(part)) is not None), None)
 
 
 def _not_json(line: bytes, error: Exception, where: str, encoding: str) -> RowError:
@@ -235,9 +235,9 @@ def _not_json(line: bytes, error: Exception, where: str, encoding: str) -> RowEr
     return RowError("malformed_json", f"{where}: not JSON ({str(error)[:80]}); one JSON object a line")
 
 
-def _row(value: Any, file: str, number: int, twice: Sequence[_Twice] = ()) -> Row | RowError:
+def _row(value: Any, file: str, number: int, twice: bool = False) -> Row | RowError:
     if isinstance(value, dict):
-        if twice and (found := next((one for one in twice if _holds(value, one)), None)) is not None:
+        if twice and (found := _first_twice(value)) is not None:
             return RowError(
                 "duplicate_key",
                 f"{place(file, number)}: an object has the key {found.key[:40]!r} twice, and no order says which "
@@ -268,7 +268,7 @@ def _read_json(file: str, encoding: str) -> Iterator[Row | RowError]:
         yield _row(value, file, number, twice)
 
 
-def _parse_whole(data: bytearray, file: str, encoding: str) -> tuple[Any, list[_Twice]]:
+def _parse_whole(data: bytearray, file: str, encoding: str) -> tuple[Any, bool]:
     try:
         return _Json().read(_decoded(data, encoding))
     except UnicodeDecodeError as error:

@@ -56,3 +56,28 @@ def test_a_long_file_is_not_read_to_its_end(tmp_path, monkeypatch):
     )
     assert lines[1].startswith("unknown_format: 51, the first 10:")
     assert len(lines) == 12
+
+
+def test_the_remedy_of_a_reason_is_said_once(tmp_path):
+    lines = said(put(tmp_path, "a.jsonl", [{"txt": n} for n in range(30)]))
+    assert lines[1].startswith("unknown_format: 30, the first 10: no known format") and "{txt: text}" in lines[1]
+    assert lines[2:] == [f"  {tmp_path}/a.jsonl:{n}" for n in range(1, 11)]
+
+
+def test_broken_rows_are_said_before_a_column_that_none_of_them_can_have(tmp_path):
+    broken = put(tmp_path, "a.jsonl", ['{"txt":'] * 5)
+    for how, wanted in (("stop", "malformed_json: 5"), ("skip", "no usable row .*malformed_json 5")):
+        with pytest.raises(UserError, match=wanted):
+            read_records(broken, "texts", columns={"txt": "text"}, on_error=how)
+    misspelt = put(tmp_path, "b.jsonl", [{"txt": "a"}, {"txt": "b"}])
+    with pytest.raises(UserError, match="data.columns.tx=text: no row has this column"):
+        read_records(misspelt, "texts", columns={"tx": "text"})
+
+
+def test_documents_beside_rows_say_what_they_are_for(tmp_path):
+    put(tmp_path, "train.jsonl", [{"prompt": f"q{n}", "completion": f"a{n}"} for n in range(4)])
+    for name in ("spa.docx", "lease.pdf"):
+        (tmp_path / name).write_bytes(b"a document")
+    kinds = read_records(str(tmp_path), "examples", test_fraction=0).counts.overview.kinds
+    told = {"documents are texts: for stage=pretraining or continued_pretraining": 1}
+    assert kinds[".docx"].unread == kinds[".pdf"].unread == told

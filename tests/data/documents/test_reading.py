@@ -91,9 +91,9 @@ def test_a_document_that_takes_too_long_or_ends_its_process_is_one_bad_document(
     if sys.platform == "linux":
         assert reasons["loop"] == "document_too_slow" and reasons["fill"] == "document_too_big"
     assert reasons["crash"] == "broken_document" and "code 3" in said["crash"]["what"]
-    for name, event in (("net", "socket."), ("run", "subprocess.Popen"), ("write", "open")):
+    for name, event in (("net", "socket."), ("run", "subprocess.Popen"), ("write", "open"), ("touch", "open")):
         assert reasons[name] == "broken_document" and f"{event}" in said[name]["what"], said[name]
-    assert not (tmp_path / "made").exists()
+    assert not (tmp_path / "made").exists() and said["secret"] == {"text": "none"}
 
 
 def test_documents_are_not_read_again_until_they_change(tmp_path, monkeypatch):
