@@ -70,7 +70,7 @@ def test_broken_rows_are_said_before_a_column_that_none_of_them_can_have(tmp_pat
         with pytest.raises(UserError, match=wanted):
             read_records(broken, "texts", columns={"txt": "text"}, on_error=how)
     misspelt = put(tmp_path, "b.jsonl", [{"txt": "a"}, {"txt": "b"}])
-    with pytest.raises(UserError, match="data.columns.tx=text: no row has this column"):
+    with pytest.raises(UserError, match=r"data\.columns\.tx=text: no row has this column"):
         read_records(misspelt, "texts", columns={"tx": "text"})
 
 
