@@ -139,11 +139,13 @@ def test_the_file_of_a_record_is_none_of_its_contents(write):
 
 
 def test_dropped_passages_and_altered_places_reach_the_counts(tmp_path, tokenizer, sentence, cache):
-    said = " ".join(sentence(n) for n in range(9000, 9004))
-    blocks = [f"{' '.join(sentence(b * 30 + n) for n in range(8))}\r\n\r\n" for b in range(60)]
-    text = "".join(f"{block}{said}\r\n\r\n" if number % 3 == 0 else block for number, block in enumerate(blocks))
+    said = " ".join(sentence(n) for n in range(9000, 9006))[:330]
+    own = [" ".join(sentence(b * 30 + n) for n in range(6))[:330] for b in range(60)]
+    blocks = [f"{said if number % 3 == 0 else own[number]} {number}\r\n\r\n" for number in range(60)]
+    text = "".join(blocks)
     (tmp_path / "a.txt").write_bytes(text.encode())
-    data = RawText(TextOptions(path=str(tmp_path), cache_dir=cache, max_length=16), tokenizer=tokenizer)
+    options = TextOptions(path=str(tmp_path), cache_dir=cache, max_length=16, validation_fraction=0.2)
+    data = RawText(options, tokenizer=tokenizer)
     altered = data.counts()["altered"]
     assert altered["held_out_passages"] == data.overview().passages > 0
     assert altered["line_ends"] == text.count("\r\n")
