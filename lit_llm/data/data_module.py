@@ -192,8 +192,14 @@ class DataModule(L.LightningDataModule, ABC):
             told = prepared.remedies.get(reason) or REMEDIES.get(reason) or "mend them"
             first = f"; the first: {self._first_bad[reason]}" if reason in self._first_bad else ""
             log.warning(
-                "data: %.1f%% of the rows of %s (%s of %s) are %s: %s: %s%s",
-                *(100 * share, self.options.name, f"{number:,}", f"{prepared.counts['read']:,}"),
+                "data: %.1f%% of the %s of %s (%s of %s) are %s: %s: %s%s",
+                *(
+                    100 * share,
+                    self._overview.whole.noun,
+                    self.options.name,
+                    f"{number:,}",
+                    f"{prepared.counts['read']:,}",
+                ),
                 *("cut" if reason == "truncated" else "dropped", reason, told, first),
             )
 

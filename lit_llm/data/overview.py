@@ -69,6 +69,11 @@ class OfKind:
         """Whether the script has no blanks between words, so that words say nothing."""
         return self.characters > FEW_WORDS * self.words
 
+    @property
+    def noun(self) -> str:
+        """What a row is called: a file, where none has more than one (documents, texts)."""
+        return "files" if self.rows <= len(self.files) else "rows"
+
     def as_dict(self) -> dict[str, Any]:
         found: dict[str, Any] = {
             "files": len(self.files), "unread_files": dict(self.unread), "rows": self.rows, "used": self.used,

@@ -288,8 +288,7 @@ def _check(counts: Counts, path: Any, max_error_rate: float) -> None:
     if counts.used == 0:
         raise UserError(f"data.path={path}: no usable row ({counts}){first}")
     if counts.errors > max_error_rate * counts.read:
-        whole = counts.overview.whole
-        what = "files" if whole.rows <= len(whole.files) else "rows"  # documents and texts: one a file
+        what = counts.overview.whole.noun
         raise UserError(
             f"data.path={path}: {counts.errors} of {counts.read} {what} are bad, more than "
             f"data.max_error_rate={max_error_rate:g} ({counts}){first}"

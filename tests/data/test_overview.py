@@ -138,13 +138,13 @@ def test_the_file_of_a_record_is_none_of_its_contents(write):
     assert set_hash(sets[0]) == set_hash(sets[1])
 
 
-def test_dropped_passages_and_altered_places_reach_the_counts(tmp_path, tokenizer, sentence, cache):
-    said = " ".join(sentence(n) for n in range(9000, 9006))[:330]
-    own = [" ".join(sentence(b * 30 + n) for n in range(6))[:330] for b in range(60)]
-    blocks = [f"{said if number % 3 == 0 else own[number]} {number}\r\n\r\n" for number in range(60)]
-    text = "".join(blocks)
+def test_dropped_passages_and_altered_places_reach_the_counts(tmp_path, tokenizer, cache):
+    rng = random.Random(11)
+    words = [f"w{n}" for n in range(500)]
+    chorus = " ".join(rng.choices(words, k=600))
+    text = "".join(f"{' '.join(rng.choices(words, k=rng.randint(2000, 3000)))}\r\n{chorus}\r\n" for _ in range(8))
     (tmp_path / "a.txt").write_bytes(text.encode())
-    options = TextOptions(path=str(tmp_path), cache_dir=cache, max_length=16, validation_fraction=0.2)
+    options = TextOptions(path=str(tmp_path), cache_dir=cache, max_length=64)
     data = RawText(options, tokenizer=tokenizer)
     altered = data.counts()["altered"]
     assert altered["held_out_passages"] == data.overview().passages > 0
