@@ -29,6 +29,7 @@ class Document:
     source: str = ""  # where it came from, "file:line", for messages to people
     tags: dict[str, str] = field(default_factory=dict, hash=False)  # kept from the data: source (its module), ...
     parts: tuple[tuple[int, str], ...] = ()  # (character, name) of where its pages, sections, sheets or slides begin
+    file: str = field(default="", compare=False, repr=False)  # that it was read from; here and below
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class Example:
     messages: tuple[Message, ...]
     source: str = ""
     tags: dict[str, str] = field(default_factory=dict)  # kept from the data: wording, function, task, ...
+    file: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class Prompt:
     messages: tuple[Message, ...]
     source: str = ""
     tags: dict[str, str] = field(default_factory=dict)
+    file: str = field(default="", compare=False, repr=False)
 
     def to(self, device: Any) -> Prompt:  # noqa: ARG002
         return self
@@ -126,6 +129,7 @@ class Comparison:
     tags: dict[str, str] = field(default_factory=dict)
     margin: float = 0.0  # by how much the better of each pair must be ahead, in the score's units (nats)
     attacked: bool = False  # the last completion is an attack, which nobody ranked (``data/attacked.py``)
+    file: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,7 @@ class Labelled:
     simulated: bool = False
     source: str = ""
     tags: dict[str, str] = field(default_factory=dict)
+    file: str = field(default="", compare=False, repr=False)
 
 
 class TokenBatch(NamedTuple):

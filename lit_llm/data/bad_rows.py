@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from os.path import commonprefix
 
+from lit_llm.data.file_rows import Row
 from lit_llm.data.row_errors import RowError
 from lit_llm.errors import UserError
 
 SHOWN = 10  # rows of each reason
 KINDS = 20  # reasons
 FURTHER = 100_000  # rows that are still read after the first bad one
-GO_ON = "(data.on_error=skip counts such rows and goes on)"
-T = TypeVar("T")
+GO_ON = "(data.on_error=skip counts such {} and goes on)"
+LONG = 40  # characters of what all messages of a reason end with, from which on it is said once
 
 
 class BadRows:
@@ -23,39 +25,63 @@ class BadRows:
         self._first: dict[str, list[str]] = {}
         self._counts: Counter[str] = Counter()
         self._read = self._since = 0
+        self._files = 0  # that are looked at
+        self._unread = 0  # of these, those that cannot be read, or not further
+        self._last = ""
         self.cut = False  # there are more rows than were looked at
 
     def __bool__(self) -> bool:
         return bool(self._counts)
 
+    def only(self, reason: str) -> bool:
+        """Whether no other reason was met."""
+        return not self or set(self._counts) == {reason}
+
     def add(self, error: RowError) -> None:
+        self._unread += error.whole_file
         self._counts[error.reason] += 1
         shown = self._first.setdefault(error.reason, [])
         if len(shown) < SHOWN:
             shown.append(str(error))
 
-    def looked_at(self, rows: Iterable[T]) -> Iterator[T]:
+    def looked_at(self, rows: Iterable[Row | RowError]) -> Iterator[Row | RowError]:
         """The rows; of those after a bad one ``FURTHER``."""
         for row in rows:
             if self and self._since >= FURTHER:
                 self.cut = True
                 return
             self._since += bool(self)
-            self._read += 1
+            self._read += not (isinstance(row, RowError) and row.whole_file)
+            if row.file and row.file != self._last:
+                self._files, self._last = self._files + 1, row.file
             yield row
 
     def end(self, path: object) -> None:
         """Raises UserError with all that was found: one bad row in a line, several by their reason."""
         total = sum(self._counts.values())
+        rows = total - self._unread
+        such = GO_ON.format("rows" if not self._unread else "files" if not rows else "rows and files")
         if total == 1:
-            raise UserError(f"{next(iter(self._first.values()))[0]} {GO_ON}")
+            raise UserError(f"{next(iter(self._first.values()))[0]} {such}")
         if not total:
             return
+        said = [f"{rows:,} of {self._read:,} rows are bad"] if rows else []
+        said += [f"{self._unread:,} of {self._files:,} files cannot be read"] if self._unread else []
         beyond = "; the rows behind these were not looked at" if self.cut else ""
-        lines = [f"data.path={path}: {total:,} of {self._read:,} rows are bad{beyond} {GO_ON}"]
+        lines = [f"data.path={path}: {', and '.join(said)}{beyond} {such}"]
         for reason, number in self._counts.most_common(KINDS):
             first = self._first[reason]
             more = f", the first {len(first)}" if number > len(first) else ""
-            lines.append(f"{reason}: {number:,}{more}:")
-            lines += [f"  {told}" for told in first]
+            end = _common_end(first)
+            lines.append(f"{reason}: {number:,}{more}: {end}".rstrip())
+            lines += [f"  {told[: len(told) - len(end)].rstrip(' ;:')}" for told in first]
         raise UserError("\n".join(lines))
+
+
+def _common_end(told: Sequence[str]) -> str:
+    """What several messages end with, from a clause on, such as what to do; nothing where that is short."""
+    if len(told) < 2:
+        return ""
+    same = commonprefix([one[::-1] for one in told])[::-1]  # noqa: RUF071  (texts)
+    begin = re.search(r"(?<=[;:] )", same)
+    return same[begin.start() :] if begin and len(same) - begin.start() > LONG else ""

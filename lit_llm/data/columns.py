@@ -27,7 +27,7 @@ class Columns:
     def __init__(self, given: Mapping[str, str] | str | None, kind: Kind, parse: Format | Parse | None) -> None:
         self.names = as_mapping(given)
         self._unseen = dict.fromkeys(self.names)
-        self._rows = False
+        self.seen_rows = False  # rows with keys
         self._found: dict[str, None] = {}  # keys of the rows, for the message
         if parse is None or isinstance(parse, Format):
             self._check(_read_by(kind, parse))
@@ -59,7 +59,7 @@ class Columns:
             yield replace(row, value={self.names.get(key, key): one for key, one in row.value.items()})
 
     def _see(self, value: Mapping[str, Any]) -> None:
-        self._rows = True
+        self.seen_rows = True
         if self._unseen:
             for column in [column for column in self._unseen if column in value]:
                 del self._unseen[column]
@@ -72,7 +72,11 @@ class Columns:
             keys = [key for key in self._found if key not in self.names] or list(self._found)
             near = nearest(column, keys)
             hint = f"; did you mean {near}?" if near else ""
-            have = f"the rows have {', '.join(list(self._found)[:12])}" if self._rows else "there are no rows with keys"
+            have = (
+                f"the rows have {', '.join(list(self._found)[:12])}"
+                if self.seen_rows
+                else "there are no rows with keys"
+            )
             raise UserError(f"data.columns.{column}={self.names[column]}: no row has this column; {have}{hint}")
 
 

@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader
 from lit_llm.data.archives import home
 from lit_llm.data.filters import Record, content_key
 from lit_llm.data.formats import Kind
-from lit_llm.data.loading import Order, ResumableLoader, Rows, shuffled
+from lit_llm.data.loading import JoinedRows, Order, ResumableLoader, Rows, shuffled
 from lit_llm.data.options import DataOptions, DataPath
 from lit_llm.data.overview import Overview
+from lit_llm.data.packing import PackedRows
 from lit_llm.data.quality import screening
 from lit_llm.data.quality.screening import Screening
 from lit_llm.data.reading import Expand, Records, read_records
@@ -119,14 +120,26 @@ class DataModule(L.LightningDataModule, ABC):
             lengths = np.add.reduceat(lengths, np.concatenate([[0], np.cumsum(parts)[:-1]]).astype(np.int64))
         self._overview.add_tokens(records, lengths.tolist())
 
+    @property
+    def overview_so_far(self) -> Overview:
+        """What is read of the data, also where no rows to train on came of it."""
+        return self._overview
+
     def overview(self) -> Overview:
         """What the data is, by kinds of files."""
         _ = self.prepared
         return self._overview
 
+    def rows_in_words(self) -> str:
+        """What the rows of an epoch are."""
+        longest = getattr(self.options, "max_length", None)
+        packed = isinstance(self.prepared.train, PackedRows | JoinedRows)
+        return f"packed rows of up to {longest:,} tokens" if packed and longest else "rows"
+
     def left_out_later(self) -> dict[str, int]:
         """Rows that were left out after they were read, by reason."""
-        read = self.overview().whole.skipped
+        whole = self.overview().whole
+        read = whole.skipped + whole.unread + whole.broken_off
         return {name: n - read[name] for name, n in self.prepared.counts["skipped"].items() if n > read[name]}
 
     def samples(self, count: int) -> list[list[Part]]:
@@ -179,8 +192,14 @@ class DataModule(L.LightningDataModule, ABC):
             told = prepared.remedies.get(reason) or REMEDIES.get(reason) or "mend them"
             first = f"; the first: {self._first_bad[reason]}" if reason in self._first_bad else ""
             log.warning(
-                "data: %.1f%% of the rows of %s (%s of %s) are %s: %s: %s%s",
-                *(100 * share, self.options.name, f"{number:,}", f"{prepared.counts['read']:,}"),
+                "data: %.1f%% of the %s of %s (%s of %s) are %s: %s: %s%s",
+                *(
+                    100 * share,
+                    self._overview.whole.noun,
+                    self.options.name,
+                    f"{number:,}",
+                    f"{prepared.counts['read']:,}",
+                ),
                 *("cut" if reason == "truncated" else "dropped", reason, told, first),
             )
 
@@ -337,9 +356,12 @@ def merged_counts(*parts: Mapping[str, Any]) -> dict[str, Any]:
             skipped[reason] = skipped.get(reason, 0) + number
     total = {"read": sum(p["read"] for p in parts), "used": sum(p["used"] for p in parts), "skipped": skipped}
     ignored = sum(p.get("ignored_files", 0) for p in parts)
-    languages = sum((Counter(p.get("languages", {})) for p in parts), Counter[str]())
-    encodings = sum((Counter(p.get("encodings", {})) for p in parts), Counter[str]())
-    more = {"ignored_files": ignored, "languages": dict(sorted(languages.items())), "encodings": dict(encodings)}
+    languages, encodings, altered = (
+        sum((Counter(p.get(name, {})) for p in parts), Counter[str]()) for name in ("languages", "encodings", "altered")
+    )
+    more = {"ignored_files": ignored, "altered": dict(altered)}
+    more |= {"repeated_ids": sum(p.get("repeated_ids", 0) for p in parts)}
+    more |= {"languages": dict(sorted(languages.items())), "encodings": dict(encodings)}
     return total | {name: value for name, value in more.items() if value}
 
 

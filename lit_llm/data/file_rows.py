@@ -6,14 +6,12 @@ reader of rows decides: stop with all that is wrong, or count and go on.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lit_llm.data import row_keys
 from lit_llm.data.archives import ARCHIVES, members
 from lit_llm.data.arrow_files import ARROW, read_arrow
 from lit_llm.data.charsets import AUTO, decoded
@@ -21,9 +19,10 @@ from lit_llm.data.compression import COMPRESSED
 from lit_llm.data.documents.needs import KINDS as DOCUMENTS
 from lit_llm.data.documents.reading import Text, read_documents
 from lit_llm.data.encodings import undecodable
+from lit_llm.data.json_rows import read_json, read_lines
 from lit_llm.data.projects import is_project, read_project
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.streams import open_bytes, open_lines, read_bytes
+from lit_llm.data.streams import open_bytes, read_bytes
 from lit_llm.data.tables import TABLES, read_table
 from lit_llm.errors import UserError
 from lit_llm.runtime.suggestions import nearest
@@ -105,7 +104,7 @@ def read_rows(
                     row.file = file
                 yield row
         except RowError as bad:  # the file itself: damaged, a pointer, unreadable
-            bad.file = file
+            bad.file, bad.whole_file = file, True
             yield bad
 
 
@@ -117,16 +116,13 @@ def _rows_of(file: str, encoding: str, texts: Iterator[Text | RowError]) -> Iter
         yield from (Row(value, file, task, named) for value, named, task in read_project(file))
     elif extension(file) in DOCUMENTS:
         text = next(texts)
-        yield text if isinstance(text, RowError) else Row(text.text, file, 1, file, text.parts, text.encoding)
+        if isinstance(text, RowError):
+            raise text
+        yield Row(text.text, file, 1, file, text.parts, text.encoding)
     elif extension(file) in TEXTS:
         yield from _read_text(file, encoding)
     else:
         yield from _READERS[known_extension(file)](file, "utf-8" if encoding == AUTO else encoding)
-
-
-def _decoded(data: bytes | bytearray, encoding: str) -> str:
-    """The text of a file or line; a byte order mark is no part of it."""
-    return data.decode(encoding).removeprefix("\ufeff")
 
 
 def _read_text(file: str, encoding: str) -> Iterator[Row | RowError]:
@@ -143,144 +139,6 @@ def _read_text(file: str, encoding: str) -> Iterator[Row | RowError]:
             "save it as UTF-8, or set data.encoding=utf-16-le",
         )
     yield Row(text, file, 1, encoding=found)
-
-
-def _read_lines(file: str, encoding: str) -> Iterator[Row | RowError]:
-    lines, encoding = _lines(file, encoding)
-    reader = _Json()
-    for number, line in enumerate(lines, start=1):
-        if isinstance(line, RowError):
-            yield line
-            continue
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        if line.strip():
-            yield _parse_line(line, file, number, encoding, reader)
-
-
-def _lines(file: str, encoding: str) -> tuple[Iterator[bytes | RowError], str]:
-    """Lines and their encoding, which is UTF-8 where the file's has other bytes for a line's end than ASCII."""
-    if "\n{".encode(encoding) == b"\n{":
-        return open_lines(file), encoding
-    data = read_bytes(file)
-    try:
-        text = _decoded(data, encoding)
-    except UnicodeDecodeError as error:
-        raise RowError("invalid_utf8", f"{file}: {undecodable(data, error, encoding)}") from None
-    return iter(line.encode("utf-8", "surrogatepass") for line in text.split("\n")), "utf-8"
-
-
-def _parse_line(line: bytes, file: str, number: int, encoding: str, reader: _Json) -> Row | RowError:
-    try:
-        value, twice = reader.read(line.decode(encoding))
-    except (ValueError, RecursionError) as error:  # of which two kinds say where
-        return _not_json(line, error, place(file, number), encoding)
-    return _row(value, file, number, twice)
-
-
-class _Twice(dict[str, Any]):
-    """An object that has a key twice."""
-
-    key = ""
-
-
-class _Json:
-    """Reads JSON and finds objects that have a key twice: which of its values is meant, nobody knows."""
-
-    def __init__(self) -> None:
-        self._twice: list[_Twice] = []
-        self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
-
-    def read(self, text: str) -> tuple[Any, list[_Twice]]:
-        """The value, and the objects in it that have a key twice."""
-        self._twice.clear()
-        return self._decoder.decode(text), list(self._twice)
-
-    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        value = dict(pairs)
-        if len(value) == len(pairs):
-            return value
-        found = _Twice(value)
-        names = [key for key, _ in pairs]
-        found.key = next(key for key in names if names.count(key) > 1)
-        self._twice.append(found)
-        return found
-
-
-def _holds(value: Any, part: Any) -> bool:
-    if value is part:
-        return True
-    if isinstance(value, dict):
-        return any(_holds(one, part) for one in value.values())
-    return isinstance(value, list) and any(_holds(one, part) for one in value)
-
-
-def _not_json(line: bytes, error: Exception, where: str, encoding: str) -> RowError:
-    if isinstance(error, UnicodeDecodeError):
-        return RowError("invalid_utf8", f"{where}: {undecodable(line, error, encoding)}")
-    if line.count(b"\0") > len(line) // 4:
-        return RowError(
-            "nul_byte",
-            f"{where}: {line.count(0):,} of {len(line):,} bytes are NUL: UTF-16 without its mark; save it as UTF-8, or "
-            "set data.encoding=utf-16-le",
-        )
-    if isinstance(error, json.JSONDecodeError):
-        return RowError(
-            "malformed_json", f"{where}: column {error.colno}: not JSON ({error.msg}); one JSON object a line"
-        )
-    if isinstance(error, RecursionError):
-        return RowError("too_deep", f"{where}: nested too deep; a flat object is needed")
-    return RowError("malformed_json", f"{where}: not JSON ({str(error)[:80]}); one JSON object a line")
-
-
-def _row(value: Any, file: str, number: int, twice: Sequence[_Twice] = ()) -> Row | RowError:
-    if isinstance(value, dict):
-        if twice and (found := next((one for one in twice if _holds(value, one)), None)) is not None:
-            return RowError(
-                "duplicate_key",
-                f"{place(file, number)}: an object has the key {found.key[:40]!r} twice, and no order says which "
-                "counts; leave one",
-            )
-        return Row(value, file, number)
-    kind = type(value).__name__
-    return RowError(
-        "not_an_object", f"{place(file, number)}: a JSON {kind} ({str(value)[:40]!r}); an object {{...}} is needed"
-    )
-
-
-def _read_json(file: str, encoding: str) -> Iterator[Row | RowError]:
-    data = read_bytes(file)
-    whole, twice = _parse_whole(data, file, encoding)
-    if isinstance(whole, dict):
-        lists = [key for key, v in whole.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
-        known = {"messages", "conversations", "completions", "chosen", "rejected", "prompt"}
-        if len(lists) == 1 and not known & whole.keys():
-            if keys := row_keys.unused(whole, lists, None):
-                raise row_keys.refusal(keys[:8], lists, f"{file}: beside the list '{lists[0]}'")
-            whole = whole[lists[0]]
-        else:
-            whole = [whole]
-    if not isinstance(whole, list):
-        raise RowError("not_an_object", f"{file}: a JSON {type(whole).__name__}; a list of objects is needed")
-    for number, value in enumerate(whole, start=1):
-        yield _row(value, file, number, twice)
-
-
-def _parse_whole(data: bytearray, file: str, encoding: str) -> tuple[Any, list[_Twice]]:
-    try:
-        return _Json().read(_decoded(data, encoding))
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise RowError("invalid_utf8", f"{file}:line {line}: {undecodable(data, error, encoding)}") from None
-    except json.JSONDecodeError as error:
-        hint = "; one object a line is a .jsonl" if error.msg == "Extra data" else ""
-        raise RowError(
-            "malformed_json", f"{file}:line {error.lineno}: column {error.colno}: {error.msg}{hint}"
-        ) from None
-    except RecursionError:
-        raise RowError("too_deep", f"{file}: nested too deep; a list of flat objects is needed") from None
-    except ValueError as error:
-        raise RowError("malformed_json", f"{file}: not JSON ({str(error)[:80]})") from None
 
 
 def _read_parquet(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa: ARG001  (it says itself)
@@ -308,15 +166,25 @@ def _read_parquet(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa
 
 def _read_archive(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa: ARG001  (its files say theirs)
     """Why it is not read as a folder: what is read is what ``resolve`` finds in it."""
-    try:
-        members(file)
-    except RowError as error:
-        yield RowError(error.reason, str(error))
+    members(file)
+    yield from ()
 
 
 def _read_table(file: str, encoding: str) -> Iterator[Row | RowError]:
-    for found in read_table(file, encoding, tabs=extension(file) != ".csv"):
-        yield found if isinstance(found, RowError) else Row(found[1], file, found[0])
+    return _rows(file, read_table(file, encoding, tabs=extension(file) != ".csv"))
+
+
+def _read_lines(file: str, encoding: str) -> Iterator[Row | RowError]:
+    return _rows(file, read_lines(file, encoding))
+
+
+def _read_json(file: str, encoding: str) -> Iterator[Row | RowError]:
+    return _rows(file, read_json(file, encoding))
+
+
+def _rows(file: str, found: Iterable[tuple[int, dict[str, Any]] | RowError]) -> Iterator[Row | RowError]:
+    for one in found:
+        yield one if isinstance(one, RowError) else Row(one[1], file, one[0])
 
 
 def _read_arrow(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa: ARG001  (it says itself)
@@ -335,7 +203,7 @@ def _read_hub(name: str) -> Iterator[Row | RowError]:
     try:
         stream = datasets.load_dataset(identifier, configuration or None, split=split or "train", streaming=True)
         for number, value in enumerate(stream, start=1):
-            yield _row(dict(value), name, number)
+            yield Row(dict(value), name, number)
     except Exception as error:  # network, access rights, formats: the library raises many kinds
         what = " ".join(str(error).split())[:160]
         raise UserError(f"{name}: cannot be read from the hub ({type(error).__name__}: {what})") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,12 @@ from lit_llm.data.file_rows import Row
 from lit_llm.data.row_errors import RowError
 
 log = logging.getLogger(__name__)
+
+
+@cache
+def warn_once(to: logging.Logger, told: str) -> None:
+    """A warning that a process gives once: data is read for the tokenizer, and then for the run."""
+    to.warning("%s", told)
 
 
 class FoundEncodings:
@@ -33,5 +40,5 @@ class FoundEncodings:
                 f"{name}: {', '.join(files[:8])}{f' and {len(files) - 8} more' if len(files) > 8 else ''}"
                 for name, files in sorted(self._files.items())
             )
-            log.warning("data.path=%s: texts that are no UTF-8, read as %s (data.encoding=NAME says it)", path, found)
+            warn_once(log, f"data.path={path}: texts that are no UTF-8, read as {found} (data.encoding=NAME says it)")
         return Counter({name: len(files) for name, files in self._files.items()})

@@ -46,7 +46,7 @@ class DataOptions(Options):
     # What rows call a key, and what its format calls it: {question: prompt, reply: completion}. Renamed before the
     # format is chosen.
     columns: Mapping[str, str] | str | None = None
-    on_error: Literal["stop", "skip"] = "stop"  # at the first bad row, with file and line; skip counts it by reason
+    on_error: Literal["stop", "skip"] = "stop"  # with all bad rows and files; skip counts them by reason and goes on
     max_error_rate: float = 0.2  # share of bad rows above which skipping ends in an error all the same
     validation_fraction: float = 0.05  # held out by content, where the files do not say which split they are
     test_fraction: float = 0.05  # the same, to test on

@@ -22,6 +22,7 @@ LOUD = 0.1
 """Share of the files, or of the rows, above which it is said loudly that they are not read."""
 FEW_WORDS = 15
 """Characters a word on average, above which a text is counted in characters: its script has no blanks between words."""
+SLICE = 2**16  # characters whose words are counted at a time
 DUPLICATES = ("duplicate", "near_duplicate")
 EXPECTED = (
     "duplicate", "in_heldout", "left_out", "other_half", "no_weight", "unlabelled", "all_tied", *quality.REASONS
@@ -35,6 +36,7 @@ class OfKind:
 
     files: set[str] = field(default_factory=set)  # from which a row came, or a bad one
     unread: Counter[str] = field(default_factory=Counter)  # files that are not read, by the reason
+    broken_off: Counter[str] = field(default_factory=Counter)  # of ``files``, those whose end is lost, by the reason
     rows: int = 0
     used: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
@@ -48,6 +50,7 @@ class OfKind:
     def __iadd__(self, other: OfKind) -> OfKind:
         self.files |= other.files
         self.unread += other.unread
+        self.broken_off += other.broken_off
         self.skipped += other.skipped
         self.languages += other.languages
         for name in ("rows", "used", "words", "characters", "tokens", "size", "heldout"):
@@ -67,13 +70,19 @@ class OfKind:
         """Whether the script has no blanks between words, so that words say nothing."""
         return self.characters > FEW_WORDS * self.words
 
+    @property
+    def noun(self) -> str:
+        """What a row is called: a file, where none has more than one (documents, texts)."""
+        return "files" if self.rows <= len(self.files) else "rows"
+
     def as_dict(self) -> dict[str, Any]:
         found: dict[str, Any] = {
             "files": len(self.files), "unread_files": dict(self.unread), "rows": self.rows, "used": self.used,
             "skipped": dict(sorted(self.skipped.items())), "duplicates": self.duplicates, "words": self.words,
             "characters": self.characters, "tokens": self.tokens, "heldout_share": round(self.heldout_share, 6),
         }  # fmt: skip
-        return found | ({"languages": dict(self.languages.most_common())} if self.languages else {})
+        more = {"languages": dict(self.languages.most_common()), "broken_off": dict(self.broken_off)}
+        return found | {name: value for name, value in more.items() if value}
 
 
 @dataclass
@@ -81,7 +90,7 @@ class Overview:
     """Files by their kind: an extension, ``hub``, or ``project``."""
 
     kinds: dict[str, OfKind] = field(default_factory=dict)
-    named: dict[str, str] = field(default_factory=dict)  # kinds of records whose source is not ``file:line``
+    passages: int = 0  # of few long texts, dropped since they hold held-out text
     _file: str = ""  # that is being read
 
     def of(self, file: str) -> OfKind:
@@ -91,7 +100,7 @@ class Overview:
     def __iadd__(self, other: Overview) -> Overview:
         for kind, more in other.kinds.items():
             self.kinds.setdefault(kind, OfKind()).__iadd__(more)
-        self.named |= other.named
+        self.passages += other.passages
         return self
 
     def following(self, rows: Iterable[Row | RowError]) -> Iterator[Row | RowError]:
@@ -100,9 +109,12 @@ class Overview:
             self._file = row.file
             yield row
 
-    def read(self) -> OfKind:
-        """Counts a row of the file that is being read."""
+    def read(self, row: Row | RowError) -> OfKind:
+        """Counts a row of the file that is being read; or the file, where the row tells that it cannot be read."""
         of = self.of(self._file)
+        if isinstance(row, RowError) and row.whole_file:
+            (of.broken_off if self._file in of.files else of.unread)[row.reason] += 1
+            return of
         of.files.add(self._file)
         of.rows += 1
         return of
@@ -112,22 +124,20 @@ class Overview:
         of = self.of(row.file)
         of.used += 1
         for text in texts_of(record):
-            of.words += len(text.split())
+            of.words += words_in(text)
             of.characters += len(text)
-        if row.named:
-            self.named[record.source] = kind_of(row.file)
 
     def leave_out(self, record: Record, reason: str) -> None:
         """A record that was used is left out after all: a near duplicate, one that is held out elsewhere."""
         if (of := self._of(record)) is not None:
             of.used -= 1
             of.skipped[reason] += 1
-            of.words -= sum(len(text.split()) for text in texts_of(record))
+            of.words -= sum(map(words_in, texts_of(record)))
             of.characters -= sum(map(len, texts_of(record)))
 
     def _of(self, record: Record) -> OfKind | None:
-        """Of the record's kind of file; None where a function of the user's named another source."""
-        return self.kinds.get(self.named.get(record.source) or kind_of(record.source.rpartition(":")[0]))
+        """Of the record's kind of file; None of one that came from no file."""
+        return self.kinds.get(kind_of(record.file)) if record.file else None
 
     def divide(self, splits: Mapping[str, Sequence[Record]]) -> None:
         """What is held out, of the records as they were split."""
@@ -182,12 +192,16 @@ class Overview:
             lines += [f"{kind}: rows left out: {', '.join(said)}"] if said else []
             said = [f"{number:,} ({why})" for why, number in one.unread.most_common()]
             lines += [f"{kind}: files not read: {', '.join(said)}"] if said else []
+            said = [f"{number:,} ({why})" for why, number in one.broken_off.most_common()]
+            lines += [f"{kind}: files read in part: {', '.join(said)}"] if said else []
+        if self.passages:
+            lines.append(f"{self.passages:,} passages dropped, since they hold held-out text")
         if later := {reason: number for reason, number in (later or {}).items() if number > 0}:
             lines.append(f"then left out: {', '.join(f'{number:,} {reason}' for reason, number in later.items())}")
         return lines
 
     def warnings(self) -> list[str]:
-        """A line for files, and one for rows, of which more than a tenth is not read."""
+        """A line for files, and one for rows, of which more than a tenth is not read; one for files that break off."""
         whole = self.whole
         missed = {kind: one.unread.total() - one.unread[TELLS] - one.unread[CACHE] for kind, one in self.kinds.items()}
         unread, files = sum(missed.values()), len(whole.files)
@@ -196,6 +210,9 @@ class Overview:
             of_kinds = ", ".join(f"{number:,} {kind}" for kind, number in missed.items() if number)
             share = unread / (unread + files)
             found.append(f"{share:.0%} OF THE FILES ARE NOT READ: {unread:,} of {unread + files:,} ({of_kinds})")
+        if lost := whole.broken_off:
+            said = ", ".join(f"{number:,} {reason}" for reason, number in lost.most_common())
+            found.append(f"{lost.total():,} of {files:,} FILES ARE READ IN PART, and their ends are lost ({said})")
         bad = Counter({reason: number for reason, number in whole.skipped.items() if reason not in EXPECTED})
         if bad.total() > LOUD * whole.rows:
             said = ", ".join(f"{number:,} {reason}" for reason, number in bad.most_common())
@@ -232,6 +249,15 @@ def kind_of(file: str) -> str:
     if is_project(file):
         return "project"
     return extension(file) or Path(file).name
+
+
+def words_in(text: str) -> int:
+    """What ``len(text.split())`` gives, without a list of all words of a text that may be gigabytes."""
+    count = 0
+    for at in range(0, len(text), SLICE):
+        count += len(text[at : at + SLICE].split())
+        count -= bool(at) and not text[at - 1].isspace() and not text[at].isspace()  # a word in two slices
+    return count
 
 
 def _size(record: Record) -> int:

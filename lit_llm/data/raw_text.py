@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from lit_llm.data.counts import Counts
 from lit_llm.data.data_module import (
     DataModule,
     Prepared,
@@ -71,7 +72,7 @@ class RawText(DataModule):
         reads = [self._read(source.path, "texts") for source in sources]
         training, overlap = self._training_documents(sources, reads)
         train = [
-            self._rows(index, source, documents, "train")
+            self._rows(index, source, documents, "train", reads[index].counts)
             for index, (source, documents) in enumerate(zip(sources, training, strict=True))
         ]
         validation = {
@@ -124,7 +125,9 @@ class RawText(DataModule):
     def _trains_on(self, source: TextSource) -> bool:  # noqa: ARG002
         return True
 
-    def _rows(self, index: int, source: TextSource, documents: list[Document], split: str) -> PackedRows:
+    def _rows(
+        self, index: int, source: TextSource, documents: list[Document], split: str, counts: Counts | None = None
+    ) -> PackedRows:
         store = self._tokenized(documents, f"tokenize {source.name} {split}")
         self._count_tokens(documents, store)
         plan = concatenate_and_split(np.maximum(store.lengths - 1, 0), self.options.max_length)
@@ -133,6 +136,7 @@ class RawText(DataModule):
             raise UserError(
                 f"data.path={source.path}: {tokens} tokens to train on are less than one row of "
                 f"data.max_length={self.options.max_length}; give more text or a smaller max_length"
+                + (f" ({counts})" if counts is not None else "")
             )
         return PackedRows(store, plan, pad_id=self.tokenizer.pad_id, source=index)
 

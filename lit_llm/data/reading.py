@@ -19,7 +19,7 @@ from lit_llm.data.encodings import checked_encoding, holds_utf8
 from lit_llm.data.file_rows import Row, extension, read_rows
 from lit_llm.data.filters import Record, cleaned, cleaned_row, content_key, group_key
 from lit_llm.data.formats import Format, Kind, Parse, find_format, parse_row
-from lit_llm.data.found_encodings import FoundEncodings
+from lit_llm.data.found_encodings import FoundEncodings, warn_once
 from lit_llm.data.holding_out import hold_out
 from lit_llm.data.options import check_fractions
 from lit_llm.data.quality.screening import Screening
@@ -97,13 +97,13 @@ def read_records(
         files = _without_documents(files, ignored)
     parse = find_format(format, kind)
     counts = Counts(ignored_files=len(set(ignored)))
-    unread = [file for file in ignored if why_not_read(file) != TELLS]
+    unread = [file for file in ignored if why_not_read(file, kind) != TELLS]
     if unread:
         names = sorted({Path(file).name for file in unread})
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-        log.warning("data.path=%s: files that are not read: %s%s", path, ", ".join(names[:8]), more)
+        warn_once(log, f"data.path={path}: files that are not read: {', '.join(names[:8])}{more}")
     for file in dict.fromkeys(ignored):
-        counts.overview.of(file).unread[why_not_read(file)] += 1
+        counts.overview.of(file).unread[why_not_read(file, kind)] += 1
     encoding = checked_encoding(encoding)
     renaming, bad = Columns(columns, kind, parse), BadRows() if on_error == "stop" else None
     splits: dict[str, list[Record]] = {}
@@ -118,7 +118,13 @@ def read_records(
             rows = map(_to_train_on, rows)
         rows = rows if bad is None else bad.looked_at(rows)
         splits[name] = list(_kept(rows, kind, parse, bad, counts, ignore_keys, ids, screening))
-    renaming.check_seen()
+    cut = False
+    if bad is not None:
+        if not bad.only("unknown_format"):  # a row's columns may be what its format lacks
+            bad.end(path)
+        cut = bad.cut
+    if not cut and (renaming.seen_rows or not counts.errors):
+        renaming.check_seen()
     if bad is not None:
         bad.end(path)
     if ids.first:
@@ -131,6 +137,7 @@ def read_records(
     counts.encodings = encodings.tell(path)
     _check(counts, path, max_error_rate)
     divided = hold_out(splits, kind, counts, validation_fraction, test_fraction, screening)
+    counts.overview.passages = counts.altered.get("held_out_passages", 0)
     counts.overview.divide(divided)
     return Records(divided, counts)
 
@@ -235,7 +242,7 @@ def _kept(
     seen: set[bytes] = set()
     for row in rows:
         counts.read += 1
-        of = counts.overview.read()
+        of = counts.overview.read(row)
         try:
             record = _record(row, kind, parse, ignore_keys)
             key = content_key(record)
@@ -247,7 +254,8 @@ def _kept(
             if bad is not None and error.reason not in HARMLESS:
                 bad.add(error)
             counts.skipped[error.reason] += 1
-            of.skipped[error.reason] += 1
+            if not error.whole_file:
+                of.skipped[error.reason] += 1
             counts.first.setdefault(error.reason, str(error))
             continue
         seen.add(key)
@@ -266,6 +274,7 @@ def _record(row: Row | RowError, kind: Kind, parse: Format | Parse | None, ignor
         raise RowError("left_out", f"{row.where}: left out by the format's function")
     if isinstance(record, Document) and not record.text.strip():
         raise RowError("empty_text", f"{row.where}: no text")
+    record = replace(record, file=row.file)
     if isinstance(record, Document) and row.parts:
         record = replace(record, parts=row.parts)
     if isinstance(record, Comparison) and len(set(record.ranks)) == 1:
@@ -279,7 +288,8 @@ def _check(counts: Counts, path: Any, max_error_rate: float) -> None:
     if counts.used == 0:
         raise UserError(f"data.path={path}: no usable row ({counts}){first}")
     if counts.errors > max_error_rate * counts.read:
+        what = counts.overview.whole.noun
         raise UserError(
-            f"data.path={path}: {counts.errors} of {counts.read} rows are bad, more than "
+            f"data.path={path}: {counts.errors} of {counts.read} {what} are bad, more than "
             f"data.max_error_rate={max_error_rate:g} ({counts}){first}"
         )

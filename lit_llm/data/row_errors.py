@@ -13,6 +13,7 @@ class RowError(UserError):
     """A row or a file that cannot be used. ``reason`` is the word under which it is counted."""
 
     file = ""  # where it was met, which the reader of files says
+    whole_file = False  # nothing of the file is read behind it
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(_LINE_ENDS.sub(" ", message))  # one line, whatever keys and values it names

@@ -12,6 +12,7 @@ from typing import Any
 from lit_llm.data.archives import is_archive, members
 from lit_llm.data.arrow_files import ARROW, of_saved
 from lit_llm.data.compression import COMPRESSED
+from lit_llm.data.documents.needs import KINDS as DOCUMENTS
 from lit_llm.data.file_rows import FOREIGN, FORMATS, TEXTS, extension, known_extension
 from lit_llm.data.projects import is_project, resolve_project
 from lit_llm.data.row_errors import RowError
@@ -159,8 +160,10 @@ def is_about_data(file: str) -> bool:
     return (kind in TEXTS or not kind) and bool(_NO_DATA.fullmatch(Path(name).stem))
 
 
-def why_not_read(file: str) -> str:
-    """Why a file beside data is not read, in a few words."""
+def why_not_read(file: str, kind: str = "texts") -> str:
+    """Why a file beside data of a kind (``formats.Kind``) is not read, in a few words."""
+    if kind != "texts" and extension(file) in DOCUMENTS:
+        return "documents are texts: for stage=pretraining or continued_pretraining"
     if is_about_data(file):
         return TELLS
     if extension(file) in ARROW and Path(file).name.startswith("cache-"):

@@ -127,5 +127,6 @@ class Evaluator:
 
 
 def set_hash(heldout: Heldout) -> str:
-    """The set's name, kind and items."""
-    return digest([heldout.name, heldout.kind, [asdict(item) for item in heldout.items]])
+    """The set's name, kind and items; the file of an item is said by its source."""
+    items = [{name: value for name, value in asdict(item).items() if name != "file"} for item in heldout.items]
+    return digest([heldout.name, heldout.kind, items])

@@ -38,6 +38,7 @@ def write_heldout(folder: str | Path, heldout: Heldout) -> Path:
 def _fields(item: Any) -> dict[str, Any]:
     """An item's fields; of a message, what is as in most is not written: that it is trained, that it has no calls."""
     found = asdict(item)
+    found.pop("file", None)  # its source says it
     for message in (one for name in ("messages", "prompt") for one in found.get(name, ())):
         for key in [key for key, value in message.items() if key in _USUAL and value == _USUAL[key]]:
             del message[key]

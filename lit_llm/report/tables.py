@@ -202,6 +202,7 @@ def _of_kind(one: Mapping[str, Any]) -> str:
     said = [f"{one['files']:,} files", f"{one['rows']:,} rows", f"{one['words']:,} words", f"{one['tokens']:,} tokens"]
     said += [f"{one['heldout_share']:.1%} held out", f"{one['duplicates']:,} duplicates"]
     said += [f"{number:,} files not read: {why}" for why, number in one["unread_files"].items()]
+    said += [f"{number:,} files read in part: {why}" for why, number in (one.get("broken_off") or {}).items()]
     return ", ".join([*said, *(f"{name} {number:,}" for name, number in (one.get("languages") or {}).items())])
 
 

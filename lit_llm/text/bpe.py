@@ -9,6 +9,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trai
 from tokenizers import Tokenizer as Engine
 
 from lit_llm.model_sources.pre_tokenizers import QWEN2
+from lit_llm.runtime.progress_bars import on_terminal
 from lit_llm.text.control_tokens import DOCUMENT_END, SPECIALS, TURN_END
 from lit_llm.text.options import TrainBPEOptions
 from lit_llm.text.tokenizer import Tokenizer
@@ -48,7 +49,7 @@ def train_bpe(
         max_token_length=max_token_length,
         special_tokens=[AddedToken(t, special=True, normalized=False) for t in SPECIALS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=show_progress,
+        show_progress=show_progress and on_terminal(),  # elsewhere its bars are blank lines
     )
     engine.train_from_iterator(_valid(texts), trainer)
     return Tokenizer(engine, {"eos_token": TURN_END, "pad_token": DOCUMENT_END, "bos_token": None})

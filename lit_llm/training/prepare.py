@@ -61,8 +61,13 @@ def run(words: Sequence[str]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="prepare-") as folder:
         data = data_of(cfg, Path(folder))
-        for line in table(data):
-            print(line)
+        try:
+            lines = list(table(data))
+        except UserError:
+            if data.overview_so_far.kinds:  # what was read says why it is too little
+                print("\n".join(data.overview_so_far.lines()))
+            raise
+        print("\n".join(lines))
         for line in samples(data, colours=sys.stdout.isatty()):
             print(line)
 
@@ -87,7 +92,8 @@ def table(data: DataModule) -> Iterator[str]:
     overview = data.overview()
     yield from overview.lines(data.left_out_later())
     trained = f", of which an epoch trains {data.train_tokens:,}" if data.train_tokens else ""
-    yield f"an epoch has {len(data.prepared.train):,} rows{trained and f'; {overview.whole.tokens:,} tokens{trained}'}"
+    rows = f"{len(data.prepared.train):,} {data.rows_in_words()}"
+    yield f"an epoch has {rows}{trained and f'; {overview.whole.tokens:,} tokens{trained}'}"
     yield from (f"WARNING: {line}" for line in overview.warnings())
 
 

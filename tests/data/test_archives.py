@@ -100,6 +100,39 @@ def test_bombs_and_damaged_archives_are_refused(tmp_path, monkeypatch):
     assert refused(tmp_path, "many.zip", zipped([(f"{n}.txt", b"a") for n in range(3)])) == "archive_bomb"
 
 
+def test_bounds_are_those_of_the_file_with_all_archives_in_it(tmp_path, monkeypatch):
+    """A few kilobytes list a hundred thousand members, ten times ten thousand; a thousand small texts are a corpus."""
+    inner = zipped([(f"{n}", b"") for n in range(2_000)])
+    bomb = zipped([(f"{n}.zip", inner) for n in range(10)])
+    assert refused(tmp_path, "names.zip", zipped([("bomb.zip", bomb)])) == "archive_bomb"
+    (tmp_path / "texts.zip").write_bytes(zipped([(f"{n}.txt", b"%d" % n) for n in range(3_000)]))
+    assert len(archives.members(str(tmp_path / "texts.zip"))) == 3_000
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 4)
+    three = zipped([(f"{n}.txt", b"a") for n in range(3)])
+    assert refused(tmp_path, "two.zip", zipped([("a.zip", three), ("b.zip", three)])) == "archive_bomb"
+
+
+@pytest.mark.parametrize("spooled", [archives.MAX_SPOOLED, 100])
+def test_members_of_a_packed_tar_are_read_in_any_order_and_unpacked_once(tmp_path, monkeypatch, spooled):
+    monkeypatch.setattr(archives, "MAX_SPOOLED", spooled)
+    begun = []
+    monkeypatch.setattr(archives, "_packed", lambda *a, to=archives._packed: (begun.append(a), to(*a))[1])
+    (tmp_path / "x.tar.gz").write_bytes(tar("gz", [(f"{n}.txt", b"%d " % n * 9_000) for n in range(60)]))
+    files = archives.members(str(tmp_path / "x.tar.gz"))
+    for file in [*files[30:], *files[:30]]:
+        assert archives.opened(file).read(3).split()[0] == file.rsplit("/", 1)[1][:-4].encode()
+    assert len(begun) == 1 or spooled == 100
+
+
+def test_archives_that_stay_open_hold_no_more_than_a_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_KEPT", 1000)
+    inner = zipped([("a.txt", bytes(range(256)) * 2)])
+    (tmp_path / "x.zip").write_bytes(zipped([(f"{n}.zip", inner) for n in range(6)]))
+    for file in archives.members(str(tmp_path / "x.zip")):
+        assert archives.opened(file).read() == bytes(range(256)) * 2
+        assert sum(one.held for one in archives._open.values()) <= 1000 and len(archives._open) <= archives.KEPT
+
+
 def test_an_archive_without_files_that_are_read_says_what_is_in_it(tmp_path):
     (tmp_path / "x.zip").write_bytes(zipped([("a.png", b"x")]))
     with pytest.raises(UserError, match=r"archive .*x\.zip: no file of a known format among \.png"):

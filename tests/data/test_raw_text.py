@@ -97,7 +97,7 @@ def test_a_stale_token_cache_is_never_used(tokenizer, write, sentence, cache):
 
 def test_text_shorter_than_a_row_is_one_clear_line(tokenizer, write, cache):
     path = write("short.txt", "A few words.")
-    with pytest.raises(UserError, match=r"short.txt: \d+ tokens to train on are less than one row of data"):
+    with pytest.raises(UserError, match=r"short.txt: \d+ tokens to train on are less than one row of data.*1 used"):
         RawText(TextOptions(path=path, cache_dir=cache), tokenizer=tokenizer).setup()
 
 

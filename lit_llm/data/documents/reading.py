@@ -23,6 +23,7 @@ from lit_llm.runtime.progress_bars import Bar
 
 MAX_SIZE = 512 * 2**20  # bytes of a document
 MAX_WORKERS = 8
+AHEAD = 512 * 2**20  # bytes of documents that are open at a time; one is, however long
 _NOT_KEPT = ("document_too_slow", "document_too_big")  # the machine's fault as much as the document's
 
 
@@ -61,7 +62,7 @@ def read_documents(
     count = min(len(files), os.cpu_count() or 1, MAX_WORKERS)
     workers, cache = Workers(count), _Cache(Path(cache_dir) / "documents", f"{versions()}\0{encoding}")
 
-    def one(file: str, kind: str, data: bytes) -> Text | RowError:
+    def one(file: str, kind: str, data: bytearray) -> Text | RowError:
         found = cache.get(kind, data)
         if found is None:
             found = workers.read(kind, data, encoding)
@@ -71,28 +72,29 @@ def read_documents(
             return RowError(found["reason"], f"{file}: {found['what']}")
         return Text(found["text"], tuple((int(at), str(name)) for at, name in found["parts"]), found["encoding"])
 
-    def begun(file: str, kind: str) -> Future[Text | RowError]:
-        """Files are opened here one after another: a tar is read forward."""
+    def begun(file: str, kind: str) -> tuple[Future[Text | RowError], int]:
+        """The document's text to come, and its bytes. Files are opened here, one after another."""
         try:
-            return pool.submit(one, file, kind, bytes(read_bytes(file, MAX_SIZE)))
+            data = read_bytes(file, MAX_SIZE)
+            return pool.submit(one, file, kind, data), len(data)
         except RowError as error:
             failed: Future[Text | RowError] = Future()
             failed.set_result(RowError(error.reason, str(error)))
-            return failed
+            return failed, 0
 
-    pool, waiting = ThreadPoolExecutor(count), deque[Future[Text | RowError]]()
+    pool, waiting = ThreadPoolExecutor(count), deque[tuple[Future[Text | RowError], int]]()
     try:
         with Bar(total=len(files), desc="read documents", unit=" documents", leave=False) as bar:
             for file, kind in zip(files, kinds, strict=True):
                 waiting.append(begun(file, kind))
-                if len(waiting) > 2 * count:
-                    yield waiting.popleft().result()
+                while len(waiting) > 2 * count or (waiting and sum(size for _, size in waiting) > AHEAD):
+                    yield waiting.popleft()[0].result()
                     bar.update(1)
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.popleft()[0].result()
                 bar.update(1)
     finally:
-        for future in waiting:
+        for future, _ in waiting:
             future.cancel()
         workers.close()
         pool.shutdown()
@@ -104,12 +106,12 @@ class _Cache:
     def __init__(self, folder: Path, made_by: str) -> None:
         self._folder, self._made_by = folder, made_by
 
-    def _file(self, kind: str, data: bytes) -> Path:
+    def _file(self, kind: str, data: bytearray) -> Path:
         digest = hashlib.sha256(f"{self._made_by}\0{kind}\0".encode())
         digest.update(data)
         return self._folder / f"{digest.hexdigest()[:40]}.json"
 
-    def get(self, kind: str, data: bytes) -> dict[str, Any] | None:
+    def get(self, kind: str, data: bytearray) -> dict[str, Any] | None:
         try:
             found = json.loads(self._file(kind, data).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -119,7 +121,7 @@ class _Cache:
         )
         return found if whole else None
 
-    def put(self, kind: str, data: bytes, found: dict[str, Any]) -> None:
+    def put(self, kind: str, data: bytearray, found: dict[str, Any]) -> None:
         file = self._file(kind, data)
         try:
             write_text(file, json.dumps(found, ensure_ascii=False))

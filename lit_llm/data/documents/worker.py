@@ -18,8 +18,11 @@ SECONDS = 60  # of a processor, for a document, and
 SECONDS_PER_MIB = 20  # for each MiB of it
 MOST_SECONDS = 900
 _REFUSED = ("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.startfile",
-            "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.link", "os.symlink", "os.truncate",
+            "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.chown", "os.utime", "os.setxattr",
+            "os.link", "os.symlink", "os.truncate",
             "shutil.", "ftplib.", "http.client.", "urllib.Request", "smtplib.", "webbrowser.")  # fmt: skip
+
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND  # flags of ``open``, whatever its mode says
 
 
 def seconds_for(size: int) -> int:
@@ -61,7 +64,7 @@ def _answer(reader: Any, task: dict[str, Any], data: bytes) -> dict[str, Any]:
 
 
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITING
     if writes or event.startswith(_REFUSED):
         raise PermissionError(f"{event}: a document may not")
 

@@ -17,6 +17,7 @@ import lit_llm
 from lit_llm.data.documents.worker import seconds_for
 
 WAIT = 5.0  # seconds on the clock for each of a processor: a machine that is busy is slower
+NEEDED = ("PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT")
 _PACKAGE = Path(lit_llm.__file__).parents[1]
 
 
@@ -30,7 +31,7 @@ class Workers:
         for _ in range(count):
             self._idle.put(None)
 
-    def read(self, kind: str, data: bytes, encoding: str) -> dict[str, Any]:
+    def read(self, kind: str, data: bytes | bytearray, encoding: str) -> dict[str, Any]:
         """What ``reader.read`` gave, or {"reason", "what"} of a document that gives no text."""
         process = self._idle.get()
         try:
@@ -57,11 +58,17 @@ def _started() -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1"},
+        env={name: value for name, value in os.environ.items() if _is_needed(name)}
+        | {"PYTHONPATH": path, "PYTHONUTF8": "1"},
     )
 
 
-def _asked(process: subprocess.Popen[bytes], kind: str, data: bytes, encoding: str) -> dict[str, Any]:
+def _is_needed(name: str) -> bool:
+    """Whether a process needs a variable to start; tokens and passwords are none of a document's."""
+    return name in NEEDED or name.startswith("LC_")
+
+
+def _asked(process: subprocess.Popen[bytes], kind: str, data: bytes | bytearray, encoding: str) -> dict[str, Any]:
     assert process.stdin is not None and process.stdout is not None
     seconds = seconds_for(len(data))
     hangs = threading.Event()

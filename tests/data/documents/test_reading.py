@@ -39,8 +39,12 @@ def test_bad_documents_are_told_all_at_once_or_counted_and_the_rest_is_read(tmp_
     with pytest.raises(UserError) as error:
         read_records(str(folder), "texts", cache_dir=tmp_path / "cache")
     lines = str(error.value).splitlines()
-    assert lines[0] == f"data.path={folder}: 15 of 16 rows are bad (data.on_error=skip counts such rows and goes on)"
-    assert sum("scan" in line for line in lines) == 10 and "no_text_layer: 12, the first 10:" in lines
+    assert (
+        lines[0]
+        == f"data.path={folder}: 15 of 16 files cannot be read (data.on_error=skip counts such files and goes on)"
+    )
+    assert sum("scan" in line for line in lines) == 10 and sum("recognize it (OCR)" in line for line in lines) == 1
+    assert any(line.startswith("no_text_layer: 12, the first 10: ") for line in lines)
     for name in ("locked.epub: its chapters are encrypted", "broken.docx: broken (", "letters.txt:1: byte 161 (0xfc)"):
         assert sum(f"{folder}/{name}" in line for line in lines) == 1
     options = {"on_error": "skip", "max_error_rate": 1.0, "validation_fraction": 0, "test_fraction": 0}
@@ -66,16 +70,19 @@ def test_a_document_that_takes_too_long_or_ends_its_process_is_one_bad_document(
         "    if data == b'net': socket.create_connection(('127.0.0.1', 9))\n"
         "    if data == b'run': subprocess.run(['true'])\n"
         "    if data == b'write': open('made', 'w')\n"
+        "    if data == b'touch': os.close(os.open('made', os.O_WRONLY | os.O_CREAT))\n"
+        "    if data == b'secret': return {'text': os.environ.get('HF_TOKEN', 'none')}\n"
         "    print('what a library says')\n"
         "    return {'text': data.decode()}\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(workers, "seconds_for", lambda _: 1)
+    monkeypatch.setenv("HF_TOKEN", "of the user")
     group = workers.Workers(1)
     try:
         said = {
             name: group.read(".pdf", name.encode(), "auto")
-            for name in ("loop", "fill", "crash", "net", "run", "write", "good")
+            for name in ("loop", "fill", "crash", "net", "run", "write", "touch", "secret", "good")
         }
     finally:
         group.close()
@@ -84,9 +91,9 @@ def test_a_document_that_takes_too_long_or_ends_its_process_is_one_bad_document(
     if sys.platform == "linux":
         assert reasons["loop"] == "document_too_slow" and reasons["fill"] == "document_too_big"
     assert reasons["crash"] == "broken_document" and "code 3" in said["crash"]["what"]
-    for name, event in (("net", "socket."), ("run", "subprocess.Popen"), ("write", "open")):
+    for name, event in (("net", "socket."), ("run", "subprocess.Popen"), ("write", "open"), ("touch", "open")):
         assert reasons[name] == "broken_document" and f"{event}" in said[name]["what"], said[name]
-    assert not (tmp_path / "made").exists()
+    assert not (tmp_path / "made").exists() and said["secret"] == {"text": "none"}
 
 
 def test_documents_are_not_read_again_until_they_change(tmp_path, monkeypatch):
