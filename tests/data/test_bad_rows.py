@@ -59,7 +59,7 @@ def test_a_long_file_is_not_read_to_its_end(tmp_path, monkeypatch):
 
 
 def test_the_remedy_of_a_reason_is_said_once(tmp_path):
-    lines = said(put(tmp_path, "a.jsonl", [{"txt": n} for n in range(30)]))
+    lines = said(put(tmp_path, "a.jsonl", [{"txt": f"t{n}"} for n in range(30)]))
     assert lines[1].startswith("unknown_format: 30, the first 10: no known format") and "{txt: text}" in lines[1]
     assert lines[2:] == [f"  {tmp_path}/a.jsonl:{n}" for n in range(1, 11)]
 
