@@ -101,7 +101,8 @@ class PairCounts:
         """Where the pair begins, ascending."""
         known = np.unique(np.concatenate([np.arange(0), *self._where.get(_key(pair), [])]))
         behind = self._behind[known]
-        return known[(self._ids[known] == pair[0]) & (behind != NONE) & (self._ids[behind] == pair[1])]
+        found: Places = known[(self._ids[known] == pair[0]) & (behind != NONE) & (self._ids[behind] == pair[1])]
+        return found
 
     def _every_second(self, places: Places) -> Places:
         """Of places that begin pairs of equal ids, those that a merge from the left takes: in aaaa the first and the
@@ -109,7 +110,8 @@ class PairCounts:
         goes_on = np.concatenate([[False], self._behind[places[:-1]] == places[1:]])
         number = np.arange(len(places))
         begun = np.maximum.accumulate(np.where(goes_on, 0, number))
-        return places[(number - begun) % 2 == 0]
+        found: Places = places[(number - begun) % 2 == 0]
+        return found
 
     def _count(self, places: Places, sign: int, changed: dict[int, int] | None = None) -> dict[int, int]:
         """Counts the pairs that begin at these places, each place once, ascending: what that changes of each pair's

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import NotWritten, write_text
 from lit_llm.runtime.progress_bars import Bar
 
+log = logging.getLogger(__name__)
 MAX_SIZE = 512 * 2**20  # bytes of a document
 MAX_WORKERS = 8
 AHEAD = 512 * 2**20  # bytes of documents that are open at a time; one is, however long
@@ -70,6 +72,8 @@ def read_documents(
                 cache.put(kind, data, found)
         if "reason" in found:
             return RowError(found["reason"], f"{file}: {found['what']}")
+        for what in found.get("warnings", ()):
+            log.warning("%s: %s", file, what)
         return Text(found["text"], tuple((int(at), str(name)) for at, name in found["parts"]), found["encoding"])
 
     def begun(file: str, kind: str) -> tuple[Future[Text | RowError], int]:

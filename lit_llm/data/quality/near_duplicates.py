@@ -96,10 +96,10 @@ def like_one_of(held: Sequence[str], texts: Sequence[str], threshold: float, wor
     known, asked = hashes[: len(held)], hashes[len(held) :]
     orders = np.argsort(known, axis=0, kind="stable")
     begins, ends = np.zeros(asked.shape, np.int64), np.zeros(asked.shape, np.int64)  # of each text's bucket, by band
-    for band, order in enumerate(orders.T):
-        values = known[order, band]
-        begins[:, band] = np.searchsorted(values, asked[:, band], side="left")
-        ends[:, band] = np.searchsorted(values, asked[:, band], side="right")
+    for column, order in enumerate(orders.T):
+        values = known[order, column]
+        begins[:, column] = np.searchsorted(values, asked[:, column], side="left")
+        ends[:, column] = np.searchsorted(values, asked[:, column], side="right")
     ends[asked == NONE] = 0
     found = np.full(len(texts), -1, np.int64)
     width = NEIGHBOURS
