@@ -1,9 +1,9 @@
 """Where in a rendered conversation each assistant writes, and which control tokens are the template's.
 
-The conversation is rendered with private marks: around the core of every message, and inside any control token that a
-message holds. Taken out again, they say where each text came to stand. Where the marks change what the template writes
-(it looks at how a text begins, say), or where it cuts one away (a reasoning part), the conversation is rendered once
-more with another text in the turn's place, and what differs is the turn.
+The conversation is rendered with private marks (``marks.py``): around the core of every message, and inside any control
+token that a message holds. Taken out again, they say where each text came to stand. Where the marks change what the
+template writes (it looks at how a text begins, say), or where it cuts one away (a reasoning part), the conversation is
+rendered once more with another text in the turn's place, and what differs is the turn.
 
 A turn with tool calls or reasoning, and one that follows a tool's result, begins behind what the template writes there
 when it asks for it (the conversation up to it, with the generation prompt), and ends as the conversation does that is
