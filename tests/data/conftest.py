@@ -1,6 +1,7 @@
 """What the tests of the DataModules share: a small tokenizer, and files to read."""
 
 import json
+import random
 
 import pytest
 
@@ -10,8 +11,8 @@ WORDS = "the cat sat on a mat and saw dogs run over hills while birds sang of ri
 
 
 def _sentence(number, length=12):
-    """A sentence of its own for every number."""
-    picked = [WORDS[(number * 7 + k * (number % 5 + 1)) % len(WORDS)] for k in range(length)]
+    """A sentence of its own for every number: no two share a run of words that is long."""
+    picked = random.Random(number).choices(WORDS, k=length)
     return f"{' '.join(picked).capitalize()} {number}."
 
 

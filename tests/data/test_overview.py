@@ -111,16 +111,18 @@ def test_documents_with_a_colon_in_a_heading_are_held_out_and_have_tokens(tmp_pa
         f"<h1>Book {n}: the law of {n}</h1><p>{' '.join(sentence(k) for k in range(n * 60, n * 60 + 60))}</p>"
         for n in range(8)
     )
-    (tmp_path / "book.html").write_text(f"<html><body><main>{laws}</main></body></html>")
-    (tmp_path / "plain.txt").write_text("\n\n".join(f"Note: {sentence(n)}" for n in range(600, 900)))
-    options = TextOptions(path=str(tmp_path), cache_dir=cache, max_length=16, validation_fraction=0.2)
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "book.html").write_text(f"<html><body><main>{laws}</main></body></html>")
+    (folder / "plain.txt").write_text("\n\n".join(f"Note: {sentence(n)}" for n in range(600, 900)))
+    options = TextOptions(path=str(folder), cache_dir=cache, max_length=16, validation_fraction=0.2)
     data = RawText(options, tokenizer=tokenizer)
     assert any("book.html:Book" in item.source or ": the law" in item.source for item in data.heldout()[0].items)
     for kind in (".html", ".txt"):
         one = data.overview().kinds[kind]
         assert one.size > 0.9 * one.characters and 0 < one.heldout < one.size and one.tokens > 0, kind
     assert data.overview().whole.size == sum(
-        len(item.text) for split in data._read(str(tmp_path), "texts").splits.values() for item in split
+        len(item.text) for split in data._read(str(folder), "texts").splits.values() for item in split
     )
 
 

@@ -43,7 +43,10 @@ def test_bad_documents_are_told_all_at_once_or_counted_and_the_rest_is_read(tmp_
         lines[0]
         == f"data.path={folder}: 15 of 16 files cannot be read (data.on_error=skip counts such files and goes on)"
     )
-    assert sum("scan" in line for line in lines) == 10 and sum("recognize it (OCR)" in line for line in lines) == 1
+    assert (
+        sum(f"{folder}/scan" in line for line in lines) == 10
+        and sum("recognize it (OCR)" in line for line in lines) == 1
+    )
     assert any(line.startswith("no_text_layer: 12, the first 10: ") for line in lines)
     for name in ("locked.epub: its chapters are encrypted", "broken.docx: broken (", "letters.txt:1: byte 161 (0xfc)"):
         assert sum(f"{folder}/{name}" in line for line in lines) == 1
