@@ -66,7 +66,7 @@ def test_new_words_of_the_stage_are_in_the_rows(words, data, capsys, tmp_path):
     base = [*more, "stage=continued_pretraining", f"init_from={folder / 'model'}", f"data.path={data}/domain"]
     base += [f"data.replay_path={data}/raw_text"]
     tokens = [
-        int(re.search(r"([\d,]+) tokens", told(capsys, given))[1].replace(",", ""))
+        int(re.search(r"; ([\d,]+) tokens", told(capsys, given))[1].replace(",", ""))
         for given in (base, [*base, "stage.new_tokens=[operator]"])
     ]
     assert tokens[1] < tokens[0]

@@ -5,7 +5,8 @@ import tracemalloc
 
 import pytest
 
-from lit_llm.data.quality.rules import NAMES, SETS, QualityRules, _Text, broken, rules
+from lit_llm.data.quality.measured_text import MeasuredText
+from lit_llm.data.quality.rules import NAMES, SETS, QualityRules, broken, rules
 from lit_llm.errors import UserError
 
 ENGLISH = "The tenant has to pay the rent of the flat on the first day, and that is to be done with a transfer. "
@@ -62,7 +63,7 @@ def test_runs_against_plain_tuples_of_words():
     rng = random.Random(2)
     for _ in range(60):
         words = rng.choices(["a", "bb", "ccc", "dddd"], k=rng.randint(0, 40))
-        of, characters = _Text(" ".join(words), bool), max(1, sum(map(len, words)))
+        of, characters = MeasuredText(" ".join(words), bool), max(1, sum(map(len, words)))
         for n in (2, 3, 4, 5, 6):
             runs = [tuple(words[at : at + n]) for at in range(len(words) - n + 1)]
             most = max(map(runs.count, runs), default=0)
@@ -73,7 +74,7 @@ def test_runs_against_plain_tuples_of_words():
 
 
 def test_a_long_text_is_measured_in_little_memory():
-    of = _Text(" ".join(f"w{number % 49_999}" for number in range(600_000)), bool)
+    of = MeasuredText(" ".join(f"w{number % 49_999}" for number in range(600_000)), bool)
     tracemalloc.start()
     assert of.repeating(10) == 1 and of.top(4) < 0.001
     peak = tracemalloc.get_traced_memory()[1]
