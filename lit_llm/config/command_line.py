@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,23 @@ def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] 
     """Run ``job(cfg)`` under Hydra on the command line's overrides; exits with 2 on a user's mistake."""
     with quiet_without_reader():
         _command(config_name, job, argv)
+
+
+def small_command(help: str, run: Callable[[Sequence[str]], None], words: Sequence[str] | None = None) -> None:
+    """The main of a command that takes another one's words, without Hydra's job around it: ``--help`` prints ``help``,
+    a user's mistake exits with 2 and Ctrl+C with 130."""
+    words = sys.argv[1:] if words is None else words
+    if {"--help", "-h"} & set(words):
+        print(broken(help, columns(sys.stdout)))
+        return
+    with quiet_without_reader():
+        try:
+            run(words)
+        except UserError as error:
+            complain(error)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
 
 
 def _command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] | None) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from lit_llm.data.compression import COMPRESSED, MAX_RATIO, WINDOW, decompressed, read_within
-from lit_llm.data.row_errors import RowError
+from lit_llm.data.row_errors import RowError, in_one_line
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst")
 MAX_DEPTH = 3  # archives within each other
@@ -128,7 +128,7 @@ class _Archive:
                         entries.append((info.name, info.size))
                         stored[info.name] = info
         except _DAMAGED as error:
-            raise RowError("damaged_archive", f"{file}: cannot be read as an archive ({_said(error)})") from None
+            raise RowError("damaged_archive", f"{file}: cannot be read as an archive ({in_one_line(error)})") from None
         self.total = sum(size for _, size in entries)
         _check(file, len(entries), self.total, packed)
         for name, _ in entries:
@@ -172,7 +172,7 @@ class _Archive:
             except KeyError:
                 raise RowError("damaged_archive", f"{self._file}: no member {name!r}") from None
             except _DAMAGED as error:
-                what = "encrypted; unpack it" if "encrypted" in str(error) else _said(error)
+                what = "encrypted; unpack it" if "encrypted" in str(error) else in_one_line(error)
                 raise RowError("damaged_archive", f"{self._file}/{name}: cannot be read ({what})") from None
 
 
@@ -268,7 +268,3 @@ def _archive(file: str) -> _Archive:
         while len(_open) > KEPT or (len(_open) > 1 and sum(one.held for one in _open.values()) > MAX_KEPT):
             _open.popitem(last=False)
     return found
-
-
-def _said(error: BaseException) -> str:
-    return " ".join(str(error).split())[:100] or type(error).__name__

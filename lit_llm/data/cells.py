@@ -6,7 +6,6 @@ where it is none. A text that looks like a number stays a text.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 
 from lit_llm.data.file_rows import Row, extension
 from lit_llm.data.formats import FORMATS, Format, Kind, Parse
+from lit_llm.data.json_rows import JsonReader
 from lit_llm.data.row_errors import RowError
 from lit_llm.data.tables import TABLES
 
@@ -124,12 +124,8 @@ _READERS: dict[str, Callable[[str, str, str], Any]] = {
 
 def _json(cell: str) -> Any:
     """JSON; ValueError for none, and for an object with a key twice."""
-    return json.loads(cell, object_pairs_hook=_object)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
+    value, twice = JsonReader().read(cell)
+    if twice:
         raise ValueError("an object has a key twice")
     return value
 

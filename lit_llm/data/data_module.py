@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
@@ -346,32 +345,6 @@ def tests_of(records: Records, name: str, kind: Kinds) -> list[Heldout]:
     """The test splits as held-out sets: ``test`` under the source's name, ``test_wordings`` as ``<name>_wordings``."""
     tests = {split: items for split, items in records.splits.items() if split.startswith("test") and items}
     return [Heldout(name + split.removeprefix("test"), kind, tuple(items)) for split, items in tests.items()]
-
-
-def merged_counts(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    """The sum of the counts of several sources."""
-    skipped: dict[str, int] = {}
-    for part in parts:
-        for reason, number in part["skipped"].items():
-            skipped[reason] = skipped.get(reason, 0) + number
-    total = {"read": sum(p["read"] for p in parts), "used": sum(p["used"] for p in parts), "skipped": skipped}
-    ignored = sum(p.get("ignored_files", 0) for p in parts)
-    languages, encodings, altered = (
-        sum((Counter(p.get(name, {})) for p in parts), Counter[str]()) for name in ("languages", "encodings", "altered")
-    )
-    more = {"ignored_files": ignored, "altered": dict(altered)}
-    more |= {"repeated_ids": sum(p.get("repeated_ids", 0) for p in parts)}
-    more |= {"languages": dict(sorted(languages.items())), "encodings": dict(encodings)}
-    return total | {name: value for name, value in more.items() if value}
-
-
-def moved(counts: Mapping[str, Any], reasons: Mapping[str, int]) -> dict[str, Any]:
-    """The counts after so many used records turned out to be unusable, by reason."""
-    skipped = dict(counts["skipped"])
-    for reason, number in reasons.items():
-        if number:
-            skipped[reason] = skipped.get(reason, 0) + number
-    return {**counts, "used": counts["used"] - sum(reasons.values()), "skipped": dict(sorted(skipped.items()))}
 
 
 def room(key: str, needed: Sequence[int]) -> str:

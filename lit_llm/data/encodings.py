@@ -24,6 +24,19 @@ def checked_encoding(name: str) -> str:
     return found.name
 
 
+def is_nul(found: int, of: int) -> bool:
+    """Whether so many of the characters or bytes are NUL that it is no text."""
+    return found > of // 4
+
+
+def told_of_nul(found: int, of: int, unit: str) -> str:
+    """What is wrong with such text, and what would be right."""
+    return (
+        f"{found:,} of {of:,} {unit} are NUL: no text, or UTF-16 without its mark; save it as UTF-8, or set "
+        "data.encoding=utf-16-le"
+    )
+
+
 def undecodable(data: bytes | bytearray, error: UnicodeDecodeError, encoding: str = "utf-8") -> str:
     """What is wrong with bytes that are not in their encoding, and what would be right."""
     if data[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):

@@ -18,10 +18,10 @@ from lit_llm.data.charsets import AUTO, decoded
 from lit_llm.data.compression import COMPRESSED
 from lit_llm.data.documents.needs import KINDS as DOCUMENTS
 from lit_llm.data.documents.reading import Text, read_documents
-from lit_llm.data.encodings import undecodable
+from lit_llm.data.encodings import is_nul, told_of_nul, undecodable
 from lit_llm.data.json_rows import read_json, read_lines
 from lit_llm.data.projects import is_project, read_project
-from lit_llm.data.row_errors import RowError
+from lit_llm.data.row_errors import RowError, in_one_line
 from lit_llm.data.streams import open_bytes, read_bytes
 from lit_llm.data.tables import TABLES, read_table
 from lit_llm.errors import UserError
@@ -119,10 +119,9 @@ def _rows_of(file: str, encoding: str, texts: Iterator[Text | RowError]) -> Iter
         if isinstance(text, RowError):
             raise text
         yield Row(text.text, file, 1, file, text.parts, text.encoding)
-    elif extension(file) in TEXTS:
-        yield from _read_text(file, encoding)
     else:
-        yield from _READERS[known_extension(file)](file, "utf-8" if encoding == AUTO else encoding)
+        found = known_extension(file)
+        yield from _READERS[found](file, "utf-8" if encoding == AUTO and found not in TEXTS else encoding)
 
 
 def _read_text(file: str, encoding: str) -> Iterator[Row | RowError]:
@@ -132,12 +131,8 @@ def _read_text(file: str, encoding: str) -> Iterator[Row | RowError]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise RowError("invalid_utf8", f"{place(file, line)}: {undecodable(data, error, encoding)}") from None
-    if text.count("\0") > len(text) // 4 and len(text) > 64:
-        raise RowError(
-            "nul_byte",
-            f"{file}: {text.count(chr(0)):,} of {len(text):,} characters are NUL: no text, or UTF-16 without its mark; "
-            "save it as UTF-8, or set data.encoding=utf-16-le",
-        )
+    if len(text) > 64 and is_nul(nuls := text.count("\0"), len(text)):
+        raise RowError("nul_byte", f"{file}: {told_of_nul(nuls, len(text), 'characters')}")
     yield Row(text, file, 1, encoding=found)
 
 
@@ -160,8 +155,7 @@ def _read_parquet(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa
                     number += 1
                     yield Row(value, file, number)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        what = " ".join(str(error).split())[:120]
-        raise RowError("damaged_file", f"{file}: not a readable parquet file ({what})") from None
+        raise RowError("damaged_file", f"{file}: not a readable parquet file ({in_one_line(error)})") from None
 
 
 def _read_archive(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa: ARG001  (its files say theirs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 
@@ -37,61 +36,44 @@ def hold_out(
 
     Raises UserError where there are rows to train on and none is left.
     """
-    divided = _held_out(splits, kind, counts, validation, test, screening)
-    rows = sum(len(splits.get(name, [])) for name in (UNDIVIDED, "train"))
-    if rows and not divided.get("train"):
+    named = {name: records for name, records in splits.items() if name != UNDIVIDED}
+    train = [*splits.get(UNDIVIDED, []), *named.pop("train", [])]
+    rows, heldout = len(train), [record for records in named.values() for record in records]
+    train = counts.drop("in_heldout", train, _said_in(heldout, train))
+    train = counts.drop("near_heldout", train, screening.near_heldout(train, heldout))
+    train = counts.drop("near_duplicate", train, screening.near_duplicates(train))
+    wanted = {} if "validation" in named else {"validation": validation}
+    wanted |= {} if any(name.startswith("test") for name in named) else {"test": test}
+    wanted = {name: fraction for name, fraction in wanted.items() if fraction > 0}
+    if kind == "texts" and wanted and len(train) < FEW_TEXTS:
+        divided = _carve_blocks(train, wanted, heldout, counts, screening)
+    else:
+        divided = _carve(train, wanted, screening.groups(train)) if wanted else {"train": train}
+        out = [record for name, records in divided.items() if name != "train" for record in records]
+        train = divided.get("train", [])
+        train = counts.drop("near_heldout", train, screening.near_heldout(train, out))
+        train = counts.drop("decontaminated", train, screening.holding_heldout(train, [*heldout, *out]))
+        divided |= {"train": train}
+    if rows and not divided["train"]:
         went = [(reason, counts.skipped[reason]) for reason in DROPS if counts.skipped[reason]]
         said = "; ".join(f"{number:,} {reason}: {DROPS[reason]}" for reason, number in went)
         first = next((counts.first[reason] for reason, _ in went), counts.first.get(PASSAGES, ""))
         raise UserError(
             f"data.path: no row is left to train on of {rows:,} ({said or DROPS['decontaminated']}); the first: {first}"
         )
-    return divided
+    return divided | named
 
 
-def _held_out(
-    splits: dict[str, list[Record]],
-    kind: Kind,
-    counts: Counts,
-    validation: float,
-    test: float,
-    screening: Screening,
-) -> dict[str, list[Record]]:
-    named = {name: records for name, records in splits.items() if name != UNDIVIDED}
-    train = [*splits.get(UNDIVIDED, []), *named.pop("train", [])]
-    heldout = [record for records in named.values() for record in records]
-    if heldout:
-        kept, dropped = without_overlap(train, heldout)
-        still = set(map(id, kept)) if dropped else set()
-        for record in train if dropped else ():
-            if id(record) not in still:
-                counts.overview.leave_out(record, "in_heldout")
-                counts.first.setdefault("in_heldout", f"{record.source}: a held-out row has its text or prompt")
-        train = kept
-        counts.used -= dropped
-        counts.skipped["in_heldout"] += dropped
-        counts.skipped += Counter()  # drops the zero
-    train = _without(train, "near_heldout", screening.near_heldout(train, heldout), counts)
-    train = _without(train, "near_duplicate", screening.near_duplicates(train), counts)
-    has_test = any(name.startswith("test") for name in named)
-    wanted = {} if "validation" in named else {"validation": validation}
-    wanted |= {} if has_test else {"test": test}
-    wanted = {name: fraction for name, fraction in wanted.items() if fraction > 0}
-    if kind == "texts" and wanted and len(train) < FEW_TEXTS:
-        return _carve_blocks(train, wanted, heldout, counts, screening) | named
-    carved = _carve(train, wanted, screening.groups(train)) if wanted else {"train": train}
-    out = [record for name, records in carved.items() if name != "train" for record in records]
-    train = carved.get("train", [])
-    train = _without(train, "near_heldout", screening.near_heldout(train, out), counts)
-    train = _without(train, "decontaminated", screening.holding_heldout(train, [*heldout, *out]), counts)
-    return carved | {"train": train} | named
-
-
-def _without(records: list[Record], reason: str, told: Mapping[int, str], counts: Counts) -> list[Record]:
-    counts.drop(reason, told)
-    for number in told:
-        counts.overview.leave_out(records[number], reason)
-    return [record for number, record in enumerate(records) if number not in told]
+def _said_in(heldout: Sequence[Record], train: Sequence[Record]) -> dict[int, str]:
+    """The numbers of the training records whose text or prompt a held-out one has, and what a user is told of each."""
+    if not heldout:
+        return {}
+    staying = set(map(id, without_overlap(train, heldout)[0]))
+    return {
+        number: f"{record.source}: a held-out row has its text or prompt"
+        for number, record in enumerate(train)
+        if id(record) not in staying
+    }
 
 
 def _carve(

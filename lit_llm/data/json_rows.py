@@ -7,23 +7,18 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from lit_llm.data import row_keys
-from lit_llm.data.encodings import undecodable
+from lit_llm.data.encodings import is_nul, told_of_nul, undecodable
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.streams import open_lines, read_bytes
+from lit_llm.data.streams import open_lines, read_bytes, whole_lines
 
 _Found: TypeAlias = tuple[int, dict[str, Any]] | RowError
 """The number of a line or item, from 1, and its object."""
 
 
-def decoded_whole(data: bytes | bytearray, encoding: str) -> str:
-    """The text of a file or line; a byte order mark is no part of it."""
-    return data.decode(encoding).removeprefix("\ufeff")
-
-
 def read_lines(file: str, encoding: str) -> Iterator[_Found]:
     """(line, object) of a .jsonl; what is no row as a RowError in its place."""
     lines, encoding = _lines(file, encoding)
-    reader = _Json()
+    reader = JsonReader()
     for number, line in enumerate(lines, start=1):
         if isinstance(line, RowError):
             yield line
@@ -36,17 +31,13 @@ def read_lines(file: str, encoding: str) -> Iterator[_Found]:
 
 def _lines(file: str, encoding: str) -> tuple[Iterator[bytes | RowError], str]:
     """Lines and their encoding, which is UTF-8 where the file's has other bytes for a line's end than ASCII."""
-    if "\n{".encode(encoding) == b"\n{":
+    whole = whole_lines(file, encoding)
+    if whole is None:
         return open_lines(file), encoding
-    data = read_bytes(file)
-    try:
-        text = decoded_whole(data, encoding)
-    except UnicodeDecodeError as error:
-        raise RowError("invalid_utf8", f"{file}: {undecodable(data, error, encoding)}") from None
-    return iter(line.encode("utf-8", "surrogatepass") for line in text.split("\n")), "utf-8"
+    return iter(line.encode("utf-8", "surrogatepass") for line in whole), "utf-8"
 
 
-def _parse_line(line: bytes, where: str, number: int, encoding: str, reader: _Json) -> _Found:
+def _parse_line(line: bytes, where: str, number: int, encoding: str, reader: JsonReader) -> _Found:
     try:
         value, twice = reader.read(line.decode(encoding))
     except (ValueError, RecursionError) as error:  # of which two kinds say where
@@ -60,7 +51,7 @@ class _Twice(dict[str, Any]):
     key = ""
 
 
-class _Json:
+class JsonReader:
     """Reads JSON and finds objects that have a key twice: which of its values is meant, nobody knows."""
 
     def __init__(self) -> None:
@@ -94,12 +85,8 @@ def _first_twice(value: Any) -> _Twice | None:
 def _not_json(line: bytes, error: Exception, where: str, encoding: str) -> RowError:
     if isinstance(error, UnicodeDecodeError):
         return RowError("invalid_utf8", f"{where}: {undecodable(line, error, encoding)}")
-    if line.count(b"\0") > len(line) // 4:
-        return RowError(
-            "nul_byte",
-            f"{where}: {line.count(0):,} of {len(line):,} bytes are NUL: UTF-16 without its mark; save it as UTF-8, or "
-            "set data.encoding=utf-16-le",
-        )
+    if is_nul(nuls := line.count(0), len(line)):
+        return RowError("nul_byte", f"{where}: {told_of_nul(nuls, len(line), 'bytes')}")
     if isinstance(error, json.JSONDecodeError):
         return RowError(
             "malformed_json", f"{where}: column {error.colno}: not JSON ({error.msg}); one JSON object a line"
@@ -142,7 +129,7 @@ def read_json(file: str, encoding: str) -> Iterator[_Found]:
 
 def _parse_whole(data: bytearray, file: str, encoding: str) -> tuple[Any, bool]:
     try:
-        return _Json().read(decoded_whole(data, encoding))
+        return JsonReader().read(data.decode(encoding).removeprefix("\ufeff"))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise RowError("invalid_utf8", f"{file}:line {line}: {undecodable(data, error, encoding)}") from None

@@ -12,15 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from lit_llm.data.data_module import (
-    DataModule,
-    Prepared,
-    moved,
-    records_hash,
-    room,
-    splits_hash,
-    tests_of,
-)
+from lit_llm.data.counts import moved
+from lit_llm.data.data_module import DataModule, Prepared, records_hash, room, splits_hash, tests_of
 from lit_llm.data.loading import ResumableLoader, shuffled
 from lit_llm.data.options import PromptsOptions
 from lit_llm.data.raw_text import RawText

@@ -11,18 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lit_llm.data.counts import Counts
-from lit_llm.data.data_module import (
-    DataModule,
-    Prepared,
-    merged_counts,
-    moved,
-    records_hash,
-    records_of,
-    screening_of,
-    splits_hash,
-    tests_of,
-)
+from lit_llm.data.counts import Counts, merged_counts, moved
+from lit_llm.data.data_module import DataModule, Prepared, records_hash, records_of, screening_of, splits_hash, tests_of
 from lit_llm.data.filters import without_overlap
 from lit_llm.data.loading import JoinedRows, mixed
 from lit_llm.data.options import DataPath, TextOptions

@@ -97,13 +97,7 @@ def read_records(
         files = _without_documents(files, ignored)
     parse = find_format(format, kind)
     counts = Counts(ignored_files=len(set(ignored)))
-    unread = [file for file in ignored if why_not_read(file, kind) != TELLS]
-    if unread:
-        names = sorted({Path(file).name for file in unread})
-        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-        warn_once(log, f"data.path={path}: files that are not read: {', '.join(names[:8])}{more}")
-    for file in dict.fromkeys(ignored):
-        counts.overview.of(file).unread[why_not_read(file, kind)] += 1
+    _tell_unread(path, {file: why_not_read(file, kind) for file in ignored}, counts)
     encoding = checked_encoding(encoding)
     renaming, bad = Columns(columns, kind, parse), BadRows() if on_error == "stop" else None
     splits: dict[str, list[Record]] = {}
@@ -118,28 +112,41 @@ def read_records(
             rows = map(_to_train_on, rows)
         rows = rows if bad is None else bad.looked_at(rows)
         splits[name] = list(_kept(rows, kind, parse, bad, counts, ignore_keys, ids, screening))
-    cut = False
-    if bad is not None:
-        if not bad.only("unknown_format"):  # a row's columns may be what its format lacks
-            bad.end(path)
-        cut = bad.cut
-    if not cut and (renaming.seen_rows or not counts.errors):
-        renaming.check_seen()
-    if bad is not None:
-        bad.end(path)
+    _refuse(path, bad, renaming, counts)
     if ids.first:
         log.warning(
             "data.path=%s: %d rows have the id of another row and other content; the first: %s",
             *(path, ids.repeated, ids.first),
         )
     counts.repeated_ids = ids.repeated
-    counts.languages = counts.overview.whole.languages
     counts.encodings = encodings.tell(path)
     _check(counts, path, max_error_rate)
     divided = hold_out(splits, kind, counts, validation_fraction, test_fraction, screening)
     counts.overview.passages = counts.altered.get("held_out_passages", 0)
     counts.overview.divide(divided)
     return Records(divided, counts)
+
+
+def _tell_unread(path: Any, reasons: Mapping[str, str], counts: Counts) -> None:
+    """Counts the files that are there and not read, and warns of those that do not only tell of data."""
+    for file, reason in reasons.items():
+        counts.overview.of(file).unread[reason] += 1
+    names = sorted({Path(file).name for file, reason in reasons.items() if reason != TELLS})
+    if names:
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        warn_once(log, f"data.path={path}: files that are not read: {', '.join(names[:8])}{more}")
+
+
+def _refuse(path: Any, bad: BadRows | None, renaming: Columns, counts: Counts) -> None:
+    """Raises UserError for bad rows that stop the run, and for a column of ``data.columns`` that no row has: first for
+    that where all that is wrong may follow from it, and not where reading was cut short."""
+    if bad is not None and not bad.only("unknown_format"):
+        bad.end(path)
+    cut = bad is not None and bad.cut
+    if not cut and (renaming.seen_rows or not counts.errors):
+        renaming.check_seen()
+    if bad is not None:
+        bad.end(path)
 
 
 def _without_documents(files: dict[str, list[str]], ignored: list[str]) -> dict[str, list[str]]:

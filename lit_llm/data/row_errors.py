@@ -18,3 +18,8 @@ class RowError(UserError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(_LINE_ENDS.sub(" ", message))  # one line, whatever keys and values it names
         self.reason = reason
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error of a library says, short enough to stand in a message."""
+    return " ".join(str(error).split())[:120] or type(error).__name__

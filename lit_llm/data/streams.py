@@ -12,7 +12,8 @@ from typing import BinaryIO, cast
 
 from lit_llm.data import archives
 from lit_llm.data.compression import COMPRESSED, decompressed, read_within
-from lit_llm.data.row_errors import RowError
+from lit_llm.data.encodings import undecodable
+from lit_llm.data.row_errors import RowError, in_one_line
 
 MAX_LINE = 64 * 2**20  # bytes: a longer line is no row of text but a mistake, or a bomb
 MAX_FILE = 4 * 2**30  # bytes of a text file that is read as one document, after decompression
@@ -62,9 +63,21 @@ def open_lines(file: str, ends: bool = False) -> Iterator[bytes | RowError]:
                     continue
             except _DAMAGED as error:
                 raise RowError(
-                    "damaged_file", f"{file}:{number}: cannot be read further ({_one_line(error)})"
+                    "damaged_file", f"{file}:{number}: cannot be read further ({in_one_line(error)})"
                 ) from None
             yield line if ends else line.rstrip(b"\r\n")
+
+
+def whole_lines(file: str, encoding: str) -> list[str] | None:
+    """The lines of a file whose encoding has other bytes for a line's end, a brace or a quote than ASCII (UTF-16), read
+    whole; None of any other, whose lines are read one by one. Raises RowError for bytes that are not in it."""
+    if '\n{",'.encode(encoding) == b'\n{",':
+        return None
+    data = read_bytes(file)
+    try:
+        return data.decode(encoding).removeprefix("\ufeff").split("\n")
+    except UnicodeDecodeError as error:
+        raise RowError("invalid_utf8", f"{file}: {undecodable(data, error, encoding)}") from None
 
 
 def read_bytes(file: str, most: int = MAX_FILE) -> bytearray:
@@ -72,8 +85,4 @@ def read_bytes(file: str, most: int = MAX_FILE) -> bytearray:
     try:
         return read_within(open_bytes(file), file, most)
     except _DAMAGED as error:
-        raise RowError("damaged_file", f"{file}: cannot be read ({_one_line(error)})") from None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
+        raise RowError("damaged_file", f"{file}: cannot be read ({in_one_line(error)})") from None

@@ -12,15 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_llm.data.data_module import (
-    DataModule,
-    Prepared,
-    moved,
-    records_hash,
-    room,
-    splits_hash,
-    tests_of,
-)
+from lit_llm.data.counts import moved
+from lit_llm.data.data_module import DataModule, Prepared, records_hash, room, splits_hash, tests_of
 from lit_llm.data.loading import shuffled
 from lit_llm.data.options import SupervisedDataOptions
 from lit_llm.data.packing import PackedRows, Plan, best_fit_decreasing, one_per_row, trained_labels

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
-from lit_llm.data.encodings import undecodable
+from lit_llm.data.encodings import is_nul, told_of_nul, undecodable
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.streams import open_lines, read_bytes
+from lit_llm.data.streams import open_lines, whole_lines
 
 TABLES = (".csv", ".tsv", ".tab")
 DELIMITERS = ",;\t|"
@@ -197,23 +197,14 @@ class _Lines:
             raise RowError(
                 "invalid_utf8", f"{self.file}:{self.number}: {undecodable(line, error, self.encoding)}"
             ) from None
-        if len(text) > 64 and text.count("\0") > len(text) // 4:
-            raise RowError(
-                "nul_byte",
-                f"{self.file}:{self.number}: {text.count(chr(0)):,} of {len(text):,} characters are NUL: UTF-16 "
-                "without its mark; save it as UTF-8, or set data.encoding=utf-16-le",
-            )
+        if len(text) > 64 and is_nul(nuls := text.count("\0"), len(text)):
+            raise RowError("nul_byte", f"{self.file}:{self.number}: {told_of_nul(nuls, len(text), 'characters')}")
         return text
 
     def _raw(self) -> Iterator[bytes | str | RowError]:
         """Bytes of each line, or texts where the encoding has other bytes for a line's end than ASCII."""
-        if '\n",'.encode(self.encoding) == b'\n",':
+        parts = whole_lines(self.file, self.encoding)
+        if parts is None:
             yield from open_lines(self.file, ends=True)
-            return
-        data = read_bytes(self.file)
-        try:
-            text = data.decode(self.encoding).removeprefix("\ufeff")
-        except UnicodeDecodeError as error:
-            raise RowError("invalid_utf8", f"{self.file}: {undecodable(data, error, self.encoding)}") from None
-        parts = text.split("\n")
-        yield from chain((part + "\n" for part in parts[:-1]), parts[-1:])
+        else:
+            yield from chain((part + "\n" for part in parts[:-1]), parts[-1:])

@@ -9,7 +9,6 @@ they will.
 from __future__ import annotations
 
 import logging
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,14 +19,14 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lit_llm.config import schema
-from lit_llm.config.command_line import check, complain, compose
+from lit_llm.config.command_line import check, compose, small_command
 from lit_llm.config.hydra_words import hydra_words
 from lit_llm.config.pipeline_steps import Step
 from lit_llm.config.targets import construct
 from lit_llm.errors import UserError
 from lit_llm.pipeline.graph import COLLECTED, RANKINGS, Chain, filled, plan
 from lit_llm.runtime.process_age import seconds_since_start
-from lit_llm.runtime.terminal import broken, columns, quiet_without_reader, started
+from lit_llm.runtime.terminal import started
 from lit_llm.training.plan.run_plan import Plan, clock, plan_run, size_of
 
 HELP = """Says what a run will take before it starts: memory by part, tokens, arithmetic and time.
@@ -42,18 +41,7 @@ FEW = {"train": 24, "validation": 8, "test": 8}  # prompts whose answers are ran
 
 def main() -> None:
     """The command line (lit-llm-plan)."""
-    words = sys.argv[1:]
-    if {"--help", "-h"} & set(words):
-        print(broken(HELP, columns(sys.stdout)))
-        return
-    with quiet_without_reader():
-        try:
-            run(words)
-        except UserError as error:
-            complain(error)
-            raise SystemExit(2) from None
-        except KeyboardInterrupt:
-            raise SystemExit(130) from None
+    small_command(HELP, run)
 
 
 def run(words: Sequence[str]) -> None:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from lit_llm.config import schema
-from lit_llm.config.command_line import check, complain, compose
+from lit_llm.config.command_line import check, compose, small_command
 from lit_llm.config.hydra_words import hydra_words
 from lit_llm.config.targets import construct
 from lit_llm.errors import UserError
-from lit_llm.runtime.terminal import broken, columns, quiet_without_reader, started
+from lit_llm.runtime.terminal import started
 
 if TYPE_CHECKING:  # torch is imported when the configuration has been found good
     from lit_llm.data.data_module import DataModule
@@ -35,18 +35,7 @@ SAMPLES = 3
 
 def main(words: Sequence[str] | None = None) -> None:
     """The command line (lit-llm-prepare)."""
-    words = sys.argv[1:] if words is None else words
-    if {"--help", "-h"} & set(words):
-        print(broken(HELP, columns(sys.stdout)))
-        return
-    with quiet_without_reader():
-        try:
-            run(words)
-        except UserError as error:
-            complain(error)
-            raise SystemExit(2) from None
-        except KeyboardInterrupt:
-            raise SystemExit(130) from None
+    small_command(HELP, run, words)
 
 
 def run(words: Sequence[str]) -> None:

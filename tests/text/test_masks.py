@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message
-from lit_llm.text.bpe import train_bpe
-from lit_llm.text.chat import CHATML, ChatTemplate
-from lit_llm.text.tokenizer import Tokenizer
+from lit_llm.text.chat import CHATML
+from tests.text.templated import base_of, with_template
 
 NAMES = ("<s>", "</s>", "<|user|>", "<|bot|>", "<|end|>", "<|return|>", "[INST]", "[/INST]")
 ASK = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -155,13 +154,7 @@ THINKING = (
 
 @pytest.fixture(scope="module")
 def base():
-    made = train_bpe(["user assistant system four five two and one more think human " * 30], 500, show_progress=False)
-    made.engine.add_special_tokens(list(NAMES))
-    return made
-
-
-def with_template(base, source):
-    return Tokenizer(base.engine, base.config | {"bos_token": "<s>", "eos_token": "</s>"}, ChatTemplate(source))
+    return base_of("user assistant system four five two and one more think human ", NAMES)
 
 
 def learned(tokenizer, messages):

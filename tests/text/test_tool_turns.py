@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message, ToolCall
-from lit_llm.text.bpe import train_bpe
-from lit_llm.text.chat import CHATML, PLAIN, ChatTemplate
-from lit_llm.text.tokenizer import Tokenizer
+from lit_llm.text.chat import CHATML, PLAIN
+from tests.text.templated import base_of, with_template
 
 NAMES = (
     "<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]",
@@ -147,13 +146,7 @@ BY_HAND = {
 
 @pytest.fixture(scope="module")
 def base():
-    made = train_bpe(["user assistant system tool weather oslo it is city days think " * 30], 500, show_progress=False)
-    made.engine.add_special_tokens(list(NAMES))
-    return made
-
-
-def with_template(base, source):
-    return Tokenizer(base.engine, base.config | {"bos_token": "<s>", "eos_token": "</s>"}, ChatTemplate(source))
+    return base_of("user assistant system tool weather oslo it is city days think ", NAMES)
 
 
 def marked(tokenizer, messages):

@@ -6,9 +6,8 @@ import pytest
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message, ToolCall
-from lit_llm.text.bpe import train_bpe
-from lit_llm.text.chat import CHATML, ChatTemplate
-from lit_llm.text.tokenizer import Tokenizer
+from lit_llm.text.chat import CHATML
+from tests.text.templated import base_of, with_template
 
 ASK = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 LISTED = "{{ tools | tojson if tools }}"
@@ -75,15 +74,10 @@ WITH_TEXT = (TOOLS, ASKED, calling(call("Oslo"), text="I look."), Message("tool"
 
 @pytest.fixture(scope="module")
 def base():
-    made = train_bpe(["user assistant system tool weather oslo it is city " * 30], 500, show_progress=False)
-    made.engine.add_special_tokens(
-        ["<s>", "</s>", "<|return|>", "<|user|>", "<|assistant|>", "<|observation|>", "<|channel|>", "<|/channel|>"]
+    return base_of(
+        "user assistant system tool weather oslo it is city ",
+        ["<s>", "</s>", "<|return|>", "<|user|>", "<|assistant|>", "<|observation|>", "<|channel|>", "<|/channel|>"],
     )
-    return made
-
-
-def with_template(base, source):
-    return Tokenizer(base.engine, base.config | {"bos_token": "<s>", "eos_token": "</s>"}, ChatTemplate(source))
 
 
 def trained(tokenizer, messages):
