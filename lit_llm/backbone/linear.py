@@ -85,7 +85,9 @@ def _is_onednns(x: Tensor, weight: Tensor) -> bool:
 class _OneDNN(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        trained = ctx.needs_input_grad[1]  # beside adapters it is frozen, and x need not be kept
+        ctx.save_for_backward(x if trained else None, weight)
+        ctx.shape = x.shape
         return _product(x, weight, bias)
 
     @staticmethod
@@ -95,7 +97,7 @@ class _OneDNN(torch.autograd.Function):
         by_x, by_weight, by_bias = ctx.needs_input_grad
         grad = grads[0].flatten(0, -2)
         return (
-            _product(grad, weight.t(), None).view(x.shape) if by_x else None,
+            _product(grad, weight.t(), None).view(ctx.shape) if by_x else None,
             grad.t() @ x.flatten(0, -2) if by_weight else None,
             grad.sum(0) if by_bias else None,
         )

@@ -47,6 +47,7 @@ def test_frozen_weights_get_no_gradient_and_a_first_layer_gives_none(products):
     given = torch.randn(MANY_ROWS, 8, requires_grad=True)
     linear(given, weight.detach(), None).sum().backward()
     torch.testing.assert_close(given.grad, weight.detach().sum(0).expand(MANY_ROWS, 8))
+    assert [each is None for each in linear(given, weight.detach(), None).grad_fn.saved_tensors] == [True, False]
 
 
 def test_everything_else_is_torchs(products):

@@ -27,7 +27,7 @@ class Plan:
     """What is said of one run."""
 
     lines: list[str]
-    memory: float  # bytes at the peak
+    memory: float  # bytes at the peak: of the sum of its parts, or of what the measured steps held if that was more
     time: Time | None  # None: not measured
 
 
@@ -72,9 +72,12 @@ def plan_run(cfg: DictConfig, measure: bool, folder: Path) -> Plan:
         lines += [f"arithmetic  {flops:.2e} floating point operations"] if flops else []
         lines += [f"time        not measured: a plan runs one process, this run {processes}"] if processes > 1 else []
         return Plan(lines, needed.total, None)
+    earlier = memory.peak_bytes(shape.device)  # of a chain's steps before this one, in the same process
     found = replace(_measured(cfg, folder), launch=launch)
-    lines.append(f"held        {size_of(memory.peak_bytes(shape.device))} in the steps that were measured")
-    return Plan([*lines, *_of_time(found, flops)], needed.total, found)
+    # With what no sum of parts knows: what the allocator keeps, and what products need for themselves.
+    held = memory.peak_bytes(shape.device)
+    lines.append(f"held        {size_of(held)} in the steps that were measured")
+    return Plan([*lines, *_of_time(found, flops)], max(needed.total, held if held > earlier else 0.0), found)
 
 
 def _of_memory(shape: Shape, of: Pass, needed: Memory, room: float, data: RunData, from_scratch: bool) -> Iterator[str]:
