@@ -71,7 +71,7 @@ def checks(device: torch.device, lengths: Sequence[int] = LENGTHS) -> Iterator[C
 def shapes() -> dict[str, BackboneConfig]:
     """What attention is: grouped heads whose queries and keys are normed, a window, scores that are capped."""
     plain = from_depth(1000, 2, family="qwen3", hidden_size=256, num_heads=4, num_kv_heads=2, max_positions=4096)
-    capped = {"attention_softcap": 20.0, "logit_softcap": 30.0, "activation": "gelu_tanh", "qk_norm": None}
+    capped = {"attention_softcap": 20.0, "logit_softcap": 30.0, "qk_norm": None}
     return {
         "plain heads": plain,
         "window": replace(plain, sliding_window=128),

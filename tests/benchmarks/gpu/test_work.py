@@ -17,6 +17,7 @@ from lit_llm.errors import UserError
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_the_processor_passes_against_itself():
     made = list(checks(CPU, (160,)))
     names = " ".join(check.name for check in made)
