@@ -30,6 +30,7 @@ WORKS = {
     "startup": "seconds from the training command to its first step",
     "planned": "time and memory that scripts/plan.py foresees, beside those of the run",
     "adapters": "memory and time of instruction tuning with LoRA and with QLoRA",
+    "gpu": "one GPU: whether it is right, then training, generation, DPO and GRPO on it",
     "report": "the README's table and plot, from the records that json= wrote",
 }
 """Each is a folder with a ``work.py``: a dataclass ``Settings`` of its arguments and ``run(settings)``, which gives a

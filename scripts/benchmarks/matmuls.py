@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.race import Timed
+from benchmarks.race import Timed, wait_for
 from lit_llm.generation.weights import Product
 
 MATMULS = "matmuls alone"
@@ -65,9 +65,7 @@ class MatmulsAlone:
                 product()
 
     def wait(self) -> None:
-        """Until the device has done what it was given."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        wait_for(self.device)
 
     def numbers(self) -> dict[str, float]:
         return {"products": float(sum(count for _, count in self._calls))}

@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import Protocol
 
+import torch
+
 from benchmarks.worker import Worker
 from lit_llm.errors import UserError
 
@@ -125,6 +127,12 @@ def _started_together(
         before, free = free, free_gb()
         largest = max(largest, before - free)
     return workers
+
+
+def wait_for(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def free_gb() -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.contestants import Shape
+from benchmarks.race import wait_for
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.generation.sampling import generate
 
@@ -26,6 +27,7 @@ class Task:
     dtype: torch.dtype
     prompts: tuple[tuple[int, ...], ...]
     limits: tuple[int, ...]
+    device: str = "cpu"
 
     @property
     def units(self) -> float:
@@ -39,7 +41,14 @@ class Task:
         return [(list(self.prompts[start : start + size]), max(self.limits[start : start + size])) for start in starts]
 
 
-def draw(shape: Shape, dtype: torch.dtype, count: int, prompt: tuple[int, int], answer: tuple[int, int]) -> Task:
+def draw(
+    shape: Shape,
+    dtype: torch.dtype,
+    count: int,
+    prompt: tuple[int, int],
+    answer: tuple[int, int],
+    device: str = "cpu",
+) -> Task:
     """``count`` prompts and answers whose lengths are drawn evenly from these (least, most)."""
     generator = torch.Generator().manual_seed(0)
 
@@ -48,14 +57,19 @@ def draw(shape: Shape, dtype: torch.dtype, count: int, prompt: tuple[int, int], 
 
     limits = lengths(*answer)
     prompts = [torch.randint(shape.vocab_size, (n,), generator=generator).tolist() for n in lengths(*prompt)]
-    return Task(shape, dtype, tuple(map(tuple, prompts)), tuple(limits))
+    return Task(shape, dtype, tuple(map(tuple, prompts)), tuple(limits), device)
 
 
 class Here:
-    """``generate`` with float32 weights that it brings into the task's precision at every call, as in training."""
+    """``generate`` with float32 weights that it brings into the task's precision at every call, as in training.
 
-    def __init__(self, task: Task) -> None:
-        self.task, self.model = task, model(task.shape)
+    ``recorded``: its steps are replayed from a CUDA graph, on a GPU.
+    """
+
+    def __init__(self, task: Task, recorded: bool = False) -> None:
+        self.task, self.recorded = task, recorded
+        self.model = model(task.shape).to(task.device)
+        self.device = torch.device(task.device)
 
     @property
     def units(self) -> float:
@@ -75,6 +89,7 @@ class Here:
             temperature=temperature,
             batch_size=size,
             dtype=self.task.dtype,
+            cuda_graph=self.recorded,
         )
         ids: list[int] = rollout.input_ids[-1, : int(rollout.lengths[-1])].tolist()
         return ids
@@ -82,6 +97,9 @@ class Here:
     def numbers(self) -> dict[str, float]:
         """What is likeliest after the first prompt, to be compared with the peers'."""
         return {"greedy": float(sum(self.run(self.task.prompts[:1], [GREEDY], 0.0)))}
+
+    def wait(self) -> None:
+        wait_for(self.device)
 
 
 def model(shape: Shape) -> LanguageModel:

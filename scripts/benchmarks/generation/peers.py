@@ -15,9 +15,27 @@ from torch import Tensor
 
 from benchmarks.contestants import litgpt, transformers
 from benchmarks.generation.here import GREEDY, Task, model
+from benchmarks.race import wait_for
 
 
-class Transformers:
+class _Peer:
+    """What the race asks of everybody."""
+
+    task: Task
+
+    @property
+    def units(self) -> float:
+        return self.task.units
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.task.device)
+
+    def wait(self) -> None:
+        wait_for(self.device)
+
+
+class Transformers(_Peer):
     """``generate`` of a Llama with the same weights, prompts padded on the left.
 
     ``compiled``: its own compilation of a step with the static cache, which it does on a GPU only unless told to.
@@ -36,18 +54,16 @@ class Transformers:
             settings.compile_config = CompileConfig(mode="default")
             settings.compile_config._compile_all_devices = True
 
-    @property
-    def units(self) -> float:
-        return self.task.units
-
     def __call__(self) -> None:
         for prompts, limit in self.task.batches():
             self.run(prompts, limit, True)
 
     def run(self, prompts: Sequence[Sequence[int]], limit: int, sample: bool) -> Tensor:
         longest = max(map(len, prompts))
-        ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
-        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        fill = [longest - len(prompt) for prompt in prompts]
+        rows = [[0] * empty + list(prompt) for empty, prompt in zip(fill, prompts, strict=True)]
+        seen = [[0] * empty + [1] * (longest - empty) for empty in fill]
+        ids, mask = torch.tensor(rows, device=self.device), torch.tensor(seen, device=self.device)
         out: Tensor = self.model.generate(ids, attention_mask=mask, max_new_tokens=limit, do_sample=sample)
         return out
 
@@ -55,7 +71,7 @@ class Transformers:
         return {"greedy": float(self.run(self.task.prompts[:1], GREEDY, False).sum())}
 
 
-class Continuous:
+class Continuous(_Peer):
     """Transformers' continuous batching, at most ``batch`` prompts at once, every prompt with the limit of its own.
 
     The cache has room for ``batch`` of the longest prompts with the longest answers; it would take 60% of the memory.
@@ -66,10 +82,6 @@ class Continuous:
         self.model: Any = _llama(task, attention)
         (answer,) = self.run(task.prompts[:1], [GREEDY], False)
         self.greedy = float(sum(task.prompts[0]) + sum(answer))
-
-    @property
-    def units(self) -> float:
-        return self.task.units
 
     def __call__(self) -> None:
         self.run(self.task.prompts, self.task.limits, True)
@@ -114,7 +126,7 @@ def _answers(manager: Any, count: int) -> dict[str, list[int]]:
     return found
 
 
-class LitGPT:
+class LitGPT(_Peer):
     """Its own generation: one prompt at a time with batch 1, else its batched one, which takes prompts of one length:
     all are given the longest prompt's, so that it computes what padding would (and answers something else).
 
@@ -130,17 +142,13 @@ class LitGPT:
         weights: dict[str, Tensor] = {}
         copy_weights_hf_llama(network.config, {}, weights, _weights(task))
         network.load_state_dict(weights)
-        self.model = network.to(task.dtype).eval()
+        self.model = network.to(self.device, task.dtype).eval()
         self.longest = max(map(len, task.prompts))
         self.model.max_seq_length = self.longest + max(GREEDY, *task.limits)
-        self.model.set_kv_cache(batch_size=task.shape.batch, dtype=task.dtype)
+        self.model.set_kv_cache(batch_size=task.shape.batch, dtype=task.dtype, device=self.device)
         if compiled:
             step = "next_token" if task.shape.batch == 1 else "batched_next_token"
             setattr(base, step, torch.compile(getattr(base, step), mode="reduce-overhead"))
-
-    @property
-    def units(self) -> float:
-        return self.task.units
 
     def __call__(self) -> None:
         for prompts, limit in self.task.batches():
@@ -152,9 +160,10 @@ class LitGPT:
 
         wanted: dict[str, Any] = {"include_prompt": False, "include_eos": False}
         if self.task.shape.batch == 1:
-            ids = torch.tensor(prompts[0])
+            ids = torch.tensor(prompts[0], device=self.device)
             return list(generate_fn(self.model, ids, len(ids) + limit, temperature=temperature, **wanted))
-        ids = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts])
+        padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
+        ids = torch.tensor(padded, device=self.device)
         sampled = {"temperature": temperature}
         return list(batched_generate_fn(self.model, ids, longest + limit, sample_args=sampled, **wanted))
 
@@ -168,7 +177,7 @@ def _llama(task: Task, attention: str) -> Any:
     """The model here as transformers' own, in the task's precision, sampling from everything."""
     made: Any = transformers(attention, task.shape).network
     made.load_state_dict(_weights(task))
-    made.to(task.dtype).eval()
+    made.to(task.device, task.dtype).eval()
     settings = made.generation_config
     settings.use_cache = made.config.use_cache = True
     settings.eos_token_id, settings.pad_token_id, settings.top_k, settings.top_p = None, 0, 0, 1.0

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.agreement import demand
 from benchmarks.command import say
-from benchmarks.conditions import conditions
+from benchmarks.conditions import conditions, device_of
 from benchmarks.contestants import Shape, asked, find, parameters
 from benchmarks.generation.here import Here, Task, draw
 from benchmarks.generation.peers import Continuous, LitGPT, Transformers
@@ -58,9 +58,11 @@ class Settings:
     seconds: Annotated[float, "of each contestant in each round"] = 1.0
     fresh: Annotated[bool | None, "one process at a time, for large models; none: for 124m"] = None
     threads: Annotated[int | None, "torch's threads; none: its own choice"] = None
+    device: Annotated[str, "auto, cpu or cuda"] = "auto"
     json: Annotated[Path | None, "also write the results here"] = None
 
     def __post_init__(self) -> None:
+        device_of(self.device)
         for name, known in (("precision", tuple(DTYPES)), ("cache", CACHES), ("attention", ATTENTIONS)):
             for value in getattr(self, name) or ("",):
                 if value not in known:
@@ -97,7 +99,8 @@ class Settings:
     def tasks(self) -> dict[str, Task]:
         """The same prompts and answers in every precision."""
         count = self.prompts or self.batch
-        return {name: draw(self.model, DTYPES[name], count, self.prompt, self.answer) for name in self.precision}
+        place = device_of(self.device)
+        return {name: draw(self.model, DTYPES[name], count, self.prompt, self.answer, place) for name in self.precision}
 
 
 def run(settings: Settings) -> Record:
@@ -108,7 +111,7 @@ def run(settings: Settings) -> Record:
         f"answers of {settings.answer[0]} to {settings.answer[1]} ({sum(task.limits)} in all), "
         f"{settings.batch} at once",
         *sized,
-        *conditions(settings.threads, "cpu", asked(settings.peers)),
+        *conditions(settings.threads, device_of(settings.device), asked(settings.peers)),
     ]
     say("\n".join(described))
     contestants = list(_contestants(settings))
@@ -127,6 +130,8 @@ def _contestants(settings: Settings) -> Iterator[Contestant]:
     there = {name.split()[0] for name, _ in find(settings.peers, None)}
     for name, task in settings.tasks().items():
         yield Contestant(f"here {name}", partial(Here, task))
+        if task.device != "cpu":
+            yield Contestant(f"here {name} recorded", partial(Here, task, recorded=True))
         if "transformers" in there:
             yield from _transformers(settings, name, task)
         for compiled in (False, True)[: 1 + settings.compile] if "litgpt" in there else ():
@@ -136,7 +141,7 @@ def _contestants(settings: Settings) -> Iterator[Contestant]:
 
 
 def _matmuls(task: Task) -> MatmulsAlone:
-    return MatmulsAlone(Here(task), torch.device("cpu"))
+    return MatmulsAlone(Here(task), torch.device(task.device))
 
 
 def _transformers(settings: Settings, name: str, task: Task) -> Iterator[Contestant]:
@@ -158,8 +163,9 @@ def _goals(settings: Settings, names: list[str]) -> Iterator[Goal]:
     wanted = 4.0 if settings.shape == "10m" and settings.batch == 32 else None
     peers = [each for each in names if not each.startswith(("here", MATMULS))]
     for name in settings.precision:
-        yield Goal(name, f"here {name}", [each for each in peers if f" {name}" in each], wanted)
-        yield Goal(f"{name}, its matrix products alone", f"here {name}", [f"{MATMULS} {name}"], detail=True)
+        ours = [each for each in names if each.startswith(f"here {name}")]
+        yield Goal(name, ours, [each for each in peers if f" {name}" in each], wanted)
+        yield Goal(f"{name}, its matrix products alone", ours, [f"{MATMULS} {name}"], detail=True)
     if len(settings.precision) > 1:
         ours = [each for each in names if each.startswith("here")]
         yield Goal("peers in any precision", ours, peers, wanted)

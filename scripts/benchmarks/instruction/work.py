@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.agreement import demand
 from benchmarks.command import say
-from benchmarks.conditions import conditions
+from benchmarks.conditions import conditions, device_of
 from benchmarks.contestants import Shape, parameters
 from benchmarks.instruction.conversations import Source, packed
 from benchmarks.race import Contestant, race
@@ -76,6 +76,7 @@ class Work:
     shape: Shape
     source: Source
     precision: str
+    device: str = "cpu"
 
     @property
     def rows(self) -> int:
@@ -86,13 +87,14 @@ class Work:
 
 def run(settings: Settings) -> Record:
     settings, sized = settings.sized()
-    work = Work(settings.shape(settings.max_length, settings.batch), settings.source, "")
+    place = device_of(settings.device)
+    work = Work(settings.shape(settings.max_length, settings.batch), settings.source, "", place)
     described = [
         f"{settings.hidden_size} wide, {settings.layers} layers, vocabulary {settings.vocab_size}; steps of "
         f"{settings.batch} conversations, or of {work.rows} packed rows of {settings.max_length} tokens",
         settings.source.described(),
         *sized,
-        *conditions(settings.threads, "cpu", ("trl", "transformers", "accelerate")),
+        *conditions(settings.threads, place, ("trl", "transformers", "accelerate")),
     ]
     say("\n".join(described))
     contestants = list(_contestants(settings, work))
@@ -131,12 +133,14 @@ def here(work: Work) -> Epoch:
     stage = InstructionTuning(model=policy(work.shape.config()), **parts())
     loader: Any = DataLoader(rows, work.rows, shuffle=True, collate_fn=rows.collate)
     total, count = 0.0, 0
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=work.precision == "bf16-mixed"):
+    device = torch.device(work.device)
+    stage.to(device)
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=work.precision == "bf16-mixed"):
         for row in range(len(rows)):
-            loss, tokens, _ = stage.loss(rows.collate([rows[row]]))
+            loss, tokens, _ = stage.loss(stage.transfer_batch_to_device(rows.collate([rows[row]]), device, 0))
             total, count = total + float(loss), count + int(tokens)
     units, first = sum(len(ids) for ids, _ in conversations), {"loss": total / count, "trained": float(count)}
-    return Epoch(stage, lambda: loader, units, work.precision, first=first)
+    return Epoch(stage, lambda: loader, units, work.precision, first=first, device=work.device)
 
 
 def theirs(work: Work, packing: str) -> trl.Training:
@@ -155,7 +159,7 @@ def theirs(work: Work, packing: str) -> trl.Training:
     trainer = SFTTrainer(
         model=trl.causal(policy(work.shape.config())),
         args=SFTConfig(
-            **trl.options(batch, work.precision, accumulated),
+            **trl.options(batch, work.precision, accumulated, work.device),
             max_length=work.shape.length,
             completion_only_loss=True,
             **more,

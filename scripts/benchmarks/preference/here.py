@@ -32,6 +32,7 @@ class Work:
     precision: str  # 32-true or bf16-mixed
     samples: int  # answers to a prompt of GRPO
     max_new_tokens: int
+    device: str = "cpu"
 
     @property
     def pairs_a_step(self) -> int:
@@ -58,13 +59,15 @@ def reward(work: Work) -> Epoch:
 def _ranked(stage: Stage, work: Work, forget: bool = False) -> Epoch:
     rows = work.source.rows()
     loader: Any = DataLoader(rows, work.batch, shuffle=True, collate_fn=rows.collate)  # type: ignore[arg-type]
-    first = _first_step(stage, rows.collate([rows[n] for n in range(work.batch)]), work.precision)
-    return Epoch(stage, lambda: loader, len(rows), work.precision, forget, first)
+    first = _first_step(stage, rows.collate([rows[n] for n in range(work.batch)]), work)
+    return Epoch(stage, lambda: loader, len(rows), work.precision, forget, first, work.device)
 
 
-def _first_step(stage: Any, batch: Any, precision: str) -> dict[str, float]:
+def _first_step(stage: Any, batch: Any, work: Work) -> dict[str, float]:
     """Loss, margin and gradient norm of the first batch at the start."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+    stage.to(work.device)
+    batch = stage.transfer_batch_to_device(batch, torch.device(work.device), 0)
+    with torch.autocast(torch.device(work.device).type, torch.bfloat16, enabled=work.precision == "bf16-mixed"):
         total, count, metrics = stage.loss(batch)
     (total / count).backward()
     gradients = [p.grad for p in stage.model.parameters() if p.grad is not None]
@@ -102,7 +105,7 @@ def _rollouts(stage: OnPolicy, work: Work, samples: int) -> Epoch:
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         batches.append(PromptBatch(ids, torch.tensor([len(row) for row in rows]), torch.arange(len(rows))))
     loader: Any = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
-    return Epoch(stage, lambda: loader, samples * len(prompts), work.precision)
+    return Epoch(stage, lambda: loader, samples * len(prompts), work.precision, device=work.device)
 
 
 class LowTokens:
@@ -112,5 +115,5 @@ class LowTokens:
         self.vocab_size = vocab_size
 
     def score_tokens(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        inside = torch.arange(input_ids.shape[1]) < lengths[:, None]
+        inside = torch.arange(input_ids.shape[1], device=lengths.device) < lengths[:, None]
         return ((input_ids < self.vocab_size // 2) & inside).sum(1) / lengths

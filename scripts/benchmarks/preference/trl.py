@@ -73,7 +73,7 @@ def grpo(work: Work) -> Training:
     def low(completion_ids: list[list[int]], **_: Any) -> list[float]:
         return [sum(token < half for token in ids) / len(ids) for ids in completion_ids]
 
-    settings = options(work.batch * work.samples, work.precision)
+    settings = options(work.batch * work.samples, work.precision, device=work.device)
     trainer = GRPOTrainer(
         model=causal(policy(work.config)),
         reward_funcs=low,
@@ -88,7 +88,7 @@ def _ranking(work: Work, by_length: bool) -> dict[str, Any]:
     """Arguments of a trainer of pairs. Bringing rows of like lengths together spares it padding, and needs a column
     that is otherwise taken from the data beforehand."""
     grouped = {"train_sampling_strategy": "group_by_length", "remove_unused_columns": False} if by_length else {}
-    return {**options(work.pairs_a_step, work.precision), **grouped}
+    return {**options(work.pairs_a_step, work.precision, device=work.device), **grouped}
 
 
 def _length(row: dict[str, Any]) -> int:

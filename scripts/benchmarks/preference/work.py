@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from benchmarks.agreement import demand
 from benchmarks.command import say
-from benchmarks.conditions import conditions
+from benchmarks.conditions import conditions, device_of
 from benchmarks.contestants import parameters
 from benchmarks.preference import here
 from benchmarks.preference import trl as theirs
@@ -47,6 +47,7 @@ class Settings(StageSettings):
     batch: Annotated[int, "comparisons (or prompts) a step"] = 8
     samples: Annotated[int, "answers to a prompt in GRPO"] = 8
     max_new_tokens: Annotated[int, "of an answer"] = 48
+    peer: Annotated[bool, "beside TRL, where it is installed"] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,7 +69,7 @@ class Settings(StageSettings):
 
     def operations(self) -> float:
         """Of the matrix products of all contestants in a call, in one precision."""
-        tokens = {kind: self._tokens(kind) * len(list(_contestants(self, kind, _has_peer()))) for kind in self.kinds}
+        tokens = {kind: self._tokens(kind) * len(list(_contestants(self, kind, self.rivals))) for kind in self.kinds}
         return (
             8.0 * parameters(self.work.config) * sum(tokens.values()) / len(self.precision)
         )  # 2 forward, 4 backward, 2 of a reference
@@ -90,7 +91,12 @@ class Settings(StageSettings):
     @property
     def work(self) -> here.Work:
         config = self.shape(self.max_length + self.max_new_tokens, self.batch).config()
-        return here.Work(config, self.source, self.batch, "", self.samples, self.max_new_tokens)
+        place = device_of(self.device)
+        return here.Work(config, self.source, self.batch, "", self.samples, self.max_new_tokens, place)
+
+    @property
+    def rivals(self) -> bool:
+        return self.peer and find_spec("trl") is not None
 
     @property
     def unit(self) -> str:
@@ -101,14 +107,14 @@ class Settings(StageSettings):
 
 def run(settings: Settings) -> Record:
     settings, sized = settings.sized()
-    peer, work = _has_peer(), settings.work
+    peer, work = settings.rivals, settings.work
     described = [
         f"{settings.hidden_size} wide, {settings.layers} layers, vocabulary {settings.vocab_size}; "
         f"{settings.batch} comparisons a step, an epoch of {settings.comparisons}; "
         f"in TRL {work.pairs_a_step} pairs a step",
         settings.source.described(),
         *sized,
-        *conditions(settings.threads, "cpu", ("trl", "transformers", "accelerate")),
+        *conditions(settings.threads, device_of(settings.device), ("trl", "transformers", "accelerate")),
     ]
     say("\n".join(described))
     contestants = [each for kind in settings.kinds for each in _contestants(settings, kind, peer)]
@@ -122,10 +128,6 @@ def run(settings: Settings) -> Record:
     timed = list(without_start(results))
     title = f"preference ({', '.join(settings.kinds)}), d {settings.hidden_size}, {settings.layers} layers"
     return Record("preference", settings.unit, described, timed, goals, settings=asdict(settings), title=title)
-
-
-def _has_peer() -> bool:
-    return find_spec("trl") is not None
 
 
 def _contestants(settings: Settings, kind: str, peer: bool) -> Iterator[Contestant]:

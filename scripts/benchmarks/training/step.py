@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.contestants import Contestant
+from benchmarks.race import wait_for
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 
@@ -52,6 +53,4 @@ class TrainingStep:
         return loss.detach()
 
     def wait(self) -> None:
-        """Until the device has done what it was given."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        wait_for(self.device)

@@ -16,6 +16,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from benchmarks.race import wait_for
 from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.optim.adamw import adamw
@@ -35,6 +36,7 @@ class Epoch:
         units: of work in an epoch.
         forget: what the reference says of the data, as the first epoch of a run does not know it.
         first: numbers that are to be compared with TRL's.
+        device: where the stage runs: cpu or cuda.
     """
 
     def __init__(
@@ -45,11 +47,13 @@ class Epoch:
         precision: str,
         forget: bool = False,
         first: dict[str, float] | None = None,
+        device: str = "cpu",
     ) -> None:
         warnings.filterwarnings("ignore")
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
         self.stage, self.batches, self.units = stage, batches, units
         self.precision, self.forget, self.first = precision, forget, first or {}
+        self.device = torch.device(device)
         self.starts: list[float] = []
 
     def __call__(self) -> None:
@@ -59,7 +63,8 @@ class Epoch:
         began = Began(time.perf_counter(), self.starts)
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         trainer = L.Trainer(
-            accelerator="cpu",
+            accelerator=self.device.type,
+            devices=1 if self.device.index is None else [self.device.index],
             precision=self.precision,  # type: ignore[arg-type]
             max_epochs=1,
             gradient_clip_val=None if own else 1.0,
@@ -68,6 +73,9 @@ class Epoch:
             **quiet,  # type: ignore[arg-type]
         )
         trainer.fit(self.stage, self.batches())
+
+    def wait(self) -> None:
+        wait_for(self.device)
 
     def numbers(self) -> dict[str, float]:
         return {**self.first, "start_seconds": median(self.starts), "call_units": self.units}

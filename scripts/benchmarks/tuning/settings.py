@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+from benchmarks.conditions import device_of
 from benchmarks.contestants import Shape
 from benchmarks.sizing import MINUTES, Machine, default_precisions
 from lit_llm.errors import UserError
@@ -34,6 +35,7 @@ class StageSettings:
     seconds: Annotated[float, "of each contestant in each round"] = 1.0
     fresh: Annotated[bool, "one process at a time, for large models"] = False
     threads: Annotated[int | None, "torch's threads; none: its own choice"] = None
+    device: Annotated[str, "auto, cpu or cuda"] = "auto"
     json: Annotated[Path | None, "also write the results here"] = None
 
     def __post_init__(self) -> None:
@@ -41,6 +43,7 @@ class StageSettings:
             "minutes", "layers", "heads", "hidden_size", "vocab_size", "max_length", "rounds", "seconds", "threads"
         )
         self.known("precision", PRECISIONS)
+        device_of(self.device)
         if self.hidden_size % (2 * self.heads):
             raise UserError(f"hidden_size={self.hidden_size}: must be a multiple of 2 x heads={self.heads}")
         if self.path is not None and not self.path.is_file():

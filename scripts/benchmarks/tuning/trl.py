@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.race import wait_for
 from benchmarks.tuning.epochs import LEARNING_RATE
 from lit_llm.backbone.huggingface import save_model
 from lit_llm.backbone.models import LanguageModel, ScoreModel
@@ -34,16 +35,20 @@ class Training:
         trainer.add_callback(Began())
         self.trainer, self.units, self.first = trainer, units, first
         self.called, self.starts = 0.0, list[float]()
+        self.device = torch.device(trainer.args.device)
 
     def __call__(self) -> None:
         self.called = time.perf_counter()
         self.trainer.train()
 
+    def wait(self) -> None:
+        wait_for(self.device)
+
     def numbers(self) -> dict[str, float]:
         return {**self.first, "start_seconds": median(self.starts), "call_units": self.units}
 
 
-def options(batch: int, precision: str, accumulated: int = 1) -> dict[str, Any]:
+def options(batch: int, precision: str, accumulated: int = 1, device: str = "cpu") -> dict[str, Any]:
     """Arguments of every trainer, for steps of ``accumulated`` times ``batch`` rows: what is on by default and slows a
     small model down is off."""
     return {
@@ -55,8 +60,8 @@ def options(batch: int, precision: str, accumulated: int = 1) -> dict[str, Any]:
         "num_train_epochs": 1,
         "bf16": precision == "bf16-mixed",
         "gradient_checkpointing": False,
-        "use_cpu": True,
-        "dataloader_pin_memory": False,
+        "use_cpu": device == "cpu",
+        "dataloader_pin_memory": device != "cpu",
         "save_strategy": "no",
         "logging_strategy": "no",
         "report_to": [],

@@ -107,8 +107,8 @@ def test_the_roofline_has_all_products_of_the_answers(dtype):
 def test_rivals_are_of_the_same_precision_and_then_of_any():
     names = ["here bf16", "litgpt bf16", "matmuls alone bf16", "here fp32", "litgpt fp32", "matmuls alone fp32"]
     rivals = [(goal.ours, list(goal.rivals)) for goal in _goals(Settings(precision=BOTH), names)]
-    assert rivals[:2] == [("here bf16", ["litgpt bf16"]), ("here bf16", ["matmuls alone bf16"])]
-    assert rivals[2] == ("here fp32", ["litgpt fp32"])
+    assert rivals[:2] == [(["here bf16"], ["litgpt bf16"]), (["here bf16"], ["matmuls alone bf16"])]
+    assert rivals[2] == (["here fp32"], ["litgpt fp32"])
     assert rivals[4] == (["here bf16", "here fp32"], ["litgpt bf16", "litgpt fp32"])
 
 
