@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_llm.optim.parameter_groups import ONE_BY_ONE
-
-TRAINED = "trained_numbers"  # of a table that is trained in part
+from lit_llm.optim.parameter_groups import ROWS, trained_numbers
 
 
 def token_tables(model: Any) -> Iterator[nn.Parameter]:
@@ -37,20 +35,19 @@ def set_to_means(model: Any, pieces: Mapping[int, Sequence[int]]) -> None:
 
 
 def train_rows(model: Any, rows: Sequence[int]) -> None:
-    """Beside frozen weights, lets these rows of the token tables be trained and no others: their gradients are zero,
-    and they do not decay."""
+    """Beside frozen weights, lets these rows of the token tables be trained and no others: the others' gradients are
+    zero, they do not decay, and the optimizers of ``optim`` keep no moments of them."""
     for table in token_tables(model):
         mask = torch.zeros(len(table), *[1] * (table.ndim - 1), dtype=table.dtype)
         mask[list(rows)] = 1
         table.requires_grad_(True)
-        setattr(table, ONE_BY_ONE, True)
-        setattr(table, TRAINED, len(set(rows)) * table[0].numel())
+        setattr(table, ROWS, torch.tensor(sorted(set(rows))))
         table.register_hook(_masked(mask))  # type: ignore[no-untyped-call]
 
 
 def count_trained(model: nn.Module) -> int:
     """Numbers that training changes; of a table whose new rows alone are trained (``train_rows``), theirs."""
-    return sum(getattr(each, TRAINED, each.numel()) for each in model.parameters() if each.requires_grad)
+    return sum(trained_numbers(each) for each in model.parameters() if each.requires_grad)
 
 
 def _masked(mask: Tensor) -> Any:

@@ -17,7 +17,7 @@ from lit_llm.model_sources.folders import names_other_source
 from lit_llm.runtime.model_folder import is_adapter
 from lit_llm.runtime.suggestions import nearest
 
-DATA = ("path", "replay_path", "ptx_path", "decontaminate")
+DATA = ("path", "replay_path", "ptx_path", "decontaminate", "earlier_heldout")
 WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_llm.data.compression import COMPRESSED
-from lit_llm.data.row_errors import RowError, in_one_line
+from lit_llm.data.row_errors import RowError, damaged
 from lit_llm.data.streams import open_bytes, read_bytes
 from lit_llm.errors import UserError
 
@@ -43,7 +43,7 @@ def read_arrow(file: str) -> Iterator[dict[str, Any]]:
         with pyarrow.BufferReader(bytes(read_bytes(file))) if in_archive else pyarrow.OSFile(file) as source:
             yield from _rows(_batches(pyarrow, source, magic))
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError, MemoryError, ValueError) as error:
-        raise RowError("damaged_file", f"{file}: not a readable Arrow file ({in_one_line(error)})") from None
+        raise damaged(file, error, "not a readable Arrow file") from None
 
 
 def _batches(pyarrow: Any, source: Any, magic: bytes) -> Iterator[Any]:

@@ -19,7 +19,7 @@ from lit_llm.data.filters import Record, content_key
 from lit_llm.data.formats import Kind
 from lit_llm.data.loading import JoinedRows, Order, ResumableLoader, Rows, shuffled
 from lit_llm.data.options import DataOptions, DataPath
-from lit_llm.data.overview import Overview
+from lit_llm.data.overview import LOUD, Overview
 from lit_llm.data.packing import PackedRows
 from lit_llm.data.quality import screening
 from lit_llm.data.quality.screening import Screening
@@ -33,8 +33,6 @@ from lit_llm.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-LOUD = 0.05
-"""Share of the rows read above which it is said at the terminal that they are dropped."""
 ASKED_FOR = ("other_half", "no_weight", "left_out")
 """Reasons that an option or the user's own function gives."""
 REMEDIES = {
@@ -96,7 +94,8 @@ class DataModule(L.LightningDataModule, ABC):
 
     def _read(self, path: DataPath, kind: Kind, expand: Expand | None = None) -> Records:
         records = records_of(self.options, path, kind, expand)
-        for place in (path, *(self.options.decontaminate if self.options.decontaminate_words else ())):
+        not_trained = (*self.options.decontaminate, *self.options.earlier_heldout)
+        for place in (path, *(not_trained if self.options.decontaminate_words else ())):
             found = resolve(place, self.options.cache_dir).values()
             self._files |= dict.fromkeys(home(file) for files in found for file in files)
         if self._prepared is None:  # what is read again later is counted already
@@ -316,6 +315,7 @@ def screening_of(options: DataOptions) -> Screening:
         deduplicate=options.deduplicate,
         near_threshold=options.near_threshold,
         decontaminate=options.decontaminate,
+        earlier_heldout=options.earlier_heldout,
         decontaminate_words=options.decontaminate_words,
         decontaminate_share=options.decontaminate_share,
         quality=options.quality,

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_llm.data.charsets import AUTO
+from lit_llm.data.row_errors import RowError
 from lit_llm.errors import UserError
+
+SHORT = 64  # characters of a text that may be of NULs alone
 
 
 def checked_encoding(name: str) -> str:
@@ -24,21 +27,28 @@ def checked_encoding(name: str) -> str:
     return found.name
 
 
-def is_nul(found: int, of: int) -> bool:
-    """Whether so many of the characters or bytes are NUL that it is no text."""
-    return found > of // 4
-
-
-def told_of_nul(found: int, of: int, unit: str) -> str:
-    """What is wrong with such text, and what would be right."""
-    return (
-        f"{found:,} of {of:,} {unit} are NUL: no text, or UTF-16 without its mark; save it as UTF-8, or set "
-        "data.encoding=utf-16-le"
+def no_text(where: object, text: str | bytes) -> RowError | None:
+    """The refusal of what has so many NUL characters that it is no text. A short text may be anything; bytes, which no
+    reader took for a row, are looked at whatever their length."""
+    is_bytes = isinstance(text, bytes)
+    found, of = text.count(b"\0") if is_bytes else text.count("\0"), len(text)  # type: ignore[arg-type]
+    if found <= of // 4 or (not is_bytes and of <= SHORT):
+        return None
+    return RowError(
+        "nul_byte",
+        f"{where}: {found:,} of {of:,} {'bytes' if is_bytes else 'characters'} are NUL: no text, or UTF-16 without its "
+        "mark; save it as UTF-8, or set data.encoding=utf-16-le",
     )
 
 
-def undecodable(data: bytes | bytearray, error: UnicodeDecodeError, encoding: str = "utf-8") -> str:
-    """What is wrong with bytes that are not in their encoding, and what would be right."""
+def undecodable(
+    where: object, data: bytes | bytearray, error: UnicodeDecodeError, encoding: str = "utf-8"
+) -> RowError:
+    """The refusal of bytes that are not in their encoding: what is wrong, and what would be right."""
+    return RowError("invalid_utf8", f"{where}: {_told(data, error, encoding)}")
+
+
+def _told(data: bytes | bytearray, error: UnicodeDecodeError, encoding: str) -> str:
     if data[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
         return "UTF-32 text; save it as UTF-8, or set data.encoding=utf-32"
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):

@@ -18,10 +18,10 @@ from lit_llm.data.charsets import AUTO, decoded
 from lit_llm.data.compression import COMPRESSED
 from lit_llm.data.documents.needs import KINDS as DOCUMENTS
 from lit_llm.data.documents.reading import Text, read_documents
-from lit_llm.data.encodings import is_nul, told_of_nul, undecodable
+from lit_llm.data.encodings import no_text, undecodable
 from lit_llm.data.json_rows import read_json, read_lines
 from lit_llm.data.projects import is_project, read_project
-from lit_llm.data.row_errors import RowError, in_one_line
+from lit_llm.data.row_errors import RowError, damaged
 from lit_llm.data.streams import open_bytes, read_bytes
 from lit_llm.data.tables import TABLES, read_table
 from lit_llm.errors import UserError
@@ -130,9 +130,9 @@ def _read_text(file: str, encoding: str) -> Iterator[Row | RowError]:
         text, found = decoded(data, encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise RowError("invalid_utf8", f"{place(file, line)}: {undecodable(data, error, encoding)}") from None
-    if len(text) > 64 and is_nul(nuls := text.count("\0"), len(text)):
-        raise RowError("nul_byte", f"{file}: {told_of_nul(nuls, len(text), 'characters')}")
+        raise undecodable(place(file, line), data, error, encoding) from None
+    if (refused := no_text(file, text)) is not None:
+        raise refused
     yield Row(text, file, 1, encoding=found)
 
 
@@ -155,7 +155,7 @@ def _read_parquet(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa
                     number += 1
                     yield Row(value, file, number)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise RowError("damaged_file", f"{file}: not a readable parquet file ({in_one_line(error)})") from None
+        raise damaged(file, error, "not a readable parquet file") from None
 
 
 def _read_archive(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa: ARG001  (its files say theirs)

@@ -19,7 +19,7 @@ BLOCKS = 200  # about so many in all
 BLOCK_CHARACTERS = 400, 20_000
 PASSAGES = "held_out_passages"
 DROPS = {"in_heldout": "a held-out row has their text or prompt"} | {
-    reason: REMEDIES[reason] for reason in ("near_heldout", "near_duplicate", "decontaminated")
+    reason: REMEDIES[reason] for reason in ("near_heldout", "near_duplicate", "decontaminated", "earlier_heldout")
 }
 """Why rows to train on are dropped where others are held out."""
 
@@ -53,6 +53,7 @@ def hold_out(
         train = divided.get("train", [])
         train = counts.drop("near_heldout", train, screening.near_heldout(train, out))
         train = counts.drop("decontaminated", train, screening.holding_heldout(train, [*heldout, *out]))
+        train = counts.drop("earlier_heldout", train, screening.held_out_earlier(train))
         divided |= {"train": train}
     if rows and not divided["train"]:
         went = [(reason, counts.skipped[reason]) for reason in DROPS if counts.skipped[reason]]
@@ -122,6 +123,7 @@ def _carve_blocks(
     out = [block for name, members in split.items() if name != "train" for block in members]
     heldout = [*heldout, *out]
     told = screening.near_heldout(train, heldout) | screening.holding_heldout(train, heldout)
+    told |= screening.held_out_earlier(train)
     if told:
         counts.altered[PASSAGES] += len(told)
         counts.first.setdefault(PASSAGES, told[min(told)])

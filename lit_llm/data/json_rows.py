@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from lit_llm.data import row_keys
-from lit_llm.data.encodings import is_nul, told_of_nul, undecodable
+from lit_llm.data.encodings import no_text, undecodable
 from lit_llm.data.row_errors import RowError
 from lit_llm.data.streams import open_lines, read_bytes, whole_lines
 
@@ -84,9 +84,9 @@ def _first_twice(value: Any) -> _Twice | None:
 
 def _not_json(line: bytes, error: Exception, where: str, encoding: str) -> RowError:
     if isinstance(error, UnicodeDecodeError):
-        return RowError("invalid_utf8", f"{where}: {undecodable(line, error, encoding)}")
-    if is_nul(nuls := line.count(0), len(line)):
-        return RowError("nul_byte", f"{where}: {told_of_nul(nuls, len(line), 'bytes')}")
+        return undecodable(where, line, error, encoding)
+    if (refused := no_text(where, line)) is not None:
+        return refused
     if isinstance(error, json.JSONDecodeError):
         return RowError(
             "malformed_json", f"{where}: column {error.colno}: not JSON ({error.msg}); one JSON object a line"
@@ -132,7 +132,7 @@ def _parse_whole(data: bytearray, file: str, encoding: str) -> tuple[Any, bool]:
         return JsonReader().read(data.decode(encoding).removeprefix("\ufeff"))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise RowError("invalid_utf8", f"{file}:line {line}: {undecodable(data, error, encoding)}") from None
+        raise undecodable(f"{file}:line {line}", data, error, encoding) from None
     except json.JSONDecodeError as error:
         hint = "; one object a line is a .jsonl" if error.msg == "Extra data" else ""
         raise RowError(

@@ -65,6 +65,9 @@ class DataOptions(Options):
     # Files that must not be trained, such as an evaluation set or an earlier run's heldout folder, beside what this run
     # holds out itself. Training rows that hold an item of either are dropped.
     decontaminate: Sequence[str] = ()
+    # Held-out folders of earlier stages, whose items must not be trained either; a pipeline adds those of all stages
+    # before this one. They are looked for as what this run holds out itself.
+    earlier_heldout: Sequence[str] = ()
     decontaminate_words: int = 13  # of the runs of words by which such rows are found; 0 keeps them
     decontaminate_share: float = 0.5  # of an item's runs of words that a row must have; 0: one is enough
     # Rules that a row must keep: gopher, c4, [gopher,c4], or {min_words: 50}, with set for the set that it alters
@@ -86,10 +89,9 @@ class DataOptions(Options):
         as_mapping(self.columns)
         check_fractions(self.validation_fraction, self.test_fraction)
         _one_of("deduplicate", self.deduplicate, ("exact", "near", "off"))
-        if isinstance(self.decontaminate, str):
-            raise UserError(
-                f"data.decontaminate={self.decontaminate}: a list of files or folders is needed, such as [a]"
-            )
+        for key, places in (("decontaminate", self.decontaminate), ("earlier_heldout", self.earlier_heldout)):
+            if isinstance(places, str):
+                raise UserError(f"data.{key}={places}: a list of files or folders is needed, such as [a]")
         rules(self.quality)
         known_languages.checked(self.languages)
         super().check()

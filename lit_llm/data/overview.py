@@ -19,7 +19,7 @@ from lit_llm.data.sources import CACHE, TELLS
 from lit_llm.records import Document
 
 LOUD = 0.1
-"""Share of the files, or of the rows, above which it is said loudly that they are not read."""
+"""Share of the files, or of the rows, above which it is said loudly that they are not read, or are dropped."""
 FEW_WORDS = 15
 """Characters a word on average, above which a text is counted in characters: its script has no blanks between words."""
 SLICE = 2**16  # characters whose words are counted at a time

@@ -94,7 +94,7 @@ class RawText(DataModule):
         dropped: Counter[str] = Counter()
         if len(sources) == 1:
             return training, dropped
-        screening = screening_of(replace(self.options, decontaminate=()))  # each source was held against those
+        screening = screening_of(replace(self.options, decontaminate=()))  # each source was held against all named sets
         heldout = [[d for split, items in read.splits.items() if split != "train" for d in items] for read in reads]
         for number, documents in enumerate(training):
             others = [document for n, held in enumerate(heldout) if n != number for document in held]

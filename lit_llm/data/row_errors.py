@@ -20,6 +20,11 @@ class RowError(UserError):
         self.reason = reason
 
 
+def damaged(file: object, error: BaseException, what: str = "cannot be read") -> RowError:
+    """The refusal of a file that a library cannot read, or not from here on."""
+    return RowError("damaged_file", f"{file}: {what} ({in_one_line(error)})")
+
+
 def in_one_line(error: BaseException) -> str:
     """What an error of a library says, short enough to stand in a message."""
     return " ".join(str(error).split())[:120] or type(error).__name__

@@ -13,7 +13,7 @@ from typing import BinaryIO, cast
 from lit_llm.data import archives
 from lit_llm.data.compression import COMPRESSED, decompressed, read_within
 from lit_llm.data.encodings import undecodable
-from lit_llm.data.row_errors import RowError, in_one_line
+from lit_llm.data.row_errors import RowError, damaged
 
 MAX_LINE = 64 * 2**20  # bytes: a longer line is no row of text but a mistake, or a bomb
 MAX_FILE = 4 * 2**30  # bytes of a text file that is read as one document, after decompression
@@ -62,9 +62,7 @@ def open_lines(file: str, ends: bool = False) -> Iterator[bytes | RowError]:
                     )
                     continue
             except _DAMAGED as error:
-                raise RowError(
-                    "damaged_file", f"{file}:{number}: cannot be read further ({in_one_line(error)})"
-                ) from None
+                raise damaged(f"{file}:{number}", error, "cannot be read further") from None
             yield line if ends else line.rstrip(b"\r\n")
 
 
@@ -77,7 +75,7 @@ def whole_lines(file: str, encoding: str) -> list[str] | None:
     try:
         return data.decode(encoding).removeprefix("\ufeff").split("\n")
     except UnicodeDecodeError as error:
-        raise RowError("invalid_utf8", f"{file}: {undecodable(data, error, encoding)}") from None
+        raise undecodable(file, data, error, encoding) from None
 
 
 def read_bytes(file: str, most: int = MAX_FILE) -> bytearray:
@@ -85,4 +83,4 @@ def read_bytes(file: str, most: int = MAX_FILE) -> bytearray:
     try:
         return read_within(open_bytes(file), file, most)
     except _DAMAGED as error:
-        raise RowError("damaged_file", f"{file}: cannot be read ({in_one_line(error)})") from None
+        raise damaged(file, error) from None

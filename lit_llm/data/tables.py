@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
-from lit_llm.data.encodings import is_nul, told_of_nul, undecodable
+from lit_llm.data.encodings import no_text, undecodable
 from lit_llm.data.row_errors import RowError
 from lit_llm.data.streams import open_lines, whole_lines
 
@@ -194,11 +194,9 @@ class _Lines:
         try:
             text: str = line.decode(self.encoding)
         except UnicodeDecodeError as error:
-            raise RowError(
-                "invalid_utf8", f"{self.file}:{self.number}: {undecodable(line, error, self.encoding)}"
-            ) from None
-        if len(text) > 64 and is_nul(nuls := text.count("\0"), len(text)):
-            raise RowError("nul_byte", f"{self.file}:{self.number}: {told_of_nul(nuls, len(text), 'characters')}")
+            raise undecodable(f"{self.file}:{self.number}", line, error, self.encoding) from None
+        if (refused := no_text(f"{self.file}:{self.number}", text)) is not None:
+            raise refused
         return text
 
     def _raw(self) -> Iterator[bytes | str | RowError]:

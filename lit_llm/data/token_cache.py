@@ -2,7 +2,8 @@
 
 A folder per key: ``tokens.bin`` (documents end to end, 4 bytes a token), ``bounds.bin`` (where each document begins),
 ``trained.bin`` (one byte a token, where only a part is trained) and ``store.json``. The key is a hash of all
-that the tokens depend on, so that a stale folder is never found. A folder appears under its name only when complete.
+that the tokens depend on, the code that makes tokens and masks with it, so that a stale folder is never found. A folder
+appears under its name only when complete.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from numpy.typing import NDArray
 
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import NotWritten, folder_beside
+from lit_llm.runtime.code_key import code_key
 from lit_llm.runtime.progress_bars import Bar
 
-LAYOUT = "2"
-"""Part of every key: a change of the files' layout or of how documents become tokens makes new folders."""
+CODE = ("lit_llm.text", "lit_llm.data.token_cache", "lit_llm.records", "tokenizers==", "Jinja2==")
+"""What makes tokens and masks beside the module that asks for them. Its hash is part of every key."""
 
 WRITTEN_AT_ONCE = 2**20  # bytes
 
@@ -83,15 +85,16 @@ def cached_tokens(
     """The tokens of ``documents``: from the cache if they are there, else made in batches with a progress bar.
 
     Args:
-        encode_batch: documents to their ids and what is trained of them.
-        key: hash of everything that the tokens depend on.
+        encode_batch: documents to their ids and what is trained of them. The code of its module is part of the key.
+        key: hash of everything else that the tokens depend on, but for the code of ``CODE``.
         cache_dir: the folder ``tokens/<key>`` is made in it.
         size_of: a document's size in characters, for batches of even work.
 
     Raises:
         UserError: the cache's folder cannot be written.
     """
-    folder = Path(cache_dir) / "tokens" / hashlib.sha256(f"{LAYOUT}\0{key}".encode()).hexdigest()[:32]
+    code = code_key(*CODE, encode_batch.__module__)
+    folder = Path(cache_dir) / "tokens" / hashlib.sha256(f"{code}\0{key}".encode()).hexdigest()[:32]
     store = _opened(folder)
     if store is None:
         try:

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 
 from lit_llm.errors import UserError
+from lit_llm.optim.adamw_step import adamw_step
 from lit_llm.optim.options import AdamWOptions
-from lit_llm.optim.parameter_groups import parameter_groups
+from lit_llm.optim.parameter_groups import ROWS, parameter_groups
+
+
+class AdamWOfRows(torch.optim.AdamW):
+    """AdamW that keeps moments of those rows alone that are trained (``adamw_step.py``)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._step_supports_amp_scaling = False  # the gradients come without a loss scale
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if parameters := [parameter for parameter in group["params"] if parameter.grad is not None]:
+                adamw_step(self.state, group, parameters)
+        return loss
 
 
 def adamw(
@@ -18,7 +41,10 @@ def adamw(
     betas: tuple[float, float] = AdamWOptions.betas,
     eps: float = AdamWOptions.eps,
 ) -> torch.optim.AdamW:
-    """Fused AdamW over the trainable parameters of ``module``; embeddings, norms and biases do not decay."""
+    """Fused AdamW over the trainable parameters of ``module``; embeddings, norms and biases do not decay.
+
+    Of a table with a few rows that alone are trained (new tokens beside adapters), moments are kept of these.
+    """
     AdamWOptions(lr=lr, weight_decay=weight_decay, betas=betas, eps=eps)  # checks them
     hidden, decayed, undecayed = parameter_groups(module)
     if not hidden + decayed + undecayed:
@@ -28,4 +54,6 @@ def adamw(
         {"params": undecayed, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=True)
+    by_rows = any(hasattr(parameter, ROWS) for parameter in undecayed)
+    kind = AdamWOfRows if by_rows else torch.optim.AdamW
+    return kind(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=True)

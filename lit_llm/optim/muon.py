@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adamw import adamw as adamw_update
 
 from lit_llm.errors import UserError
+from lit_llm.optim.adamw_step import adamw_step
 from lit_llm.optim.options import NEWTON_SCHULZ_STEPS, MuonAdamWOptions
 from lit_llm.optim.parameter_groups import parameter_groups
 from lit_llm.runtime import processor
@@ -121,29 +121,7 @@ class MuonAdamW(torch.optim.Optimizer):
             torch._foreach_add_(stacked, list(updates.unbind()), alpha=-group["lr"] * size)
 
     def _adamw(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        for parameter in parameters:
-            state = self.state[parameter]
-            if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-                state["exp_avg"] = torch.zeros_like(parameter)
-                state["exp_avg_sq"] = torch.zeros_like(parameter)
-        states = [self.state[parameter] for parameter in parameters]
-        adamw_update(
-            parameters,
-            [parameter.grad for parameter in parameters],  # type: ignore[misc]
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            [state["step"] for state in states],
-            fused=True,
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )
+        adamw_step(self.state, group, parameters)
 
 
 def muon_adamw(

@@ -10,8 +10,9 @@ HEADS = frozenset({"lm_head", "score"})
 """Names of modules whose matrix maps to an output: not a hidden matrix, whatever its shape."""
 
 
-ONE_BY_ONE = "trained_by_rows"
-"""An attribute of a matrix of which some rows alone are trained: decay would move the others too."""
+ROWS = "trained_rows"
+"""An attribute of a matrix or vector of which some rows alone are trained, their numbers (R,): decay would move the
+others too, and moments are kept of these."""
 
 
 class ParameterGroups(NamedTuple):
@@ -22,6 +23,12 @@ class ParameterGroups(NamedTuple):
     undecayed: list[nn.Parameter]  # embeddings (tied heads with them), norms, biases, matrices trained by rows
 
 
+def trained_numbers(parameter: nn.Parameter) -> int:
+    """How many of a parameter's numbers training changes."""
+    rows = getattr(parameter, ROWS, None)
+    return parameter.numel() if rows is None else len(rows) * parameter[0].numel()
+
+
 def parameter_groups(module: nn.Module) -> ParameterGroups:
     """Sorts the trainable parameters; frozen ones are left out, shared ones counted where they come first."""
     groups = ParameterGroups([], [], [])
@@ -29,7 +36,7 @@ def parameter_groups(module: nn.Module) -> ParameterGroups:
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        if parameter.ndim < 2 or id(parameter) in embeddings or getattr(parameter, ONE_BY_ONE, False):
+        if parameter.ndim < 2 or id(parameter) in embeddings or hasattr(parameter, ROWS):
             groups.undecayed.append(parameter)
         elif parameter.ndim > 2 or HEADS & set(name.split(".")):
             groups.decayed.append(parameter)

@@ -14,14 +14,16 @@ from lit_llm.config.pipeline_steps import Step, ancestors, begins_from, descenda
 from lit_llm.config.pipeline_steps import filled as filled_in
 from lit_llm.errors import UserError
 from lit_llm.lineage.code_hash import code_hashes
-from lit_llm.lineage.lineage import versions
+from lit_llm.lineage.lineage import hash_folder, versions
 from lit_llm.model_sources.adapters import is_model
 from lit_llm.pipeline.cache import StageCache
 from lit_llm.pipeline.human_feedback import rankings_step
 from lit_llm.pipeline.human_feedback_checks import check
 from lit_llm.runtime.model_folder import check_model_folder
+from lit_llm.runtime.run_folder import RunFolder
 
 RANKINGS = "rankings"
+EARLIER = "earlier_heldout"  # the key of ``data`` that names what stages before it hold out
 COLLECTED = "collected"  # the folder, in the rankings step's, that @rankings stands for
 
 
@@ -80,7 +82,7 @@ def inputs_of(chain: Chain, step: Step) -> dict[str, Any]:
     from lit_llm.lineage.input_hash import data_hashes, without_names
 
     parents = {name: chain.cache.output_hash(chain.folders[name]) for name in step.parents if name in chain.folders}
-    return {
+    known = {
         "config": without_names(step.config),
         "environment": schema.environment(without_names(step.config)),
         "resolved": {"precision": _precision(step.config)},
@@ -89,6 +91,19 @@ def inputs_of(chain: Chain, step: Step) -> dict[str, Any]:
         "code": code_hashes(step.config),
         "packages": versions(),
     }
+    heldout = {name: schema.digest(hash_folder(place)) for name, place in held_out_before(chain, step).items()}
+    return {**known, "heldout": heldout} if heldout else known
+
+
+def held_out_before(chain: Chain, step: Step) -> dict[str, Path]:
+    """The held-out sets of the stages before a step, none of which it must train; what its own training depends on is
+    their contents and no model. Nothing for a step that is not to look for them, or has data of another kind."""
+    data = step.config.get("data")
+    if not isinstance(data, Mapping) or EARLIER not in data or not data.get("decontaminate_words"):
+        return {}
+    before = list(chain.steps)[: list(chain.steps).index(step.name)]
+    places = {name: RunFolder(chain.folders[name]).heldout for name in before if name in chain.folders}
+    return {name: place for name, place in places.items() if any(one.stat().st_size for one in place.glob("*.jsonl"))}
 
 
 def _precision(config: Mapping[str, Any]) -> str | None:
@@ -100,8 +115,11 @@ def _precision(config: Mapping[str, Any]) -> str | None:
 
 
 def filled(chain: Chain, step: Step) -> dict[str, Any]:
-    """The configuration with ``@name`` replaced by the folder that the step of that name made."""
+    """The configuration with ``@name`` replaced by the folder that the step of that name made, and with the held-out
+    sets of the stages before it."""
     found: dict[str, Any] = filled_in(step.config, lambda name: output(chain, name))
+    if earlier := [str(place) for place in held_out_before(chain, step).values()]:
+        found["data"] = {**found["data"], EARLIER: [*found["data"][EARLIER], *earlier]}
     return found
 
 

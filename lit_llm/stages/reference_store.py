@@ -15,9 +15,14 @@ from torch import Tensor
 
 from lit_llm.backbone.completions import KEY_BYTES
 from lit_llm.backbone.weights import write_tensors
+from lit_llm.data.token_cache import CODE as TOKENS
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import NotWritten
+from lit_llm.runtime.code_key import code_key
 from lit_llm.runtime.host_copies import sent
+
+CODE = (*TOKENS, "lit_llm.data.preferences", "lit_llm.data.labelled_answers", "lit_llm.backbone.completions")
+"""What makes completions of data, and their keys."""
 
 
 class KnownLogps:
@@ -74,7 +79,9 @@ class Origin(NamedTuple):
     precision: str  # of the forward pass
 
     def file_in(self, cache_dir: str | Path) -> Path:
-        name = hashlib.sha256("\0".join(self).encode()).hexdigest()[:32]
+        """Where they are kept. Other code may make other completions of the same data: these have a file of their own,
+        and a file that is named is read all the same, by the completions that it holds."""
+        name = hashlib.sha256("\0".join([*self, code_key(*CODE)]).encode()).hexdigest()[:32]
         return Path(cache_dir) / "reference_logps" / f"{name}.safetensors"
 
 

@@ -13,18 +13,20 @@ So is one of which the template would leave out tools, a call, a tool's result, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import pairwise
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message, ToolCall
+from lit_llm.text import thinking_prompts
 from lit_llm.text.interfaces import Encoder
 from lit_llm.text.message_shapes import Given, MessageShape, in_content, thoughts_of
 from lit_llm.text.own_templates import CHATML, PLAIN
-from lit_llm.text.places import Place
+from lit_llm.text.places import Place, trimmed
 from lit_llm.text.sandbox import Sandbox, worded
 from lit_llm.text.turn_format import TurnFormat
 from lit_llm.text.turns import Renders, Said, Span, Written, alike_as_last, behind_thoughts
@@ -93,7 +95,9 @@ class ChatTemplate:
         conversation.
         """
         turns = [n for n, message in enumerate(messages) if message.role == "assistant" and message.trained]
-        thoughtful = any(thoughts_of(messages[n]) for n in turns[:-1]) and not self._remembers_thoughts
+        thoughtful = any(
+            thoughts_of(messages[n]) and not self._remembers_thoughts[bool(messages[n].calls)] for n in turns[:-1]
+        )
         alone = not turns or turns[0] == len(messages) - 1  # nothing stands behind a turn that is trained
         if not thoughtful and (alone or self._ends_alike(tokenizer, messages)):
             return [tuple(messages)]
@@ -101,10 +105,12 @@ class ChatTemplate:
             last = {n: self._said(tokenizer, messages[: n + 1]).get(n) for n in turns}
         except UserError:  # what is wrong is said where the conversation is encoded
             return [tuple(messages)]
+        # A turn that is written without its reasoning is refused, where it is the last.
+        forgotten = {n for n in turns if (one := last[n]) is not None and thoughts_of(messages[n]) not in one[0]}
         found, end = [], len(messages)
         while turns:
             said = self._said(tokenizer, messages[:end])
-            alike = {n for n in turns if alike_as_last(said.get(n), last[n], whole=thoughtful)}
+            alike = {n for n in turns if alike_as_last(said.get(n), last[n], whole=thoughtful)} - forgotten
             if turns[-1] not in alike and end > turns[-1] + 1:
                 end = turns[-1] + 1
                 continue
@@ -160,15 +166,15 @@ class ChatTemplate:
         """An error that names the template."""
         return UserError(what if what.startswith(self._name) else f"{self._name}: {what}")
 
-    def _render(self, messages: Sequence[Message], prompt: bool, tokens: dict[str, str]) -> str:
+    def _render(self, messages: Sequence[Message], prompt: bool, tokens: Mapping[str, Any]) -> str:
         shape = MessageShape() if all(message.plain for message in messages) else self._shape
         written, tools = shape.given(messages)
         return self._render_given(written, tools, prompt, tokens)
 
-    def _render_given(self, written: Given, tools: Given | None, prompt: bool, tokens: dict[str, str]) -> str:
+    def _render_given(self, written: Given, tools: Given | None, prompt: bool, tokens: Mapping[str, Any]) -> str:
         variables = {"messages": written, "tools": tools, "documents": None, "add_generation_prompt": prompt}
         with worded(self._name):
-            return self._sandbox.render_text(self._template, variables | tokens)
+            return self._sandbox.render_text(self._template, {**variables, **tokens})
 
     @cached_property
     def _shape(self) -> MessageShape:
@@ -177,14 +183,21 @@ class ChatTemplate:
         return MessageShape.of(lambda written, tools: self._render_given(written, tools, False, ends))
 
     @cached_property
-    def _remembers_thoughts(self) -> bool:
-        """Whether the reasoning of past turns is written, be it apart from the content or in it."""
+    def _remembers_thoughts(self) -> dict[bool, bool]:
+        """Whether the reasoning of past turns is written, be it apart from the content or in it: of turns with calls
+        (True) and of those without."""
         asked, past = Message("user", "q7x"), Message("assistant", "a7y", thoughts="t2s")
-        try:
-            texts = [self.render((asked, one, asked, Message("assistant", "b8z"))) for one in (past, in_content(past))]
-        except UserError:
-            return False
-        return all("t2s" in text for text in texts)
+        call = replace(past, content="", calls=(ToolCall("n3w", '{"k4v": "v5u"}'),))
+        behind = (asked, Message("assistant", "b8z"))
+        result = (Message("tool", "r6t", name="n3w"), Message("assistant", "c9w"))
+        known = {}
+        for turn, rest in ((past, behind), (call, (*result, *behind))):
+            try:
+                texts = [self.render((asked, one, *rest)) for one in (turn, in_content(turn))]
+                known[bool(turn.calls)] = all("t2s" in text for text in texts)
+            except UserError:
+                known[bool(turn.calls)] = False
+        return known
 
     def _ends_alike(self, tokenizer: Encoder, messages: Sequence[Message]) -> bool:
         """Whether turns end as the last one does, with calls or without as the conversation has them."""
@@ -276,7 +289,16 @@ class ChatTemplate:
             span = span if span.unknown else Span(length, span.stop)
             return asked.going_on(*written.behind(length), written.exact), spans | {number: span}
         between = None if span.unknown else written.since_the_last_message(span.begin)
-        if between is not None and between == asked.since_the_last_message(length):  # only what stands before differs
+        # Only what stands before differs, or how the prompt says that no reasoning follows.
+        same = between is not None and between == asked.since_the_last_message(length)
+
+        def by_thinking(some: Sequence[Message], prompt: bool, thinks: bool | None) -> str:
+            known = {} if thinks is None else {"enable_thinking": thinks}
+            return self._render(some, prompt, {**tokenizer.named_tokens, **known})
+
+        if not (same or span.unknown or thoughts_of(last)):
+            same = thinking_prompts.says_there_is_none(by_thinking, messages[:-1], written.text[: span.begin])
+        if same:
             found = asked.going_on(*written.behind(span.begin), written.exact)
             return found, spans | {number: Span(length, length + span.stop - span.begin)}
         if not last.calls and (rest := behind_thoughts(turn_format.generation_prompt, last.content)) is not None:
@@ -284,7 +306,7 @@ class ChatTemplate:
             return found, spans | {number: Span(length, len(found.text))}
         why = (
             f"the last answer does not begin with the generation prompt ({asked.text[-40:]!r} against "
-            f"{written.text[-60:]!r}); use a template where it does, or let the answer begin as the prompt ends"
+            f"{written.text[-60:]!r}); {thinking_prompts.remedy(by_thinking, messages)}"
         )
         return written, written.spans(messages, turn_format, render, self.source, renders) | {number: Span(unknown=why)}
 
@@ -292,10 +314,9 @@ class ChatTemplate:
         """The prompt, and behind it an answer as a model writes it: the text and the end token."""
         turn_format = self.turn_format(tokenizer)
         text = text.rstrip() if turn_format.trims_end else text
-        length, token = len(text + turn_format.end_text), ""
-        if turn_format.end_token is not None:
-            token = str(tokenizer.engine.id_to_token(turn_format.end_token))
-        return asked.going_on(text + turn_format.end_text, [(length - len(token), length)] if token else [])
+        found = turn_format.control.finditer(turn_format.end_text)
+        ends = [(len(text) + one.start(), len(text) + one.end()) for one in found]
+        return asked.going_on(text + turn_format.end_text, ends)
 
     def _ends_here(self, messages: Sequence[Message], written: Written, spans: dict[int, Span]) -> bool:
         """Whether the last answer wants an end token that the template does not write."""
@@ -322,7 +343,7 @@ class ChatTemplate:
         ids: list[int] = []
         mask: list[bool] = []
         place = Place.START
-        kept = [one for one in _trimmed(pieces, tokenizer) if one[0]]
+        kept = [one for one in trimmed(pieces, *tokenizer.blank_takers) if one[0]]
         more = [*(not is_control for _, is_control, _ in kept[1:]), goes_on]  # text follows, not the end of a part
         for (piece, is_control, trained), cut in zip(kept, more, strict=False):
             found = [tokenizer.control_tokens[piece]] if is_control else tokenizer.encode(piece, place, cut)
@@ -331,20 +352,3 @@ class ChatTemplate:
             mask += [trained] * len(found)
         return ids, mask
 
-
-def _trimmed(pieces: list[tuple[str, bool, bool]], tokenizer: Encoder) -> list[tuple[str, bool, bool]]:
-    """The pieces without the blanks that a control token takes with it (``lstrip`` and ``rstrip`` of its entry)."""
-    before, behind = tokenizer.blank_takers
-    if not before and not behind:
-        return pieces
-    found = list(pieces)
-    for step, takers, strip in ((1, behind, str.lstrip), (-1, before, str.rstrip)):
-        taking = False
-        for n in range(len(found))[::step]:
-            piece, is_control, trained = found[n]
-            if is_control:
-                taking = piece in takers
-            elif taking:
-                found[n] = (kept := strip(piece), False, trained)
-                taking = not kept
-    return found

@@ -87,8 +87,8 @@ class MessageShape:
             one: dict[str, Any] = {"role": message.role, "content": message.content}
             if message.name:
                 one["name"] = message.name
-            if message.thoughts:  # the names that transformers gives it
-                one |= {"reasoning_content": message.thoughts, "thinking": message.thoughts}
+            if message.thoughts:  # the names that templates read it by
+                one |= dict.fromkeys(("reasoning_content", "reasoning", "thinking"), message.thoughts)
             if message.calls:
                 ids = [self._id(call.id, names) for call in message.calls]
                 waiting = [known for known in ids if known]

@@ -121,3 +121,23 @@ def _without_blank(rule: Any, place: Place, goes_on: bool, begins: bool = True) 
     if kind == "Prepend":
         return None
     return rule | {"add_prefix_space": False} if kind == "ByteLevel" and "add_prefix_space" in rule else rule
+
+
+def trimmed(
+    pieces: list[tuple[str, bool, bool]], before: frozenset[str], behind: frozenset[str]
+) -> list[tuple[str, bool, bool]]:
+    """(text, whether it is a control token, whatever) of pieces, without the blanks that control tokens take with them:
+    ``before`` and ``behind`` are those whose entries say ``lstrip`` and ``rstrip``."""
+    if not before and not behind:
+        return pieces
+    found = list(pieces)
+    for step, takers, strip in ((1, behind, str.lstrip), (-1, before, str.rstrip)):
+        taking = False
+        for n in range(len(found))[::step]:
+            piece, is_control, trained = found[n]
+            if is_control:
+                taking = piece in takers
+            elif taking:
+                found[n] = (kept := strip(piece), False, trained)
+                taking = not kept
+    return found

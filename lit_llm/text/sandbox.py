@@ -1,4 +1,4 @@
-"""Jinja for templates that strangers wrote: no access to Python, a bound on steps, on text and on time.
+"""Jinja for templates that strangers wrote: no access to Python, a bound on steps, on text and on processor time.
 
 A downloaded chat template is a program. Jinja's sandbox keeps it from Python's internals but lets it loop
 100,000 x 100,000 times or ask for ``'a'.ljust(10**12)``. Here every turn of a loop and every call of a macro draws on a
@@ -26,7 +26,7 @@ from lit_llm.errors import UserError
 
 MAX_SOURCE = 200_000  # characters of a template; the longest known ones have 20,000
 MAX_STEPS = 200_000  # turns of loops and calls of macros, plus the constant text they write
-MAX_SECONDS = 5.0
+MAX_SECONDS = 5.0  # of a processor: the clock runs on while others have it
 MAX_NUMBER = 1_000_000
 MAX_DEPTH = 32  # of lists and objects; a tool's schema has up to 20
 DAY = datetime(2024, 7, 26)
@@ -95,7 +95,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Render within the budget. Raises ``TemplateError`` and Python's own errors; the caller words them."""
         size = _size(variables.get("messages", ())) + len(str(variables.get("tools") or ""))
         self.budget.steps, self.budget.characters = MAX_STEPS + size, MAX_NUMBER + 20 * size
-        self.budget.deadline = time.monotonic() + MAX_SECONDS
+        self.budget.deadline = time.thread_time() + MAX_SECONDS
         return str(template.render(**variables))
 
     def _tick(self, cost: int) -> str:
@@ -106,8 +106,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return ""
 
     def _on_time(self) -> None:
-        if time.monotonic() > self.budget.deadline:
-            raise BudgetError(f"it runs longer than {MAX_SECONDS:g} seconds")
+        if time.thread_time() > self.budget.deadline:
+            raise BudgetError(f"it takes more than {MAX_SECONDS:g} seconds of a processor")
 
     @pass_context  # without it jinja2 would call this while compiling
     def _count(self, _context: Any, value: Any) -> Any:

@@ -320,7 +320,8 @@ class Tokenizer:
             return last.content
         ids, _ = self.encode_chat([*messages[:-1], replace(last, trained=True)])
         written = self.decode(ids[len(self.encode_prompt(messages[:-1])) :], skip_special=False)
-        end = str(self.engine.id_to_token(self.turn_end_id))
+        whole = "".join(self.chat.turn_format(self).ends)
+        end = whole if whole and whole in written else str(self.engine.id_to_token(self.turn_end_id))
         return written.rpartition(end)[0] or written
 
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:

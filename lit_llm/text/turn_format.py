@@ -19,7 +19,7 @@ class TurnFormat:
     ``generation_prompt`` invites the assistant; ``unwritten_prompt`` is that text where the template itself ignores
     ``add_generation_prompt``; ``leads`` may stand between it and an answer (nothing, the blank of Llama 2, the empty
     reasoning of Qwen3), longest first: a model has to write them itself. ``end_text`` runs from an answer to its end
-    token.
+    token, the last of several that stand together (Cohere: the response ends, then the turn).
     """
 
     generation_prompt: str
@@ -30,6 +30,11 @@ class TurnFormat:
     trims_end: bool  # blanks behind an assistant's text are cut away
     control: re.Pattern[str]
     inside: re.Pattern[str]
+
+    @property
+    def ends(self) -> list[str]:
+        """The control tokens in ``end_text``."""
+        return self.control.findall(self.end_text)
 
     @classmethod
     def of(cls, template: Template, tokenizer: Encoder) -> TurnFormat:
@@ -68,15 +73,31 @@ class TurnFormat:
         names = sorted(tokenizer.control_tokens, key=len, reverse=True) or ["\0never\0"]
         control = re.compile("(" + "|".join(map(re.escape, names)) + ")")
         tail = full[at + len(_ANSWER) :]
-        end = control.search(tail)
+        behind = past[place + len(_ANSWER) :] if place >= 0 else ""
+        end_text = _end_of(tail, behind, "" if unwritten else invitation, control)
+        last = control.findall(end_text)
         padded = f"{_ANSWER} \n"
         return cls(
             generation_prompt=invitation,
             unwritten_prompt=unwritten,
             leads=tuple(sorted(leads, key=len, reverse=True)),
-            end_text=tail[: end.end()] if end else "",
-            end_token=tokenizer.control_tokens[end.group()] if end else None,
+            end_text=end_text,
+            end_token=tokenizer.control_tokens[last[-1]] if last else None,
             trims_end=padded not in render(user, Message("assistant", padded)),
             control=control,
             inside=re.compile("(?=" + control.pattern + ")."),
         )
+
+
+def _end_of(tail: str, past: str, invitation: str, control: re.Pattern[str]) -> str:
+    """What an answer ends with: all to the first control token behind it, and those right behind that which end past
+    turns too and begin none. Without an invitation it is not known what begins a turn."""
+    end = control.search(tail)
+    if end is None:
+        return ""
+    stop, begins = end.end(), set(control.findall(invitation))
+    while begins and (more := control.match(tail, stop)) and more.group() not in begins:
+        if not past.startswith(tail[: more.end()]):
+            break
+        stop = more.end()
+    return tail[:stop]

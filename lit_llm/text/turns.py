@@ -18,8 +18,10 @@ from dataclasses import dataclass, field, replace
 from lit_llm.errors import UserError
 from lit_llm.records import Message
 from lit_llm.text.marks import Found, Mark, Marks, marks_of
+from lit_llm.text.message_shapes import thoughts_of
 from lit_llm.text.turn_format import TurnFormat
 
+REASONS = "a turn with reasoning does not begin as its generation prompt ends; use a template that asks for reasoning"
 Render = Callable[[Sequence[Message]], str]
 Said = tuple[str, str]
 """What an assistant writes in a turn, and the control token in which it ends ("" for none)."""
@@ -202,7 +204,13 @@ class Written:
                 before = turn_format.generation_prompt + lead + blanks[length:]
                 if (begin := start - len(before)) >= place and self.text.startswith(before, begin):
                     return Span(begin + len(turn_format.generation_prompt), stop)
-        return Span(start, stop)  # past turns begin otherwise than the last
+        prompt = turn_format.generation_prompt
+        for length in range(1, len(prompt)):  # the turn's own text begins as the prompt ends (<think>)
+            begin = start - length
+            if begin >= place and prompt[length:].strip() and self.text.startswith(prompt, begin):
+                return Span(begin + len(prompt), max(stop, begin + len(prompt)))
+        # Past turns may begin otherwise than the last; one that reasons is written in full.
+        return Span(unknown=REASONS) if thoughts_of(messages[n]) else Span(start, stop)
 
     def _by_cuts(
         self,
@@ -224,6 +232,8 @@ class Written:
             ends = [end for end in (*self.fences, *(p for k, p in self.stops.items() if k != n)) if end <= start]
             if ends and self.text.startswith(between, max(ends)) and max(ends) + len(between) <= start:
                 return Span(max(ends) + len(between), stop)
+            if ends and Mark("thoughts", n) in self.first:  # what is cut of it would be its beginning
+                return Span(unknown=REASONS)
         found = self._by_difference(n, messages, turn_format, render, source, place)
         return found if found.unknown else replace(found, stop=stop)
 

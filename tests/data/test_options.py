@@ -32,7 +32,8 @@ def test_a_file_makes_the_data_module_that_its_options_make(tokenizer, name):
     given = {**values, "path": "some/file.jsonl", "seed": 3}
     made = construct({"_target_": target, "_partial_": True, **given}, "data")(tokenizer=tokenizer)
     kind = kind_of("data", name)[1]
-    assert made.options == kind(path="some/file.jsonl", seed=3, ignore_keys=[], decontaminate=[], languages=[])
+    lists = {name: [] for name in ("ignore_keys", "decontaminate", "earlier_heldout", "languages")}
+    assert made.options == kind(path="some/file.jsonl", seed=3, **lists)
 
 
 def test_pretraining_text_is_read_as_the_prompts_are():

@@ -243,21 +243,21 @@ def test_history_is_trained_and_left_out_with_the_last_answer_alone(task_pairs, 
 
 
 def test_dropped_shares_are_said_with_what_keeps_them(task_pairs, sentence, caplog):
-    rows = [*pairs(sentence, 90), *(pair(f"Say {sentence(n, 90)}", "Much.") for n in range(10))]
+    rows = [*pairs(sentence, 90), *(pair(f"Say {sentence(n, 90)}", "Much.") for n in range(12))]
     data = task_pairs([*rows, rows[0]])
     with caplog.at_level("WARNING"):
         counts = data.counts()
-    assert counts["read"] == 104 and counts["skipped"] == {"duplicate": 1, "too_long": 10}
-    assert data.dropped_shares() == {"too_long": 10 / 104}
+    assert counts["read"] == 106 and counts["skipped"] == {"duplicate": 1, "too_long": 12}
+    assert data.dropped_shares() == {"too_long": 12 / 106}
     (line,) = [r.getMessage() for r in caplog.records if "too_long" in r.getMessage()]
     keeps = int(re.search(r"data.max_length=(\d+) keeps all", line)[1])
-    assert line.startswith("data: 9.6% of the rows of task_pairs (10 of 104) are dropped: too_long: ")
+    assert line.startswith("data: 11.3% of the rows of task_pairs (12 of 106) are dropped: too_long: ")
     assert task_pairs(rows, max_length=keeps).counts()["skipped"] == {}
     assert task_pairs(rows, max_length=keeps - 1).counts()["skipped"]["too_long"] > 0
     caplog.clear()
     data = task_pairs(rows, overlong="truncate")
     with caplog.at_level("WARNING"):
-        assert data.dropped_shares() == {"truncated": 10 / 103}
+        assert data.dropped_shares() == {"truncated": 12 / 105}
     assert "are cut: truncated: " in caplog.text
 
 

@@ -1,14 +1,23 @@
 """Tokens are made once; never reused when anything they depend on has changed; never half there."""
 
+import runpy
 import time
 
 import numpy as np
 import pytest
 
+from lit_llm.data import token_cache
+from lit_llm.data.documents import reader
+from lit_llm.data.quality import screening
 from lit_llm.data.token_cache import cached_tokens, content_hash
 from lit_llm.errors import UserError
+from lit_llm.lineage import code_hash
+from lit_llm.runtime import source_files
+from lit_llm.runtime.code_key import code_key
 
 TEXTS = ["ab", "", "cde"]
+NAMED = ("cells", "column_map", "file_rows", "formats", "row_errors", "row_keys", "sources", "splits")
+"""What reads the files that data.decontaminate names: their texts are in the key."""
 
 
 class Encoder:
@@ -83,3 +92,44 @@ def test_a_second_use_takes_milliseconds(tmp_path):
     store = cached_tokens(texts, encoder, key="k", cache_dir=tmp_path)
     assert time.process_time() - start < 0.25  # of this process alone: the machine may be busy
     assert calls == encoder.calls > 1 and np.all(store.lengths == 100)
+
+
+def test_other_code_makes_other_tokens(tmp_path, monkeypatch):
+    """A mask that was wrong is not read again by the version that makes it right."""
+
+    def made(source):
+        (tmp_path / "my_masks.py").write_text(f"def encode(texts):\n    return [({source}, None) for text in texts]\n")
+        code_key.cache_clear()
+        encode = runpy.run_path(str(tmp_path / "my_masks.py"), run_name="my_masks")["encode"]
+        return cached_tokens(TEXTS, encode, key="k", cache_dir=tmp_path).tokens(0, 0, 2).tolist()
+
+    monkeypatch.syspath_prepend(tmp_path)
+    assert made("[1] * len(text)") == [1, 1]
+    assert made("[2] * len(text)") == [2, 2]
+    monkeypatch.setattr(token_cache, "CODE", (*token_cache.CODE, "my_masks"))
+    assert made("[2] * len(text)") == [2, 2]
+    assert len(list((tmp_path / "tokens").iterdir())) == 3  # the room that makes tokens counts as the caller does
+    code_key.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("rooms", "beside"),
+    [
+        (token_cache.CODE, ["lit_llm.model_sources"]),  # what they read is in a tokenizer's fingerprint
+        (reader.CODE, ["lit_llm.data.row_errors", "lit_llm.data.streams"]),
+        (screening.CODE, [f"lit_llm.data.{name}" for name in NAMED]),
+    ],
+)
+def test_the_code_that_counts_is_all_that_makes_the_result(rooms, beside):
+    """What a room imports is in the key too, or only reads, names and tells."""
+    modules = [one for room in rooms if not room.endswith("==") for one in modules_in(room)]
+    found = {name for module in modules for name in code_hash.imports(module) if name.startswith("lit_llm.")}
+    known = (*rooms, "lit_llm.errors", "lit_llm.runtime", *beside)
+    assert len(modules) > 3
+    assert [name for name in sorted(found) if not any(name == one or name.startswith(f"{one}.") for one in known)] == []
+
+
+def modules_in(room):
+    path = source_files.module_file(room)
+    names = path.parent.glob("*.py") if path.name == "__init__.py" else ()
+    return [room, *(f"{room}.{one.stem}" for one in names if one.stem != "__init__")]

@@ -25,16 +25,24 @@ KEPT = ["pretraining", "continued_pretraining", "fine_tuning", "instruction_tuni
 ALL = [*KEPT, "rankings", "flag_classification", "reward_modeling", "ppo", "dpo"]
 
 
+GIVEN: dict[str, list[str]] = {}
+"""By the name of a step that was computed, the held-out sets of earlier steps that its data was given."""
+
+
 @pytest.fixture
 def ran(monkeypatch):
     """The names of the steps that were computed; what they write depends on their configuration."""
     done: list[str] = []
+    GIVEN.clear()
 
     def execute(cfg, folder: Path):
         done.append(folder.name.rpartition("-")[0])
         (folder / "model").mkdir(parents=True)
         (folder / "model/config.json").write_text(json.dumps(str(cfg.optimizer.lr)))
         write_json(folder / "metrics.json", {"objective": float(cfg.optimizer.lr), "heldout": {}})
+        (folder / "heldout").mkdir()
+        (folder / "heldout/set.jsonl").write_text(json.dumps({"text": f"{done[-1]} {cfg.data.test_fraction}"}))
+        GIVEN[done[-1]] = list(cfg.data.earlier_heldout)
         return {}
 
     def collect(_config, folder: Path, output: Path, _allowed):
@@ -119,6 +127,27 @@ def test_a_change_recomputes_what_it_reaches(run, word, again):
     run()
     assert run(word, name="two")[: len(again)] == again
     assert run(word, name="three") == []
+
+
+def test_no_stage_trains_what_one_before_it_holds_out(run, tmp_path):
+    mine = tmp_path / "data.txt"
+    run("stages.ppo.data.decontaminate_words=0", f"stages.dpo.data.earlier_heldout=[{mine}]")
+    places = {path.name: path.resolve() / "heldout" for path in (tmp_path / "one").iterdir() if path.is_symlink()}
+    learned = [name for name in ALL if name != "rankings"]
+    for number, name in enumerate(learned):
+        wanted = [str(places[before]) for before in learned[:number]] if name != "ppo" else []
+        found = [str(Path(place).resolve()) for place in GIVEN[name]]
+        assert found == ([str(mine.resolve())] if name == "dpo" else []) + wanted
+
+
+def test_another_split_of_an_earlier_stage_s_data_trains_the_later_ones_anew(run):
+    run()
+    assert run("stages.ppo.data.test_fraction=0.1", name="two") == ["ppo", "dpo"]
+    again = [*ALL[2:4], *ALL[5:]]  # the pretended models and rankings are the same bytes
+    assert run("stages.fine_tuning.data.test_fraction=0.1", name="three") == again
+    off = "stages.dpo.data.decontaminate_words=0"
+    assert run(off, name="four") == ["dpo"]
+    assert run("stages.fine_tuning.data.test_fraction=0.1", off, name="five") == []
 
 
 def test_changed_data_is_new_data_under_the_same_name(run, tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lit_llm.errors import UserError
 from lit_llm.records import Message
+from lit_llm.text import sandbox
 from lit_llm.text.bpe import train_bpe
 from lit_llm.text.chat import CHATML, PLAIN, ChatTemplate
 from lit_llm.text.control_tokens import SPECIALS
@@ -211,6 +212,30 @@ def test_a_hostile_template_is_bounded_and_one_line(base, name):
         tokenizer.encode_chat((Message("user", "a"), Message("assistant", "b")))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
     assert time.process_time() - began < 20
+
+
+class Waits:
+    def __str__(self):
+        time.sleep(0.3)
+        return "done"
+
+
+class Works(Waits):
+    def __str__(self):
+        began = time.thread_time()
+        while time.thread_time() < began + 0.3:
+            pass
+        return "done"
+
+
+def test_a_template_is_bounded_by_the_processor_s_time_and_not_by_the_clock(monkeypatch):
+    """On a busy machine rendering takes long, which must not look like a template that refuses."""
+    monkeypatch.setattr(sandbox, "MAX_SECONDS", 0.2)
+    made = sandbox.Sandbox()
+    template = made.from_string("{{ value }}{% for n in range(2) %}{{ n }}{% endfor %}")
+    assert made.render_text(template, {"value": Waits()}) == "done01"
+    with pytest.raises(sandbox.BudgetError, match="seconds of a processor"):
+        made.render_text(template, {"value": Works()})
 
 
 def test_a_real_template_may_loop_and_use_the_usual_tools(base):

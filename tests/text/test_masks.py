@@ -11,7 +11,8 @@ from lit_llm.records import Message
 from lit_llm.text.chat import CHATML
 from tests.text.templated import base_of, with_template
 
-NAMES = ("<s>", "</s>", "<|user|>", "<|bot|>", "<|end|>", "<|return|>", "[INST]", "[/INST]")
+NAMES = ("<s>", "</s>", "<|user|>", "<|bot|>", "<|end|>", "<|return|>", "[INST]", "[/INST]", "<|turn|>", "<|says|>",
+         "<|said|>", "<|over|>")  # fmt: skip
 ASK = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 OPEN_ASK = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
 HEAD = "{{ '<|im_start|>' + m.role + '\n' }}"
@@ -95,6 +96,29 @@ HABITS = {
         "{% if add_generation_prompt %}{{ '<|bot|>' }}{% endif %}",
         ["Four.<|end|>", "Five.<|return|>"],
         ["<think>\nTwo twos.\n</think>\n\nFour.<|end|>", "<think>\nOne on.\n</think>\n\nFive.<|return|>"],
+    ),
+    # Cohere: an answer ends, and then its turn, each with a token; the next turn's token follows at once
+    "two_ends": (
+        "{{ bos_token }}{% for m in messages %}{{ '<|turn|>' + ('<|bot|>' if m.role == 'assistant' else '<|user|>') }}"
+        "{{ '<|says|>' + m.content + '<|said|>' if m.role == 'assistant' else m.content }}{{ '<|over|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|turn|><|bot|>' }}{% endif %}",
+        ["<|says|>Four.<|said|><|over|>", "<|says|>Five.<|said|><|over|>"],
+        ["<|says|><think>\nTwo twos.\n</think>\n\nFour.<|said|><|over|>",
+         "<|says|><think>\nOne on.\n</think>\n\nFive.<|said|><|over|>"],
+    ),
+    # the same, and an invitation stands behind every conversation, wanted or not: what ends a turn is not known of it
+    "two_ends_and_an_invitation": (
+        "{{ bos_token }}{% for m in messages %}{{ '<|turn|>' + ('<|bot|>' if m.role == 'assistant' else '<|user|>') }}"
+        "{{ m.content + ('<|said|>' if m.role == 'assistant' else '') + '<|over|>' }}{% endfor %}"
+        "{{ '<|turn|><|bot|>' }}",
+        ["Four.<|said|>", "Five.<|said|>"],
+        ["<think>\nTwo twos.\n</think>\n\nFour.<|said|>", "<think>\nOne on.\n</think>\n\nFive.<|said|>"],
+    ),
+    # DeepSeek R1 as it is trained: thoughts stay, and the generation prompt opens those of every turn
+    "thoughts_kept_prompt_opens": (
+        "{% for m in messages %}" + HEAD + "{{ m.content + '<|im_end|>\n' }}{% endfor %}" + OPEN_ASK,
+        None,
+        ["Two twos.\n</think>\n\nFour.<|im_end|>", "One on.\n</think>\n\nFive.<|im_end|>"],
     ),
     # plain words for headers, which may occur in any message, and no end token
     "plain_words": (
@@ -186,6 +210,66 @@ def test_what_is_learned(base, name, messages, answers):
     assert ids[: len(prompt)] == prompt and mask[len(prompt)] and not mask[len(prompt) - 1]
     answer = tokenizer.encode_completion(messages[-1].content)
     assert ids[len(prompt) : len(prompt) + len(answer)] == answer and not any(mask[len(prompt) + len(answer) :])
+
+
+# Nemotron: without reasoning an answer begins with an empty part, as the other of two generation prompts ends.
+TWO_PROMPTS = (
+    "{% set thinks = enable_thinking | default(true) %}{% for m in messages %}" + HEAD + "{{ '<think></think>' "
+    "if m.role == 'assistant' and '</think>' not in m.content }}{{ m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' + ('<think>\n' if thinks else '<think></think>') }}"
+    "{% endif %}"
+)
+
+
+def test_a_prompt_that_asks_for_reasoning_names_the_line_that_ends_it(base):
+    told = r"its prompts ask for reasoning: .*{% set enable_thinking = false %}"
+    with pytest.raises(UserError, match=told) as caught:
+        with_template(base, TWO_PROMPTS).encode_chat(PLAIN)
+    line = str(caught.value).partition("with {%")[2].partition("%}")[0]
+    followed = with_template(base, "{%" + line + "%}" + TWO_PROMPTS)
+    assert learned(followed, PLAIN) == ["Four.<|im_end|>", "Five.<|im_end|>"]
+    assert learned(with_template(base, TWO_PROMPTS), THINKING)[-1] == "One on.\n</think>\n\nFive.<|im_end|>"
+    with pytest.raises(UserError, match="use a template where it does"):
+        with_template(base, HABITS["thoughts_kept_prompt_opens"][0]).encode_chat(PLAIN)
+
+
+# Gemma 4: a prompt says that no reasoning follows, by an empty one, and past turns do not say it.
+SAYS_NONE = (
+    "{% for m in messages %}" + HEAD + "{% if m.reasoning %}{{ '<think>' + m.reasoning + '</think>' }}{% endif %}"
+    "{{ m.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if not enable_thinking %}{{ '<think></think>' }}{% endif %}{% endif %}"
+)
+
+
+def test_an_answer_follows_a_prompt_that_says_there_is_no_reasoning(base):
+    tokenizer = with_template(base, SAYS_NONE)
+    assert learned(tokenizer, PLAIN) == ["Four.<|im_end|>", "Five.<|im_end|>"]
+    ids, _ = tokenizer.encode_chat(PLAIN)
+    prompt = tokenizer.encode_prompt(PLAIN[:-1])
+    assert ids[: len(prompt)] == prompt and tokenizer.decode(prompt, skip_special=False).endswith("<think></think>")
+    assert ids[len(prompt) :][: len(tokenizer.encode_completion("Five."))] == tokenizer.encode_completion("Five.")
+    reasons = (PLAIN[0], PLAIN[1], Message("assistant", "Four.", thoughts="Two twos."))
+    with pytest.raises(UserError, match=r"ask for no reasoning: .*{% set enable_thinking = true %}"):
+        tokenizer.encode_chat(reasons)
+    with pytest.raises(UserError, match="a turn with reasoning does not begin as its generation prompt ends"):
+        tokenizer.encode_chat((*reasons, *PLAIN[3:]))
+    thinking = with_template(base, "{% set enable_thinking = true %}\n" + SAYS_NONE)
+    assert learned(thinking, reasons) == ["<think>Two twos.</think>Four.<|im_end|>"]
+
+
+# DeepSeek V3, EXAONE: reasoning is cut from every turn, the last one too.
+FORGETS_ALL = "{% for m in messages %}" + HEAD + REST + "{{ rest + '<|im_end|>\n' }}{% endfor %}" + ASK
+
+
+def test_reasoning_that_no_turn_keeps_is_refused_wherever_it_stands(base):
+    tokenizer = with_template(base, FORGETS_ALL)
+    first = (*THINKING[:3], *PLAIN[3:])  # an earlier turn reasons, the last does not
+    for messages in (THINKING, first):
+        parts = tokenizer.sequences(messages)
+        with pytest.raises(UserError, match="leaves out the reasoning of the last turn"):
+            for part in parts:
+                tokenizer.encode_chat(part)
+    assert [learned(tokenizer, part) for part in tokenizer.sequences(PLAIN)] == [["Four.<|im_end|>", "Five.<|im_end|>"]]
 
 
 @pytest.mark.parametrize("name", HABITS)

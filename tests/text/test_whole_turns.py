@@ -39,6 +39,11 @@ THINKS_IN_CALLS = LISTED + TURN + (
     "{% if m.tool_calls and m.reasoning_content %}{{ '<|channel|>' + m.reasoning_content + '<|/channel|>' }}{% endif %}"
     "{{ m.content or '' }}" + CALLS + END
 )  # fmt: skip
+FORGETS_IN_CALLS = THINKS_IN_CALLS.replace(
+    "{% if m.tool_calls and",
+    "{% set asked = messages[loop.index0:] | selectattr('role', 'equalto', 'user') | list %}"
+    "{% if not asked and m.tool_calls and",
+)
 # GLM-4: the next role ends a turn.
 ROLES = (
     "{{ tools | tojson if tools }}{% for m in messages %}{{ '<|observation|>' if m.role == 'tool' else '<|' + m.role "
@@ -142,6 +147,17 @@ def test_reasoning_is_read_by_the_kind_of_turn(base):
     first, last = trained(tokenizer, turns)
     assert first.startswith("<|channel|>Ask it.<|/channel|><fn weather>") and "<think>" not in first
     assert last == "<think>\nSo.\n</think>\n\n3.<|im_end|>"
+
+
+def test_reasoning_that_is_forgotten_with_calls_alone_is_trained_at_its_own_time(base):
+    """Gemma 4: reasoning before a call is written behind the last question, that of an answer in its text always."""
+    tokenizer = with_template(base, FORGETS_IN_CALLS)
+    turns = (*ONE[:2], calling(call("Oslo"), thoughts="Ask it."), ONE[3], Message("assistant", "3.", thoughts="So."))
+    more = (Message("user", "Rome?"), Message("assistant", "Hot.", thoughts="Look."))
+    first, second = tokenizer.sequences((*turns, *more))
+    assert trained(tokenizer, first)[0].startswith("<|channel|>Ask it.<|/channel|><fn weather>")
+    answers = ["<think>\nSo.\n</think>\n\n3.<|im_end|>", "<think>\nLook.\n</think>\n\nHot.<|im_end|>"]
+    assert trained(tokenizer, second) == answers
 
 
 def test_every_turn_ends_in_a_token_that_stops_the_model(base):

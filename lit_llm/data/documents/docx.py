@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from lit_llm.data.documents.docx_numbering import Numbering
-from lit_llm.data.documents.package import Package, attribute, broken, child, local
-from lit_llm.data.documents.parts import Part, row, sections, tidy
+from lit_llm.data.documents.package import Package, attribute, child, local
+from lit_llm.data.documents.parts import Part, broken, row, sections, tidy
 
 _NOT_READ = {"del", "moveFrom", "pPr", "rPr", "instrText", "delText", "sdtPr", "tblPr", "trPr", "tcPr", "Fallback"}
 _GIVES = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "\u2011", "ptab": "\t"}

@@ -10,8 +10,8 @@ from lit_llm.data.charsets import decoded
 from lit_llm.data.documents import markup
 from lit_llm.data.documents.epub_notes import take_notes, with_notes
 from lit_llm.data.documents.html import declared
-from lit_llm.data.documents.package import Package, attribute, broken, child, inside, local
-from lit_llm.data.documents.parts import Part, Unreadable, sections
+from lit_llm.data.documents.package import Package, attribute, child, inside, local
+from lit_llm.data.documents.parts import Part, Unreadable, broken, sections
 
 
 def read_epub(data: bytes) -> list[Part]:

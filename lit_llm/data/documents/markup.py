@@ -11,8 +11,8 @@ from lxml import etree
 from lxml import html as lxml_html
 
 from lit_llm.data.documents.docx_numbering import written
-from lit_llm.data.documents.package import broken, local
-from lit_llm.data.documents.parts import Unreadable, one_line, row
+from lit_llm.data.documents.package import local
+from lit_llm.data.documents.parts import Unreadable, broken, one_line, row
 
 _SILENT = {"script", "style", "template", "noscript", "head", "svg", "math", "object", "iframe", "canvas", "audio",
            "video", "select", "button", "textarea", "input", "datalist", "rt", "rp"}  # fmt: skip

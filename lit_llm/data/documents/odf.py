@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from lit_llm.data.documents.package import Package, attribute, broken, child, local
-from lit_llm.data.documents.parts import Part, Unreadable, one_line, paragraphs, row, sections, tidy
+from lit_llm.data.documents.package import Package, attribute, child, local
+from lit_llm.data.documents.parts import Part, Unreadable, broken, one_line, paragraphs, row, sections, tidy
 
 _NOT_READ = {"tracked-changes", "annotation", "annotation-end", "table-of-content", "sequence-decls", "forms", "change",
              "ruby-text", "title", "desc", "event-listeners", "settings"}  # fmt: skip

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from lxml import etree
 
 from lit_llm.data.compression import MAX_RATIO, WINDOW
-from lit_llm.data.documents.parts import Unreadable
+from lit_llm.data.documents.parts import Unreadable, broken
 
 MAX_MEMBERS = 50_000
 MAX_UNPACKED = 2 * 2**30  # bytes of all members together
@@ -98,11 +98,6 @@ def parse_xml(data: bytes, name: str) -> Any:
     if found is not None and any(True for _ in found.iterentities()):
         raise Unreadable("document_bomb", f"{name} declares entities, as bombs do")
     return root
-
-
-def broken(error: object) -> Unreadable:
-    what = " ".join(str(error).split())[:100] or type(error).__name__
-    return Unreadable("broken_document", f"broken ({what}); save it anew")
 
 
 def local(element: Any) -> str:

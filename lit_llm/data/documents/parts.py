@@ -24,6 +24,12 @@ class Unreadable(Exception):  # noqa: N818 (it is what the document is)
         self.reason = reason
 
 
+def broken(error: object) -> Unreadable:
+    """What is said of a document that a parser takes for none."""
+    what = " ".join(str(error).split())[:100] or type(error).__name__
+    return Unreadable("broken_document", f"broken ({what}); save it anew")
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A page, section, sheet or slide."""

@@ -9,8 +9,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from lit_llm.data.documents.package import broken
-from lit_llm.data.documents.parts import Part, Unreadable
+from lit_llm.data.documents.parts import Part, Unreadable, broken
 from lit_llm.data.documents.pdf_headers import without_headers
 from lit_llm.data.documents.pdf_layout import Layout, blocks, hyphenated, joined
 from lit_llm.data.documents.pdf_lines import Line, lines

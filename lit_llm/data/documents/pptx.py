@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from lit_llm.data.documents.package import Package, attribute, broken, child, local
-from lit_llm.data.documents.parts import Part, one_line, paragraphs, row
+from lit_llm.data.documents.package import Package, attribute, child, local
+from lit_llm.data.documents.parts import Part, broken, one_line, paragraphs, row
 
 _FRAME = {"sldNum", "dt", "ftr", "hdr", "sldImg"}  # placeholders of what is on every slide
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from lit_llm.data.documents.needs import NEEDS
 from lit_llm.data.documents.parts import Part, Unreadable, joined
+from lit_llm.runtime.code_key import code_key
 
-VERSION = "2"
-"""Part of each result's key in the cache: to be raised when a reader gives other text."""
+CODE = ("lit_llm.data.documents", "lit_llm.data.charsets", "lit_llm.data.compression")
+"""What makes the text. Its hash is part of each result's key in the cache."""
 _READERS: dict[str, tuple[str, str]] = {
     ".pdf": ("pdf", "read_pdf"),
     ".docx": ("docx", "read_docx"),
@@ -32,7 +33,7 @@ _READERS: dict[str, tuple[str, str]] = {
 
 def versions() -> str:
     """What a result depends on besides the document."""
-    return " ".join([VERSION, *(f"{name} {version(name.replace('_', '-'))}" for name in NEEDS)])
+    return " ".join([code_key(*CODE), *(f"{name} {version(name.replace('_', '-'))}" for name in NEEDS)])
 
 
 def read(kind: str, data: bytes, encoding: str) -> dict[str, Any]:

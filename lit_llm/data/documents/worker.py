@@ -59,8 +59,7 @@ def _answer(reader: Any, task: dict[str, Any], data: bytes) -> dict[str, Any]:
     except MemoryError:
         return {"reason": "document_too_big", "what": f"reading it takes more than {MEMORY >> 30} GiB of memory"}
     except Exception as error:  # a parser's own mistake: this document is left out, and the others are read
-        what = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-        return {"reason": "broken_document", "what": f"broken ({what}); save it anew"}
+        return {"broken": f"{type(error).__name__}: {error}"}
 
 
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:

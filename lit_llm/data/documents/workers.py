@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lit_llm
+from lit_llm.data.documents.parts import broken
 from lit_llm.data.documents.worker import seconds_for
 
 WAIT = 5.0  # seconds on the clock for each of a processor: a machine that is busy is slower
@@ -93,7 +94,8 @@ def _asked(process: subprocess.Popen[bytes], kind: str, data: bytes | bytearray,
         timer.cancel()
     if line.endswith(b"\n"):
         found: dict[str, Any] = json.loads(line)
-        return found
+        refused = broken(found["broken"]) if "broken" in found else None
+        return found if refused is None else {"reason": refused.reason, "what": str(refused)}
     _end(process)
     code = process.returncode
     if hangs.is_set() or code == -signal.SIGXCPU:

@@ -18,8 +18,8 @@ from typing import Any
 
 from lxml import etree
 
-from lit_llm.data.documents.package import Package, broken, local
-from lit_llm.data.documents.parts import Part, Unreadable, one_line, row
+from lit_llm.data.documents.package import Package, local
+from lit_llm.data.documents.parts import Part, Unreadable, broken, one_line, row
 
 # A prolog without a DOCTYPE, in an encoding whose ASCII is ASCII.
 _PLAIN_PROLOG = re.compile(

@@ -35,10 +35,12 @@ def named_items(
     cache_dir: str | Path,
     encoding: str = "utf-8",
     columns: Mapping[str, str] | str | None = None,
+    key: str = KEY,
 ) -> list[tuple[str, str]]:
     """(text, where it is from) of every row of the files. Where they have splits, what is for training is left out.
 
     Args:
+        key: of the configuration, that names the files.
         cache_dir: where the text of documents is kept.
         columns: {a row's key: the format's}, of rows that have the key; others keep theirs.
 
@@ -50,15 +52,17 @@ def named_items(
         try:
             splits = resolve(path, cache_dir)
         except UserError as error:
-            raise UserError(f"{KEY}: {str(error).replace('data.path', KEY).removeprefix(f'{KEY}: ')}") from None
+            raise UserError(f"{key}: {str(error).replace('data.path', key).removeprefix(f'{key}: ')}") from None
         names = [name for name in splits if name not in ("train", UNDIVIDED)] or list(splits)
         for read in read_rows([file for name in names for file in splits[name]], encoding, cache_dir):
             row = _meant(read, renamed)
             if not isinstance(row, Row):
-                raise UserError(f"{row} ({KEY})")
+                raise UserError(f"{row} ({key})")
             text = row.value if isinstance(row.value, str) else asked(row.value)
+            if not text.strip() and key != KEY:
+                continue  # a run wrote it: an item that asks nothing cannot be looked for
             if not text.strip():
-                raise UserError(f"{row.where}: no text ({KEY}); rows need one of {', '.join(ASKED)}")
+                raise UserError(f"{row.where}: no text ({key}); rows need one of {', '.join(ASKED)}")
             found.append((text, row.where))
     return found
 

@@ -21,19 +21,21 @@ from lit_llm.data.quality.near_duplicates import WORDS, Similar, connected, kept
 from lit_llm.data.quality.text_of import all_of, asked_of
 from lit_llm.records import Comparison, Document, Labelled
 from lit_llm.runtime.atomic_files import NotWritten, write_json
+from lit_llm.runtime.code_key import code_key
 
 log = logging.getLogger(__name__)
 LEAST_NAMED = 5  # words of an item that data.decontaminate names: it was said that it must not be trained
-REASONS = ("near_duplicate", "near_heldout", "decontaminated", "other_language", *rules.REASONS)
+REASONS = ("near_duplicate", "near_heldout", "decontaminated", "earlier_heldout", "other_language", *rules.REASONS)
 REMEDIES = {
     "near_duplicate": "a longer row says nearly the same (data.near_threshold)",
     "near_heldout": "a held-out row says or asks nearly the same (data.near_threshold)",
     "decontaminated": "they hold held-out items (data.decontaminate_words=0 keeps them)",
+    "earlier_heldout": "an earlier stage holds them out (data.decontaminate_words=0 keeps them)",
     "other_language": "they are in none of data.languages",
     **dict.fromkeys(rules.REASONS, "they break a rule of data.quality"),
 }
-LAYOUT = "2"
-"""Part of every key of what is remembered: another way to decide makes it anew."""
+CODE = ("lit_llm.data.quality", "lit_llm.data.filters", "lit_llm.records")
+"""What decides. Its hash is part of every key of what is remembered: another way to decide makes it anew."""
 
 Dropped = dict[int, str]
 """Numbers of records that are dropped, and for each what a user is told of it."""
@@ -46,6 +48,7 @@ class Screening:
     deduplicate: Literal["exact", "near", "off"] = "exact"
     near_threshold: float = 0.8
     decontaminate: Sequence[str] = ()
+    earlier_heldout: Sequence[str] = ()
     decontaminate_words: int = 13
     decontaminate_share: float = 0.5
     quality: str | Mapping[str, Any] | Sequence[str] | None = None
@@ -67,6 +70,13 @@ class Screening:
         if not self.decontaminate or not self.decontaminate_words:
             return []
         return named_items(self.decontaminate, self.cache_dir or "outputs/cache", self.encoding, self.columns)
+
+    @cached_property
+    def _earlier(self) -> list[tuple[str, str]]:
+        if not self.earlier_heldout or not self.decontaminate_words:
+            return []
+        found = named_items(self.earlier_heldout, self.cache_dir or "outputs/cache", key="data.earlier_heldout")
+        return list({text: (text, source) for text, source in reversed(found)}.values())[::-1]  # each text once
 
     def refused(self, record: Record, by_language: Counter[str]) -> tuple[str, str] | None:
         """The reason why a record is left out, by itself, and what a user is told; None: it stays. Where languages are
@@ -156,6 +166,19 @@ class Screening:
                 told.setdefault(one, f"{train[one].source}: holds what is held out, {items[item][1]}")
         return dict(sorted(told.items()))
 
+    def held_out_earlier(self, train: Sequence[Record]) -> Dropped:
+        """Training records that hold an item of the earlier stages' held-out sets, or ask just what one asks, however
+        short that is."""
+        if not train or not self._earlier:
+            return {}
+        places = dict(self._earlier)
+        told = {one: places[asked] for one, record in enumerate(train) if (asked := asked_of(record)) in places}
+        told |= {one: self._earlier[item][1] for one, item in self._held(self._earlier, LEAST, train)}
+        return {
+            one: f"{train[one].source}: holds what an earlier stage holds out, {source}"
+            for one, source in sorted(told.items())
+        }
+
     def _held(self, items: Sequence[tuple[str, str]], least: int, train: Sequence[Record]) -> list[tuple[int, int]]:
         texts = [text for text, _ in items]
         n, part = self.decontaminate_words, self.decontaminate_share
@@ -170,7 +193,7 @@ class Screening:
         """What was decided of the same records before, or is now: a run reads its data more than once."""
         if self.cache_dir is None:
             return make()
-        digest = hashlib.sha256(json.dumps([LAYOUT, *key]).encode())
+        digest = hashlib.sha256(json.dumps([code_key(*CODE), *key]).encode())
         for record in records:
             digest.update(content_key(record))
         place = Path(self.cache_dir) / "quality" / f"{digest.hexdigest()[:32]}.json"

@@ -18,15 +18,17 @@ from torch import nn
 
 from lit_llm.backbone.huggingface import load_config
 from lit_llm.backbone.lora import apply_lora
-from lit_llm.backbone.models import LanguageModel
+from lit_llm.backbone.models import LanguageModel, grow_vocabulary
 from lit_llm.backbone.models import Shape as ModelShape
+from lit_llm.backbone.new_rows import count_trained, train_rows
 from lit_llm.backbone.quantized import bytes_of, is_quantizable, quantize
 from lit_llm.backbone.transformers_config import TransformersConfig
 from lit_llm.config import schema
 from lit_llm.config.targets import construct, named_class
 from lit_llm.evaluation.sets import KINDS
 from lit_llm.model_sources.adapters import is_model
-from lit_llm.stages.options import AdapterOptions, StageOptions
+from lit_llm.optim.parameter_groups import trained_numbers
+from lit_llm.stages.options import AdapterOptions, ContinuedPretrainingOptions, StageOptions
 from lit_llm.training.build import computed_by, measured_before
 from lit_llm.training.plan.activations import Activations, activations
 from lit_llm.training.trainer import precision
@@ -95,6 +97,7 @@ class Shape:
     config: ModelShape
     options: StageOptions
     trained: int  # parameters
+    gradients: int  # numbers that have one: of a table whose new rows alone are trained, all
     states: int  # numbers that the optimizer keeps
     dtype: torch.dtype
     autocast: torch.dtype | None  # of products; None: as the weights
@@ -132,7 +135,7 @@ class Shape:
         in_4_bits = sum(map(bytes_of, self.linear)) - size * sum(self.linear) if quantized else 0
         return Memory(
             weights=weights + in_4_bits,
-            gradients=size * self.trained * (1 + beside),
+            gradients=size * self.gradients * (1 + beside),
             optimizer=size * self.states * (1 + beside),
             copies=size * (self.parameters * copies + self.rewards),
             activations=each.of(self.config.num_layers, of.rows),
@@ -151,6 +154,9 @@ def shape_of(cfg: DictConfig, vocab_size: int | None = None) -> Shape:
     options = stage_options(cfg)
     with torch.device("meta"):
         model = LanguageModel(config)
+    if new := new_tokens(options):
+        grow_vocabulary(model, max(config.vocab_size, (vocab_size or config.vocab_size) + new))
+        config = model.config
     linear = tuple(part.weight.numel() for name, part in model.named_modules() if is_quantizable(name, part))
     with torch.device("meta"):
         _adapted(model, options)
@@ -162,9 +168,10 @@ def shape_of(cfg: DictConfig, vocab_size: int | None = None) -> Shape:
     return Shape(
         config=config,
         options=options,
-        trained=sum(each.numel() for each in model.parameters() if each.requires_grad),
+        trained=count_trained(model),
+        gradients=_with_gradients(model),
         states=sum(
-            each.numel() * (1 if group.get("muon") else 2)
+            trained_numbers(each) * (1 if group.get("muon") else 2)
             for group in optimizer.param_groups
             for each in group["params"]
         ),
@@ -223,6 +230,20 @@ def _adapted(model: LanguageModel, options: StageOptions, there: bool = False) -
     if options.lora_quantization and there and find_spec("bitsandbytes") is not None:
         quantize(model)
     apply_lora(model, **options.adapters())
+    if new := new_tokens(options):
+        train_rows(model, range(model.config.vocab_size - new, model.config.vocab_size))
+
+
+def new_tokens(options: StageOptions) -> int:
+    """By how many ids a vocabulary grows at the most: two a word, with a blank before it and without. Words that are
+    tokens already, and merges that no text has, get none."""
+    if not isinstance(options, ContinuedPretrainingOptions):
+        return 0
+    return options.learned_tokens or 2 * len(set(options.new_tokens))
+
+
+def _with_gradients(model: nn.Module) -> int:
+    return sum(each.numel() for each in model.parameters() if each.requires_grad)
 
 
 def _reward_models(node: Any) -> Iterator[ModelShape]:
@@ -313,5 +334,6 @@ def _with_options(shape: Shape, options: StageOptions) -> Shape:
     with torch.device("meta"):
         model = LanguageModel(shape.config)
         _adapted(model, options)
-    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
-    return replace(shape, options=options, trained=trained, states=2 * trained, after=max(1, shape.after))
+    trained, gradients = count_trained(model), _with_gradients(model)
+    after = max(1, shape.after)
+    return replace(shape, options=options, trained=trained, gradients=gradients, states=2 * trained, after=after)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lit_llm.data.data_module import screening_of
+from lit_llm.data.instructions import Instructions
 from lit_llm.data.options import InstructionsOptions, TextOptions
 from lit_llm.data.quality import named_sets
 from lit_llm.data.quality.named_sets import named_items
@@ -15,6 +16,8 @@ from lit_llm.data.quality.text_of import texts_of as texts_said
 from lit_llm.data.raw_text import RawText
 from lit_llm.data.reading import read_records
 from lit_llm.errors import UserError
+from lit_llm.evaluation.sets import write_heldout
+from lit_llm.records import Comparison, Document, Example, Heldout, Message, Prompt
 
 RNG = random.Random(3)
 WORDS = [f"w{n}" for n in range(4000)]
@@ -152,6 +155,41 @@ def test_a_book_that_says_nearly_the_same_twice_is_trained_without_what_is_held_
     got = read_records(str(tmp_path / "book.txt"), "texts", screening=screening)
     assert got.counts.altered["held_out_passages"] > 0
     assert "nearly the same as" in got.counts.first["held_out_passages"]
+
+
+def held_out_before(folder, question, short, text):
+    """What earlier stages leave behind: a set of each of these kinds, as a run writes them."""
+    asked = (Message("user", question),)
+    brief = Example((Message("system", "Be brief."), Message("user", short), Message("assistant", "No.")))
+    write_heldout(folder, Heldout("general", "documents", (Document(text),)))
+    write_heldout(folder, Heldout("instructions", "responses", (brief,)))
+    write_heldout(folder, Heldout("rankings", "rankings", (Comparison(asked, ("Yes.", "No."), (1, 2)),)))
+    write_heldout(folder, Heldout("prompts", "prompts", (Prompt((Message("system", "Be kind."),)),)))  # asks nothing
+    return str(folder)
+
+
+def test_what_an_earlier_stage_holds_out_is_not_trained(tmp_path, tokenizer):
+    question, text = drawn(20), drawn(50)
+    before = held_out_before(tmp_path / "before/heldout", question, "Is it so?", text)
+    rows = [{"prompt": drawn(12), "completion": drawn(8)} for _ in range(40)]
+    rows[3]["prompt"] += f" {question.upper()}"
+    rows[5]["prompt"] = "Is it so?"
+    rows[6]["prompt"] = f"{drawn(9)} Is it so?"  # other rows may say as little
+    rows[8]["completion"] = f"{drawn(5)} {text}"
+    file = lines(tmp_path, rows)
+    apart = {"earlier_heldout": [before], "cache_dir": str(tmp_path / "cache")}
+    options = InstructionsOptions(path=file, validation_fraction=0, test_fraction=0, max_length=4096, **apart)
+    data = Instructions(options, tokenizer=tokenizer)
+    assert data.counts()["skipped"] == {"earlier_heldout": 3} and data.counts()["used"] == 37
+    assert data.overview().whole.skipped == {"earlier_heldout": 3}  # the table says so
+    assert {f"{before}/{name}.jsonl" for name in ("general", "instructions", "rankings")} <= set(data.files())
+    assert "data.jsonl:4: holds what an earlier stage holds out, " in data._first_bad["earlier_heldout"]
+    kept = Instructions(replace(options, decontaminate_words=0), tokenizer=tokenizer)
+    assert kept.counts()["skipped"] == {} and f"{before}/general.jsonl" not in kept.files()
+    told = "\n\n".join([*(drawn(60) for _ in range(30)), text, *(drawn(60) for _ in range(30))])
+    book = lines(tmp_path, [{"text": told}], "book.jsonl")  # few texts: the blocks that hold it go
+    got = read_records(book, "texts", screening=Screening(earlier_heldout=[before]))
+    assert got.counts.altered["held_out_passages"] > 0 and text not in "\n\n".join(texts_of(got))
 
 
 def test_a_planted_question_of_a_conversation_is_dropped_from_texts_and_conversations(tmp_path):

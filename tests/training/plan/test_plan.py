@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 
+from lit_llm.backbone.new_rows import count_trained
 from lit_llm.config.command_line import compose
-from lit_llm.training.build import load
+from lit_llm.training.build import load, load_run_tokenizer
 from lit_llm.training.plan import memory
 from lit_llm.training.plan.run_plan import plan_run
 from lit_llm.training.train import run as train
@@ -94,6 +95,27 @@ def test_parts_of_memory_are_those_of_the_run(name, words, data, parent, tmp_pat
     optimizer.step()
     kept = [v for state in optimizer.state.values() for v in state.values() if torch.is_tensor(v) and v.dim()]
     assert shape.states == sum(each.numel() for each in kept)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_new_tokens_count_as_what_is_trained_of_them(rank, words, data, parent, tmp_path):
+    small = [word for word in words if not word.startswith(("data.path", "data.cache", "backbone", "tokenizer"))]
+    texts = [f"data.path={data}/raw_text", "data.replay_path=null", "data.replay_ratio=0"]
+    given = ["stage=continued_pretraining", f"init_from={parent}", f"data.cache_dir={data}/cache"]
+    new = ["stage.new_tokens=[zqxj,jxqz,zzxq]", f"stage.lora_rank={rank}"]
+    cfg = compose("train", [*small, *given, *texts, *new])
+    shape = memory.shape_of(cfg, load_run_tokenizer(cfg, tmp_path / "tokenizer").vocab_size)
+    parts = load(cfg, tmp_path)
+    optimizer = parts.stage.make_optimizer(parts.stage)
+    for one in (one for group in optimizer.param_groups for one in group["params"]):
+        one.grad = torch.zeros_like(one)
+    optimizer.step()
+    assert shape.config.vocab_size == parts.stage.model.config.vocab_size
+    assert shape.trained == count_trained(parts.stage.model)
+    with_gradients = [one for one in parts.stage.parameters() if one.requires_grad]
+    assert shape.gradients == sum(one.numel() for one in with_gradients)
+    moments = [value for state in optimizer.state.values() for name, value in state.items() if name != "step"]
+    assert shape.states == sum(value.numel() for value in moments)
 
 
 def test_time_and_steps_are_those_of_the_run(words, tmp_path):
