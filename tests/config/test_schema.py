@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import copy
 import re
 import subprocess
 import sys
 from functools import reduce
+from itertools import zip_longest
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,13 @@ NEEDED = {
 }
 
 
-def options() -> list[str]:
+def side_by_side() -> list[list[str]]:
+    """Words that choose every option of every group once, one of each group beside the others in a composition."""
     groups = [path for path in CONF.iterdir() if path.is_dir() and not path.name.startswith("_")]
-    single = [group for group in groups if group.name not in ("experiment", "hydra", "loss", "reward", "run")]
-    return sorted(f"{group.name}={path.stem}" for group in single for path in group.glob("*.yaml"))
+    apart = ("experiment", "hydra", "loss", "reward", "run", "stage")  # a stage alone: `composed`
+    single = sorted(group for group in groups if group.name not in apart)
+    options = [sorted(f"{group.name}={path.stem}" for path in group.glob("*.yaml")) for group in single]
+    return [[word for word in words if word] for words in zip_longest(*options)]
 
 
 def stage_words(stage: str) -> list[str]:
@@ -57,14 +60,12 @@ def chain():
     return compose("pipeline", [])
 
 
-@pytest.mark.parametrize("option", options())
-def test_every_option_composes_and_its_keys_are_known(option):
-    group, _, name = option.partition("=")
-    words = stage_words(name) if group == "stage" else [option]
-    words += NEEDED.get(name, []) if group == "hparams_search" else []
-    words += ["data.path=p"] if option in ("data=preferences", "data=labelled_answers") else []
-    words += ["tokenizer.folder=f"] if option == "tokenizer=folder" else []
-    validate(compose("train", words))
+@pytest.mark.parametrize("words", side_by_side(), ids=" ".join)
+def test_every_option_composes_and_its_keys_are_known(words):
+    chosen = dict(word.split("=") for word in words)
+    more = {*NEEDED.get(chosen.get("hparams_search", ""), []), *(["data.path=p"] if "data" in chosen else [])}
+    more |= {"tokenizer.folder=f"} if chosen.get("tokenizer") == "folder" else set()
+    validate(compose("train", [*words, *sorted(more)]))
 
 
 @pytest.mark.parametrize(
@@ -116,16 +117,15 @@ def misspelt(key: str) -> str:
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_key_with_one_letter_changed_is_refused_by_name(composed, stage):
     """As it would come from a misspelt experiment file: set in the composed configuration."""
-    plain = schema.plain(composed[stage])
-    keys = [key for key, _ in schema.flat(plain) if not free(key)]
+    values = schema.plain(composed[stage])
+    keys = [key for key, _ in schema.flat(values) if not free(key)]
     assert len(keys) > 60
     for key in keys:
         *path, last = misspelt(key).split(".")
-        values = copy.deepcopy(plain)
         reduce(getitem, path, values)[last] = 1
-        assert any(line.startswith(f"{misspelt(key)}=1: unknown key; did you mean") for line in findings_in(values)), (
-            key
-        )
+    found = list(findings_in(values))
+    for key in keys:
+        assert any(line.startswith(f"{misspelt(key)}=1: unknown key; did you mean") for line in found), key
 
 
 def free(key: str) -> bool:
