@@ -57,6 +57,34 @@ def commands():
                     yield pytest.param(page, words[1:], id=f"{page.relative_to(ROOT)}-{' '.join(words[1:])[:90]}")
 
 
+def without_places(words):
+    return tuple(f"{word.partition('=')[0]}=" if PLACES.search(word) else word for word in words)
+
+
+def to_check():
+    """``commands()`` less those that differ from one before in the reader's places alone; and as composing a pipeline
+    takes seconds, values for it are given together as far as no key is given twice."""
+    seen, pipelines, found = set(), [], []
+    for one in commands():
+        page, words = one.values
+        if (kind := without_places(words)) in seen:
+            continue
+        seen.add(kind)
+        keys = {word.partition("=")[0] for word in words if "=" in word}
+        if words[0] != "scripts/pipeline.py" or any(key.partition("@")[2] or key == "experiment" for key in keys):
+            found.append(one)
+            continue
+        for other, given, options in pipelines:
+            if not keys & given and options == {word for word in words if "=" not in word}:
+                other.values[1].extend(word for word in words if "=" in word)
+                given |= keys
+                break
+        else:
+            found.append(pytest.param(page, list(words), id=one.id))
+            pipelines.append((found[-1], keys, {word for word in words if "=" not in word}))
+    return found
+
+
 @pytest.mark.parametrize(("page", "target"), list(links()))
 def test_a_link_leads_to_a_file_or_a_heading(page, target):
     name, _, heading = target.partition("#")
@@ -67,7 +95,7 @@ def test_a_link_leads_to_a_file_or_a_heading(page, target):
         assert heading in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize(("page", "words"), list(commands()))
+@pytest.mark.parametrize(("page", "words"), to_check())
 def test_a_command_is_one_that_the_project_takes(page, words, tmp_path, monkeypatch):
     """Composed and checked as the command line does before it imports torch; places of the reader's are left open."""
     monkeypatch.chdir(tmp_path)
@@ -94,6 +122,12 @@ def test_a_command_is_one_that_the_project_takes(page, words, tmp_path, monkeypa
             check_words(f"benchmarks.{rest[0]}.work.Settings", rest[1:])
     else:
         check_words(OPTIONS[name], rest)
+
+
+def test_every_command_is_checked():
+    """Alone, or together with others of the same script."""
+    checked = [set(without_places(one.values[1])) for one in to_check()]
+    assert not [one.id for one in commands() if not any(set(without_places(one.values[1])) <= all_ for all_ in checked)]
 
 
 def _rewritten(name, words):

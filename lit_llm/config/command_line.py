@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,8 +201,8 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
                 findings += str(error).splitlines()
         if cfg is not None and not _only_shows(arguments):
             try:
-                validate(cfg)
-                findings += [] if several else list(not_there(cfg))
+                values = validate(cfg)
+                findings += [] if several else list(not_there(values))
             except UserError as error:
                 findings += str(error).splitlines()
     if findings:
@@ -210,9 +210,8 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
     return arguments
 
 
-def not_there(cfg: DictConfig) -> Iterator[str]:
-    """A line for every folder, file and device that the configuration names and that is not there."""
-    values = schema.plain(cfg)
+def not_there(values: Mapping[str, Any]) -> Iterator[str]:
+    """A line for every folder, file and device that a configuration's plain form names and that is not there."""
     yield from wrong_places(values)
     yield from devices.faults(values)
 

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm.config import renamed, schema, yaml_files
+from lit_llm.config.composition_speed import compose_faster
 from lit_llm.config.conf_files import CONFIG, INSIDE_THE_STAGE, conf_folder, options
 from lit_llm.errors import UserError
 from lit_llm.runtime.suggestions import hint
@@ -126,6 +127,7 @@ def careful_with_files() -> None:
 def composing() -> Iterator[None]:
     """Hydra set up to compose from our configuration package, and cleared again for Hydra's own main."""
     careful_with_files()
+    compose_faster()
     GlobalHydra.instance().clear()
     hydra.initialize_config_module(CONFIG, version_base="1.3")
     _composed.clear()

@@ -41,8 +41,8 @@ PASSED_AT_CALL = {
 }
 
 
-def validate(cfg: DictConfig) -> None:
-    """Raises UserError with every finding, one a line, or returns when the configuration can be run."""
+def validate(cfg: DictConfig) -> dict[str, Any]:
+    """The plain form of a configuration that can be run. Raises UserError with every finding, one a line."""
     try:
         values = schema.plain(cfg)
     except OmegaConfBaseException as error:
@@ -53,6 +53,7 @@ def validate(cfg: DictConfig) -> None:
     findings = list(dict.fromkeys([*findings_in(values), *_told_by_environment(cfg, values)]))
     if findings:
         raise UserError("\n".join(findings))
+    return values
 
 
 def findings_in(values: Mapping[str, Any]) -> Iterator[str]:
@@ -67,6 +68,8 @@ def findings_in(values: Mapping[str, Any]) -> Iterator[str]:
 def _told_by_environment(cfg: DictConfig, values: Mapping[str, Any]) -> Iterator[str]:
     """Numbers that the environment gives (``${oc.decode:${oc.env:RATE}}``) have ranges too; their marks are shown."""
     shown = dict(schema.flat(values))
+    if not any("${" in str(value) for value in shown.values()):
+        return
     for line in out_of_range(OmegaConf.to_container(cfg, resolve=True)):
         key, _, rest = line.partition("=")
         if "${" in str(shown.get(key)):

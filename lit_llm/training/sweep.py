@@ -132,7 +132,7 @@ def _stopped(stop: BaseException, folder: Path, kind: str, shown: Callable[[str]
 
 def refuse_what_is_not_there(cfg: DictConfig) -> None:
     """Raises UserError for every folder, file and device that the configuration names and that is not there."""
-    if lines := list(not_there(cfg)):
+    if lines := list(not_there(schema.plain(cfg))):
         raise UserError("\n".join(lines))
 
 

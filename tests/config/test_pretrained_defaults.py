@@ -143,7 +143,7 @@ def test_grpo_has_room_for_reasoning_and_text_for_whole_rows(smollm2):
     assert cfg.data.micro_batch_size * cfg.stage.group_size % cfg.stage.minibatches == 0
 
 
-@pytest.mark.parametrize("context", [32, 256, 700])
+@pytest.mark.parametrize("context", [32, pytest.param(256, marks=pytest.mark.slow), 700])
 @pytest.mark.parametrize("stage", STAGES)
 def test_lengths_stay_within_the_context(tmp_path, stage, context):
     cfg = compose("train", words(stage, folder(tmp_path / "m", max_position_embeddings=context)))

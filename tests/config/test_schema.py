@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import copy
 import re
 import subprocess
 import sys
 from functools import reduce
+from itertools import zip_longest
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,14 @@ NEEDED = {
 }
 
 
-def options() -> list[str]:
+def side_by_side() -> list[list[str]]:
+    """Words that choose every option of every group once, one of each group beside the others in a composition."""
     groups = [path for path in CONF.iterdir() if path.is_dir() and not path.name.startswith("_")]
-    single = [group for group in groups if group.name not in ("experiment", "hydra", "loss", "reward", "run")]
-    return sorted(f"{group.name}={path.stem}" for group in single for path in group.glob("*.yaml"))
+    apart = ("experiment", "hydra", "loss", "reward", "run", "stage")  # a stage alone: `composed`
+    found = [group for group in sorted(groups) if group.name not in apart]
+    options = {group.name: sorted(f"{group.name}={path.stem}" for path in group.glob("*.yaml")) for group in found}
+    searches = options.pop("hparams_search")  # each has the data of its stage
+    return [[word for word in words if word] for words in zip_longest(*options.values())] + [[one] for one in searches]
 
 
 def stage_words(stage: str) -> list[str]:
@@ -57,14 +61,12 @@ def chain():
     return compose("pipeline", [])
 
 
-@pytest.mark.parametrize("option", options())
-def test_every_option_composes_and_its_keys_are_known(option):
-    group, _, name = option.partition("=")
-    words = stage_words(name) if group == "stage" else [option]
-    words += NEEDED.get(name, []) if group == "hparams_search" else []
-    words += ["data.path=p"] if option in ("data=preferences", "data=labelled_answers") else []
-    words += ["tokenizer.folder=f"] if option == "tokenizer=folder" else []
-    validate(compose("train", words))
+@pytest.mark.parametrize("words", side_by_side(), ids=" ".join)
+def test_every_option_composes_and_its_keys_are_known(words):
+    chosen = dict(word.split("=") for word in words)
+    more = NEEDED.get(chosen.get("hparams_search", ""), ["data.path=p"] if "data" in chosen else [])
+    more = [*more, "tokenizer.folder=f"] if chosen.get("tokenizer") == "folder" else more
+    validate(compose("train", [*words, *more]))
 
 
 @pytest.mark.parametrize(
@@ -116,16 +118,15 @@ def misspelt(key: str) -> str:
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_key_with_one_letter_changed_is_refused_by_name(composed, stage):
     """As it would come from a misspelt experiment file: set in the composed configuration."""
-    plain = schema.plain(composed[stage])
-    keys = [key for key, _ in schema.flat(plain) if not free(key)]
+    values = schema.plain(composed[stage])
+    keys = [key for key, _ in schema.flat(values) if not free(key)]
     assert len(keys) > 60
     for key in keys:
         *path, last = misspelt(key).split(".")
-        values = copy.deepcopy(plain)
         reduce(getitem, path, values)[last] = 1
-        assert any(line.startswith(f"{misspelt(key)}=1: unknown key; did you mean") for line in findings_in(values)), (
-            key
-        )
+    found = list(findings_in(values))
+    for key in keys:
+        assert any(line.startswith(f"{misspelt(key)}=1: unknown key; did you mean") for line in found), key
 
 
 def free(key: str) -> bool:
@@ -190,17 +191,19 @@ def test_a_mistake_is_one_line(words, line):
 @pytest.mark.parametrize("stage", ["pretraining", "dpo", "grpo"])  # with no usual limit, of epochs, of steps
 @pytest.mark.parametrize("limit", ["max_steps", "max_epochs", "max_tokens"])
 def test_a_limit_of_ones_own_is_not_capped_by_the_usual_one(stage, limit):
-    def limits(*words):
-        trainer = compose("train", [*stage_words(stage), *words]).trainer
+    def limits(trainer):
         return {key: trainer[key] for key in ("max_steps", "max_epochs", "max_tokens") if trainer[key] is not None}
 
-    assert limits(f"trainer.{limit}=900") == {limit: 900}
-    assert limits(f"trainer.{limit}=900", "trainer.max_steps=7") == {limit: 900} | {"max_steps": 7}
-    assert limits(f"trainer.{limit}=900", "debug=limit")["max_steps"] == (900 if limit == "max_steps" else 5)
+    words = [*stage_words(stage), f"trainer.{limit}=900"]
+    trainer = compose("train", words).trainer
+    assert limits(trainer) == {limit: 900}
+    trainer.max_steps = 7  # as trainer.max_steps=7 on the command line sets it
+    assert limits(trainer) == {limit: 900} | {"max_steps": 7}
+    assert compose("train", [*words, "debug=limit"]).trainer.max_steps == (900 if limit == "max_steps" else 5)
 
 
-def test_nor_in_a_pipeline():
-    usual = compose("pipeline", []).stages
+def test_nor_in_a_pipeline(chain):
+    usual = chain.stages
     stages = compose("pipeline", ["stages.pretraining.trainer.max_epochs=2"]).stages
     assert stages.pretraining.trainer.max_steps is None
     assert stages.fine_tuning.trainer.max_steps == usual.fine_tuning.trainer.max_steps is not None
@@ -244,6 +247,9 @@ def test_what_a_stage_from_a_model_never_reads_is_refused(word):
     schema.register()
     with pytest.raises(UserError, match=r"init_from=@instruction_tuning brings its own (backbone|tokenizer)"):
         check("pipeline", hydra_words("pipeline", [word]))
+
+
+def test_what_it_reads_is_taken():
     free = ["stages.pretraining.backbone.depth=3", "stages.ppo.backbone.dropout=0.1"]
     check("pipeline", hydra_words("pipeline", free))
 
@@ -347,16 +353,22 @@ def read_from_configurations(source: str) -> set[str]:
     return found
 
 
+@pytest.fixture(scope="module")
+def known():
+    """The keys that the package reads from configurations."""
+    package = Path(schema.__file__).parents[1]
+    files = [path for path in package.rglob("*.py") if path != Path(schema.__file__)]
+    found = set().union(*(read_from_configurations(path.read_text()) for path in files))
+    for path in (CONF / "callbacks").glob("*.yaml"):
+        found |= set(re.findall(r"\$\{\.+trainer\.(\w+)\}", path.read_text()))
+    return found
+
+
 @pytest.mark.parametrize(
     "kind",
     [schema.TrainerConfig, schema.EvaluationConfig, schema.TrainConfig, schema.PipelineConfig, schema.AnswersConfig],
 )
-def test_every_key_of_the_root_is_read(kind):
-    package = Path(schema.__file__).parents[1]
-    files = [path for path in package.rglob("*.py") if path != Path(schema.__file__)]
-    known = set().union(*(read_from_configurations(path.read_text()) for path in files))
-    for path in (CONF / "callbacks").glob("*.yaml"):
-        known |= set(re.findall(r"\$\{\.+trainer\.(\w+)\}", path.read_text()))
+def test_every_key_of_the_root_is_read(kind, known):
     assert not [name for name in kind.__dataclass_fields__ if name not in known]
 
 
@@ -371,21 +383,20 @@ def test_trainer_presets_declare_every_key_so_that_none_needs_a_plus():
     assert declared == set(schema.TrainerConfig.__dataclass_fields__)
 
 
-def test_presets_for_large_models_have_the_usual_rates_and_batches_and_the_pipeline_has_its_own():
+def test_presets_for_large_models_have_the_usual_rates_and_batches_and_the_pipeline_has_its_own(chain):
     rates = {"reward_modeling": 9e-6, "dpo": 1e-6, "kto": 1e-6}
     for stage, rate in rates.items():
         cfg = compose("train", [f"stage={stage}", "init_from=m", "data.path=p"])
         assert (cfg.optimizer.lr, cfg.trainer.global_batch_size, cfg.trainer.max_epochs) == (rate, 64, 1)
         assert 64 % cfg.data.micro_batch_size == 0 and cfg.schedule.min_lr_ratio == 0.1
-    chain = compose("pipeline", []).stages
+    stages = chain.stages
     for stage in ("reward_modeling", "dpo"):
-        assert chain[stage].optimizer.lr >= 1e-4 and chain[stage].data.micro_batch_size == 16
-        assert chain[stage].trainer.global_batch_size is None
+        assert stages[stage].optimizer.lr >= 1e-4 and stages[stage].data.micro_batch_size == 16
+        assert stages[stage].trainer.global_batch_size is None
 
 
-def test_policies_and_best_of_n_answer_the_same_prompts_in_the_same_way():
-    cfg = compose("pipeline", [])
-    ppo, best = cfg.stages.ppo, cfg.best_of_n
+def test_policies_and_best_of_n_answer_the_same_prompts_in_the_same_way(chain):
+    ppo, best = chain.stages.ppo, chain.best_of_n
     for key in ("temperature", "max_new_tokens"):
         assert ppo.stage[key] == ppo.evaluation[key] == best[key], key
     assert ppo.evaluation.max_items == best.prompts, "both draw by the same seed"

@@ -235,7 +235,8 @@ def mangle(rng, line):
     return bytes(data).replace(b"\n", b" ")
 
 
-def test_ten_thousand_mangled_lines_never_give_a_bare_traceback(tmp_path):
+@pytest.mark.parametrize("lines", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_mangled_lines_never_give_a_bare_traceback(tmp_path, lines):
     seeds = [
         {"text": "hello سلام"},
         {"source": "a", "target": "b"},
@@ -249,14 +250,14 @@ def test_ten_thousand_mangled_lines_never_give_a_bare_traceback(tmp_path):
         {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]},
     ]
     rng = random.Random(0)
-    rows = [mangle(rng, json.dumps(rng.choice(seeds)).encode()) for _ in range(10_000)]
+    rows = [mangle(rng, json.dumps(rng.choice(seeds)).encode()) for _ in range(lines)]
     (tmp_path / "fuzz.jsonl").write_bytes(b"\n".join(rows))
     filled = sum(1 for r in rows if r.strip())
     for kind in KINDS:
         got = read_records(str(tmp_path / "fuzz.jsonl"), kind, on_error="skip", max_error_rate=1.0)
         counts = accounted(got)
-        assert counts.read == filled and counts.used > 0 and counts.errors > 1000
-    for n, row in enumerate(rows[:1000]):  # each alone, stopping
+        assert counts.read == filled and counts.used > 0 and counts.errors > lines // 10
+    for n, row in enumerate(rows[: lines // 10]):  # each alone, stopping
         file = tmp_path / "one.jsonl"
         file.write_bytes(row)
         try:

@@ -75,7 +75,7 @@ def test_one_changed_byte_is_named(chain, tmp_path, file, named):
 
 
 @pytest.mark.parametrize("file", ["model/README.md", "model/lineage.json", "config.yaml"])
-@pytest.mark.parametrize("run", ["ppo", "reward"])
+@pytest.mark.parametrize("run", ["ppo", pytest.param("reward", marks=pytest.mark.slow)])
 def test_a_flipped_bit_anywhere_in_a_text_is_a_difference_and_the_walk_goes_on(chain, tmp_path, run, file):
     weights = tmp_path / "pretraining/model/model.safetensors"
     weights.write_bytes(b"other")
@@ -199,6 +199,7 @@ def test_parents_are_the_folders_that_the_configuration_names(chain, tmp_path):
     assert lineage.parents_in({"data": {"path": list(weighted["data"]["path"])}}) == both
 
 
+@pytest.mark.slow  # tests/test_commands.py asks the script the same of a run's model
 def test_the_script_exits_with_1_on_a_difference(chain):
     def run() -> subprocess.CompletedProcess[str]:
         words = [sys.executable, str(SCRIPT), f"model={chain}"]

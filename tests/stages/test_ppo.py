@@ -59,7 +59,7 @@ def mean_reward(model, seed=123):
     return LikedShare().score_tokens(rollout.input_ids, rollout.lengths).mean().item()
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["32-true", pytest.param("bf16-mixed", marks=pytest.mark.slow)])
 def test_it_raises_a_reward_from_a_random_policy(precision):
     stage = ppo(kl_coef=0.01)
     before = mean_reward(stage.model)

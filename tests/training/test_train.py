@@ -256,6 +256,7 @@ def wait_for(condition, process, seconds: float = 240) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_with_143(words, tmp_path):
     folder = tmp_path / "run"
     more = ["trainer.max_steps=100000", "trainer.checkpoint_every_n_steps=1", "evaluation.enabled=false"]
@@ -373,6 +374,7 @@ def test_two_processes_share_one_run_folder(words, tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1 and (tmp_path / "run/model/model.safetensors").is_file()
 
 
+@pytest.mark.slow  # of those that start processes three are enough for every day
 def test_a_mistake_in_a_process_is_one_line_here(words, tmp_path):
     cfg = compose("train", [*words, "trainer=ddp", "trainer.accelerator=cpu", "data.max_length=128"])
     with pytest.raises(UserError, match=r"data\.max_length=128: the model's context is 64"):
