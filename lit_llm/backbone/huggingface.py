@@ -17,6 +17,7 @@ from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.config_file import ConfigFile
 from lit_llm.backbone.families import Head, write_config
 from lit_llm.backbone.family_table import FAMILIES
+from lit_llm.backbone.gathering import largest
 from lit_llm.backbone.layouts import EMBEDDING, HEAD, Layout, layout_of
 from lit_llm.backbone.lora import load_adapter, merge_lora
 from lit_llm.backbone.models import LanguageModel, ScoreModel, Shape, StoredDtypes
@@ -261,7 +262,8 @@ def save_settings(
 def as_stored(model: LanguageModel | ScoreModel) -> None:
     """Round the weights, in place, to what the folder will hold: what is measured then is what is written.
 
-    Where a weight is beyond float16's range (65,504) the folder is written in float32, and a warning says so.
+    Every process of a sharded model calls it. Where a weight is beyond float16's range (65,504) the folder is written
+    in float32, and a warning says so.
     """
     if model.stored is None:
         return
@@ -269,7 +271,7 @@ def as_stored(model: LanguageModel | ScoreModel) -> None:
     named = {name: (each, model.stored.of(name_of(name))) for name, each in model.named_parameters()}
     weights = {name: (each, kept) for name, (each, kept) in named.items() if kept != each.dtype}
     for name, (each, kept) in weights.items():
-        if kept == torch.float16 and each.abs().max() > torch.finfo(kept).max:
+        if kept == torch.float16 and largest(each) > torch.finfo(kept).max:
             log.warning("%s is beyond the range of %s: the model is written in float32", name_of(name), kept)
             model.stored = StoredDtypes(torch.float32)
             return

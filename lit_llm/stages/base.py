@@ -24,9 +24,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.adapter_folder import go_on, save_adapter_folder
+from lit_llm.backbone.gathering import is_sharded
 from lit_llm.backbone.huggingface import save_model
 from lit_llm.backbone.lora import START, adapted, apply_lora, keep_start, merge_lora, save_adapter, without_adapters
 from lit_llm.backbone.quantized import has_quantized
+from lit_llm.backbone.sharded_folder import save_sharded
 from lit_llm.errors import UserError
 from lit_llm.evaluation.heldout import can_evaluate, evaluate
 from lit_llm.evaluation.scores import Scores
@@ -324,9 +326,16 @@ class Stage(L.LightningModule):
         if self.lora_rank and not self.lora_merge:
             save_adapter_folder(folder, self.model, self.tokenizer, self.options.base_model or "")  # type: ignore[attr-defined]
             return
-        save_model(folder, self.exported(), self.tokenizer)
+        self.save_whole(folder)
         if self.lora_rank:
             save_adapter(Path(folder).parent / "adapter", self.model, self.base_model)
+
+    def save_whole(self, folder: str | Path) -> None:
+        """The model folder with adapters merged. Every process of a sharded run calls it, as ``save``."""
+        if is_sharded(self.model):
+            save_sharded(folder, self.model, self.tokenizer)
+        else:
+            save_model(folder, self.exported(), self.tokenizer)
 
     def evaluated(self, folder: Path, heldout: Mapping[str, Mapping[str, Any]]) -> None:
         """What a model folder is to hold of its held-out scores, {set: {measure: {"mean", "se", "n"}}}: nothing."""
