@@ -101,7 +101,7 @@ def train(
         data_parallel_size=processes, tensor_parallel_size=1
     )
     trainer = trainer_for(
-        folder, [RandomState(), Checkpoints(**{"every_n_steps": 1, "keep": 20} | options), *(more or [])],
+        folder, [RandomState(), Checkpoints(**{"keep": 20} | options), *(more or [])],
         max_steps=steps, devices=processes, strategy=strategy, use_distributed_sampler=False,
     )  # fmt: skip
     loader = ResumableLoader(Rows(), BATCH // processes, order=shuffled(ROWS, 3))
