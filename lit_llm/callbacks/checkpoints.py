@@ -96,7 +96,7 @@ class Checkpoints(Checkpoint):
         if signum:
             self._wait(trainer)
             raise Interrupted(signum)
-        if self._writer is not None and not self._writer.busy:
+        if self._writer is not None and not self._writer.busy and self._writer.failure is None:
             self._confirm(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002

@@ -18,6 +18,7 @@ from torch.distributed.fsdp import fully_shard
 
 from lit_llm.backbone.adapter_folder import save_adapter_folder
 from lit_llm.backbone.config import BackboneConfig
+from lit_llm.backbone.family_table import FAMILIES
 from lit_llm.backbone.huggingface import load_model, save_model
 from lit_llm.backbone.lora import apply_lora, merge_lora, save_adapter
 from lit_llm.backbone.models import LanguageModel, ScoreModel, StoredDtypes
@@ -33,7 +34,7 @@ SMALL = {
 }  # fmt: skip
 LIMIT = 20_000
 # By what their files do: one tied and one not, several matrices in one, (in, out) matrices with biases.
-FAMILIES: dict[str, dict[str, Any]] = {
+KINDS: dict[str, dict[str, Any]] = {
     "qwen3": {"tie_embeddings": True},
     "llama": {"tie_embeddings": False},
     "phi3": {},
@@ -45,7 +46,8 @@ LARGE = {"family": "llama", "vocab_size": 64, "hidden_size": 512, "num_layers": 
 
 def made(family: str, score: bool = False, **more: Any) -> Any:
     torch.manual_seed(1)
-    model = (ScoreModel if score else LanguageModel)(BackboneConfig(family=family, **SMALL | more))  # type: ignore[arg-type]
+    values: dict[str, Any] = SMALL | dict(FAMILIES[family].fixed) | more
+    model = (ScoreModel if score else LanguageModel)(BackboneConfig(family=family, **values))  # type: ignore[arg-type]
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0.5, 0.2)
@@ -70,7 +72,7 @@ def sharded(model: Any) -> Any:
 
 def write_all(folder: Path) -> dict[str, Any]:
     dist.init_process_group("gloo")
-    for family, more in FAMILIES.items():
+    for family, more in KINDS.items():
         save_sharded(folder / family, sharded(made(family, **more)), shard_bytes=LIMIT)
     save_sharded(folder / "score", sharded(made("qwen3", score=True)), shard_bytes=LIMIT)
     lora = sharded(adapted())
@@ -155,18 +157,18 @@ def compare(found: Path, model: Any, expected: Path, exact: bool = True) -> None
         assert json.loads((found / file.name).read_text()) == json.loads(file.read_text()), file.name
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KINDS)
 def test_it_is_the_folder_of_one_process_in_shards(
     written: tuple[Path, list[dict[str, Any]]], tmp_path: Path, family: str
 ) -> None:
     folder = written[0] / family
-    compare(folder, made(family, **FAMILIES[family]), tmp_path / "expected")
+    compare(folder, made(family, **KINDS[family]), tmp_path / "expected")
     files = weight_files(folder)
     assert len(files) > 3 and all(file.stat().st_size < LIMIT + 4000 for file in files)
     assert {file.name for file in files} | {"model.safetensors.index.json", "config.json"} == hash_folder(folder).keys()
     tokens = torch.arange(12)[None]
     model = load_model(folder)
-    expected = made(family, **FAMILIES[family])
+    expected = made(family, **KINDS[family])
     assert torch.equal(model.logits(model(tokens)), expected.logits(expected(tokens)))
 
 

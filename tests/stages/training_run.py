@@ -175,5 +175,9 @@ def assert_same(first: Any, second: Any, where: str = "state") -> None:
         assert first.keys() == second.keys(), where
         for key in first:
             assert_same(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, list):
+        assert len(first) == len(second), where
+        for number, pair in enumerate(zip(first, second, strict=True)):
+            assert_same(*pair, f"{where}.{number}")
     else:
         assert first == second, where
