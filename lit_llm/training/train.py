@@ -107,6 +107,7 @@ def fit(parts: Parts, trainer: L.Trainer, folder: RunFolder, evaluation: RunEval
     before = evaluation.before()
     give_back_freed_memory()
     trainer.fit(parts.stage, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
+    parts.stage.gather()
     give_back_freed_memory()
     return before
 
