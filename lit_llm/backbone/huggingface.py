@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -109,15 +109,32 @@ def load_model(
     config = dataclasses.replace(config, dropout=dropout)
     files = weight_files(folder)
     with checked_meanwhile(folder, ["config.json", *(file.name for file in files)]):
-        config, renamed = _as_in_files(config, found, files, path)
-        with torch.device("meta"):  # no memory and no random numbers for weights that are read anyway
-            model = LanguageModel(config) if found == "language" else ScoreModel(config)
-        shapes = {name: parameter.shape for name, parameter in _named_tensors(model).items()}
-        read = read_tensors(files, shapes, dtype, device, lambda key: _ignored(key, config, found, renamed), renamed)
-    stored = _stored(raw, read)  # before the tensors are taken away
+        model, kept = outlined(config, found, files, path)
+        read = read_tensors(files, kept.shapes, dtype, device, kept.ignored, kept.renamed)
+    stored = stored_dtypes(raw, read)  # before the tensors are taken away
     _assign(model, read.tensors, raw, path, device)
     model.stored, model.folder = stored, folder
     return model
+
+
+class Kept(NamedTuple):
+    """What the files of a folder hold of a network."""
+
+    files: list[Path]
+    shapes: dict[str, torch.Size]  # by the files' names, changed by ``renamed``
+    ignored: Callable[[str], bool]  # names that nobody needs
+    renamed: Mapping[str, str]  # names in the files to those expected
+
+
+def outlined(
+    config: BackboneConfig, found: Head, files: list[Path], path: Path
+) -> tuple[LanguageModel | ScoreModel, Kept]:
+    """The network of a folder without its weights, and where they are."""
+    config, renamed = _as_in_files(config, found, files, path)
+    with torch.device("meta"):  # no memory and no random numbers for weights that are read anyway
+        model = LanguageModel(config) if found == "language" else ScoreModel(config)
+    shapes = {name: parameter.shape for name, parameter in _named_tensors(model).items()}
+    return model, Kept(files, shapes, lambda key: _ignored(key, config, found, renamed), renamed)
 
 
 def _adapted(
@@ -179,7 +196,7 @@ def _with_prefix(names: Mapping[str, Path], layout: Layout) -> dict[str, str]:
     return {name: layout.prefix + name for name in names if name not in beside}
 
 
-def _stored(raw: Mapping[str, Any], read: Found) -> StoredDtypes:
+def stored_dtypes(raw: Mapping[str, Any], read: Found) -> StoredDtypes:
     """The type that config.json names, else that of most weights."""
     sizes: Counter[torch.dtype] = Counter()
     for name, dtype in read.dtypes.items():

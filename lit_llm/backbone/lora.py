@@ -24,7 +24,7 @@ from lit_llm.backbone.dropout import Dropout
 from lit_llm.backbone.layouts import layout_of
 from lit_llm.backbone.linear import Linear, is_plain, linear
 from lit_llm.backbone.lora_files import PEFT_PREFIX, in_files, patterns, put_back, their_targets
-from lit_llm.backbone.models import LanguageModel, ScoreModel
+from lit_llm.backbone.models import LanguageModel, ScoreModel, device_beside
 from lit_llm.backbone.peft_settings import check_ranks, scales, targets_in
 from lit_llm.backbone.quantized import dequantize, dtype_of, whole
 from lit_llm.backbone.transformers_config import TransformersConfig
@@ -60,7 +60,7 @@ class LoRALinear(Linear):
         with torch.device("meta"):
             super().__init__(base.in_features, base.out_features, bias=base.bias is not None)
         self.weight, self.bias = base.weight, base.bias
-        like = {"device": base.weight.device, "dtype": dtype_of(base.weight)}
+        like = {"device": device_beside(base.weight), "dtype": dtype_of(base.weight)}
         self.rank, self.alpha, self.rank_stabilized = rank, alpha, rank_stabilized
         self.scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
         self.lora_A = nn.Linear(base.in_features, rank, bias=False, **like)
@@ -229,6 +229,11 @@ def keep_start(model: LanguageModel | ScoreModel) -> None:
     for layer in adapted(model).values():
         for name, part in zip(START, layer._parts(), strict=True):
             setattr(layer, name, None if part is None else part.detach().clone())
+
+
+def has_start(model: nn.Module) -> bool:
+    """Whether a start was kept."""
+    return any(layer.start_A is not None for layer in adapted(model).values())
 
 
 @torch.no_grad()

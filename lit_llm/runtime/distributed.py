@@ -19,6 +19,7 @@ _LOST = re.compile(
     r"|timed out waiting \d+ms for (recv|send)|collective operation timeout|failed to recv, got 0 bytes",
     re.IGNORECASE,
 )
+_peers = 1
 
 
 def inside_worker() -> bool:
@@ -80,3 +81,32 @@ def gathered(value: T, world_size: int, group: Any = None) -> list[T]:
     everyone: list[T] = [value] * world_size
     torch.distributed.all_gather_object(everyone, value, group=group)
     return everyone
+
+
+# Who takes which rows of the data
+
+
+def take_the_same_rows(peers: int) -> None:
+    """From here on each so many processes, by their ranks, are one group that computes one model together (tensor
+    parallelism) and takes the same rows; 1: every process takes its own."""
+    global _peers
+    _peers = peers
+
+
+def peers() -> int:
+    """Processes that take the same rows as this one, itself among them."""
+    return _peers
+
+
+def data_rank() -> tuple[int, int]:
+    """Which share of the rows this process takes, and how many shares there are."""
+    import torch
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 0, 1
+    return torch.distributed.get_rank() // _peers, torch.distributed.get_world_size() // _peers
+
+
+def gathered_shares(value: T, world_size: int) -> list[T]:
+    """As ``gathered``, of what is made from rows: once for each share of them."""
+    return gathered(value, world_size)[::_peers]

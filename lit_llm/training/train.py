@@ -111,8 +111,24 @@ def fit(parts: Parts, trainer: L.Trainer, folder: RunFolder, evaluation: RunEval
     before = evaluation.before()
     give_back_freed_memory()
     trainer.fit(parts.stage, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
+    save_and_gather(parts, folder)
     give_back_freed_memory()
     return before
+
+
+def save_and_gather(parts: Parts, folder: RunFolder) -> None:
+    """Of a model that is spread over processes: write its folder, tensor by tensor, and have the first process hold
+    all of it only where it is evaluated there."""
+    from lit_llm.lineage import lineage
+
+    stage = parts.stage
+    if stage.sharding is None or parts.cfg.trainer.fast_dev_run:
+        return
+    if is_first_process():
+        lineage.forget(folder.model)
+    stage.save(folder.model)
+    if parts.cfg.evaluation.enabled or getattr(stage, "reward_validation", None) is not None:
+        stage.gather()
 
 
 def tell_data(parts: Parts, folder: RunFolder) -> None:

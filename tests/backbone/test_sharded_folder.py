@@ -26,7 +26,7 @@ from lit_llm.backbone.sharded_folder import save_sharded, whole_tensors
 from lit_llm.backbone.weights import weight_files
 from lit_llm.errors import UserError
 from lit_llm.lineage.lineage import hash_folder
-from tests.processes import together
+from tests.killed_processes import together
 
 SMALL = {
     "vocab_size": 61, "hidden_size": 32, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8,

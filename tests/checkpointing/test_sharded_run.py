@@ -28,7 +28,7 @@ from lit_llm.optim.schedules import constant
 from lit_llm.runtime.distributed import lost_processes_told
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.stages.pretraining import Pretraining
-from tests.processes import together
+from tests.killed_processes import together
 from tests.stages.training_run import Data, assert_same, sgd, tiny_model, trainer_for
 
 from .sharded_run import BATCH, FSDP, ROWS, Small, shard, train
