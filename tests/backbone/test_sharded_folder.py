@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import resource
 import signal
@@ -26,6 +27,7 @@ from lit_llm.backbone.sharded_folder import save_sharded, whole_tensors
 from lit_llm.backbone.weights import weight_files
 from lit_llm.errors import UserError
 from lit_llm.lineage.lineage import hash_folder
+from lit_llm.runtime.allocator import give_back_freed_memory
 from tests.killed_processes import together
 
 SMALL = {
@@ -126,6 +128,8 @@ def memory(folder: Path) -> dict[str, int]:
     found = {"model": sum(parameter.numel() * 4 for parameter in model.parameters())}
 
     def grown(work: Any) -> int:
+        gc.collect()
+        give_back_freed_memory()  # or what grows next would first fill it
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
         before = resident("VmRSS")
         work()
@@ -209,8 +213,8 @@ def test_a_full_disk_is_the_same_line_in_every_process(written: tuple[Path, list
 
 
 def test_no_process_holds_the_whole_model(written: tuple[Path, list[dict[str, Any]]]) -> None:
-    """The model has 67 MB, a file 4 and a tensor 2. To gather all of it first is more than the model."""
+    """The model has 84 MB, a file 4 and a tensor 2. To gather all of it first takes the model."""
     for found in (each["grown"] for each in written[1]):
         assert found["model"] > 60_000_000
-        assert found["streamed"] < 25_000_000, found
+        assert found["streamed"] < 0.5 * found["model"], found
         assert found["whole"] > 0.9 * found["model"], found
