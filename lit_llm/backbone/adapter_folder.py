@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from lit_llm.backbone.gathering import in_first, is_sharded
 from lit_llm.backbone.huggingface import SavesTokenizer, save_settings
 from lit_llm.backbone.lora import TARGETS, adapted, effective_targets, save_adapter
 from lit_llm.backbone.models import LanguageModel, ScoreModel
@@ -20,8 +21,8 @@ def save_adapter_folder(
     """Write the adapters of ``model`` as a model folder: all that ``save_model`` writes but the weights, the adapter as
     PEFT lays it out, and ``base_model.json``.
 
-    ``base``: what adapter_config.json calls the base; empty: the folder that it was read from, in full. Raises
-    UserError where there is neither.
+    Every process of a sharded model calls it. ``base``: what adapter_config.json calls the base; empty: the folder that
+    it was read from, in full. Raises UserError where there is neither.
     """
     if not base and model.folder is None:
         raise UserError(
@@ -29,12 +30,16 @@ def save_adapter_folder(
             "base's folder (init_from, model, or its name as stage.base_model), or leave stage.lora_merge out"
         )
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("model*.safetensors*"):  # it would be taken for the model
-        stale.unlink()
-    save_settings(folder, model, tokenizer)
-    if model.folder is not None:
-        record_base(folder, model.folder, "nf4" if has_quantized(model) else None)
+
+    def write() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob("model*.safetensors*"):  # it would be taken for the model
+            stale.unlink()
+        save_settings(folder, model, tokenizer)
+        if model.folder is not None:
+            record_base(folder, model.folder, "nf4" if has_quantized(model) else None)
+
+    in_first(write) if is_sharded(model) else write()
     save_adapter(folder, model, base or str(model.folder.resolve() if model.folder is not None else base))
 
 

@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.config_file import ConfigFile
 from lit_llm.backbone.families import Head, write_config
 from lit_llm.backbone.family_table import FAMILIES
+from lit_llm.backbone.gathering import largest
 from lit_llm.backbone.layouts import EMBEDDING, HEAD, Layout, layout_of
 from lit_llm.backbone.lora import load_adapter, merge_lora
 from lit_llm.backbone.models import LanguageModel, ScoreModel, Shape, StoredDtypes
@@ -108,15 +109,32 @@ def load_model(
     config = dataclasses.replace(config, dropout=dropout)
     files = weight_files(folder)
     with checked_meanwhile(folder, ["config.json", *(file.name for file in files)]):
-        config, renamed = _as_in_files(config, found, files, path)
-        with torch.device("meta"):  # no memory and no random numbers for weights that are read anyway
-            model = LanguageModel(config) if found == "language" else ScoreModel(config)
-        shapes = {name: parameter.shape for name, parameter in _named_tensors(model).items()}
-        read = read_tensors(files, shapes, dtype, device, lambda key: _ignored(key, config, found, renamed), renamed)
-    stored = _stored(raw, read)  # before the tensors are taken away
+        model, kept = outlined(config, found, files, path)
+        read = read_tensors(files, kept.shapes, dtype, device, kept.ignored, kept.renamed)
+    stored = stored_dtypes(raw, read)  # before the tensors are taken away
     _assign(model, read.tensors, raw, path, device)
     model.stored, model.folder = stored, folder
     return model
+
+
+class Kept(NamedTuple):
+    """What the files of a folder hold of a network."""
+
+    files: list[Path]
+    shapes: dict[str, torch.Size]  # by the files' names, changed by ``renamed``
+    ignored: Callable[[str], bool]  # names that nobody needs
+    renamed: Mapping[str, str]  # names in the files to those expected
+
+
+def outlined(
+    config: BackboneConfig, found: Head, files: list[Path], path: Path
+) -> tuple[LanguageModel | ScoreModel, Kept]:
+    """The network of a folder without its weights, and where they are."""
+    config, renamed = _as_in_files(config, found, files, path)
+    with torch.device("meta"):  # no memory and no random numbers for weights that are read anyway
+        model = LanguageModel(config) if found == "language" else ScoreModel(config)
+    shapes = {name: parameter.shape for name, parameter in _named_tensors(model).items()}
+    return model, Kept(files, shapes, lambda key: _ignored(key, config, found, renamed), renamed)
 
 
 def _adapted(
@@ -178,7 +196,7 @@ def _with_prefix(names: Mapping[str, Path], layout: Layout) -> dict[str, str]:
     return {name: layout.prefix + name for name in names if name not in beside}
 
 
-def _stored(raw: Mapping[str, Any], read: Found) -> StoredDtypes:
+def stored_dtypes(raw: Mapping[str, Any], read: Found) -> StoredDtypes:
     """The type that config.json names, else that of most weights."""
     sizes: Counter[torch.dtype] = Counter()
     for name, dtype in read.dtypes.items():
@@ -261,7 +279,8 @@ def save_settings(
 def as_stored(model: LanguageModel | ScoreModel) -> None:
     """Round the weights, in place, to what the folder will hold: what is measured then is what is written.
 
-    Where a weight is beyond float16's range (65,504) the folder is written in float32, and a warning says so.
+    Every process of a sharded model calls it. Where a weight is beyond float16's range (65,504) the folder is written
+    in float32, and a warning says so.
     """
     if model.stored is None:
         return
@@ -269,7 +288,7 @@ def as_stored(model: LanguageModel | ScoreModel) -> None:
     named = {name: (each, model.stored.of(name_of(name))) for name, each in model.named_parameters()}
     weights = {name: (each, kept) for name, (each, kept) in named.items() if kept != each.dtype}
     for name, (each, kept) in weights.items():
-        if kept == torch.float16 and each.abs().max() > torch.finfo(kept).max:
+        if kept == torch.float16 and largest(each) > torch.finfo(kept).max:
             log.warning("%s is beyond the range of %s: the model is written in float32", name_of(name), kept)
             model.stored = StoredDtypes(torch.float32)
             return

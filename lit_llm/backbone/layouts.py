@@ -6,7 +6,7 @@ several matrices as one ("fused"), some hold them as (in, out).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -50,27 +50,30 @@ class Layout:
 
     def in_files(self, tensors: Mapping[str, Tensor], config: BackboneConfig) -> dict[str, Tensor]:
         """Parameters by their names here, as the files have them."""
-        gathered: dict[str, list[Tensor]] = {}
-        for ours, tensor in tensors.items():
-            gathered.setdefault(self.their_name(ours), []).append(tensor)
-        return {name: self._laid_out(name, parts, config) for name, parts in gathered.items()}
+        parts = self.parts_of(tensors)
+        return {name: self.laid_out(name, [tensors[ours] for ours in parts[name]], config) for name in parts}
+
+    def parts_of(self, ours: Iterable[str]) -> dict[str, list[str]]:
+        """Names in the files to the names here of what each tensor there is made of."""
+        found: dict[str, list[str]] = {}
+        for name in ours:
+            found.setdefault(self.their_name(name), []).append(name)
+        return found
 
     def from_files(
         self, tensors: dict[str, Tensor], shapes: Mapping[str, torch.Size], config: BackboneConfig
     ) -> dict[str, Tensor]:
         """The way back, which takes ``tensors`` away one by one. ``shapes``: of the parameters here."""
-        gathered: dict[str, list[str]] = {}
-        for ours in shapes:
-            gathered.setdefault(self.their_name(ours), []).append(ours)
         found: dict[str, Tensor] = {}
-        for theirs, names in gathered.items():
+        for theirs, names in self.parts_of(shapes).items():
             whole = tensors.pop(theirs)
             if self._turns(theirs, whole):
                 whole = whole.t().contiguous()
             found |= zip(names, self.split(whole, [shapes[name][0] for name in names], config), strict=True)
         return found
 
-    def _laid_out(self, name: str, parts: list[Tensor], config: BackboneConfig) -> Tensor:
+    def laid_out(self, name: str, parts: list[Tensor], config: BackboneConfig) -> Tensor:
+        """A tensor of the files, by its name there, from the parameters here that it is made of."""
         whole = self.join(parts, config)
         return whole.t() if self._turns(name, whole) else whole
 

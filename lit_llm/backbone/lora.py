@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,13 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_llm.backbone import gathering
 from lit_llm.backbone.config import LINEAR_LAYERS
 from lit_llm.backbone.config_file import ConfigFile
 from lit_llm.backbone.dropout import Dropout
 from lit_llm.backbone.layouts import layout_of
 from lit_llm.backbone.linear import Linear, is_plain, linear
 from lit_llm.backbone.lora_files import PEFT_PREFIX, in_files, patterns, put_back, their_targets
-from lit_llm.backbone.models import LanguageModel, ScoreModel
+from lit_llm.backbone.models import LanguageModel, ScoreModel, device_beside
 from lit_llm.backbone.peft_settings import check_ranks, scales, targets_in
 from lit_llm.backbone.quantized import dequantize, dtype_of, whole
 from lit_llm.backbone.transformers_config import TransformersConfig
@@ -59,7 +60,7 @@ class LoRALinear(Linear):
         with torch.device("meta"):
             super().__init__(base.in_features, base.out_features, bias=base.bias is not None)
         self.weight, self.bias = base.weight, base.bias
-        like = {"device": base.weight.device, "dtype": dtype_of(base.weight)}
+        like = {"device": device_beside(base.weight), "dtype": dtype_of(base.weight)}
         self.rank, self.alpha, self.rank_stabilized = rank, alpha, rank_stabilized
         self.scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
         self.lora_A = nn.Linear(base.in_features, rank, bias=False, **like)
@@ -104,10 +105,12 @@ class LoRALinear(Linear):
         down, up, _ = self._parts()
         return whole(self.weight, dtype) + self.scale * (up.to(dtype) @ down.to(dtype))
 
-    def whole_weight(self, dtype: torch.dtype) -> Tensor:
-        """The weight (out, in) of a plain layer that does the same."""
-        weight, lengths = self._changed(dtype), self._parts()[2]
-        return weight if lengths is None else weight * (lengths.to(dtype) / row_lengths(weight))[:, None]
+    def whole_weight(self, dtype: torch.dtype, gather: Callable[[Tensor], Tensor] = lambda part: part) -> Tensor:
+        """The weight (out, in) of a plain layer that does the same. ``gather``: makes sharded parts whole."""
+        down, up, lengths = (None if part is None else gather(part).to(dtype) for part in self._parts())
+        assert down is not None and up is not None
+        weight = whole(gather(self.weight), dtype) + self.scale * (up @ down)
+        return weight if lengths is None else weight * (lengths / row_lengths(weight))[:, None]
 
     def merged(self) -> nn.Linear:
         """The plain layer with the adapter added into its weight, in float32, then its own dtype. To a weight in 4 bits
@@ -228,6 +231,11 @@ def keep_start(model: LanguageModel | ScoreModel) -> None:
             setattr(layer, name, None if part is None else part.detach().clone())
 
 
+def has_start(model: nn.Module) -> bool:
+    """Whether a start was kept."""
+    return any(layer.start_A is not None for layer in adapted(model).values())
+
+
 @torch.no_grad()
 def without_adapters(model: LanguageModel | ScoreModel) -> LanguageModel | ScoreModel:
     """A copy of what training began with: what the adapters stand beside, or that with the adapter that was kept."""
@@ -257,11 +265,12 @@ def lora_disabled(model: nn.Module) -> Iterator[None]:
 
 
 def lora_state_dict(model: LanguageModel | ScoreModel) -> dict[str, Tensor]:
-    """What training changes, named as PEFT names it: the adapters, and a score model's head."""
-    tensors = in_files(_adapters(model), model.config)
+    """What training changes, named as PEFT names it: the adapters, and a score model's head. Every process of a sharded
+    model calls it, and gets them whole."""
+    tensors = in_files({name: gathering.whole(tensor) for name, tensor in _adapters(model).items()}, model.config)
     if isinstance(model, ScoreModel):
-        tensors[PEFT_PREFIX + "score.weight"] = model.score.weight
-    return {name: tensor.detach() for name, tensor in tensors.items()}
+        tensors[PEFT_PREFIX + "score.weight"] = gathering.whole(model.score.weight)
+    return tensors
 
 
 def _adapters(model: LanguageModel | ScoreModel) -> dict[str, Tensor]:
@@ -269,7 +278,8 @@ def _adapters(model: LanguageModel | ScoreModel) -> dict[str, Tensor]:
 
 
 def save_adapter(folder: str | Path, model: LanguageModel | ScoreModel, base: str | Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors as PEFT does; ``base`` is the folder they belong to."""
+    """Write adapter_config.json and adapter_model.safetensors as PEFT does; ``base`` is the folder they belong to.
+    Every process of a sharded model calls it; the first one writes."""
     layers = adapted(model)
     if not layers:
         raise ValueError("the model has no adapters to save")
@@ -296,10 +306,14 @@ def save_adapter(folder: str | Path, model: LanguageModel | ScoreModel, base: st
     if settings["use_dora"] and settings["fan_in_fan_out"]:
         log.warning("%s: PEFT has no DoRA of %s's (in, out) matrices, and reads this wrongly; here, and merged, it is "
                     "right", folder, model.config.family)  # fmt: skip
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG, settings, indent=2)
-    write_tensors(folder / WEIGHTS, lora_state_dict(model))
+    folder, tensors = Path(folder), lora_state_dict(model)
+
+    def write() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / CONFIG, settings, indent=2)
+        write_tensors(folder / WEIGHTS, tensors)
+
+    gathering.in_first(write) if gathering.is_sharded(model) else write()
 
 
 @torch.no_grad()

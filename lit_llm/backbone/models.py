@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from lit_llm.backbone.transformer import Transformer
 from lit_llm.backbone.transformers_config import TransformersConfig
 from lit_llm.errors import UserError
 from lit_llm.records import PackedCompletions
+from lit_llm.runtime.shared_tensors import local
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class LanguageModel(nn.Module):
 
     stored: StoredDtypes | None = None  # of the folder that it was read from and is written as; None: as it is
     folder: Path | None = None  # the folder whose weights these are, or are the base of its adapters
+    drawn_from: Tensor | None = None  # the random state that begins weights which are on "meta" still; None: a folder's
+    gathered_head: Callable[[Tensor], Tensor] | None = None  # makes it whole where processes hold rows of it
 
     def __init__(self, config: Shape) -> None:
         super().__init__()
@@ -72,9 +75,10 @@ class LanguageModel(nn.Module):
     @property
     def output_weight(self) -> Tensor:
         """(V, D), D as of the hidden states. A bias of the head is its last column, beside states that end in 1."""
-        if self.lm_head.bias is None:
-            return self.lm_head.weight
-        return torch.cat([self.lm_head.weight, self.lm_head.bias[:, None]], dim=1)
+        weight, bias = self.lm_head.weight, self.lm_head.bias
+        if self.gathered_head is not None:
+            weight, bias = self.gathered_head(weight), None if bias is None else self.gathered_head(bias)
+        return weight if bias is None else torch.cat([weight, bias[:, None]], dim=1)
 
     @property
     def logit_softcap(self) -> float | None:
@@ -99,7 +103,8 @@ class LanguageModel(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V)"""
-        scores: Tensor = self.lm_head(hidden) if self.lm_head.bias is None else F.linear(hidden, self.output_weight)
+        plain = self.lm_head.bias is None and self.gathered_head is None
+        scores: Tensor = self.lm_head(hidden) if plain else F.linear(hidden, self.output_weight)
         if self.logit_softcap is None:
             return scores
         return self.logit_softcap * torch.tanh(scores / self.logit_softcap)
@@ -124,6 +129,7 @@ class ScoreModel(nn.Module):
     threshold: float = 0.5  # the probability from which on a classifier says so
     stored: StoredDtypes | None = None  # as a language model's
     folder: Path | None = None
+    drawn_from: Tensor | None = None
 
     def __init__(self, config: Shape) -> None:
         super().__init__()
@@ -142,11 +148,13 @@ class ScoreModel(nn.Module):
             score_model = cls(model.config)
         score_model.backbone = copy.deepcopy(model.backbone)
         score_model.stored, score_model.folder = model.stored, model.folder
+        score_model.drawn_from = model.drawn_from
         weight = model.backbone.embed_tokens.weight
-        score_model.score = nn.Linear(model.config.hidden_size, 1, bias=False, device=weight.device, dtype=weight.dtype)
+        device = device_beside(weight)
+        score_model.score = nn.Linear(model.config.hidden_size, 1, bias=False, device=device, dtype=weight.dtype)
         nn.init.normal_(score_model.score.weight, std=(model.config.hidden_size + 1) ** -0.5)
-        score_model.reward_mean = torch.zeros((), device=weight.device)
-        score_model.reward_std = torch.ones((), device=weight.device)
+        score_model.reward_mean = torch.zeros((), device=device)
+        score_model.reward_std = torch.ones((), device=device)
         return score_model
 
     def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
@@ -177,7 +185,7 @@ class ScoreModel(nn.Module):
     def _read(self, hidden: Tensor) -> Tensor:
         # In float32 even under autocast: bfloat16 would round a score of 5 to steps of 0.03.
         with torch.autocast(hidden.device.type, enabled=False):
-            return F.linear(hidden.float(), self.score.weight.float()).squeeze(-1)
+            return F.linear(hidden.float(), local(self.score.weight).float()).squeeze(-1)
 
 
 def _hidden(backbone: nn.Module, completions: PackedCompletions) -> Tensor:
@@ -195,6 +203,11 @@ def _at(rows: Tensor, places: Tensor) -> Tensor:
     threads come, and training would not be the same twice (and it takes five times as long).
     """
     return F.embedding(places, rows)
+
+
+def device_beside(weight: Tensor) -> torch.device:
+    """Where new weights go beside this one: those that are on "meta" are read later, new ones are made now."""
+    return torch.device("cpu") if weight.is_meta else weight.device
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -54,16 +55,22 @@ class Transformer(nn.Module):
 
     def initialize(self) -> None:
         """Normal weights; what writes into the residual stream is smaller by sqrt(2 L) (Radford et al. 2019, GPT-2)."""
+        for _, weight, std in self.initial():
+            nn.init.normal_(weight, std=std)
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def initial(self) -> Iterator[tuple[str, nn.Parameter, float]]:
+        """The weights that begin as normal numbers, by name, with their spread, in the order of their drawing."""
         std = self.config.initializer_range
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 writes = name.endswith(("o_proj", "down_proj"))
-                nn.init.normal_(module.weight, std=std / (2 * self.config.num_layers) ** 0.5 if writes else std)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        nn.init.normal_(self.embed_tokens.weight, std=std)
+                yield f"{name}.weight", module.weight, std / (2 * self.config.num_layers) ** 0.5 if writes else std
+        yield "embed_tokens.weight", self.embed_tokens.weight, std
         if self.embed_positions is not None:
-            nn.init.normal_(self.embed_positions.weight, std=std)
+            yield "embed_positions.weight", self.embed_positions.weight, std
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Each layer on its own, with ``torch.compile``'s arguments: they share what is compiled, so that a deep model

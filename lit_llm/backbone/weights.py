@@ -123,23 +123,36 @@ def read_tensors(
     """
     tensors: dict[str, Tensor] = {}
     dtypes: dict[str, torch.dtype] = {}
+    for key, tensor in each_tensor(files, expected, ignored, renamed):
+        dtypes[key] = tensor.dtype
+        tensors[key] = tensor.to(device=device, dtype=dtype)
+    return Found(tensors, dtypes)
+
+
+def each_tensor(
+    files: list[Path],
+    expected: Mapping[str, torch.Size],
+    ignored: Callable[[str], bool] = lambda key: False,  # noqa: ARG005
+    renamed: Mapping[str, str] | None = None,
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of ``read_tensors`` one after the other, as the files hold them: one is in memory at a time. Errors
+    as there; what is missing is told at the end."""
+    found: set[str] = set()
     for path in files:
         with _opened(path) as file:
             for name in file.keys():  # noqa: SIM118 (no mapping)
                 key = (renamed or {}).get(name, name)
                 if ignored(name):
                     continue
+                found.add(key)
                 if key not in expected:
-                    tensors[key] = torch.empty(0)
                     continue
                 _check_shape(path, name, file.shape(name), expected[key])
                 tensor = file.get(name)
                 _check_finite(path, name, tensor)
-                dtypes[key] = tensor.dtype
-                tensors[key] = tensor.to(device=device, dtype=dtype)
+                yield key, tensor
     where = files[0] if len(files) == 1 else files[0].parent
-    _compare(where, set(expected), set(tensors))
-    return Found(tensors, dtypes)
+    _compare(where, set(expected), found)
 
 
 class _Tensors:

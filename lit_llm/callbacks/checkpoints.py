@@ -1,4 +1,4 @@
-"""When checkpoints are written, and which are kept. How they are written is ``checkpointing.atomic``'s."""
+"""When checkpoints are written, and which are kept. How they are written is ``checkpointing``'s."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from lit_llm.callbacks.options import CheckpointsOptions
 from lit_llm.checkpointing import atomic
+from lit_llm.checkpointing.atomic import AtomicCheckpointIO
+from lit_llm.checkpointing.background import BackgroundWriter
 from lit_llm.checkpointing.resume import CHECKPOINTS, PATTERN, checkpoint_name
 from lit_llm.checkpointing.signals import Interrupted, StopSignals
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import written_atomically
-from lit_llm.runtime.file_hashes import identity_of
+from lit_llm.runtime.distributed import gathered
 from lit_llm.runtime.lightning_loops import is_trial, run_ends, step_ended, steps_done
 
 log = logging.getLogger("lit_llm")
@@ -32,6 +34,9 @@ class Checkpoints(Checkpoint):
     Lightning's ModelCheckpoint can save in the middle of an accumulation window, and removes the old file before
     it knows that the new one is whole. SIGTERM and SIGINT stop the run at the next step's end with a checkpoint.
 
+    One that is written in the background (``asynchronous``) and cannot be, fails the run in every process at the end of
+    the next step; whatever ends training waits for it.
+
     Options: ``CheckpointsOptions``.
     """
 
@@ -43,7 +48,9 @@ class Checkpoints(Checkpoint):
         self._saved_step, self._saved_time = -1, time.monotonic()
         self._signals = StopSignals()
         self._anew = False  # begun at step 0: what lies in the folder is not this run's
-        self._whole: dict[Path, list[int]] = {}
+        self._whole: dict[Path, list[list[int]]] = {}
+        self._writer = BackgroundWriter() if self.options.asynchronous else None
+        self._unconfirmed: Path | None = None  # being written in the background
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -53,6 +60,9 @@ class Checkpoints(Checkpoint):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: ARG002
         """A folder that cannot be written to is found out before hours of compute, not after."""
+        stock = stage == "fit" and not isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
+        if stock and self._writer is not None:
+            raise UserError("callbacks.checkpoints.asynchronous: true; needs Trainer(plugins=[AtomicCheckpointIO()])")
         if stage == "fit" and trainer.is_global_zero and not is_trial(trainer):
             with written_atomically(self.folder(trainer) / ".probe") as file:
                 file.write(b"writable")
@@ -84,7 +94,10 @@ class Checkpoints(Checkpoint):
         if signum or self._is_due(trainer):
             self._save(trainer)
         if signum:
+            self._wait(trainer)
             raise Interrupted(signum)
+        if self._writer is not None and not self._writer.busy and self._writer.failure is None:
+            self._confirm(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         if self.options.monitor is None or trainer.sanity_checking or is_trial(trainer):
@@ -99,19 +112,27 @@ class Checkpoints(Checkpoint):
         value = float(trainer.callback_metrics[self.options.monitor])
         if value < self.best:
             self.best = value
-            trainer.save_checkpoint(self.folder(trainer) / BEST, weights_only=True)
+            self._write(trainer, self.folder(trainer) / BEST, weights_only=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         signum = self._agreed_signal(trainer)  # came after the last step, in a validation
         if self.options.at_end or signum:
             self._save(trainer)
+        self._wait(trainer)
         self._signals.restore()
         if signum := signum or self._agreed_signal(trainer):  # the second: came meanwhile
             self._save(trainer)  # nothing where it is done
+            self._wait(trainer)
             raise Interrupted(signum)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        """What is being written is written to its end: it is what the run goes on from."""
         self._signals.restore()
+        if self._writer is not None:
+            try:
+                self._writer.wait()
+            except BaseException as error:  # the exception that is on its way says why the run ends
+                log.warning("%s", str(error).split("\n", 1)[0])
 
     @staticmethod
     def folder(trainer: L.Trainer) -> Path:
@@ -128,13 +149,18 @@ class Checkpoints(Checkpoint):
         return bool(trainer.strategy.broadcast(due))  # clocks differ: all processes must save together
 
     def _agreed_signal(self, trainer: L.Trainer) -> int:
-        """The signal that any process received, or 0: all must stop at the same step."""
-        signum = self._signals.received or 0
-        if trainer.world_size == 1:
-            return signum
-        both = torch.tensor(signum, device=trainer.strategy.root_device)
-        torch.distributed.all_reduce(both, torch.distributed.ReduceOp.MAX)
-        return int(both)
+        """The signal that any process received, or 0: all must stop at the same step.
+
+        Raises the error of what was written in the background and failed, in every process alike.
+        """
+        signum, failed = self._signals.received or 0, self._writer is not None and self._writer.failure is not None
+        if trainer.world_size > 1:
+            told = torch.tensor([signum, failed], device=trainer.strategy.root_device)
+            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+            signum, failed = told.tolist()
+        if failed:
+            self._wait(trainer)
+        return signum
 
     def _save(self, trainer: L.Trainer) -> None:
         step = steps_done(trainer)
@@ -143,27 +169,50 @@ class Checkpoints(Checkpoint):
         path = self.folder(trainer) / checkpoint_name(step)
         if trainer.is_global_zero and self._anew:
             keep_aside(path)
-        trainer.save_checkpoint(path, weights_only=False)
-        self._saved_step, self._saved_time = step, time.monotonic()
-        if trainer.is_global_zero:
-            self._whole[path] = identity_of(path)  # its bytes were hashed as they were written
+        self._write(trainer, path, weights_only=False)
+        self._saved_step, self._saved_time, self._unconfirmed = step, time.monotonic(), path
+        if self._writer is None:
+            self._confirm(trainer)
+
+    def _write(self, trainer: L.Trainer, path: Path, weights_only: bool) -> None:
+        self._wait(trainer)
+        trainer.save_checkpoint(path, weights_only=weights_only, storage_options=self._writer)
+
+    def _wait(self, trainer: L.Trainer) -> None:
+        """For what is written in the background. Raises the error that it met in any process, in all of them."""
+        if self._writer is None:
+            return
+        error: BaseException | None = None
+        try:
+            self._writer.wait()
+        except Exception as met:
+            error = met
+        if met := next((each for each in gathered(error, trainer.world_size) if each is not None), None):
+            raise met
+        self._confirm(trainer)
+
+    def _confirm(self, trainer: L.Trainer) -> None:
+        """The newest checkpoint is written: those before it that are too many are removed."""
+        path, self._unconfirmed = self._unconfirmed, None
+        if path is not None and trainer.is_global_zero:
+            self._whole[path] = atomic.identity_of(path)  # its bytes were hashed as they were written
             good = [each for each in sorted(self.folder(trainer).glob(PATTERN)) if self._verifies(each)]
             for old in good[: -self.options.keep]:
                 trainer.strategy.remove_checkpoint(old)
 
     def _verifies(self, path: Path) -> bool:
         """Whether a checkpoint is whole; one that was, and was not touched since, is not read again."""
-        if atomic.manifest_path(path).is_file() and self._whole.get(path) == identity_of(path):
+        if atomic.manifest_path(path).is_file() and self._whole.get(path) == atomic.identity_of(path):
             return True
         if atomic.problem_with(path) is not None:
             return False
-        self._whole[path] = identity_of(path)
+        self._whole[path] = atomic.identity_of(path)
         return True
 
 
 def keep_aside(path: Path) -> None:
     """Rename a checkpoint that cannot be read, where a new one is about to take its name: ``....ckpt.unreadable``."""
-    problem = atomic.problem_with(path) if path.is_file() else None
+    problem = atomic.problem_with(path) if path.exists() else None
     if problem is None:
         return
     number, aside = 1, path.with_name(f"{path.name}.unreadable")

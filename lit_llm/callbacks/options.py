@@ -34,6 +34,9 @@ class CheckpointsOptions(CallbackOptions):
     at_end: bool = True  # also write one when training ends
     # A logged number such as val/loss: the weights with the least are kept in checkpoints/best.ckpt; None: no.
     monitor: str | None = None
+    # Training goes on from a copy of the state while a checkpoint is written: the host's memory holds that copy (of a
+    # sharded run each process its part), and a write that fails ends the run a step later.
+    asynchronous: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lit_llm.callbacks.options import OveroptimizationOptions
 from lit_llm.runtime.atomic_files import write_text
-from lit_llm.runtime.distributed import gathered
+from lit_llm.runtime.distributed import gathered_shares
 from lit_llm.runtime.lightning_loops import is_trial, steps_done
 
 log = logging.getLogger("lit_llm")
@@ -146,7 +146,7 @@ def _fell(before: Row, after: Row) -> bool:
 
 def by_source(values: Mapping[str, Sequence[Tensor]], world_size: int) -> dict[str, Tensor]:
     """Each source's batches of every rank as one vector, in the same order every time."""
-    everyone = gathered(values, world_size)
+    everyone = gathered_shares(values, world_size)
     names = dict.fromkeys(name for one in everyone for name in one)
     return {name: torch.cat([part.double() for one in everyone for part in one.get(name, [])]) for name in names}
 

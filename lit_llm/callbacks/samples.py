@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import zip_longest
 from typing import Any, ClassVar
 
@@ -49,9 +50,15 @@ class Samples(L.Callback):
 
     def _log(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         step = steps_done(trainer)
-        if step == self._last_step or not trainer.is_global_zero:
+        if step == self._last_step:
             return
         self._last_step = step
+        whole = getattr(pl_module, "whole", None)  # of a stage: its model may be spread over processes
+        with nullcontext(pl_module.model) if whole is None else whole(everywhere=False) as model:
+            if trainer.is_global_zero:
+                self._write(trainer, pl_module, model, step)
+
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, model: Any, step: int) -> None:
         tokenizer: Any = pl_module.tokenizer
         if self._ids is None:
             own = self.options.prompts is None
@@ -59,7 +66,7 @@ class Samples(L.Callback):
         if not self._ids:
             return
         prompts = self.options.prompts or [tokenizer.decode(row) for row in self._ids]
-        texts = self.texts(pl_module.model, tokenizer, self._ids)
+        texts = self.texts(model, tokenizer, self._ids)
         rows = "\n\n".join(f"**{_shown(prompt)}** {_shown(text)}" for prompt, text in zip(prompts, texts, strict=True))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_llm.callbacks.options import ThroughputOptions
 from lit_llm.callbacks.peak import peak_flops
 from lit_llm.records import PromptBatch
+from lit_llm.runtime.distributed import peers
 from lit_llm.runtime.lightning_loops import is_logging_step, is_trial
 
 
@@ -32,19 +33,19 @@ class Throughput(L.Callback):
         self.peak = None if tflops is None else tflops * 1e12
         self.tokens = 0  # over all steps of the run, resumed ones included
         self._pending: int | Tensor = 0
-        self._world_size = 1
+        self._shares = 1
         self._flops, self._seconds, self._started, self._waited = 0.0, 0.0, 0.0, 0.0
         self.tokens_per_second = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"tokens": self.tokens + int(self._pending) * self._world_size}
+        return {"tokens": self.tokens + int(self._pending) * self._shares}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.tokens = state_dict["tokens"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._pending, self._flops, self._seconds, self._waited = 0, 0.0, 0.0, _seconds_waited(trainer)
-        self._started, self._world_size = time.perf_counter(), trainer.world_size
+        self._started, self._shares = time.perf_counter(), trainer.world_size // peers()
         if self.options.mfu and self.peak is None and not is_trial(trainer):
             self.peak = peak_flops(pl_module.device, _matmul_dtype(trainer))
 
@@ -59,10 +60,10 @@ class Throughput(L.Callback):
         # the share of the peak is unknown.
         shared = hasattr(batch, "completions") or isinstance(batch, PromptBatch)
         if self.peak and not shared and config is not None and hasattr(config, "flops_per_token"):
-            self._flops += batch.input_ids.numel() * config.flops_per_token(batch.input_ids.shape[-1])
+            self._flops += batch.input_ids.numel() * config.flops_per_token(batch.input_ids.shape[-1]) / peers()
         if not is_logging_step(trainer):
             return
-        seen = int(self._pending) * self._world_size  # waits for the device, so the time below is the work's
+        seen = int(self._pending) * self._shares  # waits for the device, so the time below is the work's
         self._pause()
         values, waited = {"train/tokens_per_second": seen / self._seconds}, _seconds_waited(trainer)
         values["train/data_wait"] = (waited - self._waited) / self._seconds

@@ -1,66 +1,53 @@
-"""Checkpoint files that are whole or absent, and that tell when a byte has changed since.
+"""Checkpoints that are whole or absent, and that tell when a byte has changed since.
 
 A file is written beside its final place, synced to the disk and renamed; its manifest (size and SHA-256) is written the
-same way, last. A file without its manifest was never finished.
+same way, last. A file without its manifest was never finished. One that several processes wrote together is a folder of
+the same name (``sharded``), with its manifest inside.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
+from lit_llm.checkpointing.background import BackgroundWriter
+from lit_llm.checkpointing.hashed_file import MANIFEST, HashedFile, change_of
 from lit_llm.errors import UserError
-from lit_llm.runtime.atomic_files import written_atomically
+from lit_llm.runtime import file_hashes
+from lit_llm.runtime.atomic_files import take_away, written_atomically
 
 FORMAT = 1  # of the manifest
 
 
-class _Hashing:
-    """A file for writing that hashes on the way, so that no second pass over gigabytes is needed."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.sha256, self.size = file, hashlib.sha256(), 0
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data)
-        self.sha256.update(view)
-        self.size += view.nbytes
-        self.file.write(view)
-        return view.nbytes
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
 def manifest_path(path: Path) -> Path:
+    if path.is_dir():
+        return path / MANIFEST
     return path.with_name(path.name + ".json")
 
 
 def save(content: dict[str, Any], path: Path) -> None:
     """Writes a checkpoint and then its manifest. The manifest of a file that is replaced goes first."""
+    if path.is_dir():
+        take_away(path)
     manifest_path(path).unlink(missing_ok=True)
     with written_atomically(path) as file:
-        hashing = _Hashing(file)
-        torch.save(content, hashing)  # type: ignore[arg-type]
-    entry = {
-        "format": FORMAT,
-        "file": path.name,
-        "bytes": hashing.size,
-        "sha256": hashing.sha256.hexdigest(),
-        "step": content.get("global_step"),
-    }
+        hashed = HashedFile(file)
+        torch.save(content, hashed)  # type: ignore[arg-type]
+    entry = {"format": FORMAT, "file": path.name, **hashed.entry, "step": content.get("global_step")}
     with written_atomically(manifest_path(path)) as file:
         file.write(json.dumps(entry).encode())
 
 
 def problem_with(path: Path) -> str | None:
-    """What is wrong with a checkpoint file, in words; None if every byte is as it was written."""
+    """What is wrong with a checkpoint, in words; None if every byte is as it was written."""
+    if path.is_dir():
+        return _sharded().problem_with(path)
     if not path.is_file():
         return "is missing"
     try:
@@ -72,34 +59,76 @@ def problem_with(path: Path) -> str | None:
         return "has a damaged manifest"
     if form != FORMAT:
         return f"was written in format {form}; this version reads format {FORMAT}"
-    if path.stat().st_size != size:
-        return f"has {path.stat().st_size} bytes instead of {size}"
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-            return "is damaged (its SHA-256 differs from the manifest's)"
-    return None
+    return change_of(path, size, sha256)
 
 
-def load(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Reads a verified checkpoint; never unpickles code. Raises UserError if damaged or with non-finite weights."""
+def load(path: Path, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
+    """Reads a verified checkpoint; never unpickles code. Raises UserError if damaged or with non-finite weights.
+
+    A folder's tensors are whole here, on the CPU. ``mmap``: a file's tensors stay in it until they are used, so that
+    several processes of a machine hold them once.
+    """
     if problem := problem_with(path):
         raise UserError(f"{path}: {problem}")
-    try:
-        content: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:
-        first_line = str(error).split("\n", 1)[0]
-        raise UserError(f"{path}: cannot be read as a checkpoint of weights and plain values ({first_line})") from error
+    content = _sharded().load(path) if path.is_dir() else _load_file(path, map_location, mmap)
     for name, value in content.get("state_dict", {}).items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UserError(f"{path}: the weight {name} is not finite")
     return content
 
 
-class AtomicCheckpointIO(CheckpointIO):
-    """Lightning's reading and writing of checkpoints: ``Trainer(plugins=[AtomicCheckpointIO()])``."""
+def _load_file(path: Path, map_location: Any, mmap: bool) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+    except Exception as error:
+        first_line = str(error).split("\n", 1)[0]
+        raise UserError(f"{path}: cannot be read as a checkpoint of weights and plain values ({first_line})") from error
+    return content
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
-        save(checkpoint, Path(path))
+
+def _sharded() -> Any:
+    """Imported where there is such a folder: what it needs takes longer than a small checkpoint."""
+    from lit_llm.checkpointing import sharded
+
+    return sharded
+
+
+def check(path: Path) -> None:
+    """Raises UserError where ``load`` would; a folder is not held in memory for it."""
+    if not path.is_dir():
+        load(path)
+        return
+    if problem := problem_with(path):
+        raise UserError(f"{path}: {problem}")
+    _sharded().check_finite(path)
+
+
+def identity_of(path: Path) -> list[list[int]]:
+    """What changes when a checkpoint does: ``file_hashes.identity_of`` of each of its files."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [file_hashes.identity_of(file) for file in files]
+
+
+def remove(path: Path) -> None:
+    """The manifest goes first: a kill in between leaves an unfinished file, never a bad one that looks whole."""
+    if path.is_dir():
+        take_away(path)
+        return
+    manifest_path(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lightning's reading and writing of checkpoints: ``Trainer(plugins=[AtomicCheckpointIO()])``.
+
+    ``trainer.save_checkpoint(path, storage_options=BackgroundWriter())`` returns once the state is copied.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if isinstance(storage_options, BackgroundWriter):
+            storage_options.start(Path(path), lambda copied: partial(save, copied(checkpoint), Path(path)))
+        else:
+            save(checkpoint, Path(path))
 
     def load_checkpoint(
         self,
@@ -110,6 +139,4 @@ class AtomicCheckpointIO(CheckpointIO):
         return load(Path(path), map_location or "cpu")
 
     def remove_checkpoint(self, path: Any) -> None:
-        """The manifest goes first: a kill in between leaves an unfinished file, never a bad one that looks whole."""
-        manifest_path(Path(path)).unlink(missing_ok=True)
-        Path(path).unlink(missing_ok=True)
+        remove(Path(path))

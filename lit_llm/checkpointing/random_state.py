@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from typing import Any
 
@@ -27,10 +28,25 @@ def set_random_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
 
 
+def take_up(states: list[dict[str, Any]], rank: int) -> None:
+    """Go on with this process's stream among those of all processes; a process that was none of them begins its own."""
+    if rank < len(states):
+        set_random_state(states[rank])
+        return
+    origin = states[rank % len(states)]
+    told = hashlib.sha256(origin["torch"].cpu().numpy().tobytes() + repr(origin["python"]).encode() + b"%d" % rank)
+    seed = int.from_bytes(told.digest()[:8], "big") >> 1
+    torch.manual_seed(seed)  # a GPU's too
+    random.seed(seed)
+
+
 class RandomState(L.Callback):
     """Keeps each process's random streams in the checkpoint, and keeps validation from drawing on them.
 
     Restored in ``on_train_start``: between loading and that, Lightning runs a trial validation and makes iterators.
+    A run that goes on with more processes than it was saved with gives each new one a stream of its own, made from that
+    of process (rank modulo their number) and its rank: the same whenever the checkpoint is resumed so. With fewer, the
+    streams of those that are no more are left out.
     """
 
     def __init__(self) -> None:
@@ -48,8 +64,8 @@ class RandomState(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         """Also before the validation that a resumed run begins with."""
-        if trainer.global_rank < len(self._loaded):
-            set_random_state(self._loaded[trainer.global_rank])
+        if self._loaded:
+            take_up(self._loaded, trainer.global_rank)
         self._loaded = []
         self._before_validation = random_state() if validation_is_next(trainer) else None
 

@@ -32,7 +32,7 @@ def find_checkpoint(run_folder: str | Path) -> Path | None:
     problems = []
     for path in newest_first:
         try:
-            atomic.load(path)
+            atomic.check(path)
         except UserError as error:
             problems.append(str(error))
             continue

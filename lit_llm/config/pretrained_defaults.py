@@ -223,7 +223,7 @@ def _work(values: Mapping[str, Any], weights: int) -> Iterator[str]:
 def step_tokens(values: Mapping[str, Any]) -> int | None:
     """Positions of a step, every row counted full; None where the data has no rows of one length."""
     data, stage, trainer = values["data"], values["stage"], values["trainer"]
-    processes = devices.count(trainer) * trainer["num_nodes"]
+    processes = devices.shares(trainer)
     micro = data.get("micro_batch_size")
     if micro is None:
         return None

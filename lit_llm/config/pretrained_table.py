@@ -165,7 +165,7 @@ def _batches(run: DictConfig, prefix: str, row: Row, model: Model, given: Given)
         yield "stage.micro_batch_size", 8 if model.weights < LARGE else 2
         yield "trainer.limit_val_batches", VALIDATED
         return
-    processes, batch = max(1, devices.count(run.trainer) * run.trainer.num_nodes), row.batch
+    processes, batch = devices.shares(run.trainer), row.batch
     total = run.trainer.global_batch_size if given.has(f"{prefix}trainer.global_batch_size") else None
     if given.has(f"{prefix}data.micro_batch_size"):
         micro = _count(run.data.micro_batch_size, micro)

@@ -19,6 +19,7 @@ RANGES: dict[str, Range] = {
     # The run and its Trainer
     "seed": SEED,
     "devices": Range(-1, 10**4), "num_nodes": Range(1, 10**5), "num_threads": Range(1, 4096),
+    "tensor_parallel": Range(1, 10**4),
     "max_steps": SOME, "max_epochs": SOME, "max_tokens": LONG, "global_batch_size": SOME,
     "gradient_clip_val": WEIGHT, "val_check_interval": COUNT, "limit_train_batches": COUNT, "limit_val_batches": COUNT,
     "log_every_n_steps": SOME, "checkpoint_every_n_steps": SOME, "overfit_batches": COUNT, "fast_dev_run": COUNT,

@@ -27,6 +27,7 @@ from lit_llm.runtime.atomic_files import write_text
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed")
 SAVE_DTYPES = (None, "float32", "bfloat16", "float16")
+SHARDS = (None, "full", "grad", "hybrid")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 
 
@@ -37,7 +38,9 @@ class TrainerConfig:
     accelerator: str = "auto"  # a GPU is used where there is one
     devices: Any = 1  # processes on this machine: a number, auto, -1 (every GPU) or a list of GPUs
     num_nodes: int = 1
-    strategy: str = "auto"  # Lightning's names: ddp, fsdp, ...
+    strategy: str = "auto"  # Lightning's names: ddp, ...; a model that is spread over the processes has the next two
+    shard: str | None = None  # full, grad or hybrid: each process holds a part of the model; null: each holds all of it
+    tensor_parallel: int = 1  # processes, side by side, that compute each layer together; divides the devices
     precision: str = "auto"  # bf16-mixed where the machine is good at it, else 32-true
     max_steps: int | None = None
     max_epochs: int | None = None

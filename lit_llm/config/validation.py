@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm.backbone.options import TransformersOptions
-from lit_llm.config import monitored_metrics, renamed, run_objective, schema, stage_losses, targets
+from lit_llm.config import monitored_metrics, renamed, run_objective, schema, sharded_runs, stage_losses, targets
 from lit_llm.config.annotations import fits, shown
 from lit_llm.config.conf_files import INSIDE_THE_STAGE
 from lit_llm.config.environment import named_by_environment, passwords_in
@@ -166,6 +166,7 @@ def _check_run(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
     yield from _check_trainer(prefix + "trainer.", values["trainer"])
     yield from _check_recomputed(prefix, values)
     yield from _check_quantization(prefix, values)
+    yield from sharded_runs.faults(prefix, values)
     data = values["data"] if isinstance(values["data"], Mapping) else {}
     if data.get("micro_batch_size") == "auto" and values["trainer"]["global_batch_size"] is None:
         yield f"{prefix}data.micro_batch_size=auto: needs trainer.global_batch_size, a step's rows, which it divides"

@@ -1,8 +1,9 @@
 """Loading: the order of an epoch's rows, and a loader that goes on exactly where it stopped.
 
 The order is a function of the seed and the epoch alone, the same for any number of workers and of processes. Each step
-takes the next ``batch_size * world_size`` rows of it and every process its contiguous share. The state counts rows over
-all processes, so that a run stopped on one machine goes on with two and still sees each row once.
+takes the next ``batch_size * world_size`` rows of it and every process its contiguous share; processes that compute one
+model together take the same one. The state counts rows over all processes, so that a run stopped on one machine goes on
+with two and still sees each row once.
 
 Lightning saves and loads the state of any loader with ``state_dict`` and ``load_state_dict``. The loader wraps torch's
 DataLoader and is none itself: Lightning rebuilds DataLoaders to inject a sampler of its own, which would restart the
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from lit_llm.errors import UserError
+from lit_llm.runtime.distributed import data_rank
 
 BLANK = -1
 """Index that stands for a row without content, which fills up an epoch's last batch."""
@@ -154,23 +156,23 @@ class ResumableLoader:
 
         ``max_batches`` does not count: Lightning takes its limit, perhaps a fraction, of this number.
         """
-        return -(-self.rows_per_epoch // (self.batch_size * _world()[1]))
+        return -(-self.rows_per_epoch // (self.batch_size * data_rank()[1]))
 
     @property
     def _epoch_end(self) -> int:
         """Rows over all processes after which an epoch is over."""
         batches = len(self) if self.max_batches is None else self.max_batches
-        return min(self.rows_per_epoch, batches * self.batch_size * _world()[1])
+        return min(self.rows_per_epoch, batches * self.batch_size * data_rank()[1])
 
     @property
     def batches_seen(self) -> int:
         """Batches of the epoch under way that were given out, counted as this number of processes shares them."""
-        return -(-self._rows_seen // (self.batch_size * _world()[1]))
+        return -(-self._rows_seen // (self.batch_size * data_rank()[1]))
 
     def __iter__(self) -> Iterator[Any]:
         if self._under_way:
             self._epoch, self._rows_seen, self._under_way = self._epoch + 1, 0, False
-        step, end = self.batch_size * _world()[1], self._epoch_end
+        step, end = self.batch_size * data_rank()[1], self._epoch_end
         chunks = [(start, min(start + step, end)) for start in range(self._rows_seen, end, step)]
         order = self.order(self._epoch)
         blanks = hasattr(self.dataset, "blank")
@@ -239,15 +241,8 @@ def _share(chunk: NDArray[np.int64], batch_size: int, blanks: bool) -> list[int]
     There, blank rows fill it up (so that shapes stay the same for compiled code and no process waits for a batch that
     another has not); a data set without blank rows gives a shorter batch, and repeats a row where nothing is left.
     """
-    rank, world_size = _world()
+    rank, world_size = data_rank()
     share: list[int] = np.array_split(chunk, world_size)[rank].tolist()
     if blanks:
         return share + [BLANK] * (batch_size - len(share))
     return share or [int(chunk[rank % len(chunk)])]
-
-
-def _world() -> tuple[int, int]:
-    """This process's rank, and how many processes there are."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1

@@ -1,7 +1,8 @@
 """Muon for the hidden matrices and AdamW for the rest, as one optimizer.
 
 Muon replaces a matrix's momentum by its nearest orthogonal matrix (Jordan et al., kellerjordan.github.io/posts/muon).
-Matrices of one shape are orthogonalised together, as one batch of matmuls. The update is scaled to AdamW's usual size
+Matrices of one shape are orthogonalised together, as one batch of matmuls; where several processes hold their rows,
+each does some of the matrices (``whole_matrices.py``). The update is scaled to AdamW's usual size
 (0.2 root mean square; Liu et al., arXiv:2502.16982, equation 4), so that learning rates and decay carry over.
 """
 
@@ -19,7 +20,9 @@ from lit_llm.errors import UserError
 from lit_llm.optim.adamw_step import adamw_step
 from lit_llm.optim.options import NEWTON_SCHULZ_STEPS, MuonAdamWOptions
 from lit_llm.optim.parameter_groups import parameter_groups
+from lit_llm.optim.whole_matrices import on_whole_matrices
 from lit_llm.runtime import processor
+from lit_llm.runtime.shared_tensors import local
 
 Quintic = tuple[float, float, float]
 
@@ -107,18 +110,23 @@ class MuonAdamW(torch.optim.Optimizer):
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
             buffers.append(state["momentum"])
+        held, gradients, buffers = ([local(each) for each in column] for column in (parameters, gradients, buffers))
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
         if group["weight_decay"]:
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_mul_(held, 1 - group["lr"] * group["weight_decay"])
         same_shape = defaultdict(list)
-        for parameter, gradient, buffer in zip(parameters, gradients, buffers, strict=True):
-            same_shape[parameter.shape].append((parameter, gradient, buffer))
-        for shape, members in same_shape.items():
-            stacked, grads, momenta = (list(column) for column in zip(*members, strict=True))
-            ahead = torch.stack(torch._foreach_lerp(grads, momenta, group["momentum"]))  # Nesterov
-            updates = newton_schulz(ahead, self.coefficients, self.dtype).to(stacked[0].dtype)
+        for parameter, *parts in zip(parameters, held, gradients, buffers, strict=True):
+            layout = getattr(parameter, "device_mesh", None), getattr(parameter, "placements", None)
+            same_shape[(parameter.shape, layout)].append((parameter, *parts))
+        for (shape, _), members in same_shape.items():
+            like, mine, grads, momenta = (list(column) for column in zip(*members, strict=True))
+            ahead = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov
+            updates = on_whole_matrices(self._orthogonal, ahead, like)
             size = 0.2 * math.sqrt(max(shape[-2:]))
-            torch._foreach_add_(stacked, list(updates.unbind()), alpha=-group["lr"] * size)
+            torch._foreach_add_(mine, updates, alpha=-group["lr"] * size)
+
+    def _orthogonal(self, matrices: Tensor) -> Tensor:
+        return newton_schulz(matrices, self.coefficients, self.dtype).to(matrices.dtype)
 
     def _adamw(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         adamw_step(self.state, group, parameters)

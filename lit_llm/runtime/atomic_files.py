@@ -6,6 +6,7 @@ once; what a killed process left is removed by the next that writes into the fol
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -32,6 +33,10 @@ class NotWritten(UserError):  # noqa: N818 (it is what happened)
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: cannot be written ({reason}); what was there before is kept")
         self.path, self.reason = path, reason
+
+    def __reduce__(self) -> tuple[type[NotWritten], tuple[Path, str]]:
+        """One process tells the others."""
+        return type(self), (self.path, self.reason)
 
 
 @contextmanager
@@ -63,7 +68,7 @@ def _temporary(path: Path) -> Iterator[Path]:
             raise
         raise found from error
     finally:
-        _remove(temporary)  # or gone by its renaming, or never made
+        remove(temporary)  # or gone by its renaming, or never made
 
 
 @contextmanager
@@ -93,6 +98,62 @@ def folder_beside(path: Path) -> Iterator[Path]:
         sync(path.parent)
 
 
+def new_folder_beside(path: Path) -> Path:
+    """A new folder under a temporary name beside ``path``, which whoever asked for it puts there (``put_in_place``) or
+    removes; errors as ``beside``."""
+    temporary = path.with_name(f"{TEMPORARY}{path.name}.{_mine()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clean_abandoned(path.parent)
+        temporary.mkdir()
+    except OSError as error:
+        found = cannot_be_written(path, error)
+        assert found is not None
+        raise found from error
+    return temporary
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Sync a folder to the disk and let it take the place of ``path``, where there may be another, which is removed.
+
+    Who reads sees the old one or the new one. Where the system cannot swap two names at once (it can on Linux's own
+    file systems), there is none for an instant between.
+    """
+    for file in (*temporary.rglob("*"), temporary):
+        sync(file)
+    old = None
+    if path.is_dir() and not path.is_symlink():
+        if _swap(temporary, path):
+            old = temporary
+        else:
+            old = path.with_name(f"{TEMPORARY}{path.name}.{_mine()}")
+            path.rename(old)
+            temporary.rename(path)
+    else:
+        path.unlink(missing_ok=True)  # a file cannot be replaced by a folder
+        temporary.rename(path)
+    sync(path.parent)
+    if old is not None:
+        remove(old)
+
+
+def take_away(path: Path) -> None:
+    """Remove a folder so that its name is gone at once: a kill in between leaves nothing that looks whole."""
+    old = path.with_name(f"{TEMPORARY}{path.name}.{_mine()}")
+    path.rename(old)
+    remove(old)
+
+
+def _swap(one: Path, other: Path) -> bool:
+    """Exchange two names at once; False where the system or its C library cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+
+
 def write_text(path: Path, text: str, errors: str = "strict") -> None:
     """Write a text as UTF-8, its line ends as they are; errors as ``beside``."""
     with written_atomically(path) as file:
@@ -117,7 +178,7 @@ def clean_unfinished(folder: Path) -> None:
         below[:] = [name for name in below if not Path(place, name, LOCK).exists()]
         for name in [name for name in (*below, *files) if name.startswith(TEMPORARY)]:
             if _writer(name) != "alive":
-                _remove(Path(place, name))
+                remove(Path(place, name))
 
 
 def clean_abandoned(folder: Path) -> None:
@@ -125,7 +186,7 @@ def clean_abandoned(folder: Path) -> None:
     with suppress(OSError):
         for leftover in [Path(entry.path) for entry in os.scandir(folder) if entry.name.startswith(TEMPORARY)]:
             if _writer(leftover.name) == "dead":
-                _remove(leftover)
+                remove(leftover)
 
 
 def _writer(name: str) -> Literal["alive", "dead", "elsewhere"]:
@@ -137,7 +198,8 @@ def _writer(name: str) -> Literal["alive", "dead", "elsewhere"]:
     return "alive" if _alive(int(number)) else "dead"
 
 
-def _remove(leftover: Path) -> None:
+def remove(leftover: Path) -> None:
+    """Remove a file or a folder, as far as that is allowed."""
     if leftover.is_dir() and not leftover.is_symlink():
         shutil.rmtree(leftover, ignore_errors=True)
         return

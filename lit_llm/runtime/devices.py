@@ -62,6 +62,12 @@ def count(settings: Any) -> int:
     return value if isinstance(value, int) and value > 0 else 1
 
 
+def shares(settings: Any) -> int:
+    """In how many shares all processes, on all machines, take a step's rows: those of one tensor-parallel group take
+    the same."""
+    return max(1, count(settings) * int(settings["num_nodes"]) // max(1, int(settings.get("tensor_parallel", 1))))
+
+
 def fault(settings: Any) -> str | None:
     """What is wrong with ``devices`` on this machine; None: nothing. What is no number in its range is told before."""
     value, accelerator = _read(settings["devices"]), settings["accelerator"]

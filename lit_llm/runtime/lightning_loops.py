@@ -32,6 +32,12 @@ def install(trainer: L.Trainer) -> L.Trainer:
     return trainer
 
 
+def leave_inference_mode(trainer: L.Trainer) -> None:
+    """Has the trainer evaluate without gradients, but in no inference mode, whose tensors training cannot use."""
+    for loop in (trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
+        loop.inference_mode = False
+
+
 def steps_done(trainer: L.Trainer) -> int:
     """Optimizer steps so far; batches for a stage that makes its own updates (a rollout of PPO is one step)."""
     if trainer.lightning_module.automatic_optimization:

@@ -18,6 +18,7 @@ from lit_llm.runtime.file_hashes import sha256_of
 
 LINEAGE = "lineage.json"
 ADAPTER = "adapter_config.json"
+_CHECKPOINT = "is a run's checkpoint; give the folder model/ of a finished run, or resume=RUN"
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _HUB = re.compile(r"(?:hf:/+|https?:/+(?:www\.)?huggingface\.co/+)?([\w.-]+/[\w.-]+?)(?:/(?:tree|resolve)/.*)?/?")
 
@@ -46,13 +47,15 @@ def _not_there(folder: Path, give: str) -> str:
 
 def _refuse_file(file: Path, named: str, give: str) -> None:
     if file.suffix == ".ckpt":
-        raise UserError(f"{named}: is a run's checkpoint; give the folder model/ of a finished run, or resume=RUN")
+        raise UserError(f"{named}: {_CHECKPOINT}")
     raise UserError(f"{named}: is a file; give the folder that holds it ({give}{file.parent})")
 
 
 def _check_kind(folder: Path, named: str, give: str) -> None:
     if (folder / "config.json").is_file() or is_adapter(folder):
         return
+    if folder.suffix == ".ckpt":
+        raise UserError(f"{named}: {_CHECKPOINT}")
     if (folder / "model" / "config.json").is_file():
         raise UserError(f"{named}: is a run's folder; give its model: {give}{folder / 'model'}")
     snapshots = sorted(path.parent for path in folder.glob("snapshots/*/config.json"))

@@ -52,7 +52,7 @@ class RunFolder:
     def best_checkpoint(self) -> Path | None:
         """``best.ckpt`` where a run keeps one (callbacks.checkpoints.monitor), else the newest."""
         best = self.checkpoints / "best.ckpt"
-        return best if best.is_file() else max(self.checkpoints.glob("step-*.ckpt"), default=None)
+        return best if best.exists() else max(self.checkpoints.glob("step-*.ckpt"), default=None)
 
 
 def unfinished(parent: Path, identity: str) -> Path | None:

@@ -12,33 +12,47 @@ import dataclasses
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import lightning as L
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.adapter_folder import go_on, save_adapter_folder
+from lit_llm.backbone.gathering import is_sharded
 from lit_llm.backbone.huggingface import save_model
-from lit_llm.backbone.lora import START, adapted, apply_lora, keep_start, merge_lora, save_adapter, without_adapters
+from lit_llm.backbone.lora import (
+    START,
+    adapted,
+    apply_lora,
+    has_start,
+    keep_start,
+    merge_lora,
+    save_adapter,
+    without_adapters,
+)
 from lit_llm.backbone.quantized import has_quantized
+from lit_llm.backbone.sharded_folder import save_sharded
 from lit_llm.errors import UserError
 from lit_llm.evaluation.heldout import can_evaluate, evaluate
 from lit_llm.evaluation.scores import Scores
 from lit_llm.optim.adamw import adamw
+from lit_llm.optim.gradient_norm import scale as scale_gradients
+from lit_llm.optim.gradient_norm import total_norm
 from lit_llm.optim.schedules import constant
 from lit_llm.records import Heldout
-from lit_llm.runtime.lightning_loops import is_trial, logs_are_due
+from lit_llm.runtime.lightning_loops import is_trial, leave_inference_mode, logs_are_due
 from lit_llm.stages import checkpoint_contents
 from lit_llm.stages.initial_model import Network, initial_model
 from lit_llm.stages.metric_sums import MetricSums, Sums
 from lit_llm.stages.options import AdapterOptions, StageOptions
 from lit_llm.stages.prediction import answers
+from lit_llm.stages.sharding import Sharding, sharding_of
 
 log = logging.getLogger("lit_llm")
 
@@ -67,6 +81,7 @@ class Stage(L.LightningModule):
     default_lr: ClassVar[float] = 3e-4  # of AdamW, where no optimizer is given
     from_scratch: ClassVar[bool] = False  # whether it is meant for random weights
     not_in_checkpoint: ClassVar[tuple[str, ...]] = ()  # frozen submodules: a reference, a reward model
+    shared_out: ClassVar[tuple[str, ...]] = ("model", "reference")  # networks that several processes can hold together
 
     def __init__(
         self,
@@ -87,6 +102,7 @@ class Stage(L.LightningModule):
         self.make_optimizer = optimizer or partial(adamw, lr=self.default_lr)
         self.make_schedule = schedule or constant
         self.lora_rank, self.lora_merge, self.base_model = 0, True, ""
+        self.sharding: Sharding | None = None  # of the networks over processes, where the Trainer asks for it
         self.latest: dict[str, float] = {}  # the last step's numbers: for the progress bar and the report
         self._window = MetricSums()
         self._validation: list[MetricSums] = []
@@ -112,6 +128,36 @@ class Stage(L.LightningModule):
         """The model's answer to rows of tokens, as it is in use: logits (B, T, V) for (B, T)."""
         logits: Tensor = self.model.logits(self.model(input_ids))
         return logits
+
+    # Several processes
+
+    def configure_model(self) -> None:
+        """Spreads the networks over the processes where the Trainer's strategy asks for it; once."""
+        if self.sharding is None:
+            self.sharding = sharding_of(self, self.shared_out)
+        if self.sharding is not None:
+            leave_inference_mode(self.trainer)  # what is gathered within it could not be trained with later
+
+    @contextmanager
+    def whole(self, name: str = "model", everywhere: bool = True) -> Iterator[Any]:
+        """A network with all its weights, for what runs it in its own time: generation, an evaluation. Where it is
+        spread over processes a copy of it, while this lasts, for which every process calls this alike; without
+        ``everywhere`` it is None but in the first one."""
+        if self.sharding is None:
+            yield getattr(self, name)
+            return
+        with self.sharding.whole(name, everywhere) as network:
+            yield network
+
+    def gather(self) -> None:
+        """After training: puts ``model`` with all its weights in the place of the first process's part of it, to be
+        evaluated and saved there. Every process calls this alike; nothing is done where the model is whole anyway."""
+        if self.sharding is None:
+            return
+        sharding, self.sharding = self.sharding, None
+        model = sharding.gather("model")
+        if model is not None:
+            self.model, self.reference = model, None
 
     # What a stage adds
 
@@ -171,6 +217,7 @@ class Stage(L.LightningModule):
             raise UserError(f"trainer.gradient_clip_algorithm: {value}; only norm is supported")
         totals = self._window.reduced()
         count = totals["count"]
+        # Peers of a tensor-parallel group have each counted the same rows, as often as the world is larger for them.
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / count if count else math.nan
         values = self.derived(totals)
         # A fused optimizer under fp16 takes the loss scale off the gradients itself, after this.
@@ -195,10 +242,13 @@ class Stage(L.LightningModule):
 
         ``loss_scale`` is a factor that is still in the gradients and stays there. Returns the norm before clipping.
         """
+        parameters = list(parameters)
+        if self.sharding is not None:
+            self.sharding.reshard()
+            self.sharding.average_plain(parameters)
         parameters = [parameter for parameter in parameters if parameter.grad is not None]
-        gradients = [parameter.grad for parameter in parameters]
-        total = torch.nn.utils.get_total_norm(gradients)  # type: ignore[arg-type]
-        norm = float(total.full_tensor() if hasattr(total, "full_tensor") else total) * scale / loss_scale
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = total_norm(gradients) * scale / loss_scale
         if not (math.isfinite(norm) and math.isfinite(loss)):
             if self._loss_scaler is not None:
                 return norm  # fp16: an overflow is how the loss scale is found, and the scaler skips the step itself
@@ -208,8 +258,7 @@ class Stage(L.LightningModule):
             return norm
         if max_norm and norm > max_norm:
             scale *= max_norm / norm
-        if scale != 1.0 and gradients:
-            torch._foreach_mul_(gradients, scale)  # type: ignore[arg-type]
+        scale_gradients(gradients, scale)
         return norm
 
     def _tell_bad_update(self, loss: float, norm: float) -> None:
@@ -279,16 +328,17 @@ class Stage(L.LightningModule):
         wants others calls ``evaluation.heldout.evaluate`` here. Raises UserError without a tokenizer."""
         if self.tokenizer is None:
             raise UserError("test: the stage has no tokenizer; give it tokenizer=")
-        reference = self.reference if self.is_measured_beside_its_start(heldout.kind) else None
         trained = getattr(self.trainer.datamodule, "training_answers", None)  # type: ignore[attr-defined]
-        return evaluate(
-            self.model,
-            self.tokenizer,
-            heldout,
-            scorers=self.scorers() if heldout.kind == "prompts" else None,
-            training_answers=Counter(trained()) if trained is not None and heldout.kind == "responses" else None,
-            reference=reference,
-        )
+        beside = self.reference is not None and self.is_measured_beside_its_start(heldout.kind)
+        with self.whole() as model, self.whole("reference") if beside else nullcontext() as reference:
+            return evaluate(
+                model,
+                self.tokenizer,
+                heldout,
+                scorers=self.scorers() if heldout.kind == "prompts" else None,
+                training_answers=Counter(trained()) if trained is not None and heldout.kind == "responses" else None,
+                reference=reference,
+            )
 
     def scorers(self) -> dict[str, Any]:
         """What judges answers to held-out prompts, by name: nothing."""
@@ -314,19 +364,30 @@ class Stage(L.LightningModule):
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:  # noqa: ARG002
         """The likeliest answers, a list of texts: to a ``PromptBatch``, or to a list of texts (each a user's turn),
         ``Prompt``s or conversations."""
-        return answers(self.model, self.tokenizer, batch, self.answer_length)
+        with self.whole() as model:
+            return answers(model, self.tokenizer, batch, self.answer_length)
 
     # What is saved
 
     def save(self, folder: str | Path) -> None:
         """Writes the model folder in the Hugging Face layout, tokenizer included; beside it, where there are adapters,
-        ``adapter/`` in PEFT's layout. Without ``lora_merge`` the model folder is that of the adapter."""
+        ``adapter/`` in PEFT's layout. Without ``lora_merge`` the model folder is that of the adapter.
+
+        Every process calls it where the model is spread over them, and none ever holds the whole: the first one writes
+        each file once the tensors in it are gathered."""
         if self.lora_rank and not self.lora_merge:
             save_adapter_folder(folder, self.model, self.tokenizer, self.options.base_model or "")  # type: ignore[attr-defined]
             return
-        save_model(folder, self.exported(), self.tokenizer)
+        self.save_whole(folder)
         if self.lora_rank:
             save_adapter(Path(folder).parent / "adapter", self.model, self.base_model)
+
+    def save_whole(self, folder: str | Path) -> None:
+        """The model folder with adapters merged. Every process of a sharded run calls it, as ``save``."""
+        if is_sharded(self.model):
+            save_sharded(folder, self.model, self.tokenizer)
+        else:
+            save_model(folder, self.exported(), self.tokenizer)
 
     def evaluated(self, folder: Path, heldout: Mapping[str, Mapping[str, Any]]) -> None:
         """What a model folder is to hold of its held-out scores, {set: {measure: {"mean", "se", "n"}}}: nothing."""
@@ -348,7 +409,7 @@ class Stage(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The last step's numbers too: a run that had ended, and is resumed to be reported, makes no step more."""
         self.latest = dict(checkpoint.get("latest", {}))
-        if any(key.endswith(f".{START[0]}") for key in checkpoint.get("state_dict", {})):
+        if any(key.endswith(f".{START[0]}") for key in checkpoint.get("state_dict", {})) and not has_start(self.model):
             keep_start(self.model)  # of the right shapes: what they hold is read next
 
     @classmethod
@@ -397,6 +458,8 @@ class Stage(L.LightningModule):
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Loads a checkpoint's weights; all but what is ``not_in_checkpoint`` must be there, and nothing else."""
+        if self.sharding is not None:
+            state_dict = self.sharding.shared_out(state_dict)
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
         missing = [key for key in result.missing_keys if not self._is_not_in_checkpoint(key)]
         if strict and (missing or result.unexpected_keys):

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer as Engine
 from lit_llm.backbone.config import BackboneConfig, RopeScaling
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.backbone.transformers_config import SWITCH, TransformersConfig
+from lit_llm.checkpointing import atomic
 from lit_llm.errors import UserError
 from lit_llm.stages.options import StageOptions
 from lit_llm.text.chat import ChatTemplate
@@ -51,6 +52,8 @@ def contents(model: Any, tokenizer: Any) -> dict[str, Any]:
 
 def read(path: str | Path, map_location: Any) -> dict[str, Any]:
     """A checkpoint. Raises UserError where the file is none of weights and plain values."""
+    if Path(path).is_dir():  # of many processes
+        return atomic.load(Path(path), map_location)
     try:
         content: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:

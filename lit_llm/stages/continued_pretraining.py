@@ -17,7 +17,6 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_llm.backbone.huggingface import save_model
 from lit_llm.backbone.models import grow_vocabulary
 from lit_llm.backbone.new_rows import set_to_means, train_rows
 from lit_llm.errors import UserError
@@ -87,7 +86,7 @@ class ContinuedPretraining(LanguageStage):
         if not (self.new_rows and self.lora_rank):
             super().save(folder)
             return
-        save_model(folder, self.exported(), self.tokenizer)
+        self.save_whole(folder)
         log.info("no adapter/ is written beside the merged model: its base has no rows for the new tokens")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from lit_llm.evaluation.classification import best_threshold, labels
 from lit_llm.evaluation.flags import estimates
 from lit_llm.records import LabelledBatch
 from lit_llm.runtime.atomic_files import write_json
-from lit_llm.runtime.distributed import gathered
+from lit_llm.runtime.distributed import gathered_shares
 from lit_llm.stages.base import Stage
 from lit_llm.stages.initial_model import Policy, initial_model
 from lit_llm.stages.options import FlagOptions
@@ -106,7 +106,7 @@ class FlagClassification(Stage):
             for batch in self._batches("train"):
                 weights = batch.weights.double()
                 flagged, count = flagged + float(weights[batch.labels].sum()), count + float(weights.sum())
-            everyone = gathered((flagged, count), self.trainer.world_size)
+            everyone = gathered_shares((flagged, count), self.trainer.world_size)
             flagged, count = (sum(column) for column in zip(*everyone, strict=True))
             if not 0 < flagged < count:
                 raise UserError(
@@ -151,7 +151,7 @@ class FlagClassification(Stage):
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         found = [(self._logits(batch), batch.labels.cpu()) for batch in self._batches("val")]
-        everyone = gathered(found, self.trainer.world_size)
+        everyone = gathered_shares(found, self.trainer.world_size)
         flat = [pair for pairs in everyone for pair in pairs]
         if not flat:
             self.chosen = {"threshold": self.model.threshold, "chosen_on": "nothing: there is no validation data"}
@@ -184,7 +184,7 @@ class FlagClassification(Stage):
 
     def _gathered(self, kept: list[tuple[Tensor, ...]]) -> list[np.ndarray]:
         """Columns over all batches of all ranks."""
-        batches = [batch for rank in gathered(kept, self.trainer.world_size) for batch in rank]
+        batches = [batch for rank in gathered_shares(kept, self.trainer.world_size) for batch in rank]
         return [torch.cat(column).double().numpy() for column in zip(*batches, strict=True)]
 
     def predict_step(self, batch: LabelledBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:  # noqa: ARG002
@@ -207,7 +207,8 @@ class FlagClassification(Stage):
     def save(self, folder: str | Path) -> None:
         """The model folder, and ``flags.json``: the threshold, and what the model does on validation with it."""
         super().save(folder)
-        write(Path(folder), {"label": LABEL, **self.chosen})
+        if self.global_rank == 0:  # the others call it where the model is spread over processes
+            write(Path(folder), {"label": LABEL, **self.chosen})
 
     def evaluated(self, folder: Path, heldout: Mapping[str, Mapping[str, Any]]) -> None:
         """Adds the held-out measures (sensitivity and specificity correct a rate: ``evaluation.prevalence``)."""

@@ -126,7 +126,9 @@ class GRPO(OnPolicy):
         tokens = self.updater.mean_of_processes(learned.sum().float())
         weights = group.token_weights(learned, self.options.aggregation, self.options.max_new_tokens, tokens)
         sums: dict[str, Tensor] = {}
-        parts = self.updater.parts(_places(taught))
+        # Where a pass is one of all processes, they need as many: none leaves answers out.
+        learns = _places(taught) if self.sharding is None else torch.arange(len(taught))
+        parts = self.updater.parts(learns)
         for number, places in enumerate(parts, 1):
             rows = share[places]
             part, packed = experience.select(rows, sequences.places(rows)), sequences.packed(rows)

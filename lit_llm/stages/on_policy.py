@@ -21,6 +21,7 @@ from lit_llm.errors import UserError
 from lit_llm.objectives.policy import kl_k1
 from lit_llm.records import Prompt, PromptBatch, Rollout
 from lit_llm.rewards.scoring import Answers, fitting
+from lit_llm.runtime.distributed import peers
 from lit_llm.stages.base import Stage
 from lit_llm.stages.experience import Sequences
 from lit_llm.stages.initial_model import Policy
@@ -78,7 +79,9 @@ class OnPolicy(Stage):
         if not options.lora_rank:
             self.reference = copy.deepcopy(self.model).requires_grad_(False)
         self.adapt(options)
-        self.sampler = RolloutSampler(self.model, self.reference, options, ends, self.unverified_allowed)
+        self.sampler = RolloutSampler(
+            self.model, self.reference, options, ends, self.unverified_allowed, self.whole
+        )
         self.updater = PolicyUpdater(self, options)
         self.gold_by_prompt: dict[str, list[Tensor]] = {}  # by source: what gold gives each validation prompt
         self._tokens = 0
@@ -137,7 +140,7 @@ class OnPolicy(Stage):
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:  # type: ignore[override]  # noqa: ARG002
         number, sampler, updater = self.global_step, self.sampler, self.updater
-        generator = sampler.randomness(number, self.global_rank)
+        generator = sampler.randomness(number, self.global_rank // peers())
         rollout = sampler.sample(batch, generator, self.group_size)
         answers = self.answers(rollout, batch, self.group_size)
         scores = sampler.scores(self.reward, answers)

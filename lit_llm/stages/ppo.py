@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lit_llm.backbone.completions import completion_logps
 from lit_llm.objectives import policy
 from lit_llm.records import Rollout
+from lit_llm.runtime.distributed import peers
 from lit_llm.stages.experience import Experience, Sequences
 from lit_llm.stages.initial_model import Policy, initial_model
 from lit_llm.stages.on_policy import OnPolicy
@@ -35,6 +36,7 @@ class PPO(OnPolicy):
 
     Options: ClassVar[type[PPOOptions]] = PPOOptions
     name: ClassVar[str] = "ppo"
+    shared_out: ClassVar[tuple[str, ...]] = ("model", "reference", "value")
     default_lr: ClassVar[float] = 3e-6
     options: PPOOptions
     adapted_kl_coef: Tensor
@@ -96,6 +98,8 @@ class PPO(OnPolicy):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self._mix_state = checkpoint.get("pretraining_mix", {})
+        if self.mix is not None and self._mix_state:  # a sharded run is restored after ``on_fit_start``
+            self.mix.load_state_dict(self._mix_state)
 
     # One rollout and what is learned from it
 
@@ -175,6 +179,6 @@ class PPO(OnPolicy):
         """Steers the price of the KL, where that is asked for."""
         kl, target = logged["objective/kl"], self.options.adaptive_kl_target
         if target is not None:
-            horizon, answers = float(self.options.adaptive_kl_horizon), answers * self.trainer.world_size
+            horizon, answers = float(self.options.adaptive_kl_horizon), answers * self.trainer.world_size // peers()
             coef = policy.adapted_kl_coef(float(self.adapted_kl_coef), kl, target, horizon, answers)
             self.adapted_kl_coef.fill_(coef)

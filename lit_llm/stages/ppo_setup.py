@@ -10,7 +10,7 @@ from torch import nn
 
 from lit_llm.backbone.adapter_folder import go_on
 from lit_llm.backbone.lora import adapted, apply_lora
-from lit_llm.backbone.models import LanguageModel, ScoreModel
+from lit_llm.backbone.models import LanguageModel, ScoreModel, device_beside
 from lit_llm.rewards.base import as_reward
 from lit_llm.stages.options import PPOOptions
 
@@ -51,8 +51,10 @@ def _sharing(origin: LanguageModel | ScoreModel) -> ScoreModel:
         value = ScoreModel(origin.config)
     shared = [each for name, each in origin.backbone.named_parameters() if ".lora_" not in name]
     value.backbone = copy.deepcopy(origin.backbone, {id(each): each for each in shared})
-    value.score = nn.Linear(weight.shape[1], 1, bias=False, device=weight.device, dtype=weight.dtype)
-    value.reward_mean, value.reward_std = (make((), device=weight.device) for make in (torch.zeros, torch.ones))
+    value.folder, value.drawn_from = origin.folder, origin.drawn_from
+    device = device_beside(weight)
+    value.score = nn.Linear(weight.shape[1], 1, bias=False, device=device, dtype=weight.dtype)
+    value.reward_mean, value.reward_std = (make((), device=device) for make in (torch.zeros, torch.ones))
     if isinstance(origin, ScoreModel):
         value.score.load_state_dict(origin.score.state_dict())
         value.reward_mean, value.reward_std = origin.reward_mean.clone(), origin.reward_std.clone()

@@ -112,6 +112,8 @@ class AgainstReference(Stage):
         if not self.needs_reference:
             return torch.zeros(len(keys), device=device)
         missing = [row for row, key in enumerate(keys) if key not in self._known]
+        if self.sharding is not None and not self._stored and self.sharding.in_any(bool(missing)):
+            missing = missing or [0]  # a pass of one process is one of all
         if missing:
             if self._reference_hash and self._checked and self.reference is None and not self.lora_rank:
                 lacking = "the stored log-probabilities of the reference lack a completion of this data"

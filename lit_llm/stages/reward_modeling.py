@@ -21,7 +21,7 @@ from lit_llm.errors import UserError
 from lit_llm.objectives.ranking import bradley_terry
 from lit_llm.records import RankingBatch
 from lit_llm.rewards.validation.validator import RewardValidator
-from lit_llm.runtime.distributed import gathered
+from lit_llm.runtime.distributed import gathered_shares
 from lit_llm.stages.adherence import Adherence, add_to, adherence_of
 from lit_llm.stages.attack_pairs import attack_loss, of_answers, without_attacks
 from lit_llm.stages.base import Stage
@@ -168,7 +168,7 @@ class RewardModeling(Stage):
 
     def _gathered(self, kept: list[tuple[Tensor, ...]]) -> list[Tensor]:
         """Columns over all batches of all ranks."""
-        batches = [batch for rank in gathered(kept, self.trainer.world_size) for batch in rank]
+        batches = [batch for rank in gathered_shares(kept, self.trainer.world_size) for batch in rank]
         return [torch.cat(column) for column in zip(*batches, strict=True)]
 
     def predict_step(self, batch: RankingBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:  # noqa: ARG002

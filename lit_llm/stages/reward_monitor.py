@@ -113,14 +113,15 @@ def go_back(trainer: L.Trainer, stage: L.LightningModule, step: int, reasons: st
     """Ends the run with the last good weights, and says so in one line. With those of now where the file of the good
     ones is not as it was written: every process reads it, and all go back or none."""
     file, good, wrong = Path(trainer.default_root_dir) / LAST_GOOD, None, ""
-    if file.is_file():
+    if file.exists():
         try:
-            good = atomic.load(file, stage.device)["state_dict"]
+            # What a sharded run wrote is a folder, of which each process reads its part.
+            good = trainer.strategy.load_checkpoint(file) if file.is_dir() else atomic.load(file, stage.device)
         except UserError as error:
             wrong = f"; those of the last validation that it passed cannot be read: {error}"
     if trainer.strategy.reduce_boolean_decision(good is not None, all=True):
         assert good is not None
-        stage.load_state_dict(good)
+        trainer.strategy.load_model_state_dict(good)
         kept = "the weights of the last validation that it passed are kept"
     else:
         kept = f"the weights of now are kept{wrong}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -43,6 +43,7 @@ class RolloutSampler:
         reference: what the policy was at the start, frozen; None: the policy without its adapters.
         end_ids: any of these ends an answer.
         unverified_allowed: whether a reward may say NaN: it could not verify the answer.
+        whole: gives the policy with all its weights in this process, where they are spread over several.
     """
 
     def __init__(
@@ -52,9 +53,11 @@ class RolloutSampler:
         options: RolloutOptions,
         end_ids: tuple[int, ...],
         unverified_allowed: bool,
+        whole: Callable[[], AbstractContextManager[LanguageModel]] | None = None,
     ) -> None:
         self.policy, self.reference, self.options = policy, reference, options
         self.end_ids, self.unverified_allowed = end_ids, unverified_allowed
+        self.whole = whole or (lambda: nullcontext(policy))
 
     def randomness(self, number: int, rank: int) -> torch.Generator:
         """The random numbers of a rollout on a rank: from the seed and the rollout's number alone."""
@@ -63,16 +66,17 @@ class RolloutSampler:
     def sample(self, batch: PromptBatch, generator: torch.Generator, samples: int = 1) -> Rollout:
         """``samples`` answers to each prompt, side by side."""
         check_answer_fits(int(batch.lengths.max()), self.options.max_new_tokens, self.policy.config.max_positions)
-        return generate(
-            self.policy,
-            (batch.input_ids, batch.lengths),
-            max_new_tokens=self.options.max_new_tokens,
-            end_ids=self.end_ids,
-            temperature=self.options.temperature,
-            samples=samples,
-            generator=generator,
-            batch_size=samples * len(batch.lengths),
-        )
+        with self.whole() as policy:  # gathered once a rollout: its layers are asked for at every token
+            return generate(
+                policy,
+                (batch.input_ids, batch.lengths),
+                max_new_tokens=self.options.max_new_tokens,
+                end_ids=self.end_ids,
+                temperature=self.options.temperature,
+                samples=samples,
+                generator=generator,
+                batch_size=samples * len(batch.lengths),
+            )
 
     def scores(self, reward: Reward, answers: Answers, name: str = "reward") -> Tensor:
         """A reward's scores (B,), before penalties. Raises UserError where one is no finite number (or NaN, where that

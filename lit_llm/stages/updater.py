@@ -36,8 +36,17 @@ class PolicyUpdater:
         return list(torch.tensor_split(order, min(self.options.minibatches, fewest)))
 
     def parts(self, share: Tensor) -> list[Tensor]:
-        """An update's rows in as many forward passes as memory asks for."""
-        return list(torch.split(share, self.options.micro_batch_size or len(share)))
+        """An update's rows in as many forward passes as memory asks for.
+
+        Where a pass is one of all processes, they make as many as the one that needs most; at the end of the data,
+        where one holds fewer rows than that, as many as it can.
+        """
+        size = self.options.micro_batch_size or len(share)
+        if self.stage.sharding is None:
+            return list(torch.split(share, size))
+        most = int(self.most_of_processes(torch.tensor(-(-len(share) // size))))
+        fewest = -int(self.most_of_processes(torch.tensor(-len(share))))
+        return list(torch.tensor_split(share, min(most, fewest)))
 
     def learn(
         self,

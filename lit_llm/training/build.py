@@ -15,11 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch._functorch import config as functorch
 
+from lit_llm.backbone.deferred_weights import can_be_deferred, load_outline, on_meta
+from lit_llm.backbone.fresh_weights import outline_of
 from lit_llm.backbone.huggingface import load_model
 from lit_llm.backbone.loaded import LoadedModel
 from lit_llm.backbone.lora import merge_lora
 from lit_llm.backbone.models import LanguageModel, ScoreModel, StoredDtypes
 from lit_llm.backbone.options import TransformersOptions
+from lit_llm.config.sharded_runs import is_sharded
 from lit_llm.config.targets import construct, named_class
 from lit_llm.data.data_module import DataModule
 from lit_llm.errors import UserError
@@ -64,7 +67,7 @@ def load(cfg: DictConfig, folder: Path) -> Parts:
     model = load_run_model(cfg, tokenizer)
     start = None
     if measured_before(cfg):  # the stage may give the model adapters and both of them new tokens
-        start = copy.deepcopy(LoadedModel(model, tokenizer))
+        start = LoadedModel(_read_whole(cfg) if on_meta(model) else copy.deepcopy(model), copy.deepcopy(tokenizer))
         merge_lora(start.model)  # where the run starts from adapters
     grows = bool(cfg.stage.get("new_tokens"))
     before = copy.deepcopy(tokenizer) if grows else None
@@ -148,20 +151,38 @@ def _training_texts(cfg: DictConfig, key: str = "tokenizer") -> Any:
 def load_run_model(cfg: DictConfig, tokenizer: Tokenizer) -> LanguageModel | ScoreModel:
     """The folder's model, or a fresh one; a vocabulary unlike the embedding's rows is refused here."""
     if cfg.init_from is not None:
-        head: Any = getattr(named_class(cfg.stage, "stage", cfg.allowed_targets), "head", "language")
-        dropout = cfg.backbone.get("dropout") or 0.0
-        keep = bool(cfg.stage.get("lora_rank"))
-        model = load_model(cfg.init_from, head, dropout=dropout, keep_adapter=keep, **computed_by(cfg))
+        model = load_outline(cfg.init_from, _dropout(cfg)) if _is_deferred(cfg) else _read_whole(cfg)
         if is_adapter(cfg.init_from) and not cfg.stage.get("lora_rank") and is_first_process():
             log.info("init_from=%s: an adapter of %s; the two, merged, are trained as one model (stage.lora_rank above "
                      "0 trains the adapter on)", cfg.init_from, base_of(cfg.init_from))  # fmt: skip
     else:
         own = {} if cfg.backbone.get("vocab_size") else {"vocab_size": tokenizer.vocab_size}
-        model = LanguageModel(construct(cfg.backbone, "backbone", cfg.allowed_targets)(**own))
+        config = construct(cfg.backbone, "backbone", cfg.allowed_targets)(**own)
+        model = outline_of(config) if _is_deferred(cfg) else LanguageModel(config)
     _check_fit(cfg, model, tokenizer)
     if cfg.trainer.save_dtype is not None:
         model.stored = StoredDtypes(getattr(torch, cfg.trainer.save_dtype))
     return model
+
+
+def _read_whole(cfg: DictConfig) -> LanguageModel | ScoreModel:
+    head: Any = getattr(named_class(cfg.stage, "stage", cfg.allowed_targets), "head", "language")
+    keep = bool(cfg.stage.get("lora_rank"))
+    return load_model(cfg.init_from, head, dropout=_dropout(cfg), keep_adapter=keep, **computed_by(cfg))
+
+
+def _dropout(cfg: DictConfig) -> float:
+    return cfg.backbone.get("dropout") or 0.0
+
+
+def _is_deferred(cfg: DictConfig) -> bool:
+    """Whether each process gets its part of the weights alone, once the model is spread over them; not where the stage
+    works on them before that: for a vocabulary that grows, lengths of rows (DoRA), log-probabilities of all data."""
+    reads = ("new_tokens", "lora_dora", "reference_cache", "reference_logps", "lora_quantization")
+    head = getattr(named_class(cfg.stage, "stage", cfg.allowed_targets), "head", "language")
+    if not is_sharded(cfg.trainer) or head != "language" or any(cfg.stage.get(key) for key in reads):
+        return False
+    return computed_by(cfg)["library"] == "own" and (not cfg.init_from or can_be_deferred(cfg.init_from))
 
 
 def computed_by(cfg: DictConfig) -> dict[str, Any]:

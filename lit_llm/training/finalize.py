@@ -20,6 +20,7 @@ from lit_llm.backbone.models import count_parameters
 from lit_llm.config import schema
 from lit_llm.config.environment import hiding
 from lit_llm.config.run_objective import LOSS
+from lit_llm.config.sharded_runs import is_sharded
 from lit_llm.data.projects import is_project, place_of
 from lit_llm.errors import UserError
 from lit_llm.lineage import lineage, model_card
@@ -46,9 +47,11 @@ def finalize(
     if parts.cfg.trainer.fast_dev_run or not is_first_process():
         return metrics | {"objective": objective(metrics, None), "objective_of": LOSS}
     device = trainer.strategy.root_device
-    parts.stage.cpu().eval()
-    lineage.forget(folder.model)
-    parts.stage.save(folder.model)
+    if parts.stage.sharding is None:
+        parts.stage.cpu().eval()
+    if not is_sharded(parts.cfg.trainer):  # else all processes have written it together
+        lineage.forget(folder.model)
+        parts.stage.save(folder.model)
     unmerged = evaluation.by_adapters(device)
     after, floors = evaluation.after(device)
     parts.stage.evaluated(folder.model, after)

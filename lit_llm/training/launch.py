@@ -68,7 +68,7 @@ def _prepare(cfg: DictConfig, folder: Path) -> None:
 
 def _torchrun(cfg: DictConfig, folder: Path) -> list[str]:
     """The command of this node. Several nodes each run the same, with NODE_RANK, MASTER_ADDR, MASTER_PORT set."""
-    words = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={devices.count(cfg.trainer)}"]
+    words = [sys.executable, "-m", "lit_llm.training.torchrun", f"--nproc-per-node={devices.count(cfg.trainer)}"]
     if cfg.trainer.num_nodes == 1:
         words += ["--standalone", "--local-addr=127.0.0.1"]
     else:

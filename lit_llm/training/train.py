@@ -15,7 +15,7 @@ from lit_llm.config import schema
 from lit_llm.config.pretrained_defaults import tell
 from lit_llm.config.resume_compatibility import refuse_another
 from lit_llm.errors import UserError
-from lit_llm.runtime.distributed import is_first_process, one_process_at
+from lit_llm.runtime.distributed import is_first_process, lost_processes_told, one_process_at
 from lit_llm.runtime.garbage_collection import imports_uncollected
 from lit_llm.runtime.out_of_resources import told_in_one_line
 from lit_llm.runtime.run_folder import RunFolder
@@ -39,7 +39,11 @@ def run(cfg: DictConfig, path: Path) -> dict[str, Any]:
         from lit_llm.training.trainer import build
 
     folder, started = RunFolder(path), time.monotonic()
-    with one_process_at(folder.path), told_in_one_line(lambda: needs_less(cfg), lambda: folder.kept()):
+    with (
+        one_process_at(folder.path),
+        lost_processes_told(folder.kept),
+        told_in_one_line(lambda: needs_less(cfg), folder.kept),
+    ):
         prepare(cfg, folder)
         cfg = settled(cfg, folder.path)
         parts = load(cfg, folder.path)
@@ -107,8 +111,24 @@ def fit(parts: Parts, trainer: L.Trainer, folder: RunFolder, evaluation: RunEval
     before = evaluation.before()
     give_back_freed_memory()
     trainer.fit(parts.stage, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
+    save_and_gather(parts, folder)
     give_back_freed_memory()
     return before
+
+
+def save_and_gather(parts: Parts, folder: RunFolder) -> None:
+    """Of a model that is spread over processes: write its folder, tensor by tensor, and have the first process hold
+    all of it only where it is evaluated there."""
+    from lit_llm.lineage import lineage
+
+    stage = parts.stage
+    if stage.sharding is None or parts.cfg.trainer.fast_dev_run:
+        return
+    if is_first_process():
+        lineage.forget(folder.model)
+    stage.save(folder.model)
+    if parts.cfg.evaluation.enabled or getattr(stage, "reward_validation", None) is not None:
+        stage.gather()
 
 
 def tell_data(parts: Parts, folder: RunFolder) -> None:

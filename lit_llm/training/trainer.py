@@ -18,6 +18,7 @@ from lit_llm.callbacks.run_start import RunStart
 from lit_llm.checkpointing.atomic import AtomicCheckpointIO
 from lit_llm.checkpointing.random_state import RandomState
 from lit_llm.config.interruption import note_begun
+from lit_llm.config.sharded_runs import is_sharded
 from lit_llm.config.targets import construct
 from lit_llm.errors import UserError
 from lit_llm.runtime import devices, lightning_loops, processor
@@ -51,7 +52,7 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
         accelerator=_accelerator(cfg),
         devices=devices.for_lightning(cfg),
         num_nodes=cfg.num_nodes,
-        strategy="ddp" if cfg.strategy == "auto" and _world(cfg) > 1 else cfg.strategy,
+        strategy=strategy(cfg),
         precision=precision(cfg.precision, cfg.accelerator),  # type: ignore[arg-type]
         max_steps=-1 if own else optimizer_steps(parts.cfg, accumulate),
         max_epochs=-1 if own and steps is not None and cfg.max_epochs is None else cfg.max_epochs,
@@ -88,12 +89,13 @@ def accumulation(cfg: DictConfig) -> int:
     rows: int | None = cfg.trainer.global_batch_size
     if rows is None:
         return 1
-    micro, world = int(cfg.data.micro_batch_size), _world(cfg.trainer)
-    if rows % (micro * world):
+    micro, shares = int(cfg.data.micro_batch_size), devices.shares(cfg.trainer)
+    if rows % (micro * shares):
+        groups = " groups of devices" if cfg.trainer.tensor_parallel > 1 else " devices"
         raise UserError(
-            f"trainer.global_batch_size={rows}: must be a multiple of data.micro_batch_size={micro} x {world} devices"
+            f"trainer.global_batch_size={rows}: must be a multiple of data.micro_batch_size={micro} x {shares}{groups}"
         )
-    return rows // (micro * world)
+    return rows // (micro * shares)
 
 
 def refuse_unread(trainer: DictConfig) -> None:
@@ -123,7 +125,7 @@ def optimizer_steps(cfg: DictConfig, accumulate: int) -> int:
         length = cfg.data.get("max_length")
         if length is None:
             raise UserError(f"trainer.max_tokens={cfg.trainer.max_tokens}: this data has no max_length; give max_steps")
-        a_step = accumulate * cfg.data.micro_batch_size * _world(cfg.trainer) * length
+        a_step = accumulate * cfg.data.micro_batch_size * devices.shares(cfg.trainer) * length
         limits.append(max(1, math.ceil(cfg.trainer.max_tokens / a_step)))
     return min(limits, default=-1)
 
@@ -148,8 +150,15 @@ def _accelerator(cfg: DictConfig) -> str:
     return str(cfg.accelerator)
 
 
-def _world(trainer: DictConfig) -> int:
-    return int(devices.count(trainer) * trainer.num_nodes)
+def strategy(cfg: DictConfig) -> Any:
+    """Lightning's strategy of a ``trainer`` group: DDP for several processes, or one that spreads the model out."""
+    world = int(devices.count(cfg) * cfg.num_nodes)
+    if is_sharded(cfg):
+        from lit_llm.training.sharded_strategy import CheckpointedShardedStrategy
+
+        shares, replicas = devices.shares(cfg), int(cfg.num_nodes) if cfg.shard == "hybrid" else None
+        return CheckpointedShardedStrategy(shares, world // shares, cfg.shard or "full", replicas)
+    return "ddp" if cfg.strategy == "auto" and world > 1 else cfg.strategy
 
 
 def _batches(value: int | float | None) -> int | float | None:

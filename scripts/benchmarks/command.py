@@ -29,6 +29,7 @@ WORKS = {
     "scaling": "what a token costs in rows of 512 to 8,192, packed with short documents",
     "startup": "seconds from the training command to its first step",
     "planned": "time and memory that scripts/plan.py foresees, beside those of the run",
+    "sharded": "memory a process and losses of a model spread over 2 and 4 processes, beside one and DDP",
     "adapters": "memory and time of instruction tuning with LoRA and with QLoRA",
     "gpu": "one GPU: whether it is right, then training, generation, DPO and GRPO on it",
     "report": "the README's table and plot, from the records that json= wrote",

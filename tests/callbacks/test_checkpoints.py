@@ -3,11 +3,14 @@
 import gc
 import logging
 import os
+import resource
 import signal
+import time
 import weakref
 from functools import partial
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 
@@ -18,7 +21,7 @@ from lit_llm.checkpointing.signals import Interrupted
 from lit_llm.errors import UserError
 from lit_llm.optim.schedules import constant
 from lit_llm.stages.pretraining import Pretraining
-from tests.stages.training_run import Data, run, sgd, tiny_model, tiny_stage, trainer_for
+from tests.stages.training_run import Data, DieAt, assert_same, run, sgd, tiny_model, tiny_stage, trainer_for
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
@@ -90,6 +93,59 @@ def test_by_the_clock(tmp_path: Path) -> None:
 def test_bad_values_are_named(values: dict[str, int]) -> None:
     with pytest.raises(UserError, match=f"callbacks.checkpoints.{next(iter(values))}"):
         Checkpoints(**values)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_what_is_written_in_the_background_is_what_would_be_written_at_once(tmp_path: Path, every: int) -> None:
+    """Bit for bit, though training goes on: with Muon, dropout and accumulation."""
+    kept = {}
+    for asynchronous in (False, True):
+        checkpoints = Checkpoints(every_n_steps=every, keep=20, monitor="val/loss", asynchronous=asynchronous)
+        run(tmp_path / str(asynchronous), checkpoints=checkpoints)
+        files = (tmp_path / str(asynchronous) / "checkpoints").glob("*.ckpt")
+        kept[asynchronous] = {path.name: atomic.load(path) for path in files}
+    assert len(kept[True]) == 12 // every + 1
+    assert_same(kept[True], kept[False])
+
+
+def test_a_background_write_that_fails_fails_the_run_a_step_later(tmp_path: Path) -> None:
+    reached = []
+
+    class FullDisk(Checkpoints):
+        def on_train_batch_end(self, trainer, *args) -> None:  # type: ignore[no-untyped-def]
+            if trainer.global_step == 5:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+            reached.append(trainer.global_step)
+            super().on_train_batch_end(trainer, *args)
+            while trainer.global_step == 5 and self._writer.busy:
+                time.sleep(0.001)
+
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    path = tmp_path / "checkpoints" / "step-000000005.ckpt"
+    try:
+        trainer = trainer_for(tmp_path, [FullDisk(every_n_steps=1, asynchronous=True)], max_steps=12)
+        with pytest.raises(UserError, match=f"^{path}: cannot be written \\(File too large\\)"):
+            trainer.fit(tiny_stage(), datamodule=Data())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        signal.signal(signal.SIGXFSZ, before)
+    assert max(reached) == 6 and steps(tmp_path) == [3, 4]
+    assert not list((tmp_path / "checkpoints").glob(".unfinished*"))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM])
+def test_a_signal_waits_for_what_is_being_written(tmp_path: Path, signum: int) -> None:
+    with pytest.raises(Interrupted):
+        run(tmp_path, checkpoints=Checkpoints(every_n_steps=2, keep=2, asynchronous=True), more=[DieAt(7, signum)])
+    assert steps(tmp_path) == [6, 8]
+    assert all(atomic.problem_with(path) is None for path in (tmp_path / "checkpoints").glob("*.ckpt"))
+
+
+def test_a_stock_checkpoint_io_is_refused(tmp_path: Path) -> None:
+    trainer = L.Trainer(max_steps=1, accelerator="cpu", default_root_dir=tmp_path, logger=False,
+                        callbacks=[Checkpoints(asynchronous=True)])  # fmt: skip
+    with pytest.raises(UserError, match=r"^callbacks.checkpoints.asynchronous: true; needs Trainer\(plugins="):
+        trainer.fit(tiny_stage(), datamodule=Data())
 
 
 class TwoUpdates(Pretraining):

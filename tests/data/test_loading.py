@@ -152,7 +152,7 @@ def test_changed_data_is_refused_unless_accepted():
 
 
 def as_rank(monkeypatch, rank, world_size):
-    monkeypatch.setattr("lit_llm.data.loading._world", lambda: (rank, world_size))
+    monkeypatch.setattr("lit_llm.data.loading.data_rank", lambda: (rank, world_size))
 
 
 def test_processes_share_the_steps_of_one_global_order(monkeypatch):

@@ -138,11 +138,12 @@ def run(
     more: list[L.Callback] | None = None,
     resume: bool = False,
     find: Callable[[Path], Path | None] = find_checkpoint,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[L.Trainer, Pretraining]:
     """Two epochs in twelve steps, with dropout, validation on the way, Muon and a warm-up."""
     L.seed_everything(1, verbose=False)
     stage = Pretraining(model=tiny_model(0.2), optimizer=partial(muon_adamw, lr=1e-2), schedule=twenty_steps)
-    checkpoints = Checkpoints(every_n_steps=every_n_steps, keep=keep, monitor="val/loss")
+    checkpoints = checkpoints or Checkpoints(every_n_steps=every_n_steps, keep=keep, monitor="val/loss")
     trainer = trainer_for(
         folder,
         [RandomState(), Numerics(), Throughput(mfu=False), checkpoints, *(more or [])],
@@ -174,5 +175,9 @@ def assert_same(first: Any, second: Any, where: str = "state") -> None:
         assert first.keys() == second.keys(), where
         for key in first:
             assert_same(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, list):
+        assert len(first) == len(second), where
+        for number, pair in enumerate(zip(first, second, strict=True)):
+            assert_same(*pair, f"{where}.{number}")
     else:
         assert first == second, where

@@ -58,7 +58,7 @@ class Memory:
     weights: float
     gradients: float
     optimizer: float
-    copies: float  # frozen networks beside it: a reference, reward models
+    copies: float  # frozen networks beside it: a reference, reward models; and what a checkpoint is written from
     activations: float  # with what a pass needs for moments
     process: float  # Python, torch, this program and its data; on a GPU 0
     cache: float  # keys and values of the answers that are generated at once
@@ -108,6 +108,7 @@ class Shape:
     linear: tuple[int, ...]  # numbers of each weight that adapters may stand beside, in 4 bits if it is asked for
     before: bool  # whether the model that the run starts from is evaluated
     after: int  # networks that the evaluation at the end makes beside the stage's
+    asynchronous: bool  # whether checkpoints are written from a copy
 
     @property
     def parameters(self) -> int:
@@ -133,11 +134,12 @@ class Shape:
         weights, on_cpu = size * self.parameters * (1 + beside), self.device == "cpu"
         quantized = isinstance(self.options, AdapterOptions) and self.options.lora_quantization is not None
         in_4_bits = sum(map(bytes_of, self.linear)) - size * sum(self.linear) if quantized else 0
+        written = weights + in_4_bits + size * self.states * (1 + beside) if on_cpu and self.asynchronous else 0.0
         return Memory(
             weights=weights + in_4_bits,
             gradients=size * self.gradients * (1 + beside),
             optimizer=size * self.states * (1 + beside),
-            copies=size * (self.parameters * copies + self.rewards),
+            copies=size * (self.parameters * copies + self.rewards) + written,
             activations=each.of(self.config.num_layers, of.rows),
             process=process,
             cache=(self.autocast or self.dtype).itemsize * self.config.num_layers * layer * answers * tokens,
@@ -184,6 +186,7 @@ def shape_of(cfg: DictConfig, vocab_size: int | None = None) -> Shape:
         linear=linear,
         before=measured_before(cfg),
         after=_made_at_the_end(cfg, options),
+        asynchronous=bool((cfg.callbacks.get("checkpoints") or {}).get("asynchronous")),
     )
 
 

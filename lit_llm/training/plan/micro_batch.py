@@ -32,7 +32,7 @@ def settled(cfg: DictConfig, folder: Path) -> DictConfig:
 
 
 def _most_rows(cfg: DictConfig, folder: Path) -> int:
-    processes = devices.count(cfg.trainer) * cfg.trainer.num_nodes
+    processes = devices.shares(cfg.trainer)
     total = cfg.trainer.global_batch_size
     if total % processes:
         raise UserError(f"trainer.global_batch_size={total}: must be a multiple of the {processes} processes")

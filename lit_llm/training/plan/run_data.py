@@ -39,7 +39,7 @@ class RunData:
         if not sizes:
             raise UserError(f"data.path={cfg.data.get('path')}: not one batch to train on")
         rows, length = max(sizes, key=lambda size: size[0] * size[1])
-        many, processes = accumulation(cfg), devices.count(cfg.trainer) * cfg.trainer.num_nodes
+        many, processes = accumulation(cfg), devices.shares(cfg.trainer)
         steps = optimizer_steps(cfg, many)
         if cfg.trainer.max_epochs is not None:
             an_epoch = -(-len(loader) // (many * processes))

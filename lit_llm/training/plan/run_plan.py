@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from lit_llm.config.sharded_runs import is_sharded
 from lit_llm.runtime import devices
 from lit_llm.runtime.process_age import seconds_since_start
 
@@ -62,15 +63,18 @@ def plan_run(cfg: DictConfig, measure: bool, folder: Path) -> Plan:
     of = memory.Pass(*options.pass_over(data.rows, data.length), sampled=options.sampled(data.rows, data.length))
     needed, room = shape.memory(of, process), memory.SPARE * memory.available(shape.device)
     lines = list(_of_memory(shape, of, needed, room, data, cfg.init_from is None))
+    processes, sharded = devices.count(cfg.trainer) * cfg.trainer.num_nodes, is_sharded(cfg.trainer)
+    if sharded:
+        lines.append(f"spread      not counted: {processes} processes share weights, gradients and optimizer out")
     if needed.total > room:
         lines.append("It does not fit. What would:")
         for words, total in memory.what_would_fit(shape, of, process, room):
             lines.append(f"  {size_of(total):>9}  {words}{'' if total <= room else ' (still too much)'}")
     flops = shape.config.flops_per_token(of.length) * data.tokens_a_step * (data.steps or 0)
-    processes = devices.count(cfg.trainer) * cfg.trainer.num_nodes
-    if needed.total > room or not measure or processes > 1:
+    if needed.total > room or not measure or processes > 1 or sharded:
         lines += [f"arithmetic  {flops:.2e} floating point operations"] if flops else []
-        lines += [f"time        not measured: a plan runs one process, this run {processes}"] if processes > 1 else []
+        told = f"time        not measured: a plan runs one process, this run {processes}"
+        lines += [told] if processes > 1 or sharded else []
         return Plan(lines, needed.total, None)
     earlier = memory.peak_bytes(shape.device)  # of a chain's steps before this one, in the same process
     found = replace(_measured(cfg, folder), launch=launch)

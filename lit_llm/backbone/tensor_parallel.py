@@ -1,0 +1,297 @@
+"""Layers that several processes compute together (Shoeybi et al., arXiv:1909.08053): each holds some heads of
+attention, some units of the MLP and some rows of embedding and head. Between them each token is one process's alone
+(sequence parallelism; Korthikanti et al., arXiv:2205.05198).
+
+Weights are DTensors, so that checkpoints know where their parts belong; what is computed with are plain local tensors,
+by the same kernels as anywhere. All processes of a group read the same rows. A loss is computed by each of them alike,
+from hidden states of all tokens and a head that is gathered: its gradients are the same everywhere, and each takes its
+part of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
+
+from lit_llm.backbone.config import BackboneConfig
+from lit_llm.backbone.models import LanguageModel
+from lit_llm.errors import UserError
+
+COLUMNS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")  # each process computes some outputs
+ROWS = ("o_proj", "down_proj")  # each process adds its share of all outputs
+
+
+@dataclass(frozen=True)
+class Peers:
+    """The processes that compute a layer together."""
+
+    mesh: DeviceMesh
+
+    @property
+    def group(self) -> Any:
+        return self.mesh.get_group()
+
+    @property
+    def count(self) -> int:
+        return self.mesh.size()
+
+    @property
+    def rank(self) -> int:
+        return self.mesh.get_local_rank()
+
+    def tokens(self, length: int) -> slice:
+        """The places of a row of ``length`` that are this process's between layers: the last one may have fewer."""
+        most = -(-length // self.count)
+        return slice(min(self.rank * most, length), min((self.rank + 1) * most, length))
+
+
+@dataclass
+class Rows:
+    """How many tokens the rows have that are under way."""
+
+    length: int = 0
+
+
+def check(config: BackboneConfig, peers: int) -> None:
+    """Raises UserError where a model of this shape cannot be cut into so many parts."""
+    told = f"trainer.tensor_parallel={peers}: "
+    for name, number in (
+        ("heads", config.num_heads), ("key heads", config.num_kv_heads), ("units of the MLP", config.intermediate_size),
+    ):  # fmt: skip
+        if number % peers:
+            raise UserError(f"{told}the model has {number} {name}, which {peers} processes cannot share; trainer=fsdp")
+    if config.num_experts:
+        raise UserError(f"{told}experts are not cut; use trainer=fsdp")
+    if config.qk_norm and config.qk_norm_whole:
+        raise UserError(f"{told}{config.family} norms all heads of a token together; use trainer=fsdp")
+    if config.dropout:
+        raise UserError(f"{told}processes would draw the same dropout for other tokens; backbone.dropout=0")
+
+
+def parallelize(model: Any, mesh: DeviceMesh) -> None:
+    """Cuts a ``LanguageModel`` or ``ScoreModel`` in place over the processes of ``mesh``, (tensor_parallel,); every
+    process calls this alike, with equal weights or with weights on "meta". Raises UserError as ``check``."""
+    config, peers, rows = model.config, Peers(mesh), Rows()
+    check(config, peers.count)
+    _cut(model, peers, _placements(model, peers.count))
+    backbone = model.backbone
+    _read_tokens(backbone, peers, rows)
+    for layer in backbone.layers:
+        for name, module in layer.named_modules():
+            kind = name.rpartition(".")[2]
+            if kind in COLUMNS:
+                _expose(module, {name: Shard(0) for name in ("weight", "bias")})
+            elif kind in ROWS:
+                _expose(module, {"weight": Shard(1), "bias": Partial()}, {"bias": 1 / peers.count})
+            elif any(True for _ in module.parameters(recurse=False)):  # a norm, of some tokens or of some heads
+                _expose(module, dict.fromkeys(("weight", "bias"), Partial()))
+        for part in (layer.self_attn, layer.mlp):
+            _surround(part, peers, rows)
+    _expose(backbone.norm, dict.fromkeys(("weight", "bias"), Partial()))
+    backbone.norm.register_forward_hook(lambda module, inputs, x: _Join.apply(x, peers, rows.length))  # noqa: ARG005
+    if isinstance(model, LanguageModel):
+        model.gathered_head = lambda weight: _whole_rows(weight, peers)
+
+
+# Where the weights lie
+
+
+def _placements(model: Any, peers: int) -> dict[str, Placement]:
+    """How each parameter is cut; a vocabulary that cannot be shared out evenly is not."""
+    vocabulary: Placement = Shard(0) if model.config.vocab_size % peers == 0 else Replicate()
+    found: dict[str, Placement] = {}
+    for name, _ in model.named_parameters():
+        *_, kind, which = name.split(".")
+        if kind in COLUMNS:
+            found[name] = Shard(0)
+        elif kind in ROWS and which == "weight":
+            found[name] = Shard(1)
+        else:
+            found[name] = vocabulary if kind in ("embed_tokens", "lm_head") else Replicate()
+    return found
+
+
+def _cut(model: nn.Module, peers: Peers, placements: Mapping[str, Placement]) -> None:
+    made = {id(parameter): _shared(parameter, peers, placements[name]) for name, parameter in model.named_parameters()}
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            setattr(module, name, made[id(parameter)])  # tied ones stay one
+
+
+def _shared(parameter: nn.Parameter, peers: Peers, placement: Placement) -> nn.Parameter:
+    whole = parameter.detach()
+    part = whole.chunk(peers.count, placement.dim)[peers.rank].clone() if isinstance(placement, Shard) else whole
+    made = DTensor.from_local(
+        part.contiguous(), peers.mesh, [placement], run_check=False, shape=whole.shape, stride=whole.stride()
+    )
+    return nn.Parameter(made, parameter.requires_grad)
+
+
+def _expose(module: nn.Module, gradients: Mapping[str, Placement], factors: Mapping[str, float] | None = None) -> None:
+    """While ``module`` computes, it sees this process's part of its parameters as plain tensors. ``gradients``: what
+    each process's gradient of them is, a part of the whole or a term of its sum; ``factors``: what they are multiplied
+    by, where what they add is added up over processes."""
+    names = [name for name in gradients if getattr(module, name, None) is not None]
+
+    def before(module: nn.Module, inputs: Any) -> None:  # noqa: ARG001
+        for name in names:
+            parameter: Any = getattr(module, name)
+            part = parameter.to_local(grad_placements=[gradients[name]])
+            # An attribute of the object itself hides the parameter of that name.
+            vars(module)[name] = part * factors[name] if factors and name in factors else part
+
+    def after(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ARG001
+        for name in names:
+            del vars(module)[name]
+
+    if names:
+        module.register_forward_pre_hook(before)
+        module.register_forward_hook(after)
+
+
+# Where the tokens go
+
+
+def _read_tokens(backbone: Any, peers: Peers, rows: Rows) -> None:
+    """From ids (B, T) to this process's tokens of what they stand for."""
+    embedding = backbone.embed_tokens
+    cut = embedding.weight.placements[0].is_shard()
+    first = peers.rank * (embedding.num_embeddings // peers.count)
+    _expose(embedding, {"weight": Shard(0) if cut else Partial()})
+    asked: list[Tensor] = []
+
+    def before(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:  # noqa: ARG001
+        rows.length = inputs[0].shape[1]
+        if not cut:
+            return inputs
+        ids = inputs[0] - first
+        others = (ids < 0) | (ids >= embedding.num_embeddings // peers.count)
+        asked.append(others)
+        return (ids.masked_fill(others, 0),)
+
+    def after(module: nn.Module, inputs: Any, embedded: Tensor) -> Tensor:  # noqa: ARG001
+        if not cut:
+            return embedded[:, peers.tokens(rows.length)]
+        mine = embedded.masked_fill(asked.pop()[..., None], 0)
+        found: Tensor = _Scatter.apply(mine, peers)  # type: ignore[no-untyped-call]
+        return found
+
+    embedding.register_forward_pre_hook(before)
+    embedding.register_forward_hook(after)
+    if backbone.embed_positions is not None:
+        _expose(backbone.embed_positions, {"weight": Partial()})
+        backbone.embed_positions.register_forward_hook(lambda module, inputs, x: x[:, peers.tokens(rows.length)])  # noqa: ARG005
+
+
+def _surround(part: nn.Module, peers: Peers, rows: Rows) -> None:
+    """Attention or an MLP: what goes in are all tokens, what comes out is added up, each process's tokens to it."""
+
+    def before(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:  # noqa: ARG001
+        if len(inputs) > 1:  # attention, whose rotation has all tokens; a layer that is computed again begins with it
+            rows.length = inputs[1].cos.shape[-2]
+        return (_Gather.apply(inputs[0], peers, rows.length), *inputs[1:])  # type: ignore[no-untyped-call]
+
+    def after(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:  # noqa: ARG001
+        found: Tensor = _Scatter.apply(output, peers)  # type: ignore[no-untyped-call]
+        return found
+
+    part.register_forward_pre_hook(before)
+    part.register_forward_hook(after)
+
+
+def _whole_rows(weight: Any, peers: Peers) -> Tensor:
+    """The head, (V, ...), of all processes' rows."""
+    if not isinstance(weight, DTensor):
+        return weight
+    if not weight.placements[0].is_shard():
+        return weight.to_local(grad_placements=[Replicate()])
+    found: Tensor = _WholeRows.apply(weight.to_local(grad_placements=[Shard(0)]), peers)  # type: ignore[no-untyped-call]
+    return found
+
+
+def _gathered(x: Tensor, peers: Peers, length: int) -> Tensor:
+    """Each process's tokens (B, t, D): all of them, (B, ``length``, D)."""
+    most = -(-length // peers.count)
+    mine = F.pad(x, (0, 0, 0, most - x.shape[1])).contiguous()
+    every = mine.new_empty(peers.count * mine.shape[0], *mine.shape[1:])
+    dist.all_gather_into_tensor(every, mine, peers.group)
+    return every.unflatten(0, (peers.count, -1)).transpose(0, 1).flatten(1, 2)[:, :length]
+
+
+def _summed(x: Tensor, peers: Peers) -> Tensor:
+    """The sum of every process's (B, T, D), at this one's tokens: (B, t, D)."""
+    length = x.shape[1]
+    most = -(-length // peers.count)
+    padded = F.pad(x, (0, 0, 0, most * peers.count - length))
+    parts = padded.unflatten(1, (peers.count, most)).transpose(0, 1).flatten(0, 1).contiguous()
+    mine = parts.new_empty(x.shape[0], most, x.shape[2])
+    dist.reduce_scatter_tensor(mine, parts, group=peers.group)
+    here = peers.tokens(length)
+    return mine[:, : here.stop - here.start]
+
+
+class _Gather(torch.autograd.Function):
+    """Each process's tokens to all tokens; the gradients of all tokens are terms of a sum."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, peers: Peers, length: int) -> Tensor:
+        ctx.peers = peers
+        return _gathered(x, peers, length)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _summed(grads[0], ctx.peers), None, None
+
+
+class _Scatter(torch.autograd.Function):
+    """Terms of a sum over all tokens to the sum of each process's tokens."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, peers: Peers) -> Tensor:
+        ctx.peers, ctx.length = peers, x.shape[1]
+        return _summed(x, peers)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _gathered(grads[0], ctx.peers, ctx.length), None
+
+
+class _Join(torch.autograd.Function):
+    """As ``_Gather``, for what all processes compute alike: each has the whole gradient, and takes its tokens of it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, peers: Peers, length: int) -> Tensor:
+        ctx.here = peers.tokens(length)
+        return _gathered(x, peers, length)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return grads[0][:, ctx.here], None, None
+
+
+class _WholeRows(torch.autograd.Function):
+    """Each process's rows (V / P, ...) to all (V, ...); the gradient as of ``_Join``."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, peers: Peers) -> Tensor:
+        ctx.first, ctx.many = peers.rank * len(rows), len(rows)
+        whole = rows.new_empty(peers.count * len(rows), *rows.shape[1:])
+        dist.all_gather_into_tensor(whole, rows.contiguous(), peers.group)
+        return whole
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return grads[0][ctx.first : ctx.first + ctx.many], None

@@ -1,0 +1,59 @@
+"""Tensors that are shared out over processes (DTensors): this process's part, and the whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def is_shared(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers lie in several processes. Asks for nothing to be imported where none do."""
+    return hasattr(tensor, "to_local")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a shared tensor; another one as it is."""
+    part: Tensor = tensor.to_local() if is_shared(tensor) else tensor  # type: ignore[operator]
+    return part
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, in every process. Every process calls this alike."""
+    found: Tensor = tensor.full_tensor() if is_shared(tensor) else tensor  # type: ignore[operator]
+    return found
+
+
+def local_part(tensor: Tensor, like: Any) -> Tensor:
+    """What this process holds of a whole ``tensor``, where ``like`` is a shared one of that shape: a view.
+
+    One that is cut by tensor and by data parallelism is cut by the first, the last dimension of its mesh, first.
+    """
+    part, mesh = tensor, like.device_mesh
+    for dim in reversed(range(mesh.ndim)):
+        placement = like.placements[dim]
+        if not placement.is_replicate():
+            part = _chunk(part, mesh.size(dim), mesh.get_local_rank(dim), placement.dim)
+    return part
+
+
+def fill(tensor: Tensor, numbers: Tensor) -> None:
+    """Writes whole ``numbers`` over a tensor; of a shared one this process's part. For code without gradients."""
+    if is_shared(tensor):
+        local(tensor).copy_(local_part(numbers, tensor))
+    else:
+        tensor.copy_(numbers)
+
+
+def parts_of(tensor: Any) -> int:
+    """In how many parts a tensor is cut; the other processes hold the same ones again."""
+    found = 1
+    for dim, placement in enumerate(tensor.placements if is_shared(tensor) else ()):
+        found *= 1 if placement.is_replicate() else tensor.device_mesh.size(dim)
+    return found
+
+
+def _chunk(tensor: Tensor, parts: int, number: int, dim: int) -> Tensor:
+    chunks = torch.chunk(tensor, parts, dim)
+    return chunks[number] if number < len(chunks) else tensor.narrow(dim, 0, 0)

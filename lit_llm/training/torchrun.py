@@ -1,0 +1,27 @@
+"""torchrun, which says of a process that ended before its time in one line which it was, and no more: the run itself
+tells why it ended."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+
+
+def main() -> None:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        torchrun()
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:  # by a signal: it could say nothing itself
+            name = signal.Signals(-failure.exitcode).name
+            print(f"process {rank} ({failure.pid}) was ended by {name}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

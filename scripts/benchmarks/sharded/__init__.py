@@ -1,0 +1,1 @@
+"""A model spread over processes: what each holds, and that all learn the same."""

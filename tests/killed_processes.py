@@ -1,0 +1,66 @@
+"""Several processes of one run, forked, of which some may be killed; what each answers comes through a pipe."""
+
+import io
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from typing import Any
+
+import torch
+
+FORK = multiprocessing.get_context("fork")
+
+
+def together(count: int, work: Callable[..., Any], *args: Any, seconds: float = 240, dies: bool = False) -> list[Any]:
+    """``work(*args)`` in ``count`` processes as torchrun would start them; what it returns in each, by rank.
+
+    ``dies``: a process may end without an answer, which is None then. Otherwise whoever fails fails the test.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pipes, processes = [], []
+    for rank in range(count):
+        theirs, mine = FORK.Pipe(duplex=False)
+        process = FORK.Process(target=_member, args=(rank, count, port, mine, work, args))
+        process.start()
+        mine.close()
+        pipes.append(theirs)
+        processes.append(process)
+    answers: list[Any] = [None] * count
+    try:
+        for rank, pipe in enumerate(pipes):
+            assert wait([pipe], seconds), f"process {rank} gave no answer in {seconds} seconds"
+            try:
+                answers[rank] = torch.load(io.BytesIO(pipe.recv_bytes()), weights_only=False)
+            except EOFError:
+                assert dies, f"process {rank} died"
+        for process in processes:
+            process.join(seconds)
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+    for answer in answers:
+        assert not isinstance(answer, str) or not answer.startswith("Traceback"), answer
+    return answers
+
+
+def _member(rank: int, count: int, port: int, pipe: Any, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    if count > 1:
+        os.environ |= {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0",
+        }  # fmt: skip
+    try:
+        answer = work(*args)
+    except BaseException:
+        answer = traceback.format_exc()
+    buffer = io.BytesIO()
+    torch.save(answer, buffer)
+    pipe.send_bytes(buffer.getvalue())
+    pipe.close()

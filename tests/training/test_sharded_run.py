@@ -1,0 +1,73 @@
+"""The command with a model spread over processes: killed in the middle, resumed, its folder written by all of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lit_llm.backbone.weights import weight_files
+from lit_llm.checkpointing.resume import find_checkpoint
+
+from .test_train import SMALL, command
+
+MARK = "LIT_LLM_TEST_RUN"  # in the environment of the processes that a test has started
+
+
+def started(words: list[str], mark: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", MARK: mark}
+    return subprocess.Popen(command(words), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def workers(mark: str) -> dict[int, int]:
+    """Process ids by rank."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            told = dict(each.split("=", 1) for each in (place / "environ").read_text().split("\0") if "=" in each)
+        except (OSError, UnicodeDecodeError):
+            continue
+        if told.get(MARK) == mark and "TORCHELASTIC_RUN_ID" in told:
+            found[int(told["RANK"])] = int(place.name)
+    return found
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: each for file in weight_files(folder / "model") for name, each in load_file(file).items()}
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_command_in_seconds_and_resume_goes_on(data, tmp_path):
+    """A run of two processes that was killed, and gone on with, has bit for bit the weights of one that was not."""
+    kept = ["callbacks.checkpoints.asynchronous=true", "trainer.checkpoint_every_n_steps=1", "logger=none"]
+    words = [*SMALL, *kept, f"data.path={data}/raw_text", f"data.cache_dir={data}/cache", "evaluation.enabled=false",
+             "trainer.global_batch_size=4", "trainer.max_steps=2000", "schedule=constant"]  # fmt: skip
+    folder, mark = tmp_path / "run", str(tmp_path)
+    process = started([*words, "trainer=fsdp", f"hydra.run.dir={folder}"], mark)
+    end = time.monotonic() + 300
+    while not (folder / "checkpoints/step-000000003.ckpt").is_dir():
+        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        time.sleep(0.05)
+    os.kill(workers(mark)[1], signal.SIGKILL)
+    killed = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    newest = find_checkpoint(folder)
+    assert time.monotonic() - killed < 30 and process.returncode == 2 and not workers(mark)
+    assert newest is not None and f"{newest} is kept, resume={folder} goes on from it" in said.splitlines()[-1]
+    assert "Traceback" not in said and "was ended by SIGKILL" in said
+    steps = int(newest.stem.removeprefix("step-")) + 3
+    more = [f"trainer.max_steps={steps}", f"resume={folder}", f"hydra.run.dir={folder}"]
+    for again in (more, [f"trainer.max_steps={steps}", f"hydra.run.dir={tmp_path / 'whole'}"]):
+        process = started([*words, "trainer=fsdp", *again], mark)
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+    one, two = weights(tmp_path / "whole"), weights(folder)
+    assert one.keys() == two.keys() and (folder / "model/lineage.json").is_file()
+    for name, weight in one.items():
+        assert torch.equal(two[name], weight), name
