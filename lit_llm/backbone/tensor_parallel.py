@@ -151,11 +151,12 @@ def _expose(module: nn.Module, gradients: Mapping[str, Placement], factors: Mapp
 
     def after(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ARG001
         for name in names:
-            del vars(module)[name]
+            vars(module).pop(name, None)
 
     if names:
         module.register_forward_pre_hook(before)
-        module.register_forward_hook(after)
+        # Also where a layer that is computed again ends early, with what its backward pass needs.
+        module.register_forward_hook(after, always_call=True)
 
 
 # Where the tokens go

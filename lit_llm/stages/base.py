@@ -46,6 +46,7 @@ from lit_llm.optim.gradient_norm import scale as scale_gradients
 from lit_llm.optim.gradient_norm import total_norm
 from lit_llm.optim.schedules import constant
 from lit_llm.records import Heldout
+from lit_llm.runtime.distributed import peers
 from lit_llm.runtime.lightning_loops import is_trial, leave_inference_mode, logs_are_due
 from lit_llm.stages import checkpoint_contents
 from lit_llm.stages.initial_model import Network, initial_model
@@ -217,8 +218,8 @@ class Stage(L.LightningModule):
             raise UserError(f"trainer.gradient_clip_algorithm: {value}; only norm is supported")
         totals = self._window.reduced()
         count = totals["count"]
-        # Peers of a tensor-parallel group have each counted the same rows, as often as the world is larger for them.
-        scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / count if count else math.nan
+        shares = self.trainer.world_size // peers()
+        scale = self.trainer.accumulate_grad_batches * shares / count if count else math.nan
         values = self.derived(totals)
         # A fused optimizer under fp16 takes the loss scale off the gradients itself, after this.
         fused = getattr(optimizer, "_step_supports_amp_scaling", False) and self._loss_scaler is not None

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lit_llm.runtime.distributed import peers
 from lit_llm.runtime.host_copies import sent
 
 Sums = Mapping[str, Tensor | float]
@@ -43,5 +44,6 @@ class MetricSums:
             stacked = torch.cat([stacked, sent(numbers, stacked.device)])
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(stacked)
+            stacked /= peers()  # which have each counted the same rows
         self.sums, self.numbers = {}, {}
         return dict(zip([*names, *known], stacked.tolist(), strict=True))

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
 
+from lit_llm.runtime.distributed import peers
 from lit_llm.stages.base import Stage
 from lit_llm.stages.options import RolloutOptions
 
@@ -100,7 +101,7 @@ class PolicyUpdater:
         return dict(zip(named, self.mean_of_processes(stacked).tolist(), strict=True))
 
     def sum_of_processes(self, value: Tensor) -> Tensor:
-        return self._reduced(value, "sum")
+        return self._reduced(value, "sum") / peers()  # which have each counted the same rows
 
     def mean_of_processes(self, value: Tensor) -> Tensor:
         return self._reduced(value, "mean")

@@ -170,7 +170,7 @@ def ppo_by_adapters(shares: int) -> Any:
 
 
 def grpo(shares: int) -> Any:
-    return on_policy(GRPO, shares, group_size=4, scale="batch", **parts(partial(adamw, lr=1e-3)))
+    return on_policy(GRPO, shares, group_size=2, scale="batch", **parts(partial(adamw, lr=1e-3)))
 
 
 CASES: dict[str, Callable[[int], Any]] = {

@@ -74,8 +74,14 @@ class Asked(L.Callback):
             self.found = {"whole": network.logits(network(ids))}
             answers = generate(network, [[7, 8, 9]], max_new_tokens=4, end_ids=(END,), seed=3)
             self.found["answer"] = answers.input_ids
+            kept = {f"model.{name}": weight.clone() for name, weight in network.state_dict().items()}
         with torch.no_grad():
             self.found["parts"] = stage(ids)
+        stage.sharding.reshard()
+        with torch.no_grad():
+            torch._foreach_zero_([parameter.to_local() for parameter in stage.model.parameters()])
+            stage.load_state_dict(kept)  # as a run does that goes back to weights of before
+            self.found["loaded"] = stage(ids)
         with stage.whole(everywhere=False) as network:
             self.found["elsewhere"] = network is None
         saved = Path(trainer.default_root_dir) / "saved"
@@ -151,6 +157,7 @@ def test_answers_are_sampled_by_a_whole_copy(two):
         found = each["sampled"]
         assert found["gap"] < 1e-4  # the parts, together, score what the copy has sampled
         torch.testing.assert_close(found["whole"], found["parts"], rtol=0, atol=1e-6)
+        assert torch.equal(found["loaded"], found["parts"])
         assert found["elsewhere"] == (found["rank"] != 0)
         torch.testing.assert_close(found["saved"], found["whole"], rtol=0, atol=1e-6)
     assert torch.equal(two[0]["sampled"]["answer"], two[1]["sampled"]["answer"])
