@@ -33,6 +33,20 @@ def one_process_at(folder: Path) -> Iterator[None]:
         yield
 
 
+def agreed(value: str, name: str) -> str:
+    """What the first process says, in all processes that torchrun started: the name of the run's folder, which would
+    hold the second in which each of them came to it. Raises KeyError where torchrun keeps no store for that."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        raise KeyError("TORCHELASTIC_USE_AGENT_STORE")
+    from torch.distributed import TCPStore
+
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    key = f"lit_llm/{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    if is_first_process():
+        store.set(key, value)
+    return str(store.get(key).decode())
+
+
 def gathered(value: T, world_size: int) -> list[T]:
     """The value of every process, in the order of their ranks. Every process calls this alike.
 
