@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -39,6 +40,7 @@ def test_a_search_of_a_late_step_makes_what_comes_before_it_once(run, reporting,
     from lit_llm.training.search.sweeper import OptunaSweeper
 
     computed = {}
+    caplog.set_level(logging.INFO)
 
     class Jobs:
         """Hydra's launcher: each trial is a pipeline, whose objective is the rate of PPO."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,11 @@ class SlurmLauncher(Launcher):
         if unknown := [key for key in plain if key not in SlurmConfig.__dataclass_fields__]:
             known = ", ".join(SlurmConfig.__dataclass_fields__)
             raise UserError(f"hydra.launcher.{unknown[0]}: unknown key; there are {known}")
-        ranges = (line.replace("slurm.", "hydra.launcher.", 1) for line in out_of_range({"slurm": plain}))
-        if lines := [*ranges, *faults("hydra.launcher.", plain), *absent("hydra.launcher.", plain)]:
-            raise UserError("\n".join(lines))
         self.settings = SlurmConfig(**plain)
+        whole = asdict(self.settings)
+        ranges = (line.replace("slurm.", "hydra.launcher.", 1) for line in out_of_range({"slurm": whole}))
+        if lines := [*ranges, *faults("hydra.launcher.", whole), *absent("hydra.launcher.", whole)]:
+            raise UserError("\n".join(lines))
         self.config: DictConfig
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:

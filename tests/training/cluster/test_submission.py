@@ -19,6 +19,7 @@ from lit_llm.config.slurm_keys import SlurmConfig
 from lit_llm.config.yaml_files import load
 from lit_llm.errors import UserError
 from lit_llm.lineage.input_hash import without_names
+from lit_llm.runtime.started_by import JOB
 from lit_llm.training.cluster import submission
 from lit_llm.training.cluster.inside import in_job
 from lit_llm.training.cluster.launcher import SlurmLauncher
@@ -78,7 +79,7 @@ def test_a_job_has_ended_when_its_result_is_there_or_the_queue_has_lost_it(progr
 
 def test_a_signal_before_the_limit_queues_the_job_again_once_for_each(programs, monkeypatch, capsys):
     """And not from the tasks of other nodes, and no more often than it may."""
-    for name, value in {"SLURM_JOB_ID": "81", "SLURM_ARRAY_JOB_ID": "80", "SLURM_ARRAY_TASK_ID": "3"}.items():
+    for name, value in {JOB: "", "SLURM_JOB_ID": "81", "SLURM_ARRAY_JOB_ID": "80", "SLURM_ARRAY_TASK_ID": "3"}.items():
         monkeypatch.setenv(name, value)
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGUSR1, signal.SIGUSR2)}
 

@@ -29,6 +29,7 @@ def words(data):
 
 def trial_beside(folder, losses, monitor="val/loss"):
     """A trial in a study that holds another one, which reported ``losses`` by step."""
+    folder.mkdir(exist_ok=True)
     place = f"sqlite:///{folder}/study.db"
     study = optuna.create_study(storage=place, study_name="s")
     other = study.ask()

@@ -69,10 +69,6 @@ def search(folder, *words, ends=finished, **options):
     return sweeper.launcher.begun
 
 
-def study(folder):
-    return optuna.load_study(study_name=folder.name, storage=f"sqlite:///{folder}/study.db")
-
-
 def told_of(folder):
     return json.loads((folder / "study.json").read_text())
 
