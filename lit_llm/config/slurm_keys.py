@@ -39,7 +39,7 @@ def faults(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
     """A line for each value that no job can have."""
     if values["cluster"] not in CLUSTERS:
         yield f"{prefix}cluster={values['cluster']}: must be one of {', '.join(CLUSTERS)}"
-    if values["signal_seconds"] >= 60 * values["minutes"]:
+    if values["signal_seconds"] >= 60 * values["minutes"] > 0:
         yield (
             f"{prefix}signal_seconds={values['signal_seconds']}: must be less than the job's whole time, "
             f"{prefix}minutes={values['minutes']}"

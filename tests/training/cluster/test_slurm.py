@@ -17,7 +17,7 @@ from tests.training.test_train import wait_for
 pytest.importorskip("submitit")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 
-LONG = ["trainer.max_steps=300", "trainer.checkpoint_every_n_steps=1", "callbacks.checkpoints.keep=2"]
+LONG = ["trainer.max_steps=100", "trainer.checkpoint_every_n_steps=1"]
 AS_JOB = ["trainer.launcher=slurm", "trainer.slurm.poll_seconds=0.5", "trainer.slurm.minutes=30"]
 
 
