@@ -51,10 +51,12 @@ def execute(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     with imports_uncollected():
         import torch  # noqa: F401  it knows the GPUs; what needs it comes next
 
-        from lit_llm.training.launch import launch
+        from lit_llm.training.launch import launch, prepare_once
         from lit_llm.training.train import run
 
     devices.refuse(cfg.trainer)
-    if devices.count(cfg.trainer) * cfg.trainer.num_nodes > 1 and not inside_worker():
-        return launch(cfg, folder)
+    if devices.count(cfg.trainer) * cfg.trainer.num_nodes > 1:
+        if not inside_worker():
+            return launch(cfg, folder)
+        prepare_once(cfg, folder)
     return run(cfg, folder)

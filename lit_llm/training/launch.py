@@ -7,12 +7,14 @@ starts its own processes; those of the first one make the run's folder.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,10 @@ from lit_llm.checkpointing.signals import SOON, wait_for_a_step
 from lit_llm.config import schema
 from lit_llm.errors import UserError
 from lit_llm.runtime import devices
+from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.distributed import is_first_process, one_process_at
 from lit_llm.runtime.run_folder import RunFolder
-from lit_llm.runtime.started_by import meeting_place
+from lit_llm.runtime.started_by import meeting_place, started
 from lit_llm.training import outcome
 
 log = logging.getLogger("lit_llm")
@@ -79,6 +82,33 @@ def _prepare(cfg: DictConfig, folder: Path) -> None:
         if cfg.init_from is None or isinstance(cfg.stage.get("new_tokens"), str):
             learned_tokens(cfg, load_run_tokenizer(cfg, folder / "tokenizer"), folder)
         settled(cfg, folder)  # the processes read what was found
+
+
+def prepare_once(cfg: DictConfig, folder: Path) -> None:
+    """In processes that torchrun or srun started: the first one does what is done once, while the others wait."""
+    path, start = folder / FOLDER / "prepared.json", started()
+    names = ("TORCHELASTIC_RUN_ID", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    this = {name: os.environ.get(name) for name in names}  # of an earlier start another one may lie there
+    if start.rank == 0:
+        done = False
+        try:
+            _prepare(cfg, folder)
+            done = True
+        finally:
+            write_json(path, {"start": this, "done": done})
+        return
+    while (found := _read(path)).get("start") != this:
+        time.sleep(0.1)
+    if not found["done"]:
+        raise SystemExit(2)  # the first process has told why
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
 
 
 def _torchrun(cfg: DictConfig, folder: Path, place: Path) -> list[str]:

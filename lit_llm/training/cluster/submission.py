@@ -134,7 +134,7 @@ def _passing_on(left: list[Job], settings: SlurmConfig) -> Iterator[None]:
         for job in left:
             _stop(job, settings)
 
-    before = {signum: signal.signal(signum, stop) for signum in (signal.SIGTERM, signal.SIGINT)}
+    before: dict[int, Any] = {signum: signal.signal(signum, stop) for signum in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:

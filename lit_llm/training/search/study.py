@@ -45,12 +45,13 @@ def shown(place: str) -> str:
 def opened(place: str) -> optuna.storages.BaseStorage:
     """The storage at a place that :func:`place_of` named. Raises UserError where it cannot be opened."""
     import optuna
+    from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # what it says of each trial the leaderboard says
     try:
         if "://" not in place:
             Path(place).parent.mkdir(parents=True, exist_ok=True)
-            return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(place))
+            return optuna.storages.JournalStorage(JournalFileBackend(place))
         if place.startswith("sqlite:///"):
             Path(place.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         # A transaction of another process is waited for, not an error: several trials report at the same moment.
