@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from lit_llm.config.hydra_words import hydra_words
 from lit_llm.config.overrides import (
     composed,
     composing,
+    is_interval,
     override_words,
     parsed,
     quoted,
@@ -37,13 +39,16 @@ from lit_llm.config.overrides import (
 )
 from lit_llm.config.paths import wrong_places
 from lit_llm.config.pretrained_defaults import lines, settled
+from lit_llm.config.slurm_keys import lacking
 from lit_llm.config.validation import validate
 from lit_llm.errors import UserError
 from lit_llm.runtime import devices
 from lit_llm.runtime.atomic_files import write_text
-from lit_llm.runtime.distributed import inside_worker
+from lit_llm.runtime.distributed import agreed, inside_worker, is_first_process
 from lit_llm.runtime.out_of_resources import one_line
 from lit_llm.runtime.run_folder import unfinished
+from lit_llm.runtime.started_by import adopt, step_name
+from lit_llm.runtime.started_by import started as started_by
 from lit_llm.runtime.terminal import broken, columns, quiet_without_reader, started
 
 
@@ -71,6 +76,7 @@ def small_command(help: str, run: Callable[[Sequence[str]], None], words: Sequen
 
 
 def _command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] | None) -> None:
+    adopt()
     schema.register()
     sys.path.append(str(Path.cwd()))  # modules of one's own: a reward, a format, a stage
     interruption.given[:] = list(sys.argv[1:] if argv is None else argv)
@@ -88,6 +94,7 @@ def _command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str]
         for line in filter(None, (renamed.word(config_name, word)[1] for word in arguments)):
             print(f"note: {line}", file=sys.stderr)
         arguments = going_on(config_name, check(config_name, hydra_words(config_name, arguments)))
+        arguments = one_folder(config_name, arguments)
     except UserError as error:
         complain(error)
         raise SystemExit(2) from None
@@ -103,9 +110,11 @@ def _command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str]
         decorated()
     except UserError as error:
         complain(error)
+        interruption.clear_unused()
         raise SystemExit(2) from None
     except (HydraException, OmegaConfBaseException) as error:
         complain(_own(error) or UserError(str(error).splitlines()[0]))
+        interruption.clear_unused()
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -150,9 +159,39 @@ def _own(error: BaseException | None) -> UserError | None:
 
 
 def complain(error: UserError) -> None:
-    """One line on stderr for every finding."""
+    """One line on stderr for every finding. Of several processes of a run that torchrun or srun started only the first
+    one tells what all of them find."""
+    if not is_first_process():
+        return
     for line in str(error).splitlines():
         print(broken(f"error: {line}", columns(sys.stderr)), file=sys.stderr)
+
+
+def one_folder(config_name: str, arguments: list[str]) -> list[str]:
+    """Where torchrun or srun has started several processes: the words that name one folder in all of them.
+
+    Raises UserError for what starts its processes itself, and is to be started once.
+    """
+    now = started_by()
+    if now.by == "python" or _only_shows(arguments):
+        return arguments
+    several = "a sweep" if any(word in ("-m", "--multirun") for word in arguments) else None
+    if several or config_name == "pipeline":
+        raise UserError(
+            f"{now.by} started {now.tasks} processes, and {several or 'a pipeline'} starts those of its runs itself: "
+            "start it once, with python (trainer.devices=N, trainer.launcher=slurm)"
+        )
+    if any(word.startswith("hydra.run.dir=") for word in arguments):
+        return arguments
+    words, folders = override_words(arguments)
+    with composing():
+        cfg = hydra.compose(config_name, [*search_path(words, folders), *words], return_hydra_config=True)
+    runs = Path(cfg.paths.outputs) / cfg.hydra.runtime.choices.stage
+    try:
+        name = step_name() if now.by == "srun" else agreed(time.strftime("%Y-%m-%d_%H-%M-%S"), "folder")
+    except KeyError:
+        raise UserError("torchrun: give its processes one folder, hydra.run.dir=FOLDER") from None
+    return [*arguments, f"hydra.run.dir={quoted(str(runs / name))}"]
 
 
 def going_on(config_name: str, arguments: list[str]) -> list[str]:
@@ -192,6 +231,8 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
         findings += list(_without_effect(cfg, words)) if cfg is not None else []
         if cfg is not None and not findings:
             findings += list(_hydra_s_own(config_name, cfg, words, folders))
+        if several and cfg is not None and not findings:
+            findings += list(_without_steps(config_name, words, folders))
         if cfg is not None and not findings:
             try:
                 cfg = settled(cfg, lambda: given_in(config_name, arguments), _run_folder(words))
@@ -214,6 +255,7 @@ def not_there(values: Mapping[str, Any]) -> Iterator[str]:
     """A line for every folder, file and device that a configuration's plain form names and that is not there."""
     yield from wrong_places(values)
     yield from devices.faults(values)
+    yield from lacking(values)
 
 
 def _hydra_s_own(config_name: str, cfg: DictConfig, words: list[str], folders: list[str]) -> Iterator[str]:
@@ -231,6 +273,17 @@ def _hydra_s_own(config_name: str, cfg: DictConfig, words: list[str], folders: l
         except (OmegaConfBaseException, ValueError) as error:
             yield f"hydra: {next(iter(str(error).splitlines()), type(error).__name__)}"
         yield from hydra_node.findings(node, list(cfg.get("allowed_targets") or ()))
+
+
+def _without_steps(config_name: str, words: list[str], folders: list[str]) -> Iterator[str]:
+    """A line for every interval that no search draws from: a grid has no values in it."""
+    if not (intervals := [word for word in words if is_interval(word)]):
+        return
+    overrides = list(parsed([*search_path(words, folders), *words], [], hydra_too=True))
+    whole = composed(config_name, overrides, [], hydra_too=True)
+    if whole is not None and str(whole.hydra.sweeper.get("_target_", "")).endswith(".BasicSweeper"):
+        for word in intervals:
+            yield f"{word}: has no steps that a grid could run; give hydra/sweeper=optuna, or range(FROM, TO, STEP)"
 
 
 def compose(config_name: str, overrides: list[str]) -> DictConfig:

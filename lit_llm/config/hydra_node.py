@@ -9,12 +9,15 @@ import logging
 import logging.handlers
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from lit_llm.config.targets import nodes, refusal, under
 
 # Hydra's own and its plugins', and what the plugins for searches are configured with.
 SEARCHES = ("hydra_plugins.", "hydra._internal.core_plugins.", "optuna.samplers.", "optuna.pruners.")
+# Ours, which training/plugins.py makes known to Hydra: they stand in no package of that name.
+REGISTERED = ("hydra_plugins.lit_llm.OptunaSweeper", "hydra_plugins.lit_llm.SlurmLauncher")
 CALLBACKS = ("lit_llm.training.sweep.Leaderboard", "hydra.experimental.callbacks.")
 # Each by its full name: a module such as logging.handlers also holds what it imports itself (os, socket, pickle).
 LOGGING = ("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler", "logging.Formatter",
@@ -42,7 +45,7 @@ def findings(node: Mapping[str, Any], allowed: Sequence[str]) -> Iterator[str]:
         yield from _hidden(part, f"hydra.{group}", node)
         for key, _, found in nodes(part, f"hydra.{group}"):
             target = found["_target_"]
-            if target not in places and (reason := _foreign(target, (*places, *allowed))) is not None:
+            if target not in (*places, *REGISTERED) and (reason := _foreign(target, (*places, *allowed))) is not None:
                 yield f"{key}._target_={target}: {reason}"
     for group in ("job_logging", "hydra_logging"):
         yield from _in_logging(node.get(group), f"hydra.{group}", allowed)
@@ -54,6 +57,8 @@ def _foreign(target: Any, places: Sequence[str]) -> str | None:
         return f"is none of {', '.join(places)}"
     if target in places:
         return None
+    if isinstance(target, str) and target.startswith("optuna.") and find_spec("optuna") is None:
+        return "optuna is missing; pip install 'lit-llm[optuna]'"
     return refusal(target, "", places)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_llm.checkpointing.signals import REQUEUE
 from lit_llm.errors import UserError
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.runtime.run_lock import RunLock
@@ -19,8 +20,9 @@ from lit_llm.runtime.run_lock import RunLock
 STARTING = (".hydra", ".lock", ".launch", ".heldout", "config.yaml", "run.json", "tokenizer", ".tokenizer-unfinished",
             "tensorboard", "csv", "heldout", "scores", "training_answers.json", "checkpoints", "log_dir",
             "vocabulary.json")  # fmt: skip
-EVENTS = "events.out.tfevents."  # how the names of TensorBoard's files begin
-STOPPED = (130, 143)
+# How the names of TensorBoard's files begin, and those of what starts the processes of a further node.
+BEGINNINGS = ("events.out.tfevents.", ".launch-")
+STOPPED = (130, 143, *REQUEUE)
 
 _begun: set[Path] = set()
 _made: dict[Path, list[Path]] = {}  # folders that this command made, behind those above them that it made too
@@ -85,7 +87,7 @@ def clear(folder: Path) -> bool:
     if new is None or not folder.is_dir() or folder.is_symlink() or begun(folder):
         return False
     inside = list(folder.iterdir())
-    if any(not path.name.startswith(EVENTS) and path.name not in STARTING and path.suffix != ".log" for path in inside):
+    if not all(path.name.startswith(BEGINNINGS) or path.name in STARTING or path.suffix == ".log" for path in inside):
         return False
     try:
         with RunLock(folder):
@@ -104,6 +106,12 @@ def clear(folder: Path) -> bool:
             break
     _made.pop(new[-1], None)
     return True
+
+
+def clear_unused() -> None:
+    """Removes what this command made for a sweep that never began."""
+    for folder in list(_sweeps):
+        clear(folder)
 
 
 def command_of(*words: str) -> str:

@@ -13,7 +13,7 @@ import yaml
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.plugins.config_source import ConfigResult
@@ -53,7 +53,7 @@ def text_of(value: str) -> str:
 # Keys whose values are texts, whatever they look like: places and names. Elsewhere 1_000 is a number.
 TEXTS = ("resume", "init_from", "path", "replay_path", "ptx_path", "folder", "cache_dir", "outputs", "cache", "name",
          "replay_name", "dir", "subdir", "base_model", "reference_logps", "win_rate", "rankings", "model", "experiment",
-         "function")  # fmt: skip
+         "function", "study_name", "storage")  # fmt: skip
 
 
 def literal(words: list[str]) -> list[str]:
@@ -171,7 +171,7 @@ def parsed(words: list[str], findings: list[str], hydra_too: bool = False, sever
             if not several:
                 key, _, value = word.partition("=")
                 findings.append(f"{word}: several values are a sweep; add --multirun, or write a list: {key}=[{value}]")
-            first = next(iter(override.sweep_string_iterator()), "")
+            first = _first_of(override)
             override = parser.parse_override(f"{word.partition('=')[0]}={first}")
         if override.value() is None and (conf_folder() / str(override.key_or_group)).is_dir():
             group = override.key_or_group
@@ -179,6 +179,22 @@ def parsed(words: list[str], findings: list[str], hydra_too: bool = False, sever
             continue
         if hydra_too or not override.is_hydra_override() or word.startswith("hydra.searchpath="):
             yield override
+
+
+def is_interval(word: str) -> bool:
+    """Whether an override gives all numbers between two."""
+    try:
+        return OverridesParser.create().parse_override(word).is_interval_sweep()
+    except HydraException:
+        return False
+
+
+def _first_of(override: Override) -> str:
+    """A value of a sweep, as it is written."""
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        return str(value.start)
+    return next(iter(override.sweep_string_iterator()), "")
 
 
 def composed(

@@ -24,6 +24,9 @@ RANGES: dict[str, Range] = {
     "gradient_clip_val": WEIGHT, "val_check_interval": COUNT, "limit_train_batches": COUNT, "limit_val_batches": COUNT,
     "log_every_n_steps": SOME, "checkpoint_every_n_steps": SOME, "overfit_batches": COUNT, "fast_dev_run": COUNT,
     "activation_memory_budget": SHARE, "sanity_steps": Range(-1, 10**9),
+    "slurm.minutes": Range(1, 10**6), "slurm.signal_seconds": Range(0, 10**6), "slurm.requeues": COUNT,
+    "slurm.cpus_per_task": Range(1, 4096), "slurm.gpus_per_node": Range(0, 1024),
+    "slurm.mem_gb": Range(0, 10**6, above=True), "slurm.at_once": Range(1, 10**6), "slurm.poll_seconds": SECONDS,
     # Evaluations and pipelines
     "max_items": SOME, "batch_size": ROWS, "max_new_tokens": SOME, "temperature": TEMPERATURE,
     "heldout_prompts": COUNT, "n": COUNT, "prompts": SOME, "enough": SOME, "overlap": SOME, "poll_seconds": SECONDS,

@@ -21,12 +21,16 @@ import yaml
 from lit_llm.config import schema
 from lit_llm.config.conf_files import INSIDE_THE_STAGE, conf_folder, options
 from lit_llm.config.export_keys import ExportConfig
+from lit_llm.config.search_keys import OptunaOptions
 from lit_llm.config.signatures import options_of
+from lit_llm.config.slurm_keys import SlurmConfig
 from lit_llm.runtime.atomic_files import write_text
 
 ROOTS = (  # (heading, what stands before its keys, the dataclass)
     ("A run: `scripts/train.py`", "", schema.TrainConfig),
     ("`trainer`", "trainer.", schema.TrainerConfig),
+    ("`trainer.slurm`; of a sweep with `hydra/launcher=slurm`: `hydra.launcher`", "trainer.slurm.", SlurmConfig),
+    ("`hydra.sweeper` with `hydra/sweeper=optuna`", "hydra.sweeper.", OptunaOptions),
     ("`evaluation`", "evaluation.", schema.EvaluationConfig),
     ("`paths`", "paths.", schema.PathsConfig),
     ("A pipeline: `scripts/pipeline.py`", "", schema.PipelineConfig),
@@ -88,7 +92,8 @@ stages:
 | [run/](run) | the data, optimizer, schedule and limits that are usual for a stage: `run=NAME`; `stage=NAME` takes it |
 | [stage/](stage), [data/](data), [backbone/](backbone) ... | groups: one file an option |
 | [experiment/](experiment) | whole pipelines (`default`, `tiny`), and runs with a name of their own (`ppo_ptx`) |
-| [hparams_search/](hparams_search) | a sweep for each stage |
+| [hparams_search/](hparams_search) | a sweep for each stage; in [optuna/](hparams_search/optuna) a search |
+| [slurm/](slurm) | what jobs are asked for with: `slurm@trainer.slurm=NAME` takes a file of your own |
 | [paths/](paths) | where outputs and caches lie |
 | [debug/](debug) | short runs, laid over any other |
 """

@@ -22,12 +22,14 @@ from omegaconf.errors import OmegaConfBaseException
 from lit_llm.config import renamed, yaml_files
 from lit_llm.config.conf_files import options
 from lit_llm.config.export_keys import ExportConfig
+from lit_llm.config.slurm_keys import SlurmConfig
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import write_text
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed")
 SAVE_DTYPES = (None, "float32", "bfloat16", "float16")
 SHARDS = (None, "full", "grad", "hybrid")
+WHERE = ("launcher", "slurm")  # keys of a trainer that say where a run is made, not what
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 
 
@@ -36,8 +38,10 @@ class TrainerConfig:
     """What the Lightning Trainer of a run is built from. Steps are optimizer steps (rollouts for PPO)."""
 
     accelerator: str = "auto"  # a GPU is used where there is one
-    devices: Any = 1  # processes on this machine: a number, auto, -1 (every GPU) or a list of GPUs
+    devices: Any = 1  # processes on a node: a number, auto, -1 (every GPU) or a list of GPUs
     num_nodes: int = 1
+    launcher: str = "local"  # this machine; slurm: the run is a job of Slurm's, which is waited for
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)  # what that job is asked for with
     strategy: str = "auto"  # Lightning's names: ddp, ...; a model that is spread over the processes has the next two
     shard: str | None = None  # full, grad or hybrid: each process holds a part of the model; null: each holds all of it
     tensor_parallel: int = 1  # processes, side by side, that compute each layer together; divides the devices
@@ -184,6 +188,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store("train_schema", TrainConfig)
     store.store("pipeline_schema", PipelineConfig)
+    OmegaConf.register_new_resolver("first_given", first_given, replace=True)
     OmegaConf.register_new_resolver("usual", usual, replace=True)
     OmegaConf.register_new_resolver("usual_option", usual_option, replace=True)
 
@@ -191,6 +196,11 @@ def register() -> None:
 def usual_option(group: str, stage: str) -> str:
     """The file of ``group`` (loss, reward) that is called as a stage, or none: ``${usual_option:loss,dpo}``."""
     return stage if stage in options(group) else "none"
+
+
+def first_given(*values: Any) -> Any:
+    """The first of the values that is not null."""
+    return next((value for value in values if value is not None), None)
 
 
 def usual(limit: Any, *others: Any) -> Any:
@@ -288,8 +298,12 @@ def digest(value: Any) -> str:
 
 
 def identity(config: Any) -> str:
-    """What makes two runs the same run: every value but ``resume``, and what the environment gives for them."""
+    """What makes two runs the same run: every value but ``resume`` and where they run, and what the environment gives
+    for them."""
     values = {key: value for key, value in plain(config).items() if key != "resume"}
+    for run in (values, *(values.get("stages") or {}).values()):
+        if isinstance(run.get("trainer"), dict):
+            run["trainer"] = {key: value for key, value in run["trainer"].items() if key not in WHERE}
     return digest([values, environment(values)])
 
 

@@ -23,6 +23,8 @@ from lit_llm.config.export_keys import ExportConfig, wrong_export
 from lit_llm.config.ranges import out_of_range
 from lit_llm.config.resume_compatibility import change_from
 from lit_llm.config.signatures import Signature, signature
+from lit_llm.config.slurm_keys import LAUNCHERS, SlurmConfig
+from lit_llm.config.slurm_keys import faults as slurm_faults
 from lit_llm.errors import UserError
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.runtime.suggestions import hint
@@ -145,6 +147,8 @@ def _check_run(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
     yield from _check_allowed(prefix, values["allowed_targets"])
     yield from _check_keys(prefix, values, schema.TrainConfig)
     yield from _check_keys(f"{prefix}trainer.", values["trainer"], schema.TrainerConfig)
+    yield from _check_keys(f"{prefix}trainer.slurm.", values["trainer"]["slurm"], SlurmConfig)
+    yield from slurm_faults(f"{prefix}trainer.slurm.", values["trainer"]["slurm"])
     yield from _check_keys(f"{prefix}evaluation.", values["evaluation"], schema.EvaluationConfig)
     yield from _check_keys(f"{prefix}paths.", values["paths"] or {}, schema.PathsConfig)
     for group in ("stage", "backbone", "tokenizer", "data", "optimizer", "schedule", "logger"):
@@ -323,7 +327,8 @@ def _check_quantization(prefix: str, values: Mapping[str, Any]) -> Iterator[str]
 
 
 def _check_trainer(path: str, values: Mapping[str, Any]) -> Iterator[str]:
-    choices = {"precision": schema.PRECISIONS, "accelerator": schema.ACCELERATORS, "save_dtype": schema.SAVE_DTYPES}
+    choices = {"precision": schema.PRECISIONS, "accelerator": schema.ACCELERATORS, "save_dtype": schema.SAVE_DTYPES,
+               "launcher": LAUNCHERS}  # fmt: skip
     for key, known in choices.items():
         if values[key] not in known:
             yield f"{path}{key}={values[key]}: must be one of {', '.join(str(one or 'null') for one in known)}"

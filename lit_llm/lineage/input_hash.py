@@ -15,7 +15,7 @@ from lit_llm.model_sources.adapters import base_files, base_of
 from lit_llm.runtime.model_folder import is_adapter
 
 # Keys that say where or how fast, not what: another value gives the same result.
-WITHOUT_EFFECT = ("resume", "cache_dir", "paths", "progress", "num_workers")
+WITHOUT_EFFECT = ("resume", "cache_dir", "paths", "progress", "num_workers", "launcher", "slurm")
 PATH_KEYS = ("path", "replay_path", "ptx_path", "prompts", "decontaminate", "earlier_heldout")
 # The last words of keys whose values are paths though no slash may show it.
 PLACES = ("init_from", "path", "paths", "file", "files", "folder", "folders", "dir", "model", "prompts")

@@ -28,13 +28,16 @@ from lit_llm.pipeline.simulated_gold import without_rule
 from lit_llm.runtime.allocator import give_back_freed_memory
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.terminal import near, typed
+from lit_llm.training.plugins import register
 from lit_llm.training.result import duration, in_one_sentence
+from lit_llm.training.search.trial import Pruned, untold
 
 log = logging.getLogger("lit_llm")
 
 
 def main() -> None:
     """The command line (lit-llm-pipeline)."""
+    register()
     command("pipeline", job)
 
 
@@ -124,7 +127,11 @@ def _compute(
         if name == RANKINGS:
             _collect(config, place, list(chain.cfg.allowed_targets))
         else:
-            execute(schema.restored({**config, "resume": "auto"}), place)
+            with untold(unless=name == (chain.cfg.objective or list(chain.steps)[-1])):
+                execute(schema.restored({**config, "resume": "auto"}), place)
+    except Pruned:
+        log.info("%s: pruned, the chain stops here; %s goes on where it is asked for again", heading, place)
+        raise
     except UserError as error:
         clear(place)
         if not _forbidden(error):

@@ -1,7 +1,8 @@
 """How many processes ``trainer.devices`` asks for, and whether this machine has what they are to run on.
 
 Nothing heavy is imported: a run that would fill the memory is refused before torch is there. Lightning's spellings are
-taken: a number (``2``, ``"2"``), ``auto``, ``-1`` (every GPU), a list of GPUs (``[0,1]``, ``"0,1"``).
+taken: a number (``2``, ``"2"``), ``auto``, ``-1`` (every GPU), a list of GPUs (``[0,1]``, ``"0,1"``). ``auto`` is what
+torchrun or srun has started on this node, else every GPU, else one process.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lit_llm.errors import UserError
+from lit_llm.runtime.started_by import inside_job, mismatch, started
 
 Device = Literal["auto", "cpu", "cuda", "mps"]  # as the small commands are told it
 SAID = "must be a number of processes, auto, -1 (every GPU) or a list of GPUs such as [0,1]"
@@ -57,6 +59,8 @@ def count(settings: Any) -> int:
     value, gpu = _read(settings["devices"]), _on_gpu(settings["accelerator"])
     if isinstance(value, list):
         return max(1, len(value))
+    if value == "auto" and started().here > 1:
+        return started().here
     if value in ("auto", -1):
         return max(1, gpus()) if gpu else 1
     return value if isinstance(value, int) and value > 0 else 1
@@ -73,6 +77,9 @@ def fault(settings: Any) -> str | None:
     value, accelerator = _read(settings["devices"]), settings["accelerator"]
     if value in (None, 0, []) or (isinstance(value, int) and value < -1):
         return SAID
+    now = started()
+    if now.by != "python" and (found := mismatch(count(settings), settings["num_nodes"], now)):
+        return found
     if accelerator == "mps":
         return None if value in (1, "auto", -1, [0]) else "must be 1; this machine has one GPU"
     if accelerator == "tpu" or value == "auto":
@@ -85,6 +92,8 @@ def _fault_of_gpus(value: Any) -> str | None:
     if not there:  # torch has the last word, and says so
         return None if "torch" not in sys.modules else "there is no GPU that torch can use; give trainer=cpu"
     has = f"this machine has {there} GPU{'s' * (there != 1)}"
+    if started().by == "srun":
+        has = f"Slurm shows this task {there} GPU{'s' * (there != 1)} (leave out --gpu-bind and --gpus-per-task)"
     if isinstance(value, list):
         if any(not 0 <= each < there for each in value):
             return f"{has}, counted from 0"
@@ -111,12 +120,15 @@ def refuse(settings: Any) -> None:
 
 
 def faults(values: Mapping[str, Any]) -> Iterator[str]:
-    """A line for every run, in a run's or a pipeline's plain configuration, that asks for what is not there."""
+    """A line for every run of this machine, in a run's or a pipeline's plain configuration, that asks for what is not
+    there."""
     stages = values.get("stages")
     runs = {"": values} if stages is None else {
         f"stages.{name}.": run for name, run in stages.items() if name not in values["skip"]
     }  # fmt: skip
     for prefix, run in runs.items():
+        if run["trainer"].get("launcher") == "slurm" and not inside_job():
+            continue  # it runs on another machine
         if found := fault(run["trainer"]):
             yield f"{prefix}trainer.devices={run['trainer']['devices']}: {found}"
 
@@ -124,6 +136,8 @@ def faults(values: Mapping[str, Any]) -> Iterator[str]:
 def for_lightning(settings: Any) -> Any:
     """What ``lightning.Trainer(devices=...)`` takes."""
     value = _read(settings["devices"])
+    if value == "auto" and started().here > 1:
+        return count(settings)
     return value if isinstance(value, list) or value in ("auto", -1) else count(settings)
 
 

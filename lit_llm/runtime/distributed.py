@@ -68,6 +68,20 @@ def is_of_lost_process(error: BaseException | None) -> bool:
     return False
 
 
+def agreed(value: str, name: str) -> str:
+    """What the first process says, in all processes that torchrun started: the name of the run's folder, which would
+    hold the second in which each of them came to it. Raises KeyError where torchrun keeps no store for that."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        raise KeyError("TORCHELASTIC_USE_AGENT_STORE")
+    import torch
+
+    store = torch.distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    key = f"lit_llm/{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    if is_first_process():
+        store.set(key, value)
+    return str(store.get(key).decode())
+
+
 def gathered(value: T, world_size: int, group: Any = None) -> list[T]:
     """The value of every process, in the order of their ranks. Every process calls this alike.
 

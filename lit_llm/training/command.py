@@ -12,6 +12,8 @@ from lit_llm.config.command_line import command
 from lit_llm.runtime import devices
 from lit_llm.runtime.distributed import inside_worker
 from lit_llm.runtime.garbage_collection import imports_uncollected
+from lit_llm.runtime.started_by import inside_job
+from lit_llm.training.plugins import register
 
 if TYPE_CHECKING:  # torch and Lightning are imported only when the configuration has been found good
     pass
@@ -28,6 +30,7 @@ def main() -> None:
 
         look([word for word in words if word not in LOOK])
         return
+    register()
     command("train", job, [word for word in words if word not in LOOK])
 
 
@@ -39,14 +42,21 @@ def job(cfg: DictConfig) -> float | None:
 
 
 def execute(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """Run ``cfg`` in ``folder``, in this process or, for several devices, in several. Returns the metrics."""
+    """Run ``cfg`` in ``folder``: in this process, for several devices in several, or in a job of Slurm's. Returns the
+    metrics."""
+    if cfg.trainer.launcher == "slurm" and not inside_job():
+        from lit_llm.training.cluster.stage_job import submit
+
+        return submit(cfg, folder, execute)
     with imports_uncollected():
         import torch  # noqa: F401  it knows the GPUs; what needs it comes next
 
-        from lit_llm.training.launch import launch
+        from lit_llm.training.launch import launch, prepare_once
         from lit_llm.training.train import run
 
     devices.refuse(cfg.trainer)
-    if devices.count(cfg.trainer) * cfg.trainer.num_nodes > 1 and not inside_worker():
-        return launch(cfg, folder)
+    if devices.count(cfg.trainer) * cfg.trainer.num_nodes > 1:
+        if not inside_worker():
+            return launch(cfg, folder)
+        prepare_once(cfg, folder)
     return run(cfg, folder)

@@ -1,7 +1,8 @@
 """Several devices: one process each, started by torchrun around the configuration that this process has resolved.
 
 Lightning's own launcher would start the Hydra command again in every process, with run folders, sweeps and optimizing
-samplers of their own. Here the processes read one configuration file and share one run folder.
+samplers of their own. Here the processes read one configuration file and share one run folder. Of several nodes each
+starts its own processes; those of the first one make the run's folder.
 """
 
 from __future__ import annotations
@@ -13,20 +14,28 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
+from lit_llm.checkpointing.signals import SOON, wait_for_a_step
 from lit_llm.config import schema
 from lit_llm.errors import UserError
 from lit_llm.runtime import devices
+from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.distributed import is_first_process, one_process_at
 from lit_llm.runtime.run_folder import RunFolder
+from lit_llm.runtime.started_by import meeting_place, started
+from lit_llm.training import outcome
 
 log = logging.getLogger("lit_llm")
 
 FOLDER = ".launch"
+RESULT = "result.json"
+PROCESS = "process-"  # files with the numbers of this node's processes
 
 
 def launch(cfg: DictConfig, folder: Path) -> dict[str, Any]:
@@ -34,23 +43,32 @@ def launch(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
     Raises UserError with the run's own message, SystemExit(143) when it was stopped by SIGTERM.
     """
-    place = folder / FOLDER
-    if os.environ.get("NODE_RANK", "0") == "0":
+    node = _node(cfg)
+    place = folder / (FOLDER if node == 0 else f"{FOLDER}-{node}")
+    if node == 0:
         _prepare(cfg, folder)  # first: refused where another process is at work, whose files stay
     shutil.rmtree(place, ignore_errors=True)
     schema.save(cfg, place / "config.yaml")
-    code = _wait(subprocess.Popen(_torchrun(cfg, folder), env=_environment()))
-    result = json.loads((place / "result.json").read_text()) if (place / "result.json").is_file() else {}
-    if "metrics" in result:
-        return dict(result["metrics"])
-    if "user_error" in result:
-        raise UserError(result["user_error"])
-    if "exit" in result:
-        raise SystemExit(result["exit"])
+    code = _wait(_start(_torchrun(cfg, folder, place)), place)
+    if (metrics := outcome.taken(place / RESULT)) is not None:
+        return metrics
     raise UserError(
         f"{folder}: its processes ended with status {code}; the reason is printed above, and where none is the system "
         f"killed one, as it does when memory runs out: lower data.micro_batch_size; {RunFolder(folder).kept()}"
     )
+
+
+def _node(cfg: DictConfig) -> int:
+    """This node's number. Raises UserError where several are asked for and none was told its own."""
+    if cfg.trainer.num_nodes == 1:
+        return 0
+    try:
+        return meeting_place()[0]
+    except KeyError as missing:
+        raise UserError(
+            f"trainer.num_nodes={cfg.trainer.num_nodes}: every node needs NODE_RANK, MASTER_ADDR and MASTER_PORT to be "
+            f"set ({missing.args[0]} is not), or srun, which tells them"
+        ) from None
 
 
 def _prepare(cfg: DictConfig, folder: Path) -> None:
@@ -66,35 +84,72 @@ def _prepare(cfg: DictConfig, folder: Path) -> None:
         settled(cfg, folder)  # the processes read what was found
 
 
-def _torchrun(cfg: DictConfig, folder: Path) -> list[str]:
-    """The command of this node. Several nodes each run the same, with NODE_RANK, MASTER_ADDR, MASTER_PORT set."""
+def prepare_once(cfg: DictConfig, folder: Path) -> None:
+    """In processes that torchrun or srun started: the first one does what is done once, while the others wait."""
+    path, start = folder / FOLDER / "prepared.json", started()
+    names = ("TORCHELASTIC_RUN_ID", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    this = {name: os.environ.get(name) for name in names}  # of an earlier start another one may lie there
+    if start.rank == 0:
+        done = False
+        try:
+            _prepare(cfg, folder)
+            done = True
+        finally:
+            write_json(path, {"start": this, "done": done})
+        return
+    while (found := _read(path)).get("start") != this:
+        time.sleep(0.1)
+    if not found["done"]:
+        raise SystemExit(2)  # the first process has told why
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _torchrun(cfg: DictConfig, folder: Path, place: Path) -> list[str]:
+    """The command of this node."""
     words = [sys.executable, "-m", "lit_llm.training.torchrun", f"--nproc-per-node={devices.count(cfg.trainer)}"]
     if cfg.trainer.num_nodes == 1:
         words += ["--standalone", "--local-addr=127.0.0.1"]
     else:
-        names = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
-        missing = [name for name in names if name not in os.environ]
-        if missing:
-            raise UserError(
-                f"trainer.num_nodes={cfg.trainer.num_nodes}: every node needs {', '.join(missing)} to be set"
-            )
-        rank, address, port = (os.environ[name] for name in names)
+        rank, address, port = meeting_place()
         words += [f"--nnodes={cfg.trainer.num_nodes}", f"--node-rank={rank}"]
         words += [f"--master-addr={address}", f"--master-port={port}"]
-    return [*words, "-m", "lit_llm.training.launch", str(folder)]
+    return [*words, "-m", "lit_llm.training.launch", str(folder), str(place)]
+
+
+def _start(words: list[str]) -> subprocess.Popen[bytes]:
+    """torchrun, deaf to SIGUSR1 and SIGUSR2: a scheduler sends them to every process of a job, and it would die of
+    them. Its processes hear them."""
+    before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in SOON}
+    try:
+        return subprocess.Popen(words, env=_environment())
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def _environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Wait, passing SIGTERM and SIGINT on: the processes save and leave by themselves."""
+def _wait(process: subprocess.Popen[bytes], place: Path) -> int:
+    """Wait, passing signals on: the processes save and leave by themselves."""
 
     def forward(signum: int, frame: Any) -> None:  # noqa: ARG001
-        process.send_signal(signal.SIGTERM)
+        if signum not in SOON:
+            process.send_signal(signal.SIGTERM)
+            return
+        for file in place.glob(f"{PROCESS}*"):
+            with suppress(OSError, ValueError):  # it has ended, or is about to write its number
+                os.kill(int(file.read_text()), signum)
 
-    before = {signum: signal.signal(signum, forward) for signum in (signal.SIGTERM, signal.SIGINT)}
+    before = {signum: signal.signal(signum, forward) for signum in (signal.SIGTERM, signal.SIGINT, *SOON)}
     try:
         return process.wait()
     finally:
@@ -104,29 +159,19 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
             process.kill()
 
 
-def worker(folder: Path) -> None:
-    """What every process of the run does: read the configuration, run, and the first one writes the result."""
+def worker(folder: Path, place: Path) -> None:
+    """What every process of the run does: read the configuration, run; a node's first one writes the result."""
     from lit_llm.config.environment import hide
-    from lit_llm.runtime.atomic_files import write_json
     from lit_llm.training.train import run
 
+    wait_for_a_step()
+    local = os.environ.get("LOCAL_RANK", "0")
+    (place / f"{PROCESS}{local}").write_text(str(os.getpid()))
     level = logging.INFO if is_first_process() else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
-    result: dict[str, Any] = {}
-    cfg = schema.load(folder / FOLDER / "config.yaml")
-    shown = hide(cfg)
-    try:
-        result = {"metrics": run(cfg, folder)}
-    except UserError as error:
-        result = {"user_error": shown(str(error))}
-        raise SystemExit(2) from None
-    except SystemExit as stop:
-        result = {"exit": stop.code}
-        raise
-    finally:
-        if result and (is_first_process() or "user_error" in result):
-            write_json(folder / FOLDER / "result.json", result)
+    cfg = schema.load(place / "config.yaml")
+    outcome.written(place / RESULT, lambda: run(cfg, folder), hide(cfg), writes=local == "0")
 
 
 if __name__ == "__main__":
-    worker(Path(sys.argv[1]))
+    worker(Path(sys.argv[1]), Path(sys.argv[2]))

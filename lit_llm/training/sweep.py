@@ -27,9 +27,12 @@ from lit_llm.config.run_objective import refuse_incomparable
 from lit_llm.config.validation import validate
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import write_json
+from lit_llm.runtime.distributed import is_first_process
 from lit_llm.runtime.out_of_resources import one_line
 from lit_llm.runtime.run_folder import RunFolder
+from lit_llm.runtime.started_by import started
 from lit_llm.runtime.terminal import typed, wrap_logs
+from lit_llm.training.search.trial import Pruned, told
 
 log = logging.getLogger("lit_llm")
 
@@ -47,6 +50,8 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     wrap_logs()  # Hydra has just made the handlers
+    if not is_first_process():  # of several that torchrun or srun started one tells the story
+        logging.getLogger().setLevel(logging.WARNING)
     try:
         cfg = settled(cfg, given_to_job, folder)
     except UserError as error:
@@ -62,13 +67,16 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
         return float(done["objective"])
     if "resume" in cfg and RunFolder(folder).state.get("identity") == identity:
         cfg.resume = "auto"  # a sweep begun before in this folder: the job goes on
+    if started().node > 0:
+        return objective(job(cfg, folder))  # the first node's process writes what a sweep keeps
     result: dict[str, Any] = {"identity": identity, "overrides": list(hydra.overrides.task)}
     result["pipeline"] = "stages" in cfg
     try:
         validate(cfg)
         refuse_what_is_not_there(cfg)
         refuse_incomparable(schema.plain(cfg))
-        metrics = job(cfg, folder)
+        with told(Path(hydra.sweep.dir), hydra.job.num):
+            metrics = job(cfg, folder)
         value = objective(metrics)
         result["measure"] = metrics.get("objective_of")
         status = _status(value, metrics)
@@ -77,10 +85,13 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
     except (KeyboardInterrupt, SystemExit) as stop:
         _stopped(stop, folder, "sweep", shown)
         raise
+    except Pruned as pruned:
+        log.info("%s: pruned %s", folder, pruned)
+        result |= {"status": f"pruned {pruned}", "objective": FAILED}
     except Exception as error:
-        told = one_line(error)
-        log.error("%s", traceback.format_exc() if told is None else told)
-        first = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}" if told is None else str(told)
+        line = one_line(error)
+        log.error("%s", traceback.format_exc() if line is None else line)
+        first = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}" if line is None else str(line)
         result |= {"status": f"failed: {shown(first)}", "objective": FAILED}
     if result["status"] != "finished" and clear(folder):
         folder.mkdir(parents=True)  # of a start that failed only what the leaderboard tells is kept
@@ -126,7 +137,7 @@ def _alone(job: Job, cfg: DictConfig, folder: Path, kind: str) -> float:
 def _stopped(stop: BaseException, folder: Path, kind: str, shown: Callable[[str], str]) -> None:
     """Ctrl+C and SIGTERM: says how to go on."""
     code = stop.code if isinstance(stop, SystemExit) else 130
-    if code in (1, *STOPPED):
+    if code in (1, *STOPPED) and is_first_process():
         print(shown(how_to_go_on(folder, kind)), file=sys.stderr, flush=True)
 
 
@@ -207,8 +218,9 @@ def only_seeds_differ(rows: list[dict[str, Any]]) -> bool:
 
 def table(folder: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
     """The leaderboard as lines of text: a table for each measure that jobs are compared by, best first in each."""
-    failed = sum(1 for row in rows if row["status"] != "finished")
-    yield f"\nSweep {folder}: {len(rows)} jobs{f', {failed} failed' if failed else ''}, best first"
+    counts = [(sum(1 for row in rows if row["status"].startswith(how)), how) for how in ("failed", "pruned")]
+    ended = "".join(f", {count} {how}" for count, how in counts if count)
+    yield f"\nSweep {folder}: {len(rows)} jobs{ended}, best first"
     compared = list(dict.fromkeys(row.get("measure") for row in rows if row["status"] == "finished")) or [None]
     for measure in compared:
         own = [row for row in rows if row["status"] == "finished" and row.get("measure") == measure]

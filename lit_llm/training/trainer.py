@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig
 
 from lit_llm.callbacks.progress import Progress
@@ -24,6 +25,7 @@ from lit_llm.errors import UserError
 from lit_llm.runtime import devices, lightning_loops, processor
 from lit_llm.runtime.lightning_loops import step_ended
 from lit_llm.training.build import Parts
+from lit_llm.training.search.trial import current
 
 DEFAULT_STEPS = 500  # of a run that is given no limit
 
@@ -42,6 +44,10 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
     if not any(isinstance(callback, RandomState) for callback in callbacks):
         callbacks.append(RandomState())
     callbacks.append(RunStart(note_begun))
+    if (trial := current()) is not None:
+        from lit_llm.training.search.pruning import Pruning
+
+        callbacks.append(Pruning(trial))
     if own and steps is not None:
         callbacks.append(StopAfter(steps))
     if cfg.max_time is not None:
@@ -70,7 +76,7 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
         default_root_dir=folder,
         callbacks=callbacks,
         logger=_logger(parts.cfg, folder),
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *_one_process(cfg)],
         enable_checkpointing=True,
         enable_progress_bar=cfg.progress,
         enable_model_summary=False,
@@ -159,6 +165,12 @@ def strategy(cfg: DictConfig) -> Any:
         shares, replicas = devices.shares(cfg), int(cfg.num_nodes) if cfg.shard == "hybrid" else None
         return CheckpointedShardedStrategy(shares, world // shares, cfg.shard or "full", replicas)
     return "ddp" if cfg.strategy == "auto" and world > 1 else cfg.strategy
+
+
+def _one_process(trainer: DictConfig) -> list[LightningEnvironment]:
+    """Of a run of one process Lightning need not ask Slurm: it would requeue the job by itself, and refuse a step of
+    several tasks."""
+    return [LightningEnvironment()] if _world(trainer) == 1 else []
 
 
 def _batches(value: int | float | None) -> int | float | None:

@@ -59,7 +59,7 @@ def test_a_run_of_epochs_can_be_prolonged_but_not_cut(tmp_path: Path, uninterrup
         run(tmp_path, max_steps=-1, max_epochs=1, every_n_steps=None, resume=True)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_saves_at_the_end_of_the_step(tmp_path: Path, uninterrupted: dict, signum: int) -> None:
     before = signal.getsignal(signum)
     with pytest.raises(Interrupted) as stopped:

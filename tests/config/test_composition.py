@@ -105,3 +105,29 @@ def test_a_search_sweeps_keys_that_its_stage_has(name):
     except UserError as error:
         lines = str(error).splitlines()
         assert all("no such folder" in line or "no such file or folder" in line for line in lines), lines
+
+
+@pytest.mark.parametrize("name", options("run"))
+def test_a_search_by_optuna_draws_keys_that_its_stage_has_and_prunes_by_a_number_that_it_logs(name):
+    import hydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    from lit_llm.config import monitored_metrics
+    from lit_llm.config.overrides import composing
+    from lit_llm.training.search.space import split
+
+    with composing():
+        cfg = hydra.compose("train", [f"hparams_search=optuna/{name}"], return_hydra_config=True)
+    sweeper = cfg.hydra.sweeper
+    assert cfg.hydra.mode.name == "MULTIRUN" and sweeper._target_.endswith(".OptunaSweeper")
+    searched, fixed = split(OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in sweeper.params.items()]))
+    assert searched and not fixed
+    for key, each in searched.items():
+        parent, _, last = key.rpartition(".")
+        assert last in OmegaConf.select(cfg, parent), key
+        OmegaConf.update(cfg, key, each.first)
+    values = schema.plain(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+    if sweeper.monitor is not None:
+        callback = {"_target_": monitored_metrics.CHECKPOINTS, "monitor": sweeper.monitor.removeprefix("-")}
+        assert list(monitored_metrics.faults("", {**values, "callbacks": {"search": callback}})) == []

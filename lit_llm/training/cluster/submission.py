@@ -1,0 +1,156 @@
+"""Handing functions to Slurm, by way of submitit, and waiting until their jobs have ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lit_llm.config.slurm_keys import SlurmConfig
+
+log = logging.getLogger("lit_llm")
+
+GONE = 3  # looks at the queue that do not find a job before it is said to be gone: a disk of a network may lag
+
+
+@dataclass
+class Job:
+    """A job that was submitted. It has ended when ``result`` is there."""
+
+    id: str
+    result: Path
+    output: Path
+    handle: Any  # submitit's
+    missed: int = 0
+    gone: bool = field(default=False)  # it ended without a result
+
+
+def submit(
+    functions: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]], results: Sequence[Path], settings: SlurmConfig,
+    nodes: int, name: str, folder: Path,
+) -> list[Job]:  # fmt: skip
+    """One job for a function with its arguments; for several one array. ``folder``: scripts and outputs of the jobs."""
+    for result in results:
+        result.unlink(missing_ok=True)
+    executor = _executor(settings, nodes, name, folder)
+    with executor.batch():
+        handles = [executor.submit(function, *arguments) for function, arguments in functions]
+    return [
+        Job(str(handle.job_id), result, Path(str(handle.paths.stdout).replace("%t", "0")), handle)
+        for handle, result in zip(handles, results, strict=True)
+    ]
+
+
+def _executor(settings: SlurmConfig, nodes: int, name: str, folder: Path) -> Any:
+    os.environ.setdefault("SUBMITIT_LOG_LEVEL", "ERROR")  # of the jobs too: the run tells its own story
+    import submitit
+
+    if settings.cluster == "local":
+        local = submitit.LocalExecutor(folder)
+        values = {"gpus_per_node": settings.gpus_per_node or 0, "setup": settings.setup or (), "stderr_to_stdout": True}
+        local.update_parameters(timeout_min=settings.minutes, signal_delay_s=settings.signal_seconds, **values)
+        return local
+    asked = {
+        "job_name": name, "time": settings.minutes, "signal_delay_s": settings.signal_seconds, "nodes": nodes,
+        "ntasks_per_node": 1, "array_parallelism": settings.at_once, "cpus_per_task": settings.cpus_per_task,
+        "gpus_per_node": settings.gpus_per_node, "partition": settings.partition, "account": settings.account,
+        "qos": settings.qos, "constraint": settings.constraint, "setup": settings.setup or None,
+        "mem": None if settings.mem_gb is None else f"{round(settings.mem_gb * 1024)}M",
+        "stderr_to_stdout": True, "srun_args": ["--open-mode=append"],
+        "additional_parameters": {"requeue": True, **settings.options},
+    }  # fmt: skip
+    slurm = submitit.SlurmExecutor(folder)
+    slurm.update_parameters(**{key: value for key, value in asked.items() if value is not None})
+    return slurm
+
+
+def wait(jobs: Sequence[Job], settings: SlurmConfig, follow: bool = False) -> Iterator[Job]:
+    """The jobs in the order in which they end. ``follow``: what they write to their output is written here too.
+
+    SIGTERM and SIGINT are passed on: runs save and leave by themselves, jobs that have not begun are taken back.
+    """
+    left, shown = list(jobs), dict.fromkeys((job.id for job in jobs), 0)
+    with _passing_on(left, settings):
+        while left:
+            queued = _queued(left, settings)
+            for job in list(left):
+                if follow:
+                    shown[job.id] = _show(job.output, shown[job.id])
+                job.missed = 0 if job.id in queued else job.missed + 1
+                job.gone = job.missed >= GONE and not job.result.is_file()
+                if job.gone or job.result.is_file():
+                    left.remove(job)
+                    if follow:
+                        _show(job.output, shown[job.id])
+                    yield job
+            if left:
+                time.sleep(settings.poll_seconds)
+
+
+def _queued(jobs: Sequence[Job], settings: SlurmConfig) -> set[str]:
+    """Those of the jobs that wait or run. All of them where the queue cannot be asked: it may come back."""
+    if settings.cluster == "local":
+        return {job.id for job in jobs if not job.handle.done()}
+    ids = ",".join({job.id.partition("_")[0] for job in jobs})
+    done = subprocess.run(
+        ["squeue", "--noheader", "--array", "--states=all", "--format=%i %T", f"--jobs={ids}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode and "Invalid job id" not in done.stderr:
+        return {job.id for job in jobs}
+    states = dict(line.split(None, 1) for line in done.stdout.splitlines() if " " in line)
+    over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
+    return {job for job, state in states.items() if not state.strip().startswith(over)}
+
+
+def _show(output: Path, start: int) -> int:
+    """Write what a file holds from ``start`` on, and return its length."""
+    try:
+        with output.open("rb") as file:
+            file.seek(min(start, output.stat().st_size))
+            new = file.read()
+    except OSError:  # it has not begun
+        return start
+    if new:
+        sys.stdout.write(new.decode(errors="replace"))
+        sys.stdout.flush()
+    return start + len(new)
+
+
+@contextmanager
+def _passing_on(left: list[Job], settings: SlurmConfig) -> Iterator[None]:
+    def stop(signum: int, frame: Any) -> None:  # noqa: ARG001
+        name = signal.Signals(signum).name
+        log.warning("%s: the jobs save and leave; send it again to leave them to themselves", name)
+        signal.signal(signum, before[signum])
+        for job in left:
+            _stop(job, settings)
+
+    before: dict[int, Any] = {signum: signal.signal(signum, stop) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _stop(job: Job, settings: SlurmConfig) -> None:
+    if settings.cluster == "local":
+        if not job.handle.done():
+            os.kill(int(job.id), signal.SIGTERM)
+        return
+    subprocess.run(["scancel", "--state=PENDING", job.id], capture_output=True, check=False)
+    subprocess.run(["scancel", "--signal=TERM", job.id], capture_output=True, check=False)
+
+
+def ended_without_result(job: Job) -> str:
+    """What is said of a job that is gone."""
+    return f"job {job.id} ended without a result, as where its time or memory ran out; its output: {job.output}"

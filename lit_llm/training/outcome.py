@@ -1,0 +1,57 @@
+"""How a run ended that other processes ran: written by them, taken by the one that waits, as if it had run here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lit_llm.checkpointing.signals import REQUEUE
+from lit_llm.errors import UserError
+from lit_llm.runtime.atomic_files import write_json
+from lit_llm.training.search.trial import Pruned
+
+
+def written(
+    path: Path, run: Callable[[], Any], shown: Callable[[str], str], writes: bool = True, requeue: bool = False
+) -> None:
+    """Call ``run`` and write what came of it: metrics, a mistake of the user's, a stop. ``shown``: hides secrets.
+
+    ``writes``: whether this process is the one that tells; a mistake is told by whichever made it. What ends a process
+    without taking the others along (pruning, a signal before a limit of time) ends it in order: torchrun kills those
+    beside one that failed. ``requeue``: a run that such a signal stopped goes on in the same place, so that nothing is
+    told, and SystemExit says so.
+    """
+    result: dict[str, Any] = {}
+    try:
+        result = {"metrics": run()}
+    except Pruned as pruned:
+        result = {"pruned": str(pruned)}
+    except UserError as error:
+        result, writes = {"user_error": shown(str(error))}, True
+        raise SystemExit(2) from None
+    except SystemExit as stop:
+        soon = stop.code in REQUEUE
+        result = {} if soon and requeue else {"exit": stop.code}
+        if not soon or requeue:
+            raise
+    finally:
+        if result and writes:
+            write_json(path, result)
+
+
+def taken(path: Path) -> dict[str, Any] | None:
+    """The metrics that were written there; None: nothing was. Raises what the run ended with."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if "user_error" in result:
+        raise UserError(result["user_error"])
+    if "pruned" in result:
+        raise Pruned(result["pruned"])
+    if "exit" in result:
+        raise SystemExit(result["exit"])
+    metrics = result["metrics"]
+    return metrics if metrics is None else dict(metrics)

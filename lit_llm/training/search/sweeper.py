@@ -1,0 +1,227 @@
+"""``hydra/sweeper=optuna``: Hydra's sweeper that asks Optuna what to run next and tells it what came of that.
+
+A study lies in its sweep's folder. A trial is the job of its number: what a killed command left running goes on under
+its own number and in its own folder, and a trial's proposal depends on the study and its number alone, so that a study
+that was stopped proposes what one that was not would have.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from lit_llm.config.search_keys import OptunaOptions
+from lit_llm.errors import UserError
+from lit_llm.runtime.atomic_files import write_json, write_text
+from lit_llm.runtime.run_lock import RunLock
+from lit_llm.training.search import study as studies
+from lit_llm.training.search.space import Dimension, split
+from lit_llm.training.search.trial import Trial
+from lit_llm.training.sweep import read
+
+log = logging.getLogger("lit_llm")
+
+FOLDER = "folder"  # attribute of a trial: of which sweep
+SPACE, WORDS = "space", "words"  # attributes of a study
+SUMMARY = "study.json"  # in the sweep's folder
+
+
+class OptunaSweeper(Sweeper):
+    """Options: ``OptunaOptions``."""
+
+    def __init__(self, **values: Any) -> None:
+        studies.require()
+        plain = {key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+                 for key, value in values.items()}  # fmt: skip
+        self.options = OptunaOptions(**plain)
+        self.config: DictConfig
+        self.launcher: Launcher
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run trials until the study has ``n_trials``. Returns what their jobs returned."""
+        folder = Path(self.config.hydra.sweep.dir).absolute()
+        self._refuse_unknown()
+        with RunLock(folder):  # two commands would both go on with what a third left
+            self._open(folder, self._overrides(arguments))
+            write_text(folder / "multirun.yaml", OmegaConf.to_yaml(self.config))
+            found: list[JobReturn] = []
+            try:
+                while batch := self._next():
+                    found += self._run(batch)
+            finally:
+                self._sum_up()
+            return found
+
+    # What is searched
+
+    def _overrides(self, arguments: Sequence[str]) -> list[Any]:
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        given = [f"{key}={value}" for key, value in (self.options.params or {}).items()]
+        return parser.parse_overrides([*given, *arguments])
+
+    def _refuse_unknown(self) -> None:
+        """What Optuna would find out about its sampler and pruner after the first trials."""
+        studies.sampler(self.options.sampler, self.options.seed, 0)
+        studies.pruner(self.options.pruner)
+
+    def _open(self, folder: Path, overrides: list[Any]) -> None:
+        import optuna
+
+        options = self.options
+        self.folder = folder
+        searched, fixed = split(overrides)
+        if not searched:
+            raise UserError(
+                "hydra/sweeper=optuna: nothing is searched; give a key several values, as in "
+                "'optimizer.lr=tag(log, interval(1e-4, 1e-2))', or hparams_search=optuna/NAME"
+            )
+        self.searched: dict[str, Dimension] = searched
+        self.fixed = [*fixed.values()]
+        self.validate_batch_is_legal([self._words({key: each.first for key, each in searched.items()})])
+        self.storage = studies.opened(studies.place_of(options.storage, folder))
+        name = options.study_name or folder.name
+        self.study = optuna.create_study(
+            storage=self.storage, study_name=name, load_if_exists=True, pruner=studies.pruner(options.pruner)
+        )
+        self._compare(self.study.user_attrs)
+        done = len(self._trials())
+        if done:
+            log.info("study %s: goes on, %d of %d trials are there", name, done, options.n_trials)
+        self.left = [trial.number for trial in self._trials() if self._was_left(trial)]
+
+    def _compare(self, before: dict[str, Any]) -> None:
+        """A study goes on with the same search of the same runs: other values could not be compared."""
+        from optuna.distributions import distribution_to_json
+
+        space = {key: distribution_to_json(each.distribution) for key, each in sorted(self.searched.items())}
+        for attribute, now in ((SPACE, space), (WORDS, sorted(self.fixed))):
+            old = before.get(attribute)
+            if old is None:
+                self.study.set_user_attr(attribute, now)
+            elif old != now:
+                raise UserError(
+                    f"hydra.sweeper.study_name={self.study.study_name}: {_difference(old, now)}; a study goes on with "
+                    "the search it began with; give another study_name"
+                )
+
+    def _trials(self) -> list[Any]:
+        from optuna.trial import TrialState
+
+        asked = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+        return self.study.get_trials(deepcopy=False, states=asked)
+
+    def _was_left(self, trial: Any) -> bool:
+        """Whether a command that was killed left the trial in this sweep's folder; elsewhere it may be at work."""
+        return trial.state.name == "RUNNING" and trial.user_attrs.get(FOLDER) == str(self.folder)
+
+    # One trial after the other
+
+    def _next(self) -> list[tuple[int, list[str]]]:
+        """(number, overrides) of the trials that run next; none: the study has all."""
+        found = []
+        trials = {trial.number: trial for trial in self._trials()}
+        for number in self.left[: self.options.at_once]:
+            log.info("trial %d was left unfinished, and goes on", number)
+            found.append((number, self._words(trials[number].params)))
+        self.left = self.left[len(found) :]
+        while not self.left and len(found) < self.options.at_once and len(trials) < self.options.n_trials:
+            trial = self._ask(len(trials))
+            trials[trial.number] = trial
+            found.append((trial.number, self._words(trial.params)))
+        for number, _ in found:
+            self._tell_job(number)
+        return found
+
+    def _ask(self, number: int) -> Any:
+        self.study.sampler = studies.sampler(self.options.sampler, self.options.seed, number)
+        try:
+            trial = self.study.ask({key: each.distribution for key, each in self.searched.items()})
+        except (ValueError, ImportError) as error:  # a sampler that does not take this space, or needs more packages
+            raise UserError(f"hydra.sweeper.sampler: {next(iter(str(error).splitlines()), '')}") from None
+        trial.set_user_attr(FOLDER, str(self.folder))
+        return trial
+
+    def _tell_job(self, number: int) -> None:
+        options = self.options
+        if options.monitor is not None and options.pruner is not None:
+            place = studies.place_of(options.storage, self.folder)
+            Trial(place, self.study.study_name, number, options.monitor, options.pruner).write(self.folder)
+
+    def _words(self, values: dict[str, Any]) -> list[str]:
+        return [*self.fixed, *(self.searched[key].word(value) for key, value in values.items())]
+
+    def _run(self, batch: list[tuple[int, list[str]]]) -> Iterator[JobReturn]:
+        """Launches jobs whose numbers follow each other together, and tells the study what came of them."""
+        for _, group in groupby(enumerate(batch), lambda one: one[1][0] - one[0]):
+            jobs = [job for _, job in group]
+            try:
+                found = self.launcher.launch([words for _, words in jobs], initial_job_idx=jobs[0][0])
+            except HydraException:  # the values do not compose: a choice that is no file of its group
+                for number, _ in jobs:
+                    self._tell(number, {})
+                raise
+            for (number, _), job in zip(jobs, found, strict=True):
+                self._tell(number, read(Path(str(job.hydra_cfg.hydra.runtime.output_dir))))  # type: ignore[union-attr]
+                yield job
+
+    def _tell(self, number: int, result: dict[str, Any]) -> None:
+        from optuna.trial import TrialState
+
+        status = str(result.get("status", "failed: no result was written"))
+        if status == "finished":
+            self.study.tell(number, float(result["objective"]), skip_if_finished=True)
+        else:
+            state = TrialState.PRUNED if status.startswith("pruned") else TrialState.FAIL
+            self.study.tell(number, state=state, skip_if_finished=True)
+            log.info("trial %d %s", number, status)
+
+    def _sum_up(self) -> None:
+        """``study.json`` beside the leaderboard: where the study is, how its trials ended, and the best."""
+        trials = self._trials()
+        complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
+        best = min(complete, key=lambda trial: trial.value, default=None)
+        counts = {name: sum(1 for each in trials if each.state.name == name) for name in _STATES}
+        summary = {
+            "study": self.study.study_name,
+            "storage": studies.shown(studies.place_of(self.options.storage, self.folder)),
+            "trials": {name.lower(): count for name, count in counts.items() if count},
+            "best": None if best is None else {"trial": best.number, "objective": best.value, "params": best.params},
+        }
+        write_json(self.folder / SUMMARY, summary)
+        if best is not None:
+            words = " ".join(self.searched[key].word(value) for key, value in best.params.items())
+            name = self.study.study_name
+            log.info("study %s: the best of %d trials is %d: %s", name, len(trials), best.number, words)
+
+
+_STATES = ("COMPLETE", "PRUNED", "FAIL", "RUNNING")
+
+
+def _difference(old: Any, now: Any) -> str:
+    """The first thing in which two searches differ."""
+    if isinstance(old, dict):
+        for key in {**old, **now}:
+            if old.get(key) != now.get(key):
+                return f"{key} is searched otherwise than before" if key in old and key in now else (
+                    f"{key} was not searched before" if key in now else f"{key} was searched, and is not now"
+                )  # fmt: skip
+    gone, new = [word for word in old if word not in now], [word for word in now if word not in old]
+    return f"it was begun {'with ' + ' '.join(gone) if gone else 'without ' + ' '.join(new)}"

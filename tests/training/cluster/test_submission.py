@@ -1,0 +1,187 @@
+"""Jobs without a Slurm: what sbatch is told, what the queue's answers mean, and processes of this machine as jobs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lit_llm.config import schema
+from lit_llm.config.command_line import compose
+from lit_llm.config.conf_files import conf_folder
+from lit_llm.config.slurm_keys import SlurmConfig
+from lit_llm.config.yaml_files import load
+from lit_llm.errors import UserError
+from lit_llm.lineage.input_hash import without_names
+from lit_llm.runtime.started_by import JOB
+from lit_llm.training.cluster import submission
+from lit_llm.training.cluster.inside import in_job
+from lit_llm.training.cluster.launcher import SlurmLauncher
+from tests.training.test_launch import MORE, ROOT, SMALL
+from tests.training.test_train import wait_for
+
+pytest.importorskip("submitit")
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """Slurm's programs that note what they are called with; squeue says what the file queue holds."""
+    place = tmp_path / "bin"
+    place.mkdir()
+    for name, does in {
+        "sbatch": 'cp "$1" "$HERE/script"; echo Submitted batch job 70',
+        "squeue": 'cat "$HERE/queue"', "scontrol": "true", "scancel": "true", "srun": "true",
+    }.items():  # fmt: skip
+        (place / name).write_text(f'#!/bin/sh\necho {name} "$@" >> "$HERE/calls"\n{does}\n')
+        (place / name).chmod(0o755)
+    monkeypatch.setenv("HERE", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+    (tmp_path / "calls").touch()
+    return tmp_path
+
+
+def submitted(folder, count=3, **settings):
+    results = [folder / f"result-{n}.json" for n in range(count)]
+    told = SlurmConfig(poll_seconds=0.01, **settings)
+    return submission.submit([(print, (n,)) for n in range(count)], results, told, 2, "name", folder / "jobs"), told
+
+
+def test_sbatch_is_told_what_the_settings_say(programs):
+    jobs, _ = submitted(programs, partition="big", minutes=90, signal_seconds=45, gpus_per_node=8, mem_gb=1.5,
+                        at_once=2, setup=["module load cuda"], options={"reservation": "night"})  # fmt: skip
+    lines = (programs / "script").read_text().splitlines()
+    wanted = ["array=0-2%2", "partition=big", "time=90", "signal=USR2@45", "nodes=2", "ntasks-per-node=1",
+              "gpus-per-node=8", "mem=1536M", "reservation=night", "requeue", "job-name=name"]  # fmt: skip
+    assert {f"#SBATCH --{one}" for one in wanted} <= set(lines)
+    assert lines.index("module load cuda") < next(n for n, line in enumerate(lines) if line.startswith("srun "))
+    assert [job.id for job in jobs] == ["70_0", "70_1", "70_2"]
+
+
+def test_a_job_has_ended_when_its_result_is_there_or_the_queue_has_lost_it(programs):
+    (programs / "queue").write_text("70_0 RUNNING\n70_1 PENDING\n70_2 TIMEOUT\n")
+    jobs, settings = submitted(programs)
+    waiting = submission.wait(jobs, settings)
+    lost = next(waiting)
+    assert (lost.id, lost.gone) == ("70_2", True)
+    assert "job 70_2 ended without a result" in submission.ended_without_result(lost)
+    (programs / "result-1.json").write_text("{}")
+    assert (done := next(waiting)).id == "70_1" and not done.gone
+    (programs / "queue").unlink()  # squeue fails: the queue cannot be asked, and nothing is given up for that
+    (programs / "result-0.json").write_text("{}")
+    assert [job.id for job in waiting] == ["70_0"] and not jobs[0].gone
+
+
+def test_a_signal_before_the_limit_queues_the_job_again_once_for_each(programs, monkeypatch, capsys):
+    """And not from the tasks of other nodes, and no more often than it may."""
+    for name, value in {JOB: "", "SLURM_JOB_ID": "81", "SLURM_ARRAY_JOB_ID": "80", "SLURM_ARRAY_TASK_ID": "3"}.items():
+        monkeypatch.setenv(name, value)
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGUSR1, signal.SIGUSR2)}
+
+    def stopped():
+        os.kill(os.getpid(), signal.SIGUSR2)
+        raise AssertionError("not reached")
+
+    try:
+        for rank, code in (("1", 128 + signal.SIGUSR2), ("0", 0), ("0", 0), ("0", 128 + signal.SIGUSR2)):
+            monkeypatch.setenv("SLURM_PROCID", rank)
+            with pytest.raises(SystemExit) as left:
+                in_job(stopped, programs / "requeues.json", requeues=2)
+            assert left.value.code == code
+        assert in_job(lambda: 5, programs / "requeues.json", requeues=2) == 5
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    assert (programs / "calls").read_text().splitlines() == ["scontrol requeue 80_3"] * 2
+    assert "was queued again 2 times, as slurm.requeues allows" in capsys.readouterr().err
+
+
+def test_where_a_run_is_made_is_no_part_of_what_it_is():
+    here = compose("train", [])
+    there = compose("train", ["trainer.launcher=slurm", "trainer.slurm.partition=big"])
+    assert schema.identity(here) == schema.identity(there) != schema.identity(compose("train", ["seed=1"]))
+    assert without_names(schema.plain(here)) == without_names(schema.plain(there))
+
+
+def test_one_file_says_what_jobs_are_asked_for_with():
+    values = load(conf_folder() / "slurm/default.yaml")
+    assert SlurmConfig(**values) == SlurmConfig() and [*values] == [*SlurmConfig.__dataclass_fields__]
+    chain = compose("pipeline", ["slurm@stages.ppo.trainer.slurm=default", "stages.ppo.trainer.slurm.minutes=5"])
+    assert (chain.stages.ppo.trainer.slurm.minutes, chain.stages.dpo.trainer.slurm.minutes) == (5, 1440)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"cluster": "pbs"}, "hydra.launcher.cluster=pbs: must be one of slurm, local"),
+        ({"minutes": 1, "signal_seconds": 60}, "hydra.launcher.signal_seconds=60: must be less than the job's whole"),
+        ({"minutes": 0}, "hydra.launcher.minutes=0: must be"),
+        ({"partitoin": "x"}, "hydra.launcher.partitoin: unknown key; there are cluster, partition"),
+    ],
+)
+def test_a_mistake_in_the_launcher_is_one_line(programs, values, said):  # noqa: ARG001
+    with pytest.raises(UserError) as caught:
+        SlurmLauncher(**values)
+    assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
+
+
+def test_without_slurm_it_is_said_before_torch_is_imported(tmp_path):
+    line = [sys.executable, str(ROOT / "scripts/train.py"), "trainer.launcher=slurm"]
+    bare = {**os.environ, "PATH": str(Path(sys.executable).parent)}
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, env=bare, timeout=60, check=False)
+    assert done.returncode == 2 and "loading torch" not in done.stderr
+    assert done.stderr.strip() == (
+        "error: trainer.slurm.cluster=slurm: there is no sbatch on this machine; give local to try it out without Slurm"
+    )
+
+
+# Processes of this machine in place of jobs
+
+
+@pytest.mark.slow
+def test_a_job_of_this_machine_is_started_again_and_goes_on(data, tmp_path):
+    words = [*SMALL, f"data.path={data}/raw_text", f"data.cache_dir={data}/cache", *MORE, "trainer.max_steps=300",
+             "trainer.checkpoint_every_n_steps=1"]  # fmt: skip
+    job = ["trainer.launcher=slurm", "trainer.slurm.cluster=local", "trainer.slurm.poll_seconds=0.2"]
+    line = [sys.executable, str(ROOT / "scripts/train.py"), *words, *job, f"hydra.run.dir={tmp_path}/run"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT)
+    wait_for(lambda: any((tmp_path / "run").glob("checkpoints/step-*.ckpt.json")), process)
+    (tasks,) = [path for path in Path("/proc").glob("[0-9]*") if _runs(path, "submitit.core._submit", tmp_path)]
+    os.kill(int(tasks.name), signal.SIGUSR2)
+    assert process.wait(timeout=300) == 0, (tmp_path / "log").read_text()
+    outputs = [tmp_path / "log", *(tmp_path / "run/.slurm").glob("*.err")]
+    told = "".join(file.read_text() for file in outputs)
+    assert "queued again (1 of at most 50 times)" in told and "resumed from" in told
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["steps"] == 300
+
+
+def _runs(process, name, folder):
+    try:
+        words = (process / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return name.encode() in words and any(str(folder).encode() in word for word in words)
+
+
+@pytest.mark.slow
+def test_a_search_of_jobs_of_this_machine(data, tmp_path):
+    """Both plugins at once: two trials proposed together run as two jobs."""
+    pytest.importorskip("optuna")
+    words = [*SMALL, f"data.path={data}/raw_text", f"data.cache_dir={data}/cache", *MORE]
+    search = ["-m", "optimizer.lr=tag(log, interval(1e-4,1e-2))", f"hydra.sweep.dir={tmp_path}/s",
+              "hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.at_once=2", "hydra/launcher=slurm",
+              "hydra.launcher.cluster=local", "hydra.launcher.poll_seconds=0.2"]  # fmt: skip
+    line = [sys.executable, str(ROOT / "scripts/train.py"), *words, *search]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = json.loads((tmp_path / "s/leaderboard.json").read_text())["jobs"]
+    assert sorted(job["job"] for job in jobs) == ["0", "1", "2", "3"] and "best first" in done.stdout
+    told = json.loads((tmp_path / "s/study.json").read_text())
+    assert told["best"]["objective"] == jobs[0]["objective"] and sum(told["trials"].values()) == 4
+    assert stat.S_IMODE((tmp_path / "s/.trials/0.json").stat().st_mode) == 0o600
