@@ -15,6 +15,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from lit_llm.data.archives import home
+from lit_llm.data.counts import Counts
 from lit_llm.data.filters import Record, content_key
 from lit_llm.data.formats import Kind
 from lit_llm.data.loading import JoinedRows, Order, ResumableLoader, Rows, shuffled
@@ -96,13 +97,17 @@ class DataModule(L.LightningDataModule, ABC):
 
     def _read(self, path: DataPath, kind: Kind, expand: Expand | None = None) -> Records:
         records = records_of(self.options, path, kind, expand)
+        self._remember(path, records.counts)
+        return records
+
+    def _remember(self, path: DataPath, counts: Counts) -> None:
+        """What was read, for those who ask later."""
         for place in (path, *(self.options.decontaminate if self.options.decontaminate_words else ())):
             found = resolve(place, self.options.cache_dir).values()
             self._files |= dict.fromkeys(home(file) for files in found for file in files)
         if self._prepared is None:  # what is read again later is counted already
-            self._overview += records.counts.overview
-        self._first_bad = records.counts.first | self._first_bad
-        return records
+            self._overview += counts.overview
+        self._first_bad = counts.first | self._first_bad
 
     @property
     def prepared(self) -> Prepared:
