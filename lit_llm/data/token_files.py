@@ -39,7 +39,8 @@ class Documents(NamedTuple):
     tokens: NDArray[Any]  # of all, mapped
     bounds: NDArray[np.int64]  # (D, 2)
 
-    def __getitem__(self, number: Any) -> NDArray[Any]:
+    def ids(self, number: int) -> NDArray[Any]:
+        """The tokens of a document."""
         begin, end = self.bounds[number]
         return np.asarray(self.tokens[int(begin) : int(end)])
 

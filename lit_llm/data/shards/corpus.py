@@ -68,7 +68,7 @@ class Corpus:
     @property
     def content(self) -> str:
         """Hash of what is trained and what is held out: equal ones give equal rows."""
-        return content_hash([self.says, hashlib.sha256(np.ascontiguousarray(self.fates)).hexdigest()])
+        return content_hash([self.says, hashlib.sha256(np.ascontiguousarray(self.fates).tobytes()).hexdigest()])
 
     @property
     def shards(self) -> list[Shard]:

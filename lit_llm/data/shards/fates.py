@@ -90,7 +90,8 @@ def _hold_out(shards: Sequence[Shard], bounds: NDArray[np.int64], fates: Fates, 
     """Marks what is held out. Copies of a text are on one side; each part gets something, if there is enough."""
     if not wanted:
         return
-    below, least = 0.0, {}
+    below = 0.0
+    least: dict[str, bool] = {}
     chosen: dict[str, float] = {}
     for name, fraction in wanted.items():
         chosen[name] = _last_share(shards, bounds, fates, below, fraction)

@@ -100,14 +100,15 @@ def make(maker: Maker, task: Task) -> Made:
     stores.use(maker.options.cache_dir)
     there = list(_there(maker, task))
     if there and there[-1].facts["last"]:
-        return Made(tuple(shard.folder for shard in there), reused=len(there), rows=there[-1].facts["rows"])
+        folders = [task.folder(maker.folder, number) for number in range(len(there))]
+        return Made(tuple(folders), reused=len(there), rows=there[-1].facts["rows"])
     reading = reading_of(maker.options, task.portion)
     rows = TokenRows(task.portion, maker.tokenizer) if task.portion.tokens else None
     records = reading.records(rows or rows_of(task.portion, reading), maker.split)
     known = sum(shard.documents for shard in there)
     for _ in zip(range(known), records, strict=False):  # their tokens are on the disk; their counts are needed
         pass
-    folders = [shard.folder for shard in there]
+    folders = [task.folder(maker.folder, number) for number in range(len(there))]
     batch = _Batch(maker)
     writer: Writer | None = None
     try:
@@ -184,7 +185,7 @@ class TokenRows:
         found, size = documents(file, index), self._tokenizer.vocab_size
         around = {*self._tokenizer.beginning, self._tokenizer.document_end_id}
         for number in range(part.begin, part.end):
-            ids = found[number].tolist()
+            ids = found.ids(number).tolist()
             if ids and not 0 <= min(ids) <= max(ids) < size:
                 beyond = max(ids) if max(ids) >= size else min(ids)
                 raise UserError(

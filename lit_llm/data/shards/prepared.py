@@ -55,7 +55,7 @@ def keep(corpus: Corpus) -> None:
         "says": corpus.says,
         "content": corpus.content,
         "shards": [
-            {"place": f"{shard.folder.parent.name}/{shard.folder.name}", "documents": shard.documents,
+            {"place": "/".join(Path(shard.folder).parts[-2:]), "documents": shard.documents,
              "tokens": shard.tokens, "dtype": shard.facts["dtype"], "trained": positions}
             for shard, positions in zip(corpus.shards, trained, strict=True)
         ],

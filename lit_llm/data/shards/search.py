@@ -73,15 +73,14 @@ def without_heldout(corpus: Corpus, others: Sequence[Document]) -> None:
     if not searched or not len(corpus.fates):
         return
     said = [(str(least), *(text for text, _ in items)) for items, least in searched]
-    rule = [options.decontaminate_words, options.decontaminate_share]
-    key = content_hash([json.dumps(rule), *(part for some in said for part in some)])[:16]
+    n, share = options.decontaminate_words, options.decontaminate_share
+    key = content_hash([json.dumps([n, share]), *(part for some in said for part in some)])[:16]
     done, first = corpus.folder / f"decontaminated-{key}.bin", corpus.folder / f"decontaminated-{key}.json"
     try:
         with alone(corpus.folder, waiting):
             if not first.is_file():
                 items = tuple(
-                    HeldoutItems([text for text, _ in some], n=rule[0], share=rule[1], least=least)
-                    for some, least in searched
+                    HeldoutItems([text for text, _ in some], n=n, share=share, least=least) for some, least in searched
                 )
                 sources = [[source for _, source in some] for some, _ in searched]
                 fates, told = _searched(

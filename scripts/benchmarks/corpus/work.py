@@ -71,7 +71,9 @@ def run(settings: Settings) -> Record:
         for streamed in (True, False) if size == smallest and settings.in_memory else (True,):
             name = f"{size:g} GB {'in shards' if streamed else 'in memory'}"
             results.append(_prepared(settings, name, file, streamed=streamed))
-            say(f"{name}: {results[-1].median:.2f} MB/s, {results[-1].peak_gb:.2f} GB at most")
+            numbers = results[-1].numbers
+            say(f"{name}: {results[-1].median:.2f} MB/s, {numbers['MB/core_s']:.2f} a second of a core, "
+                f"{results[-1].peak_gb:.2f} GB at most")  # fmt: skip
         if settings.killed and size == largest:
             whole = file.stat().st_size / 1e6 / results[-1 - (size == smallest and settings.in_memory)].median
             notes += list(_killed(settings, file, whole))
@@ -99,12 +101,13 @@ def _tokenizer(settings: Settings, file: Path) -> None:
 def _prepared(settings: Settings, name: str, file: Path, *, streamed: bool) -> Result:
     cache = settings.folder / "cache"
     shutil.rmtree(cache, ignore_errors=True)
-    process, seconds, peak = _watched(settings, file, cache, streamed=streamed)
+    process, seconds, peak, worked = _watched(settings, file, cache, streamed=streamed)
     if process.exitcode:
         raise UserError(f"{name}: ended with code {process.exitcode}")
     size = file.stat().st_size / 1e6
     shards = len(list(cache.glob("tokens/shards/*/*/shard.json")))
-    return Result(name, (size / seconds,), peak, numbers={"seconds": seconds, "shards": float(shards)})
+    numbers = {"seconds": seconds, "shards": float(shards), "MB/core_s": size / worked}
+    return Result(name, (size / seconds,), peak, numbers=numbers)
 
 
 def _killed(settings: Settings, file: Path, whole: float) -> Iterator[str]:
@@ -114,7 +117,7 @@ def _killed(settings: Settings, file: Path, whole: float) -> Iterator[str]:
     _watched(settings, file, cache, streamed=True, kill_after=whole / 3)
     time.sleep(2)  # its processes see that it is gone, and end
     there = {one: one.stat().st_mtime_ns for one in cache.glob("tokens/shards/*/*/shard.json")}
-    process, seconds, _ = _watched(settings, file, cache, streamed=True)
+    process, seconds, _, _ = _watched(settings, file, cache, streamed=True)
     if process.exitcode:
         raise UserError(f"the run that went on ended with code {process.exitcode}")
     after = {one: one.stat().st_mtime_ns for one in cache.glob("tokens/shards/*/*/shard.json")}
@@ -127,27 +130,29 @@ def _killed(settings: Settings, file: Path, whole: float) -> Iterator[str]:
 
 def _watched(
     settings: Settings, file: Path, cache: Path, *, streamed: bool, kill_after: float | None = None
-) -> tuple[Any, float, float]:
-    """A process that prepares, its seconds without its start, and the peak memory of it and its own processes in GB."""
+) -> tuple[Any, float, float, float]:
+    """A process that prepares, its seconds without its start, the peak memory of it and its own processes in GB, and
+    the seconds that cores worked for them, which other work on the machine does not change much."""
     context = multiprocessing.get_context("spawn")
-    started = context.Event()
+    started, worked = context.Event(), context.Value("d", 0.0)
     options = {
         "path": str(file), "cache_dir": str(cache), "max_length": settings.length,
         "prepare_workers": settings.workers, "stream_above": 0 if streamed else 10**6,
     }  # fmt: skip
-    process = context.Process(target=_prepare, args=(options, settings.folder / "tokenizer", started))
+    process = context.Process(target=_prepare, args=(options, settings.folder / "tokenizer", started, worked))
     process.start()
-    started.wait(600)
+    while not started.wait(1) and process.is_alive():
+        pass
     begun, peak = time.monotonic(), 0.0
     while process.is_alive():
         process.join(LOOKS_EVERY)
         peak = max(peak, memory(process.pid or 0))
         if kill_after is not None and time.monotonic() - begun >= kill_after:
             process.kill()
-    return process, time.monotonic() - begun, peak
+    return process, time.monotonic() - begun, peak, worked.value
 
 
-def _prepare(options: dict[str, Any], tokenizer: Path, started: Any) -> None:
+def _prepare(options: dict[str, Any], tokenizer: Path, started: Any, worked: Any) -> None:
     from lit_llm.data.options import TextOptions
     from lit_llm.data.raw_text import RawText
     from lit_llm.text.tokenizer import load_tokenizer
@@ -156,8 +161,10 @@ def _prepare(options: dict[str, Any], tokenizer: Path, started: Any) -> None:
         cores = sorted(os.sched_getaffinity(0))[: options["prepare_workers"]]
         os.sched_setaffinity(0, cores)
     data = RawText(TextOptions(**options), tokenizer=load_tokenizer(tokenizer))
+    begun = sum(os.times()[:4])
     started.set()
     data.setup()
+    worked.value = sum(os.times()[:4]) - begun  # of its processes too
 
 
 def memory(process: int) -> float:
