@@ -140,6 +140,10 @@ class DataModule(L.LightningDataModule, ABC):
         packed = isinstance(self.prepared.train, PackedRows | JoinedRows)
         return f"packed rows of up to {longest:,} tokens" if packed and longest else "rows"
 
+    def places(self) -> list[str]:
+        """Where what was made of the data is, for people; what is in the token cache alone is not told."""
+        return []
+
     def left_out_later(self) -> dict[str, int]:
         """Rows that were left out after they were read, by reason."""
         whole = self.overview().whole

@@ -68,6 +68,7 @@ class RawText(DataModule):
 
     def _prepare(self) -> Prepared:
         sources = self.sources()
+        self._shards: dict[str, int] = {}  # by the file that names them
         reads = [self._corpus(source) for source in sources]
         training, overlap = self._training_documents(sources, reads)
         train = [
@@ -99,6 +100,11 @@ class RawText(DataModule):
             ),
         )
 
+    def places(self) -> list[str]:
+        """The ``prepared.json`` of each source in shards."""
+        _ = self.prepared
+        return [f"in {n} shard{'s' if n > 1 else ''}: {place}" for place, n in self._shards.items()]
+
     def _corpus(self, source: TextSource) -> Records | Corpus:
         """A source in memory; or in shards, whose rows are counted when it is known what of them is trained."""
         if is_streamed(self.options, source.path):
@@ -119,6 +125,7 @@ class RawText(DataModule):
             if isinstance(read, Corpus) and self._trains_on(source):
                 hold_apart(read, others)
             if isinstance(read, Corpus):
+                self._shards[read.named_by] = len(read.shards)
                 self._remember(source.path, read.counts)
         if len(sources) == 1:
             return training, dropped

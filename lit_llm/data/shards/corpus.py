@@ -36,6 +36,7 @@ from lit_llm.data.shards.shard import Shard, opened
 from lit_llm.data.sources import resolve
 from lit_llm.data.splits import UNDIVIDED
 from lit_llm.data.token_cache import content_hash
+from lit_llm.data.token_files import PREPARED
 from lit_llm.errors import UserError
 from lit_llm.records import Document
 from lit_llm.runtime.atomic_files import NotWritten, write_json, written_atomically
@@ -63,6 +64,7 @@ class Corpus:
     splits: dict[str, list[Document]]
     counts: Counts
     says: str  # hash of all that its documents say
+    named_by: str  # the file that names all of it, for runs elsewhere
     prepared: bool = False  # elsewhere: it was searched, its tokens are counted, and its texts are not here
 
     @property
@@ -136,7 +138,7 @@ def corpus_of(options: TextOptions, path: DataPath, tokenizer: Tokenizer) -> Cor
     fates: Any = np.memmap(folder / FATES, np.uint8, "r") if documents else np.zeros(0, np.uint8)
     splits = heldout_in(folder / HELDOUT) | named
     says = content_hash([told["says"], *(content_key(one).hex() for some in named.values() for one in some)])
-    return Corpus(path, folder, maker, found, made, fates, splits, reading.counts, says)
+    return Corpus(path, folder, maker, found, made, fates, splits, reading.counts, says, str(folder / PREPARED))
 
 
 def _opened(folder: Path, shards: Path) -> tuple[dict[str, Any], list[list[Shard]]] | None:

@@ -128,7 +128,7 @@ def prepared_corpus(options: TextOptions, path: DataPath, tokenizer: Tokenizer) 
             "as data.path"
         )
     maker = Maker(options, UNDIVIDED, tokenizer, Path(), 0.0)
-    return Corpus(path, Path(base), maker, [], [shards], fates, splits, counts, told["says"], prepared=True)
+    return Corpus(path, Path(base), maker, [], [shards], fates, splits, counts, told["says"], file, prepared=True)
 
 
 def _shard(folder: str, told: dict[str, Any]) -> Shard:
