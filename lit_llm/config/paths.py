@@ -10,6 +10,7 @@ from typing import Any
 
 from lit_llm.config.environment import real_text
 from lit_llm.data.projects import is_file_of_project, is_project, place_of
+from lit_llm.data.stores import is_remote
 from lit_llm.errors import UserError
 from lit_llm.model_sources.adapters import WEIGHTS as WEIGHTS_OF_ADAPTER
 from lit_llm.model_sources.adapters import base_here
@@ -156,7 +157,7 @@ def _data(key: str, value: Any) -> Iterator[str]:
 
 def _there(text: str) -> bool:
     """What is not on this disk, or will be made, is left to who reads it."""
-    if not text or text.startswith(("hub:", "installed/")) or text == "installed":
+    if not text or text.startswith(("hub:", "installed/")) or text == "installed" or is_remote(text):
         return True
     place = str(_here(text))
     return _exists(Path(place)) or (glob.has_magic(text) and bool(glob.glob(place, recursive=True)))  # noqa: PTH207

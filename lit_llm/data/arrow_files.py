@@ -14,6 +14,7 @@ from typing import Any
 
 from lit_llm.data.compression import COMPRESSED
 from lit_llm.data.row_errors import RowError, damaged
+from lit_llm.data.stores import on_disk
 from lit_llm.data.streams import open_bytes, read_bytes
 from lit_llm.errors import UserError
 
@@ -39,8 +40,9 @@ def read_arrow(file: str) -> Iterator[dict[str, Any]]:
     if magic.startswith(_FEATHER_1):
         raise RowError("damaged_file", f"{file}: Feather's version 1, of 2016; write it again as version 2 or .parquet")
     try:
-        in_archive = not Path(file).is_file()
-        with pyarrow.BufferReader(bytes(read_bytes(file))) if in_archive else pyarrow.OSFile(file) as source:
+        place = on_disk(file)
+        in_archive = not Path(place).is_file()
+        with pyarrow.BufferReader(bytes(read_bytes(file))) if in_archive else pyarrow.OSFile(place) as source:
             yield from _rows(_batches(pyarrow, source, magic))
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError, MemoryError, ValueError) as error:
         raise damaged(file, error, "not a readable Arrow file") from None

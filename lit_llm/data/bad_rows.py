@@ -25,9 +25,8 @@ class BadRows:
         self._first: dict[str, list[str]] = {}
         self._counts: Counter[str] = Counter()
         self._read = self._since = 0
-        self._files = 0  # that are looked at
+        self._files: set[str] = set()  # that are looked at
         self._unread = 0  # of these, those that cannot be read, or not further
-        self._last = ""
         self.cut = False  # there are more rows than were looked at
 
     def __bool__(self) -> bool:
@@ -44,6 +43,22 @@ class BadRows:
         if len(shown) < SHOWN:
             shown.append(str(error))
 
+    def join(self, later: BadRows) -> None:
+        """Those of another part of the data, which stands behind this one."""
+        for reason, some in later._first.items():
+            shown = self._first.setdefault(reason, [])
+            shown += some[: SHOWN - len(shown)]
+        self._since += later._since or (later._read if self else 0)
+        self._counts += later._counts
+        self._read, self._unread = self._read + later._read, self._unread + later._unread
+        self._files |= later._files
+        self.cut = self.cut or later.cut
+
+    def passed(self, rows: int, files: Iterable[str]) -> None:
+        """So many good rows of a part of the data, which stands behind this one."""
+        self._read += rows
+        self._files |= set(files)
+
     def looked_at(self, rows: Iterable[Row | RowError]) -> Iterator[Row | RowError]:
         """The rows; of those after a bad one ``FURTHER``."""
         for row in rows:
@@ -52,8 +67,8 @@ class BadRows:
                 return
             self._since += bool(self)
             self._read += not (isinstance(row, RowError) and row.whole_file)
-            if row.file and row.file != self._last:
-                self._files, self._last = self._files + 1, row.file
+            if row.file:
+                self._files.add(row.file)
             yield row
 
     def end(self, path: object) -> None:
@@ -66,7 +81,7 @@ class BadRows:
         if not total:
             return
         said = [f"{rows:,} of {self._read:,} rows are bad"] if rows else []
-        said += [f"{self._unread:,} of {self._files:,} files cannot be read"] if self._unread else []
+        said += [f"{self._unread:,} of {len(self._files):,} files cannot be read"] if self._unread else []
         beyond = "; the rows behind these were not looked at" if self.cut else ""
         lines = [f"data.path={path}: {', and '.join(said)}{beyond} {such}"]
         for reason, number in self._counts.most_common(KINDS):

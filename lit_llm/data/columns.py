@@ -66,6 +66,16 @@ class Columns:
             if len(self._found) < 40:
                 self._found |= dict.fromkeys(map(str, value))
 
+    def seen(self) -> dict[str, Any]:
+        """What it has met of the rows, as JSON takes it."""
+        return {"rows": self.seen_rows, "unseen": list(self._unseen), "found": list(self._found)}
+
+    def join(self, seen: Mapping[str, Any]) -> None:
+        """What was met in another part of the data (``seen``)."""
+        self.seen_rows = self.seen_rows or seen["rows"]
+        self._unseen = {column: None for column in self._unseen if column in seen["unseen"]}
+        self._found |= dict.fromkeys(seen["found"][: max(0, 40 - len(self._found))])
+
     def check_seen(self) -> None:
         """Raises UserError for a column that no row has."""
         for column in self._unseen:

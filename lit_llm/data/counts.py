@@ -40,6 +40,19 @@ class Counts:
             self.overview.leave_out(records[number], reason)
         return [record for number, record in enumerate(records) if number not in told]
 
+    def plain(self) -> dict[str, Any]:
+        """All of it but ``ignored_files`` and ``encodings``, as JSON takes it."""
+        return {"read": self.read, "used": self.used, "skipped": self.skipped, "altered": self.altered,
+                "first": self.first, "overview": self.overview.plain()}  # fmt: skip
+
+    def join(self, plain: Mapping[str, Any]) -> None:
+        """Adds what became of the rows of another part of the data, which stands behind this one (``plain``)."""
+        self.read, self.used = self.read + plain["read"], self.used + plain["used"]
+        self.skipped += Counter(plain["skipped"])
+        self.altered += Counter(plain["altered"])
+        self.first = plain["first"] | self.first
+        self.overview.join(plain["overview"])
+
     def as_dict(self) -> dict[str, Any]:
         found = {"read": self.read, "used": self.used, "skipped": dict(sorted(self.skipped.items()))}
         more = {"ignored_files": self.ignored_files, "altered": dict(self.altered), "repeated_ids": self.repeated_ids}

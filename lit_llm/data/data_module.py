@@ -15,6 +15,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from lit_llm.data.archives import home
+from lit_llm.data.counts import Counts
 from lit_llm.data.filters import Record, content_key
 from lit_llm.data.formats import Kind
 from lit_llm.data.loading import JoinedRows, Order, ResumableLoader, Rows, shuffled
@@ -94,14 +95,18 @@ class DataModule(L.LightningDataModule, ABC):
 
     def _read(self, path: DataPath, kind: Kind, expand: Expand | None = None) -> Records:
         records = records_of(self.options, path, kind, expand)
+        self._remember(path, records.counts)
+        return records
+
+    def _remember(self, path: DataPath, counts: Counts) -> None:
+        """What was read, for those who ask later."""
         not_trained = (*self.options.decontaminate, *self.options.earlier_heldout)
         for place in (path, *(not_trained if self.options.decontaminate_words else ())):
             found = resolve(place, self.options.cache_dir).values()
             self._files |= dict.fromkeys(home(file) for files in found for file in files)
         if self._prepared is None:  # what is read again later is counted already
-            self._overview += records.counts.overview
-        self._first_bad = records.counts.first | self._first_bad
-        return records
+            self._overview += counts.overview
+        self._first_bad = counts.first | self._first_bad
 
     @property
     def prepared(self) -> Prepared:
@@ -133,6 +138,10 @@ class DataModule(L.LightningDataModule, ABC):
         longest = getattr(self.options, "max_length", None)
         packed = isinstance(self.prepared.train, PackedRows | JoinedRows)
         return f"packed rows of up to {longest:,} tokens" if packed and longest else "rows"
+
+    def places(self) -> list[str]:
+        """Where what was made of the data is, for people; what is in the token cache alone is not told."""
+        return []
 
     def left_out_later(self) -> dict[str, int]:
         """Rows that were left out after they were read, by reason."""

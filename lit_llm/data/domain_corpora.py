@@ -10,6 +10,8 @@ from lit_llm.data.data_module import records_of
 from lit_llm.data.filters import without_overlap
 from lit_llm.data.options import DomainCorporaOptions, TextOptions
 from lit_llm.data.raw_text import RawText, TextSource, apportioned, weighted_sources
+from lit_llm.data.shards.sample import sample
+from lit_llm.data.shards.size import is_streamed
 
 
 class DomainCorpora(RawText):
@@ -42,10 +44,18 @@ class DomainCorpora(RawText):
         assert isinstance(options, DomainCorporaOptions)
         general = [] if options.replay_path is None else weighted_sources(options.replay_path, "")
         sources = [*weighted_sources(options.path, ""), *general]
-        reads = [records_of(options, source.path, "texts") for source in sources]
-        heldout = [d for read in reads for split, items in read.splits.items() if split != "train" for d in items]
-        for read in reads[: len(sources) - len(general)]:
-            kept: list[Any] = without_overlap(read["train"], heldout)[0]
+        streamed = [is_streamed(options, source.path) for source in sources]
+        reads = {
+            number: records_of(options, source.path, "texts")
+            for number, (source, large) in enumerate(zip(sources, streamed, strict=True))
+            if not large  # what a large corpus holds out by hash, the same text's hash holds out of the domain
+        }
+        heldout = [d for r in reads.values() for split, items in r.splits.items() if split != "train" for d in items]
+        for number, source in enumerate(sources[: len(sources) - len(general)]):
+            if streamed[number]:
+                yield from sample(options, source.path)
+                continue
+            kept: list[Any] = without_overlap(reads[number]["train"], heldout)[0]
             yield from (document.text for document in kept)
 
     def _parameters(self) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from lit_llm.data.encodings import no_text, undecodable
 from lit_llm.data.json_rows import read_json, read_lines
 from lit_llm.data.projects import is_project, read_project
 from lit_llm.data.row_errors import RowError, damaged
-from lit_llm.data.streams import open_bytes, read_bytes
+from lit_llm.data.stores import Ahead, is_remote, on_disk
+from lit_llm.data.streams import Part, open_bytes, read_bytes
 from lit_llm.data.tables import TABLES, read_table
 from lit_llm.errors import UserError
 from lit_llm.runtime.suggestions import nearest
@@ -41,6 +42,7 @@ FOREIGN = {
     **dict.fromkeys((".7z", ".rar"), "an archive; unpack it and give the folder"),
 }
 """Formats that are known, and not read: what they are, and what to do."""
+PIECE = 2**20  # bytes of a long text that are a row, where it is read in parts
 _UNITS = {".json": "item", **dict.fromkeys((".parquet", *ARROW), "row")}
 
 
@@ -70,7 +72,7 @@ def place(file: str, line: int) -> str:
 @cache
 def extension(file: str) -> str:
     """The file's format, a compression left out: ``a.jsonl.gz`` is ``.jsonl``."""
-    path = Path(file)
+    path = Path(file.partition("?")[0] if is_remote(file) else file)
     return Path(path.stem).suffix.lower() if path.suffix.lower() in COMPRESSED else path.suffix.lower()
 
 
@@ -86,7 +88,10 @@ def known_extension(file: str) -> str:
 
 
 def read_rows(
-    files: Sequence[str], encoding: str = "utf-8", cache_dir: str | Path = "outputs/cache"
+    files: Sequence[str],
+    encoding: str = "utf-8",
+    cache_dir: str | Path = "outputs/cache",
+    processes: int | None = None,
 ) -> Iterator[Row | RowError]:
     """Every row of the files in order; what cannot be read comes as a ``RowError`` in its place.
 
@@ -94,18 +99,66 @@ def read_rows(
         encoding: of texts and JSON, by its name in Python's ``codecs``; ``auto`` finds out that of each text, and JSON
             is UTF-8.
         cache_dir: where the text of documents is kept.
+        processes: that read documents; None: as many as there are processors.
     """
     documents = [file for file in files if extension(file) in DOCUMENTS]
-    texts = read_documents(documents, [extension(file) for file in documents], encoding, cache_dir)
-    for file in files:
+    texts = read_documents(documents, [extension(file) for file in documents], encoding, cache_dir, processes)
+    with Ahead(files) as ahead:
+        for number, file in enumerate(files):
+            ahead.reads(number)
+            try:
+                for row in _rows_of(file, encoding, texts):
+                    if isinstance(row, RowError):
+                        row.file = file
+                    yield row
+            except RowError as bad:  # the file itself: damaged, a pointer, unreadable
+                bad.file, bad.whole_file = file, True
+                yield bad
+
+
+def read_part(file: str, part: Part, encoding: str) -> Iterator[Row | RowError]:
+    """The rows of some of a file's lines: of a .jsonl its own; of a text pieces of about ``PIECE`` bytes.
+
+    Args:
+        encoding: as of ``read_rows``, one that has ASCII's line ends. ``auto``: UTF-8, also of texts.
+    """
+    encoding = "utf-8" if encoding == AUTO else encoding
+    rows = _pieces(file, part, encoding) if extension(file) in TEXTS else _rows(file, read_lines(file, encoding, part))
+    try:
+        for row in rows:
+            if isinstance(row, RowError):
+                row.file = file
+            yield row
+    except RowError as bad:
+        bad.file, bad.whole_file = file, True
+        yield bad
+
+
+def _pieces(file: str, part: Part, encoding: str) -> Iterator[Row | RowError]:
+    with open_bytes(file) as stream:
+        stream.seek(part.begin)
+        data = stream.read(part.end - part.begin)
+    begin, line = 0, part.line
+    while begin < len(data):
+        end = len(data) if len(data) - begin <= PIECE + PIECE // 2 else piece_end(data, begin)
+        piece = data[begin:end]
         try:
-            for row in _rows_of(file, encoding, texts):
-                if isinstance(row, RowError):
-                    row.file = file
-                yield row
-        except RowError as bad:  # the file itself: damaged, a pointer, unreadable
-            bad.file, bad.whole_file = file, True
-            yield bad
+            text = piece.decode(encoding)
+            yield Row(text.removeprefix("\ufeff") if line == 1 else text, file, line)
+        except UnicodeDecodeError as error:
+            at = line + piece.count(b"\n", 0, error.start)
+            yield RowError("invalid_utf8", f"{place(file, at)}: {undecodable(piece, error, encoding)}")
+        begin, line = end, line + piece.count(b"\n")
+
+
+def piece_end(data: bytes, begin: int) -> int:
+    """Where a piece of a long text ends, at most ``PIECE`` bytes on: behind a blank line, a line, a blank, a letter."""
+    for ending in (b"\n\n", b"\n", b" "):
+        found = data.rfind(ending, begin + PIECE // 2, begin + PIECE)
+        if found >= 0:
+            return found + len(ending)
+    end = begin + PIECE
+    return next((at for at in range(end, end - 4, -1) if at >= len(data) or data[at] & 0xC0 != 0x80), end)
 
 
 def _rows_of(file: str, encoding: str, texts: Iterator[Text | RowError]) -> Iterator[Row | RowError]:
@@ -147,8 +200,8 @@ def _read_parquet(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa
     open_bytes(file).close()  # a pointer in place of the file is called one
     try:
         number = 0
-        in_archive = not Path(file).is_file()
-        source = pyarrow.BufferReader(bytes(read_bytes(file))) if in_archive else file
+        place = on_disk(file)
+        source = place if Path(place).is_file() else pyarrow.BufferReader(bytes(read_bytes(file)))  # in an archive
         with pyarrow.parquet.ParquetFile(source) as table:
             for batch in table.iter_batches(batch_size=1024):
                 for value in batch.to_pylist():

@@ -25,20 +25,20 @@ class FoundEncodings:
     """The texts whose encoding was found out."""
 
     def __init__(self) -> None:
-        self._files: dict[str, list[str]] = {}
+        self.files: dict[str, list[str]] = {}
 
     def seen(self, rows: Iterable[Row | RowError]) -> Iterator[Row | RowError]:
         for row in rows:
             if isinstance(row, Row) and row.encoding:
-                self._files.setdefault(row.encoding, []).append(Path(row.file).name)
+                self.files.setdefault(row.encoding, []).append(Path(row.file).name)
             yield row
 
     def tell(self, path: Any) -> Counter[str]:
         """One line with the files by encoding; their counts."""
-        if self._files:
+        if self.files:
             found = "; ".join(
                 f"{name}: {', '.join(files[:8])}{f' and {len(files) - 8} more' if len(files) > 8 else ''}"
-                for name, files in sorted(self._files.items())
+                for name, files in sorted(self.files.items())
             )
             warn_once(log, f"data.path={path}: texts that are no UTF-8, read as {found} (data.encoding=NAME says it)")
-        return Counter({name: len(files) for name, files in self._files.items()})
+        return Counter({name: len(files) for name, files in self.files.items()})

@@ -9,17 +9,17 @@ from typing import Any, TypeAlias
 from lit_llm.data import row_keys
 from lit_llm.data.encodings import no_text, undecodable
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.streams import open_lines, read_bytes, whole_lines
+from lit_llm.data.streams import Part, open_lines, read_bytes, whole_lines
 
 _Found: TypeAlias = tuple[int, dict[str, Any]] | RowError
 """The number of a line or item, from 1, and its object."""
 
 
-def read_lines(file: str, encoding: str) -> Iterator[_Found]:
-    """(line, object) of a .jsonl; what is no row as a RowError in its place."""
-    lines, encoding = _lines(file, encoding)
+def read_lines(file: str, encoding: str, part: Part | None = None) -> Iterator[_Found]:
+    """(line, object) of a .jsonl, or of some of its lines; what is no row as a RowError in its place."""
+    lines, encoding = (open_lines(file, part=part), encoding) if part else _lines(file, encoding)
     reader = JsonReader()
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines, start=part.line if part else 1):
         if isinstance(line, RowError):
             yield line
             continue

@@ -38,8 +38,9 @@ class Rows(Protocol):
     def collate(self, items: Sequence[Any]) -> Any: ...
 
 
-Order = Callable[[int], NDArray[np.int64]]
-"""The rows of an epoch by the epoch's number. Every epoch has the same number of rows."""
+Order = Callable[[int], Any]
+"""The rows of an epoch by the epoch's number: an array, or what gives stretches of one and has a length
+(``shards/order.py``). Every epoch has the same number of rows."""
 
 
 def sequential(num_rows: int) -> Order:
@@ -47,7 +48,7 @@ def sequential(num_rows: int) -> Order:
 
 
 def shuffled(num_rows: int, seed: int) -> Order:
-    return lambda epoch: _permutation(num_rows, seed, 0, epoch)
+    return lambda epoch: permutation(num_rows, seed, 0, epoch)
 
 
 def grouped(groups: Sequence[Any], seed: int) -> Order:
@@ -55,7 +56,7 @@ def grouped(groups: Sequence[Any], seed: int) -> Order:
     numbers: dict[Any, int] = {}
     group = np.array([numbers.setdefault(name, len(numbers)) for name in groups], dtype=np.int64)
     count = len(numbers)  # the names themselves need not be kept
-    return lambda epoch: np.argsort(_permutation(count, seed, 0, epoch)[group], kind="stable")
+    return lambda epoch: np.argsort(permutation(count, seed, 0, epoch)[group], kind="stable")
 
 
 def mixed(sizes: Sequence[int], rows_per_epoch: Sequence[int], seed: int) -> Order:
@@ -83,11 +84,12 @@ def _passes(size: int, start: int, stop: int, seed: int, source: int) -> NDArray
     if start == stop:
         return np.zeros(0, dtype=np.int64)
     passes = range(start // size, (stop - 1) // size + 1)
-    endless = np.concatenate([_permutation(size, seed, source, number) for number in passes])
+    endless = np.concatenate([permutation(size, seed, source, number) for number in passes])
     return endless[start - passes[0] * size : stop - passes[0] * size]
 
 
-def _permutation(size: int, seed: int, source: int, number: int) -> NDArray[np.int64]:
+def permutation(size: int, seed: int, source: int, number: int) -> NDArray[np.int64]:
+    """The rows of a source in the order of one pass over it, (size,)."""
     return np.random.Generator(np.random.PCG64([seed, source, number])).permutation(size).astype(np.int64)
 
 
@@ -173,20 +175,20 @@ class ResumableLoader:
         if self._under_way:
             self._epoch, self._rows_seen, self._under_way = self._epoch + 1, 0, False
         step, end = self.batch_size * data_rank()[1], self._epoch_end
-        chunks = [(start, min(start + step, end)) for start in range(self._rows_seen, end, step)]
-        order = self.order(self._epoch)
+        starts = range(self._rows_seen, end, step)
         blanks = hasattr(self.dataset, "blank")
         loader: DataLoader[Any] = DataLoader(
             _WithBlanks(self.dataset),  # type: ignore[arg-type]
-            batch_sampler=[_share(order[start:stop], self.batch_size, blanks) for start, stop in chunks],
+            batch_sampler=_Batches(self.order(self._epoch), starts, end, self.batch_size, blanks),
             collate_fn=self.dataset.collate,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             # DataLoader draws a seed at every iteration: from here, so that the training's random stream is untouched.
             generator=torch.Generator().manual_seed(self._epoch),
         )
-        for (_, stop), batch in zip(chunks, self._timed(loader), strict=True):
-            self._rows_seen, self._under_way = stop, True  # before the yield: a checkpoint of this step counts it
+        for start, batch in zip(starts, self._timed(loader), strict=True):
+            # Before the yield: a checkpoint of this step counts it.
+            self._rows_seen, self._under_way = min(start + step, end), True
             yield batch
 
     def _timed(self, batches: Iterable[Any]) -> Iterator[Any]:
@@ -220,6 +222,20 @@ class ResumableLoader:
         self._epoch, self._rows_seen, self._under_way = int(state["epoch"]), int(state["rows_seen"]), False
         if self._rows_seen >= self._epoch_end:
             self._epoch, self._rows_seen = self._epoch + 1, 0
+
+
+class _Batches:
+    """The rows of each of this process's batches, made when they are asked for."""
+
+    def __init__(self, order: Any, starts: range, end: int, batch_size: int, blanks: bool) -> None:
+        self.order, self.starts, self.end, self.batch_size, self.blanks = order, starts, end, batch_size, blanks
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in self.starts:
+            yield _share(self.order[start : min(start + self.starts.step, self.end)], self.batch_size, self.blanks)
 
 
 class _WithBlanks:

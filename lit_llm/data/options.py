@@ -110,17 +110,25 @@ class DataOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class TextOptions(DataOptions):
     TARGET: ClassVar[str] = "lit_llm.data.raw_text.RawText"
-    RANGES: ClassVar[Mapping[str, Range]] = {"max_length": LENGTH}
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "max_length": LENGTH, "stream_above": Range(0, 10**9), "prepare_workers": Range(0, 1024),
+    }  # fmt: skip
 
     # One corpus; or {path: weight}, where weights are shares of rows (2 and 1: two thirds and a third). An epoch has as
     # many rows as all sources together; a source with a big share repeats in it, one with a small share is gone through
     # in several epochs, and no row comes again before all of its source have.
     path: DataPath = "installed/raw_text"
     max_length: int = 256  # positions a row, in tokens
+    # MiB of files above which a corpus is read as a stream into shards on the disk, in memory that does not grow with
+    # it; what is packed counts four times. Below, it is read in memory.
+    stream_above: int = 256
+    prepare_workers: int = 0  # processes that make such shards; 0: as many as there are processors to use
     name: str = "general"  # of the source, and the beginning of the held-out sets' names
 
     def check(self) -> None:
         _at_least("max_length", self.max_length, 2)
+        _at_least("stream_above", self.stream_above, 0)
+        _at_least("prepare_workers", self.prepare_workers, 0)
         super().check()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,18 @@ class OfKind:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         return self
 
+    def plain(self) -> dict[str, Any]:
+        """All of it, as JSON takes it."""
+        kinds: dict[type, Any] = {set: sorted, Counter: dict, int: int}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: kinds[type(value)](value) for name, value in values.items()}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> OfKind:
+        """What ``plain`` told."""
+        kinds: dict[type, Any] = {list: set, dict: Counter}
+        return cls(**{name: kinds.get(type(value), int)(value) for name, value in plain.items()})
+
     @property
     def heldout_share(self) -> float:
         return self.heldout / self.size if self.size else 0.0
@@ -97,6 +109,15 @@ class Overview:
         """What is known of the files of one's kind."""
         return self.kinds.setdefault(kind_of(file), OfKind())
 
+    def plain(self) -> dict[str, Any]:
+        """Its kinds of files, as JSON takes it."""
+        return {kind: one.plain() for kind, one in self.kinds.items()}
+
+    def join(self, plain: Mapping[str, Any]) -> None:
+        """Adds what is known of another part of the data (``plain``)."""
+        for kind, told in plain.items():
+            self.kinds.setdefault(kind, OfKind()).__iadd__(OfKind.of(told))
+
     def __iadd__(self, other: Overview) -> Overview:
         for kind, more in other.kinds.items():
             self.kinds.setdefault(kind, OfKind()).__iadd__(more)
@@ -119,13 +140,15 @@ class Overview:
         of.rows += 1
         return of
 
-    def use(self, row: Row, record: Record) -> None:
-        """A row that is used."""
-        of = self.of(row.file)
+    def use(self, row: Row, record: Record) -> int:
+        """A row that is used; gives its words."""
+        of, words = self.of(row.file), 0
         of.used += 1
         for text in texts_of(record):
-            of.words += words_in(text)
+            words += words_in(text)
             of.characters += len(text)
+        of.words += words
+        return words
 
     def leave_out(self, record: Record, reason: str) -> None:
         """A record that was used is left out after all: a near duplicate, one that is held out elsewhere."""

@@ -134,6 +134,11 @@ class PackedRows(torch.utils.data.Dataset[TokenBatch]):
         self.documents, self.plan = documents, plan
         self.pad_id, self.source, self.trim = pad_id, source, trim
 
+    @property
+    def num_positions(self) -> int:
+        """Positions that hold a token: labels that an epoch trains, where all are trained."""
+        return int(self.plan.length.sum())
+
     def __len__(self) -> int:
         return self.plan.num_rows
 

@@ -14,11 +14,17 @@ import numpy as np
 from lit_llm.data.counts import Counts, merged_counts, moved
 from lit_llm.data.data_module import DataModule, Prepared, records_hash, records_of, screening_of, splits_hash, tests_of
 from lit_llm.data.filters import without_overlap
-from lit_llm.data.loading import JoinedRows, mixed
+from lit_llm.data.loading import JoinedRows, Order, mixed
 from lit_llm.data.options import DataPath, TextOptions
 from lit_llm.data.packing import PackedRows, concatenate_and_split
 from lit_llm.data.reading import Records
 from lit_llm.data.samples import Decode, Part, packed
+from lit_llm.data.shards.corpus import Corpus, corpus_of
+from lit_llm.data.shards.order import Interleaved, Shuffle, Shuffled, Windowed
+from lit_llm.data.shards.prepared import FilesAhead, hold_apart, prepared_corpus
+from lit_llm.data.shards.rows import ShardedRows
+from lit_llm.data.shards.sample import sample
+from lit_llm.data.shards.size import is_streamed
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import UserError
 from lit_llm.records import Document, TokenBatch
@@ -50,8 +56,11 @@ class RawText(DataModule):
         """The training texts before there is a tokenizer: what is held out is held out of the vocabulary too."""
         options = cls.Options() if options is None else options
         for source in weighted_sources(options.path, ""):
-            records = records_of(options, source.path, "texts")
-            yield from (document.text for document in records["train"])
+            if is_streamed(options, source.path):
+                yield from sample(options, source.path)
+            else:
+                records = records_of(options, source.path, "texts")
+                yield from (document.text for document in records["train"])
 
     def _parameters(self) -> dict[str, Any]:
         mix = [[source.name, source.weight, source.replayed] for source in self.sources()]
@@ -59,11 +68,14 @@ class RawText(DataModule):
 
     def _prepare(self) -> Prepared:
         sources = self.sources()
-        reads = [self._read(source.path, "texts") for source in sources]
+        self._shards: dict[str, int] = {}  # by the file that names them
+        reads = [self._corpus(source) for source in sources]
         training, overlap = self._training_documents(sources, reads)
         train = [
-            self._rows(index, source, documents, "train", reads[index].counts)
-            for index, (source, documents) in enumerate(zip(sources, training, strict=True))
+            self._sharded(index, source, read)
+            if isinstance(read, Corpus)
+            else self._rows(index, source, documents, "train", read.counts)
+            for index, (source, read, documents) in enumerate(zip(sources, reads, training, strict=True))
         ]
         validation = {
             source.name: self._rows(index, source, read["validation"], "validation")
@@ -73,30 +85,54 @@ class RawText(DataModule):
         per_epoch = self._rows_per_epoch(sources, sizes)
         return Prepared(
             train=JoinedRows(train),
-            order=mixed(sizes, per_epoch, self.options.seed),
+            order=self._order(train, per_epoch),
             validation=validation,
             heldout=tuple(
-                test for s, read in zip(sources, reads, strict=True) for test in tests_of(read, s.name, "documents")
+                test
+                for source, read in zip(sources, reads, strict=True)
+                for test in tests_of(Records(read.splits, read.counts), source.name, "documents")
             ),
             counts=moved(merged_counts(*(read.counts.as_dict() for read in reads)), overlap),
-            content=content_hash(splits_hash(read) for read in reads),
+            content=content_hash(read.content if isinstance(read, Corpus) else splits_hash(read) for read in reads),
             train_tokens=sum(
-                round(int(rows.plan.length.sum()) * quota / max(1, len(rows)))
+                round(rows.num_positions * quota / max(1, len(rows)))
                 for rows, quota in zip(train, per_epoch, strict=True)
             ),
         )
 
+    def places(self) -> list[str]:
+        """The ``prepared.json`` of each source in shards."""
+        _ = self.prepared
+        return [f"in {n} shard{'s' if n > 1 else ''}: {place}" for place, n in self._shards.items()]
+
+    def _corpus(self, source: TextSource) -> Records | Corpus:
+        """A source in memory; or in shards, whose rows are counted when it is known what of them is trained."""
+        if is_streamed(self.options, source.path):
+            given = self.options, source.path, self.tokenizer
+            return prepared_corpus(*given) or corpus_of(*given)
+        return self._read(source.path, "texts")
+
     def _training_documents(
-        self, sources: Sequence[TextSource], reads: Sequence[Records]
+        self, sources: Sequence[TextSource], reads: Sequence[Records | Corpus]
     ) -> tuple[list[list[Document]], Counter[str]]:
-        """What each source trains on, without what another source holds out; and how many were left out, by reason."""
+        """What each source in memory trains on, without what another source holds out; and how many were left out, by
+        reason. Of sources in shards the same is left out there."""
         training = [read["train"] if self._trains_on(s) else [] for s, read in zip(sources, reads, strict=True)]
         dropped: Counter[str] = Counter()
+        heldout = [[d for split, items in read.splits.items() if split != "train" for d in items] for read in reads]
+        for number, (source, read) in enumerate(zip(sources, reads, strict=True)):
+            others = [document for n, held in enumerate(heldout) if n != number for document in held]
+            if isinstance(read, Corpus) and self._trains_on(source):
+                hold_apart(read, others)
+            if isinstance(read, Corpus):
+                self._shards[read.named_by] = len(read.shards)
+                self._remember(source.path, read.counts)
         if len(sources) == 1:
             return training, dropped
         screening = screening_of(replace(self.options, decontaminate=()))  # each source was held against all named sets
-        heldout = [[d for split, items in read.splits.items() if split != "train" for d in items] for read in reads]
         for number, documents in enumerate(training):
+            if isinstance(reads[number], Corpus):
+                continue
             others = [document for n, held in enumerate(heldout) if n != number for document in held]
             kept, dropped_here = without_overlap(documents, chain.from_iterable(heldout))
             dropped["in_heldout"] += dropped_here
@@ -121,18 +157,44 @@ class RawText(DataModule):
         store = self._tokenized(documents, f"tokenize {source.name} {split}")
         self._count_tokens(documents, store)
         plan = concatenate_and_split(np.maximum(store.lengths - 1, 0), self.options.max_length)
-        tokens = int(plan.length.sum())
-        if split == "train" and self._trains_on(source) and tokens < self.options.max_length:
+        rows = PackedRows(store, plan, pad_id=self.tokenizer.pad_id, source=index)
+        if split == "train":
+            self._check_enough(source, rows, counts)
+        return rows
+
+    def _sharded(self, index: int, source: TextSource, corpus: Corpus) -> ShardedRows:
+        rows = ShardedRows(
+            corpus.shards, corpus.fates, self.options.max_length, pad_id=self.tokenizer.pad_id, source=index
+        )
+        self._check_enough(source, rows, corpus.counts)
+        return rows
+
+    def _check_enough(self, source: TextSource, rows: PackedRows | ShardedRows, counts: Counts | None) -> None:
+        tokens = rows.num_positions
+        if self._trains_on(source) and tokens < self.options.max_length:
             raise UserError(
                 f"data.path={source.path}: {tokens} tokens to train on are less than one row of "
                 f"data.max_length={self.options.max_length}; give more text or a smaller max_length"
                 + (f" ({counts})" if counts is not None else "")
             )
-        return PackedRows(store, plan, pad_id=self.tokenizer.pad_id, source=index)
+
+    def _order(self, train: Sequence[PackedRows | ShardedRows], per_epoch: Sequence[int]) -> Order:
+        """The order of the rows: all of it at once, where no source is in shards."""
+        sizes, seed = [len(rows) for rows in train], self.options.seed
+        if not any(isinstance(rows, ShardedRows) for rows in train):
+            return mixed(sizes, per_epoch, seed)
+        shuffles: list[Shuffle] = []
+        for number, rows in enumerate(train):
+            if isinstance(rows, ShardedRows):
+                shuffles.append(Windowed(rows.sizes, seed, number, FilesAhead(rows).shards))
+            else:
+                shuffles.append(Shuffled(len(rows), seed, number))
+        return Interleaved(sizes, per_epoch, shuffles)
 
     def _sample(self, rows: Any, row: int, decode: Decode) -> Iterator[Part]:
-        part, number = rows.place(row)
-        yield from packed(part, number, decode, "next document")
+        while not isinstance(rows, PackedRows):
+            rows, row = rows.place(row)
+        yield from packed(rows, row, decode, "next document")
 
     def _tokenized(self, documents: list[Document], description: str) -> TokenStore:
         tokenizer = self.tokenizer

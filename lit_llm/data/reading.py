@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lit_llm.data.bad_rows import BadRows
 from lit_llm.data.cells import with_cells
@@ -17,22 +17,22 @@ from lit_llm.data.counts import HARMLESS, Counts
 from lit_llm.data.documents.needs import KINDS as DOCUMENTS
 from lit_llm.data.encodings import checked_encoding, holds_utf8
 from lit_llm.data.file_rows import Row, extension, read_rows
-from lit_llm.data.filters import Record, cleaned, cleaned_row, content_key, group_key
+from lit_llm.data.filters import Record, cleaned, cleaned_row, content_key
 from lit_llm.data.formats import Format, Kind, Parse, find_format, parse_row
 from lit_llm.data.found_encodings import FoundEncodings, warn_once
 from lit_llm.data.holding_out import hold_out
 from lit_llm.data.options import check_fractions
 from lit_llm.data.quality.screening import Screening
 from lit_llm.data.row_errors import RowError
+from lit_llm.data.row_ids import RowIds
 from lit_llm.data.sources import TELLS, resolve, why_not_read
 from lit_llm.data.splits import NAMES, UNDIVIDED
 from lit_llm.errors import UserError
-from lit_llm.records import Comparison, Document, Labelled
+from lit_llm.records import Comparison, Document
 
 log = logging.getLogger(__name__)
 Expand = Callable[[Row], Iterable[Row | RowError]]
 """Makes several rows of one, each counted by itself: a ranking has a label for each of its completions."""
-IDS = ("id", "_id", "uuid", "uid")
 
 
 @dataclass(frozen=True)
@@ -95,40 +95,134 @@ def read_records(
     files = resolve(path, cache_dir, ignored)
     if kind != "texts":
         files = _without_documents(files, ignored)
-    parse = find_format(format, kind)
-    counts = Counts(ignored_files=len(set(ignored)))
-    _tell_unread(path, {file: why_not_read(file, kind) for file in ignored}, counts)
-    encoding = checked_encoding(encoding)
-    renaming, bad = Columns(columns, kind, parse), BadRows() if on_error == "stop" else None
-    splits: dict[str, list[Record]] = {}
-    ids, encodings = _Ids(), FoundEncodings()
-    screening = screening or Screening(cache_dir=cache_dir)
-    for name, members in files.items():
-        rows = counts.overview.following(encodings.seen(read_rows(members, encoding, cache_dir)))
-        rows = rows if encoding in ("utf-8", AUTO) else _told_if_utf8(rows, encoding)
-        rows = with_cells(renaming.renamed(rows), kind, parse)
-        rows = _expanded(_cleaned(rows, counts.altered) if clean else rows, expand)
-        if name in (UNDIVIDED, "train") and "split" not in ignore_keys:
-            rows = map(_to_train_on, rows)
-        rows = rows if bad is None else bad.looked_at(rows)
-        splits[name] = list(_kept(rows, kind, parse, bad, counts, ignore_keys, ids, screening))
-    _refuse(path, bad, renaming, counts)
-    if ids.first:
-        log.warning(
-            "data.path=%s: %d rows have the id of another row and other content; the first: %s",
-            *(path, ids.repeated, ids.first),
-        )
-    counts.repeated_ids = ids.repeated
-    counts.encodings = encodings.tell(path)
-    _check(counts, path, max_error_rate)
-    divided = hold_out(splits, kind, counts, validation_fraction, test_fraction, screening)
+    reading = Reading(
+        kind,
+        format=format,
+        on_error=on_error,
+        cache_dir=cache_dir,
+        expand=expand,
+        ignore_keys=ignore_keys,
+        clean=clean,
+        encoding=encoding,
+        screening=screening,
+        columns=columns,
+        ids=RowIds(),
+    )
+    counts = reading.counts
+    tell_unread(path, ignored, kind, counts)
+    splits = {name: list(reading.records(reading.rows(members), name)) for name, members in files.items()}
+    reading.end(path, max_error_rate)
+    divided = hold_out(splits, kind, counts, validation_fraction, test_fraction, reading.screening)
     counts.overview.passages = counts.altered.get("held_out_passages", 0)
     counts.overview.divide(divided)
     return Records(divided, counts)
 
 
-def _tell_unread(path: Any, reasons: Mapping[str, str], counts: Counts) -> None:
+class Last(NamedTuple):
+    """What is known of the record that came last."""
+
+    line: int  # of its row
+    key: bytes  # of its content
+    words: int
+    language: str  # "" where nobody asked
+
+
+class Reading:
+    """One pass over rows: how they become records, and what became of each.
+
+    Args:
+        ids: finds rows with the id of another; None: these are not looked for.
+        Others as of ``read_records``.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        *,
+        format: str | None = None,
+        on_error: Literal["stop", "skip"] = "stop",
+        cache_dir: str | Path = "outputs/cache",
+        expand: Expand | None = None,
+        ignore_keys: Collection[str] = (),
+        clean: bool = True,
+        encoding: str = AUTO,
+        screening: Screening | None = None,
+        columns: Mapping[str, str] | str | None = None,
+        ids: RowIds | None = None,
+    ) -> None:
+        self.kind, self.cache_dir, self.ids = kind, cache_dir, ids
+        self.encoding = checked_encoding(encoding)
+        self.screening = screening or Screening(cache_dir=cache_dir)
+        self.counts, self.encodings = Counts(), FoundEncodings()
+        self.bad = BadRows() if on_error == "stop" else None
+        self._parse = find_format(format, kind)
+        self.columns = Columns(columns, kind, self._parse)
+        self._expand, self._ignore_keys, self._clean = expand, ignore_keys, clean
+        self.last: Last | None = None
+
+    def rows(self, files: Sequence[str], processes: int | None = None) -> Iterator[Row | RowError]:
+        """Every row of the files. ``processes``: that read documents; None: as many as there are processors."""
+        return read_rows(files, self.encoding, self.cache_dir, processes)
+
+    def records(self, rows: Iterable[Row | RowError], split: str) -> Iterator[Record]:
+        """The usable records of a split's rows; what else there is is counted, errors in ``bad`` where they end the
+        run."""
+        rows = self.counts.overview.following(self.encodings.seen(rows))
+        rows = rows if self.encoding in ("utf-8", AUTO) else _told_if_utf8(rows, self.encoding)
+        rows = with_cells(self.columns.renamed(rows), self.kind, self._parse)
+        rows = _expanded(_cleaned(rows, self.counts.altered) if self._clean else rows, self._expand)
+        if split in (UNDIVIDED, "train") and "split" not in self._ignore_keys:
+            rows = map(_to_train_on, rows)
+        return self._kept(rows if self.bad is None else self.bad.looked_at(rows))
+
+    def _kept(self, rows: Iterable[Row | RowError]) -> Iterator[Record]:
+        counts, seen = self.counts, set[bytes]()
+        for row in rows:
+            counts.read += 1
+            of, language = counts.overview.read(row), Counter[str]()
+            try:
+                record = _record(row, self.kind, self._parse, self._ignore_keys)
+                key = content_key(record)
+                if key in seen and self.screening.deduplicate != "off":
+                    raise RowError("duplicate", f"{record.source}: says the same as an earlier row")
+                refusal = self.screening.refused(record, language)
+                of.languages += language
+                if refusal:
+                    raise RowError(*refusal)
+            except RowError as error:
+                if self.bad is not None and error.reason not in HARMLESS:
+                    self.bad.add(error)
+                counts.skipped[error.reason] += 1
+                if not error.whole_file:
+                    of.skipped[error.reason] += 1
+                counts.first.setdefault(error.reason, str(error))
+                continue
+            seen.add(key)
+            counts.used += 1
+            assert isinstance(row, Row)
+            words = counts.overview.use(row, record)
+            if self.ids is not None:
+                self.ids.see(row, record)
+            self.last = Last(row.line, key, words, next(iter(language), ""))
+            yield record
+
+    def end(self, path: Any, max_error_rate: float) -> None:
+        """When all is read. Raises UserError for bad rows that stop the run, too many of them, or no usable row."""
+        _refuse(path, self.bad, self.columns, self.counts)
+        if self.ids is not None and self.ids.first:
+            log.warning(
+                "data.path=%s: %d rows have the id of another row and other content; the first: %s",
+                *(path, self.ids.repeated, self.ids.first),
+            )
+        self.counts.repeated_ids = self.ids.repeated if self.ids is not None else 0
+        self.counts.encodings = self.encodings.tell(path)
+        _check(self.counts, path, max_error_rate)
+
+
+def tell_unread(path: Any, ignored: Collection[str], kind: Kind, counts: Counts) -> None:
     """Counts the files that are there and not read, and warns of those that do not only tell of data."""
+    reasons = {file: why_not_read(file, kind) for file in ignored}
+    counts.ignored_files = len(reasons)
     for file, reason in reasons.items():
         counts.overview.of(file).unread[reason] += 1
     names = sorted({Path(file).name for file, reason in reasons.items() if reason != TELLS})
@@ -210,67 +304,6 @@ def _cleaned(rows: Iterable[Row | RowError], altered: Counter[str]) -> Iterator[
                 yield RowError("too_deep", f"{row.where}: nested too deep; flat fields are needed")
                 continue
             yield replace(row, value=value)
-
-
-class _Ids:
-    """Finds rows with the id of an earlier one and other content."""
-
-    def __init__(self) -> None:
-        self.repeated, self.first = 0, ""
-        self._known: dict[int, tuple[int, bytes]] = {}  # hash of the id: the row's place, what it says
-        self._last = 0
-
-    def see(self, row: Row, record: Record) -> None:
-        """A ranking's other annotators and its labels have its id with the same prompt: that is what they are of."""
-        if isinstance(row.value, str):
-            return
-        key = next((k for k in IDS if row.value.get(k) not in (None, "")), None)
-        if key is None:
-            return
-        place = hash((row.file, row.line))
-        said = group_key(record) if isinstance(record, Comparison | Labelled) else content_key(record)
-        known = self._known.setdefault(hash((key, str(row.value[key]))), (place, said))
-        if known[0] != place and known[1] != said and self._last != place:
-            self.repeated, self._last = self.repeated + 1, place
-            self.first = self.first or f"{row.where} ('{key}' is {str(row.value[key])[:40]!r})"
-
-
-def _kept(
-    rows: Iterable[Row | RowError],
-    kind: Kind,
-    parse: Format | Parse | None,
-    bad: BadRows | None,
-    counts: Counts,
-    ignore_keys: Collection[str],
-    ids: _Ids,
-    screening: Screening,
-) -> Iterator[Record]:
-    """The usable records of a split's rows; everything else is counted, errors in ``bad`` where they end the run."""
-    seen: set[bytes] = set()
-    for row in rows:
-        counts.read += 1
-        of = counts.overview.read(row)
-        try:
-            record = _record(row, kind, parse, ignore_keys)
-            key = content_key(record)
-            if key in seen and screening.deduplicate != "off":
-                raise RowError("duplicate", f"{record.source}: says the same as an earlier row")
-            if refusal := screening.refused(record, of.languages):
-                raise RowError(*refusal)
-        except RowError as error:
-            if bad is not None and error.reason not in HARMLESS:
-                bad.add(error)
-            counts.skipped[error.reason] += 1
-            if not error.whole_file:
-                of.skipped[error.reason] += 1
-            counts.first.setdefault(error.reason, str(error))
-            continue
-        seen.add(key)
-        counts.used += 1
-        assert isinstance(row, Row)
-        counts.overview.use(row, record)
-        ids.see(row, record)
-        yield record
 
 
 def _record(row: Row | RowError, kind: Kind, parse: Format | Parse | None, ignore_keys: Collection[str]) -> Record:

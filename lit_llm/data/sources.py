@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from lit_llm.data.archives import is_archive, members
+from lit_llm.data import stores
+from lit_llm.data.archives import ARCHIVES, is_archive, members
 from lit_llm.data.arrow_files import ARROW, of_saved
 from lit_llm.data.compression import COMPRESSED
 from lit_llm.data.documents.needs import KINDS as DOCUMENTS
@@ -17,6 +19,7 @@ from lit_llm.data.file_rows import FOREIGN, FORMATS, TEXTS, extension, known_ext
 from lit_llm.data.projects import is_project, resolve_project
 from lit_llm.data.row_errors import RowError
 from lit_llm.data.splits import UNDIVIDED, divided, of_split, split_name
+from lit_llm.data.token_files import token_files
 from lit_llm.errors import UserError
 from lit_llm.runtime.suggestions import nearest
 
@@ -44,7 +47,8 @@ def resolve(
 
     Args:
         path: a file, a folder (read to its depths), a glob, ``installed/<part>`` for the documentation on this disk,
-            ``hub:<id>`` for a data set of the Hugging Face hub, a ranking project (``FILE.db`` or an SQLAlchemy URL:
+            ``hub:<id>`` for a data set of the Hugging Face hub, the URL of a file, folder or glob in an object store
+            (``stores.py``), files of tokens (``token_files.py``), a ranking project (``FILE.db`` or an SQLAlchemy URL:
             its submitted rankings, with the splits stored in it), a list of these, or {split: one of these}.
         cache_dir: where the installed documentation is kept.
         ignored: files that are there and not read (an unknown extension, no split beside splits) are added here.
@@ -75,6 +79,11 @@ def resolve(
         raise UserError("data.path is empty; give a file, a folder, a glob, hub:<id> or installed/raw_text")
     if text.startswith("hub:"):
         return {UNDIVIDED: [text]}
+    stores.use(cache_dir)
+    if (tokens := token_files(text)) is not None:
+        return {UNDIVIDED: tokens}
+    if stores.is_remote(text):
+        return _in_store(text, ignored)
     if is_project(text):
         return resolve_project(text)
     if text.split("/")[0] == "installed" and not Path(text).exists():
@@ -124,7 +133,29 @@ def _local(text: str, ignored: list[str]) -> dict[str, list[str]]:
     if not files:
         raise UserError(f"{what}: no files in it; put {', '.join(FORMATS)} files there")
     saved, caches = of_saved(files)
-    files = [f for f in files if f not in saved]
+    return _chosen([f for f in files if f not in saved], what, ignored, root, caches)
+
+
+def _in_store(url: str, ignored: list[str]) -> dict[str, list[str]]:
+    """The files at a URL. Archives are not read there: they are no folders of the store."""
+    found = stores.files_at(url)
+    if found == [url]:
+        if known_extension(url) in ARCHIVES:
+            raise UserError(f"{url}: an archive; unpack it in the store, or download it and give the file")
+        return {UNDIVIDED: [url]}
+    root = None if glob.has_magic(url) else Path(url)
+    base = Path(os.path.commonpath([Path(f).parent for f in found])) if root is None else root
+    files = [f for f in found if not _hidden(Path(f).relative_to(base))]
+    if not files:
+        raise UserError(f"{url}: no files in it; put {', '.join(FORMATS)} files there")
+    archives = [f for f in files if extension(f) in ARCHIVES]
+    return _chosen(files, f"store {url}", ignored, root, archives)
+
+
+def _chosen(
+    files: Sequence[str], what: str, ignored: list[str], root: Path | None, caches: Collection[str]
+) -> dict[str, list[str]]:
+    """Those of a place's files that are read, by split. ``caches``: files of known formats that are not."""
     known = [f for f in files if extension(f) in FORMATS and f not in caches]
     about = [f for f in known if is_about_data(f)]
     if len(about) < len(files):  # alone, their contents decide

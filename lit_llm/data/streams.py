@@ -7,10 +7,11 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from lit_llm.data import archives
+from lit_llm.data import archives, stores
 from lit_llm.data.compression import COMPRESSED, decompressed, read_within
 from lit_llm.data.encodings import undecodable
 from lit_llm.data.row_errors import RowError, damaged
@@ -21,16 +22,25 @@ _LFS = b"version https://git-lfs.github.com/spec/"
 _DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Whole lines of a file that is neither packed nor in an archive."""
+
+    begin: int  # byte
+    end: int  # byte behind the last
+    line: int  # number of the first line, from 1
+
+
 def open_bytes(file: str) -> BinaryIO:
     """Open for reading, decompressing by extension, within the bounds of ``compression.py``; a member of an archive
-    too.
+    and a file in a store too.
 
-    Raises RowError for a Git-LFS pointer.
+    Raises RowError for a Git-LFS pointer, UserError for a store that gives nothing.
     """
     suffix = Path(file).suffix.lower()
     member = archives.opened(file)
     try:
-        packed = member or Path(file).open("rb")  # noqa: SIM115  (the caller closes it)
+        packed = member or stores.opened(file)
     except OSError as error:
         raise RowError("unreadable_file", f"{file}: cannot be opened ({error.strerror or error})") from None
     if cast(io.BufferedReader, packed).peek(len(_LFS)).startswith(_LFS):
@@ -43,12 +53,14 @@ def open_bytes(file: str) -> BinaryIO:
     return decompressed(packed, file, suffix)
 
 
-def open_lines(file: str, ends: bool = False) -> Iterator[bytes | RowError]:
-    """Lines without their ends (\\n or \\r\\n), or with them (``ends``). A line beyond ``MAX_LINE`` comes as a
-    RowError, without holding it."""
-    number = 0
+def open_lines(file: str, ends: bool = False, part: Part | None = None) -> Iterator[bytes | RowError]:
+    """Lines without their ends (\\n or \\r\\n), or with them (``ends``); of a part its own. A line beyond ``MAX_LINE``
+    comes as a RowError, without holding it."""
+    number = part.line - 1 if part else 0
     with open_bytes(file) as stream:
-        while True:
+        if part:
+            stream.seek(part.begin)
+        while part is None or stream.tell() < part.end:
             number += 1
             try:
                 line = stream.readline(MAX_LINE)

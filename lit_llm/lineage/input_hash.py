@@ -10,12 +10,15 @@ from typing import Any
 from lit_llm.config.environment import real, real_text
 from lit_llm.config.schema import digest, texts
 from lit_llm.data.projects import is_project, place_of, rankings_hash
+from lit_llm.data.stores import is_remote, of
 from lit_llm.lineage.lineage import hash_file
 from lit_llm.model_sources.adapters import base_files, base_of
 from lit_llm.runtime.model_folder import is_adapter
 
 # Keys that say where or how fast, not what: another value gives the same result.
-WITHOUT_EFFECT = ("resume", "cache_dir", "paths", "progress", "num_workers", "launcher", "slurm")
+WITHOUT_EFFECT = (
+    "resume", "cache_dir", "paths", "progress", "num_workers", "prepare_workers", "launcher", "slurm"
+)  # fmt: skip
 PATH_KEYS = ("path", "replay_path", "ptx_path", "prompts", "decontaminate", "earlier_heldout")
 # The last words of keys whose values are paths though no slash may show it.
 PLACES = ("init_from", "path", "paths", "file", "files", "folder", "folders", "dir", "model", "prompts")
@@ -85,7 +88,12 @@ def _named_hashes(split: str, files: list[str]) -> list[list[str]]:
     known = [[split, path.resolve().relative_to(base).as_posix(), hash_file(path)] for path in there]
     known += [[split, "rankings", rankings_hash(file)[0]] for file in files if is_project(file)]
     others = [file for file in files if not is_project(file) and not Path(file).is_file()]
-    return known + [[split, file, ""] for file in others]  # hub:<id>
+    return known + [[split, file, _tag(file)] for file in others]  # hub:<id>, a URL
+
+
+def _tag(file: str) -> str:
+    """What a store says of a file, which changes with its bytes; nothing of a data set of the hub."""
+    return f"{of(file).size} {of(file).tag}" if is_remote(file) else ""
 
 
 def _existing(key: str, text: str) -> Path | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -17,10 +19,47 @@ except ImportError:  # Windows has no flock; there the lock is left out
     fcntl = None  # type: ignore[assignment]
 
 
+WAITS = 0.5  # seconds between two looks at a lock
+
+
+class InUse(UserError):  # noqa: N818 (it is what was found)
+    """Another process holds the folder. ``holder``: which, in words."""
+
+    def __init__(self, folder: Path, holder: str) -> None:
+        super().__init__(f"{folder}: in use by {holder}; choose another folder or wait")
+        self.holder = holder
+
+
+@contextmanager
+def alone(folder: str | Path, waiting: Callable[[str], object]) -> Iterator[None]:
+    """The only process, and the only thread of it, that works in a folder: others wait until it is free.
+
+    Args:
+        waiting: is told once who is waited for.
+
+    Raises UserError if the folder cannot be written to.
+    """
+    said = False
+    while True:
+        lock = RunLock(folder)
+        try:
+            lock.__enter__()
+            break
+        except InUse as error:
+            if not said:
+                waiting(error.holder)
+            said = True
+            time.sleep(WAITS)
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
 class RunLock:
     """Holds a run folder for one process: ``with RunLock(folder): ...``. It is freed when the process dies, however.
 
-    Raises UserError if another process holds it.
+    Raises InUse if another process holds it, UserError if the folder cannot be written to.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -39,7 +78,7 @@ class RunLock:
         except OSError as error:
             holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
             os.close(descriptor)
-            raise UserError(f"{self.path.parent}: in use by {holder}; choose another folder or wait") from error
+            raise InUse(self.path.parent, holder) from error
         os.ftruncate(descriptor, 0)
         with suppress(OSError):  # on a full disk the lock holds all the same
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())

@@ -170,7 +170,7 @@ def strategy(cfg: DictConfig) -> Any:
 def _one_process(trainer: DictConfig) -> list[LightningEnvironment]:
     """Of a run of one process Lightning need not ask Slurm: it would requeue the job by itself, and refuse a step of
     several tasks."""
-    return [LightningEnvironment()] if _world(trainer) == 1 else []
+    return [LightningEnvironment()] if devices.count(trainer) * trainer.num_nodes == 1 else []
 
 
 def _batches(value: int | float | None) -> int | float | None:

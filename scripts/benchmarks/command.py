@@ -25,6 +25,7 @@ WORKS = {
     "preference": "a step of DPO, reward models, GRPO and PPO, here and in TRL",
     "instruction": "instruction tuning on conversations of unlike lengths, packed here, padded and packed in TRL",
     "preparation": "megabytes a second from text files to rows ready to train on, here and in peers",
+    "corpus": "a generated corpus of any size into shards: speed, peak memory, killed and gone on with",
     "deduplication": "near duplicates of a generated set: recall, precision and speed, here and in datasketch",
     "scaling": "what a token costs in rows of 512 to 8,192, packed with short documents",
     "startup": "seconds from the training command to its first step",

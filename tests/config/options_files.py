@@ -59,7 +59,7 @@ def kind_of(group, name):
 
 def assert_read(group, name, options, by_options=()):
     """Every field is read somewhere in the room of a module of options, but those that the options read themselves."""
-    sources = " ".join(path.read_text() for path in Path(options.__file__).parent.glob("*.py"))
+    sources = " ".join(path.read_text() for path in Path(options.__file__).parent.rglob("*.py"))
     for field in {field.name for field in dataclasses.fields(options_of(content(group, name)[0]))} - set(by_options):
         assert re.search(rf"\boptions\.{field}\b", sources), field
 

@@ -2,11 +2,13 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from lit_llm.config.command_line import compose
 from lit_llm.data import token_cache
+from lit_llm.data.shards import making
 from lit_llm.errors import UserError
 from lit_llm.training import command, prepare
 from lit_llm.training.train import run
@@ -48,6 +50,22 @@ def test_the_table_and_three_rows_are_shown_and_the_run_makes_no_token_again(
     assert lines[1].strip() in table
     loaded = next(n for n, line in enumerate(table) if line.startswith("from scratch, into"))
     assert loaded < table.index(lines[1].strip()) < next(n for n, line in enumerate(table) if line.startswith("data: "))
+
+
+def test_a_corpus_in_shards_has_the_same_table_and_its_run_makes_no_shard(words, capsys, tmp_path, monkeypatch):
+    in_memory = told(capsys, words).splitlines()
+    words = [*words, "data.stream_above=0", "data.prepare_workers=2"]
+    in_shards = told(capsys, words).splitlines()
+    assert in_shards[:2] == in_memory[:2] and in_shards[2].startswith("an epoch has")
+    place = in_shards[3].partition(": ")[2]
+    assert in_shards[3].startswith("in 1 shard: ") and json.loads(Path(place).read_text())["shards"]
+
+    def none(*_):
+        raise AssertionError("a shard is made again")
+
+    monkeypatch.setattr(making.Writer, "__init__", none)
+    metrics = run(compose("train", words), tmp_path / "run")
+    assert metrics["counts"]["used"] == 120
 
 
 def test_look_is_the_same_command(words, capsys, monkeypatch, tmp_path):

@@ -39,7 +39,11 @@ class Text:
 
 
 def read_documents(
-    files: Sequence[str], kinds: Sequence[str], encoding: str, cache_dir: str | Path
+    files: Sequence[str],
+    kinds: Sequence[str],
+    encoding: str,
+    cache_dir: str | Path,
+    processes: int | None = None,
 ) -> Iterator[Text | RowError]:
     """The text of each file, in order.
 
@@ -47,6 +51,7 @@ def read_documents(
         kinds: an extension for each file, one of ``KINDS``.
         encoding: of pages of the web that do not say theirs; ``auto`` finds it out.
         cache_dir: results are kept in ``documents`` below it.
+        processes: at most so many read; None: as many as there are processors.
 
     Raises:
         UserError: the extra is not installed, or the cache cannot be written.
@@ -61,7 +66,7 @@ def read_documents(
     from lit_llm.data.documents.reader import versions
     from lit_llm.data.documents.workers import Workers
 
-    count = min(len(files), os.cpu_count() or 1, MAX_WORKERS)
+    count = min(len(files), processes or os.cpu_count() or 1, MAX_WORKERS)
     workers, cache = Workers(count), _Cache(Path(cache_dir) / "documents", f"{versions()}\0{encoding}")
 
     def one(file: str, kind: str, data: bytearray) -> Text | RowError:

@@ -9,7 +9,7 @@ between borders of words.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,13 @@ class Held(NamedTuple):
 
     text: int
     item: int
+
+
+class Found(NamedTuple):
+    """N-grams of held-out items in some training texts."""
+
+    codes: Mapping[int, Numbers]  # by length of n-gram: text * G + number of the n-gram, sorted, each once
+    totals: Numbers  # (texts,): n-grams of each text
 
 
 class HeldoutItems:
@@ -62,6 +69,11 @@ class HeldoutItems:
         """Those of ``texts`` that hold an item or lie in one, in their order, each with the first such item."""
         if not self._tables:
             return []
+        found = self.found_in(texts)
+        return self.decided(found, self.frequency([found]))
+
+    def found_in(self, texts: Sequence[str]) -> Found:
+        """The items' n-grams in some of the training texts: the others may be in other places."""
         matched: Mapping[int, list[Numbers]] = {length: [] for length in self._tables}
         totals = np.zeros(len(texts), np.int64)  # n-grams of each text
         for numbers, portion in pieces(texts):
@@ -73,18 +85,41 @@ class HeldoutItems:
                 where, gram = table.matches(runs.hashes)
                 owner = numbers[np.searchsorted(runs.bounds, where, side="right") - 1]
                 matched[length].append(np.unique(owner * len(table.values) + gram))
+        nothing = np.zeros(0, np.int64)
+        return Found({length: np.unique(np.concatenate([nothing, *some])) for length, some in matched.items()}, totals)
+
+    @property
+    def sizes(self) -> dict[int, int]:
+        """G, the number of n-grams, by their length."""
+        return {length: len(table.values) for length, table in self._tables.items()}
+
+    def frequency(self, everywhere: Iterable[Found]) -> Numbers:
+        """(G,): in how many of all training texts each n-gram of ``n`` words is."""
+        size = len(self._tables[self.n].values) if self.n in self._tables else 0
+        counted = np.zeros(size, np.int64)
+        for found in everywhere:
+            if size:
+                counted += np.bincount(found.codes[self.n] % size, minlength=size)
+        return counted
+
+    def decided(self, found: Found, frequency: Numbers) -> list[Held]:
+        """Those of the texts of ``found`` that hold an item or lie in one. ``frequency``: of all texts."""
         first: dict[int, int] = {}
         for length, table in self._tables.items():
-            codes = np.unique(np.concatenate(matched[length]))
+            codes = found.codes[length]
             text, gram = codes // len(table.values), codes % len(table.values)
-            pairs = table.whole(text, gram) if length < self.n else self._decided(table, text, gram, totals)
+            if length < self.n:
+                pairs = table.whole(text, gram)
+            else:
+                pairs = self._decided(table, text, gram, found.totals, frequency)
             for one, item in pairs:
                 first[one] = min(item, first.get(one, item))
         return [Held(text, item) for text, item in sorted(first.items())]
 
-    def _decided(self, table: _Table, text: Numbers, gram: Numbers, totals: Numbers) -> list[tuple[int, int]]:
+    def _decided(
+        self, table: _Table, text: Numbers, gram: Numbers, totals: Numbers, frequency: Numbers
+    ) -> list[tuple[int, int]]:
         """(text, item) of matched n-grams: all of an item's, or enough that tell, of the item or the text."""
-        frequency = np.bincount(gram, minlength=len(table.values))
         telling = (frequency <= COMMON) | (table.items_of < SEVERAL)
         found = table.whole(text, gram)
         some = np.flatnonzero(telling[gram])

@@ -158,11 +158,8 @@ class Screening:
         if not self.decontaminate_words or not train:
             return {}
         told: Dropped = {}
-        for items, least in (
-            ([(asked_of(record), record.source) for record in heldout], LEAST),
-            (self._named, LEAST_NAMED),
-        ):
-            for one, item in self._held(items, least, train) if items else ():
+        for items, least in self.searched(heldout):
+            for one, item in self._held(items, least, train):
                 told.setdefault(one, f"{train[one].source}: holds what is held out, {items[item][1]}")
         return dict(sorted(told.items()))
 
@@ -178,6 +175,15 @@ class Screening:
             one: f"{train[one].source}: holds what an earlier stage holds out, {source}"
             for one, source in sorted(told.items())
         }
+
+    def searched(self, heldout: Sequence[Record]) -> list[tuple[list[tuple[str, str]], int]]:
+        """What is looked for in training texts: items (text, where it is from), and how many words of one are enough
+        to look for it."""
+        if not self.decontaminate_words:
+            return []
+        found = [([(asked_of(record), record.source) for record in heldout], LEAST), (self._named, LEAST_NAMED)]
+        found.append((self._earlier, LEAST))
+        return [(items, least) for items, least in found if items]
 
     def _held(self, items: Sequence[tuple[str, str]], least: int, train: Sequence[Record]) -> list[tuple[int, int]]:
         texts = [text for text, _ in items]

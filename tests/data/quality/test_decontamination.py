@@ -116,3 +116,21 @@ def test_against_plain_sets():
             wanted.add(number)
     found = held([" ".join(item) for item in items], [" ".join(text) for text in texts], n=n, share=share)
     assert {text for text, _ in found} == wanted and 5 < len(wanted) < 60
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_texts_in_parts_give_what_all_of_them_give(share):
+    """The frequency of boilerplate is that of all parts together."""
+    words = [f"w{n}" for n in range(60)]
+    pick = random.Random(5)
+    header = " ".join(words[:20])
+    items = [f"{header} {' '.join(pick.choices(words, k=n))}" for n in (3, 9, 14, 30, 30, 30)]
+    items.append(" ".join(words[20:29]))
+    texts = [f"{header} {' '.join(pick.choices(words, k=25))}" for _ in range(25)]
+    texts += [f"x y {item} z" for item in items] + [items[3][: len(items[3]) // 2], "", "w1"]
+    search = HeldoutItems(items, share=share)
+    parts = [texts[begin : begin + 7] for begin in range(0, len(texts), 7)]
+    found = [search.found_in(part) for part in parts]
+    frequency = search.frequency(found)
+    told = [(7 * n + one.text, one.item) for n, each in enumerate(found) for one in search.decided(each, frequency)]
+    assert told == [tuple(one) for one in search.held_by(texts)] and told

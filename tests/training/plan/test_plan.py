@@ -130,7 +130,8 @@ def test_time_and_steps_are_those_of_the_run(words, tmp_path):
 def test_what_the_steps_held_counts_where_it_is_more_than_the_parts(words, tmp_path, monkeypatch):
     cfg, parts = compose("train", words), plan_run(compose("train", words), False, tmp_path / "parts").memory
     for name, peaks, most in (("more", [1e9, 9e12], 9e12), ("earlier", [9e12, 9e12], None), ("less", [0.0, 1.0], None)):
-        monkeypatch.setattr(memory, "peak_bytes", lambda _, left=iter(peaks): next(left))
+        left = iter(peaks)
+        monkeypatch.setattr(memory, "peak_bytes", lambda _, left=left: next(left))
         found = plan_run(cfg, True, tmp_path / name).memory
         assert found == (most or pytest.approx(parts, rel=0.2))
 

@@ -1,0 +1,48 @@
+"""Which corpora are read as a stream: by the size of their files."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+
+from lit_llm.data.archives import home
+from lit_llm.data.compression import COMPRESSED
+from lit_llm.data.options import DataPath, TextOptions
+from lit_llm.data.projects import is_project
+from lit_llm.data.shards.portions import size_of
+from lit_llm.data.sources import resolve
+from lit_llm.data.token_files import is_tokens
+from lit_llm.errors import UserError
+
+PACKED = 4
+"""How many bytes of text are taken for one that is packed."""
+MEMORY = 5
+"""Bytes of memory that a corpus in memory takes for each of its text, about: text, records, tokens and their plan."""
+
+
+def is_streamed(options: TextOptions, path: DataPath) -> bool:
+    """Whether a corpus has more than ``data.stream_above``. A data set of the hub, of which that is not known, has not.
+
+    Raises UserError for one that has, where what is asked for needs all of it in memory.
+    """
+    files = list(chain.from_iterable(resolve(path, options.cache_dir).values()))
+    if any(file.startswith("hub:") or is_project(file) for file in files):
+        return False
+    if is_tokens(files):
+        return True  # wherever there is a way for them
+    size = sum(map(_bytes, dict.fromkeys(map(home, files))))
+    if size <= options.stream_above * 2**20:
+        return False
+    if options.deduplicate == "near":
+        raise UserError(
+            f"data.deduplicate=near: compares all texts in memory, and data.path={path} has {size >> 20:,} MiB, more "
+            f"than data.stream_above={options.stream_above}; give deduplicate=exact, or raise stream_above if memory "
+            f"holds {MEMORY * size >> 20:,} MiB"
+        )
+    return True
+
+
+def _bytes(file: str) -> int:
+    size, path = size_of(file), Path(file.partition("?")[0])
+    is_packed = path.suffix.lower() in (*COMPRESSED, ".zip", ".tgz", ".tbz2", ".txz", ".tzst", ".parquet")
+    return size * PACKED if is_packed else size

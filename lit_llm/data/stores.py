@@ -1,0 +1,313 @@
+"""Files of object stores and web servers, by their URL: fetched whole into a folder of the cache when they are read.
+
+``s3://``, ``gs://``, ``az://``, ``hf://`` and ``https://`` are read with fsspec. A copy lies in ``data.cache_dir``, in
+``remote/``, under a hash of URL, size and tag: a file that changed in the store is another one. The copies together
+have at most ``MOST`` bytes, or those of the largest file; those that were used longest ago go first.
+
+A request that fails, stalls or gives too few bytes is made again, from the byte where the last good one ended,
+``TRIES`` times with growing pauses; then one line names the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from lit_llm.errors import UserError
+from lit_llm.runtime.atomic_files import cannot_be_written, sync
+from lit_llm.runtime.progress_bars import Bar
+from lit_llm.runtime.run_lock import alone
+
+log = logging.getLogger(__name__)
+Value = TypeVar("Value")
+PACKAGES = {
+    **dict.fromkeys(("s3", "s3a"), ("s3fs", "s3")),
+    **dict.fromkeys(("gs", "gcs"), ("gcsfs", "gcs")),
+    **dict.fromkeys(("az", "abfs", "abfss"), ("adlfs", "azure")),
+    "hf": ("huggingface_hub", "hub"),
+    **dict.fromkeys(("http", "https"), ("aiohttp", "http")),
+}
+"""By scheme: what fsspec needs, and the extra that brings it."""
+MOST = 20 * 2**30
+BLOCK = 16 * 2**20  # bytes of a request
+TRIES = 6
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between two tries
+STALL = 60.0  # seconds after which a request that gives nothing is made again
+AHEAD = 2  # files that are fetched while another is read
+TAGS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "LastModified", "last_modified", "mtime", "updated")
+_URL = re.compile(rf"({'|'.join(PACKAGES)})://.+", re.IGNORECASE)
+_FINAL = (400, 401, 403, 404, 405, 410)  # answers that do not change when one asks again
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file in a store."""
+
+    url: str
+    size: int
+    tag: str  # changes with its bytes, where the store says so
+
+    @property
+    def folder(self) -> Path:
+        """Where its copy is."""
+        name = hashlib.sha256(f"{self.url}\0{self.size}\0{self.tag}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        return _State.cache_dir / "remote" / name
+
+    @property
+    def copy(self) -> Path:
+        return self.folder / self.url.rsplit("/", 1)[-1].partition("?")[0]
+
+
+class _State:
+    cache_dir = Path("outputs/cache")
+    known: dict[str, Remote] = {}  # noqa: RUF012  (one process reads one store)
+
+
+def is_remote(file: str) -> bool:
+    """Whether a path is a URL of a store."""
+    return bool(_URL.fullmatch(file))
+
+
+def use(cache_dir: str | Path) -> None:
+    """Copies are in this folder from now on."""
+    _State.cache_dir = Path(cache_dir)
+
+
+def files_at(url: str) -> list[str]:
+    """The URLs of a file, of all below a folder, or of a glob, sorted.
+
+    Raises UserError: nothing is there, it may not be read, the store does not answer, a package is missing.
+    """
+    store, path = _store(url)
+    web = url.lower().startswith("http")
+
+    def look() -> list[tuple[str, dict[str, Any]]]:
+        if web:
+            return [(url, store.info(path))]
+        if any(sign in url for sign in "*?["):
+            return list(store.glob(path, detail=True).items())
+        found = store.find(path, detail=True)
+        return list(found.items()) if found else [(path, store.info(path))]
+
+    found = _tried(url, look)
+    files = []
+    for name, info in found:
+        if info.get("type", "file") != "file":
+            continue
+        each = name if web else str(store.unstrip_protocol(name))
+        files.append(each)
+        _State.known[each] = _remote(each, info)
+    if not files:
+        raise UserError(f"{url}: no file there")
+    return sorted(files)
+
+
+def of(url: str) -> Remote:
+    """What the store says of a file. Raises UserError as ``files_at``."""
+    if url not in _State.known:
+        store, path = _store(url)
+        _State.known[url] = _remote(url, _tried(url, lambda: store.info(path)))
+    return _State.known[url]
+
+
+def on_disk(file: str) -> str:
+    """A file on this disk that has its bytes: itself, or the copy of one in a store, which is fetched first.
+
+    Raises UserError: it cannot be fetched, or the cache cannot be written.
+    """
+    if not is_remote(file):
+        return file
+    remote = of(file)
+    if not _is_there(remote):
+        with alone(remote.folder, lambda holder: log.info("%s: %s fetches it", file, holder)):
+            if not _is_there(remote):
+                _make_room(remote.size)
+                _fetch(remote)
+    with suppress(OSError):
+        os.utime(remote.copy)  # it is used now
+    return str(remote.copy)
+
+
+def opened(file: str) -> BinaryIO:
+    """Open for reading. Raises OSError as ``open``, UserError as ``on_disk``."""
+    for _ in range(TRIES):  # a copy may be removed for others' room before it is open; afterwards it stays readable
+        with suppress(FileNotFoundError):
+            return Path(on_disk(file)).open("rb")
+        if not is_remote(file):
+            break
+    return Path(on_disk(file)).open("rb")
+
+
+class Ahead:
+    """Fetches the next files of a list while one is read: ``with Ahead(files) as ahead: ahead.reads(number)``."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self._files = list(files)
+        self._wanted: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._begun, self._runs = 0, False
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._wanted.put(None)
+
+    def reads(self, number: int) -> None:
+        """File ``number`` is read now."""
+        while self._begun < min(number + 1 + AHEAD, len(self._files)):
+            if self._begun > number:
+                self.wants(self._files[self._begun])
+            self._begun += 1
+
+    def wants(self, file: str) -> None:
+        """A file will be read."""
+        if is_remote(file):
+            self._wanted.put(file)
+            if not self._runs:  # not before it is needed: processes that are made of this one have no such thread
+                threading.Thread(target=self._run, daemon=True).start()
+                self._runs = True
+
+    def _run(self) -> None:
+        while (file := self._wanted.get()) is not None:
+            with suppress(UserError):  # whoever reads it is told
+                on_disk(file)
+
+
+def _store(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    scheme = url.partition("://")[0].lower()
+    package, extra = PACKAGES[scheme]
+    try:
+        # The same object within a process; another process gets one of its own.
+        store = fsspec.filesystem(scheme)
+    except (ImportError, ValueError) as error:
+        what = f"needs {package}; pip install 'lit-llm[{extra}]' ({' '.join(str(error).split())[:80]})"
+        raise UserError(f"{url}: reading {scheme}:// {what}") from None
+    return store, url if scheme.startswith("http") else store._strip_protocol(url)
+
+
+def _remote(url: str, info: dict[str, Any]) -> Remote:
+    size = info.get("size")
+    if not isinstance(size, int):
+        raise UserError(f"{url}: the server does not say how long it is, so that a cut file would not be seen; "
+                        "download it, and give the file")  # fmt: skip
+    return Remote(url, size, next((str(info[name]) for name in TAGS if info.get(name)), ""))
+
+
+def _is_there(remote: Remote) -> bool:
+    try:
+        return remote.copy.stat().st_size == remote.size
+    except OSError:
+        return False
+
+
+def _fetch(remote: Remote) -> None:
+    """Fetches the file into its folder: it has its name when it is whole; what a killed process fetched is gone on
+    with."""
+    store, path = _store(remote.url)
+    part = remote.folder / ".part"
+    try:
+        with part.open("ab") as file, Bar(
+            total=remote.size, initial=file.tell(), desc=f"fetch {remote.copy.name}", unit="B", unit_scale=True,
+            leave=False,
+        ) as bar:  # fmt: skip
+            if file.tell() > remote.size:
+                file.truncate(0)
+            while (begin := file.tell()) < remote.size:
+                end = min(begin + BLOCK, remote.size)
+                data = _tried(remote.url, lambda begin=begin, end=end: _range(store, path, remote, begin, end))  # type: ignore[misc]
+                file.write(data)
+                bar.update(len(data))
+        now = _remote(remote.url, _tried(remote.url, lambda: _again(store, path)))
+        if now != remote:
+            part.unlink()
+            raise UserError(f"{remote.url}: changed in the store while it was fetched; start again")
+        sync(part)
+        part.replace(remote.copy)
+    except OSError as error:
+        if (told := cannot_be_written(remote.copy, error)) is None:
+            raise
+        raise UserError(f"{told}; set data.cache_dir elsewhere") from None
+
+
+def _again(store: Any, path: str) -> dict[str, Any]:
+    store.invalidate_cache()
+    found: dict[str, Any] = store.info(path)
+    return found
+
+
+def _range(store: Any, path: str, remote: Remote, begin: int, end: int) -> bytes:
+    data: bytes = store.cat_file(path, start=begin, end=end)
+    if len(data) == remote.size > end - begin:  # a server that gives all of a file, whatever is asked for
+        data = data[begin:end]
+    if len(data) != end - begin:
+        raise OSError(f"{len(data):,} of {end - begin:,} bytes came")
+    return data
+
+
+def _make_room(size: int) -> None:
+    """Removes copies, those used longest ago first, so that one more fits."""
+    copies = []
+    for copy in (_State.cache_dir / "remote").glob("*/*"):
+        with suppress(OSError):
+            if not copy.name.startswith("."):
+                copies.append((copy.stat().st_mtime, copy.stat().st_size, copy))
+    held = sum(size for _, size, _ in copies)
+    for _, much, copy in sorted(copies):
+        if held + size <= MOST:
+            return
+        with suppress(OSError):
+            copy.unlink()
+        held -= much
+
+
+def _tried(url: str, call: Callable[[], Value]) -> Value:
+    """What ``call`` gives; it is called again after failures that may pass. Raises UserError in the end."""
+    what = ""
+    for pause in (*PAUSES[: TRIES - 1], None):
+        try:
+            return _within(STALL, call)
+        except FileNotFoundError:
+            raise UserError(f"{url}: no such file in the store") from None
+        except UserError:
+            raise
+        except Exception as error:  # each store's library has its own
+            what = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+            final = isinstance(error, PermissionError | ImportError) or getattr(error, "status", None) in _FINAL
+            if final or type(error).__name__ in ("NoCredentialsError", "DefaultCredentialsError"):
+                raise UserError(f"{url}: cannot be read ({what}); check the name, and who may read it") from None
+        if pause is not None:
+            log.warning("%s: %s; trying again in %g s", url, what, pause)
+            time.sleep(pause)
+    raise UserError(f"{url}: cannot be fetched, {TRIES} times in a row ({what}); try again later")
+
+
+def _within(seconds: float, call: Callable[[], Value]) -> Value:
+    """What ``call`` gives, or TimeoutError: a connection that hangs is left to a thread that ends with the process."""
+    box: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            box.put((True, call()))
+        except BaseException as error:
+            box.put((False, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        good, value = box.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer for {seconds:g} seconds") from None
+    if good:
+        return value  # type: ignore[no-any-return]
+    raise value

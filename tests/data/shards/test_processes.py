@@ -1,0 +1,74 @@
+"""Processes that are ended from outside, and those whose parent is."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lit_llm.data.shards.processes import in_processes
+from lit_llm.errors import UserError
+
+
+def _work(task):
+    if task == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task == "refuses":
+        raise UserError("data.x=1: is wrong")
+    if task == "fails":
+        raise ZeroDivisionError("one")
+    return os.getpid(), task * 2
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_every_task_is_done_once(processes):
+    taken = []
+
+    def tasks():
+        for number in range(10):
+            taken.append(number)
+            yield number
+
+    done = []
+    for task, (process, double) in in_processes(_work, tasks(), processes):
+        assert double == 2 * task and (process == os.getpid()) == (processes == 1)
+        assert len(taken) <= len(done) + processes, "a task is taken when a process is free for it"
+        done.append(task)
+    assert sorted(done) == taken == list(range(10))
+
+
+def test_errors_come_as_one_line_or_with_their_place():
+    with pytest.raises(UserError, match=r"ended from outside \(code -9, as for too much memory\).*prepare_workers=1"):
+        list(in_processes(_work, [1, "dies", 2], 2))
+    with pytest.raises(UserError, match=r"^data.x=1: is wrong$"):
+        list(in_processes(_work, [1, "refuses"], 2))
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: one"):
+        list(in_processes(_work, ["fails", 1], 2))
+
+
+ORPHANS = """
+import os, sys, time
+from lit_llm.data.shards.processes import in_processes
+
+def work(task):
+    print(os.getpid(), flush=True)
+    time.sleep(0.2)
+
+for _ in in_processes(work, iter(range(1000)), 2):
+    pass
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_they_end_when_their_parent_was_killed():
+    parent = subprocess.Popen([sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE, text=True)
+    numbers = {int(parent.stdout.readline()) for _ in range(4)}
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 20
+    while (left := {number for number in numbers if Path(f"/proc/{number}").exists()}) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert len(numbers) == 2 and not left

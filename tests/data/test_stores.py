@@ -1,0 +1,235 @@
+"""Files of a web server that fails, stalls and cuts its answers arrive whole; what never comes is named in one line."""
+
+import json
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from lit_llm.data import sources, stores
+from lit_llm.data.file_rows import read_rows
+from lit_llm.data.options import TextOptions
+from lit_llm.data.raw_text import RawText
+from lit_llm.data.shards import order, portions
+from lit_llm.errors import UserError
+from lit_llm.text.bpe import train_bpe
+
+pytest.importorskip("aiohttp")
+
+
+class Server(ThreadingHTTPServer):
+    """Gives ``files``; every request of a range takes the next of ``faults``, which is done in place of an answer."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.faults: list[str] = []
+        self.ranges: list[tuple[str, str]] = []
+        self.has_ranges = self.says_length = True
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def url(self, name):
+        return f"http://127.0.0.1:{self.server_port}/{name}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_HEAD(self):
+        self._answer(body=False)
+
+    def do_GET(self):
+        self._answer(body=True)
+
+    def _answer(self, body):
+        data = self.server.files.get(self.path.lstrip("/"))
+        if data is None:
+            self.send_error(404)
+            return
+        asked = self.headers.get("Range")
+        fault = self.server.faults.pop(0) if body and asked and self.server.faults else ""
+        if body and asked:
+            self.server.ranges.append((self.path, asked))
+        if fault == "503":
+            self.send_error(503)
+            return
+        if fault == "stall":
+            time.sleep(1.5)
+        if asked and self.server.has_ranges:
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            part = data[int(first) : int(last) + 1 if last else len(data)]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}")
+        else:
+            part = data
+            self.send_response(200)
+        if self.server.has_ranges:
+            self.send_header("Accept-Ranges", "bytes")
+        if self.server.says_length:
+            self.send_header("Content-Length", str(len(part)))
+        else:
+            self.send_header("Connection", "close")
+            self.close_connection = True
+        self.send_header("ETag", f'"{hash(data)}"')
+        self.end_headers()
+        if body:
+            self.wfile.write(part[: len(part) // 2] if fault == "cut" else part)
+            if fault == "cut":
+                self.close_connection = True
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    monkeypatch.setattr(stores, "PAUSES", (0.01,) * 5)
+    monkeypatch.setattr(stores, "STALL", 0.7)
+    monkeypatch.setattr(stores, "BLOCK", 1000)
+    monkeypatch.setattr(stores._State, "known", {})
+    stores.use(tmp_path / "cache")
+    serving = Server()
+    yield serving
+    serving.shutdown()
+
+
+def rows(number, begin=0):
+    return "".join(
+        json.dumps({"text": f"Text number {n} of all says {n * 7919 % 1000} things, then {n * 104729 % 997} more."})
+        + "\n"
+        for n in range(begin, begin + number)
+    ).encode()
+
+
+def test_what_fails_is_asked_for_again_from_where_it_was_and_kept(server):
+    server.files["a.jsonl"] = data = rows(120)
+    server.faults = ["", "503", "cut", "stall", "", "503"]
+    url = server.url("a.jsonl")
+    assert Path(stores.on_disk(url)).read_bytes() == data
+    asked = [int(said.removeprefix("bytes=").partition("-")[0]) for _, said in server.ranges]
+    assert sorted(set(asked)) == list(range(0, len(data), 1000)), "what was good is not asked for again"
+    assert len(asked) == len(set(asked)) + 4
+    before = len(server.ranges)
+    assert Path(stores.on_disk(url)).read_bytes() == data and len(server.ranges) == before
+    found = [row.value["text"] for row in read_rows([url])]
+    assert found == [json.loads(line)["text"] for line in data.splitlines()]
+
+
+def test_a_fetch_that_was_cut_short_goes_on(server):
+    server.files["a.jsonl"] = data = rows(60)
+    remote = stores.of(server.url("a.jsonl"))
+    remote.folder.mkdir(parents=True)
+    (remote.folder / ".part").write_bytes(data[:2500])
+    assert Path(stores.on_disk(remote.url)).read_bytes() == data
+    assert server.ranges[0][1].startswith("bytes=2500-")
+
+
+@pytest.mark.parametrize(
+    ("faults", "said"),
+    [
+        (["503"] * 40, r"a.jsonl: cannot be fetched, 6 times in a row \(.*503"),
+        (["cut"] * 40, r"a.jsonl: cannot be fetched, 6 times in a row \("),
+        (["stall"] * 40, r"a.jsonl: cannot be fetched, 6 times in a row \(TimeoutError: no answer for 0.7 seconds"),
+    ],
+)
+def test_what_never_comes_is_named_in_one_line(server, faults, said):
+    server.files["a.jsonl"] = rows(60)
+    server.faults = faults
+    with pytest.raises(UserError, match=said) as raised:
+        list(read_rows([server.url("a.jsonl")]))
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_not_there_or_has_no_length_is_named(server, monkeypatch):
+    with pytest.raises(UserError, match=r"b.jsonl: no such file in the store"):
+        sources.resolve(server.url("b.jsonl"))
+    server.says_length = False
+    server.files["c.jsonl"] = rows(3)
+    with pytest.raises(UserError, match=r"c.jsonl: the server does not say how long it is"):
+        sources.resolve(server.url("c.jsonl"))
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    with pytest.raises(UserError, match=r"s3://b/a.jsonl: reading s3:// needs s3fs; pip install 'lit-llm\[s3\]'"):
+        sources.resolve("s3://b/a.jsonl")
+
+
+def test_a_server_without_ranges_and_a_file_that_changed(server):
+    server.has_ranges = False
+    server.files["a.jsonl"] = rows(60)
+    url = server.url("a.jsonl")
+    assert Path(stores.on_disk(url)).read_bytes() == rows(60)
+    stores._State.known.clear()
+    server.files["a.jsonl"] = rows(60, begin=100)
+    assert Path(stores.on_disk(url)).read_bytes() == rows(60, begin=100)
+
+
+def test_copies_have_a_bound_and_those_used_last_stay(server, monkeypatch, tmp_path):
+    sizes = {}
+    for name in "abc":
+        server.files[f"{name}.jsonl"] = rows(30, begin=ord(name))
+        sizes[name] = len(server.files[f"{name}.jsonl"])
+    monkeypatch.setattr(stores, "MOST", sizes["a"] + sizes["b"] + 10)
+    for name in "aba":
+        stores.on_disk(server.url(f"{name}.jsonl"))
+        time.sleep(0.02)
+    stores.on_disk(server.url("c.jsonl"))
+    assert sorted(copy.name for copy in (tmp_path / "cache/remote").glob("*/[!.]*")) == ["a.jsonl", "c.jsonl"]
+
+
+def test_shards_that_were_prepared_elsewhere_are_read_from_there(server, tokenizer, tmp_path, monkeypatch):
+    for module, name in ((portions, "PORTION"), (order, "WINDOW")):
+        monkeypatch.setattr(module, name, {"PORTION": 1500, "WINDOW": 2}[name])
+    (tmp_path / "a.jsonl").write_bytes(rows(200) + rows(20))
+    shared = {"max_length": 16, "prepare_workers": 1}
+    made = RawText(
+        TextOptions(path=str(tmp_path / "a.jsonl"), cache_dir=str(tmp_path / "made"), stream_above=0, **shared),
+        tokenizer=tokenizer,
+    )
+    made.setup()
+    tokens = tmp_path / "made/tokens"
+    (told,) = tokens.rglob("prepared.json")
+    for file in (file for file in tokens.rglob("*") if file.is_file()):
+        server.files[str(file.relative_to(tokens))] = file.read_bytes()
+    server.faults = ["503", "", "cut", "", "", "503", "stall"]
+    url = server.url(told.relative_to(tokens))
+    stores.use(tmp_path / "cache")
+    whole = [batch.input_ids.tolist() for batch in made.train_dataloader()]
+    for path, workers in ((url, 0), (url, 2), (str(told), 0), (str(told.parent), 0)):
+        data = RawText(
+            TextOptions(path=path, cache_dir=str(tmp_path / "cache"), num_workers=workers, **shared),
+            tokenizer=tokenizer,
+        )
+        assert [batch.input_ids.tolist() for batch in data.train_dataloader()] == whole
+        assert data.heldout() == made.heldout() and data.counts() == made.counts()
+        assert data.overview().as_dict() == made.overview().as_dict() and data.train_tokens == made.train_tokens
+        assert data.fingerprint() == made.fingerprint() and data.samples(1) == made.samples(1)
+    other = train_bpe(["another one"] * 9, vocab_size=300, show_progress=False)
+    with pytest.raises(UserError, match=r"prepared.json: was prepared with another tokenizer"):
+        RawText(TextOptions(path=url, cache_dir=str(tmp_path / "cache"), **shared), tokenizer=other).setup()
+    (tmp_path / "prepared.json").write_text("{}")
+    with pytest.raises(UserError, match=r"prepared.json: is no prepared corpus \('version'\)"):
+        RawText(TextOptions(path=str(tmp_path / "prepared.json"), **shared), tokenizer=tokenizer).setup()
+
+
+@pytest.mark.parametrize("stream_above", [0, 256])
+def test_a_run_s_data_from_a_server_is_what_it_is_from_the_disk(server, tokenizer, tmp_path, stream_above):
+    for name in ("a.jsonl", "b.jsonl"):
+        server.files[name] = rows(80, begin=1000 * ord(name[0]))
+        (tmp_path / name).write_bytes(server.files[name])
+    server.faults = ["503", "cut", "", "503"]
+    there = [server.url(name) for name in ("a.jsonl", "b.jsonl")]
+    here = [str(tmp_path / name) for name in ("a.jsonl", "b.jsonl")]
+    options = {"cache_dir": str(tmp_path / "cache"), "max_length": 16, "stream_above": stream_above}
+    remote, local = (
+        RawText(TextOptions(path=path, prepare_workers=2, **options), tokenizer=tokenizer) for path in (there, here)
+    )
+    assert remote.fingerprint() == local.fingerprint() and remote.counts() == local.counts()
+    assert [b.input_ids.tolist() for b in remote.train_dataloader()] == [
+        b.input_ids.tolist() for b in local.train_dataloader()
+    ]
+    assert remote.files() == there and remote.heldout()[0].items[0].source.startswith("http://")
