@@ -45,8 +45,6 @@ from lit_llm.runtime.run_lock import alone
 from lit_llm.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
-LAYOUT = "1"
-"""Part of every key of a corpus: another way to decide what becomes of documents makes it anew."""
 SAID = {"duplicate": "says the same as an earlier row", "in_heldout": "a held-out row has its text or prompt"}
 MANIFEST, FATES, HELDOUT = "manifest.json", "fates.bin", "heldout.jsonl.gz"
 
@@ -118,7 +116,7 @@ def corpus_of(options: TextOptions, path: DataPath, tokenizer: Tokenizer) -> Cor
     maker = Maker(options, split, tokenizer, tokens / "shards", sum(wanted.values()))
     found = list(portions(files.get(split, []), reading.encoding, options.cache_dir))
     known = {content_key(one) for some in named.values() for one in some}
-    key, how = maker.key(), [LAYOUT, options.on_error, options.max_error_rate, sorted(wanted.items()), sorted(known)]
+    key, how = maker.key(), [options.on_error, options.max_error_rate, sorted(wanted.items()), sorted(known)]
     folder = tokens / "corpora" / content_hash([key, repr(how), *(one.content for one in found)])[:32]
     try:
         with alone(folder, waiting):
