@@ -147,7 +147,7 @@ def _pieces(file: str, part: Part, encoding: str) -> Iterator[Row | RowError]:
             yield Row(text.removeprefix("\ufeff") if line == 1 else text, file, line)
         except UnicodeDecodeError as error:
             at = line + piece.count(b"\n", 0, error.start)
-            yield RowError("invalid_utf8", f"{place(file, at)}: {undecodable(piece, error, encoding)}")
+            yield undecodable(place(file, at), piece, error, encoding)
         begin, line = end, line + piece.count(b"\n")
 
 
