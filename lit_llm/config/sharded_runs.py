@@ -60,6 +60,11 @@ def _stage_faults(prefix: str, values: Mapping[str, Any], said: str) -> Iterator
     stage, backbone = (values[key] if isinstance(values[key], Mapping) else {} for key in ("stage", "backbone"))
     if backbone.get("_target_") == TransformersOptions.TARGET:
         yield f"{prefix}backbone=transformers: its layers are not shared out with {said}; give trainer=ddp"
+    if values["trainer"]["compile"]:
+        yield (
+            f"{prefix}trainer.compile=true: layers are not compiled with {said}; leave it out "
+            f"({prefix}trainer.gradient_checkpointing=true saves memory)"
+        )
     if stage.get("lora_quantization"):
         yield (
             f"{prefix}stage.lora_quantization={stage['lora_quantization']}: weights in 4 bits are not shared out with "
@@ -87,5 +92,3 @@ def _tensor_faults(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
             f"{prefix}stage.neftune_noise_alpha={stage['neftune_noise_alpha']}: the processes of a group would draw "
             f"the same for other tokens with {said}; leave it out, or give trainer=fsdp"
         )
-    if values["trainer"]["compile"]:
-        yield f"{prefix}trainer.compile=true: is not for {said}; leave it out, or give trainer=fsdp"

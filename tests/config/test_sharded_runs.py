@@ -28,7 +28,7 @@ def findings(*words):
         (["trainer=tp", "trainer.devices=3"], "tensor_parallel=2: must divide the 3 devices.*trainer.devices=4"),
         (["trainer=tp", *LORA], "stage.lora_rank=4: adapters are not cut for trainer.tensor_parallel=2"),
         (["trainer=tp", "backbone.dropout=0.1"], "backbone.dropout=0.1: .*give backbone.dropout=0"),
-        (["trainer=tp", "trainer.compile=true"], "trainer.compile=true: .*give trainer=fsdp"),
+        (["trainer=fsdp", "trainer.compile=true"], "trainer.compile=true: layers are not compiled with trainer.shard"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(words, said):

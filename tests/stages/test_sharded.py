@@ -31,7 +31,7 @@ from .toy import END, loader, made, prompt_batch
 from .training_run import trainer_for
 
 DEFAULT = {"tied": STEPS, "untied_muon": 8, "adapters": 5, "preferences": 7, "ppo": 2, "grpo": 2}  # and their steps
-ADAPTERS = {"adapters", "preferences_by_adapters", "ppo_by_adapters"}  # which tensor parallelism does not cut
+NOT_CUT = {"adapters", "preferences_by_adapters", "ppo_by_adapters"}  # refused with tensor parallelism
 
 
 def trainer(folder: Path, processes: int, tensor_parallel: int = 1, **options: Any) -> L.Trainer:
@@ -184,7 +184,7 @@ def cases(folder: Path, names: list[str], processes: int, options: dict[str, Any
     ],
 )
 def test_every_way_to_share_out_in_every_stage(processes, options, tmp_path):
-    names = [name for name in CASES if "tensor_parallel" not in options or name not in ADAPTERS]
+    names = [name for name in CASES if "tensor_parallel" not in options or name not in NOT_CUT]
     found = in_processes(processes, cases, tmp_path, tmp_path, names, processes, options)
     for name in names:
         assert_same(found[0][name], run(name, tmp_path), f"{name} {processes} {options}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_llm.config.slurm_keys import SlurmConfig
+from lit_llm.errors import UserError
 
 log = logging.getLogger("lit_llm")
 
@@ -37,12 +38,22 @@ def submit(
     functions: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]], results: Sequence[Path], settings: SlurmConfig,
     nodes: int, name: str, folder: Path,
 ) -> list[Job]:  # fmt: skip
-    """One job for a function with its arguments; for several one array. ``folder``: scripts and outputs of the jobs."""
+    """One job for a function with its arguments; for several one array. ``folder``: scripts and outputs of the jobs.
+
+    Raises UserError with sbatch's own words where it takes no such job.
+    """
     for result in results:
         result.unlink(missing_ok=True)
     executor = _executor(settings, nodes, name, folder)
-    with executor.batch():
-        handles = [executor.submit(function, *arguments) for function, arguments in functions]
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    try:
+        with executor.batch():
+            handles = [executor.submit(function, *arguments) for function, arguments in functions]
+    except (FailedJobError, FailedSubmissionError, OSError) as error:
+        said = [line.strip() for line in str(error).splitlines() if line.strip()]
+        told = next((line for line in said if "error:" in line), next(iter(said), type(error).__name__))
+        raise UserError(f"the job was not taken: {told}") from None
     return [
         Job(str(handle.job_id), result, Path(str(handle.paths.stdout).replace("%t", "0")), handle)
         for handle, result in zip(handles, results, strict=True)
