@@ -132,6 +132,7 @@ class Reading:
 
     Args:
         ids: finds rows with the id of another; None: these are not looked for.
+        counts_words: False where that was done when the rows were read before.
         Others as of ``read_records``.
     """
 
@@ -149,8 +150,9 @@ class Reading:
         screening: Screening | None = None,
         columns: Mapping[str, str] | str | None = None,
         ids: RowIds | None = None,
+        counts_words: bool = True,
     ) -> None:
-        self.kind, self.cache_dir, self.ids = kind, cache_dir, ids
+        self.kind, self.cache_dir, self.ids, self._counts_words = kind, cache_dir, ids, counts_words
         self.encoding = checked_encoding(encoding)
         self.screening = screening or Screening(cache_dir=cache_dir)
         self.counts, self.encodings = Counts(), FoundEncodings()
@@ -200,7 +202,7 @@ class Reading:
             seen.add(key)
             counts.used += 1
             assert isinstance(row, Row)
-            words = counts.overview.use(row, record)
+            words = counts.overview.use(row, record) if self._counts_words else 0
             if self.ids is not None:
                 self.ids.see(row, record)
             self.last = Last(row.line, key, words, next(iter(language), ""))

@@ -159,7 +159,7 @@ def _there(maker: Maker, task: Task) -> Iterator[Shard]:
             return
 
 
-def reading_of(options: TextOptions, portion: Portion | None = None) -> Reading:
+def reading_of(options: TextOptions, portion: Portion | None = None, *, counts_words: bool = True) -> Reading:
     """How rows are read, of a portion or of all; ids that come again are not looked for."""
     return Reading(
         "texts",
@@ -171,6 +171,7 @@ def reading_of(options: TextOptions, portion: Portion | None = None) -> Reading:
         encoding=options.encoding,
         columns=options.columns,
         screening=screening_of(options),
+        counts_words=counts_words,
     )
 
 

@@ -163,7 +163,8 @@ def _found(task: Task, number: int, items: HeldoutItems) -> Found:
 
 def _texts(searcher: Searcher, task: Task) -> Iterator[tuple[NDArray[np.int64], list[str]]]:
     """A portion's texts to search, some at a time, with their numbers among its documents."""
-    reading = reading_of(replace(searcher.options, on_error="skip"), task.portion)  # what is bad was told of before
+    known = replace(searcher.options, on_error="skip")  # what is bad was told of before
+    reading = reading_of(known, task.portion, counts_words=False)
     numbers: list[int] = []
     texts: list[str] = []
     size = count = 0

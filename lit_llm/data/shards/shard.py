@@ -3,14 +3,13 @@
 ========================  =================================================================================
 ``tokens.bin``            documents end to end, 2 bytes a token where the vocabulary has at most 65,536, else 4
 ``documents.npy``         (D,) of ``ABOUT``: key of the content, tokens, characters, words, line, file, language
-``heldout.jsonl.gz``      documents that may be held out, by their hash: {"number", "text", "source", "tags", "parts"}
+``heldout.jsonl``         documents that may be held out, by their hash: {"number", "text", "source", "tags", "parts"}
 ``shard.json``            numbers, files, SHA-256 of the others; of a portion's last shard what became of its rows
 ========================  =================================================================================
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import shutil
@@ -32,7 +31,7 @@ ABOUT = np.dtype(
     [("key", "V16"), *((name, "<u4") for name in ("tokens", "characters", "words", "line", "file", "language"))]
 )
 """``key``: ``filters.content_key``. ``file`` and ``language``: numbers in ``shard.json``."""
-TOKENS, DOCUMENTS, HELDOUT, FACTS = "tokens.bin", "documents.npy", "heldout.jsonl.gz", "shard.json"
+TOKENS, DOCUMENTS, HELDOUT, FACTS = "tokens.bin", "documents.npy", "heldout.jsonl", "shard.json"
 
 
 class Writer:
@@ -54,7 +53,7 @@ class Writer:
         self._temporary = self._context.__enter__()
         self._bin = (self._temporary / TOKENS).open("wb", WRITTEN_AT_ONCE)
         self._digest = hashlib.sha256()
-        self._heldout = gzip.GzipFile(self._temporary / HELDOUT, "wb", compresslevel=1, mtime=0)
+        self._heldout = (self._temporary / HELDOUT).open("wb", WRITTEN_AT_ONCE)
 
     def __len__(self) -> int:
         return len(self._keys) // 16
@@ -147,7 +146,7 @@ class Shard:
         if not wanted:
             return
         about = self.about()
-        with gzip.open(self._file(HELDOUT), "rb") as lines:
+        with self._file(HELDOUT).open("rb") as lines:
             for line in lines:
                 row = json.loads(line)
                 if row["number"] in wanted:
