@@ -31,7 +31,8 @@ def reshard(module: nn.Module) -> None:
 
 def whole(tensor: Tensor) -> Tensor:
     """A sharded tensor whole, in every process; another as it is."""
-    found: Tensor = tensor.detach().full_tensor() if _is_shared(tensor) else tensor.detach()  # type: ignore[operator]
+    held: Any = tensor.detach()
+    found: Tensor = held.full_tensor() if _is_shared(tensor) else held
     return found
 
 
@@ -60,7 +61,8 @@ def largest(tensor: Tensor) -> float:
     """The largest absolute value of a tensor; of a sharded one each process looks at its part."""
     if not _is_shared(tensor):
         return float(tensor.detach().abs().max())
-    part: Tensor = tensor.detach().to_local()  # type: ignore[operator]
+    held: Any = tensor.detach()
+    part: Tensor = held.to_local()
     mine = float(part.abs().max()) if part.numel() else 0.0
     answers = [mine] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(answers, mine)

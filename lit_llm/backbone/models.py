@@ -75,7 +75,8 @@ class LanguageModel(nn.Module):
     @property
     def output_weight(self) -> Tensor:
         """(V, D), D as of the hidden states. A bias of the head is its last column, beside states that end in 1."""
-        weight, bias = self.lm_head.weight, self.lm_head.bias
+        weight: Tensor = self.lm_head.weight
+        bias: Tensor | None = self.lm_head.bias
         if self.gathered_head is not None:
             weight, bias = self.gathered_head(weight), None if bias is None else self.gathered_head(bias)
         return weight if bias is None else torch.cat([weight, bias[:, None]], dim=1)

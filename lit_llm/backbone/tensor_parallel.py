@@ -97,7 +97,7 @@ def parallelize(model: Any, mesh: DeviceMesh) -> None:
         for part in (layer.self_attn, layer.mlp):
             _surround(part, peers, rows)
     _expose(backbone.norm, dict.fromkeys(("weight", "bias"), Partial()))
-    backbone.norm.register_forward_hook(lambda module, inputs, x: _Join.apply(x, peers, rows.length))  # noqa: ARG005
+    backbone.norm.register_forward_hook(lambda *given: _joined(given[2], peers, rows.length))
     if isinstance(model, LanguageModel):
         model.gathered_head = lambda weight: _whole_rows(weight, peers)
 
@@ -209,13 +209,20 @@ def _surround(part: nn.Module, peers: Peers, rows: Rows) -> None:
     part.register_forward_hook(after)
 
 
+def _joined(x: Tensor, peers: Peers, length: int) -> Tensor:
+    found: Tensor = _Join.apply(x, peers, length)  # type: ignore[no-untyped-call]
+    return found
+
+
 def _whole_rows(weight: Any, peers: Peers) -> Tensor:
     """The head, (V, ...), of all processes' rows."""
+    found: Tensor = weight
     if not isinstance(weight, DTensor):
-        return weight
+        return found
     if not weight.placements[0].is_shard():
-        return weight.to_local(grad_placements=[Replicate()])
-    found: Tensor = _WholeRows.apply(weight.to_local(grad_placements=[Shard(0)]), peers)  # type: ignore[no-untyped-call]
+        found = weight.to_local(grad_placements=[Replicate()])
+        return found
+    found = _WholeRows.apply(weight.to_local(grad_placements=[Shard(0)]), peers)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -225,7 +232,8 @@ def _gathered(x: Tensor, peers: Peers, length: int) -> Tensor:
     mine = F.pad(x, (0, 0, 0, most - x.shape[1])).contiguous()
     every = mine.new_empty(peers.count * mine.shape[0], *mine.shape[1:])
     dist.all_gather_into_tensor(every, mine, peers.group)
-    return every.unflatten(0, (peers.count, -1)).transpose(0, 1).flatten(1, 2)[:, :length]
+    whole: Tensor = every.view(peers.count, -1, *every.shape[1:]).transpose(0, 1).flatten(1, 2)[:, :length]
+    return whole
 
 
 def _summed(x: Tensor, peers: Peers) -> Tensor:
@@ -233,7 +241,7 @@ def _summed(x: Tensor, peers: Peers) -> Tensor:
     length = x.shape[1]
     most = -(-length // peers.count)
     padded = F.pad(x, (0, 0, 0, most * peers.count - length))
-    parts = padded.unflatten(1, (peers.count, most)).transpose(0, 1).flatten(0, 1).contiguous()
+    parts = padded.reshape(len(x), peers.count, most, -1).transpose(0, 1).flatten(0, 1).contiguous()
     mine = parts.new_empty(x.shape[0], most, x.shape[2])
     dist.reduce_scatter_tensor(mine, parts, group=peers.group)
     here = peers.tokens(length)

@@ -61,7 +61,7 @@ class Transformer(nn.Module):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    def initial(self) -> Iterator[tuple[str, nn.Parameter, float]]:
+    def initial(self) -> Iterator[tuple[str, Tensor, float]]:
         """The weights that begin as normal numbers, by name, with their spread, in the order of their drawing."""
         std = self.config.initializer_range
         for name, module in self.named_modules():

@@ -187,8 +187,8 @@ class Checkpoints(Checkpoint):
             self._writer.wait()
         except Exception as met:
             error = met
-        if met := next((each for each in gathered(error, trainer.world_size) if each is not None), None):
-            raise met
+        if first := next((each for each in gathered(error, trainer.world_size) if each is not None), None):
+            raise first
         self._confirm(trainer)
 
     def _confirm(self, trainer: L.Trainer) -> None:

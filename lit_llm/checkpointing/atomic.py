@@ -47,7 +47,8 @@ def save(content: dict[str, Any], path: Path) -> None:
 def problem_with(path: Path) -> str | None:
     """What is wrong with a checkpoint, in words; None if every byte is as it was written."""
     if path.is_dir():
-        return _sharded().problem_with(path)
+        problem: str | None = _sharded().problem_with(path)
+        return problem
     if not path.is_file():
         return "is missing"
     try:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
@@ -45,7 +45,9 @@ _ALLOWED = {
 
 def here(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor: its part of a sharded one, all of another."""
-    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
+    held: Any = tensor.detach()
+    part: Tensor = held.to_local() if isinstance(tensor, DTensor) else held
+    return part
 
 
 def placed(tensor: Tensor, like: Tensor | None) -> Tensor:
@@ -75,7 +77,7 @@ def write(
     with the errors of those that failed.
     """
     writer = _Writer(folder, named)
-    dcp.save(dict(tensors), storage_writer=writer, planner=_Planner(held), process_group=group)
+    state_dict_saver.save(dict(tensors), storage_writer=writer, planner=_Planner(held), process_group=group)
     return writer.files.entries
 
 
@@ -89,7 +91,7 @@ def read(tensors: dict[str, Tensor], folder: Path, index: Metadata, alone: bool 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # it is meant so
         try:
-            dcp.load(dict(tensors), storage_reader=_Reader(folder, index), planner=planner, no_dist=alone)
+            state_dict_loader.load(dict(tensors), storage_reader=_Reader(folder, index), planner=planner, no_dist=alone)
         except CheckpointException as error:
             rank, (failure, _) = min(error.failures.items())
             raise UserError(f"{folder}: process {rank} cannot read it ({failure})") from None

@@ -21,7 +21,7 @@ def total_norm(gradients: Sequence[Tensor]) -> float:
     if not gradients:
         return 0.0
     if not any(map(is_shared, gradients)):
-        return float(torch.nn.utils.get_total_norm(gradients))  # type: ignore[arg-type]
+        return float(torch.nn.utils.get_total_norm(gradients))
     world = torch.distributed.get_world_size()
     shares = [1.0 / (world // parts_of(gradient)) for gradient in gradients]
     exact = torch.promote_types(gradients[0].dtype, torch.float32)

@@ -55,7 +55,7 @@ def _given(parts: Sequence[Tensor], rows: int, group: Any) -> Tensor:
     sizes = [many[rank] * height * columns for height in heights]
     got = sent.new_empty(sum(sizes))
     dist.all_to_all_single(got, sent, sizes, [number * heights[rank] * columns for number in many], group)
-    pieces = zip(got.split(sizes), heights, strict=True)
+    pieces = zip(torch.split(got, sizes), heights, strict=True)
     return torch.cat([piece.view(many[rank], height, columns) for piece, height in pieces], dim=1)
 
 
@@ -63,12 +63,12 @@ def _returned(matrices: Tensor, count: int, rows: int, group: Any) -> list[Tenso
     """The way back: this process's rows of all ``count`` matrices."""
     world, rank, columns = dist.get_world_size(group), dist.get_rank(group), matrices.shape[-1]
     many, heights = _many(count, world), _heights(rows, world)
-    sent = torch.cat([piece.reshape(-1) for piece in matrices.split(heights, dim=1)])
+    sent = torch.cat([piece.reshape(-1) for piece in torch.split(matrices, heights, dim=1)])
     sizes = [number * heights[rank] * columns for number in many]
     got = sent.new_empty(sum(sizes))
     dist.all_to_all_single(got, sent, sizes, [many[rank] * height * columns for height in heights], group)
     found: list[Tensor] = [got] * count
-    for turn, piece in enumerate(got.split(sizes)):
+    for turn, piece in enumerate(torch.split(got, sizes)):
         for n, matrix in zip(range(turn, count, world), piece.view(many[turn], heights[rank], columns), strict=True):
             found[n] = matrix
     return found

@@ -73,9 +73,9 @@ def agreed(value: str, name: str) -> str:
     hold the second in which each of them came to it. Raises KeyError where torchrun keeps no store for that."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         raise KeyError("TORCHELASTIC_USE_AGENT_STORE")
-    import torch
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    store = torch.distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     key = f"lit_llm/{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     if is_first_process():
         store.set(key, value)

@@ -15,13 +15,15 @@ def is_shared(tensor: Tensor) -> bool:
 
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a shared tensor; another one as it is."""
-    part: Tensor = tensor.to_local() if is_shared(tensor) else tensor  # type: ignore[operator]
+    shared: Any = tensor
+    part: Tensor = shared.to_local() if is_shared(tensor) else tensor
     return part
 
 
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor, in every process. Every process calls this alike."""
-    found: Tensor = tensor.full_tensor() if is_shared(tensor) else tensor  # type: ignore[operator]
+    shared: Any = tensor
+    found: Tensor = shared.full_tensor() if is_shared(tensor) else tensor
     return found
 
 

@@ -40,7 +40,7 @@ class SlurmLauncher(Launcher):
         if unknown := [key for key in plain if key not in SlurmConfig.__dataclass_fields__]:
             known = ", ".join(SlurmConfig.__dataclass_fields__)
             raise UserError(f"hydra.launcher.{unknown[0]}: unknown key; there are {known}")
-        self.settings = SlurmConfig(**plain)
+        self.settings = SlurmConfig(**plain)  # type: ignore[arg-type]
         whole = asdict(self.settings)
         ranges = (line.replace("slurm.", "hydra.launcher.", 1) for line in out_of_range({"slurm": whole}))
         if lines := [*ranges, *faults("hydra.launcher.", whole), *absent("hydra.launcher.", whole)]:

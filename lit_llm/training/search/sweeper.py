@@ -45,7 +45,7 @@ class OptunaSweeper(Sweeper):
         studies.require()
         plain = {key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
                  for key, value in values.items()}  # fmt: skip
-        self.options = OptunaOptions(**plain)
+        self.options = OptunaOptions(**plain)  # type: ignore[arg-type]
         self.config: DictConfig
         self.launcher: Launcher
 
@@ -73,7 +73,7 @@ class OptunaSweeper(Sweeper):
     # What is searched
 
     def _overrides(self, arguments: Sequence[str]) -> list[Any]:
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)  # type: ignore[union-attr]
         given = [f"{key}={value}" for key, value in (self.options.params or {}).items()]
         return parser.parse_overrides([*given, *arguments])
 
@@ -130,7 +130,7 @@ class OptunaSweeper(Sweeper):
 
     def _was_left(self, trial: Any) -> bool:
         """Whether a command that was killed left the trial in this sweep's folder; elsewhere it may be at work."""
-        return trial.state.name == "RUNNING" and trial.user_attrs.get(FOLDER) == str(self.folder)
+        return bool(trial.state.name == "RUNNING" and trial.user_attrs.get(FOLDER) == str(self.folder))
 
     # One trial after the other
 

@@ -96,8 +96,11 @@ def run(settings: Settings) -> None:
             found.append(one)
             print(one.line(), flush=True)
     if settings.json is not None:
-        record = {"conditions": described, "settings": asdict(settings) | {"json": None}}
-        record["runs"] = [asdict(one) for one in found]
+        record = {
+            "conditions": described,
+            "settings": asdict(settings) | {"json": None},
+            "runs": [asdict(one) for one in found],
+        }
         settings.json.write_text(json_files.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
