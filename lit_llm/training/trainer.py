@@ -10,8 +10,8 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ProgressBar
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
 from lit_llm.callbacks.progress import Progress
