@@ -53,7 +53,7 @@ def documents(tokenizer, sentence):
     return [tokenizer.encode("\n".join(sentence(n * 10 + k) for k in range(3 + n % 4))) for n in range(DOCUMENTS)]
 
 
-@pytest.mark.parametrize(("name", "ends"), zip(FORMATS, [True, False, False, True], strict=True))
+@pytest.mark.parametrize(("name", "ends"), list(zip(FORMATS, [True, False, False, True], strict=True)))
 def test_documents_are_trained_and_held_out_as_their_texts_would_be(
     tokenizer, tmp_path, write, documents, name, ends, monkeypatch
 ):
