@@ -26,6 +26,9 @@ from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 
+# Newer torch calls them so.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 COLUMNS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")  # each process computes some outputs
 ROWS = ("o_proj", "down_proj")  # each process adds its share of all outputs
 
@@ -231,7 +234,7 @@ def _gathered(x: Tensor, peers: Peers, length: int) -> Tensor:
     most = -(-length // peers.count)
     mine = F.pad(x, (0, 0, 0, most - x.shape[1])).contiguous()
     every = mine.new_empty(peers.count * mine.shape[0], *mine.shape[1:])
-    dist.all_gather_into_tensor(every, mine, peers.group)
+    _all_gather(every, mine, peers.group)
     whole: Tensor = every.view(peers.count, -1, *every.shape[1:]).transpose(0, 1).flatten(1, 2)[:, :length]
     return whole
 
@@ -243,7 +246,7 @@ def _summed(x: Tensor, peers: Peers) -> Tensor:
     padded = F.pad(x, (0, 0, 0, most * peers.count - length))
     parts = padded.reshape(len(x), peers.count, most, -1).transpose(0, 1).flatten(0, 1).contiguous()
     mine = parts.new_empty(x.shape[0], most, x.shape[2])
-    dist.reduce_scatter_tensor(mine, parts, group=peers.group)
+    _reduce_scatter(mine, parts, group=peers.group)
     here = peers.tokens(length)
     return mine[:, : here.stop - here.start]
 
@@ -282,7 +285,7 @@ class _Join(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, peers: Peers, length: int) -> Tensor:
         ctx.here = peers.tokens(length)
-        return _gathered(x, peers, length)
+        return _gathered(x, peers, length).clone()  # FSDP warns of views
 
     @staticmethod
     @once_differentiable
@@ -297,7 +300,7 @@ class _WholeRows(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, peers: Peers) -> Tensor:
         ctx.first, ctx.many = peers.rank * len(rows), len(rows)
         whole = rows.new_empty(peers.count * len(rows), *rows.shape[1:])
-        dist.all_gather_into_tensor(whole, rows.contiguous(), peers.group)
+        _all_gather(whole, rows.contiguous(), peers.group)
         return whole
 
     @staticmethod

@@ -14,6 +14,8 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch._dynamo  # what optimizers and sharding import later is no part of the model
+import torch.distributed.fsdp
 from torch.utils.data import DataLoader
 
 from lit_llm.backbone.deferred_weights import load_outline
