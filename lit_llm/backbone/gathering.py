@@ -8,15 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lit_llm.runtime import shared_tensors
+from lit_llm.runtime.shared_tensors import is_shared, local
+
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether processes hold parts of a module's parameters (FSDP2, tensor parallel), whole as they may be for now."""
-    return any(map(_is_shared, module.parameters())) or any(map(_is_of_fsdp, module.modules()))
-
-
-def _is_shared(tensor: Any) -> bool:
-    """Whether it is a DTensor; without importing what those are, which takes longer than a small model."""
-    return hasattr(tensor, "to_local")
+    return any(map(is_shared, module.parameters())) or any(map(_is_of_fsdp, module.modules()))
 
 
 def _is_of_fsdp(module: nn.Module) -> bool:
@@ -31,9 +29,7 @@ def reshard(module: nn.Module) -> None:
 
 def whole(tensor: Tensor) -> Tensor:
     """A sharded tensor whole, in every process; another as it is."""
-    held: Any = tensor.detach()
-    found: Tensor = held.full_tensor() if _is_shared(tensor) else held
-    return found
+    return shared_tensors.whole(tensor.detach())
 
 
 def in_first(write: Callable[[], object]) -> None:
@@ -59,10 +55,9 @@ def in_first_from(stream: Iterator[Any], write: Callable[[Iterator[Any]], object
 
 def largest(tensor: Tensor) -> float:
     """The largest absolute value of a tensor; of a sharded one each process looks at its part."""
-    if not _is_shared(tensor):
+    if not is_shared(tensor):
         return float(tensor.detach().abs().max())
-    held: Any = tensor.detach()
-    part: Tensor = held.to_local()
+    part = local(tensor.detach())
     mine = float(part.abs().max()) if part.numel() else 0.0
     answers = [mine] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(answers, mine)

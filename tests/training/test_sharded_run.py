@@ -47,7 +47,7 @@ def test_a_killed_process_ends_the_command_in_seconds_and_resume_goes_on(data, t
     """A run of two processes that was killed, and gone on with, has bit for bit the weights of one that was not."""
     kept = ["callbacks.checkpoints.asynchronous=true", "trainer.checkpoint_every_n_steps=1", "logger=none"]
     words = [*SMALL, *kept, f"data.path={data}/raw_text", f"data.cache_dir={data}/cache", "evaluation.enabled=false",
-             "trainer.global_batch_size=4", "trainer.max_steps=2000", "schedule=constant"]  # fmt: skip
+             "trainer.global_batch_size=4", "trainer.max_steps=30"]  # fmt: skip
     folder, mark = tmp_path / "run", str(tmp_path)
     process = started([*words, "trainer=fsdp", f"hydra.run.dir={folder}"], mark)
     end = time.monotonic() + 300
@@ -61,9 +61,7 @@ def test_a_killed_process_ends_the_command_in_seconds_and_resume_goes_on(data, t
     assert time.monotonic() - killed < 30 and process.returncode == 2 and not workers(mark)
     assert newest is not None and f"{newest} is kept, resume={folder} goes on from it" in said.splitlines()[-1]
     assert "Traceback" not in said and "was ended by SIGKILL" in said
-    steps = int(newest.stem.removeprefix("step-")) + 3
-    more = [f"trainer.max_steps={steps}", f"resume={folder}", f"hydra.run.dir={folder}"]
-    for again in (more, [f"trainer.max_steps={steps}", f"hydra.run.dir={tmp_path / 'whole'}"]):
+    for again in ([f"resume={folder}", f"hydra.run.dir={folder}"], [f"hydra.run.dir={tmp_path / 'whole'}"]):
         process = started([*words, "trainer=fsdp", *again], mark)
         _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said
