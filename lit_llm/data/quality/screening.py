@@ -158,7 +158,7 @@ class Screening:
         if not self.decontaminate_words or not train:
             return {}
         told: Dropped = {}
-        for items, least in self.searched(heldout):
+        for _, items, least in self.searched(heldout):
             for one, item in self._held(items, least, train):
                 told.setdefault(one, f"{train[one].source}: holds what is held out, {items[item][1]}")
         return dict(sorted(told.items()))
@@ -176,14 +176,17 @@ class Screening:
             for one, source in sorted(told.items())
         }
 
-    def searched(self, heldout: Sequence[Record]) -> list[tuple[list[tuple[str, str]], int]]:
-        """What is looked for in training texts: items (text, where it is from), and how many words of one are enough
-        to look for it."""
+    def searched(
+        self, heldout: Sequence[Record], earlier: bool = False
+    ) -> list[tuple[str, list[tuple[str, str]], int]]:
+        """What is looked for in training texts: why it is left out, items (text, where it is from), and how many words
+        of one are enough to look for it. ``earlier``: with those of earlier stages' held-out sets."""
         if not self.decontaminate_words:
             return []
-        found = [([(asked_of(record), record.source) for record in heldout], LEAST), (self._named, LEAST_NAMED)]
-        found.append((self._earlier, LEAST))
-        return [(items, least) for items, least in found if items]
+        own = [(asked_of(record), record.source) for record in heldout]
+        found = [("decontaminated", own, LEAST), ("decontaminated", self._named, LEAST_NAMED)]
+        found += [("earlier_heldout", self._earlier, LEAST)] if earlier else []
+        return [each for each in found if each[1]]
 
     def _held(self, items: Sequence[tuple[str, str]], least: int, train: Sequence[Record]) -> list[tuple[int, int]]:
         texts = [text for text, _ in items]

@@ -16,9 +16,14 @@ from numpy.typing import NDArray
 from lit_llm.data.shards.shard import Shard
 
 Fates = NDArray[np.uint8]
-TRAIN, DUPLICATE, IN_HELDOUT, DECONTAMINATED = 0, 1, 2, 3
+TRAIN, DUPLICATE, IN_HELDOUT, DECONTAMINATED, EARLIER_HELDOUT = 0, 1, 2, 3, 4
 HELD_OUT = {"validation": 10, "test": 11}
-REASONS = {DUPLICATE: "duplicate", IN_HELDOUT: "in_heldout", DECONTAMINATED: "decontaminated"}
+REASONS = {
+    DUPLICATE: "duplicate",
+    IN_HELDOUT: "in_heldout",
+    DECONTAMINATED: "decontaminated",
+    EARLIER_HELDOUT: "earlier_heldout",
+}
 MOST_HELD_OUT = 10_000_000
 """Characters: about 2.5 million tokens, which an evaluation reads in minutes and a search for them holds in memory."""
 AT_ONCE = 4_000_000  # keys that are compared at a time: 200 MB

@@ -24,7 +24,7 @@ from lit_llm.data.filters import content_key
 from lit_llm.data.options import TextOptions
 from lit_llm.data.quality.decontamination import Found, HeldoutItems
 from lit_llm.data.shards.corpus import Corpus, waiting
-from lit_llm.data.shards.fates import DECONTAMINATED, TRAIN, Fates, bounds_of, leave_out
+from lit_llm.data.shards.fates import REASONS, TRAIN, Fates, bounds_of, leave_out
 from lit_llm.data.shards.making import CODE, reading_of, rows_of
 from lit_llm.data.shards.portions import Portion, fetched_ahead
 from lit_llm.data.shards.processes import in_processes, processors
@@ -61,7 +61,8 @@ class Task:
 
 
 def without_heldout(corpus: Corpus, others: Sequence[Document]) -> None:
-    """Leaves out of a corpus' training texts those that hold what it, others or ``data.decontaminate`` hold out.
+    """Leaves out of a corpus' training texts those that hold what it, others, earlier stages or ``data.decontaminate``
+    hold out.
 
     Raises UserError where the files are no longer what the shards were made of.
     """
@@ -70,10 +71,10 @@ def without_heldout(corpus: Corpus, others: Sequence[Document]) -> None:
     leave_out(corpus.shards, equal, {content_key(one) for one in others})
     corpus.leave_out(equal, {})
     heldout = [one for some in corpus.splits.values() for one in some] + list(others)
-    searched = screening_of(options).searched(heldout)
+    searched = screening_of(options).searched(heldout, earlier=True)
     if not searched or not len(corpus.fates):
         return
-    said = [(str(least), *(text for text, _ in items)) for items, least in searched]
+    said = [(str(least), *(text for text, _ in items)) for _, items, least in searched]
     n, share = options.decontaminate_words, options.decontaminate_share
     key = content_hash([json.dumps([code_key(*CODE), n, share]), *(part for some in said for part in some)])[:16]
     done, first = corpus.folder / f"decontaminated-{key}.bin", corpus.folder / f"decontaminated-{key}.json"
@@ -81,11 +82,12 @@ def without_heldout(corpus: Corpus, others: Sequence[Document]) -> None:
         with alone(corpus.folder, waiting):
             if not first.is_file():
                 items = tuple(
-                    HeldoutItems([text for text, _ in some], n=n, share=share, least=least) for some, least in searched
+                    HeldoutItems([text for text, _ in some], n=n, share=share, least=least)
+                    for _, some, least in searched
                 )
-                sources = [[source for _, source in some] for some, _ in searched]
+                sets = [(reason, [source for _, source in some]) for reason, some, _ in searched]
                 fates, told = _searched(
-                    corpus, Searcher(options, corpus.maker.split, corpus.maker.tokenizer, items), sources, key
+                    corpus, Searcher(options, corpus.maker.split, corpus.maker.tokenizer, items), sets, key
                 )
                 with written_atomically(done) as file:
                     file.write(fates.tobytes())
@@ -98,7 +100,7 @@ def without_heldout(corpus: Corpus, others: Sequence[Document]) -> None:
 
 
 def _searched(
-    corpus: Corpus, searcher: Searcher, sources: Sequence[Sequence[str]], key: str
+    corpus: Corpus, searcher: Searcher, sets: Sequence[tuple[str, Sequence[str]]], key: str
 ) -> tuple[Fates, dict[str, str]]:
     """The fates of all documents when what holds an item is left out; and what is told of the first."""
     folder = corpus.folder / f"found-{key}"
@@ -118,13 +120,16 @@ def _searched(
             bar.update(task.portion.size)
     fates = np.array(corpus.fates)
     told: dict[str, str] = {}
-    for number, items in enumerate(searcher.items):
+    codes = {reason: fate for fate, reason in REASONS.items()}
+    for number, (items, (reason, sources)) in enumerate(zip(searcher.items, sets, strict=True)):
+        beside = " an earlier stage holds out, " if reason == "earlier_heldout" else " is held out, "
         frequency = items.frequency(_found(task, number, items) for task in tasks)
         for task, begin, some in zip(tasks, bounds, corpus.made, strict=False):
             for held in items.decided(_found(task, number, items), frequency):
-                fates[begin + held.text] = DECONTAMINATED
-                where = _where(some, held.text)
-                told.setdefault("decontaminated", f"{where}: holds what is held out, {sources[number][held.item]}")
+                if fates[begin + held.text] != TRAIN:  # by an earlier set
+                    continue
+                fates[begin + held.text] = codes[reason]
+                told.setdefault(reason, f"{_where(some, held.text)}: holds what{beside}{sources[held.item]}")
     return fates, told
 
 

@@ -112,6 +112,17 @@ def test_a_file_of_lines(tokenizer, tmp_path, rows, given):
         assert skipped["duplicate"] == len(range(0, NUMBER, 7)) and skipped["decontaminated"] >= 2
 
 
+def test_what_an_earlier_stage_holds_out_is_not_trained(tokenizer, tmp_path, rows):
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before/general.jsonl").write_text(jsonl([{"text": text(7001)}, {"text": text(7002)}]))
+    path = tmp_path / "a.jsonl"
+    path.write_text(jsonl([*rows, {"text": f"{text(1, 9)} {text(7002)}"}, {"text": text(7001)}]))
+    one, other = both(tokenizer, str(path), tmp_path, earlier_heldout=[str(tmp_path / "before")], test_fraction=0.0)
+    check_equal(one, other)
+    assert other.counts()["skipped"]["earlier_heldout"] == 2
+    assert "general.jsonl:" in other._first_bad["earlier_heldout"]
+
+
 def test_files_of_many_kinds_and_splits_of_their_own(tokenizer, tmp_path, rows):
     folder = tmp_path / "corpus"
     (folder / "train").mkdir(parents=True)
