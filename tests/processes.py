@@ -1,57 +1,76 @@
-"""Several processes of one run, as torchrun starts them; they are forked, so that torch is not imported again."""
+"""Several processes of one run, as torchrun starts them; they are forked, so that torch is not imported again. What
+each answers comes through a pipe."""
 
-from __future__ import annotations
-
+import io
 import multiprocessing
 import os
 import socket
 import traceback
 from collections.abc import Callable
-from pathlib import Path
+from multiprocessing.connection import wait
 from typing import Any
 
 import torch
 
+FORK = multiprocessing.get_context("fork")
 
-def in_processes(count: int, work: Callable[..., Any], folder: Path, *given: Any) -> list[Any]:
-    """What ``work(*given)`` returned in each of ``count`` processes: anything that ``torch.save`` takes. Raises
-    AssertionError with what was printed where one of them failed; the others are ended then."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    processes = [
-        context.Process(target=_worker, args=(rank, count, port, work, folder, given), daemon=True)
-        for rank in range(count)
-    ]
-    for process in processes:
+
+def together(count: int, work: Callable[..., Any], *args: Any, seconds: float = 240, dies: bool = False) -> list[Any]:
+    """``work(*args)`` in ``count`` processes as torchrun would start them; what it returns in each, by rank.
+
+    ``dies``: a process may end without an answer, which is None then. Otherwise whoever fails fails the test.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pipes, processes = [], []
+    for rank in range(count):
+        theirs, mine = FORK.Pipe(duplex=False)
+        process = FORK.Process(target=_member, args=(rank, count, port, mine, work, args))
         process.start()
+        mine.close()
+        pipes.append(theirs)
+        processes.append(process)
+    answers: list[Any] = [None] * count
     try:
-        alive = list(processes)
-        while alive:
-            alive[0].join(0.2)
-            failed = [process for process in processes if process.exitcode not in (None, 0)]
-            if failed:
-                break
-            alive = [process for process in alive if process.exitcode is None]
+        left = dict(zip(pipes, range(count), strict=True))
+        while left:
+            ready = wait(list(left), seconds)
+            assert ready, f"processes {list(left.values())} gave no answer in {seconds} seconds"
+            for pipe in ready:
+                rank = left.pop(pipe)
+                try:
+                    answers[rank] = torch.load(io.BytesIO(pipe.recv_bytes()), weights_only=False)
+                except EOFError:
+                    assert dies, f"process {rank} died"
+                assert dies or not _failed(answers[rank]), answers[rank]  # the others would wait for it
+        for process in processes:
+            process.join(seconds)
     finally:
         for process in processes:
             if process.is_alive():
                 process.kill()
-            process.join()
-    told = [path.read_text() for path in sorted(folder.glob("failed-*.txt"))]
-    assert not failed, "\n".join(told) or f"a process ended with {failed[0].exitcode}"
-    return [torch.load(folder / f"result-{rank}.pt", weights_only=False) for rank in range(count)]
+    for answer in answers:
+        assert not _failed(answer), answer
+    return answers
 
 
-def _worker(rank: int, count: int, port: int, work: Callable[..., Any], folder: Path, given: tuple[Any, ...]) -> None:
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0}
-    os.environ.update({name: str(number) for name, number in numbers.items()})
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test")
-    code = 1
+def _failed(answer: Any) -> bool:
+    return isinstance(answer, str) and answer.startswith("Traceback")
+
+
+def _member(rank: int, count: int, port: int, pipe: Any, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    if count > 1:
+        os.environ |= {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0",
+        }  # fmt: skip
     try:
-        torch.save(work(*given), folder / f"result-{rank}.pt")
-        code = 0
+        answer = work(*args)
     except BaseException:
-        (folder / f"failed-{rank}.txt").write_text(traceback.format_exc())
-    os._exit(code)  # no hook of the test's own process runs in its copy
+        answer = traceback.format_exc()
+    buffer = io.BytesIO()
+    torch.save(answer, buffer)
+    pipe.send_bytes(buffer.getvalue())
+    pipe.close()

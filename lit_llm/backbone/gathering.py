@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_llm.runtime import shared_tensors
 from lit_llm.runtime.shared_tensors import is_shared, local
 
 
@@ -25,11 +24,6 @@ def reshard(module: nn.Module) -> None:
     """Let go of what FSDP2 has made whole for a forward pass: the module's parameters are the parts held here."""
     for each in filter(_is_of_fsdp, module.modules()):
         each.reshard()  # type: ignore[operator]
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor whole, in every process; another as it is."""
-    return shared_tensors.whole(tensor.detach())
 
 
 def in_first(write: Callable[[], object]) -> None:

@@ -31,6 +31,7 @@ from lit_llm.backbone.transformers_config import TransformersConfig
 from lit_llm.backbone.weights import read_tensors, write_tensors
 from lit_llm.errors import UserError
 from lit_llm.model_sources.adapters import CONFIG, WEIGHTS
+from lit_llm.runtime import shared_tensors
 from lit_llm.runtime.atomic_files import write_json
 
 TARGETS = LINEAR_LAYERS
@@ -267,9 +268,9 @@ def lora_disabled(model: nn.Module) -> Iterator[None]:
 def lora_state_dict(model: LanguageModel | ScoreModel) -> dict[str, Tensor]:
     """What training changes, named as PEFT names it: the adapters, and a score model's head. Every process of a sharded
     model calls it, and gets them whole."""
-    tensors = in_files({name: gathering.whole(tensor) for name, tensor in _adapters(model).items()}, model.config)
+    tensors = in_files({name: shared_tensors.whole(tensor) for name, tensor in _adapters(model).items()}, model.config)
     if isinstance(model, ScoreModel):
-        tensors[PEFT_PREFIX + "score.weight"] = gathering.whole(model.score.weight)
+        tensors[PEFT_PREFIX + "score.weight"] = shared_tensors.whole(model.score.weight)
     return tensors
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_llm.backbone import transformers_folder
-from lit_llm.backbone.gathering import in_first_from, reshard, whole
+from lit_llm.backbone.gathering import in_first_from, reshard
 from lit_llm.backbone.huggingface import SavesTokenizer, as_stored, check_vocabulary, save_settings
 from lit_llm.backbone.layouts import layout_of
 from lit_llm.backbone.lora import adapted
@@ -18,6 +18,7 @@ from lit_llm.backbone.models import LanguageModel, ScoreModel, StoredDtypes
 from lit_llm.backbone.transformers_config import TransformersConfig
 from lit_llm.backbone.weights import write_shards, write_tensors
 from lit_llm.runtime.progress_bars import Bar
+from lit_llm.runtime.shared_tensors import whole
 
 SHARD_BYTES = 5 * 10**9  # of a file at most: what the first process holds of the model at a time
 

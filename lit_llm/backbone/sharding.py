@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard
 
 from lit_llm.backbone.deferred_weights import on_meta, read_weights
 from lit_llm.backbone.fresh_weights import draw_weights
+from lit_llm.backbone.gathering import reshard
 from lit_llm.runtime import shared_tensors
 
 FORWARDS = ("before_completions", "logits", "score_completions", "completion_values", "values")
@@ -62,17 +63,6 @@ def shard(model: Any, plan: ShardingPlan) -> None:
         if hasattr(model, name):
             register_fsdp_forward_method(model, name)
     _read(model, plan.device)
-
-
-def reshard(model: nn.Module) -> None:
-    """Lets go of all that is whole: what is registered then are this process's parts."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
-
-
-def is_sharded(model: nn.Module) -> bool:
-    return isinstance(model, FSDPModule)
 
 
 def _cut(parts: int, parameter: nn.Parameter) -> Shard | None:
@@ -122,7 +112,7 @@ class Twin:
         ``device``: where they are put; None: where the parts are."""
         reshard(model)
         for name, parameter in model.named_parameters():
-            found = shared_tensors.whole(parameter.detach())
+            found = shared_tensors.whole(parameter)
             if here:
                 self._put(name, nn.Parameter(found if device is None else found.to(device), parameter.requires_grad))
         for name, buffer in model.named_buffers():

@@ -25,7 +25,8 @@ class HostCopies:
 
     def copied(self, value: Any) -> Any:
         """A value of dicts, lists, tuples, tensors and what cannot change, with each tensor copied once: those that
-        share memory do so in the copy. Sharded tensors are copied as what is held here (``shards.here``) first."""
+        share memory do so in the copy. Of sharded tensors it is given what is held here
+        (``shared_tensors.local``)."""
         for buffer in self._given:
             self._free.setdefault((buffer.shape, buffer.dtype), []).append(buffer)
         self._given = []

@@ -16,10 +16,10 @@ from torch.optim import Optimizer
 
 from lit_llm.checkpointing import atomic, sharded
 from lit_llm.checkpointing.background import BackgroundWriter
-from lit_llm.checkpointing.shards import here, placed
 from lit_llm.checkpointing.training_state import Collected, collect, names_in, renumbered, split
 from lit_llm.errors import UserError
 from lit_llm.runtime.distributed import gathered
+from lit_llm.runtime.shared_tensors import local, shared_as
 
 if TYPE_CHECKING:
     from lightning.pytorch.strategies import ModelParallelStrategy as _Strategy
@@ -88,8 +88,8 @@ class ShardedCheckpoints(_Strategy):
         given: Mapping[str, Tensor] = checkpoint["state_dict"]
         if self._stored is not None and all(tensor.is_meta for tensor in given.values()):
             given = self._stored.weights(like)
-        weights = {name: placed(tensor, like.get(name)) for name, tensor in given.items()}
-        bad = [name for name, tensor in weights.items() if not _finite(here(tensor))]
+        weights = {name: shared_as(tensor, like.get(name)) for name, tensor in given.items()}
+        bad = [name for name, tensor in weights.items() if not _finite(local(tensor))]
         if names := [name for each in gathered(bad, self.world_size) for name in each]:
             raise UserError(f"resume: the checkpoint's weight {names[0]} is not finite")
         module.load_state_dict(weights, strict=strict)

@@ -23,7 +23,6 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta, TensorStorageMetadata
-from torch.distributed.tensor import DTensor
 
 from lit_llm.checkpointing.hashed_file import HashedFile
 from lit_llm.errors import UserError
@@ -43,22 +42,6 @@ _ALLOWED = {
 }  # fmt: skip
 
 
-def here(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor: its part of a sharded one, all of another."""
-    held: Any = tensor.detach()
-    part: Tensor = held.to_local() if isinstance(tensor, DTensor) else held
-    return part
-
-
-def placed(tensor: Tensor, like: Tensor | None) -> Tensor:
-    """A whole tensor, which every process has, as one of ``like``'s kind: its part here where that is sharded."""
-    if not isinstance(like, DTensor) or isinstance(tensor, DTensor):
-        return tensor
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
-
-
 def write(
     tensors: Mapping[str, Tensor],
     held: Mapping[str, Tensor],
@@ -70,7 +53,7 @@ def write(
 
     Args:
         tensors: by name, of which only the shapes and places are asked.
-        held: what is written of them, by the same names: ``here`` of each, or a copy of it.
+        held: what is written of them, by the same names: ``local`` of each, or a copy of it.
         named: what errors call the folder.
 
     Returns what a manifest says of each file that this process wrote. Raises ``CheckpointException``, in every process,

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from lit_llm.checkpointing.shards import here, placed
 from lit_llm.errors import UserError
+from lit_llm.runtime.shared_tensors import local, shared_as, whole
 
 
 class Collected(NamedTuple):
@@ -47,16 +46,14 @@ def collect(checkpoint: Mapping[str, Any], module: nn.Module) -> Collected:
             for index, values in state["state"].items():
                 large = {entry: value for entry, value in values.items() if isinstance(value, Tensor) and value.ndim}
                 tensors |= {optimizer_key(number, names[index], entry): value for entry, value in large.items()}
-                plain[index] = {entry: _whole(value) for entry, value in values.items() if entry not in large}
+                small = {entry: value for entry, value in values.items() if entry not in large}  # such as a count
+                plain[index] = {
+                    entry: whole(value) if isinstance(value, Tensor) else value for entry, value in small.items()
+                }
                 sharded[index] = list(large)
             told.append({"names": names, "param_groups": state["param_groups"], "state": plain, "tensors": sharded})
         rest["optimizer_states"] = told
-    return Collected(tensors, {name: here(tensor) for name, tensor in tensors.items()}, rest)
-
-
-def _whole(value: Any) -> Any:
-    """Single numbers, such as a count of steps."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    return Collected(tensors, {name: local(tensor.detach()) for name, tensor in tensors.items()}, rest)
 
 
 def tied_names(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, str]:
@@ -119,4 +116,4 @@ def split(state: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
 
 def _part(value: Any, parameter: Tensor) -> Any:
     same = isinstance(value, torch.Tensor) and value.shape == parameter.shape
-    return placed(value, parameter) if same else value
+    return shared_as(value, parameter) if same else value

@@ -21,9 +21,9 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, in every process. Every process calls this alike."""
-    shared: Any = tensor
-    found: Tensor = shared.full_tensor() if is_shared(tensor) else tensor
+    """All of a tensor, detached, in every process. Every process calls this alike."""
+    shared: Any = tensor.detach()
+    found: Tensor = shared.full_tensor() if is_shared(tensor) else shared
     return found
 
 
@@ -38,6 +38,19 @@ def local_part(tensor: Tensor, like: Any) -> Tensor:
         if not placement.is_replicate():
             part = _chunk(part, mesh.size(dim), mesh.get_local_rank(dim), placement.dim)
     return part
+
+
+def shared_as(tensor: Tensor, like: Any) -> Tensor:
+    """A whole ``tensor``, which every process has, as one of ``like``'s kind: shared out as that is, on its device, in
+    its own type. Nothing is sent. As it is where it is shared already, or ``like`` is not."""
+    if like is None or not is_shared(like) or is_shared(tensor):
+        return tensor
+    from torch.distributed.tensor import DTensor
+
+    part = local_part(tensor, like).to(like.device)
+    return DTensor.from_local(
+        part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
 
 
 def fill(tensor: Tensor, numbers: Tensor) -> None:

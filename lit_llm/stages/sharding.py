@@ -14,7 +14,7 @@ from torch import nn
 
 from lit_llm.errors import UserError
 from lit_llm.runtime.distributed import take_the_same_rows
-from lit_llm.runtime.shared_tensors import is_shared, local_part
+from lit_llm.runtime.shared_tensors import is_shared, shared_as
 
 GATHERED = {"bf16-mixed": torch.bfloat16}
 """By the Trainer's precision the type in which weights are gathered and multiplied; else they keep their own."""
@@ -53,25 +53,15 @@ class Sharding:
 
     def reshard(self) -> None:
         """Before weights change: what is whole of them would be those of before."""
-        from lit_llm.backbone.sharding import reshard
+        from lit_llm.backbone.gathering import reshard
 
         for network in self.networks.values():
             reshard(network)
 
     def shared_out(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """A checkpoint's whole weights as the networks hold them: this process's part of each."""
-        from torch.distributed.tensor import DTensor
-
         own = self.stage.state_dict()
-        found = dict(state)
-        for name, value in state.items():
-            like = own.get(name)
-            if like is not None and is_shared(like) and not is_shared(value):
-                part = local_part(value.to(like.dtype), like).to(self.stage.device)
-                found[name] = DTensor.from_local(
-                    part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
-                )
-        return found
+        return {name: shared_as(value, own.get(name)) for name, value in state.items()}
 
     def in_any(self, flag: bool) -> bool:
         """Whether it is so in any process. Every process calls this alike."""

@@ -28,7 +28,7 @@ from lit_llm.backbone.weights import weight_files
 from lit_llm.errors import UserError
 from lit_llm.lineage.lineage import hash_folder
 from lit_llm.runtime.allocator import give_back_freed_memory
-from tests.killed_processes import together
+from tests.processes import together
 
 SMALL = {
     "vocab_size": 61, "hidden_size": 32, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8,

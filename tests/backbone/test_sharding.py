@@ -17,7 +17,7 @@ from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 from lit_llm.runtime.shared_tensors import local_part, whole
 from tests.family_models import MODELS, VARIANTS, saved
-from tests.processes import in_processes
+from tests.processes import together
 
 FOUR = torch.randint(1, 60, (3, 13), generator=torch.Generator().manual_seed(0))  # two processes halve no 13
 
@@ -82,7 +82,7 @@ def test_fused_matrices_and_an_odd_vocabulary(peers, tmp_path):
         model = LanguageModel(BackboneConfig(family=family, vocab_size=vocabulary, tie_embeddings=tied, **shape))
         save_model(tmp_path / name, model)
         folders[name] = tmp_path / name
-    for each in in_processes(2, spread, tmp_path, folders, peers):
+    for each in together(2, spread, folders, peers):
         for name, folder in folders.items():
             assert_equal(each[name], folder, name)
 
@@ -95,7 +95,7 @@ def test_every_family(peers, tmp_path):
     for name, one in {**MODELS, **VARIANTS}.items():
         folders[name] = tmp_path / name.replace(" ", "_")
         saved(one, folders[name])
-    found = in_processes(2, spread, tmp_path, folders, peers)[0]
+    found = together(2, spread, folders, peers)[0]
     refused = {name for name, each in found.items() if isinstance(each, str)}
     assert refused == (set() if peers == 1 else {name for name in folders if name.startswith(("qwen3_moe", "olmo"))})
     assert all("trainer=fsdp" in found[name] for name in refused)

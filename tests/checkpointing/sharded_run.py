@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
 from lit_llm.backbone.config import BackboneConfig
-from lit_llm.backbone.gathering import whole
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.callbacks.checkpoints import Checkpoints
 from lit_llm.checkpointing.random_state import RandomState
 from lit_llm.checkpointing.resume import find_checkpoint
 from lit_llm.checkpointing.sharded_checkpoints import ShardedCheckpoints
 from lit_llm.data.loading import ResumableLoader, shuffled
+from lit_llm.runtime.shared_tensors import whole
 from tests.stages.training_run import LENGTH, VOCABULARY, trainer_for
 
 ROWS, BATCH = 40, 4  # of all processes: 10 steps an epoch

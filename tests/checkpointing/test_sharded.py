@@ -25,7 +25,7 @@ from lit_llm.checkpointing.resume import CHECKPOINTS, PATTERN, checkpoint_name, 
 from lit_llm.checkpointing.training_state import collect, names_in
 from lit_llm.errors import UserError
 from lit_llm.runtime.run_lock import RunLock
-from tests.killed_processes import FORK, together
+from tests.processes import FORK, together
 
 from .sharded_run import Small, shard
 

@@ -17,7 +17,6 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from lit_llm.backbone.gathering import whole
 from lit_llm.callbacks.checkpoints import Checkpoints
 from lit_llm.checkpointing import atomic, sharded
 from lit_llm.checkpointing.random_state import random_state, set_random_state, take_up
@@ -27,8 +26,9 @@ from lit_llm.errors import UserError
 from lit_llm.optim.schedules import constant
 from lit_llm.runtime.distributed import lost_processes_told
 from lit_llm.runtime.run_folder import RunFolder
+from lit_llm.runtime.shared_tensors import whole
 from lit_llm.stages.pretraining import Pretraining
-from tests.killed_processes import together
+from tests.processes import together
 from tests.stages.training_run import Data, assert_same, sgd, tiny_model, trainer_for
 
 from .sharded_run import BATCH, FSDP, ROWS, Small, shard, train

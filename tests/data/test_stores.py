@@ -16,6 +16,7 @@ from lit_llm.data.raw_text import RawText
 from lit_llm.data.shards import order, portions
 from lit_llm.errors import UserError
 from lit_llm.text.bpe import train_bpe
+from tests.data.shards.texts import lines_of
 
 pytest.importorskip("aiohttp")
 
@@ -98,16 +99,8 @@ def server(monkeypatch, tmp_path):
     serving.shutdown()
 
 
-def rows(number, begin=0):
-    return "".join(
-        json.dumps({"text": f"Text number {n} of all says {n * 7919 % 1000} things, then {n * 104729 % 997} more."})
-        + "\n"
-        for n in range(begin, begin + number)
-    ).encode()
-
-
 def test_what_fails_is_asked_for_again_from_where_it_was_and_kept(server):
-    server.files["a.jsonl"] = data = rows(120)
+    server.files["a.jsonl"] = data = lines_of(120)
     server.faults = ["", "503", "cut", "stall", "", "503"]
     url = server.url("a.jsonl")
     assert Path(stores.on_disk(url)).read_bytes() == data
@@ -121,7 +114,7 @@ def test_what_fails_is_asked_for_again_from_where_it_was_and_kept(server):
 
 
 def test_a_fetch_that_was_cut_short_goes_on(server):
-    server.files["a.jsonl"] = data = rows(60)
+    server.files["a.jsonl"] = data = lines_of(60)
     remote = stores.of(server.url("a.jsonl"))
     remote.folder.mkdir(parents=True)
     (remote.folder / ".part").write_bytes(data[:2500])
@@ -138,7 +131,7 @@ def test_a_fetch_that_was_cut_short_goes_on(server):
     ],
 )
 def test_what_never_comes_is_named_in_one_line(server, faults, said):
-    server.files["a.jsonl"] = rows(60)
+    server.files["a.jsonl"] = lines_of(60)
     server.faults = faults
     with pytest.raises(UserError, match=said) as raised:
         list(read_rows([server.url("a.jsonl")]))
@@ -149,7 +142,7 @@ def test_what_is_not_there_or_has_no_length_is_named(server, monkeypatch):
     with pytest.raises(UserError, match=r"b.jsonl: no such file in the store"):
         sources.resolve(server.url("b.jsonl"))
     server.says_length = False
-    server.files["c.jsonl"] = rows(3)
+    server.files["c.jsonl"] = lines_of(3)
     with pytest.raises(UserError, match=r"c.jsonl: the server does not say how long it is"):
         sources.resolve(server.url("c.jsonl"))
     monkeypatch.setitem(sys.modules, "s3fs", None)
@@ -160,18 +153,18 @@ def test_what_is_not_there_or_has_no_length_is_named(server, monkeypatch):
 
 def test_a_server_without_ranges_and_a_file_that_changed(server):
     server.has_ranges = False
-    server.files["a.jsonl"] = rows(60)
+    server.files["a.jsonl"] = lines_of(60)
     url = server.url("a.jsonl")
-    assert Path(stores.on_disk(url)).read_bytes() == rows(60)
+    assert Path(stores.on_disk(url)).read_bytes() == lines_of(60)
     stores._State.known.clear()
-    server.files["a.jsonl"] = rows(60, begin=100)
-    assert Path(stores.on_disk(url)).read_bytes() == rows(60, begin=100)
+    server.files["a.jsonl"] = lines_of(60, begin=100)
+    assert Path(stores.on_disk(url)).read_bytes() == lines_of(60, begin=100)
 
 
 def test_copies_have_a_bound_and_those_used_last_stay(server, monkeypatch, tmp_path):
     sizes = {}
     for name in "abc":
-        server.files[f"{name}.jsonl"] = rows(30, begin=ord(name))
+        server.files[f"{name}.jsonl"] = lines_of(30, begin=ord(name))
         sizes[name] = len(server.files[f"{name}.jsonl"])
     monkeypatch.setattr(stores, "MOST", sizes["a"] + sizes["b"] + 10)
     for name in "aba":
@@ -184,7 +177,7 @@ def test_copies_have_a_bound_and_those_used_last_stay(server, monkeypatch, tmp_p
 def test_shards_that_were_prepared_elsewhere_are_read_from_there(server, tokenizer, tmp_path, monkeypatch):
     for module, name in ((portions, "PORTION"), (order, "WINDOW")):
         monkeypatch.setattr(module, name, {"PORTION": 1500, "WINDOW": 2}[name])
-    (tmp_path / "a.jsonl").write_bytes(rows(200) + rows(20))
+    (tmp_path / "a.jsonl").write_bytes(lines_of(200) + lines_of(20))
     shared = {"max_length": 16, "prepare_workers": 1}
     made = RawText(
         TextOptions(path=str(tmp_path / "a.jsonl"), cache_dir=str(tmp_path / "made"), stream_above=0, **shared),
@@ -219,7 +212,7 @@ def test_shards_that_were_prepared_elsewhere_are_read_from_there(server, tokeniz
 @pytest.mark.parametrize("stream_above", [0, 256])
 def test_a_run_s_data_from_a_server_is_what_it_is_from_the_disk(server, tokenizer, tmp_path, stream_above):
     for name in ("a.jsonl", "b.jsonl"):
-        server.files[name] = rows(80, begin=1000 * ord(name[0]))
+        server.files[name] = lines_of(80, begin=1000 * ord(name[0]))
         (tmp_path / name).write_bytes(server.files[name])
     server.faults = ["503", "cut", "", "503"]
     there = [server.url(name) for name in ("a.jsonl", "b.jsonl")]

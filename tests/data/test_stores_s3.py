@@ -1,6 +1,5 @@
 """A corpus in a local S3 server that fails, stalls and cuts its answers is the corpus on the disk."""
 
-import json
 import threading
 import time
 
@@ -11,6 +10,7 @@ from lit_llm.data import sources, stores
 from lit_llm.data.options import TextOptions
 from lit_llm.data.raw_text import RawText
 from lit_llm.errors import UserError
+from tests.data.shards.texts import lines_of
 
 pytest.importorskip("s3fs")
 server = pytest.importorskip("moto.server")
@@ -67,20 +67,12 @@ def bucket(monkeypatch):
     serving.shutdown()
 
 
-def rows(number, begin=0):
-    return "".join(
-        json.dumps({"text": f"Text number {n} of all says {n * 7919 % 1000} things, then {n * 104729 % 997} more."})
-        + "\n"
-        for n in range(begin, begin + number)
-    ).encode()
-
-
 @pytest.mark.parametrize("path", ["s3://texts/corpus", "s3://texts/corpus/*.jsonl"])
 def test_a_folder_and_a_glob_with_faults(bucket, tokenizer, tmp_path, path):
     here = tmp_path / "corpus"
     here.mkdir()
     for name in ("a.jsonl", "b.jsonl"):
-        (here / name).write_bytes(rows(80, begin=1000 * ord(name[0])))
+        (here / name).write_bytes(lines_of(80, begin=1000 * ord(name[0])))
         bucket.put(f"corpus/{name}", (here / name).read_bytes())
     bucket.put("corpus/README.md", b"Texts.")
     bucket.put("corpus/.hidden.jsonl", b"{")
@@ -96,7 +88,7 @@ def test_a_folder_and_a_glob_with_faults(bucket, tokenizer, tmp_path, path):
 def test_what_is_not_there_or_never_comes_is_one_line(bucket, tmp_path):
     with pytest.raises(UserError, match=r"s3://texts/none.jsonl: no such file in the store"):
         sources.resolve("s3://texts/none.jsonl", tmp_path)
-    bucket.put("a.jsonl", rows(50))
+    bucket.put("a.jsonl", lines_of(50))
     bucket.faults = ["cut"] * 200
     sources.resolve("s3://texts/a.jsonl", tmp_path)
     with pytest.raises(UserError, match=r"s3://texts/a.jsonl: cannot be fetched, 6 times in a row \(") as raised:

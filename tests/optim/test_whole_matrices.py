@@ -5,7 +5,7 @@ import torch.distributed as dist
 
 from lit_llm.optim.gradient_norm import scale, total_norm
 from lit_llm.optim.whole_matrices import on_whole_matrices
-from tests.processes import in_processes
+from tests.processes import together
 
 
 def orthogonal(matrices):
@@ -39,9 +39,9 @@ def shared_out(shapes, count):
     return found, before, total_norm(gradients), worked
 
 
-def test_two_processes_do_each_matrix_once(tmp_path):
+def test_two_processes_do_each_matrix_once():
     shapes, count = [(7, 3), (3, 7), (8, 8), (1, 4)], 5
-    found = in_processes(2, shared_out, tmp_path, shapes, count)
+    found = together(2, shared_out, shapes, count)
     g, squares = torch.Generator().manual_seed(0), 0.0
     for shape in shapes:
         whole = torch.stack([torch.randn(*shape, generator=g) for _ in range(count)])

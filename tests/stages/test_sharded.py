@@ -23,7 +23,7 @@ from lit_llm.runtime.distributed import data_rank
 from lit_llm.runtime.sharded_strategy import ShardedStrategy
 from lit_llm.stages.grpo import GRPO
 from lit_llm.stages.pretraining import Pretraining
-from tests.processes import in_processes
+from tests.processes import together
 
 from .sharded_runs import CASES, STEPS, Data, Texts, assert_same, model, parts, run
 from .test_processes import Liked
@@ -130,7 +130,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What two processes found, of all cases: they are started once."""
     folder = tmp_path_factory.mktemp("two")
     save_model(folder / "model", model().float())
-    return in_processes(2, everything, folder, folder)
+    return together(2, everything, folder)
 
 
 @pytest.mark.parametrize("case", list(DEFAULT))
@@ -185,6 +185,6 @@ def cases(folder: Path, names: list[str], processes: int, options: dict[str, Any
 )
 def test_every_way_to_share_out_in_every_stage(processes, options, tmp_path):
     names = [name for name in CASES if "tensor_parallel" not in options or name not in NOT_CUT]
-    found = in_processes(processes, cases, tmp_path, tmp_path, names, processes, options)
+    found = together(processes, cases, tmp_path, names, processes, options)
     for name in names:
         assert_same(found[0][name], run(name, tmp_path), f"{name} {processes} {options}")

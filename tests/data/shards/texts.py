@@ -15,3 +15,12 @@ def text(number: int, words: int = 40) -> str:
 def jsonl(rows: list) -> str:
     """Rows as the lines of a file; a text stands as it is."""
     return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+
+
+def lines_of(number: int, begin: int = 0) -> bytes:
+    """A file of so many texts, which all differ."""
+    return "".join(
+        json.dumps({"text": f"Text number {n} of all says {n * 7919 % 1000} things, then {n * 104729 % 997} more."})
+        + "\n"
+        for n in range(begin, begin + number)
+    ).encode()
