@@ -86,6 +86,7 @@ def prepare(cfg: DictConfig, folder: RunFolder) -> None:
 INTENDED = (
     (r".*isinstance\(treespec, LeafSpec\).*", "Lightning 2.6 with torch 2.13"),
     (r".*is smaller than the logging interval.*", "a short run logs its last step all the same"),
+    (r"The `srun` command is available.*", "a mismatch of tasks and devices is refused (runtime/started_by.py)"),
     (r"Found \d+ module\(s\) in eval mode.*", "references, rewards and policies without dropout stay in it"),
 )
 

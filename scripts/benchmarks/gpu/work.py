@@ -1,4 +1,4 @@
-"""One GPU in about ten minutes: first whether it is right, then how fast, beside the peers that are installed."""
+"""One GPU: first whether it is right, then how fast, beside the peers that are installed."""
 
 from __future__ import annotations
 
