@@ -114,6 +114,7 @@ def test_a_background_write_that_fails_fails_the_run_a_step_later(tmp_path: Path
     class FullDisk(Checkpoints):
         def on_train_batch_end(self, trainer, *args) -> None:  # type: ignore[no-untyped-def]
             if trainer.global_step == 5:
+                self._writer.wait()  # step 4's, which is not to fail
                 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
             reached.append(trainer.global_step)
             super().on_train_batch_end(trainer, *args)
