@@ -63,7 +63,7 @@ def run_pipeline(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     for number, name in enumerate(chain.steps, 1):
         run_step(chain, name, number)
     finish(chain, started)
-    if cfg.objective in chain.skipped:  # another stage's number would be compared with it
+    if cfg.objective in chain.skipped or not chain.metrics:  # another stage's number would be compared with it
         return {"objective": None, "objective_of": cfg.objective, "seconds": time.monotonic() - started}
     compared = cfg.objective if cfg.objective in chain.metrics else list(chain.metrics)[-1]
     return chain.metrics[compared] | {"seconds": time.monotonic() - started}
@@ -235,12 +235,13 @@ def finish(chain: Chain, started: float) -> None:
     values = schema.plain(chain.cfg)
     if values["win_rate"] is not None:
         write_json(chain.folder / "win_rate.json", of_this_chain(found_win_rate(values["win_rate"]), outputs(chain)))
-    final = evaluate_pipeline(values, chain.folder, runs, parents, outputs(chain))
+    final = evaluate_pipeline(values, chain.folder, runs, parents, outputs(chain)) if runs else None
     steps = f"{len(chain.folders)} steps" + (f", {len(chain.reused)} of them reused" if chain.reused else "")
     log.info("\nThe pipeline took %s for %s.", duration(time.monotonic() - started), steps)
-    if final in chain.metrics:
-        log.info("%s", in_one_sentence(chain.metrics[final]))
-        log.info("folder: %s", near(chain.folder))
+    if runs:
+        log.info("%s", in_one_sentence(chain.metrics[final or list(runs)[-1]]))
+    log.info("folder: %s", near(chain.folder))
+    if final is not None:
         log.info("next: python scripts/chat.py model=%s", typed(chain.folder / final / "model"))
 
 

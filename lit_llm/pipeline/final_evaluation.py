@@ -53,9 +53,10 @@ def evaluate_pipeline(
     runs: Mapping[str, Path],
     parents: Parents,
     outputs: Mapping[str, Path],
-) -> str:
+) -> str | None:
     """Write ledger, best_of_n, answers (.json) and report.html into the pipeline's folder, export the last model where
-    that is asked for, and say where all is. Returns the run whose model the chain ends with.
+    that is asked for, and say where all is. Returns the run whose model the chain ends with; None where no run has made
+    a model that writes text.
 
     ``outputs``: the folder of what each step made, also of one that a model of the user's own replaces.
     """
@@ -72,12 +73,15 @@ def evaluate_pipeline(
     write_answers(folder, models, config["answers"], [*before, *talking])
     models.keep_only([])
     give_back_freed_memory()
-    final = "ppo" if "ppo" in talking else talking[-1]
-    export_model(config, folder, final, runs[final])
+    final = "ppo" if "ppo" in talking else talking[-1] if talking else None
+    if final is not None:
+        export_model(config, folder, final, runs[final])
+    elif config["export"]["to"] is not None:
+        log.warning("export: nothing is written, no step made a model that writes text")
     page = write_report(folder) if config["report"] else None
     log.info("\nreport: %s", "not written (report=false)" if page is None else near(page))
     log.info("curves: tensorboard --logdir %s", typed(folder))
-    log.info("every byte: python scripts/verify.py model=%s", typed(folder / final / "model"))
+    log.info("every byte: python scripts/verify.py model=%s", typed(folder / (final or list(runs)[-1]) / "model"))
     for line in compared(folder, models, parents):
         log.info("%s", line)
     return final

@@ -55,7 +55,11 @@ def plan(cfg: DictConfig, folder: Path) -> Chain:
         steps[RANKINGS] = Step(RANKINGS, rankings)
     for step in steps.values():
         step.parents = tuple(dict.fromkeys(references(step.config)))
-    chain = Chain(cfg, folder, StageCache(values["cache_dir"]), ordered(without(steps, values["skip"])))
+    kept = without(steps, values["skip"])
+    if not kept:
+        named = ", ".join(values["skip"])
+        raise UserError(f"skip=[{named}]: nothing is left to run, since each other step needs one of these; skip fewer")
+    chain = Chain(cfg, folder, StageCache(values["cache_dir"]), ordered(kept))
     if cfg.start_from is not None:
         _start_at(chain, cfg.start_from)
     return chain

@@ -39,7 +39,8 @@ def ran(monkeypatch):
         done.append(folder.name.rpartition("-")[0])
         (folder / "model").mkdir(parents=True)
         (folder / "model/config.json").write_text(json.dumps(str(cfg.optimizer.lr)))
-        write_json(folder / "metrics.json", {"objective": float(cfg.optimizer.lr), "heldout": {}})
+        told = {"stage": done[-1], "steps": 1, "seconds": 1.0, "objective_name": "loss", "heldout": {}}
+        write_json(folder / "metrics.json", told | {"objective": float(cfg.optimizer.lr)})
         (folder / "heldout").mkdir()
         (folder / "heldout/set.jsonl").write_text(json.dumps({"text": f"{done[-1]} {cfg.data.test_fraction}"}))
         GIVEN[done[-1]] = list(cfg.data.earlier_heldout)
@@ -259,6 +260,8 @@ def test_what_does_not_come_before_the_start_is_not_demanded(run):
 
 def test_skipping_a_step_skips_what_needs_it(run):
     assert run("skip=[reward_modeling]") == [name for name in ALL if name not in ("reward_modeling", "ppo")]
+    with pytest.raises(UserError, match=r"skip=\[pretraining\]: nothing is left to run, .* skip fewer"):
+        run("skip=[pretraining]", name="two")
 
 
 def test_a_failed_step_stops_the_chain_and_is_run_again(run, monkeypatch, ran, tmp_path):

@@ -119,6 +119,21 @@ def test_the_model_that_a_chain_begins_from_stands_in_ledger_and_answers(runs, t
     assert list(written(tmp_path)["answers"]) == ["starting_model", "instruction_tuning", "ppo"]
 
 
+def test_a_chain_of_judges_alone_has_its_page_and_no_export(tmp_path, caplog):
+    tokenizer = train_bpe(["Hello? The cat sat on the mat."] * 5, 300, show_progress=False)
+    model = ScoreModel(from_depth(tokenizer.vocab_size, 1, hidden_size=32, num_heads=2))
+    run = tmp_path / "reward_modeling"
+    save_model(run / "model", model, tokenizer)
+    (run / "config.yaml").write_text(CONFIG)
+    (run / "metrics.json").write_text('{"stage": "reward_modeling", "heldout": {}, "steps": 1}')
+    config = {"stages": {}, "ledger": True, "answers": SETTINGS, "report": True, "export": {"to": "gguf"}}
+    config["best_of_n"] = {"n": 0}
+    with caplog.at_level(logging.INFO, "lit_llm"):
+        found = evaluate_pipeline(config, tmp_path, {run.name: run}, {run.name: None}, {run.name: run / "model"})
+    assert found is None and (tmp_path / "report.html").is_file() and not (tmp_path / "export.json").exists()
+    assert "no step made a model that writes text" in caplog.text
+
+
 def test_rewards_and_scorers_of_missing_steps_are_done_without():
     stage = {"reward": {"folder": "@reward_modeling"}, "gold": {"_target_": "rule"}}
     evaluation = {"scorers": {"rule": {"_target_": "rule"}, "flagged": {"folder": "@flag_classification"}}}
