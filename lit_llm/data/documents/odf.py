@@ -11,6 +11,9 @@ from lit_llm.data.documents.parts import Part, Unreadable, broken, one_line, par
 
 _NOT_READ = {"tracked-changes", "annotation", "annotation-end", "table-of-content", "sequence-decls", "forms", "change",
              "ruby-text", "title", "desc", "event-listeners", "settings"}  # fmt: skip
+_BOXES = {"frame", "custom-shape", "rect", "ellipse", "circle", "line", "polyline", "polygon", "path", "connector",
+          "caption", "measure", "regular-polygon"}  # fmt: skip
+"""Drawings, which hold paragraphs."""
 _MOST_REPEATS = 1000  # of a row or cell with text: what is repeated more often fills a sheet
 
 
@@ -76,13 +79,13 @@ class _Reader:
     def blocks(self, parent: Any, depth: int = 0) -> Iterator[tuple[int, str]]:
         for one in parent:
             name = local(one)
-            if name == "h":
+            if name in ("h", "p"):
                 level = attribute(one, "outline-level") or "1"
-                yield (int(level) if level.isdigit() else 1), tidy(self._text(one))
-            elif name == "p":
-                yield 0, tidy(self._text(one))
-                for frame in (each for each in one.iter() if local(each) == "text-box"):
-                    yield from self.blocks(frame, depth)
+                boxes: list[Any] = []
+                text = tidy(self._text(one, boxes))
+                yield (int(level) if level.isdigit() else 1) if name == "h" and text else 0, text
+                for box in boxes:
+                    yield from self.blocks(box, depth)
             elif name == "list":
                 yield from self._list(one, depth)
             elif name == "table":
@@ -128,7 +131,8 @@ class _Reader:
             waiting = 0
             yield from [text] * times
 
-    def _text(self, element: Any) -> str:
+    def _text(self, element: Any, boxes: list[Any]) -> str:
+        """A paragraph's text; what has paragraphs of its own in it is put into ``boxes``."""
         pieces = [element.text or ""]
         for one in element:
             name = local(one)
@@ -140,10 +144,10 @@ class _Reader:
                 pieces.append("\n")
             elif name == "note":
                 pieces.append(self._note(one))
-            elif name == "soft-page-break" or (
-                name and name not in _NOT_READ and name not in ("frame", "custom-shape")
-            ):
-                pieces.append(self._text(one))
+            elif name in _BOXES:
+                boxes.append(one)
+            elif name and name not in _NOT_READ:
+                pieces.append(self._text(one, boxes))
             pieces.append(one.tail or "")
         return "".join(pieces)
 
