@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from lit_llm.data.documents.odf_numbering import Numbering
 from lit_llm.data.documents.package import Package, attribute, child, local
 from lit_llm.data.documents.parts import Part, Unreadable, broken, one_line, paragraphs, row, sections, tidy
 
@@ -27,7 +28,7 @@ def read_odf(data: bytes) -> list[Part]:
     body = None if root is None else child(root, "body")
     if body is None:
         raise broken("no text in it")
-    reader = _Reader()
+    reader = _Reader(Numbering([package.xml("styles.xml"), root]))
     parts: list[Part] = []
     for kind in body:
         if local(kind) == "spreadsheet":
@@ -40,7 +41,8 @@ def read_odf(data: bytes) -> list[Part]:
 
 
 class _Reader:
-    def __init__(self) -> None:
+    def __init__(self, numbering: Numbering) -> None:
+        self._numbering = numbering
         self._noted = 0
         self._waiting: list[str] = []
 
@@ -82,8 +84,12 @@ class _Reader:
             if name in ("h", "p"):
                 level = attribute(one, "outline-level") or "1"
                 boxes: list[Any] = []
-                text = tidy(self._text(one, boxes))
-                yield (int(level) if level.isdigit() else 1) if name == "h" and text else 0, text
+                text, at = tidy(self._text(one, boxes)), int(level) if level.isdigit() else 1
+                if name == "h" and text:
+                    numbered = attribute(one, "is-list-header") != "true"
+                    yield at, (self._numbering.heading(at) if numbered else "") + text
+                else:
+                    yield 0, text
                 for box in boxes:
                     yield from self.blocks(box, depth)
             elif name == "list":
@@ -93,19 +99,24 @@ class _Reader:
             elif name and name not in _NOT_READ and name != "notes":
                 yield from self.blocks(one, depth)
 
-    def _list(self, parent: Any, depth: int) -> Iterator[tuple[int, str]]:
+    def _list(self, parent: Any, depth: int, around: str = "") -> Iterator[tuple[int, str]]:
+        style = attribute(parent, "style-name") or around
+        if not depth and attribute(parent, "continue-numbering") != "true" and not attribute(parent, "continue-list"):
+            self._numbering.begin(style)
         for item in parent:
-            first = True
+            mark = ""
+            if local(item) == "list-item":
+                mark = self._numbering.item(style, depth + 1, attribute(item, "start-value"))
             for one in item if local(item) in ("list-item", "list-header") else ():
                 if local(one) == "list":
-                    yield from self._list(one, depth + 1)
+                    yield from self._list(one, depth + 1, style)
                     continue
                 for level, text in self.blocks([one], depth):
                     if level or not text:
                         yield level, text
                     else:
-                        yield 0, "  " * depth + ("- " if first else "  ") + text
-                        first = False
+                        yield 0, "  " * depth + (mark or "  ") + text
+                        mark = ""
 
     def _rows(self, table: Any) -> Iterator[list[str]]:
         for one in table:

@@ -81,6 +81,41 @@ def test_boxes_of_open_documents_are_read_once_wherever_they_stand():
     )
 
 
+def test_numbers_of_lists_and_headings_of_open_documents_are_those_that_are_shown():
+    def level(number, form, more="", name="list-level-style-number"):
+        return f"<text:{name} text:level='{number}' style:num-format='{form}' {more}/>"
+
+    lists = (
+        "<text:list-style style:name='L'>" + level(1, "1", "style:num-suffix='.'")
+        + level(2, "a", "style:num-prefix='(' style:num-suffix=')'") + level(3, "i", "text:display-levels='3'")
+        + "</text:list-style><text:list-style style:name='B'><text:list-level-style-bullet text:level='1'/></text:list-style>"
+    )  # fmt: skip
+    outline = "<text:outline-style>" + "".join(
+        level(n, "1", f"text:display-levels='{n}' style:num-suffix='.'", "outline-level-style") for n in (1, 2)
+    )
+    names = 'xmlns:style="urn:oasis:names:tc:opendocument:xmlns:style:1.0" xmlns:text="urn:oasis:names:tc:opendocument:xmlns:text:1.0"'
+    styles = f"<x {names}>{lists}{outline}</text:outline-style></x>"
+
+    def items(*texts, style="text:style-name='L'", more=""):
+        return f"<text:list {style} {more}>{''.join(f'<text:list-item>{text}</text:list-item>' for text in texts)}</text:list>"
+
+    def p(text):
+        return f"<text:p>{text}</text:p>"
+
+    deep = items(p("deep"), style="")
+    body = (
+        "<text:h text:outline-level='1'>One</text:h><text:h text:outline-level='2'>Two</text:h>"
+        + items(p("rent") + p("and more"), p("heat") + items(p("gas"), p("oil") + deep, style="")) + p("Then")
+        + items(p("water"), more="text:continue-numbering='true'") + items(p("anew")) + items(p("dot"), style="text:style-name='B'")
+        + "<text:h text:outline-level='1' text:is-list-header='true'>No</text:h>" + p("x") + "<text:h text:outline-level='1'>Last</text:h>"
+    )  # fmt: skip
+    data = made.with_member(made.odf(f"<office:text>{body}</office:text>"), "styles.xml", styles)
+    assert [line for line in text_of(".odt", data).split("\n") if line] == [
+        "# 1. One", "## 1.1. Two", "1. rent", "  and more", "2. heat", "  (a) gas", "  (b) oil", "    2.b.i deep", "Then",
+        "3. water", "1. anew", "- dot", "# No", "x", "# 2. Last",
+    ]  # fmt: skip
+
+
 def test_boxes_of_rich_text_come_behind_what_they_stand_in():
     box = rb"{\shp{\*\shpinst\shpleft1{\sp{\sn x}{\sv 1}}{\shptxt \pard One\par\trowd\intbl a\cell b\cell\row}}{\shprslt{\*\do twice}}}"
     text = rb"{\rtf1\ansi Before%b and after.\par\trowd\intbl c%b\cell d\cell\row\pard{\header %b}End.\par}"
