@@ -94,8 +94,9 @@ TEXT_ARGUMENTS = (
 )
 # As Command A: a call begins with another token than an answer, and nothing asks; or a turn is always asked for.
 UNASKED = (
-    "{{ tools | tojson if tools }}{% for m in messages %}{{ '<|header|>' + m.role + '<|/header|>' }}{% if m.tool_calls %}"
-    "{{ '<|call|>' + m.tool_calls[0].function.name + m.tool_calls[0].function.arguments | tojson }}"
+    "{{ tools | tojson if tools }}{% for m in messages %}{{ '<|header|>' + m.role + '<|/header|>' }}"
+    "{% if m.tool_calls %}{{ '<|call|>' + m.tool_calls[0].function.name }}"
+    "{{ m.tool_calls[0].function.arguments | tojson }}"
     "{% elif m.role == 'assistant' %}{{ '<|return|>' + m.content }}{% else %}{{ m.content }}{% endif %}{{ '<|eot|>' }}"
     "{% endfor %}"
 )
