@@ -128,13 +128,15 @@ class _Archive:
                         entries.append((info.name, info.size))
                         stored[info.name] = info
         except _DAMAGED as error:
-            raise RowError("damaged_archive", f"{file}: cannot be read as an archive ({in_one_line(error)})") from None
+            # tarfile lists what each of its ways to open a file said.
+            what = "no tar file, or a damaged one" if type(error) is tarfile.ReadError else in_one_line(error)
+            raise RowError("damaged_archive", f"{file}: cannot be read as an archive ({what})") from None
         self.total = sum(size for _, size in entries)
         _check(file, len(entries), self.total, packed)
         for name, _ in entries:
             if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts or "\0" in name:
                 raise RowError(
-                    "archive_path", f"{file}: its member {name[:80]!r} leaves the archive; a bomb or a mistake"
+                    "archive_path", f"{file}: its member {name[:80]!r} leaves the archive, as a trap does; pack it anew"
                 )
         self._stored = {PurePosixPath(name).as_posix(): stored[name] for name, _ in entries}
         self.names = list(self._stored)

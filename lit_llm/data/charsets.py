@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 AUTO = "auto"
@@ -78,6 +79,24 @@ def decoded(data: bytes | bytearray, encoding: str, declared: str | None = None)
         if guessed is None:
             raise
     return Decoded(data.decode(guessed), guessed)
+
+
+def wide(data: bytes) -> str | None:
+    """The encoding of a file by its first bytes, where that has other bytes for a line's end than ASCII; else None."""
+    marked = next((name for mark, name in _MARKS if data.startswith(mark)), None)
+    return _wide(data[: len(data) // 2 * 2]) if marked is None else marked if marked != "utf-8" else None
+
+
+def code_page(lines: Iterable[bytes]) -> str | None:
+    """The code page of a file that is no UTF-8, by its lines beyond ASCII; None: it cannot be told."""
+    told, size = [], 0
+    for line in lines:
+        if size > _SAMPLE:
+            break
+        if not line.isascii():
+            told.append(line)
+            size += len(line)
+    return _guessed(b"\n".join(told))
 
 
 def _is_utf8(data: bytes | bytearray) -> bool:

@@ -15,6 +15,7 @@ from lit_llm.data.tool_messages import (
     CALLING,
     OF_TURNS,
     TEXT_PARTS,
+    TOOL_PARTS,
     TOOLS,
     called,
     calls_of,
@@ -24,6 +25,7 @@ from lit_llm.data.tool_messages import (
     result_text,
     tools_of,
     with_reasoning,
+    without_thoughts,
 )
 from lit_llm.records import Message, Role
 from lit_llm.runtime.suggestions import nearest
@@ -60,9 +62,10 @@ def _part(part: Mapping[str, Any], key: str, where: str) -> str:
     """The text of one part of a content: {"type": "text", "text": ...}."""
     kind = part.get("type", "text")
     if kind not in TEXT_PARTS:
-        raise RowError(
-            "unknown_part", f"{where}: '{key}' is a part of type {str(kind)[:30]!r}; text alone is trained, no media"
-        )
+        why = "text alone is trained, no media"
+        if kind in TOOL_PARTS:
+            why = "a call stands in the message's tool_calls, its result in a message of role tool"
+        raise RowError("unknown_part", f"{where}: '{key}' is a part of type {str(kind)[:30]!r}; {why}")
     if "text" not in part:
         keys = ", ".join(str(one)[:40] for one in part) or "none"
         raise RowError("unknown_part", f"{where}: '{key}' has keys {keys}; a part of a text has type and text")
@@ -130,6 +133,11 @@ def _filled(message: Message, role: str, value: Mapping[str, Any], text_key: str
     if role in CALLING:
         given = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
         return replace(message, calls=(*calls, *called(given, name, where)), thoughts=thoughts)
+    if message.role == "assistant":
+        content, parted = without_thoughts(content, name, where)
+        if parted and thoughts and parted != thoughts:
+            raise RowError("wrong_type", f"{where}: '{key}' has reasoning in its content and beside it; one is needed")
+        thoughts, content = parted or thoughts, "" if content == [] else content
     text = "" if calls and content is None else text_of(content, name, where, empty=bool(calls))
     return with_reasoning(replace(message, content=text, calls=calls), thoughts, key, where)
 

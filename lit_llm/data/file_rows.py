@@ -7,7 +7,7 @@ reader of rows decides: stop with all that is wrong, or count and go on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from lit_llm.data.projects import is_project, read_project
 from lit_llm.data.row_errors import RowError, damaged
 from lit_llm.data.stores import Ahead, is_remote, on_disk
 from lit_llm.data.streams import Part, open_bytes, read_bytes
-from lit_llm.data.tables import TABLES, read_table
+from lit_llm.data.tables import TABLES, Lines, read_table
 from lit_llm.errors import UserError
 from lit_llm.runtime.suggestions import nearest
 
@@ -96,8 +96,8 @@ def read_rows(
     """Every row of the files in order; what cannot be read comes as a ``RowError`` in its place.
 
     Args:
-        encoding: of texts and JSON, by its name in Python's ``codecs``; ``auto`` finds out that of each text, and JSON
-            is UTF-8.
+        encoding: of texts and JSON, by its name in Python's ``codecs``; ``auto`` finds out that of each text and table,
+            and JSON is UTF-8.
         cache_dir: where the text of documents is kept.
         processes: that read documents; None: as many as there are processors.
     """
@@ -174,7 +174,7 @@ def _rows_of(file: str, encoding: str, texts: Iterator[Text | RowError]) -> Iter
         yield Row(text.text, file, 1, file, text.parts, text.encoding)
     else:
         found = known_extension(file)
-        yield from _READERS[found](file, "utf-8" if encoding == AUTO and found not in TEXTS else encoding)
+        yield from _READERS[found](file, "utf-8" if encoding == AUTO and found not in (*TEXTS, *TABLES) else encoding)
 
 
 def _read_text(file: str, encoding: str) -> Iterator[Row | RowError]:
@@ -218,7 +218,11 @@ def _read_archive(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa
 
 
 def _read_table(file: str, encoding: str) -> Iterator[Row | RowError]:
-    return _rows(file, read_table(file, encoding, tabs=extension(file) != ".csv"))
+    lines, told = Lines(file, encoding), False
+    for row in _rows(file, read_table(lines, tabs=extension(file) != ".csv")):
+        if lines.found and not told and isinstance(row, Row):
+            row, told = replace(row, encoding=lines.found), True  # one row says it for all
+        yield row
 
 
 def _read_lines(file: str, encoding: str) -> Iterator[Row | RowError]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ def _local(text: str, ignored: list[str]) -> dict[str, list[str]]:
         known_extension(str(path))
         return {UNDIVIDED: [str(path)]}
     elif path.is_dir():
-        found = sorted(str(p) for p in path.rglob("*") if not _hidden(p.relative_to(path)))
+        found = sorted(str(p) for p in _below(path) if not _hidden(p.relative_to(path)))
         what, root = f"folder {text}", path
     else:
         _check_link(path)
@@ -134,6 +134,26 @@ def _local(text: str, ignored: list[str]) -> dict[str, list[str]]:
         raise UserError(f"{what}: no files in it; put {', '.join(FORMATS)} files there")
     saved, caches = of_saved(files)
     return _chosen([f for f in files if f not in saved], what, ignored, root, caches)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """The files in a folder and in those below it, which may be links; a link to a folder around it is not followed.
+
+    Raises UserError for a folder that cannot be listed: what is in it would be missing without a word.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be listed ({error.strerror}); make it readable, or leave it out")
+
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        here = Path(place)
+        folders[:] = [name for name in folders if not _hidden(Path(name)) and not _leads_back(here / name)]
+        yield from (here / name for name in files)
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether a folder is a link to one of those that it was reached through."""
+    return folder.is_symlink() and folder.resolve() in {parent.resolve() for parent in folder.parents}
 
 
 def _in_store(url: str, ignored: list[str]) -> dict[str, list[str]]:

@@ -90,6 +90,15 @@ def whole_lines(file: str, encoding: str) -> list[str] | None:
         raise undecodable(file, data, error, encoding) from None
 
 
+def first_bytes(file: str, size: int) -> bytes:
+    """Up to so many bytes of a file's beginning."""
+    try:
+        with open_bytes(file) as stream:
+            return stream.read(size)
+    except _DAMAGED as error:
+        raise damaged(file, error) from None
+
+
 def read_bytes(file: str, most: int = MAX_FILE) -> bytearray:
     """The whole file, up to so many bytes."""
     try:

@@ -12,12 +12,14 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
+from lit_llm.data.charsets import AUTO, code_page, wide
 from lit_llm.data.encodings import no_text, undecodable
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.streams import open_lines, whole_lines
+from lit_llm.data.streams import first_bytes, open_lines, whole_lines
 
 TABLES = (".csv", ".tsv", ".tab")
 DELIMITERS = ",;\t|"
+SAMPLED_BYTES = 4096  # that tell UTF-16
 SAMPLED = 20  # rows that the delimiter is told from
 MAX_CELL = 16 * 2**20  # characters: a longer cell is a quote that nobody closed
 MAX_COLUMNS = 4096
@@ -26,17 +28,15 @@ _UNNAMED = re.compile("(unnamed: ?0)?", re.IGNORECASE)
 _NAMES = {",": "','", ";": "';'", "\t": "a tab", "|": "'|'"}
 
 
-def read_table(file: str, encoding: str, tabs: bool) -> Iterator[tuple[int, dict[str, str]] | RowError]:
+def read_table(lines: Lines, tabs: bool) -> Iterator[tuple[int, dict[str, str]] | RowError]:
     """(line where the row begins, its cells by column), an empty cell too; what is no row as a RowError in its place.
 
     Args:
-        encoding: by its name in Python's ``codecs``.
         tabs: the cells are divided by tabs; else the delimiter is found.
 
     Raises RowError where the file as a whole cannot be read: no header, two columns of one name, a bad encoding.
     """
-    lines = _Lines(file, encoding)
-    first = _first_lines(lines)
+    file, first = lines.file, _first_lines(lines)
     said = _SAYS.fullmatch(first[0]) if first else None  # Excel's own line
     delimiter = "\t" if tabs else said[1] if said else _delimiter(first)
     csv.field_size_limit(MAX_CELL)
@@ -118,7 +118,7 @@ def _malformed(where: str, said: str, lines: int) -> RowError:
     return RowError("malformed_table", f"{where}: not CSV ({said}); {quotes}")
 
 
-def _first_lines(lines: _Lines) -> list[str]:
+def _first_lines(lines: Lines) -> list[str]:
     """Lines for the delimiter, with few characters; what is wrong with them is told when they are read as rows."""
     found: list[str] = []
     try:
@@ -158,16 +158,25 @@ def _rows_of(lines: Sequence[str], delimiter: str) -> list[list[str]]:
     return rows
 
 
-class _Lines:
-    """Lines with their ends, decoded; ``number`` is that of the last one given. It goes on behind a RowError."""
+class Lines:
+    """Lines with their ends, decoded; ``number`` is that of the last one given. It goes on behind a RowError.
+
+    Args:
+        encoding: by its name in Python's ``codecs``, or ``auto``: UTF-8, and where the first line beyond ASCII is none,
+            what the file is found to be in. ``found``: that, "" as long as it is UTF-8.
+    """
 
     def __init__(self, file: str, encoding: str) -> None:
-        self.file, self.encoding, self.number = file, encoding, 0
+        self.file, self.number, self.found = file, 0, ""
+        if encoding == AUTO:
+            self.found = wide(first_bytes(file, SAMPLED_BYTES)) or ""
+        self._open = encoding == AUTO and not self.found  # nothing says yet what it is in
+        self.encoding = self.found or ("utf-8" if encoding == AUTO else encoding)
         self.fault: RowError | None = None  # met when looking ahead
         self._lines: Iterator[Any] = self._raw()
         self._ahead: Iterator[str] = iter(())
 
-    def __iter__(self) -> _Lines:
+    def __iter__(self) -> Lines:
         return self
 
     def again(self, lines: Sequence[str], number: int) -> None:
@@ -191,12 +200,21 @@ class _Lines:
             raise line
         if self.number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
+        text = self._decoded(line)
+        if (refused := no_text(f"{self.file}:{self.number}", text)) is not None:
+            raise refused
+        return text
+
+    def _decoded(self, line: bytes) -> str:
         try:
             text: str = line.decode(self.encoding)
         except UnicodeDecodeError as error:
-            raise undecodable(f"{self.file}:{self.number}", line, error, self.encoding) from None
-        if (refused := no_text(f"{self.file}:{self.number}", text)) is not None:
-            raise refused
+            page = code_page(one for one in open_lines(self.file) if isinstance(one, bytes)) if self._open else None
+            if page is None:
+                raise undecodable(f"{self.file}:{self.number}", line, error, self.encoding) from None
+            self.encoding = self.found = page  # every line before is ASCII, which it is in all of these pages
+            text = line.decode(page)
+        self._open = self._open and text.isascii()
         return text
 
     def _raw(self) -> Iterator[bytes | str | RowError]:

@@ -25,6 +25,9 @@ _MEDIA_PARTS = (
     "image", "image_url", "input_image", "audio", "audio_url", "input_audio", "video", "video_url", "file",
     "input_file", "document",
 )  # fmt: skip
+_THOUGHT_PARTS = ("thinking", "reasoning")
+TOOL_PARTS = ("tool_use", "tool_call", "function_call", "tool_result")
+"""Types of a content's parts that belong elsewhere in a message."""
 _TAGS = ("<think>", "</think>")
 _SHAPE = 'an object with name and arguments is needed, such as {"name": "weather", "arguments": {"city": "Oslo"}}'
 
@@ -130,6 +133,30 @@ def reasoning_of(value: Mapping[str, Any], key: str, where: str) -> str:
     if any(tag in text for tag in _TAGS):
         raise RowError("wrong_type", f"{where}: '{key}.{name}' has <think> or </think> inside; leave the tags out")
     return text
+
+
+def without_thoughts(content: Any, key: str, where: str) -> tuple[Any, str]:
+    """A content without the parts of it that are reasoning, and what these say: {"type": "thinking", "thinking": ...},
+    whose text may be a list of parts itself."""
+    parts = content if isinstance(content, list) else []
+    kinds = [part.get("type") if isinstance(part, Mapping) else None for part in parts]
+    said: list[str] = []
+    for number, (part, kind) in enumerate(zip(parts, kinds, strict=True)):
+        if kind not in _THOUGHT_PARTS:
+            continue
+        place = f"{key}[{number}]"
+        check_part(part, ("type", kind, "text", "signature"), where, place)
+        if any(one not in _THOUGHT_PARTS for one in kinds[:number]):
+            raise RowError("wrong_type", f"{where}: '{place}' is reasoning behind the text; a turn reasons first")
+        held = part.get(kind, part.get("text"))
+        listed = held if isinstance(held, list) else [held]
+        pieces = [one.get("text") if isinstance(one, Mapping) else one for one in listed]
+        if not all(isinstance(one, str) and not any(tag in one for tag in _TAGS) for one in pieces):
+            raise RowError("wrong_type", f"{where}: '{place}' is {_kind(held)}; a text without <think> is needed")
+        said.append("".join(map(str, pieces)).strip())
+    if not said:
+        return content, ""
+    return [part for part, kind in zip(parts, kinds, strict=True) if kind not in _THOUGHT_PARTS], "\n\n".join(said)
 
 
 def result_text(value: Any) -> Any:

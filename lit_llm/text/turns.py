@@ -232,6 +232,8 @@ class Written:
             ends = [end for end in (*self.fences, *(p for k, p in self.stops.items() if k != n)) if end <= start]
             if ends and self.text.startswith(between, max(ends)) and max(ends) + len(between) <= start:
                 return Span(max(ends) + len(between), stop)
+            if turn_format.unwritten_prompt:
+                return Span(unknown="a turn with tool calls begins otherwise than an answer, and it asks for neither")
             if ends and Mark("thoughts", n) in self.first:  # what is cut of it would be its beginning
                 return Span(unknown=REASONS)
         found = self._by_difference(n, messages, turn_format, render, source, place)
@@ -252,6 +254,8 @@ class Written:
             return None
         last = cut.stops[n]
         end = [control for control in cut.controls if control[0] >= last]
+        if len(end) > 1 and (turn_format.unwritten_prompt or not turn_format.generation_prompt):
+            return None  # a template that asks without being told to: which of these tokens ask is not known
         tails = [cut.text[last : end[-1][1]], cut.text[last : end[-1][0]]] if end else [cut.text[last:].rstrip()]
         found = next((tail for tail in tails if self.text.startswith(tail, self.stops[n])), None)
         return None if found is None else self.stops[n] + len(found)

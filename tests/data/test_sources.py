@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import sys
 import types
 from pathlib import Path
@@ -31,6 +32,26 @@ def test_a_file_a_folder_a_glob_and_a_list_give_the_same_rows(tmp_path):
         assert sorted(resolve(path)["all"]) == [one, two]
     rows = list(read_rows([one, two]))
     assert [(r.value["text"], r.where) for r in rows] == [("x", f"{one}:1"), ("y", f"{two}:1")]
+
+
+def test_linked_folders_are_read_and_links_that_lead_back_end(tmp_path, monkeypatch):
+    one = write(tmp_path, "data/a.jsonl", '{"text": "x"}\n')
+    write(tmp_path, "other disk/deep/أهلا 😀.txt", "y")
+    (tmp_path / "data/linked").symlink_to(tmp_path / "other disk")
+    (tmp_path / "data/round").symlink_to(tmp_path / "data")
+    (tmp_path / "other disk/deep/back").symlink_to(tmp_path / "data")
+    write(tmp_path, "data/.git/b.txt", "z")
+    assert resolve(str(tmp_path / "data"))["all"] == [one, str(tmp_path / "data/linked/deep/أهلا 😀.txt")]
+
+    def scandir(place):
+        if str(place).endswith("deep"):
+            raise PermissionError(13, "Permission denied", place)
+        return listed(place)
+
+    listed = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=r"linked/deep: cannot be listed \(Permission denied\)"):
+        resolve(str(tmp_path / "data"))
 
 
 def test_a_folder_named_by_a_number(tmp_path, monkeypatch):

@@ -72,6 +72,36 @@ def test_compressions_and_encodings(tmp_path):
     assert after == (3, {"text": "ok", "n": "2"})
 
 
+@pytest.mark.parametrize(
+    ("encoding", "question", "answer"),
+    [
+        ("cp1252", "Wer zahlt in der Königstraße?", "Der Mieter, für alle Schäden."),
+        ("cp1256", "من يدفع الإيجار في أول كل شهر؟", "يدفع المستأجر الإيجار"),
+        ("utf-16", "Wer zahlt in der Königstraße?", "من يدفع؟"),
+        ("utf-16-le", "Wer zahlt in der Königstraße?", "Der Mieter."),
+    ],
+)
+def test_a_table_in_an_old_encoding_is_read_and_told_once(tmp_path, encoding, question, answer):
+    """As Excel saves it; rows of ASCII come first, so that the beginning says nothing."""
+    before = "Who pays?;The tenant.\n" * 300
+    text = f"prompt;completion\n{before}" + f"{question};{answer}\n" * 3
+    file = put(tmp_path, "a.csv", text, encoding)
+    found = list(read_rows([file], "auto"))
+    assert [row.value for row in found[-3:]] == [{"prompt": question, "completion": answer}] * 3
+    assert found[0].value == {"prompt": "Who pays?", "completion": "The tenant."} and len(found) == 303
+    assert [row.encoding for row in found if row.encoding] == [encoding]
+
+
+def test_a_damaged_place_of_utf8_is_no_other_encoding(tmp_path):
+    file = put(tmp_path, "a.csv", "text,n\nGrüße,1\n".encode() + b"Gr\xfc\xdfe,2\nok,3\n")
+    first, bad, last = told(file, "auto")
+    assert (first, last) == ((2, {"text": "Grüße", "n": "1"}), (4, {"text": "ok", "n": "3"}))
+    assert bad[0] == "invalid_utf8" and f"{file}:3: byte 3 (0xfc) is no UTF-8" in bad[1]
+    packed = tmp_path / "b.csv.gz"
+    packed.write_bytes(gzip.compress(b"text,n\nok,1\n")[:-9])
+    assert [reason for reason, _ in told(str(packed), "auto")] == ["damaged_file"]
+
+
 def test_a_wrong_number_of_cells_is_told_by_the_line_where_the_row_begins(tmp_path):
     file = put(tmp_path, "a.csv", 'prompt,completion\n"a\nb",c\nd\n\n"e\nf",g,h\ni,j\n,,\n')
     first, few, many, last = told(file)

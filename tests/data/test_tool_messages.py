@@ -117,6 +117,22 @@ def test_tags_around_reasoning_are_no_part_of_it():
     assert parse({"messages": rows}).messages[1] == Message("assistant", "4", thoughts="Two.")
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "thinking", "thinking": "Two.", "signature": "Eq"}, {"type": "reasoning", "text": "Two."},
+        {"type": "thinking", "thinking": [{"type": "text", "text": "Tw"}, {"type": "text", "text": "o."}]},
+    ],
+)  # fmt: skip
+def test_reasoning_that_is_a_part_of_the_content_stands_apart(part):
+    turn = {"role": "assistant", "content": [part, {"type": "text", "text": "4"}]}
+    assert parse({"messages": [plain(ASKED), turn]}).messages[1] == Message("assistant", "4", thoughts="Two.")
+    calls = {"role": "assistant", "content": [part], "tool_calls": [{"name": "add", "arguments": {}}]}
+    rows = [plain(ASKED), calls, {"role": "tool", "content": "4"}, plain(TOLD)]
+    expected = Message("assistant", "", thoughts="Two.", calls=(ToolCall("add"),))
+    assert parse({"messages": rows}).messages[1] == expected
+
+
 def test_a_result_that_only_looks_like_parts_is_written_as_json():
     rows = openai(name="weather", arguments=ARGUMENTS)
     hotels = [{"type": "hotel", "name": "Ritz"}]
@@ -166,7 +182,13 @@ def called(**more):
     return {"messages": [plain(ASKED), {"role": "assistant", "content": "", **more}]}
 
 
+HM = {"type": "thinking", "thinking": "Hm."}
 WRONG = [
+    (called(content=[HM]), "'messages[1].content' is empty"),
+    (called(content=[{"type": "text", "text": "4"}, HM]), "'messages[1].content[1]' is reasoning behind the text"),
+    (called(content=[HM, {"type": "text", "text": "4"}], reasoning="So."), "reasoning in its content and beside it"),
+    (called(content=[HM | {"score": 3}]), "key 'messages[1].content[0].score' would be dropped"),
+    (called(content=[{"type": "tool_use", "name": "f"}]), "a call stands in the message's tool_calls"),
     (called(tool_calls=[{"type": "function"}]), "'messages[1].tool_calls[0]' has the name 'None'"),
     (called(tool_calls=[{"function": {"name": "f", "arguments": "city: Oslo"}}]), "'city: Oslo', which is no JSON"),
     (called(tool_calls=[{"function": {"name": "f", "arguments": [1]}}]), "tool_calls[0].arguments' is a list ([1])"),

@@ -92,6 +92,20 @@ TEXT_ARGUMENTS = (
     "{{ call.function.name + '```' + call.function.arguments + '```' }}{% endfor %}{% else %}{{ m.content }}{% endif %}"
     "{{ '<|eot|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|header|>assistant<|/header|>' }}{% endif %}"
 )
+# As Command A: a call begins with another token than an answer, and nothing asks; or a turn is always asked for.
+UNASKED = (
+    "{{ tools | tojson if tools }}{% for m in messages %}{{ '<|header|>' + m.role + '<|/header|>' }}"
+    "{% if m.tool_calls %}{{ '<|call|>' + m.tool_calls[0].function.name }}"
+    "{{ m.tool_calls[0].function.arguments | tojson }}"
+    "{% elif m.role == 'assistant' %}{{ '<|return|>' + m.content }}{% else %}{{ m.content }}{% endif %}{{ '<|eot|>' }}"
+    "{% endfor %}"
+)
+ALWAYS = (
+    "{{ tools | tojson if tools }}{% for m in messages %}{{ '<|header|>' + {'user': '[INST]', 'assistant': '[/INST]', "
+    "'tool': '[TOOL_RESULTS]'}[m.role] }}{% if m.tool_calls %}{{ m.tool_calls[0].function.name }}"
+    "{{ m.tool_calls[0].function.arguments | tojson }}{% else %}{{ m.content }}{% endif %}{{ '<|eot|>' }}{% endfor %}"
+    "{{ '<|header|>[/INST]' }}"
+)
 TEMPLATES = {
     "hermes": HERMES, "qwen3": QWEN3, "llama": LLAMA, "mistral": MISTRAL, "name_again": NAME_AGAIN,
     "text_arguments": TEXT_ARGUMENTS, "chatml": CHATML, "plain": PLAIN,
@@ -234,12 +248,16 @@ def test_reasoning_is_kept_where_the_template_keeps_it(base, name):
         ("no_tools", ONE, "leaves out the tools"),
         ("no_tools", ONE[1:3], "leaves out a tool call"),
         ("no_results", ONE, "leaves out a tool's result"),
+        ("unasked", ONE, "a turn with tool calls begins otherwise than an answer"),
+        ("always", ONE, "where a turn with tool calls ends cannot be told"),
         ("no_thoughts", TWO[:2], "leaves out the reasoning of the last turn"),
     ],
 )
 def test_what_a_template_would_leave_out_is_refused(base, name, messages, what):
     only = "{% for m in messages if m.role != 'tool' %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
     sources = {
+        "always": ALWAYS,
+        "unasked": UNASKED,
         "no_tools": only + "{{ '<|im_end|>\n' }}{% endfor %}" + ASK,
         "no_results": "{{ tools | tojson }}" + only + CALLS + "{{ '<|im_end|>\n' }}{% endfor %}" + ASK,
         "no_thoughts": only.replace("m.content", "m.content.split('</think>')[-1].strip()")

@@ -3,15 +3,24 @@ what is deleted is not read. Headers, footers, comments, tables of contents and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lit_llm.data.documents.docx_numbering import Numbering
 from lit_llm.data.documents.package import Package, attribute, child, local
 from lit_llm.data.documents.parts import Part, broken, row, sections, tidy
 
-_NOT_READ = {"del", "moveFrom", "pPr", "rPr", "instrText", "delText", "sdtPr", "tblPr", "trPr", "tcPr", "Fallback"}
+_NOT_READ = {"del", "moveFrom", "pPr", "rPr", "instrText", "delText", "sdtPr", "tblPr", "trPr", "tcPr", "Fallback",
+             "rt"}  # fmt: skip
 _GIVES = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "\u2011", "ptab": "\t"}
+_WINGDINGS = {0x6F: "☐", 0x71: "☐", 0xA8: "☐", 0x78: "☒", 0xFD: "☒", 0xFE: "☑", 0xFB: "✗", 0xFC: "✓", 0xE0: "→"}
+"""Boxes of forms and ticks, by their codes in that font."""
+_SYMBOL = dict(zip(
+    map(ord, "abgdezhqiklmnxoprstufcywABGDEZHQIKLMNXOPRSTUFCYW\xa3\xb3\xb1\xb4\xb9\xb0\xae\xb7"),
+    "αβγδεζηθικλμνξοπρστυφχψωΑΒΓΔΕΖΗΘΙΚΛΜΝΞΟΠΡΣΤΥΦΧΨΩ≤≥±×≠°→•", strict=True,
+))  # fmt: skip
+"""Greek letters and signs, by their codes in that font."""
 
 
 def read_docx(data: bytes) -> list[Part]:
@@ -33,13 +42,15 @@ class _Style:
         based = child(element, "basedOn")
         self.based = attribute(based, "val") if based is not None else None
         self.properties = child(element, "pPr")
-        self.hidden = _on(child(element, "rPr", "vanish"))
+        vanish = child(element, "rPr", "vanish")
+        self.hidden = None if vanish is None else _on(vanish)  # None: as the style says that it is based on
 
 
 class _Word:
     def __init__(self, package: Package, main: str) -> None:
         members = dict(package.relations(main).values())
         self._styles: dict[str, _Style] = {}
+        self._hidden = False  # the paragraph's style hides what its runs do not show
         styles = package.xml(members.get("styles", "word/styles.xml"))
         for one in [] if styles is None else styles:
             if local(one) == "style":
@@ -122,7 +133,9 @@ class _Word:
         own = [properties, *(one.properties for one in chain)]
         number = self._numbering.of([one for one in own if one is not None])
         boxes: list[Any] = []
+        around, self._hidden = self._hidden, _hides(chain)
         text = tidy("".join(piece for one in (*before, element) for piece in self._text(one, boxes)))
+        self._hidden = around
         level = self._level(own, chain)
         if text:
             yield (level, number.mark + text) if level else (0, number.indent + number.mark + text)
@@ -154,10 +167,20 @@ class _Word:
                 yield self._note(name.removesuffix("Reference"), attribute(one, "id") or "")
             elif name == "txbxContent":
                 boxes.append(one)
-            elif name == "r" and _on(child(one, "rPr", "vanish")):
+            elif name == "sym":
+                yield _symbol(one)
+            elif name == "r" and self._is_hidden(one):
                 continue
             elif name and name not in _NOT_READ:
                 yield from self._text(one, boxes)
+
+    def _is_hidden(self, run: Any) -> bool:
+        """Whether a run is not shown: by its own property, else by its style or its paragraph's."""
+        own = child(run, "rPr", "vanish")
+        if own is not None:
+            return _on(own)
+        style = child(run, "rPr", "rStyle")
+        return _hides(self._chain(attribute(style, "val")) if style is not None else (), self._hidden)
 
     def _note(self, kind: str, number: str) -> str:
         note = self._notes.pop((kind, number), None)
@@ -174,6 +197,18 @@ class _Word:
 def _end_deleted(paragraph: Any) -> bool:
     mark = child(paragraph, "pPr", "rPr")
     return any(child(mark, name) is not None for name in ("del", "moveFrom"))
+
+
+def _symbol(element: Any) -> str:
+    """A character of a font of symbols as a letter or sign; "" for what only decorates."""
+    font, code = (attribute(element, "font") or "").lower(), attribute(element, "char") or ""
+    known = {"symbol": _SYMBOL, "wingdings": _WINGDINGS}.get(font, {})
+    return known.get(int(code, 16) & 0xFF, "") if re.fullmatch("[0-9A-Fa-f]{2,4}", code) else ""
+
+
+def _hides(chain: Iterable[_Style], otherwise: bool = False) -> bool:
+    """Whether a style, or the first one it is based on that says so, hides its text."""
+    return next((one.hidden for one in chain if one.hidden is not None), otherwise)
 
 
 def _on(switch: Any) -> bool:

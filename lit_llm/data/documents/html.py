@@ -12,6 +12,8 @@ from lit_llm.data.documents.parts import Part, Unreadable, sections
 
 _DECLARED = re.compile(rb"<meta[^>]{0,400}?charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.IGNORECASE)
 _XML = re.compile(rb"^\s*<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([\w.:-]{2,40})")
+_HEAD = 2**16  # bytes in which a page says its encoding
+_FRAMES = re.compile(rb"<(i?frame|frameset)\b", re.IGNORECASE)
 _LEAST = 0.7  # of a page's text outside of its menus: less is not its main text
 _ARTICLE = 0.5  # of it, that a page's one article has: less is one of many pieces
 _SHORT = 20  # letters: a shorter block may be found by chance
@@ -22,7 +24,7 @@ _Blocks = list[tuple[int, str]]
 
 def declared(data: bytes) -> str | None:
     """The encoding that a page says it is in."""
-    found = _XML.search(data[:200]) or _DECLARED.search(data[:8192])
+    found = _XML.search(data[:200]) or _DECLARED.search(data[:_HEAD])
     return found[1].decode("ascii") if found else None
 
 
@@ -34,7 +36,8 @@ def read_html(data: bytes, encoding: str) -> tuple[list[Part], Decoded]:
         raise Unreadable("invalid_utf8", "its encoding is neither said nor found; set data.encoding") from None
     main = _main_text(text.text)
     if not main:
-        raise Unreadable("empty_text", "no text in it; a page that a script writes is empty without a browser")
+        what = "its frames' text is in other files" if _FRAMES.search(data) else "what a script writes needs a browser"
+        raise Unreadable("empty_text", f"no text in it; {what}")
     return sections(main), text
 
 

@@ -4,7 +4,7 @@ and what is hidden are left out. ``lxml`` parses it; nothing is fetched."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from lxml import etree
@@ -14,8 +14,9 @@ from lit_llm.data.documents.docx_numbering import written
 from lit_llm.data.documents.package import local
 from lit_llm.data.documents.parts import Unreadable, broken, one_line, row
 
-_SILENT = {"script", "style", "template", "noscript", "head", "svg", "math", "object", "iframe", "canvas", "audio",
+_SILENT = {"script", "style", "template", "noscript", "noframes", "head", "svg", "object", "iframe", "canvas", "audio",
            "video", "select", "button", "textarea", "input", "datalist", "rt", "rp"}  # fmt: skip
+_OPENS = {"summary", *(f"h{level}" for level in range(1, 7))}  # a button in one opens what is below: it is its text
 MENUS = frozenset(("nav", "header", "footer", "aside", "form", "menu", "dialog"))
 """Elements around a page's main text. Within it a header, a footer and an aside are of the text, and a form may be."""
 _MAIN = {"main", "article"}
@@ -87,6 +88,7 @@ class _Walker:
         self._line: list[str] = []
         self._links: list[str] = []
         self._in_link = 0
+        self._opens = 0  # headings and summaries around
 
     def flush(self, level: int = 0, before: str = "") -> None:
         lines = [one_line(line) for line in "".join(self._line).split(_BREAK)]
@@ -107,17 +109,25 @@ class _Walker:
         name = local(element).lower()
         if depth > _MAX_DEPTH:
             raise Unreadable("document_bomb", f"nested deeper than {_MAX_DEPTH} elements")
-        if not name or name in _SILENT or name in self._without or _hidden(element):
+        silent = name in _SILENT and not (name == "button" and self._opens)
+        if not name or silent or name in self._without or _hidden(element):
             return
         if name in _MAIN and self._without & _OF_MAIN:
             around, self._without = self._without, self._without - _OF_MAIN
             self.walk(element, depth)
             self._without = around
             return
-        if name in _HEADINGS:
+        if name in _OPENS:
             self.flush()
+            self._opens += 1
             self._inside(element, depth)
-            self.flush(_HEADINGS[name])
+            self._opens -= 1
+            self.flush(_HEADINGS.get(name, 0))
+        elif name == "math":
+            self._say(_formula(element))
+        elif name == "li" and depth:  # without a list around it, as old pages have it
+            self.flush()
+            self._item(element, "- ", depth, 0)
         elif name in ("ul", "ol"):
             self.flush()
             self._list(element, depth, 0)
@@ -126,7 +136,7 @@ class _Walker:
             self._table(element, depth)
         elif name == "pre":
             self.flush()
-            text = "".join(element.itertext()).strip("\n")
+            text = "".join(_texts(element, _SILENT)).strip("\n")
             if text.strip():
                 self.found.append((0, text))
         elif name in ("br", "hr"):
@@ -235,6 +245,25 @@ class _Walker:
         inner._inside(cell, depth + 1)
         inner.flush()
         return " ".join(text for _, text in inner.found)
+
+
+def _texts(element: Any, without: Collection[str]) -> Iterator[str]:
+    """The text of an element as it stands in the page, with its own line ends."""
+    yield element.text or ""
+    for one in element:
+        name = local(one).lower()
+        if name == "br":
+            yield "\n"
+        elif name and name not in without:
+            yield from _texts(one, without)
+        yield one.tail or ""
+
+
+def _formula(math: Any) -> str:
+    """A formula of MathML as TeX, where the page has that beside it; else its letters one after another."""
+    found = (one.text for one in math.iter("annotation") if "tex" in (one.get("encoding") or "").lower())
+    tex = next(found, None) or math.get("alttext")
+    return f"${one_line(tex)}$" if tex else one_line("".join(_texts(math, ("annotation", "annotation-xml"))))
 
 
 def _arranged(cell: Any) -> bool:

@@ -6,11 +6,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from lit_llm.data.documents.odf_numbering import Numbering
 from lit_llm.data.documents.package import Package, attribute, child, local
 from lit_llm.data.documents.parts import Part, Unreadable, broken, one_line, paragraphs, row, sections, tidy
 
 _NOT_READ = {"tracked-changes", "annotation", "annotation-end", "table-of-content", "sequence-decls", "forms", "change",
              "ruby-text", "title", "desc", "event-listeners", "settings"}  # fmt: skip
+_BOXES = {"frame", "custom-shape", "rect", "ellipse", "circle", "line", "polyline", "polygon", "path", "connector",
+          "caption", "measure", "regular-polygon"}  # fmt: skip
+"""Drawings, which hold paragraphs."""
 _MOST_REPEATS = 1000  # of a row or cell with text: what is repeated more often fills a sheet
 
 
@@ -24,7 +28,7 @@ def read_odf(data: bytes) -> list[Part]:
     body = None if root is None else child(root, "body")
     if body is None:
         raise broken("no text in it")
-    reader = _Reader()
+    reader = _Reader(Numbering([package.xml("styles.xml"), root]))
     parts: list[Part] = []
     for kind in body:
         if local(kind) == "spreadsheet":
@@ -37,7 +41,8 @@ def read_odf(data: bytes) -> list[Part]:
 
 
 class _Reader:
-    def __init__(self) -> None:
+    def __init__(self, numbering: Numbering) -> None:
+        self._numbering = numbering
         self._noted = 0
         self._waiting: list[str] = []
 
@@ -76,13 +81,17 @@ class _Reader:
     def blocks(self, parent: Any, depth: int = 0) -> Iterator[tuple[int, str]]:
         for one in parent:
             name = local(one)
-            if name == "h":
+            if name in ("h", "p"):
                 level = attribute(one, "outline-level") or "1"
-                yield (int(level) if level.isdigit() else 1), tidy(self._text(one))
-            elif name == "p":
-                yield 0, tidy(self._text(one))
-                for frame in (each for each in one.iter() if local(each) == "text-box"):
-                    yield from self.blocks(frame, depth)
+                boxes: list[Any] = []
+                text, at = tidy(self._text(one, boxes)), int(level) if level.isdigit() else 1
+                if name == "h" and text:
+                    numbered = attribute(one, "is-list-header") != "true"
+                    yield at, (self._numbering.heading(at) if numbered else "") + text
+                else:
+                    yield 0, text
+                for box in boxes:
+                    yield from self.blocks(box, depth)
             elif name == "list":
                 yield from self._list(one, depth)
             elif name == "table":
@@ -90,19 +99,24 @@ class _Reader:
             elif name and name not in _NOT_READ and name != "notes":
                 yield from self.blocks(one, depth)
 
-    def _list(self, parent: Any, depth: int) -> Iterator[tuple[int, str]]:
+    def _list(self, parent: Any, depth: int, around: str = "") -> Iterator[tuple[int, str]]:
+        style = attribute(parent, "style-name") or around
+        if not depth and attribute(parent, "continue-numbering") != "true" and not attribute(parent, "continue-list"):
+            self._numbering.begin(style)
         for item in parent:
-            first = True
+            mark = ""
+            if local(item) == "list-item":
+                mark = self._numbering.item(style, depth + 1, attribute(item, "start-value"))
             for one in item if local(item) in ("list-item", "list-header") else ():
                 if local(one) == "list":
-                    yield from self._list(one, depth + 1)
+                    yield from self._list(one, depth + 1, style)
                     continue
                 for level, text in self.blocks([one], depth):
                     if level or not text:
                         yield level, text
                     else:
-                        yield 0, "  " * depth + ("- " if first else "  ") + text
-                        first = False
+                        yield 0, "  " * depth + (mark or "  ") + text
+                        mark = ""
 
     def _rows(self, table: Any) -> Iterator[list[str]]:
         for one in table:
@@ -128,7 +142,8 @@ class _Reader:
             waiting = 0
             yield from [text] * times
 
-    def _text(self, element: Any) -> str:
+    def _text(self, element: Any, boxes: list[Any]) -> str:
+        """A paragraph's text; what has paragraphs of its own in it is put into ``boxes``."""
         pieces = [element.text or ""]
         for one in element:
             name = local(one)
@@ -140,10 +155,10 @@ class _Reader:
                 pieces.append("\n")
             elif name == "note":
                 pieces.append(self._note(one))
-            elif name == "soft-page-break" or (
-                name and name not in _NOT_READ and name not in ("frame", "custom-shape")
-            ):
-                pieces.append(self._text(one))
+            elif name in _BOXES:
+                boxes.append(one)
+            elif name and name not in _NOT_READ:
+                pieces.append(self._text(one, boxes))
             pieces.append(one.tail or "")
         return "".join(pieces)
 

@@ -1,18 +1,18 @@
 """Running headers, footers and page numbers of a PDF: what is no part of its text.
 
 Only the outermost one or two lines of a page may be that, where a gap wider than that between lines parts them from the
-text. A page number is a number that steps with the pages. Any other line is one where the same line stands at the same
-edge of many pages; it is kept where it stands first. When in doubt a line stays.
+text. A page number is a number that steps with the pages. Any other line is one where the same line stands in the same
+place of many pages; it is kept where it stands first. When in doubt a line stays.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from statistics import median
 
 from lit_llm.data.documents.pdf_lines import Line
 
@@ -22,6 +22,7 @@ _APART = 1.4  # of the usual step between lines: a wider one parts a header from
 _USUAL = 1.2  # of the letters' size: the step between lines where a document has too few to tell
 _ASIDE = 6  # of the letters' size: a page's number is so far from what else is on its line
 _REPEATED = 0.3  # of the pages: what is at the edge of so many is a running header
+_SAME_PLACE = 2.0  # points: a header stands where it does on every page, text where the text before it ends
 _RUN = 3  # pages one after another whose numbers step: a chapter that counts for itself
 _WORD = r"(?:page|seite|p\.|s\.|pág\.?|página|صفحة)"
 _COUNT = r"(\d{1,5}|[ivxlc]{1,7})(?:\s*(?:/|of|von|de|من|sur)\s*\d{1,5})?"
@@ -52,11 +53,13 @@ def without_headers(pages: Sequence[tuple[float, Sequence[Line]]]) -> list[Body]
         {number: _key(line, page, stepping) for each in sides for number, line in each}
         for page, sides in enumerate(edges)
     ]
-    seen = [Counter[str](), Counter[str]()]
+    places: tuple[_Places, _Places] = ({}, {})
     for page, sides in enumerate(edges):
         for side, each in enumerate(sides):
-            seen[side].update({keys[page][number] for number, _ in each})
-    least = max(2, math.ceil(_REPEATED * len(pages)))
+            for number, line in each:
+                from_edge = line.y if side else pages[page][0] - line.y
+                places[side].setdefault(keys[page][number], {}).setdefault(page, from_edge)
+    size = median([line.size for _, lines in pages for line in lines] or [0.0])
     kept: set[tuple[int, str]] = set()
     found = []
     for page, (_, lines) in enumerate(pages):
@@ -65,7 +68,9 @@ def without_headers(pages: Sequence[tuple[float, Sequence[Line]]]) -> list[Body]
         for side, each in enumerate(edges[page]):
             for number, line in each:
                 key = keys[page][number]
-                if key and (not re.search(r"[^\W\d_]", key) or seen[side][key] < least):
+                as_text = line.size > 0.95 * size and "\0" not in key  # in the text's letters, without a page's number
+                least = max(3 if as_text else 2, math.ceil(_REPEATED * len(pages)))
+                if key and (not re.search(r"[^\W\d_]", key) or _alike(places[side][key], page) < least):
                     continue  # bare numbers that do not step are amounts
                 gone.add(number)
                 if key and (side, key) not in kept:
@@ -75,6 +80,11 @@ def without_headers(pages: Sequence[tuple[float, Sequence[Line]]]) -> list[Body]
     return found
 
 
+def _alike(places: Mapping[int, float], page: int) -> int:
+    """On how many pages a line stands where it does on one."""
+    return sum(1 for place in places.values() if abs(place - places[page]) <= _SAME_PLACE)
+
+
 def _usual_step(pages: Sequence[Sequence[Line]]) -> float:
     """The usual step between the lines of a paragraph, by the letters' size."""
     steps = [(a.y - b.y) / b.size for lines in pages for a, b in pairwise(lines) if 0 < a.y - b.y < 3 * b.size]
@@ -82,6 +92,7 @@ def _usual_step(pages: Sequence[Sequence[Line]]) -> float:
 
 
 _Edge = list[tuple[int, Line]]
+_Places = dict[str, dict[int, float]]  # by a line's key: how far it is from the edge, on each page that has it
 
 
 def _edges(height: float, lines: Sequence[Line], usual: float) -> tuple[_Edge, _Edge]:

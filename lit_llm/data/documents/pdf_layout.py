@@ -17,6 +17,7 @@ _FILLED = 0.55  # of a column's width, that its lines fill as a rule: cells of a
 _MAX_COLUMNS = 4
 _SPACE = 3.5  # of the letters' size: a wider space between two lines ends columns and tables
 _END = re.compile(r"[.!?:;؟。！？…]['\"”’»)\]]*$")
+_BULLETS = "•●○◦▪■□‣➢✓*·"  # with which no line of a sentence begins
 _WIDE_SCRIPT = re.compile("[\u3000-\u30ff\u3400-\u9fff\uac00-\ud7af\uff00-\uffef]")
 _KEPT_BEFORE = re.compile(r"(und|oder|bzw|and|or|et|ou|y|o|e|to)\b")
 
@@ -176,7 +177,7 @@ def _smaller(steps: Sequence[float]) -> float:
 
 def _begins(above: Line, line: Line, usual: float, left: float, right: float, layout: Layout) -> bool:
     """Whether a line begins a paragraph."""
-    if above.y - line.y > 1.3 * usual or above.y < line.y or line.segments[0].marker:
+    if above.y - line.y > 1.3 * usual or above.y < line.y:
         return True
     if abs(above.size - line.size) > 0.12 * max(above.size, line.size):
         return True
@@ -188,7 +189,15 @@ def _begins(above: Line, line: Line, usual: float, left: float, right: float, la
     else:
         indented = last - left > line.size and first - left < 0.5 * line.size and last - left < 0.3 * width
         short = right - above.segments[-1].x1 > 0.2 * width
-    return (indented and not above.segments[0].marker) or (short and bool(_END.search(above.text)))
+    ended = bool(_END.search(above.text))
+    if line.segments[0].marker and (ended or short or _itemizes(above.segments[0], line.segments[0])):
+        return True
+    return (indented and not above.segments[0].marker) or (short and ended)
+
+
+def _itemizes(above: Segment, line: Segment) -> bool:
+    """Whether what looks like an item's mark is one, and no number that a sentence goes on with on its next line."""
+    return line.text[0] in _BULLETS or above.marker or line.x0 < above.x0 - 0.5 * line.size
 
 
 def joined(above: str, below: str, layout: Layout) -> str:

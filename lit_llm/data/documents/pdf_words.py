@@ -16,8 +16,9 @@ from typing import Any
 from pypdf.generic import ContentStream, DictionaryObject, IndirectObject
 from pypdf.generic._font import Font
 
-Matrix = tuple[float, float, float, float, float, float]
-_UNIT: Matrix = (1.0, 0.0, 0.0, 1.0, 0.0, 0.0)
+from lit_llm.data.documents.pdf_forms import appearances
+from lit_llm.data.documents.pdf_objects import UNIT, Matrix, held, matrix_of, numbers, times, value_of
+
 _MAX_DEPTH = 8  # of forms within forms
 MAX_WORDS = 200_000  # of a page
 RIGHT_TO_LEFT = frozenset(("R", "AL"))
@@ -60,7 +61,7 @@ class _Text:
 
 @dataclass
 class _State:
-    matrix: Matrix = _UNIT
+    matrix: Matrix = UNIT
     text: _Text = field(default_factory=_Text)
 
 
@@ -79,9 +80,12 @@ def read_page(page: Any, fonts: dict[Any, Font]) -> Page:
     }.get(turn, (1.0, 0.0, 0.0, 1.0, -box[0], -box[1]))
     wide, high = box[2] - box[0], box[3] - box[1]
     found = Page([], 0, 0, *((high, wide) if turn in (90, 270) else (wide, high)))
+    reader = _Reader(page.pdf, found, fonts)
     contents = page.get_contents()
     if contents is not None:
-        _Reader(page.pdf, found, fonts).run(contents.operations, page.get("/Resources"), _State(matrix), 0)
+        reader.run(contents.operations, page.get("/Resources"), _State(matrix), 0)
+    for form, place in appearances(page):
+        reader.draw(form, page.get("/Resources"), times(place, matrix), 0)
     return found
 
 
@@ -93,9 +97,9 @@ class _Reader:
         self._blank = False
 
     def run(self, operations: Sequence[Any], resources: Any, state: _State, depth: int) -> None:
-        resources = _object(resources)
+        resources = value_of(resources)
         stack: list[tuple[Matrix, _Text]] = []
-        line = here = _UNIT
+        line = here = UNIT
         for operands, operator in operations:
             text = state.text
             if operator == b"q":
@@ -105,34 +109,34 @@ class _Reader:
             elif operator == b"Q" and stack:
                 state.matrix, state.text = stack.pop()
             elif operator == b"cm":
-                state.matrix = _times(_matrix(operands), state.matrix)
+                state.matrix = times(matrix_of(operands), state.matrix)
             elif operator == b"BT":
-                line = here = _UNIT
+                line = here = UNIT
             elif operator == b"Tm":
-                line = here = _matrix(operands)
+                line = here = matrix_of(operands)
             elif operator in (b"Td", b"TD"):
-                x, y = _numbers(operands, 2)
+                x, y = numbers(operands, 2)
                 text.leading = -y if operator == b"TD" else text.leading
-                line = here = _times((1, 0, 0, 1, x, y), line)
+                line = here = times((1, 0, 0, 1, x, y), line)
             elif operator == b"T*":
-                line = here = _times((1, 0, 0, 1, 0, -text.leading), line)
+                line = here = times((1, 0, 0, 1, 0, -text.leading), line)
             elif operator == b"Tf":
-                text.font, text.size = self._font(resources, operands), _numbers(operands[1:], 1)[0]
+                text.font, text.size = self._font(resources, operands), numbers(operands[1:], 1)[0]
             elif operator in _SETTINGS:
-                value = _numbers(operands, 1)[0]
+                value = numbers(operands, 1)[0]
                 setattr(text, _SETTINGS[operator], value / 100 if operator == b"Tz" else value)
             elif operator == b"Tj" and operands:
                 here = self._show(operands[0], text, here, state.matrix)
             elif operator == b"TJ" and operands and isinstance(operands[0], list):
                 for one in operands[0]:
                     if isinstance(one, int | float):
-                        here = _times((1, 0, 0, 1, -float(one) / 1000 * text.size * text.scale, 0), here)
+                        here = times((1, 0, 0, 1, -float(one) / 1000 * text.size * text.scale, 0), here)
                     else:
                         here = self._show(one, text, here, state.matrix)
             elif operator in (b"'", b'"') and operands:
                 if operator == b'"' and len(operands) == 3:
-                    text.word_spacing, text.spacing = _numbers(operands, 2)
-                line = here = _times((1, 0, 0, 1, 0, -text.leading), line)
+                    text.word_spacing, text.spacing = numbers(operands, 2)
+                line = here = times((1, 0, 0, 1, 0, -text.leading), line)
                 here = self._show(operands[-1], text, here, state.matrix)
             elif operator == b"Do" and operands:
                 self._form(resources, operands[0], state, depth)
@@ -144,21 +148,25 @@ class _Reader:
                 self._end_actual(actual)
 
     def _form(self, resources: Any, name: Any, state: _State, depth: int) -> None:
-        form = _object(_get(_get(resources, "/XObject"), name))
+        form = value_of(held(held(resources, "/XObject"), name))
         if not isinstance(form, DictionaryObject):
             return
         if form.get("/Subtype") == "/Image":
             self._page.images += 1
         elif form.get("/Subtype") == "/Form" and depth < _MAX_DEPTH:
-            matrix = _times(_matrix(_object(form.get("/Matrix")) or _UNIT), state.matrix)
-            own = form.get("/Resources", resources)
-            self.run(ContentStream(form, self._pdf).operations, own, _State(matrix), depth + 1)
+            self.draw(form, resources, state.matrix, depth)
+
+    def draw(self, form: Any, resources: Any, matrix: Matrix, depth: int) -> None:
+        """The words of a form, which is content with resources of its own."""
+        matrix = times(matrix_of(value_of(form.get("/Matrix")) or UNIT), matrix)
+        own = form.get("/Resources", resources)
+        self.run(ContentStream(form, self._pdf).operations, own, _State(matrix), depth + 1)
 
     def _font(self, resources: Any, operands: Sequence[Any]) -> Font | None:
-        fonts = _object(_get(resources, "/Font"))
+        fonts = value_of(held(resources, "/Font"))
         name = operands[0] if operands else None
         place = fonts.raw_get(name) if isinstance(fonts, DictionaryObject) and name in fonts else None
-        font = _object(place)
+        font = value_of(place)
         if not isinstance(font, DictionaryObject):
             return None
         key = (place.idnum, place.generation) if isinstance(place, IndirectObject) else (id(font), self._page)
@@ -170,7 +178,7 @@ class _Reader:
         """Words of one string; where the next one begins."""
         if text.font is None:
             return here
-        whole = _times(here, matrix)
+        whole = times(here, matrix)
         size = abs(text.size) * math.hypot(whole[2], whole[3])
         unit = math.hypot(whole[0], whole[1])  # points of the page for one of the text's own
         turn, x, y = _turned(whole, text.rise)
@@ -193,7 +201,7 @@ class _Reader:
                 found = Word(min(begin, end), max(begin, end), y, size, letters, turn, self._blank, right)
                 word, self._blank = None if right else found, False
                 self._add(found)
-        return _times((1, 0, 0, 1, advance, 0), here)
+        return times((1, 0, 0, 1, advance, 0), here)
 
     def _add(self, word: Word) -> None:
         if any(actual is not None for actual in self._actual):
@@ -268,34 +276,8 @@ def _turned(matrix: Matrix, rise: float) -> tuple[int | None, float, float]:
 
 
 def _actual_text(operands: Sequence[Any], resources: Any) -> str | None:
-    properties = _object(operands[1]) if len(operands) > 1 else None
+    properties = value_of(operands[1]) if len(operands) > 1 else None
     if isinstance(properties, str):
-        properties = _object(_get(_get(resources, "/Properties"), properties))
+        properties = value_of(held(held(resources, "/Properties"), properties))
     actual = properties.get("/ActualText") if isinstance(properties, dict) else None
     return actual if isinstance(actual, str) else None
-
-
-def _object(value: Any) -> Any:
-    return value.get_object() if hasattr(value, "get_object") else value
-
-
-def _get(value: Any, key: Any) -> Any:
-    value = _object(value)
-    return value.get(key) if isinstance(value, dict) else None
-
-
-def _numbers(operands: Sequence[Any], count: int) -> list[float]:
-    numbers = [float(one) if isinstance(one, int | float) else 0.0 for one in operands[:count]]
-    return numbers + [0.0] * (count - len(numbers))
-
-
-def _matrix(operands: Any) -> Matrix:
-    a, b, c, d, e, f = _numbers(list(operands), 6)
-    return a, b, c, d, e, f
-
-
-def _times(m: Matrix, n: Matrix) -> Matrix:
-    return (
-        m[0] * n[0] + m[1] * n[2], m[0] * n[1] + m[1] * n[3], m[2] * n[0] + m[3] * n[2],
-        m[2] * n[1] + m[3] * n[3], m[4] * n[0] + m[5] * n[2] + n[4], m[4] * n[1] + m[5] * n[3] + n[5],
-    )  # fmt: skip

@@ -45,7 +45,7 @@ def read(kind: str, data: bytes, encoding: str) -> dict[str, Any]:
     if module == "html":
         parts, decoded = reader(data, encoding)
         found_encoding = decoded.encoding
-    elif module == "xlsx":
+    elif module in ("xlsx", "epub"):
         parts, warnings = reader(data)
     else:
         parts = reader(data)

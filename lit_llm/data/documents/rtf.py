@@ -24,8 +24,9 @@ _SILENT = {"stylesheet", "colortbl", "info", "pict", "object", "header", "header
            "footerl", "footerr", "footerf", "ftnsep", "ftnsepc", "aftnsep", "aftnsepc", "fldinst", "themedata",
            "listtable", "listoverridetable", "rsidtbl", "generator", "datastore", "xmlnstbl", "latentstyles",
            "bkmkstart", "bkmkend", "atnid", "atnauthor", "annotation", "atntime", "atndate", "filetbl", "revtbl",
-           "nonshppict", "template", "userprops", "xe", "tc", "txe", "panose", "falt", "mmathPr", "pgptbl"}  # fmt: skip
-_OPEN = {"shptxt", "listtext", "pntext"}  # destinations behind \* that are text all the same
+           "nonshppict", "template", "userprops", "xe", "tc", "txe", "panose", "falt", "mmathPr", "pgptbl", "sp",
+           "shprslt"}  # fmt: skip
+_OPEN = {"shpinst", "shptxt", "listtext", "pntext", "ud"}  # destinations behind \* that are text all the same
 _MAX_DEPTH = 500
 
 
@@ -41,6 +42,8 @@ class _State:
     hidden: bool = False
     deleted: bool = False  # by a change that is not yet accepted
     mark: bool = False  # the text of a list's item number
+    box: int = 0  # text boxes around
+    twice: bool = False  # its text comes once more, in Unicode
 
 
 def read_rtf(data: bytes) -> list[Part]:
@@ -67,6 +70,8 @@ class _Reader:
         self._note: list[str] = []
         self._notes: list[str] = []
         self._noted = 0
+        self._around: list[_Around] = []  # the paragraphs that text boxes stand in
+        self._boxes: list[tuple[int, str]] = []  # what is in them, which comes behind these
 
     def read(self, data: bytes) -> None:
         at = 0
@@ -102,6 +107,8 @@ class _Reader:
             before, self._state = self._state, self._stack.pop()
             if before.note and not self._state.note:
                 self._end_note()
+            if before.box > self._state.box:
+                self._end_box()
 
     def _symbol(self, symbol: bytes) -> None:
         if symbol == b"*":
@@ -123,6 +130,12 @@ class _Reader:
             return
         if word in _SILENT or (starred and word not in _OPEN and word != "footnote"):
             self._state = replace(self._state, silent=True)
+        elif word == "upr" and not self._state.silent:
+            self._state = replace(self._state, silent=True, twice=True)
+        elif word == "ud" and self._state.twice:
+            self._state = replace(self._state, silent=False, twice=False)
+        elif word == "shptxt" and not self._state.silent:
+            self._begin_box()
         elif word == "fonttbl":
             self._state = replace(self._state, fonts=True)
         elif word == "footnote":
@@ -135,6 +148,7 @@ class _Reader:
             self._page = self._encoding = {"mac": "mac_roman", "pc": "cp437", "pca": "cp850"}[word]
         elif word == "deff" and number is not None:
             self._default_font = number
+            self._state = replace(self._state, font=number)
         elif word == "f" and number is not None:
             self._state = replace(self._state, font=number)
         elif word == "fcharset" and number is not None and self._state.fonts:
@@ -224,23 +238,58 @@ class _Reader:
         self._notes.append(f"[^{self._noted}]: {tidy(''.join(self._note))}")
         self._note = []
 
+    def _begin_box(self) -> None:
+        self._around.append(_Around(self._text, self._level, self._in_table, self._cells, self._rows))
+        self._text, self._cells, self._rows = [], [], []
+        self._level, self._in_table = 0, False
+        self._state = replace(self._state, box=self._state.box + 1)
+
+    def _end_box(self) -> None:
+        self._end_paragraph()
+        self._end_table()
+        around = self._around.pop()
+        self._text, self._level, self._in_table, self._cells, self._rows = (
+            around.text, around.level, around.in_table, around.cells, around.rows
+        )  # fmt: skip
+
+    def _say(self, level: int, text: str) -> None:
+        (self._boxes if self._around else self.blocks).append((level, text))
+
     def _end_paragraph(self) -> None:
         self._flush_bytes()
         text, self._text = tidy("".join(self._text)), []
         if text:
             self._end_table()
-            if self._level:
+            if self._level and not self._around:
                 self._end_section()
-            self.blocks.append((self._level, text))
+            self._say(self._level, text)
+        self._tell_boxes()
 
     def _end_table(self) -> None:
-        if lines := [line for line in self._rows if line]:
-            self.blocks.append((0, "\n".join(lines)))
-        self._rows = []
+        lines, self._rows = [line for line in self._rows if line], []
+        if lines:
+            self._say(0, "\n".join(lines))
+            self._tell_boxes()
+
+    def _tell_boxes(self) -> None:
+        if not (self._around or self._rows or self._cells):
+            self.blocks += self._boxes
+            self._boxes = []
 
     def _end_section(self) -> None:
         self.blocks += [(0, note) for note in self._notes]
         self._notes = []
+
+
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What is read so far of where a text box stands."""
+
+    text: list[str]
+    level: int
+    in_table: bool
+    cells: list[str]
+    rows: list[str]
 
 
 def _codec(page: int) -> str | None:

@@ -94,6 +94,14 @@ def zipped(members):
     return data.getvalue()
 
 
+def with_member(data, name, content):
+    """A zip file with one member more."""
+    found = io.BytesIO(data)
+    with zipfile.ZipFile(found, "a") as file:
+        file.writestr(name, content)
+    return found.getvalue()
+
+
 def epub(chapters, *, locked=False):
     """A book of {name: the body of its page}, in that order; its files are stored in another."""
     items = "".join(

@@ -5,9 +5,12 @@
 import codecs
 import datetime
 import io
+import zipfile
 
 import openpyxl
+import pypdf
 import pytest
+from pypdf import generic
 
 from lit_llm.data.documents.parts import Unreadable
 from lit_llm.data.documents.reader import read
@@ -41,14 +44,122 @@ def test_deleted_rows_cells_and_ends_of_paragraphs_of_word():
     assert text_of(".docx", word(body)) == "The tenant pays rent.\n\nRent | 900\n\nLast."
 
 
+def test_text_that_a_style_hides_is_hidden_and_readings_and_boxes_of_word():
+    styles = "".join(
+        f"<w:style w:type='{kind}' w:styleId='{name}'><w:name w:val='{name}'/>{more}</w:style>"
+        for kind, name, more in (
+            ("character", "Hidden", "<w:rPr><w:vanish/></w:rPr>"), ("paragraph", "Under", "<w:basedOn w:val='Hidden'/>"),
+            ("character", "Shown", "<w:basedOn w:val='Hidden'/><w:rPr><w:vanish w:val='0'/></w:rPr>"),
+        )
+    )  # fmt: skip
+    run = "<w:r><w:rPr><w:rStyle w:val='{}'/></w:rPr><w:t>{}</w:t></w:r>"
+    ruby = "<w:r><w:ruby><w:rt><w:r><w:t>toukyou</w:t></w:r></w:rt><w:rubyBase><w:r><w:t>東京</w:t></w:r></w:rubyBase></w:ruby></w:r>"
+    signs = "".join(
+        f"<w:r><w:sym w:font='{font}' w:char='{code}'/></w:r>"
+        for font, code in (("Wingdings", "F0FE"), ("Symbol", "F070"), ("Wingdings", "F04A"))
+    )
+    body = (
+        f"<w:p>{run.format('Hidden', 'no')}{run.format('Shown', 'yes')}{signs}{ruby}</w:p>"
+        "<w:p><w:pPr><w:pStyle w:val='Under'/></w:pPr><w:r><w:t>no</w:t></w:r></w:p>"
+    )
+    data = made.zipped({
+        "word/document.xml": f"<w:document {W}><w:body>{body}</w:body></w:document>",
+        "word/styles.xml": f"<w:styles {W}>{styles}</w:styles>",
+    })  # fmt: skip
+    assert text_of(".docx", data) == "yes☑π東京"
+
+
+def test_boxes_of_open_documents_are_read_once_wherever_they_stand():
+    box = "<draw:frame><draw:text-box><text:p>{}</text:p></draw:text-box></draw:frame>"
+    shape = "<draw:custom-shape><text:p>In a shape.</text:p></draw:custom-shape>"
+    body = (
+        f"<text:h text:outline-level='1'>Head{box.format('Beside it.')}</text:h>"
+        f"<text:p>Before{box.format('Outer.' + box.format('Inner.'))} and after.{shape}</text:p>"
+    )
+    assert text_of(".odt", made.odf(f"<office:text>{body}</office:text>")) == (
+        "# Head\n\nBeside it.\n\nBefore and after.\n\nOuter.\n\nInner.\n\nIn a shape."
+    )
+
+
+def test_numbers_of_lists_and_headings_of_open_documents_are_those_that_are_shown():
+    def level(number, form, more="", name="list-level-style-number"):
+        return f"<text:{name} text:level='{number}' style:num-format='{form}' {more}/>"
+
+    lists = (
+        "<text:list-style style:name='L'>" + level(1, "1", "style:num-suffix='.'")
+        + level(2, "a", "style:num-prefix='(' style:num-suffix=')'") + level(3, "i", "text:display-levels='3'")
+        + "</text:list-style><text:list-style style:name='B'><text:list-level-style-bullet text:level='1'/></text:list-style>"
+    )  # fmt: skip
+    outline = "<text:outline-style>" + "".join(
+        level(n, "1", f"text:display-levels='{n}' style:num-suffix='.'", "outline-level-style") for n in (1, 2)
+    )
+    names = 'xmlns:style="urn:oasis:names:tc:opendocument:xmlns:style:1.0" xmlns:text="urn:oasis:names:tc:opendocument:xmlns:text:1.0"'
+    styles = f"<x {names}>{lists}{outline}</text:outline-style></x>"
+
+    def items(*texts, style="text:style-name='L'", more=""):
+        return f"<text:list {style} {more}>{''.join(f'<text:list-item>{text}</text:list-item>' for text in texts)}</text:list>"
+
+    def p(text):
+        return f"<text:p>{text}</text:p>"
+
+    deep = items(p("deep"), style="")
+    body = (
+        "<text:h text:outline-level='1'>One</text:h><text:h text:outline-level='2'>Two</text:h>"
+        + items(p("rent") + p("and more"), p("heat") + items(p("gas"), p("oil") + deep, style="")) + p("Then")
+        + items(p("water"), more="text:continue-numbering='true'") + items(p("anew")) + items(p("dot"), style="text:style-name='B'")
+        + "<text:h text:outline-level='1' text:is-list-header='true'>No</text:h>" + p("x") + "<text:h text:outline-level='1'>Last</text:h>"
+    )  # fmt: skip
+    data = made.with_member(made.odf(f"<office:text>{body}</office:text>"), "styles.xml", styles)
+    assert [line for line in text_of(".odt", data).split("\n") if line] == [
+        "# 1. One", "## 1.1. Two", "1. rent", "  and more", "2. heat", "  (a) gas", "  (b) oil", "    2.b.i deep", "Then",
+        "3. water", "1. anew", "- dot", "# No", "x", "# 2. Last",
+    ]  # fmt: skip
+
+
+def test_boxes_of_rich_text_come_behind_what_they_stand_in():
+    box = rb"{\shp{\*\shpinst\shpleft1{\sp{\sn x}{\sv 1}}{\shptxt \pard One\par\trowd\intbl a\cell b\cell\row}}{\shprslt{\*\do twice}}}"
+    text = rb"{\rtf1\ansi Before%b and after.\par\trowd\intbl c%b\cell d\cell\row\pard{\header %b}End.\par}"
+    boxed = "One\n\na | b"
+    assert text_of(".rtf", text % (box, box, box)) == f"Before and after.\n\n{boxed}\n\nc | d\n\n{boxed}\n\nEnd."
+
+
+def test_rich_text_begins_in_the_default_font_and_says_unicode_once():
+    fonts = rb"{\rtf1\ansi\deff1{\fonttbl{\f0\fcharset178 A;}{\f1\fcharset0 B;}}"
+    assert text_of(".rtf", fonts + rb"Gr\'fc\'dfe aus {\upr{K?ln}{\*\ud{K\u246?ln}}}.\par}") == "Grüße aus Köln."
+
+
 def test_deleted_text_of_rich_text():
     data = rb"{\rtf1\ansi Old{\deleted  gone{\footnote no}\par more \tab}\deleted x\deleted0  text.\par{\deleted all of it\par}Next\plain .\par}"
     assert text_of(".rtf", data) == "Old text.\n\nNext."
 
 
-def saved(book):
+def test_filled_fields_and_text_that_was_put_onto_a_page_are_read_where_they_stand():
+    page = [(60, 700, 10, "Tenant:"), (60, 650, 10, "It is agreed."), (60, 600, 10, "End.")]
+    writer = pypdf.PdfWriter(clone_from=io.BytesIO(made.pdf([page])))
+    listed = generic.ArrayObject()
+    parent = writer._add_object(generic.DictionaryObject({generic.NameObject("/FT"): generic.NameObject("/Tx")}))
+    for kind, place, text, more in (
+        ("/Widget", (110, 698, 210, 712), "Brown", {"/Parent": parent}),
+        ("/FreeText", (60, 608, 260, 648), "Paid on 3 May", {}),
+        ("/Widget", (300, 698, 310, 708), "4", {"/FT": generic.NameObject("/Btn")}),
+        ("/FreeText", (60, 500, 160, 514), "hidden", {"/F": generic.NumberObject(2)}),
+        ("/Text", (60, 400, 160, 414), "margin", {}),
+    ):
+        form = generic.DecodedStreamObject()
+        form.set_data(f"BT /F1 10 Tf 0 2 Td ({text}) Tj ET".encode())
+        box = generic.ArrayObject(map(generic.NumberObject, (0, 0, 100, 14)))
+        form.update({generic.NameObject("/Subtype"): generic.NameObject("/Form"), generic.NameObject("/BBox"): box})
+        shown = generic.DictionaryObject({generic.NameObject("/N"): writer._add_object(form)})
+        rect = generic.ArrayObject(map(generic.NumberObject, place))
+        told = {"/Subtype": generic.NameObject(kind), "/Rect": rect, "/AP": shown, **more}
+        listed.append(generic.DictionaryObject({generic.NameObject(name): value for name, value in told.items()}))
+    writer.pages[0][generic.NameObject("/Annots")] = listed
+    assert text_of(".pdf", saved(writer, "write")) == "Tenant: Brown\n\nIt is agreed.\n\nPaid on 3 May\n\nEnd."
+
+
+def saved(book, save="save"):
     data = io.BytesIO()
-    book.save(data)
+    getattr(book, save)(data)
     return data.getvalue()
 
 
@@ -99,6 +210,28 @@ def test_a_doctype_is_found_wherever_it_stands_and_in_every_encoding(name, conte
     with pytest.raises(Unreadable) as error:
         read(".xlsx", made.zipped({name: content}), "auto")
     assert error.value.reason == "document_bomb"
+
+
+def test_a_book_with_a_broken_spine_is_read_and_what_is_lost_is_told():
+    items = "".join(
+        f'<item id="{name}" href="{file}" media-type="{kind}"/>'
+        for name, file, kind in (
+            ("a", "text/a.xhtml", "application/xhtml+xml"), ("b", "text/B.xhtml", "text/x-oeb1-document"),
+            ("c", "text/lost.xhtml", "application/xhtml+xml"), ("p", "p.png", "image/png"),
+        )
+    )  # fmt: skip
+    data = made.epub({"a": "<p>One &lt;b&gt; <![CDATA[<c> & d]]>.</p>", "b": "<title/><p>Two<a id='x'/> words.</p>"})
+
+    def with_spine(spine):
+        package = '<package xmlns="http://www.idpf.org/2007/opf"><manifest>{}</manifest><spine>{}</spine></package>'
+        with zipfile.ZipFile(io.BytesIO(data)) as file:
+            members = {name: file.read(name) for name in file.namelist()}
+        return read(".epub", made.zipped(members | {"OPS/book.opf": package.format(items, spine)}), "auto")
+
+    found = with_spine("".join(f'<itemref idref="{name}"/>' for name in ("b", "gone", "p", "c", "a")))
+    assert found["text"] == "Two words.\n\nOne <b> <c> & d."
+    assert found["warnings"] == ["2 of its chapters are not in it (gone, OPS/text/lost.xhtml)"]
+    assert with_spine("")["text"] == "One <b> <c> & d.\n\nTwo words."
 
 
 def test_notes_of_a_book_are_written_as_those_of_word():

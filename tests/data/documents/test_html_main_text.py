@@ -4,6 +4,7 @@
 
 import pytest
 
+from lit_llm.data.documents.parts import Unreadable
 from lit_llm.data.documents.reader import read
 
 MENU = '<div id="menu"><a href=a>Home</a> <a href=b>About us</a></div>'
@@ -81,3 +82,30 @@ def test_a_cell_with_paragraphs_arranges_a_page_and_is_no_row():
 )
 def test_an_exponent_is_no_digit_of_its_number(written, said):
     assert text_of(f"<p>{written}</p>") == said
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("<h2><button>Who pays?</button></h2><p>He.</p><button>Send</button>", "## Who pays?\n\nHe."),
+        ("<details><summary><button>More</button></summary><p>He.</p></details>", "More\n\nHe."),
+        ("<pre>one<br>two\n  three<script>x</script></pre>", "one\ntwo\n  three"),
+        ("<li>rent<li>heating<ul><li>gas</ul>", "- rent\n- heating\n  - gas"),
+        ("<p>is <math><mi>π</mi><semantics><mi>r</mi><annotation encoding='application/x-tex'>\\pi r</annotation></semantics></math>.</p>", "is $\\pi r$."),
+        ("<p>is <math alttext='\\pi'><mi>π</mi></math> or <math><mi>r</mi><mn>2</mn></math>.</p>", "is $\\pi$ or r2."),
+        ("<p>Two.</p><noframes><body><b>old</b></body></noframes>", "Two."),
+    ],
+)  # fmt: skip
+def test_no_text_that_is_seen_is_lost_and_no_markup_is_text(written, said):
+    assert text_of(written) == said
+
+
+def test_an_empty_page_of_frames_says_where_its_text_is():
+    with pytest.raises(Unreadable, match="its frames' text is in other files"):
+        read(".html", b"<frameset cols='*,*'><frame src=a.html><noframes><body>x</body></noframes></frameset>", "auto")
+
+
+def test_an_encoding_that_is_declared_late_holds():
+    text = "يدفع المستأجر الإيجار"
+    head = f"<html><head><style>{'p {}' * 5000}</style><meta charset=windows-1256></head><body><p>{text}</p>"
+    assert read(".html", head.encode("cp1256"), "auto")["text"] == text

@@ -49,6 +49,16 @@ def test_lines_of_the_text_at_a_page_s_edge_stay_on_every_page():
     assert not any(f"\n\n{number}" in found for number in (4, 5, 6)), "the pages' own numbers"
 
 
+def test_a_line_that_says_the_same_elsewhere_on_each_page_is_text():
+    """As a signature does, below what each page has to say; or a heading in the text's letters on two pages."""
+    ends = [[(60, 90 - 8 * number, 8, "Signed by both"), (60, 20, 7, "Model lease")] for number in range(4)]
+    found = text_of(*([*made.lines(60, 740, body(number)), *end] for number, end in enumerate(ends)))
+    assert found.count("Signed by both") == 4 and found.count("Model lease") == 1
+    pages = [[(60, 800, 10, "What is to be paid"), *made.lines(60, 740, body(number))] for number in range(3)]
+    assert text_of(*pages[:2]).count("What is to be paid") == 2
+    assert text_of(*pages).count("What is to be paid") == 1
+
+
 @pytest.mark.parametrize(
     "number", ["{}", "- {} -", "Page {} of 3", "Model lease - page {}", "Model lease | {}", "{} | Model lease"]
 )

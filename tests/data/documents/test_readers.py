@@ -73,6 +73,18 @@ def test_a_pdf_of_two_columns_a_table_and_running_headers_is_read_as_a_person_re
     assert (begin, one, two) == (0, "page 1", "page 2") and found["text"][page:].startswith("clerk numbers.")
 
 
+def test_a_number_that_a_sentence_goes_on_with_begins_no_item():
+    sentence = (
+        "The rent of the whole house, with its garden and the cellar, is",
+        "355. It is due on the first. It is for:",
+    )
+    items = ("1. the rent of the whole house, with its garden, the cellar and", "2. the heating", "· light")
+    page = [*made.lines(60, 700, sentence), *made.lines(60, 676, items)]
+    assert text_of(".pdf", made.pdf([page])).split("\n\n") == [" ".join(sentence), *items]
+    hanging = [(60, 700, 10, "1. " + sentence[0]), (72, 688, 10, sentence[0]), (60, 676, 10, "2. end")]
+    assert text_of(".pdf", made.pdf([hanging])).split("\n\n") == [f"1. {sentence[0]} {sentence[0]}", "2. end"]
+
+
 def test_arabic_in_a_pdf_is_put_into_the_order_it_is_read():
     page = [*made.words(500, 700, ARABIC, 12), *made.words(500, 684, ARABIC_END, 12)]
     assert text_of(".pdf", made.pdf([page])) == f"{ARABIC} {ARABIC_END}"
@@ -123,7 +135,7 @@ def test_a_word_document_gives_headings_lists_tables_numbers_and_notes():
                 "<w:r {}><w:rPr><w:vanish/></w:rPr><w:t>hidden</w:t></w:r>", '<w:r {}><w:footnoteReference w:id="7"/></w:r>'):  # fmt: skip
         changed._p.append(parse_xml(run.format(nsdecls("w"))))
     document.sections[0].header.paragraphs[0].text = "on every page"
-    data = with_member(
+    data = made.with_member(
         saved(document),
         "word/footnotes.xml",
         f'<w:footnotes {nsdecls("w")}><w:footnote w:id="7"><w:p><w:r><w:t>Or who lives there.</w:t></w:r></w:p></w:footnote></w:footnotes>',
@@ -133,15 +145,6 @@ def test_a_word_document_gives_headings_lists_tables_numbers_and_notes():
         "## العقد\n\n1. first\n2. second\n\nيدفع المستأجر الإيجار.[^1]\n\n[^1]: Or who lives there."
     )
     assert names_of(".docx", data) == ["section Rental contract", "section العقد"]
-
-
-def with_member(data, name, content):
-    import zipfile
-
-    found = io.BytesIO(data)
-    with zipfile.ZipFile(found, "a") as file:
-        file.writestr(name, content)
-    return found.getvalue()
 
 
 # Pages of the web
