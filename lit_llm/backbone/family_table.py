@@ -60,6 +60,7 @@ class FamilyRow:
     rope_by_layer: bool = False  # layers with a window turn by settings of their own
     window_theta: float | None = None  # of those; None: as the others
     rope_kinds: tuple[str, ...] = ("default", "linear", "llama3", "dynamic", "yarn", "longrope")
+    original_positions: int | None = None  # the context before it was stretched; None: max_position_embeddings
     # What blocks are built of
     fixed: Mapping[str, Any] = field(default_factory=dict)
     settings: tuple[Setting, ...] = ()
@@ -123,7 +124,7 @@ FAMILIES: Mapping[Family, FamilyRow] = {
     ),
     "phi3": FamilyRow(
         "Phi3ForCausalLM", "Phi3ForSequenceClassification", norm_eps=1e-5, bias=False,
-        rotary_share=1.0, rope_kinds=("default", "longrope"),
+        rotary_share=1.0, rope_kinds=("default", "longrope"), original_positions=4096,
     ),
     "olmo2": FamilyRow(
         "Olmo2ForCausalLM", "Olmo2ForSequenceClassification", norm_eps=1e-5, qk_norm=True, windows=False,

@@ -1,7 +1,8 @@
 """Rotary settings of a config.json, in both spellings.
 
 Newer transformers write ``rope_parameters``, with the base inside and for some families one object for each kind of
-layer; older engines read ``rope_theta`` and ``rope_scaling`` (vllm#42624). Both are read, both are written.
+layer; older engines read ``rope_theta`` and ``rope_scaling`` (vllm#42624). Both are read, both are written. A file in
+which they say different things is refused: transformers takes ``rope_scaling`` then, llama.cpp's converter the other.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from lit_llm.backbone.family_table import FamilyRow
 from lit_llm.backbone.rope_scaling import RopeScaling
 
 FULL, SLIDING = "full_attention", "sliding_attention"
+NEW, OLD = "rope_parameters", "rope_scaling"
+ORIGINAL = "original_max_position_embeddings"
 LOCAL = "rope_local_base_freq"  # the base of windowed layers, in the old spelling
 OWN = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 KEYS = {
@@ -35,13 +38,21 @@ def read_rope(file: ConfigFile, row: FamilyRow) -> dict[str, Any]:
     """``rope_theta``, ``rope_scaling`` and the like of a BackboneConfig."""
     if not row.rope_kinds:
         return {}
-    rope, key = _objects(file)
+    new, old = _object(file, NEW), _object(file, OLD)
+    found = _read(file, row, new, NEW) if new else _read(file, row, old, OLD)
+    if new:
+        _refuse_another_meaning(file, row, old, found)
+    return found
+
+
+def _read(file: ConfigFile, row: FamilyRow, rope: dict[str, Any], key: str) -> dict[str, Any]:
+    """Of one spelling."""
     nested = any(name in rope for name in (FULL, SLIDING))
     if not row.rope_by_layer:
         if nested:
             raise file.refuse(key, rope, "this family has one for all layers")
         return _read_one(file, row, rope, key, file.raw.get(row.theta_key, row.rope_theta)) | _share(file, row, rope)
-    if key == "rope_parameters" and rope and not nested:
+    if key == NEW and not nested:
         raise file.refuse(key, rope, f"it should have {FULL} and {SLIDING}")
     theta = file.raw.get("rope_theta")
     local = file.raw.get(LOCAL, row.window_theta or theta or row.rope_theta)
@@ -55,12 +66,29 @@ def read_rope(file: ConfigFile, row: FamilyRow) -> dict[str, Any]:
     return found | {"window_rope_theta": windowed["rope_theta"], "window_rope_scaling": windowed["rope_scaling"]}
 
 
-def _objects(file: ConfigFile) -> tuple[dict[str, Any], str]:
-    key = "rope_parameters" if file.raw.get("rope_parameters") else "rope_scaling"
+def _object(file: ConfigFile, key: str) -> dict[str, Any]:
     rope = file.raw.get(key) or {}
     if not isinstance(rope, dict) or not all(isinstance(rope.get(name) or {}, dict) for name in (FULL, SLIDING)):
         raise file.refuse(key, rope, "it should be an object")
-    return rope, key
+    return rope
+
+
+def _refuse_another_meaning(file: ConfigFile, row: FamilyRow, old: dict[str, Any], found: dict[str, Any]) -> None:
+    """Raises UserError where the older keys do not say what was ``found`` in the newer one."""
+    other = f"{NEW} says something else, and engines differ in which of the two they take: make both the same"
+    old = old.get(FULL) or {} if FULL in old or SLIDING in old else old
+    theta, local = found["rope_theta"], found.get("window_rope_theta", found["rope_theta"])
+    said = {row.theta_key: theta, row.share_key: found.get("rotary_share", 1.0)}
+    said |= {} if row.window_theta is None else {LOCAL: local}
+    for key, value in said.items():
+        if file.raw.get(key) not in (None, value):
+            raise file.refuse(key, file.raw[key], other)
+    if not old:
+        return
+    theirs = _read_one(file, row, old, OLD, theta)
+    same = theirs == {"rope_theta": theta, "rope_scaling": found["rope_scaling"]}
+    if not same or old.get("partial_rotary_factor") not in (None, found.get("rotary_share", 1.0)):
+        raise file.refuse(OLD, old, other)
 
 
 def _share(file: ConfigFile, row: FamilyRow, rope: dict[str, Any]) -> dict[str, Any]:
@@ -81,15 +109,14 @@ def _read_one(file: ConfigFile, row: FamilyRow, rope: dict[str, Any], key: str, 
     if kind not in row.rope_kinds:
         raise file.refuse(f"{key}.rope_type", kind, f"use one of {', '.join(row.rope_kinds)}")
     unknown = sorted(name for name in rope if name not in OWN | KEYS[kind] and rope[name] is not None)
-    original = "original_max_position_embeddings"
-    if unknown and kind != "default" and unknown != [original]:
+    if unknown and kind != "default" and unknown != [ORIGINAL]:
         raise file.refuse(f"{key}.{unknown[0]}", rope[unknown[0]], f"rope_type {kind} has no such setting")
     if row.rope_by_layer and rope.get("truncate") is False:
         raise file.refuse(f"{key}.truncate", False, "transformers reads true here, whatever stands there; use true")
-    return {"rope_theta": theta, "rope_scaling": None if kind == "default" else _scaling(file, rope, key, kind)}
+    return {"rope_theta": theta, "rope_scaling": None if kind == "default" else _scaling(file, row, rope, key, kind)}
 
 
-def _scaling(file: ConfigFile, rope: dict[str, Any], key: str, kind: str) -> RopeScaling:
+def _scaling(file: ConfigFile, row: FamilyRow, rope: dict[str, Any], key: str, kind: str) -> RopeScaling:
     def setting(name: str, number: type[int] | type[float] = float, default: float | None = None) -> Any:
         value = rope.get(name)
         return file.checked(f"{key}.{name}", default if value is None else value, number)
@@ -99,10 +126,13 @@ def _scaling(file: ConfigFile, rope: dict[str, Any], key: str, kind: str) -> Rop
 
     if kind in ("linear", "dynamic"):
         return RopeScaling("linear" if kind == "linear" else "dynamic", setting("factor"))
-    name = "original_max_position_embeddings"
     context = file.number("max_position_embeddings")
-    outside = file.raw.get(name)
-    original = setting(name, int, context) if outside is None else file.checked(name, outside, int)
+    outside = file.raw.get(ORIGINAL, row.original_positions)  # which engines take before the one inside
+    outside = None if outside is None else file.checked(ORIGINAL, outside, int)
+    original = setting(ORIGINAL, int, context if outside is None else outside)
+    if outside not in (None, original):
+        left_out = "" if ORIGINAL in file.raw else ", where it is left out"
+        raise file.refuse(f"{key}.{ORIGINAL}", original, f"beside {key} it is {outside}{left_out}: make both the same")
     if kind == "llama3":
         low, high = setting("low_freq_factor"), setting("high_freq_factor")
         return RopeScaling("llama3", setting("factor"), low, high, original)

@@ -17,7 +17,7 @@ from lit_llm.model_sources.gguf_model import ARCHITECTURES, Tensor
 from lit_llm.model_sources.gguf_tokenizer import tokenizer_files
 from lit_llm.runtime.atomic_files import write_json, write_text
 
-READ = (None, "linear", "llama3")  # kinds of stretched positions that a GGUF file is read with
+READ = (None, "linear", "yarn", "llama3")  # kinds of stretched positions that a GGUF file is read with
 
 
 def read_again(folder: Path, file: Path, model: Model) -> None:

@@ -39,6 +39,7 @@ LAYER = {
 }  # fmt: skip
 TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 ROPE_FACTORS = "rope_freqs.weight"
+_SCALING = ("type", "factor", "original_context_length", "attn_factor", "finetuned")  # below rope.scaling
 _ATTENTION = ("attn_q", "attn_k", "attn_v", "attn_output")
 
 
@@ -107,6 +108,8 @@ def _config(head: GGUFHead, name: str, kind: Architecture, data: Array) -> dict[
     if head.value(f"{name}.expert_count", int, 0):
         head.refuse(f"{name}.expert_count={head.values[f'{name}.expert_count']}: mixtures of experts are not supported")
     _same_in_all_layers(head, name)
+    if not head.value(f"{name}.attention.causal", bool, True):
+        head.refuse(f"{name}.attention.causal=false: each token sees those behind it too, so that it writes no text")
     hidden, heads = number("embedding_length"), number("attention.head_count")
     width = number("attention.key_length", max(1, hidden // heads))
     if head.value(f"{name}.attention.value_length", int, width) != width:
@@ -146,20 +149,47 @@ def _rope(head: GGUFHead, name: str, width: int, data: Array) -> tuple[float, di
     kind = head.value(f"{name}.rope.scaling.type", str, "")  # without one a factor is linear's
     factor = _shortest(head.value(f"{name}.rope.scaling.factor", float, 0.0))
     factor = factor or _shortest(head.value(f"{name}.rope.scale_linear", float, 0.0))
-    if ROPE_FACTORS in head.tensors:
+    _refuse_other_scaling(head, name, kind)
+    if ROPE_FACTORS in head.tensors and kind in ("", "none"):
         record = head.tensors[ROPE_FACTORS]
         found = Tensor(ROPE_FACTORS, record).read(data).astype(np.float64) if record.shape == (width // 2,) else None
         scaling = None if found is None else llama3_scaling(found, theta, width)
         if scaling is None:
             head.refuse(f"{ROPE_FACTORS} is not Llama 3's stretching of frequencies, the only one that is supported")
         return theta, scaling
-    if kind == "linear" or (not kind and factor > 1):
-        if not factor >= 1:
-            head.refuse(f"{name}.rope.scaling.factor={factor} should be at least 1")
-        return theta, {"rope_type": "linear", "factor": factor}
-    if kind not in ("", "none"):
-        head.refuse(f"{name}.rope.scaling.type={kind!r} is not supported: use none or linear, or Llama 3's factors")
-    return theta, {}
+    if ROPE_FACTORS in head.tensors:
+        head.refuse(f"{name}.rope.scaling.type={kind!r} beside {ROPE_FACTORS} is not supported: one of them")
+    if kind not in ("", "none", "linear", "yarn"):
+        head.refuse(
+            f"{name}.rope.scaling.type={kind!r} is not supported: use none, linear or yarn, or Llama 3's factors"
+        )
+    if kind in ("linear", "yarn") and not factor >= 1:
+        head.refuse(f"{name}.rope.scaling.factor={factor} should be at least 1")
+    if kind == "yarn":
+        return theta, _yarn(head, name, factor)
+    return theta, {"rope_type": "linear", "factor": factor} if kind == "linear" or (not kind and factor > 1) else {}
+
+
+def _yarn(head: GGUFHead, name: str, factor: float) -> dict[str, Any]:
+    """llama.cpp multiplies turned queries and keys by 1 + 0.1 ln(factor), as the paper does, and by ``attn_factor``."""
+    context = head.needed(f"{name}.context_length", int)
+    original = head.value(f"{name}.rope.scaling.original_context_length", int, context)
+    if not 0 < original < 2**31:
+        head.refuse(f"{name}.rope.scaling.original_context_length={original} should be from 1 to {2**31 - 1}")
+    more = head.value(f"{name}.rope.scaling.attn_factor", float, 1.0)
+    attention = {} if more == 1 else {"attention_factor": _shortest(more * (1 + 0.1 * math.log(factor)))}
+    return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original, **attention}
+
+
+def _refuse_other_scaling(head: GGUFHead, name: str, kind: str) -> None:
+    """Whatever else a file says of stretched positions changes what llama.cpp computes."""
+    begin = f"{name}.rope.scaling."
+    for key in (key for key in head.values if key.startswith(begin)):
+        if key.removeprefix(begin) not in _SCALING:
+            head.refuse(f"{key}={str(head.values[key])[:40]} is not supported")
+    strength = head.value(f"{begin}attn_factor", float, 1.0)
+    if strength != 1 and (kind != "yarn" or not strength > 0):
+        head.refuse(f"{begin}attn_factor={strength:g} is not supported: above 0 and with type yarn, or 1")
 
 
 def _shortest(value: float) -> float:

@@ -84,18 +84,19 @@ def _fetched(text: str, name: str, revision: str | None) -> str:
     except (errors.HFValidationError, ValueError) as error:
         raise UserError(f"{text}: {_first(error)}") from None
     except Exception as error:
-        raise _out_of_reach(text, name, error) from error
+        raise _out_of_reach(text, name, revision, error) from error
 
 
-def _out_of_reach(text: str, name: str, error: Exception) -> Exception:
+def _out_of_reach(text: str, name: str, revision: str | None, error: Exception) -> Exception:
     """The one line for a network's error, or a full disk's; another kind comes back as it is."""
     if reason := disk_reason(error):
         return UserError(f"{text}: cannot be kept ({reason}); free space, or set HF_HOME to another disk")
     if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in _CLIENTS:
         return error
+    whole = name if revision is None else f"{name} --revision {revision}"
     return UserError(
         f"{text}: the hub is out of reach ({_first(_root(error))}), and this machine holds no copy; with a network "
-        f"once: hf download {name}"
+        f"once: hf download {whole}"
     )
 
 

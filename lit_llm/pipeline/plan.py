@@ -36,6 +36,12 @@ HELP = """Says what a run will take before it starts: memory by part, tokens, ar
   measure=false            leaves out the steps that are timed: nothing is loaded then
 
 Nothing is kept: no run folder, no model. The data's tokens are in the cache afterwards."""
+NO_PLAN = {
+    "look": "shows what a run will train on, as scripts/prepare.py does; leave it out of a plan",
+    "hparams_search": "describes many runs, and a plan is of one: give it that one's words",
+    "hydra.mode": "a plan is of one run or one chain; leave it out",
+}
+"""Words of train.py that ask for something else than one run."""
 FEW = {"train": 24, "validation": 8, "test": 8}  # prompts whose answers are ranked in the plan
 
 
@@ -52,6 +58,8 @@ def run(words: Sequence[str]) -> None:
     rest = [word for word in words if word not in said]
     if options := [word for word in rest if word.startswith("-")]:
         raise UserError(f"{options[0]}: a plan is of one run or one chain, and takes no options of Hydra's")
+    for word, told in ((word, NO_PLAN[key]) for word in rest for key in NO_PLAN if word.startswith(f"{key}=")):
+        raise UserError(f"{word}: {told}")
     name = "pipeline" if rest[:1] == ["pipeline"] else "train"
     rest = rest[1:] if name == "pipeline" else rest
     schema.register()

@@ -121,3 +121,47 @@ def test_older_spellings_are_read_as_transformers_reads_them(name: str, tmp_path
         save_model(tmp_path / "ours", ours)
         again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", attn_implementation="eager")
         assert torch.equal(again(tokens).logits, theirs(tokens).logits)
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+TWO_MEANINGS: list[tuple[str, str, Any]] = [
+    ("llama", "rope_scaling", YARN),
+    ("llama", "rope_theta", 5e5),
+    ("qwen3", "rope_scaling", {"rope_type": "default", "rope_theta": 7.0}),
+    ("gpt_neox", "rotary_pct", 0.75),
+    ("gpt_neox", "rope_scaling", {"type": "default", "partial_rotary_factor": 0.75}),
+    ("gemma3", "rope_local_base_freq", 5.0),
+    ("gemma3", "rope_scaling", {"rope_type": "linear", "factor": 3.0}),
+]
+
+
+@pytest.mark.parametrize(("name", "key", "value"), TWO_MEANINGS)
+def test_a_file_whose_two_spellings_say_different_things_is_refused(
+    name: str, key: str, value: Any, tmp_path: Path
+) -> None:
+    """Else one of them would be ignored: transformers takes ``rope_scaling``, llama.cpp's converter the other."""
+    saved(MODELS[name], tmp_path)
+    save_model(tmp_path / "ours", load_language_model(tmp_path))  # with both, which agree
+    load_config(tmp_path / "ours")
+    change(tmp_path / "ours", **{key: value})
+    with pytest.raises(UserError, match=f"config.json: {key}=.* rope_parameters says something else"):
+        load_config(tmp_path / "ours")
+
+
+@pytest.mark.parametrize("inside", [{}, {"original_max_position_embeddings": 4096}])
+def test_phi_s_original_context_is_transformers_where_it_is_left_out(inside: dict[str, int], tmp_path: Path) -> None:
+    saved(MODELS["phi3"], tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    factors = {"type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [2.0, 4.0], **inside}
+    raw |= {"max_position_embeddings": 4 * 4096, "partial_rotary_factor": 0.5, "rope_scaling": factors}
+    for key in ("rope_parameters", "original_max_position_embeddings"):
+        raw.pop(key, None)
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    ours, (tokens,) = load_language_model(tmp_path), rows(40)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.logits(ours(tokens)), theirs(tokens).logits, atol=1e-4, rtol=0)
+    factors["original_max_position_embeddings"] = 8192
+    change(tmp_path, rope_scaling=factors)
+    with pytest.raises(UserError, match=r"original_max_position_embeddings=8192 .* 4096, where it is left out"):
+        load_config(tmp_path)

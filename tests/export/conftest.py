@@ -23,10 +23,13 @@ SHAPES: dict[str, dict] = {
     "llama with biases": {"family": "llama", "attention_bias": True},
     "llama 3": {"family": "llama", "rope_scaling": RopeScaling("llama3", 8.0, 1.0, 4.0, 1024)},
     "linear": {"family": "llama", "rope_scaling": RopeScaling("linear", 4.0)},
+    "yarn": {"family": "qwen2", "rope_scaling": RopeScaling("yarn", 4.0, original_max_positions=24)},
+    "yarn and its strength": {"family": "llama", "rope_scaling": RopeScaling(
+        "yarn", 4.0, original_max_positions=24, attention_factor=1.3)},
     "mistral": {"family": "mistral", "sliding_window": 48},
     "qwen2": {"family": "qwen2"},
     "qwen3": {"family": "qwen3", "head_dim": 128},
-}
+}  # fmt: skip
 
 
 def small_tokenizer() -> Tokenizer:

@@ -142,10 +142,11 @@ def test_what_the_hub_refuses_is_one_line(name, message, server, tmp_path):
     assert status == 2 and message in told and "\n" not in told and told.startswith(name)
 
 
-def test_without_a_network_and_a_copy_it_says_so(tmp_path):
-    for offline in ({}, {"HF_HUB_OFFLINE": "1"}):
-        status, told = resolve("hub:own/model", "http://127.0.0.1:9", tmp_path, **offline)
+def test_without_a_network_and_a_copy_it_says_so_and_what_brings_that_very_revision(tmp_path):
+    for name, offline in (("own/model", {}), ("own/model@v1", {"HF_HUB_OFFLINE": "1"})):
+        status, told = resolve(f"hub:{name}", "http://127.0.0.1:9", tmp_path, **offline)
         assert status == 2 and "the hub is out of reach" in told and "\n" not in told
+        assert told.endswith(f"hf download {name.replace('@', ' --revision ')}")
 
 
 def test_a_repository_without_safetensors_is_told(monkeypatch, tmp_path):

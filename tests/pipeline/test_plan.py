@@ -14,6 +14,8 @@ from tests.chain_data import chain_overrides
     ("given", "said"),
     [
         (["measure=no"], "measure=no: must be measure=true"),
+        (["stage=pretraining", "look=true"], "look=true: shows what a run will train on, as scripts/prepare.py does"),
+        (["hparams_search=pretraining"], "hparams_search=pretraining: describes many runs, and a plan is of one"),
         (["stage=pretraning"], "did you mean pretraining?"),
         (["--multirun", "seed=1,2"], "--multirun: a plan is of one run"),
     ],

@@ -20,7 +20,8 @@ from lit_llm.stages.options import FineTuningOptions
 from lit_llm.stages.reward_modeling import RewardModeling
 from lit_llm.training import trainer as trainers
 from lit_llm.training.build import load
-from lit_llm.training.plan.memory import Pass, shape_of, what_would_fit
+from lit_llm.training.plan.memory import Pass, shape_of
+from lit_llm.training.plan.remedies import what_would_fit
 from lit_llm.training.train import needs_less, run
 from tests.chain_data import write_data, write_rankings
 from tests.other_families import folder_of

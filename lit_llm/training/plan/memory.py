@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from lit_llm.backbone.models import LanguageModel, grow_vocabulary
 from lit_llm.backbone.models import Shape as ModelShape
 from lit_llm.backbone.new_rows import count_trained, train_rows
 from lit_llm.backbone.quantized import bytes_of, is_quantizable, quantize
-from lit_llm.backbone.transformers_config import TransformersConfig
 from lit_llm.config import schema
 from lit_llm.config.targets import construct, named_class
 from lit_llm.evaluation.sets import KINDS
 from lit_llm.model_sources.adapters import is_model
 from lit_llm.optim.parameter_groups import trained_numbers
+from lit_llm.runtime import devices
 from lit_llm.stages.options import AdapterOptions, ContinuedPretrainingOptions, StageOptions
 from lit_llm.training.build import computed_by, measured_before
 from lit_llm.training.plan.activations import Activations, activations
@@ -109,6 +109,8 @@ class Shape:
     before: bool  # whether the model that the run starts from is evaluated
     after: int  # networks that the evaluation at the end makes beside the stage's
     asynchronous: bool  # whether checkpoints are written from a copy
+    micro: int = 1  # data.micro_batch_size
+    step: int | None = None  # rows of a step in this process, a whole number of micro-batches; None: as many as it is
 
     @property
     def parameters(self) -> int:
@@ -122,7 +124,7 @@ class Shape:
             autocast=self.autocast,
             device=self.device,
             checkpointing=self.checkpointing,
-            prepare=lambda model: _adapted(model, self.options, there=True),
+            prepare=lambda model: adapted(model, self.options, there=True),
         )
 
     def memory(self, of: Pass, process: float, known: Activations | None = None) -> Memory:
@@ -161,17 +163,17 @@ def shape_of(cfg: DictConfig, vocab_size: int | None = None) -> Shape:
         config = model.config
     linear = tuple(part.weight.numel() for name, part in model.named_modules() if is_quantizable(name, part))
     with torch.device("meta"):
-        _adapted(model, options)
+        adapted(model, options)
     optimizer = construct(cfg.optimizer, "optimizer", cfg.allowed_targets)(_Trained(model))
     kind = precision(cfg.trainer.precision, cfg.trainer.accelerator)
     gpu = cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    said = cfg.evaluation
+    said, micro, step = cfg.evaluation, cfg.data.get("micro_batch_size"), cfg.trainer.global_batch_size
     longest = (cfg.data.get("max_length") or cfg.data.get("max_prompt_length") or 256) + said.max_new_tokens
     return Shape(
         config=config,
         options=options,
         trained=count_trained(model),
-        gradients=_with_gradients(model),
+        gradients=with_gradients(model),
         states=sum(
             trained_numbers(each) * (1 if group.get("muon") else 2)
             for group in optimizer.param_groups
@@ -187,6 +189,8 @@ def shape_of(cfg: DictConfig, vocab_size: int | None = None) -> Shape:
         before=measured_before(cfg),
         after=_made_at_the_end(cfg, options),
         asynchronous=bool((cfg.callbacks.get("checkpoints") or {}).get("asynchronous")),
+        micro=micro if isinstance(micro, int) else 1,
+        step=None if step is None else step // devices.shares(cfg.trainer),
     )
 
 
@@ -226,7 +230,7 @@ def stage_options(cfg: DictConfig) -> StageOptions:
     return options
 
 
-def _adapted(model: LanguageModel, options: StageOptions, there: bool = False) -> None:
+def adapted(model: LanguageModel, options: StageOptions, there: bool = False) -> None:
     """As the stage makes it. ``there``: the model has weights, which are put in 4 bits where that can be done here."""
     if not isinstance(options, AdapterOptions) or not options.lora_rank:
         return
@@ -245,7 +249,7 @@ def new_tokens(options: StageOptions) -> int:
     return options.learned_tokens or 2 * len(set(options.new_tokens))
 
 
-def _with_gradients(model: nn.Module) -> int:
+def with_gradients(model: nn.Module) -> int:
     return sum(each.numel() for each in model.parameters() if each.requires_grad)
 
 
@@ -300,43 +304,3 @@ def available(device: str) -> float:
     if resource is not None and (limit := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
         found.append(float(limit))
     return min(found)
-
-
-def what_would_fit(shape: Shape, of: Pass, process: float, room: float) -> list[tuple[str, float]]:
-    """Changes, by the words of the command line, each with what the run would hold then; the smallest change first.
-    Where one row at a time is too much, recomputation and adapters are tried with it."""
-    found: list[tuple[str, float]] = []
-    known = shape.activations(of.length)
-    fixed = shape.memory(replace(of, rows=0), process, known).training - known.of(shape.config.num_layers, 0)
-    rows = min(of.rows, known.rows_within(shape.config.num_layers, room - fixed))
-    one = replace(of, rows=max(1, rows))
-    if rows < of.rows:
-        found.append((f"data.micro_batch_size={one.rows}", shape.memory(one, process, known).total))
-    again = replace(shape, checkpointing=True)
-    if not shape.checkpointing:
-        found.append(("trainer.gradient_checkpointing=true", again.memory(of, process).total))
-    if isinstance(shape.options, AdapterOptions) and not shape.options.lora_rank:
-        options = replace(shape.options, lora_rank=16)
-        adapted = _with_options(shape, options)
-        found.append(("stage.lora_rank=16", adapted.memory(of, process).total))
-        least = replace(adapted, checkpointing=True).memory(replace(of, rows=1), process).total
-        found.append(("stage.lora_rank=16 trainer.gradient_checkpointing=true data.micro_batch_size=1", least))
-    ours = not isinstance(shape.config, TransformersConfig)
-    if ours and isinstance(shape.options, AdapterOptions) and not shape.options.lora_quantization:
-        options = replace(shape.options, lora_rank=shape.options.lora_rank or 16, lora_quantization="nf4")
-        words = f"stage.lora_rank={options.lora_rank} stage.lora_quantization=nf4"
-        small = _with_options(shape, options)
-        found.append((words, small.memory(of, process).total))
-        least = replace(small, checkpointing=True).memory(replace(of, rows=1), process).total
-        found.append((f"{words} trainer.gradient_checkpointing=true data.micro_batch_size=1", least))
-    return found
-
-
-def _with_options(shape: Shape, options: StageOptions) -> Shape:
-    """The shape with adapters, which are what is trained then, with two numbers of the optimizer each (AdamW)."""
-    with torch.device("meta"):
-        model = LanguageModel(shape.config)
-        _adapted(model, options)
-    trained, gradients = count_trained(model), _with_gradients(model)
-    after = max(1, shape.after)
-    return replace(shape, options=options, trained=trained, gradients=gradients, states=2 * trained, after=after)

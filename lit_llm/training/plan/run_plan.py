@@ -46,6 +46,7 @@ def plan_run(cfg: DictConfig, measure: bool, folder: Path) -> Plan:
     from lit_llm.training import finalize, loggers  # noqa: F401  a run has them: what they hold counts
     from lit_llm.training.plan import memory
     from lit_llm.training.plan.micro_batch import settled
+    from lit_llm.training.plan.remedies import what_would_fit
     from lit_llm.training.plan.run_data import RunData
     from lit_llm.training.train import quiet
 
@@ -68,7 +69,7 @@ def plan_run(cfg: DictConfig, measure: bool, folder: Path) -> Plan:
         lines.append(f"spread      not counted: {processes} processes share weights, gradients and optimizer out")
     if needed.total > room:
         lines.append("It does not fit. What would:")
-        for words, total in memory.what_would_fit(shape, of, process, room):
+        for words, total in what_would_fit(shape, of, process, room):
             lines.append(f"  {size_of(total):>9}  {words}{'' if total <= room else ' (still too much)'}")
     flops = shape.config.flops_per_token(of.length) * data.tokens_a_step * (data.steps or 0)
     if needed.total > room or not measure or processes > 1 or sharded:

@@ -7,10 +7,13 @@ import torch
 
 from lit_llm.backbone.new_rows import count_trained
 from lit_llm.config.command_line import compose
+from lit_llm.stages.on_policy import check_minibatches
 from lit_llm.training.build import load, load_run_tokenizer
 from lit_llm.training.plan import memory
+from lit_llm.training.plan.remedies import what_would_fit
 from lit_llm.training.plan.run_plan import plan_run
 from lit_llm.training.train import run as train
+from lit_llm.training.trainer import accumulation
 
 WORDS = [
     "backbone.depth=2", "backbone.hidden_size=32", "backbone.max_positions=64", "tokenizer.vocab_size=300",
@@ -67,10 +70,10 @@ def test_qlora_holds_half_a_byte_a_weight_of_the_blocks_and_is_named_where_memor
     assert held.read == 2 * whole and parts.start is not None  # the copy that is evaluated first is whole too
     assert held.made == whole
     plain = memory.shape_of(compose("train", given), parts.tokenizer.vocab_size)
-    offers = dict(memory.what_would_fit(plain, of, 0.0, 0.0))
+    offers = dict(what_would_fit(plain, of, 0.0, 0.0))
     assert offers["stage.lora_rank=2 stage.lora_quantization=nf4"] == held.total
     assert held.training < plain.memory(of, 0.0).training
-    assert not any("quantization" in offer for offer in dict(memory.what_would_fit(shape, of, 0.0, 0.0)))
+    assert not any("quantization" in offer for offer in dict(what_would_fit(shape, of, 0.0, 0.0)))
 
 
 @pytest.mark.parametrize("name", ["pretraining", "instruction_tuning", "dpo"])
@@ -158,6 +161,41 @@ def test_what_does_not_fit_is_said_before_a_weight_is_read_and_what_would(words,
     assert found.time is None and "does not fit" in text and rows is not None and 1 <= int(rows[1]) < 8
     fewer = compose("train", [*words, f"data.micro_batch_size={rows[1]}", "evaluation.generate=false"])
     assert plan_run(fewer, False, tmp_path / "c").memory <= process + 0.6 * (needs - process)
+
+
+def offers_of(cfg, of, part):
+    """What would make ``part`` of the memory that a run needs above its weights enough."""
+    shape = memory.shape_of(cfg, 300)
+    least, most = shape.memory(memory.Pass(1, of.length), 0.0).training, shape.memory(of, 0.0).total
+    return dict(what_would_fit(shape, of, 0.0, least + part * (most - least)))
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.6, 0.9])
+def test_fewer_comparisons_are_what_they_are_called_and_share_a_step_out(part, words, data, parent):
+    small = [word for word in words if not word.startswith(("data.path", "data.cache", "data.m", "backbone", "token"))]
+    own = ["stage=dpo", f"init_from={parent}", f"data.path={data}/preferences", f"data.cache_dir={data}/cache"]
+    given = [*small, *own, "data.max_length=64", "trainer.global_batch_size=12"]
+    for found in offers_of(compose("train", [*given, "data.micro_batch_size=6"]), memory.Pass(17, 32), part):
+        cfg = compose("train", [*given, "data.micro_batch_size=6", *found.split()])
+        accumulation(cfg)  # raises where they do not
+        if "micro_batch_size" in found:
+            assert cfg.data.micro_batch_size in (1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5])
+def test_a_rollout_is_computed_in_smaller_parts_and_its_updates_stay_whole(part, words, data, parent):
+    small = [word for word in words if not word.startswith(("data.path", "data.m", "backbone", "token"))]
+    own = ["stage=grpo", "reward=length", f"init_from={parent}", f"data.path={data}/prompts"]
+    more = ["stage.group_size=2", "stage.minibatches=4", "data.micro_batch_size=8", "stage.max_new_tokens=20"]
+    given = [*small, *own, *more]
+    cfg = compose("train", given)
+    options = memory.stage_options(cfg)
+    of = memory.Pass(*options.pass_over(8, 12), sampled=options.sampled(8, 12))
+    offers = offers_of(cfg, of, part)
+    assert any("stage.micro_batch_size=" in each for each in offers)
+    for found in offers:
+        less = compose("train", [*given, *found.split()])
+        check_minibatches(less.data.micro_batch_size, 2, 4)
 
 
 def test_processes_share_an_epoch_out_and_each_has_its_tokens(words, tmp_path):
