@@ -184,14 +184,14 @@ def test_a_job_that_slurm_takes_away_is_waited_for(words, environment, whole, tm
 
 
 def test_a_command_that_was_killed_finds_its_job_again(words, environment, tmp_path):
-    more = [*words, *LONG, "trainer.max_steps=200"]
+    more = [*words, *LONG, "trainer.max_steps=120"]
     waiting = Waiting(more, tmp_path / "run", environment, tmp_path / "log")
     waiting.process.kill()
     waiting.process.wait()
     done = finished(train(*more, *AS_JOB, f"resume={tmp_path}/run"), environment)
     assert f"job {waiting.job}, which an earlier command submitted, is there and is waited for" in done.stdout
     assert len(list((tmp_path / "run/.slurm").glob("*_submission.sh"))) == 1 and waiting.restarts() == 0
-    assert json.loads((tmp_path / "run/metrics.json").read_text())["steps"] == 200
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["steps"] == 120
 
 
 def test_srun_s_tasks_are_the_run_s_processes(words, environment, tmp_path):
