@@ -146,7 +146,7 @@ class OptunaSweeper(Sweeper):
         """Whether a command that was killed left the trial in this sweep's folder; elsewhere it may be at work. A study
         that lies in the folder is that one's alone, also where the folder was moved."""
         own = self.options.storage is None or trial.user_attrs.get(FOLDER) == str(self.folder)
-        return own and trial.state.name == "RUNNING"
+        return bool(own and trial.state.name == "RUNNING")
 
     # One trial after the other
 

@@ -128,14 +128,12 @@ def test_a_run_that_time_runs_out_for_is_queued_again_and_goes_on_exactly(
 
 
 def test_slurm_itself_sends_the_signal_before_the_limit(words, environment, whole, tmp_path):
-    """Where no time is left for a first step it would not go on. The run is held until the signal has come: it has few
-    steps."""
+    """The run has few steps, and is held until then: Slurm wakes what it sends a signal to. Less than these minutes
+    would leave no time for a first step on a slow machine."""
     limit = ["trainer.slurm.minutes=3", "trainer.slurm.signal_seconds=90", "trainer.devices=1"]
     waiting = Waiting([*words, *LONG], tmp_path / "cut", environment, tmp_path / "log", limit)
     (task,) = (path for path in Path("/proc").glob("[0-9]*") if runs_task(path, tmp_path))
     os.kill(int(task.name), signal.SIGSTOP)
-    wait_for(lambda: pending(task, signal.SIGUSR2), waiting.process)
-    os.kill(int(task.name), signal.SIGCONT)
     code, told = waiting.ends()
     assert code == 0 and "SIGUSR2: saving at the end of this step" in told and "resumed from" in told, told
     assert "queued again (1 of at most 50 times)" in told and waiting.restarts() >= 1  # more where the machine is slow
@@ -150,11 +148,6 @@ def runs_task(process, folder):
         return False
     python = words[0].endswith(b"python") and b"submitit.core._submit" in words
     return python and any(str(folder).encode() in word for word in words)
-
-
-def pending(process, signum):
-    (mask,) = re.findall(r"^ShdPnd:\s*(\w+)", (process / "status").read_text(), re.MULTILINE)
-    return bool(int(mask, 16) >> (signum - 1) & 1)
 
 
 @pytest.mark.parametrize("devices", [1, 2])
