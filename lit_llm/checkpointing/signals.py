@@ -60,8 +60,9 @@ class StopSignals:
         else:
             signal.signal(signum, signal.SIG_DFL)
             said = "saving at the end of this step; send it again to leave at once"
-        self.received = signum
-        print(f"{signal.Signals(signum).name}: {said}", file=sys.stderr, flush=True)
+        first, self.received = self.received is None, signum
+        if first:
+            print(f"{signal.Signals(signum).name}: {said}", file=sys.stderr, flush=True)
 
 
 def wait_for_a_step() -> None:

@@ -38,10 +38,22 @@ class OptunaOptions(Options):
     params: Mapping[str, Any] | None = None  # what is searched, by key, beside what the command line says
 
     def check(self) -> None:
+        for name in ("n_trials", "at_once", "seed"):
+            if type(getattr(self, name)) is not int:
+                raise self.wrong(name, "must be a whole number")
         super().check()
+        for name in ("study_name", "storage", "monitor"):
+            if not isinstance(getattr(self, name), str | None):
+                raise self.wrong(name, "must be a text, or null")
         for name, place in (("sampler", "optuna.samplers."), ("pruner", "optuna.pruners.")):
-            target = (getattr(self, name) or {"_target_": place}).get("_target_")
-            if not str(target).startswith(place):
-                raise UserError(f"{self.key()}.{name}._target_={target}: must be a class of {place[:-1]}")
+            node = getattr(self, name)
+            if node is None and name == "pruner":
+                continue
+            if not isinstance(node, Mapping):
+                raise self.wrong(name, f"must be options; hydra.sweeper.{name}._target_={place}NAME is another one")
+            if not str(node.get("_target_")).startswith(place):
+                raise UserError(f"{self.key()}.{name}._target_={node.get('_target_')}: must be a class of {place[:-1]}")
+        if not isinstance(self.params, Mapping | None):
+            raise self.wrong("params", "must be a mapping of keys to what is searched, or null")
         if self.monitor is not None and not self.monitor.removeprefix("-").startswith("val/"):
             raise self.wrong("monitor", "must be a number that validation logs, such as val/loss, or null")

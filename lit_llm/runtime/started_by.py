@@ -109,9 +109,9 @@ def meeting_place(environ: Mapping[str, str] = os.environ) -> tuple[int, str, in
 
 
 def first_host(hosts: str) -> str:
-    """Of Slurm's list, as ``node[003-010,12],login1``."""
-    found = re.match(r"([^\[,]+)(?:\[(\d+)[^\]]*\]([^,\[]*))?", hosts)
-    return "".join(part or "" for part in found.groups()) if found else hosts
+    """Of Slurm's list, as ``node[003-010,12],login1`` or ``rack[1-2]node[0-3]``."""
+    one = re.match(r"(?:[^\[,]|\[[^\]]*\])+", hosts)
+    return re.sub(r"\[(\d+)[^\]]*\]", r"\1", one[0]) if one else hosts
 
 
 def adopt(environ: Any = os.environ) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from lit_llm.checkpointing.signals import SOON, wait_for_a_step
+from lit_llm.checkpointing.signals import REQUEUE, SOON, wait_for_a_step
 from lit_llm.config import schema
 from lit_llm.errors import UserError
 from lit_llm.runtime import devices
@@ -36,12 +36,14 @@ log = logging.getLogger("lit_llm")
 FOLDER = ".launch"
 RESULT = "result.json"
 PROCESS = "process-"  # files with the numbers of this node's processes
+MEETS = 86_400  # seconds that a node waits for the first one, which may be reading a corpus of any size
+STOP = (signal.SIGTERM, signal.SIGINT)
 
 
 def launch(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Run ``cfg`` on all its devices and return the metrics. A rank that dies is an error here, not a hang.
 
-    Raises UserError with the run's own message, SystemExit(143) when it was stopped by SIGTERM.
+    Raises UserError with the run's own message, SystemExit(143) when it was stopped by SIGTERM, (130) by SIGINT.
     """
     node = _node(cfg)
     place = folder / (FOLDER if node == 0 else f"{FOLDER}-{node}")
@@ -49,9 +51,15 @@ def launch(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         _prepare(cfg, folder)  # first: refused where another process is at work, whose files stay
     shutil.rmtree(place, ignore_errors=True)
     schema.save(cfg, place / "config.yaml")
-    code = _wait(_start(_torchrun(cfg, folder, place)), place)
-    if (metrics := outcome.taken(place / RESULT)) is not None:
+    code, stopped = _wait(_start(_torchrun(cfg, folder, place)), place, devices.count(cfg.trainer))
+    try:
+        metrics = outcome.taken(place / RESULT)
+    except SystemExit as stop:
+        raise SystemExit(stop.code if stopped is None or stop.code in REQUEUE else 128 + stopped) from None
+    if metrics is not None:
         return metrics
+    if stopped is not None:  # before its first step
+        raise SystemExit(128 + stopped)
     raise UserError(
         f"{folder}: its processes ended with status {code}; the reason is printed above, and where none is the system "
         f"killed one, as it does when memory runs out: lower data.micro_batch_size; {RunFolder(folder).kept()}"
@@ -114,19 +122,20 @@ def _read(path: Path) -> dict[str, Any]:
 def _torchrun(cfg: DictConfig, folder: Path, place: Path) -> list[str]:
     """The command of this node."""
     words = [sys.executable, "-m", "lit_llm.training.torchrun", f"--nproc-per-node={devices.count(cfg.trainer)}"]
+    words.append(f"--signals-to-handle={signal.SIGHUP.name}")  # the others are the processes' own
     if cfg.trainer.num_nodes == 1:
         words += ["--standalone", "--local-addr=127.0.0.1"]
     else:
         rank, address, port = meeting_place()
-        words += [f"--nnodes={cfg.trainer.num_nodes}", f"--node-rank={rank}"]
+        words += [f"--nnodes={cfg.trainer.num_nodes}", f"--node-rank={rank}", f"--rdzv-conf=timeout={MEETS}"]
         words += [f"--master-addr={address}", f"--master-port={port}"]
     return [*words, "-m", "lit_llm.training.launch", str(folder), str(place)]
 
 
 def _start(words: list[str]) -> subprocess.Popen[bytes]:
-    """torchrun, deaf to SIGUSR1 and SIGUSR2: a scheduler sends them to every process of a job, and it would die of
-    them. Its processes hear them."""
-    before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in SOON}
+    """torchrun, deaf to what stops a run: a scheduler or a terminal sends that to every process of a job. torchrun
+    would die of it, or kill after half a minute what is still saving. Its processes hear it."""
+    before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in (*STOP, *SOON)}
     try:
         return subprocess.Popen(words, env=_environment())
     finally:
@@ -138,20 +147,31 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
 
 
-def _wait(process: subprocess.Popen[bytes], place: Path) -> int:
-    """Wait, passing signals on: the processes save and leave by themselves."""
+def _wait(process: subprocess.Popen[bytes], place: Path, count: int) -> tuple[int, int | None]:
+    """Wait, passing signals on to the ``count`` processes: they save and leave by themselves. Returns torchrun's exit
+    status, and which of SIGTERM and SIGINT came.
+
+    What was sent to this process may have been sent to them too, and a second one of a kind makes them leave at once:
+    so the other of the two is passed on.
+    """
+    stopped: int | None = None
 
     def forward(signum: int, frame: Any) -> None:  # noqa: ARG001
-        if signum not in SOON:
-            process.send_signal(signal.SIGTERM)
-            return
-        for file in place.glob(f"{PROCESS}*"):
+        nonlocal stopped
+        files = list(place.glob(f"{PROCESS}*"))
+        if signum in STOP:
+            stopped = signum
+            if len(files) < count:  # they are starting, and have nothing to save
+                process.send_signal(signal.SIGHUP)
+                return
+            signum = signal.SIGINT if signum == signal.SIGTERM else signal.SIGTERM
+        for file in files:
             with suppress(OSError, ValueError):  # it has ended, or is about to write its number
                 os.kill(int(file.read_text()), signum)
 
-    before = {signum: signal.signal(signum, forward) for signum in (signal.SIGTERM, signal.SIGINT, *SOON)}
+    before = {signum: signal.signal(signum, forward) for signum in (*STOP, *SOON)}
     try:
-        return process.wait()
+        return process.wait(), stopped
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
@@ -165,6 +185,8 @@ def worker(folder: Path, place: Path) -> None:
     from lit_llm.training.train import run
 
     wait_for_a_step()
+    for signum in STOP:  # torchrun is deaf to them, and so is what it starts
+        signal.signal(signum, signal.SIG_DFL)
     local = os.environ.get("LOCAL_RANK", "0")
     (place / f"{PROCESS}{local}").write_text(str(os.getpid()))
     level = logging.INFO if is_first_process() else logging.WARNING

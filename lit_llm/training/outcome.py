@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,13 @@ from lit_llm.checkpointing.signals import REQUEUE
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.training.search.trial import Pruned
+
+TERMINATED = 128 + signal.SIGTERM
+
+
+def asked_to_stop(result: Path) -> Path:
+    """The file that is there when the command that waits for a result has sent SIGTERM itself."""
+    return result.with_suffix(".stop")
 
 
 def written(
@@ -21,7 +29,8 @@ def written(
     ``writes``: whether this process is the one that tells; a mistake is told by whichever made it. What ends a process
     without taking the others along (pruning, a signal before a limit of time) ends it in order: torchrun kills those
     beside one that failed. ``requeue``: a run that such a signal stopped goes on in the same place, so that nothing is
-    told, and SystemExit says so.
+    told, and SystemExit says so. So does one that a SIGTERM stopped which is not the waiting command's: a scheduler
+    sends it to a job that it takes away for one of more weight (and queues again), or that a person has cancelled.
     """
     result: dict[str, Any] = {}
     try:
@@ -33,7 +42,8 @@ def written(
         raise SystemExit(2) from None
     except SystemExit as stop:
         soon = stop.code in REQUEUE
-        result = {} if soon and requeue else {"exit": stop.code}
+        taken_away = stop.code == TERMINATED and not asked_to_stop(path).exists()
+        result = {} if requeue and (soon or taken_away) else {"exit": stop.code}
         if not soon or requeue:
             raise
     finally:

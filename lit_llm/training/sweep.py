@@ -30,7 +30,7 @@ from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.distributed import is_first_process
 from lit_llm.runtime.out_of_resources import one_line
 from lit_llm.runtime.run_folder import RunFolder
-from lit_llm.runtime.started_by import started
+from lit_llm.runtime.started_by import inside_job, started
 from lit_llm.runtime.terminal import typed, wrap_logs
 from lit_llm.training.search.trial import Pruned, told
 
@@ -67,8 +67,12 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
         return float(done["objective"])
     if "resume" in cfg and RunFolder(folder).state.get("identity") == identity:
         cfg.resume = "auto"  # a sweep begun before in this folder: the job goes on
-    if started().node > 0:
-        return objective(job(cfg, folder))  # the first node's process writes what a sweep keeps
+    if started().node > 0:  # the first node's process writes what a sweep keeps
+        try:
+            with told(Path(hydra.sweep.dir), hydra.job.num):  # all processes are asked at each validation, or none
+                return objective(job(cfg, folder))
+        except Pruned:
+            return FAILED
     result: dict[str, Any] = {"identity": identity, "overrides": list(hydra.overrides.task)}
     result["pipeline"] = "stages" in cfg
     try:
@@ -135,9 +139,9 @@ def _alone(job: Job, cfg: DictConfig, folder: Path, kind: str) -> float:
 
 
 def _stopped(stop: BaseException, folder: Path, kind: str, shown: Callable[[str], str]) -> None:
-    """Ctrl+C and SIGTERM: says how to go on."""
+    """Ctrl+C and SIGTERM: says how to go on. A job of ours does not: it is queued again, or its command says so."""
     code = stop.code if isinstance(stop, SystemExit) else 130
-    if code in (1, *STOPPED) and is_first_process():
+    if code in (1, *STOPPED) and is_first_process() and not inside_job():
         print(shown(how_to_go_on(folder, kind)), file=sys.stderr, flush=True)
 
 

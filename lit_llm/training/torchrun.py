@@ -9,6 +9,7 @@ import sys
 
 
 def main() -> None:
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
@@ -21,6 +22,8 @@ def main() -> None:
             name = signal.Signals(-failure.exitcode).name
             print(f"process {rank} ({failure.pid}) was ended by {name}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
+    except SignalException as error:  # whoever started this has ended it, and tells why
+        raise SystemExit(128 + error.sigval) from None
 
 
 if __name__ == "__main__":

@@ -47,7 +47,14 @@ def test_tasks_of_a_step_agree_on_names_and_so_do_requeued_ones():
 
 @pytest.mark.parametrize(
     ("hosts", "first"),
-    [("n1", "n1"), ("n1,n2", "n1"), ("gpu[003-010,12],login1", "gpu003"), ("a[7,9]-ib", "a7-ib"), ("a-b[1-2]", "a-b1")],
+    [
+        ("n1", "n1"),
+        ("n1,n2", "n1"),
+        ("gpu[003-010,12],login1", "gpu003"),
+        ("a[7,9]-ib", "a7-ib"),
+        ("a-b[1-2]", "a-b1"),
+        ("rack[1-2]node[00-03],x", "rack1node00"),
+    ],
 )
 def test_the_first_of_slurm_s_hosts(hosts, first):
     assert first_host(hosts) == first

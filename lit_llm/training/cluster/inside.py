@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -12,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from lit_llm.checkpointing.signals import REQUEUE, leave_at_once
+from lit_llm.config.interruption import STOPPED
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.started_by import JOB
 
-log = logging.getLogger("lit_llm")
-
 LOCAL_REQUEUE = 144  # the exit code at which submitit's executor for one machine starts a job again
+IDLE = 3  # times that a job is queued again in a row without a checkpoint: time would run out for ever
 
 
-def in_job(run: Callable[[], Any], state: Path, requeues: int, whole: bool = True) -> Any:
+def in_job(run: Callable[[], Any], folder: Path, state: Path, requeues: int, whole: bool = True) -> Any:
     """Calls ``run``; where a signal before the limit has stopped it, the job is queued again, at most ``requeues``
-    times.
+    times, and no more than ``IDLE`` times in a row without a checkpoint in ``folder``.
 
     ``state``: a file that counts how often. On several nodes only the first one's task asks for it: a job is queued
     again once for each signal. ``whole``: the job is the run; of a pipeline's, steps may be jobs of their own.
@@ -33,23 +32,51 @@ def in_job(run: Callable[[], Any], state: Path, requeues: int, whole: bool = Tru
     try:
         return run()
     except SystemExit as stop:
-        if stop.code not in REQUEUE or os.environ.get("SLURM_PROCID", "0") != "0":
-            raise
-        if not _requeue(state, requeues):
+        if os.environ.get("SLURM_PROCID", "0") != "0":
+            # In order: srun ends all tasks when one fails, and the first one has more to do.
+            raise SystemExit(0 if stop.code in STOPPED else stop.code) from None
+        if stop.code not in REQUEUE or not _requeue(folder, state, requeues):
             raise
         raise SystemExit(0) from None  # Slurm ends what is left of the job
 
 
-def _requeue(state: Path, requeues: int) -> bool:
-    done = int(json.loads(state.read_text())["requeued"]) if state.is_file() else 0
+def _requeue(folder: Path, state: Path, requeues: int) -> bool:
+    before = json.loads(state.read_text()) if state.is_file() else {"requeued": 0, "newest": -1, "idle": 0}
+    done, newest = before["requeued"], _newest(folder)
+    idle = before["idle"] + 1 if newest == before["newest"] else 0
     if done >= requeues:
-        print(f"the job was queued again {done} times, as slurm.requeues allows, and is not once more", file=sys.stderr)
+        _say(f"the job was queued again {done} times, as slurm.requeues allows, and is not once more")
         return False
-    write_json(state, {"requeued": done + 1})
-    print(f"queued again ({done + 1} of at most {requeues} times)", file=sys.stderr, flush=True)
+    if idle >= IDLE:
+        _say(
+            f"the job was queued again {done} times, and wrote no checkpoint in the last {idle} of them: it is not "
+            "once more; slurm.minutes is too short for what a start or a last evaluation takes"
+        )
+        return False
+    write_json(state, {"requeued": done + 1, "newest": newest, "idle": idle})
     if "SLURM_JOB_ID" not in os.environ or os.environ.get("SUBMITIT_EXECUTOR") == "local":
+        _say(f"queued again ({done + 1} of at most {requeues} times)")
         raise SystemExit(LOCAL_REQUEUE)
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
-    subprocess.run(["scontrol", "requeue", job], check=True, timeout=120)
+    _say(f"queued again ({done + 1} of at most {requeues} times)")  # first: Slurm ends this process for it
+    try:
+        asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=120, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        _say(f"it was not: scontrol requeue {job}: {error}")
+        return False
+    if asked.returncode:
+        _say(f"it was not: scontrol requeue {job}: {asked.stderr.strip() or asked.stdout.strip()}")
+        return False
     return True
+
+
+def _newest(folder: Path) -> int:
+    """When the newest checkpoint, or the measures of a finished run or step of a pipeline, was written; 0: none is."""
+    names = ("checkpoints/*", "metrics.json")
+    found = (path for name in names for place in (name, f"*/{name}") for path in folder.glob(place))
+    return max((path.stat().st_mtime_ns for path in found), default=0)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -15,6 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrid
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm.config.interruption import how_to_go_on
 from lit_llm.config.ranges import out_of_range
@@ -40,7 +41,12 @@ class SlurmLauncher(Launcher):
         if unknown := [key for key in plain if key not in SlurmConfig.__dataclass_fields__]:
             known = ", ".join(SlurmConfig.__dataclass_fields__)
             raise UserError(f"hydra.launcher.{unknown[0]}: unknown key; there are {known}")
-        self.settings = SlurmConfig(**plain)  # type: ignore[arg-type]
+        try:
+            typed = OmegaConf.merge(OmegaConf.structured(SlurmConfig), plain)
+            self.settings = SlurmConfig(**OmegaConf.to_container(typed))  # type: ignore[arg-type]
+        except OmegaConfBaseException as error:
+            said = next(iter(str(error).splitlines()))
+            raise UserError(f"hydra.launcher.{error.full_key}={plain.get(str(error.full_key))}: {said}") from None
         whole = asdict(self.settings)
         ranges = (line.replace("slurm.", "hydra.launcher.", 1) for line in out_of_range({"slurm": whole}))
         if lines := [*ranges, *faults("hydra.launcher.", whole), *absent("hydra.launcher.", whole)]:
@@ -57,18 +63,9 @@ class SlurmLauncher(Launcher):
         place = (Path(self.config.hydra.sweep.dir) / FOLDER).absolute()
         configs = [self._config(initial_job_idx + i, words) for i, words in enumerate(job_overrides)]
         results = [place / f"result-{config.hydra.job.num}.json" for config in configs]
-        functions = [
-            (run_sweep_job, (config, self.task_function, str(result), list(sys.argv), self.settings.requeues))
-            for config, result in zip(configs, results, strict=True)
-        ]
-        nodes = {self._nodes(config) for config in configs}
-        if len(nodes) > 1:
-            several = ",".join(map(str, sorted(nodes)))
-            raise UserError(f"trainer.num_nodes={several}: the jobs of an array have the same; give one")
-        name = f"lit-llm-{Path(self.config.hydra.sweep.dir).name}"
-        jobs = submission.submit(functions, results, self.settings, nodes.pop(), name, place)
-        for job, config, words in zip(jobs, configs, job_overrides, strict=True):
-            log.info("#%s: job %s: %s", config.hydra.job.num, job.id, " ".join(filter_overrides(words)))
+        asked = [" ".join(filter_overrides(words)) for words in job_overrides]
+        known = [submission.there(*each, self.settings) for each in zip(results, asked, strict=True)]
+        jobs = self._submit(known, configs, results, asked, place)
         ended: dict[str, float] = {}
         stop: SystemExit | None = None
         for job in submission.wait(jobs, self.settings):
@@ -81,6 +78,30 @@ class SlurmLauncher(Launcher):
             print(how_to_go_on(Path(configs[0].hydra.runtime.output_dir), "sweep"), file=sys.stderr, flush=True)
             raise stop
         return [_returned(config, ended[job.id]) for job, config in zip(jobs, configs, strict=True)]
+
+    def _submit(
+        self, known: Sequence[submission.Job | None], configs: Sequence[DictConfig], results: Sequence[Path],
+        asked: Sequence[str], place: Path,
+    ) -> list[submission.Job]:  # fmt: skip
+        """The jobs: those that are there already, and for the others one array."""
+        new = [number for number, job in enumerate(known) if job is None]
+        functions = [
+            (run_sweep_job, (configs[n], self.task_function, str(results[n]), list(sys.argv), self.settings.requeues))
+            for n in new
+        ]
+        nodes = {self._nodes(config) for config in configs}
+        if len(nodes) > 1:
+            several = ",".join(map(str, sorted(nodes)))
+            raise UserError(f"trainer.num_nodes={several}: the jobs of an array have the same; give one")
+        name = f"lit-llm-{Path(self.config.hydra.sweep.dir).name}"
+        submitted = iter(submission.submit(
+            functions, [results[n] for n in new], self.settings, nodes.pop(), name, place, [asked[n] for n in new]
+        ))  # fmt: skip
+        jobs = [next(submitted) if job is None else job for job in known]
+        for number, (job, config) in enumerate(zip(jobs, configs, strict=True)):
+            which = "job" if number in new else "is there, and is waited for: job"
+            log.info("#%s: %s %s: %s", config.hydra.job.num, which, job.id, asked[number])
+        return jobs
 
     def _config(self, number: int, words: Sequence[str]) -> DictConfig:
         """The configuration of a job, with its folder as it is here: the job's own clock would name another."""
@@ -109,7 +130,9 @@ class SlurmLauncher(Launcher):
         return 1
 
     def _value(self, job: submission.Job, config: DictConfig) -> float:
-        """What the job returned; of one that is gone the leaderboard tells that."""
+        """What the job returned; of one that is gone the leaderboard tells that. SystemExit: it was stopped."""
+        if job.stopped is not None:
+            raise SystemExit(128 + job.stopped)
         found = outcome.taken(job.result)
         if found is not None:
             return float(found["objective"])
@@ -144,5 +167,5 @@ def run_sweep_job(config: DictConfig, task: TaskFunction, result: str, words: li
 
     in_job(
         lambda: outcome.written(place, run, str, writes=first, requeue=True),
-        place.with_suffix(".requeues"), requeues, whole="stages" not in config,
+        Path(config.hydra.runtime.output_dir), submission.requeues(place), requeues, whole="stages" not in config,
     )  # fmt: skip

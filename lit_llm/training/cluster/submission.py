@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -16,6 +17,8 @@ from typing import Any
 
 from lit_llm.config.slurm_keys import SlurmConfig
 from lit_llm.errors import UserError
+from lit_llm.runtime.atomic_files import write_json
+from lit_llm.training.outcome import asked_to_stop
 
 log = logging.getLogger("lit_llm")
 
@@ -32,18 +35,23 @@ class Job:
     handle: Any  # submitit's
     missed: int = 0
     gone: bool = field(default=False)  # it ended without a result
+    stopped: int | None = None  # the signal that the waiting command has passed on to it
 
 
 def submit(
     functions: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]], results: Sequence[Path], settings: SlurmConfig,
-    nodes: int, name: str, folder: Path,
+    nodes: int, name: str, folder: Path, asked: Sequence[str],
 ) -> list[Job]:  # fmt: skip
     """One job for a function with its arguments; for several one array. ``folder``: scripts and outputs of the jobs.
+    ``asked``: what each runs, in words, by which :func:`there` knows it again.
 
     Raises UserError with sbatch's own words where it takes no such job.
     """
+    if not functions:
+        return []
     for result in results:
-        result.unlink(missing_ok=True)
+        for old in (result, asked_to_stop(result), requeues(result), _submitted(result)):
+            old.unlink(missing_ok=True)
     executor = _executor(settings, nodes, name, folder)
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -54,10 +62,42 @@ def submit(
         said = [line.strip() for line in str(error).splitlines() if line.strip()]
         told = next((line for line in said if "error:" in line), next(iter(said), type(error).__name__))
         raise UserError(f"the job was not taken: {told}") from None
-    return [
+    jobs = [
         Job(str(handle.job_id), result, Path(str(handle.paths.stdout).replace("%t", "0")), handle)
         for handle, result in zip(handles, results, strict=True)
     ]
+    for job, words in zip(jobs, asked, strict=True):
+        written = {"job": job.id, "output": str(job.output), "cluster": settings.cluster, "asked": words}
+        write_json(_submitted(job.result), written)
+    return jobs
+
+
+def requeues(result: Path) -> Path:
+    """The file in which a job counts how often it was queued again."""
+    return result.with_suffix(".requeues")
+
+
+def _submitted(result: Path) -> Path:
+    return result.with_suffix(".job")
+
+
+def there(result: Path, asked: str, settings: SlurmConfig) -> Job | None:
+    """The job of Slurm's that an earlier command submitted for a result, and that waits or runs: it is waited for, not
+    submitted twice. Raises UserError where it runs something else than ``asked``."""
+    try:
+        found = json.loads(_submitted(result).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    job = Job(found["job"], result, Path(found["output"]), None)
+    # A process of this machine in place of a job holds its run's folder; so a second one is refused there.
+    if found["cluster"] != "slurm" or settings.cluster != "slurm" or job.id not in _queued([job], settings):
+        return None
+    if found["asked"] != asked:
+        raise UserError(
+            f"{result.parent.parent}: job {job.id} is at work there, with other values ({found['asked']}); wait for "
+            f"it, or scancel {job.id}, or give another folder"
+        )
+    return job
 
 
 def _executor(settings: SlurmConfig, nodes: int, name: str, folder: Path) -> Any:
@@ -75,7 +115,7 @@ def _executor(settings: SlurmConfig, nodes: int, name: str, folder: Path) -> Any
         "gpus_per_node": settings.gpus_per_node, "partition": settings.partition, "account": settings.account,
         "qos": settings.qos, "constraint": settings.constraint, "setup": settings.setup or None,
         "mem": None if settings.mem_gb is None else f"{round(settings.mem_gb * 1024)}M",
-        "stderr_to_stdout": True, "srun_args": ["--open-mode=append"],
+        "stderr_to_stdout": True, "srun_args": ["--open-mode=append", "--kill-on-bad-exit=1"],
         "additional_parameters": {"requeue": True, **settings.options},
     }  # fmt: skip
     slurm = submitit.SlurmExecutor(folder)
@@ -143,6 +183,8 @@ def _passing_on(left: list[Job], settings: SlurmConfig) -> Iterator[None]:
         log.warning("%s: the jobs save and leave; send it again to leave them to themselves", name)
         signal.signal(signum, before[signum])
         for job in left:
+            job.stopped = signum
+            asked_to_stop(job.result).touch()
             _stop(job, settings)
 
     before: dict[int, Any] = {signum: signal.signal(signum, stop) for signum in (signal.SIGTERM, signal.SIGINT)}
@@ -164,4 +206,7 @@ def _stop(job: Job, settings: SlurmConfig) -> None:
 
 def ended_without_result(job: Job) -> str:
     """What is said of a job that is gone."""
-    return f"job {job.id} ended without a result, as where its time or memory ran out; its output: {job.output}"
+    return (
+        f"job {job.id} ended without a result, as where its time or memory ran out, or where it was cancelled; its "
+        f"output: {job.output}"
+    )

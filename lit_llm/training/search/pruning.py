@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import lightning as L
@@ -10,6 +11,8 @@ from lit_llm.errors import UserError
 from lit_llm.runtime.lightning_loops import is_trial, run_ends, steps_done
 from lit_llm.training.search import study
 from lit_llm.training.search.trial import Pruned, Trial
+
+log = logging.getLogger("lit_llm")
 
 
 class Pruning(L.Callback):
@@ -30,9 +33,18 @@ class Pruning(L.Callback):
             known = ", ".join(sorted(key for key in trainer.callback_metrics if key.startswith("val/")))
             raise UserError(f"hydra.sweeper.monitor={self.trial.monitor}: nothing logs it; there are {known}")
         value, step = float(trainer.callback_metrics[name]), steps_done(trainer)
-        behind = trainer.is_global_zero and self._behind(-value if self.trial.monitor.startswith("-") else value, step)
+        behind = trainer.is_global_zero and self._told(-value if self.trial.monitor.startswith("-") else value, step)
         if trainer.strategy.broadcast(behind) and not run_ends(trainer):
             raise Pruned(f"after step {step}, {name} {value:.4g}")
+
+    def _told(self, value: float, step: int) -> bool:
+        """As ``_behind``; a study that cannot be reached now ends no run, which may have taken days."""
+        try:
+            with study.reached(self.trial.storage):
+                return self._behind(value, step)
+        except UserError as error:
+            log.warning("the validation after step %d is not reported to the study: %s", step, error)
+            return False
 
     def _behind(self, value: float, step: int) -> bool:
         """Whether the pruner ends the trial, once it is told. One process asks: others would count the value twice."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import (
@@ -78,15 +79,28 @@ def dimension(override: Override) -> Dimension:
     if isinstance(value, IntervalSweep):
         return _numbers(override, value.start, value.end, None, "log" in tags)
     if isinstance(value, RangeSweep):
-        found = list(value.range())
-        if not found:
+        if not value.step:
+            raise _wrong(override, "the step must not be 0")
+        low, high, several = _ends(value)
+        if low is None:
             raise _wrong(override, "is empty; its end is left out")
-        low, high = min(found), max(found)
-        step = abs(value.step) if len(found) > 1 else 1
-        return _numbers(override, low, high, step, "log" in tags)
+        return _numbers(override, low, high, abs(value.step) if several else 1, "log" in tags)
     if tags:
         raise _wrong(override, "a choice has no order; log is for interval and range")
     return _choice(override, value)
+
+
+def _ends(value: RangeSweep) -> tuple[Any, Any, bool]:
+    """The least and the greatest number of a range, and whether they differ; None: there is none. Not listed: a range
+    may be of any length."""
+    start, stop, step = (Decimal(str(each)) for each in (value.start, value.stop, value.step))  # as they are written
+    steps = math.ceil((stop - start) / step) - 1
+    if steps < 0:
+        return None, None, False
+    whole = all(isinstance(each, int) for each in (value.start, value.stop, value.step))
+    ends = sorted((start, start + steps * step))
+    low, high = (int(each) if whole else float(each) for each in ends)
+    return low, high, steps > 0
 
 
 def _numbers(override: Override, low: Any, high: Any, step: Any, log: bool) -> Dimension:
@@ -113,6 +127,10 @@ def _choice(override: Override, value: Any) -> Dimension:
     if not written:
         raise _wrong(override, "no such file in the group")
     choices = [_plain(each, text) for each, text in zip(values, written, strict=True)]
+    for number, one in enumerate(choices):  # Optuna compares by value, where true is 1
+        same = [at for at, each in enumerate(choices[:number]) if each == one and type(each) is not type(one)]
+        if same:
+            raise _wrong(override, f"{written[same[0]]} and {written[number]} count as one value")
     return Dimension(
         override.get_key_element(), CategoricalDistribution(tuple(dict.fromkeys(choices))),
         {repr(choice): text for choice, text in zip(choices, written, strict=True)},

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,21 @@ def opened(place: str) -> optuna.storages.BaseStorage:
         raise UserError(f"hydra.sweeper.storage={shown(place)}: cannot be opened ({_first_line(error)})") from None
 
 
-def _first_line(error: Exception) -> str:
+@contextmanager
+def reached(place: str) -> Iterator[None]:
+    """Within, a storage that is locked, full, read-only or gone raises UserError: the search goes on another time."""
+    import optuna
+
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, OSError) as error:
+        reason = _first_line(error.__cause__ or error)
+        raise UserError(
+            f"hydra.sweeper.storage={shown(place)}: {reason}; what was found is kept, the same command goes on with it"
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 

@@ -8,7 +8,8 @@ that was stopped proposes what one that was not would have.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,9 @@ class OptunaSweeper(Sweeper):
         studies.require()
         plain = {key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
                  for key, value in values.items()}  # fmt: skip
+        known = [field.name for field in fields(OptunaOptions)]
+        if unknown := [key for key in plain if key not in known]:
+            raise UserError(f"hydra.sweeper.{unknown[0]}: unknown key; there are {', '.join(known)}")
         self.options = OptunaOptions(**plain)  # type: ignore[arg-type]
         self.config: DictConfig
         self.launcher: Launcher
@@ -59,8 +63,9 @@ class OptunaSweeper(Sweeper):
         """Run trials until the study has ``n_trials``. Returns what their jobs returned."""
         folder = Path(self.config.hydra.sweep.dir).absolute()
         self._refuse_unknown()
-        with RunLock(folder):  # two commands would both go on with what a third left
-            self._open(folder, self._overrides(arguments))
+        place = studies.place_of(self.options.storage, folder)
+        with RunLock(folder), studies.reached(place):  # two commands would both go on with what a third left
+            self._open(folder, place, self._overrides(arguments))
             write_text(folder / "multirun.yaml", OmegaConf.to_yaml(self.config))
             found: list[JobReturn] = []
             try:
@@ -82,11 +87,11 @@ class OptunaSweeper(Sweeper):
         studies.sampler(self.options.sampler, self.options.seed, 0)
         studies.pruner(self.options.pruner)
 
-    def _open(self, folder: Path, overrides: list[Any]) -> None:
+    def _open(self, folder: Path, place: str, overrides: list[Any]) -> None:
         import optuna
 
         options = self.options
-        self.folder = folder
+        self.folder, self.place = folder, place
         searched, fixed = split(overrides)
         if not searched:
             raise UserError(
@@ -96,7 +101,7 @@ class OptunaSweeper(Sweeper):
         self.searched: dict[str, Dimension] = searched
         self.fixed = [*fixed.values()]
         self.validate_batch_is_legal([self._words({key: each.first for key, each in searched.items()})])
-        self.storage = studies.opened(studies.place_of(options.storage, folder))
+        self.storage = studies.opened(place)
         name = options.study_name or folder.name
         self.study = optuna.create_study(
             storage=self.storage, study_name=name, load_if_exists=True, pruner=studies.pruner(options.pruner)
@@ -105,12 +110,21 @@ class OptunaSweeper(Sweeper):
         done = len(self._trials())
         if done:
             log.info("study %s: goes on, %d of %d trials are there", name, done, options.n_trials)
-        self.left = [trial.number for trial in self._trials() if self._was_left(trial)]
+        left = [trial for trial in self._trials() if self._was_left(trial)]
+        self.left = [trial.number for trial in left if trial.params.keys() == searched.keys()]
+        self._never_ran(trial.number for trial in left if trial.number not in self.left)
 
     def _compare(self, before: dict[str, Any]) -> None:
         """A study goes on with the same search of the same runs: other values could not be compared."""
         from optuna.distributions import distribution_to_json
+        from optuna.study import StudyDirection
 
+        strange = SPACE not in before and self.study.get_trials(deepcopy=False)
+        if strange or self.study.directions != [StudyDirection.MINIMIZE]:
+            raise UserError(
+                f"hydra.sweeper.study_name={self.study.study_name}: the storage holds a study of that name that was "
+                "made by another program; give another study_name"
+            )
         space = {key: distribution_to_json(each.distribution) for key, each in sorted(self.searched.items())}
         for attribute, now in ((SPACE, space), (WORDS, sorted(self.fixed))):
             old = before.get(attribute)
@@ -129,8 +143,10 @@ class OptunaSweeper(Sweeper):
         return self.study.get_trials(deepcopy=False, states=asked)
 
     def _was_left(self, trial: Any) -> bool:
-        """Whether a command that was killed left the trial in this sweep's folder; elsewhere it may be at work."""
-        return bool(trial.state.name == "RUNNING" and trial.user_attrs.get(FOLDER) == str(self.folder))
+        """Whether a command that was killed left the trial in this sweep's folder; elsewhere it may be at work. A study
+        that lies in the folder is that one's alone, also where the folder was moved."""
+        own = self.options.storage is None or trial.user_attrs.get(FOLDER) == str(self.folder)
+        return bool(own and trial.state.name == "RUNNING")
 
     # One trial after the other
 
@@ -152,18 +168,29 @@ class OptunaSweeper(Sweeper):
 
     def _ask(self, number: int) -> Any:
         self.study.sampler = studies.sampler(self.options.sampler, self.options.seed, number)
+        before = {trial.number for trial in self._trials()}
         try:
             trial = self.study.ask({key: each.distribution for key, each in self.searched.items()})
-        except (ValueError, ImportError) as error:  # a sampler that does not take this space, or needs more packages
+        except (ValueError, TypeError, ImportError) as error:  # a sampler that does not take this space or its options
+            self._never_ran(
+                each.number for each in self._trials()
+                if each.number not in before and each.state.name == "RUNNING" and FOLDER not in each.user_attrs
+            )  # fmt: skip
             raise UserError(f"hydra.sweeper.sampler: {next(iter(str(error).splitlines()), '')}") from None
         trial.set_user_attr(FOLDER, str(self.folder))
         return trial
 
+    def _never_ran(self, numbers: Iterable[int]) -> None:
+        """What was begun and not drawn to its end: a command was killed then, or the sampler failed."""
+        from optuna.trial import TrialState
+
+        for number in numbers:
+            self.study.tell(number, state=TrialState.FAIL)
+
     def _tell_job(self, number: int) -> None:
         options = self.options
         if options.monitor is not None and options.pruner is not None:
-            place = studies.place_of(options.storage, self.folder)
-            Trial(place, self.study.study_name, number, options.monitor, options.pruner).write(self.folder)
+            Trial(self.place, self.study.study_name, number, options.monitor, options.pruner).write(self.folder)
 
     def _words(self, values: dict[str, Any]) -> list[str]:
         return [*self.fixed, *(self.searched[key].word(value) for key, value in values.items())]
@@ -201,7 +228,7 @@ class OptunaSweeper(Sweeper):
         counts = {name: sum(1 for each in trials if each.state.name == name) for name in _STATES}
         summary = {
             "study": self.study.study_name,
-            "storage": studies.shown(studies.place_of(self.options.storage, self.folder)),
+            "storage": studies.shown(self.place),
             "trials": {name.lower(): count for name, count in counts.items() if count},
             "best": None if best is None else {"trial": best.number, "objective": best.value, "params": best.params},
         }

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from lit_llm.config.yaml_files import load
 from lit_llm.errors import UserError
 from lit_llm.lineage.input_hash import without_names
 from lit_llm.runtime.started_by import JOB
+from lit_llm.training import outcome
 from lit_llm.training.cluster import submission
 from lit_llm.training.cluster.inside import in_job
 from lit_llm.training.cluster.launcher import SlurmLauncher
@@ -49,7 +51,8 @@ def programs(tmp_path, monkeypatch):
 def submitted(folder, count=3, **settings):
     results = [folder / f"result-{n}.json" for n in range(count)]
     told = SlurmConfig(poll_seconds=0.01, **settings)
-    return submission.submit([(print, (n,)) for n in range(count)], results, told, 2, "name", folder / "jobs"), told
+    functions, asked = [(print, (n,)) for n in range(count)], [f"lr={n}" for n in range(count)]
+    return submission.submit(functions, results, told, 2, "name", folder / "jobs", asked), told
 
 
 def test_sbatch_is_told_what_the_settings_say(programs):
@@ -59,6 +62,7 @@ def test_sbatch_is_told_what_the_settings_say(programs):
     wanted = ["array=0-2%2", "partition=big", "time=90", "signal=USR2@45", "nodes=2", "ntasks-per-node=1",
               "gpus-per-node=8", "mem=1536M", "reservation=night", "requeue", "job-name=name"]  # fmt: skip
     assert {f"#SBATCH --{one}" for one in wanted} <= set(lines)
+    assert "--kill-on-bad-exit=1" in next(line for line in lines if line.startswith("srun "))
     assert lines.index("module load cuda") < next(n for n, line in enumerate(lines) if line.startswith("srun "))
     assert [job.id for job in jobs] == ["70_0", "70_1", "70_2"]
 
@@ -77,28 +81,104 @@ def test_a_job_has_ended_when_its_result_is_there_or_the_queue_has_lost_it(progr
     assert [job.id for job in waiting] == ["70_0"] and not jobs[0].gone
 
 
-def test_a_signal_before_the_limit_queues_the_job_again_once_for_each(programs, monkeypatch, capsys):
-    """And not from the tasks of other nodes, and no more often than it may."""
+def test_a_job_that_is_there_is_waited_for_and_not_submitted_twice(programs):
+    (programs / "queue").write_text("70_0 RUNNING\n70_1 COMPLETED\n70_2 PENDING\n")
+    jobs, settings = submitted(programs)
+    again = [submission.there(job.result, f"lr={n}", settings) for n, job in enumerate(jobs)]
+    assert [job and job.id for job in again] == ["70_0", None, "70_2"] and again[0].output == jobs[0].output
+    with pytest.raises(
+        UserError, match=r"job 70_2 is at work there, with other values \(lr=2\); wait for it, or scancel"
+    ):
+        submission.there(jobs[2].result, "lr=5", settings)
+    assert submission.there(programs / "result-3.json", "lr=3", settings) is None, "none was submitted"
+    for name in (".stop", ".requeues"):
+        jobs[0].result.with_suffix(name).touch()
+    submitted(programs)
+    assert not [*programs.glob("*.stop"), *programs.glob("*.requeues")], "a new job begins anew"
+
+
+def test_a_signal_at_the_waiting_command_stops_its_jobs_and_calls_none_failed(programs):
+    """Those that have not begun are taken back: they have no result, and did not fail."""
+    (programs / "queue").write_text("70_0 RUNNING\n70_1 PENDING\n")
+    for name, does in {  # while the queue is asked Ctrl+C is pressed; Slurm takes one job back, and the other one saves
+        "squeue": '[ -e "$HERE/pressed" ] || { touch "$HERE/pressed"; kill -INT $PPID; }; cat "$HERE/queue"',
+        "scancel": 'case "$*" in --state=PENDING*_1) echo 70_0 RUNNING > "$HERE/queue";; '
+                   '--signal=TERM*_0) echo "{\\"exit\\": 143}" > "$HERE/result-0.json";; esac',
+    }.items():  # fmt: skip
+        (programs / "bin" / name).write_text(f"#!/bin/sh\n{does}\n")
+    jobs, settings = submitted(programs, count=2)
+    ended = list(submission.wait(jobs, settings))
+    assert [(job.id, job.stopped, job.gone) for job in ended] == [
+        ("70_0", signal.SIGINT, False), ("70_1", signal.SIGINT, True),
+    ]  # fmt: skip
+    assert all(outcome.asked_to_stop(job.result).exists() for job in jobs)
+
+
+def test_a_sigterm_that_nobody_here_sent_is_no_result(tmp_path):
+    """Slurm sends one to a job that it takes away and queues again: whoever waits goes on waiting."""
+    result = tmp_path / "result.json"
+
+    def stopped(code):
+        raise SystemExit(code)
+
+    for code, asked, written in ((143, False, False), (143, True, True), (140, True, False), (2, False, True)):
+        outcome.asked_to_stop(result).unlink(missing_ok=True)
+        result.unlink(missing_ok=True)
+        if asked:
+            outcome.asked_to_stop(result).touch()
+        with pytest.raises(SystemExit) as left:
+            outcome.written(result, lambda code=code: stopped(code), str, requeue=True)
+        assert (left.value.code, result.exists()) == (code, written)
+
+
+@pytest.fixture
+def in_a_job(programs, monkeypatch):
+    """Calls in_job, of an array's job, with a run that SIGUSR2 comes in the middle of. Returns the exit code."""
     for name, value in {JOB: "", "SLURM_JOB_ID": "81", "SLURM_ARRAY_JOB_ID": "80", "SLURM_ARRAY_TASK_ID": "3"}.items():
         monkeypatch.setenv(name, value)
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGUSR1, signal.SIGUSR2)}
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)}
 
-    def stopped():
+    def stopped(saves):
+        if saves:
+            (programs / "run/checkpoints").mkdir(parents=True, exist_ok=True)
+            (programs / f"run/checkpoints/step-{time.monotonic_ns()}.ckpt").touch()
+            time.sleep(0.01)  # a file system's clock
         os.kill(os.getpid(), signal.SIGUSR2)
         raise AssertionError("not reached")
 
-    try:
-        for rank, code in (("1", 128 + signal.SIGUSR2), ("0", 0), ("0", 0), ("0", 128 + signal.SIGUSR2)):
-            monkeypatch.setenv("SLURM_PROCID", rank)
-            with pytest.raises(SystemExit) as left:
-                in_job(stopped, programs / "requeues.json", requeues=2)
-            assert left.value.code == code
-        assert in_job(lambda: 5, programs / "requeues.json", requeues=2) == 5
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-    assert (programs / "calls").read_text().splitlines() == ["scontrol requeue 80_3"] * 2
+    def called(rank="0", saves=True, requeues=2):
+        monkeypatch.setenv("SLURM_PROCID", rank)
+        with pytest.raises(SystemExit) as left:
+            in_job(lambda: stopped(saves), programs / "run", programs / "result.requeues", requeues)
+        return left.value.code
+
+    yield called
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+REQUEUED = "scontrol requeue 80_3"
+
+
+def test_a_signal_before_the_limit_queues_the_job_again_once_for_each(programs, in_a_job, capsys):
+    """And not from the tasks of other nodes, which end in order, and no more often than it may."""
+    assert [in_a_job(rank) for rank in "1000"] == [0, 0, 0, 128 + signal.SIGUSR2]
+    assert in_job(lambda: 5, programs / "run", programs / "result.requeues", requeues=2) == 5
+    assert (programs / "calls").read_text().splitlines() == [REQUEUED] * 2
     assert "was queued again 2 times, as slurm.requeues allows" in capsys.readouterr().err
+
+
+def test_a_job_that_gets_nowhere_is_not_queued_again_for_ever(programs, in_a_job, capsys):
+    codes = [in_a_job(saves=saves, requeues=50) for saves in (True, False, True, False, False, False)]
+    assert codes == [0] * 5 + [128 + signal.SIGUSR2]
+    assert (programs / "calls").read_text().splitlines() == [REQUEUED] * 5
+    assert "queued again 5 times, and wrote no checkpoint in the last 3 of them" in capsys.readouterr().err
+
+
+def test_a_requeue_that_slurm_refuses_is_told(programs, in_a_job, capsys):
+    (programs / "bin/scontrol").write_text("#!/bin/sh\necho Requeue has been disabled >&2; exit 1\n")
+    assert in_a_job() == 128 + signal.SIGUSR2
+    assert "it was not: scontrol requeue 80_3: Requeue has been disabled" in capsys.readouterr().err
 
 
 def test_where_a_run_is_made_is_no_part_of_what_it_is():
@@ -121,6 +201,7 @@ def test_one_file_says_what_jobs_are_asked_for_with():
         ({"cluster": "pbs"}, "hydra.launcher.cluster=pbs: must be one of slurm, local"),
         ({"minutes": 1, "signal_seconds": 60}, "hydra.launcher.signal_seconds=60: must be less than the job's whole"),
         ({"minutes": 0}, "hydra.launcher.minutes=0: must be"),
+        ({"minutes": "ten"}, "hydra.launcher.minutes=ten: Value 'ten' of type 'str' could not be converted to Integer"),
         ({"partitoin": "x"}, "hydra.launcher.partitoin: unknown key; there are cluster, partition"),
     ],
 )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
 from lit_llm.config.command_line import compose
 from lit_llm.errors import UserError
 from lit_llm.training.launch import launch
+from lit_llm.training.search.pruning import Pruning
 from lit_llm.training.search.trial import Pruned, Trial, told
 from lit_llm.training.sweep import table
 from lit_llm.training.train import run
@@ -67,6 +70,18 @@ def test_a_number_that_nothing_logs_is_one_line(words, tmp_path):
     trial, _ = trial_beside(tmp_path, {}, monitor="val/general/los")
     with told(tmp_path, trial.number), pytest.raises(UserError, match=r"monitor=val/general/los: nothing logs it"):
         run(compose("train", words), tmp_path / "run")
+
+
+def test_a_study_that_cannot_be_reached_ends_no_run(tmp_path, caplog):
+    """Its table is gone between two validations."""
+    trial, _ = trial_beside(tmp_path, {4: 0.1, 6: 0.1})
+    pruning = Pruning(trial)
+    assert pruning._told(9.0, 2) is False and pruning._told(9.0, 4) is True
+    with closing(sqlite3.connect(tmp_path / "study.db")) as connection:
+        connection.execute("drop table trial_intermediate_values")
+        connection.commit()
+    assert pruning._told(9.0, 6) is False
+    assert "the validation after step 6 is not reported to the study: hydra.sweeper.storage=" in caplog.text
 
 
 @pytest.mark.slow

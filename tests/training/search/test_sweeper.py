@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sqlite3
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,7 @@ from lit_llm.runtime.atomic_files import write_json
 from lit_llm.training.search.trial import current, told, untold
 
 optuna = pytest.importorskip("optuna")
+import sqlalchemy  # noqa: E402
 
 from lit_llm.training.search.sweeper import OptunaSweeper  # noqa: E402
 
@@ -153,12 +155,78 @@ def test_a_study_goes_on_with_its_own_search_alone(tmp_path):
         ({"n_trials": 0}, r"hydra.sweeper.n_trials: 0; must be"),
         ({"monitor": "loss"}, r"hydra.sweeper.monitor: loss; must be a number that validation logs"),
         ({"storage": "a.db"}, r"hydra.sweeper.storage=a.db: must be a database's URL"),
+        (
+            {"storage": "sqlite:////proc/none/a.db"},
+            r"hydra.sweeper.storage=sqlite:////proc/none/a.db: cannot be opened",
+        ),
+        ({"storage": "mysql://u:secret@h/d"}, r"hydra.sweeper.storage=mysql://u:\*\*\*@h/d: cannot be opened"),
+        ({"sampler": None}, r"hydra.sweeper.sampler: None; must be options"),
+        ({"sampler": "tpe"}, r"hydra.sweeper.sampler: tpe; must be options"),
+        ({"pruner": "median"}, r"hydra.sweeper.pruner: median; must be options"),
+        ({"n_trials": "many"}, r"hydra.sweeper.n_trials: many; must be a whole number"),
+        ({"trials": 3}, r"hydra.sweeper.trials: unknown key; there are study_name, storage, n_trials"),
+        ({"params": "lr"}, r"hydra.sweeper.params: lr; must be a mapping"),
     ],
 )
 def test_a_mistake_in_the_options_is_one_line_before_the_first_trial(tmp_path, options, said):
     with pytest.raises(UserError, match=said) as caught:
         search(tmp_path, **options)
     assert "\n" not in str(caught.value) and search.begun == []
+
+
+def test_a_sampler_that_fails_in_the_middle_is_one_line_and_leaves_no_trial_that_runs_for_ever(tmp_path):
+    sampler = {"_target_": "optuna.samplers.TPESampler", "n_startup_trials": "some"}
+    with pytest.raises(UserError, match=r"^hydra.sweeper.sampler: .*'int' and 'str'"):
+        search(tmp_path, sampler=sampler)
+    assert told_of(tmp_path)["trials"] == {"fail": 1}
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_a_study_that_another_program_made_is_refused(tmp_path, direction):
+    storage = f"sqlite:///{tmp_path}/own.db"
+    study = optuna.create_study(storage=storage, study_name="s", direction=direction)
+    study.add_trial(optuna.trial.create_trial(value=1.0))
+    with pytest.raises(UserError, match="a study of that name that was made by another program"):
+        search(tmp_path / "sweep", storage=storage, study_name="s")
+    assert len(optuna.load_study(study_name="s", storage=storage).trials) == 1
+
+
+def test_a_study_goes_on_in_a_folder_that_was_moved_and_from_a_proposal_that_was_cut_short(tmp_path):
+    def killed(number, result):
+        if number == 1:
+            raise KeyboardInterrupt
+        return result
+
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path / "old", ends=killed, study_name="s")
+    cut = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/old/study.db").ask()
+    cut.suggest_float("lr", 1e-5, 1e-1, log=True)  # and not the others: a command was killed there
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert [number for number, *_ in search(tmp_path / "new", n_trials=4, study_name="s")] == [1, 3]
+    assert told_of(tmp_path / "new")["trials"] == {"complete": 3, "fail": 1}
+
+
+def test_a_storage_that_is_locked_is_one_line_and_the_search_goes_on_later(tmp_path, monkeypatch):
+    """Another program holds SQLite's file for longer than it is waited for; here that is a moment."""
+    whole, engine = search(tmp_path / "whole", n_trials=3), sqlalchemy.engine.create_engine
+    monkeypatch.setattr(sqlalchemy.engine, "create_engine", lambda place, **more: engine(
+        place, **{**more, "connect_args": {**more["connect_args"], "timeout": 0.1}}
+    ))  # fmt: skip
+    holder = None
+
+    def locks(number, result):
+        nonlocal holder
+        if number == 1:
+            holder = sqlite3.connect(tmp_path / "cut/study.db")
+            holder.execute("begin exclusive")
+        return result
+
+    with pytest.raises(UserError, match=r"study.db: .*locked; what was found is kept") as caught:
+        search(tmp_path / "cut", ends=locks, n_trials=3)
+    assert "\n" not in str(caught.value)
+    holder.rollback()
+    holder.close()
+    assert search(tmp_path / "cut", n_trials=3) == whole[1:]
 
 
 def test_the_job_is_told_its_trial_and_only_the_compared_step_of_a_pipeline_reports(tmp_path):

@@ -1,4 +1,7 @@
-"""A Slurm of one node in a folder, of Debian's slurmctld, slurmd and munged: no systemd, cgroups or accounting."""
+"""A Slurm in a folder, of Debian's slurmctld, slurmd and munged: no systemd, cgroups or accounting.
+
+Its nodes are all this machine: a slurmd each, with a port of its own.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,17 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontr
 SETTINGS = """
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
+SlurmctldPort={port}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge/socket,cred_expire=5
 SlurmUser=root
 SlurmdUser=root
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
@@ -39,7 +41,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=2000 State=UNKNOWN
+{nodes}
 PartitionName=tests Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -65,14 +67,21 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def slurm(folder: Path, cpus: int = 2) -> Iterator[dict[str, str]]:
-    """Runs it, and gives the environment of commands that use it."""
+def slurm(folder: Path, cpus: int = 2, count: int = 1) -> Iterator[dict[str, str]]:
+    """Runs it, and gives the environment of commands that use it. ``count``: its nodes; the first one has the machine's
+    name, by which the others find it. ``cpus``: of each."""
     host = socket.gethostname().split(".")[0]
-    for name in ("munge", "state", "spool"):
+    names = [host, *(f"{host}{number}" for number in range(2, count + 1))]
+    for name in ("munge", "state"):
         (folder / name).mkdir(parents=True)
     (folder / "munge/key").write_bytes(os.urandom(1024))
     (folder / "munge/key").chmod(0o400)
-    settings = SETTINGS.format(host=host, folder=folder, ports=_free_ports(2), cpus=cpus)
+    port, *ports = _free_ports(1 + count)
+    nodes = "\n".join(
+        f"NodeName={name} NodeAddr=127.0.0.1 Port={own} CPUs={cpus} RealMemory=2000 State=UNKNOWN"
+        for name, own in zip(names, ports, strict=True)
+    )
+    settings = SETTINGS.format(host=host, folder=folder, port=port, nodes=nodes)
     (folder / "slurm.conf").write_text(settings)
     environment = {
         **os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
@@ -83,16 +92,16 @@ def slurm(folder: Path, cpus: int = 2) -> Iterator[dict[str, str]]:
     daemons = [
         ["munged", "--foreground", "--force", *munge],
         ["slurmctld", "-D", "-c", "-f", str(folder / "slurm.conf")],
-        ["slurmd", "-D", "-c", "-N", host, "-f", str(folder / "slurm.conf")],
+        *(["slurmd", "-D", "-c", "-N", name, "-f", str(folder / "slurm.conf")] for name in names),
     ]
     running: list[subprocess.Popen[bytes]] = []
     try:
         for daemon in daemons:
-            with (folder / f"{daemon[0]}.out").open("wb") as out:
+            with (folder / f"{daemon[0]}-{len(running)}.out").open("wb") as out:
                 running.append(subprocess.Popen(daemon, env=environment, stdout=out, stderr=subprocess.STDOUT))
             time.sleep(1)
         end = time.monotonic() + 60
-        while "idle" not in _states(environment):
+        while _states(environment).split() != ["idle"]:
             if time.monotonic() > end or any(one.poll() is not None for one in running):
                 told = [file.read_text(errors="replace")[-1500:] for file in folder.glob("*.out")]
                 raise RuntimeError("\n".join(["Slurm does not start", _states(environment), *told]))
