@@ -23,8 +23,8 @@ def what_would_fit(shape: Shape, of: Pass, process: float, room: float) -> list[
     rows = min(of.rows, known.rows_within(shape.config.num_layers, room - fixed))
     if rows < of.rows and (fewer := _fewer_rows(shape, of, rows)) is not None:
         found.append((fewer[0], shape.memory(fewer[1], process, known).total))
-    if (fewer := _fewer_answers(shape, of, process, room, known)) is not None:
-        found.append(fewer)
+    if (answers := _fewer_answers(shape, of, process, room, known)) is not None:
+        found.append(answers)
     single, one = _fewer_rows(shape, of, 0) or ("", of)
     again = replace(shape, checkpointing=True)
     if not shape.checkpointing:
