@@ -35,8 +35,8 @@ def compose_faster() -> None:
         defaults_list._create_interpolation_map = _where_needed(defaults_list._create_interpolation_map)
         Box._re_parent = _re_parent  # type: ignore[method-assign]
         Metadata.__deepcopy__ = _copied  # type: ignore[attr-defined]
-        # Of an interpolation, whose tree is only read.
-        omegaconf.base.parse = omegaconf._utils.parse = lru_cache(4096)(grammar_parser.parse)
+        parse = lru_cache(4096)(grammar_parser.parse)  # of an interpolation, whose tree is only read
+        omegaconf.base.parse = omegaconf._utils.parse = parse  # type: ignore[attr-defined]
 
 
 def _once(load: Any) -> Any:

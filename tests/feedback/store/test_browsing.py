@@ -1,7 +1,5 @@
 """The list of items: each prompt once, with what the annotator did; it tells neither gold items nor repeats."""
 
-import time
-
 from sqlalchemy import event, insert
 
 from lit_llm.feedback.store import browsing
@@ -72,8 +70,6 @@ def test_thousands_of_items_are_listed_at_once(make):
         event.listen(store.engine, "checkout", listen)
     for wanted, last in [("all", 5000), ("ranked", 4999), ("unranked", 5000)]:
         hundreds.clear()
-        began = time.process_time()
         found = browse(store, ann, wanted, page=10**6)
-        print("MEASURED", len(hundreds), time.process_time() - began)
-        assert 100 * len(hundreds) < 200 * 5000, "in step with the items, with no search for each"
+        assert 100 * len(hundreds) < 100 * 5000, "in step with the items, with no search for each"
         assert (found.ranked, found.total, found.rows[-1].number) == (2500, 5000, last)
