@@ -4,10 +4,12 @@ each answers comes through a pipe."""
 import io
 import multiprocessing
 import os
+import random
 import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,15 +17,26 @@ import torch
 FORK = multiprocessing.get_context("fork")
 
 
+def free_port() -> int:
+    """A port at which nobody listens, below those that the system itself gives away: until it is listened at, no
+    connection of another process takes it."""
+    told, chance = Path("/proc/sys/net/ipv4/ip_local_port_range"), random.SystemRandom()
+    above = max(20_000, int(told.read_text().split()[0]) if told.exists() else 32_768)
+    while True:
+        port = chance.randrange(10_000, above)
+        try:
+            with socket.create_server(("127.0.0.1", port)):
+                return port
+        except OSError:  # taken
+            continue
+
+
 def together(count: int, work: Callable[..., Any], *args: Any, seconds: float = 240, dies: bool = False) -> list[Any]:
     """``work(*args)`` in ``count`` processes as torchrun would start them; what it returns in each, by rank.
 
     ``dies``: a process may end without an answer, which is None then. Otherwise whoever fails fails the test.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    pipes, processes = [], []
+    port, pipes, processes = free_port(), [], []
     for rank in range(count):
         theirs, mine = FORK.Pipe(duplex=False)
         process = FORK.Process(target=_member, args=(rank, count, port, mine, work, args))

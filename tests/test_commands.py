@@ -14,6 +14,7 @@ import pytest
 from lit_llm.config.command_line import compose
 from lit_llm.training.train import run
 from tests.chain_data import chain_overrides
+from tests.forked_command import forked
 from tests.training.test_train import SMALL
 
 ROOT = Path(__file__).parents[1]
@@ -101,10 +102,10 @@ def test_evaluate_writes_every_item(trained, tmp_path):
 
 
 def test_verify_finds_every_byte_and_a_changed_one(trained, tmp_path):
-    assert succeeded(command("verify", f"model={trained}/model", cwd=tmp_path))[-1] == "every byte is as recorded"
+    assert succeeded(forked("verify", f"model={trained}/model", cwd=tmp_path))[-1] == "every byte is as recorded"
     changed = shutil.copytree(trained, tmp_path / "changed") / "model"
     (changed / "tokenizer.json").write_bytes((changed / "tokenizer.json").read_bytes() + b" ")
-    done = command("verify", f"model={changed}", cwd=tmp_path)
+    done = forked("verify", f"model={changed}", cwd=tmp_path)
     assert done.returncode == 1 and "differs: model/tokenizer.json: its bytes differ" in done.stdout
 
 

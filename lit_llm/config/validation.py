@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm.backbone.options import TransformersOptions
@@ -49,7 +49,7 @@ def validate(cfg: DictConfig) -> dict[str, Any]:
         values = schema.plain(cfg)
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key or ''}: {str(error).splitlines()[0]}") from None
-    findings = [*named_by_environment(values), *passwords_in(values), *_not_set(values)] or list(_missing(cfg))
+    findings = [*named_by_environment(values), *passwords_in(values), *_not_set(values)] or list(_missing(cfg, values))
     if findings:  # what is missing cannot be resolved: the rest is checked when it is there
         raise UserError("\n".join(findings))
     findings = list(dict.fromkeys([*findings_in(values), *_told_by_environment(cfg, values)]))
@@ -78,9 +78,10 @@ def _told_by_environment(cfg: DictConfig, values: Mapping[str, Any]) -> Iterator
             yield f"{key}={shown[key]}: {rest.partition(': ')[2]}"
 
 
-def _missing(cfg: DictConfig) -> Iterator[str]:
-    for key in sorted(OmegaConf.missing_keys(cfg)):
-        yield f"{key}: no value; give it as {key}=VALUE"
+def _missing(cfg: DictConfig, values: Mapping[str, Any]) -> Iterator[str]:
+    if any(text == MISSING for _, text in schema.texts(values)):  # to go through all keys takes long
+        for key in sorted(OmegaConf.missing_keys(cfg)):
+            yield f"{key}: no value; give it as {key}=VALUE"
 
 
 def _not_set(values: Mapping[str, Any]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The race is fair and its figures are what they are called."""
 
 import math
+import multiprocessing
 import time
 from functools import partial
 from pathlib import Path
@@ -117,7 +118,9 @@ def test_a_process_of_its_own_is_timed_from_outside():
     assert slow.peak_gb > 0.01 and slow.first_seconds >= 0.2 and slow.numbers["calls"] > 6
 
 
-def test_who_fails_is_named(capfd):
+def test_who_fails_is_named(capfd, monkeypatch):
+    fork = multiprocessing.get_context("fork")  # or each would import torch anew
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: fork)
     with pytest.raises(UserError, match=r"^mine: ValueError: no such model$"):
         race([Contestant("mine", broken)], threads=1)
     assert "Traceback" in capfd.readouterr().err

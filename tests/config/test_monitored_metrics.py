@@ -10,9 +10,14 @@ from lit_llm.errors import UserError
 from lit_llm.training.train import run
 from tests.training.test_exact_resume_of_stages import STAGES, data, parent, words_of  # noqa: F401  fixtures
 
+# A run of each loop, and the stages that test_exact_resume_of_stages asks the same of with -m slow alone.
+EVERY_DAY = ("pretraining", "flag_classification", "kto", "ppo")
+
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "stage", [pytest.param(one, marks=[pytest.mark.slow] * (one not in EVERY_DAY)) for one in STAGES]
+)
 def test_every_stage_runs_unexamined_and_logs_what_the_table_says(stage, data, parent, tmp_path, monkeypatch):  # noqa: F811
     fit, logged = L.Trainer.fit, []
 

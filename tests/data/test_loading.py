@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lit_llm.data.loading import ResumableLoader, grouped, mixed, sequential, shuffled
 from lit_llm.errors import UserError
+from tests.processes import free_port
 
 
 class Numbers:
@@ -291,7 +292,7 @@ def test_lightning_leaves_the_loader_as_it_is_across_processes(tmp_path):
     """Lightning would give a DataLoader another sampler here."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    port = str(29500 + np.random.default_rng().integers(2000))
+    port = str(free_port())
     workers = [context.Process(target=_fit_as_rank, args=(r, port, str(tmp_path), queue)) for r in (0, 1)]
     for worker in workers:
         worker.start()

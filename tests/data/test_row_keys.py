@@ -184,4 +184,4 @@ def test_a_long_text_of_a_template_s_words_is_refused_at_once():
     began = time.process_time()
     with pytest.raises(RowError, match="'text' would be dropped"):
         parse_row(Row(row, "f", 1), "examples")
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 20  # one of the ways in a million would take years

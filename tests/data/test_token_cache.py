@@ -1,5 +1,6 @@
 """Tokens are made once; never reused when anything they depend on has changed; never half there."""
 
+import itertools
 import runpy
 import time
 
@@ -84,13 +85,15 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path):
         cached_tokens(TEXTS, Encoder(), key="k", cache_dir=tmp_path / "file")
 
 
-def test_a_second_use_takes_milliseconds(tmp_path):
-    texts = ["x" * 100] * 20_000
-    encoder = Encoder()
+def test_a_second_use_takes_no_time(tmp_path):
+    texts, encoder, times = ["x" * 100] * 20_000, Encoder(), [time.process_time()]
     cached_tokens(texts, encoder, key="k", cache_dir=tmp_path)
-    calls, start = encoder.calls, time.process_time()
+    calls = encoder.calls
+    times.append(time.process_time())
     store = cached_tokens(texts, encoder, key="k", cache_dir=tmp_path)
-    assert time.process_time() - start < 0.25  # of this process alone: the machine may be busy
+    times.append(time.process_time())  # of this process alone: the machine may be busy
+    first, second = (after - before for before, after in itertools.pairwise(times))
+    assert second < first / 4
     assert calls == encoder.calls > 1 and np.all(store.lengths == 100)
 
 

@@ -5,7 +5,6 @@ import os
 import random
 import re
 import signal
-import socket
 import sqlite3
 import statistics
 import time
@@ -26,6 +25,7 @@ from lit_llm.feedback.store.projects import NewCandidate, NewItem, ProjectSettin
 from lit_llm.feedback.store.tables import AnnotationRevisionRow, AnnotationRow, AssignmentRow, CandidateRow
 from lit_llm.feedback.web.server import serve
 from lit_llm.records import Message
+from tests.processes import free_port
 
 fork = multiprocessing.get_context("fork")
 PASSWORD = "correct horse battery"
@@ -37,8 +37,7 @@ class Server:
 
     def __init__(self, place):
         self.place, self.process = place, None
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
 
     def start(self):

@@ -1,8 +1,6 @@
 """Invariant: each turn is answered in the context of the ones before, and nobody is waited for."""
 
 import io
-import os
-import subprocess
 import sys
 
 import pytest
@@ -13,6 +11,7 @@ from lit_llm.generation import chat as chat_module
 from lit_llm.generation.chat import Chat, ChatOptions
 from lit_llm.generation.sampling import respond
 from lit_llm.records import Message
+from tests.forked_command import forked
 
 
 @pytest.fixture
@@ -76,11 +75,8 @@ def test_no_input_is_the_end(options, monkeypatch, capsys):
 
 
 def test_the_script_ends_with_its_input(folder):
-    done = subprocess.run(
-        [sys.executable, "scripts/chat.py", f"model={folder}", "max_new_tokens=3", "device=cpu"],
-        input="The cat\nقطة\n", capture_output=True, text=True, timeout=240, check=False,
-        env={**os.environ, "PYTHONPATH": ".", "PYTHONIOENCODING": "ascii"}, encoding="utf-8",
-    )  # fmt: skip
+    words = (f"model={folder}", "max_new_tokens=3", "device=cpu")
+    done = forked("chat", *words, typed="The cat\nقطة\n", encoding="ascii")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") >= 2
 

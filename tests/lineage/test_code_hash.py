@@ -29,9 +29,9 @@ def own(folder, library="big_library"):
 
 
 def reached(*search_path):
-    """The modules whose code counts, in a process with this search path."""
-    program = "import sys, json\nfrom lit_llm.lineage.code_hash import code_hashes\nprint(json.dumps(sorted("
-    program += "m for m in code_hashes({'reward': {'_target_': 'my_rewards.f'}}) if not m.startswith('lit_llm'))))"
+    """The modules whose code counts beside this package's own, in a process with this search path."""
+    program = "import json\nfrom lit_llm.lineage import code_hash\ncode_hash.ALWAYS = ()\n"
+    program += "print(json.dumps(sorted(code_hash.code_hashes({'reward': {'_target_': 'my_rewards.f'}}))))"
     paths = ":".join(map(str, [*search_path, ROOT]))
     done = subprocess.run(
         [sys.executable, "-c", program], env={"PYTHONPATH": paths, "PATH": "/usr/bin"}, capture_output=True, text=True,

@@ -94,6 +94,7 @@ def test_the_final_model_answers(folder):
     assert len(texts) == 1
 
 
+@pytest.mark.slow  # the next one reuses seven
 def test_a_second_pipeline_reuses_all_of_it(folder, words, tmp_path):
     pipeline.run_pipeline(compose("pipeline", words), tmp_path / "two")
     summary = json.loads((tmp_path / "two/pipeline.json").read_text())["stages"]
@@ -101,9 +102,16 @@ def test_a_second_pipeline_reuses_all_of_it(folder, words, tmp_path):
     assert (tmp_path / "two/ppo").resolve() == (folder / "ppo").resolve()
 
 
-def test_without_ppo_its_held_out_prompts_are_answered_all_the_same(folder, words, tmp_path, caplog):
+def test_without_ppo_what_came_before_is_reused_and_its_held_out_prompts_are_answered_all_the_same(
+    folder, words, tmp_path, caplog
+):
     caplog.set_level("INFO", "lit_llm")
     pipeline.run_pipeline(compose("pipeline", [*words, "skip=[ppo]"]), tmp_path / "without")
+    steps = json.loads((tmp_path / "without/pipeline.json").read_text())["stages"]
+    assert len(steps) == 8 and [name for name, step in steps.items() if not step["reused"]] == ["dpo"], (
+        "DPO trains on what PPO held out, and nothing else is new"
+    )
+    assert (tmp_path / "without/reward_modeling").resolve() == (folder / "reward_modeling").resolve()
     entries = json.loads((tmp_path / "without/ledger.json").read_text())["entries"]
     dpo = {entry["metric"]: entry for entry in entries if (entry["stage"], entry["set"]) == ("dpo", "prompts")}
     assert {"kl/answer", "score/rule", "score/reward", "score/flagged"} <= set(dpo)

@@ -17,17 +17,27 @@ def test_it_is_set_on_glibc_and_tensors_still_work() -> None:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
 def test_what_is_kept_is_given_back() -> None:
+    """Blocks of the size of tensors, straight from the C library: torch has its own from there."""
     code = """
-import torch
+import ctypes, pathlib, resource
 from lit_llm.runtime.allocator import give_back_freed_memory, keep_freed_memory
-from lit_llm.training.plan.memory import process_bytes
+
+def held():
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
 keep_freed_memory()
-tensors = [torch.ones(1 << 18) for _ in range(128)]  # 128 MiB
-last = torch.ones(1)  # above them: the end of the heap is in use
-del tensors
-held = process_bytes()
+before, blocks = held(), [libc.malloc(2**20) for _ in range(128)]
+for block in blocks:
+    ctypes.memset(block, 1, 2**20)
+last = libc.malloc(100)  # above them: the end of the heap is in use
+for block in blocks:
+    libc.free(block)
+kept = held()
+assert kept > before + 100 * 2**20, (before, kept)
 assert give_back_freed_memory()
-assert process_bytes() < held - 100 * 2**20, (held, process_bytes())
+assert held() < kept - 100 * 2**20, (kept, held())
 """
     subprocess.run([sys.executable, "-c", code], check=True)  # a process of its own: others share this one's heap
 

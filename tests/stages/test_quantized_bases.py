@@ -119,7 +119,11 @@ def test_adapters_learn_and_the_base_stays_in_every_bit(kind: type) -> None:
     assert not any(is_quantized(each) for key, each in stage.named_parameters() if "_proj" not in key)
 
 
-@pytest.mark.parametrize("kind", STAGES)
+# With the same state in a checkpoint as one that runs every day.
+LIKE_OTHERS = (ContinuedPretraining, InstructionTuning, FlagClassification, KTO)
+
+
+@pytest.mark.parametrize("kind", [pytest.param(one, marks=[pytest.mark.slow] * (one in LIKE_OTHERS)) for one in STAGES])
 def test_a_checkpoint_alone_makes_the_stage_again(kind: type, tmp_path) -> None:
     stage, _ = fitted(kind, 1)
     stage.trainer.save_checkpoint(tmp_path / "a.ckpt", weights_only=True)

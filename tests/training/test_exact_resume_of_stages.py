@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lit_llm.checkpointing.resume import find_checkpoint
+from lit_llm.config import monitored_metrics
 from lit_llm.config.command_line import compose
 from lit_llm.runtime.lightning_loops import steps_done
 from lit_llm.training import trainer as trainers
@@ -197,6 +198,9 @@ def test_a_run_that_was_stopped_is_one_that_was_not(stage, limit, data, parent, 
     expected = train(cfg, tmp_path / "whole", whole, monkeypatch)
     assert expected["steps"] in (6, 7, 8) and whole.validated[-1] == expected["steps"]
     assert whole.validated == sorted(set(whole.validated)), "a step was validated twice"
+    validated = [name.split("/", 2) for name in expected["validation"] if name.startswith("val/")]
+    measures = {name[2] for name in validated if len(name) == 3}
+    assert "loss" in measures and measures <= set(monitored_metrics.VALIDATED[cfg.stage._target_])
 
     watch = Watch()
     for stop in stops(expected["steps"], stage == "pretraining"):

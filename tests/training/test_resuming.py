@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,8 +16,8 @@ from lit_llm.lineage import lineage
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.training import finalize
 from lit_llm.training.train import prepare, run
+from tests.forked_command import forked
 
-TRAIN = Path(__file__).parents[2] / "scripts/train.py"
 SMALL = [
     "data.micro_batch_size=2", "trainer.max_steps=2", "trainer.checkpoint_every_n_steps=1", "trainer=cpu",
     "trainer.limit_val_batches=1", "trainer.precision=32-true", "callbacks=none",
@@ -52,8 +50,7 @@ def tuned(data, parent, tmp_path_factory):
 
 
 def train(words: list[str], folder: Path | None = None) -> str:
-    command = [sys.executable, str(TRAIN), *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, cwd=folder)
+    done = forked("train", *words, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -27,6 +27,7 @@ from lit_llm.training.evaluate_command import Evaluate, evaluate_again
 from lit_llm.training.launch import launch
 from lit_llm.training.sweep import Leaderboard, objective, only_seeds_differ, table
 from lit_llm.training.train import run
+from tests.forked_command import forked
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -274,8 +275,7 @@ def test_sigterm_saves_and_exits_with_143(words, tmp_path):
 def test_a_sweep_survives_a_failed_job_and_ends_with_a_leaderboard(words, tmp_path):
     more = ["-m", "optimizer.lr=1e-3,-1,3e-3", "trainer.max_steps=1"]
     more += ["evaluation.enabled=false"]
-    line = command([*words, *more])
-    done = subprocess.run(line, capture_output=True, text=True, timeout=200, check=False, cwd=tmp_path)
+    done = forked("train", *words, *more, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "outputs/multirun").iterdir()
     jobs = json.loads((sweep / "leaderboard.json").read_text())["jobs"]

@@ -76,7 +76,13 @@ def parent(data, tmp_path_factory):
     return folder / "model"
 
 
-@pytest.mark.parametrize("stage", STAGES)
+# With a loss, a head and a loader of the same kind as one that runs every day.
+LIKE_OTHERS = ("fine_tuning", "flag_classification", "kto", "grpo")
+
+
+@pytest.mark.parametrize(
+    "stage", [pytest.param(one, marks=[pytest.mark.slow] * (one in LIKE_OTHERS)) for one in STAGES]
+)
 def test_a_stage_trains_it_and_its_own_class_reads_it_again(stage, data, parent, tmp_path):
     kind, words = STAGES[stage]
     given = [f"stage={stage}", f"init_from={parent}", f"data.path={data}/{kind}", f"data.cache_dir={data}/cache"]

@@ -6,10 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +16,7 @@ from lit_llm.data.domain_corpora import DomainCorpora
 from lit_llm.data.options import DomainCorporaOptions, TextOptions
 from lit_llm.data.raw_text import RawText
 from lit_llm.data.shards import corpus as corpora
-from lit_llm.data.shards import fates, making, portions
+from lit_llm.data.shards import fates, making, portions, search
 from lit_llm.data.shards.rows import ShardedRows
 from lit_llm.errors import UserError
 from lit_llm.records import IGNORE
@@ -246,42 +243,31 @@ def test_a_damaged_shard_is_made_again(tokenizer, tmp_path, rows):
     assert documents(again.prepared.train) == wanted
 
 
-KILLED = """
-import os, signal, sys
-sys.path[:0] = [sys.argv[1]]
-from lit_llm.data.options import TextOptions
-from lit_llm.data.raw_text import RawText
-from lit_llm.data.shards import corpus, making, portions, search
-from lit_llm.text.tokenizer import load_tokenizer
+def _killed(tokenizer, path, cache, when):
+    """The preparation of a corpus that is killed in the middle of the tokens, or of the search in them."""
+    place, after = (corpora, 5) if when == "tokens" else (search, 4)
 
-portions.PORTION, making.AT_ONCE = 4096, 1500
-place, after = (corpus, 5) if sys.argv[4] == "tokens" else (search, 4)
+    class Bar(place.Bar):
+        told = 0
 
+        def update(self, n=1):  # noqa: ARG002
+            Bar.told += 1
+            if Bar.told == after:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-class Bar(place.Bar):
-    told = 0
-
-    def update(self, n=1):
-        Bar.told += 1
-        if Bar.told == after:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-place.Bar = Bar
-options = TextOptions(path=sys.argv[2], cache_dir=sys.argv[3], max_length=32, stream_above=0, prepare_workers=2)
-RawText(options, tokenizer=load_tokenizer(sys.argv[5])).setup()
-"""
+    place.Bar = Bar
+    options = TextOptions(path=str(path), cache_dir=str(cache), max_length=32, stream_above=0, prepare_workers=2)
+    RawText(options, tokenizer=tokenizer).setup()
 
 
 @pytest.mark.parametrize("when", ["tokens", pytest.param("search", marks=pytest.mark.slow)])
 def test_killed_in_the_middle_it_goes_on_and_repeats_no_shard(tokenizer, tmp_path, rows, when):
     path, cache = tmp_path / "a.jsonl", tmp_path / "shards"
     path.write_text(jsonl(rows))
-    tokenizer.save(tmp_path / "tokenizer")
-    ended = subprocess.run(
-        [sys.executable, "-c", KILLED, Path.cwd(), path, cache, when, tmp_path / "tokenizer"], capture_output=True
-    )
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    process = multiprocessing.get_context("fork").Process(target=_killed, args=(tokenizer, path, cache, when))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     pattern = "tokens.bin" if when == "tokens" else "*.npz"
     done = {file: file.stat().st_mtime_ns for file in cache.rglob(pattern) if ".unfinished-" not in str(file)}
     assert 3 <= len(done) < 16

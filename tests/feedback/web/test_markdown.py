@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lit_llm.feedback.web import hostile_text
 from lit_llm.feedback.web.hostile_text import CONTROL
 from lit_llm.feedback.web.markdown import rendered
 from tests.feedback.web.test_hostile_text import raw
@@ -69,10 +70,11 @@ def test_the_time_grows_in_step_with_the_text(piece):
         return time.process_time() - began
 
     seconds(5)
-    assert min(seconds(80) for _ in range(3)) < 12 * min(seconds(20) for _ in range(3))
+    assert min(seconds(80) for _ in range(3)) < 24 * min(seconds(10) for _ in range(3)), "8 in step, 64 by the square"
 
 
 def test_a_text_of_hidden_characters_costs_little():
-    began = time.process_time()
+    """The mark of a character is made once."""
+    hostile_text._visible.cache_clear()
     rendered("\u202e" * 60_000)
-    assert time.process_time() - began < 0.3, "the mark of a character is made once"
+    assert hostile_text._visible.cache_info().misses == 1

@@ -131,12 +131,13 @@ def test_time_and_steps_are_those_of_the_run(words, tmp_path):
 
 
 def test_what_the_steps_held_counts_where_it_is_more_than_the_parts(words, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "process_bytes", lambda: 1e9)  # no less, when some of it was swapped out
     cfg, parts = compose("train", words), plan_run(compose("train", words), False, tmp_path / "parts").memory
     for name, peaks, most in (("more", [1e9, 9e12], 9e12), ("earlier", [9e12, 9e12], None), ("less", [0.0, 1.0], None)):
         left = iter(peaks)
         monkeypatch.setattr(memory, "peak_bytes", lambda _, left=left: next(left))
         found = plan_run(cfg, True, tmp_path / name).memory
-        assert found == (most or pytest.approx(parts, rel=0.2))
+        assert found == (most or pytest.approx(parts, rel=0.01))
 
 
 def test_epochs_are_counted_in_steps(words, tmp_path):
@@ -149,11 +150,10 @@ def test_epochs_are_counted_in_steps(words, tmp_path):
 
 
 def test_what_does_not_fit_is_said_before_a_weight_is_read_and_what_would(words, tmp_path, monkeypatch):
-    cfg = compose("train", [*words, "data.micro_batch_size=8", "evaluation.generate=false"])
-    needs = plan_run(cfg, False, tmp_path / "a").memory
-    process = memory.process_bytes()
-    monkeypatch.setattr(memory, "available", lambda _: (process + 0.6 * (needs - process)) / memory.SPARE)
+    cfg, process = compose("train", [*words, "data.micro_batch_size=8", "evaluation.generate=false"]), 1e9
     monkeypatch.setattr(memory, "process_bytes", lambda: process)
+    needs = plan_run(cfg, False, tmp_path / "a").memory
+    monkeypatch.setattr(memory, "available", lambda _: (process + 0.6 * (needs - process)) / memory.SPARE)
     monkeypatch.setattr("lit_llm.training.build.load_run_model", lambda *_: pytest.fail("weights are made"))
     found = plan_run(cfg, True, tmp_path / "b")
     text = "\n".join(found.lines)
