@@ -120,7 +120,7 @@ def _placements(model: Any, peers: int) -> dict[str, Placement]:
     vocabulary: Placement = Shard(0) if model.config.vocab_size % peers == 0 else Replicate()
     found: dict[str, Placement] = {}
     for name, _ in [*model.named_parameters(), *model.named_buffers()]:
-        *_, layer, kind, which = ["", "", *name.split(".")]
+        layer, kind, which = ["", "", *name.split(".")][-3:]
         if (kind in COLUMNS and which != "start_A") or (layer in COLUMNS and kind == "lora_B"):
             found[name] = Shard(0)
         elif (kind in ROWS and which in ("weight", "start_A")) or (layer in ROWS and kind == "lora_A"):

@@ -9,10 +9,11 @@ import sys
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # glibc's malloc.h
 _NEVER = 2**31 - 1
 GATHERED = 2**20
-"""Bytes: what is larger, in a run whose weights are gathered for each layer anew, is handed back as soon as it is freed.
+"""Bytes: in a run that gathers weights for each layer anew, what is larger is handed back as soon as it is freed.
 
-Between what is gathered lie parts of gradients, which stay: the heap's holes fit nothing, and it grows. A model of 91
-million weights over two processes held 0.85 GiB and a heap of 2.2 GiB, as much as one process."""
+Between what is gathered lie parts of gradients, which stay: what comes next fits no hole of the heap, and it grows. Of
+91 million weights each of two processes held 0.85 GiB in a heap of 2.2 GiB, as large as that of one process.
+"""
 
 
 def keep_freed_memory(largest: int | None = None) -> bool:

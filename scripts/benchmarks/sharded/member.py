@@ -72,7 +72,7 @@ class Even:
 
 def kind_of(stage: str, length: int) -> tuple[Any, Any]:
     """What makes a stage from its model, and what makes its batches."""
-    sampled = {"max_new_tokens": length - length // 2, "end_ids": (END,), "micro_batch_size": 1}
+    sampled: dict[str, Any] = {"max_new_tokens": length - length // 2, "end_ids": (END,), "micro_batch_size": 1}
     lora = InstructionTuning.Options(lora_rank=16, lora_dropout=0.0)
     kinds: dict[str, tuple[Any, Any]] = {
         "pretraining": (Pretraining, texts),
@@ -133,11 +133,11 @@ def main(told: dict[str, Any]) -> None:
         own = [make(rows // shares, told["length"], model.config.vocab_size, generator) for _ in range(shares)]
         batches.append(own[share])
     strategy: Any = ShardedStrategy(shares, tensor, told["way"]) if sharded else "ddp" if world > 1 else "auto"
-    clock, own = Clock(), not stage.automatic_optimization
+    clock, by_itself = Clock(), not stage.automatic_optimization
     trainer = L.Trainer(
         accelerator="cpu", devices=world, strategy=strategy, max_steps=-1, max_epochs=1, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        gradient_clip_val=None if own else 1.0, callbacks=[clock], use_distributed_sampler=False,
+        gradient_clip_val=None if by_itself else 1.0, callbacks=[clock], use_distributed_sampler=False,
     )  # fmt: skip
     trainer.fit(stage, DataLoader(batches, batch_size=None, shuffle=False))  # type: ignore[arg-type]
     held, state = gathered(peak_bytes("cpu") - bare, world), gathered(float(clock.state), world)
