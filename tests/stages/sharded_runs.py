@@ -207,13 +207,15 @@ class Recorder(L.Callback):
 
     def __init__(self) -> None:
         self.steps: dict[int, dict[str, float]] = {}
+        self.first = 0
         self.validations: list[float] = []
 
-    def on_train_start(self, *_: Any) -> None:
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self.first = trainer.global_step
         torch.manual_seed(2)  # what is drawn before, when processes find each other, is not the run's
 
     def on_train_batch_end(self, trainer: L.Trainer, stage: Any, *_: Any) -> None:
-        if stage.latest and trainer.global_step:
+        if stage.latest and trainer.global_step > self.first:
             self.steps[trainer.global_step] = dict(stage.latest)
 
     def on_validation_end(self, trainer: L.Trainer, stage: Any) -> None:  # noqa: ARG002
