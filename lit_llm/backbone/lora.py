@@ -38,6 +38,8 @@ TARGETS = LINEAR_LAYERS
 log = logging.getLogger("lit_llm")
 
 START = ("start_A", "start_B", "start_lengths")
+ADAPTER = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector", *START)
+"""What a layer holds beside its weight: what is trained, and what that began as."""
 
 
 class LoRALinear(Linear):
@@ -68,6 +70,7 @@ class LoRALinear(Linear):
         self.lora_B = nn.Linear(rank, base.out_features, bias=False, **like)
         self.lora_dropout = Dropout(dropout)
         self.enabled = True
+        self.add_up: Callable[[Tensor], Tensor] | None = None  # over processes that hold columns of one layer
         nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B.weight)
         lengths = row_lengths(whole(base.weight, dtype_of(base.weight)).detach()) if decomposed else None
@@ -85,7 +88,7 @@ class LoRALinear(Linear):
             return out + change
         # Of what dropout left out the base's part stays: PEFT's, and the paper's where there is no dropout.
         with torch.no_grad(), torch.autocast(input.device.type, enabled=False):  # lengths in the weights' own type
-            current = row_lengths(self._changed(down.dtype))
+            current = row_lengths(self._changed(down.dtype), self.add_up)
         stretch = lengths / current
         more = (stretch - 1) * linear(left, self.weight, None) + stretch * change
         return out + more.to(out.dtype)
@@ -125,9 +128,12 @@ class LoRALinear(Linear):
         return plain
 
 
-def row_lengths(weight: Tensor) -> Tensor:
-    """Of each row of (out, in): (out,); next to 0 for a row of zeros, which stays one when it is divided by this."""
+def row_lengths(weight: Tensor, add_up: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Of each row of (out, in): (out,); next to 0 for a row of zeros, which stays one when it is divided by this.
+    ``add_up``: of squares (out,), over those who hold other columns of these rows."""
     lengths: Tensor = torch.linalg.vector_norm(weight, dim=1)
+    if add_up is not None:
+        lengths = add_up(lengths.square()).sqrt()
     return lengths.clamp_min(max(1e-12, torch.finfo(lengths.dtype).tiny))
 
 

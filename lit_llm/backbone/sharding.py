@@ -54,6 +54,7 @@ def shard(model: Any, plan: ShardingPlan) -> None:
         parallelize(model, plan.tensor_mesh)
     policy = MixedPrecisionPolicy(plan.param_dtype, plan.reduce_dtype, cast_forward_inputs=False)
     options: Any = {"mesh": plan.mesh, "mp_policy": policy, "shard_placement_fn": partial(_cut, plan.mesh.size(-1))}
+    model.backbone.compile_within_hooks()
     for layer in model.backbone.layers:
         _placed(layer, plan.device)
         fully_shard(layer, reshard_after_forward=not plan.keep_whole, **options)
@@ -117,7 +118,7 @@ class Twin:
                 self._put(name, nn.Parameter(found if device is None else found.to(device), parameter.requires_grad))
         for name, buffer in model.named_buffers():
             owner, _, attribute = name.rpartition(".")
-            self.network.get_submodule(owner)._buffers[attribute] = buffer
+            self.network.get_submodule(owner)._buffers[attribute] = shared_tensors.whole(buffer)
         for setting in SETTINGS:
             if setting in vars(model):
                 setattr(self.network, setting, vars(model)[setting])

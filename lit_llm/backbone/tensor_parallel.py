@@ -23,6 +23,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 
 from lit_llm.backbone.config import BackboneConfig
+from lit_llm.backbone.dropout import Dropout
+from lit_llm.backbone.lora import ADAPTER, LoRALinear
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 
@@ -92,9 +94,14 @@ def parallelize(model: Any, mesh: DeviceMesh) -> None:
         for name, module in layer.named_modules():
             kind = name.rpartition(".")[2]
             if kind in COLUMNS:
-                _expose(module, {name: Shard(0) for name in ("weight", "bias")})
+                _expose(module, {"weight": Shard(0), "bias": Shard(0), **_adapter(Partial(), Shard(0), Shard(0))})
             elif kind in ROWS:
-                _expose(module, {"weight": Shard(1), "bias": Partial()}, {"bias": 1 / peers.count})
+                adapter = _adapter(Shard(1), Partial(), Partial())
+                _expose(module, {"weight": Shard(1), "bias": Partial(), **adapter}, {"bias": 1 / peers.count})
+                if isinstance(module, LoRALinear):
+                    _sees_columns(module, peers)
+            elif "lora_" in name:  # computed by the layer that it stands beside
+                continue
             elif any(True for _ in module.parameters(recurse=False)):  # a norm, of some tokens or of some heads
                 _expose(module, dict.fromkeys(("weight", "bias"), Partial()))
         for part in (layer.self_attn, layer.mlp):
@@ -112,11 +119,11 @@ def _placements(model: Any, peers: int) -> dict[str, Placement]:
     """How each parameter is cut; a vocabulary that cannot be shared out evenly is not."""
     vocabulary: Placement = Shard(0) if model.config.vocab_size % peers == 0 else Replicate()
     found: dict[str, Placement] = {}
-    for name, _ in model.named_parameters():
-        *_, kind, which = name.split(".")
-        if kind in COLUMNS:
+    for name, _ in [*model.named_parameters(), *model.named_buffers()]:
+        layer, kind, which = ["", "", *name.split(".")][-3:]
+        if (kind in COLUMNS and which != "start_A") or (layer in COLUMNS and kind == "lora_B"):
             found[name] = Shard(0)
-        elif kind in ROWS and which == "weight":
+        elif (kind in ROWS and which in ("weight", "start_A")) or (layer in ROWS and kind == "lora_A"):
             found[name] = Shard(1)
         else:
             found[name] = vocabulary if kind in ("embed_tokens", "lm_head") else Replicate()
@@ -128,35 +135,60 @@ def _cut(model: nn.Module, peers: Peers, placements: Mapping[str, Placement]) ->
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             setattr(module, name, made[id(parameter)])  # tied ones stay one
+    for name, module in model.named_modules():
+        if isinstance(module, LoRALinear):  # the adapter that training began with
+            for part, buffer in list(module.named_buffers(recurse=False)):
+                setattr(module, part, _distributed(buffer, peers, placements[f"{name}.{part}"]))
 
 
 def _shared(parameter: nn.Parameter, peers: Peers, placement: Placement) -> nn.Parameter:
-    whole = parameter.detach()
+    return nn.Parameter(_distributed(parameter.detach(), peers, placement), parameter.requires_grad)
+
+
+def _distributed(whole: Tensor, peers: Peers, placement: Placement) -> Tensor:
     part = whole.chunk(peers.count, placement.dim)[peers.rank].clone() if isinstance(placement, Shard) else whole
-    made = DTensor.from_local(
+    return DTensor.from_local(
         part.contiguous(), peers.mesh, [placement], run_check=False, shape=whole.shape, stride=whole.stride()
     )
-    return nn.Parameter(made, parameter.requires_grad)
+
+
+def _adapter(down: Placement, up: Placement, lengths: Placement) -> dict[str, Placement]:
+    """What the gradients of an adapter's tensors are: of A, of B, of the lengths that DoRA trains."""
+    return dict(zip(ADAPTER, (down, up, lengths, down, up, lengths), strict=True))
+
+
+def _sees_columns(layer: LoRALinear, peers: Peers) -> None:
+    """A layer of ``ROWS`` with an adapter: it reads some of the features, and knows a part of its rows' lengths."""
+
+    def added(squares: Tensor) -> Tensor:
+        dist.all_reduce(squares, group=peers.group)
+        return squares
+
+    layer.add_up = added
+    if isinstance(layer.lora_dropout, Dropout):
+        layer.lora_dropout.part = peers.rank, peers.count
 
 
 def _expose(module: nn.Module, gradients: Mapping[str, Placement], factors: Mapping[str, float] | None = None) -> None:
     """While ``module`` computes, it sees this process's part of its parameters as plain tensors. ``gradients``: what
     each process's gradient of them is, a part of the whole or a term of its sum; ``factors``: what they are multiplied
     by, where what they add is added up over processes."""
-    names = [name for name in gradients if getattr(module, name, None) is not None]
+    there = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
+    owners = [(name, module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2])
+              for name in gradients if name in there]  # fmt: skip
 
     def before(module: nn.Module, inputs: Any) -> None:  # noqa: ARG001
-        for name in names:
-            parameter: Any = getattr(module, name)
+        for name, owner, attribute in owners:
+            parameter: Any = getattr(owner, attribute)
             part = parameter.to_local(grad_placements=[gradients[name]])
             # An attribute of the object itself hides the parameter of that name.
-            vars(module)[name] = part * factors[name] if factors and name in factors else part
+            vars(owner)[attribute] = part * factors[name] if factors and name in factors else part
 
     def after(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ARG001
-        for name in names:
-            vars(module).pop(name, None)
+        for _, owner, attribute in owners:
+            vars(owner).pop(attribute, None)
 
-    if names:
+    if owners:
         module.register_forward_pre_hook(before)
         # Also where a layer that is computed again ends early, with what its backward pass needs.
         module.register_forward_hook(after, always_call=True)

@@ -79,9 +79,18 @@ class Transformer(nn.Module):
         for layer in self.layers:
             layer.compile(*args, **kwargs)
 
+    def compile_within_hooks(self) -> None:
+        """Of compiled layers what they compute alone, from here on: hooks around them, which gather weights, stay as
+        they are."""
+        if self.compiled:
+            for layer in self.layers:
+                layer._compiled_call_impl = None
+                layer.forward = torch.compile(layer.forward)
+
     @property
     def compiled(self) -> bool:
-        return self.layers[0]._compiled_call_impl is not None  # a copy of a compiled model is not
+        first = self.layers[0]
+        return first._compiled_call_impl is not None or "forward" in vars(first)  # a copy of a compiled model is not
 
     def forward(
         self,

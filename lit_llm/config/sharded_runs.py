@@ -60,11 +60,6 @@ def _stage_faults(prefix: str, values: Mapping[str, Any], said: str) -> Iterator
     stage, backbone = (values[key] if isinstance(values[key], Mapping) else {} for key in ("stage", "backbone"))
     if backbone.get("_target_") == TransformersOptions.TARGET:
         yield f"{prefix}backbone=transformers: its layers are not shared out with {said}; give trainer=ddp"
-    if values["trainer"]["compile"]:
-        yield (
-            f"{prefix}trainer.compile=true: layers are not compiled with {said}; leave it out "
-            f"({prefix}trainer.gradient_checkpointing=true saves memory)"
-        )
     if stage.get("lora_quantization"):
         yield (
             f"{prefix}stage.lora_quantization={stage['lora_quantization']}: weights in 4 bits are not shared out with "
@@ -80,8 +75,11 @@ def _stage_faults(prefix: str, values: Mapping[str, Any], said: str) -> Iterator
 def _tensor_faults(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
     stage, backbone = (values[key] if isinstance(values[key], Mapping) else {} for key in ("stage", "backbone"))
     said = f"{prefix}trainer.tensor_parallel={values['trainer']['tensor_parallel']}"
-    if stage.get("lora_rank"):
-        yield f"{prefix}stage.lora_rank={stage['lora_rank']}: adapters are not cut for {said}; give trainer=fsdp"
+    if values["trainer"]["compile"]:
+        yield (
+            f"{prefix}trainer.compile=true: layers whose processes send to each other are not compiled with {said}; "
+            f"leave it out ({prefix}trainer.gradient_checkpointing=true saves memory), or give trainer=fsdp"
+        )
     if backbone.get("dropout"):
         yield (
             f"{prefix}backbone.dropout={backbone['dropout']}: the processes of a group would draw the same for other "

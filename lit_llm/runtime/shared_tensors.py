@@ -47,7 +47,8 @@ def shared_as(tensor: Tensor, like: Any) -> Tensor:
         return tensor
     from torch.distributed.tensor import DTensor
 
-    part = local_part(tensor, like).to(like.device)
+    # Fused optimizers read a moment in the order of its weight, whatever the strides of a view of columns say.
+    part = local_part(tensor, like).to(like.device).contiguous()
     return DTensor.from_local(
         part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     )

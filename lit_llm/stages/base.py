@@ -202,6 +202,12 @@ class Stage(L.LightningModule):
         self._window.add(total, count, metrics)
         return total  # the sum: what divides it is known only when the window is complete
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning lets go of gradients after the next forward pass, which would be held beside them."""
+        super().optimizer_step(*args, **kwargs)
+        if self.sharding is not None:
+            self.sharding.drop_gradients()
+
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,

@@ -58,6 +58,11 @@ class Sharding:
         for network in self.networks.values():
             reshard(network)
 
+    def drop_gradients(self) -> None:
+        """After weights have changed."""
+        for parameter in self.stage.parameters():
+            parameter.grad = None
+
     def shared_out(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """A checkpoint's whole weights as the networks hold them: this process's part of each."""
         own = self.stage.state_dict()

@@ -14,6 +14,7 @@ from lit_llm.backbone.options import TransformersOptions
 from lit_llm.config import schema
 from lit_llm.config.pretrained_defaults import tell
 from lit_llm.config.resume_compatibility import refuse_another
+from lit_llm.config.sharded_runs import is_sharded
 from lit_llm.errors import UserError
 from lit_llm.runtime.distributed import is_first_process, lost_processes_told, one_process_at
 from lit_llm.runtime.garbage_collection import imports_uncollected
@@ -70,9 +71,9 @@ def needs_less(cfg: DictConfig) -> str:
 
 def prepare(cfg: DictConfig, folder: RunFolder) -> None:
     """Write down what is about to run. A folder that holds another run is not written over."""
-    from lit_llm.runtime.allocator import keep_freed_memory
+    from lit_llm.runtime.allocator import GATHERED, keep_freed_memory
 
-    keep_freed_memory()
+    keep_freed_memory(GATHERED if is_sharded(cfg.trainer) else None)
     quiet()
     if not is_first_process():
         return

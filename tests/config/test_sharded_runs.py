@@ -26,9 +26,8 @@ def findings(*words):
         (["trainer=fsdp", "backbone=transformers"], "backbone=transformers: its layers .*give trainer=ddp"),
         (["trainer=fsdp", *LORA, "stage.lora_quantization=nf4"], "lora_quantization=nf4: .*give trainer=ddp"),
         (["trainer=tp", "trainer.devices=3"], "tensor_parallel=2: must divide the 3 devices.*trainer.devices=4"),
-        (["trainer=tp", *LORA], "stage.lora_rank=4: adapters are not cut for trainer.tensor_parallel=2"),
         (["trainer=tp", "backbone.dropout=0.1"], "backbone.dropout=0.1: .*give backbone.dropout=0"),
-        (["trainer=fsdp", "trainer.compile=true"], "trainer.compile=true: layers are not compiled with trainer.shard"),
+        (["trainer=tp", "trainer.compile=true"], "trainer.compile=true: .*tensor_parallel=2; .*give trainer=fsdp"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(words, said):
@@ -38,7 +37,16 @@ def test_what_does_not_go_together_is_one_line(words, said):
     assert any(re.search(said, line) for line in found), found
 
 
-@pytest.mark.parametrize("words", [["trainer=fsdp"], ["trainer=tp"], ["trainer=fsdp", "trainer.shard=grad", *LORA]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["trainer=fsdp"],
+        ["trainer=tp"],
+        ["trainer=fsdp", "trainer.shard=grad", *LORA],
+        ["trainer=tp", *LORA, "stage.lora_dora=true"],
+        ["trainer=fsdp", "trainer.compile=true", "trainer.activation_memory_budget=0.5"],
+    ],
+)
 def test_what_goes_together_is_no_finding(words):
     assert findings(*words) == []
 

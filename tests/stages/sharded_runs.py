@@ -11,6 +11,7 @@ import lightning as L
 import torch
 
 from lit_llm.backbone.config import BackboneConfig
+from lit_llm.backbone.lora import adapted, apply_lora
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.data.loading import ResumableLoader, shuffled
 from lit_llm.data.ranking_rows import ranking_batch
@@ -131,6 +132,17 @@ def adapters(shares: int) -> Any:
     return texts(made(InstructionTuning, model=model(), **options, **parts()), shares)
 
 
+def adapters_decomposed(shares: int) -> Any:
+    options = {"lora_rank": 4, "lora_dropout": 0.0, "lora_dora": True}
+    return texts(made(InstructionTuning, model=model(), **options, **parts()), shares)
+
+
+def adapters_left_out(shares: int) -> Any:
+    """Equal to one process's only where all processes compute one share of the rows."""
+    options = {"lora_rank": 4, "lora_dropout": 0.2, "lora_dora": True}
+    return texts(made(InstructionTuning, model=model(), **options, **parts()), shares)
+
+
 def preferences(shares: int) -> Any:
     stage = PreferenceOptimization(model=model(), **parts(partial(adamw, lr=1e-3)))
     return stage, Data(Rankings(), Rankings(8), 4 // shares), {}
@@ -139,6 +151,15 @@ def preferences(shares: int) -> Any:
 def preferences_by_adapters(shares: int) -> Any:
     options = {"lora_rank": 4}
     stage = made(PreferenceOptimization, model=model(), **options, **parts(partial(adamw, lr=1e-3)))
+    return stage, Data(Rankings(), Rankings(8), 4 // shares), {}
+
+
+def preferences_from_adapters(shares: int) -> Any:
+    """Adapters that are trained on, held to what they began as."""
+    network = apply_lora(model(), 4, 32.0, 0.0)
+    for layer in adapted(network).values():
+        torch.nn.init.normal_(layer.lora_B.weight, std=0.05)
+    stage = made(PreferenceOptimization, model=network, lora_rank=4, **parts(partial(adamw, lr=1e-3)))
     return stage, Data(Rankings(), Rankings(8), 4 // shares), {}
 
 
@@ -175,47 +196,67 @@ def grpo(shares: int) -> Any:
 
 CASES: dict[str, Callable[[int], Any]] = {
     each.__name__: each
-    for each in (tied, untied_muon, recomputed, adapters, preferences, preferences_by_adapters, reward_model, ppo,
-                 ppo_by_adapters, grpo)
+    for each in (tied, untied_muon, recomputed, adapters, adapters_decomposed, preferences, preferences_by_adapters,
+                 preferences_from_adapters, reward_model, ppo, ppo_by_adapters, grpo)
 }  # fmt: skip
+OF_ONE_SHARE = {"adapters_left_out": adapters_left_out}
 
 
 class Recorder(L.Callback):
     """Every step's numbers, and each validation's loss."""
 
     def __init__(self) -> None:
-        self.steps: list[dict[str, float]] = []
+        self.steps: dict[int, dict[str, float]] = {}
+        self.first = 0
         self.validations: list[float] = []
 
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self.first = trainer.global_step
+        torch.manual_seed(2)  # what is drawn before, when processes find each other, is not the run's
+
     def on_train_batch_end(self, trainer: L.Trainer, stage: Any, *_: Any) -> None:
-        if stage.latest and trainer.global_step > len(self.steps):
-            self.steps.append(dict(stage.latest))
+        if stage.latest and trainer.global_step > self.first:
+            self.steps[trainer.global_step] = dict(stage.latest)
 
     def on_validation_end(self, trainer: L.Trainer, stage: Any) -> None:  # noqa: ARG002
         self.validations.append(float(trainer.callback_metrics["val/loss"]))
 
 
 def run(
-    case: str, folder: Path, processes: int = 1, tensor_parallel: int = 1, steps: int = STEPS, **strategy: Any
+    case: str,
+    folder: Path,
+    processes: int = 1,
+    tensor_parallel: int = 1,
+    steps: int = STEPS,
+    kind: Any = ShardedStrategy,
+    resume: Path | None = None,
+    keep: Path | None = None,
+    **strategy: Any,
 ) -> dict[str, Any]:
-    """Steps and validations of a run, and its weights at the end (in the first process)."""
+    """Steps and validations of a run, and its weights at the end (in the first process).
+
+    ``resume``: the checkpoint that it goes on from; ``keep``: the one that it writes."""
     shares = processes // tensor_parallel
     L.seed_everything(1, verbose=False)
-    stage, data, options = CASES[case](shares)
+    stage, data, options = (CASES | OF_ONE_SHARE)[case](shares)
     recorder = Recorder()
     usual = {"max_steps": steps, "max_epochs": -1, "val_check_interval": 8, "check_val_every_n_epoch": None}
     if stage.automatic_optimization:
         usual |= {"gradient_clip_val": 0.5}
     if processes > 1:
-        usual |= {"devices": processes, "strategy": ShardedStrategy(shares, tensor_parallel, **strategy)}
-    trainer_for(folder, [recorder], enable_checkpointing=False, **(usual | options)).fit(stage, datamodule=data)
+        usual |= {"devices": processes, "strategy": kind(shares, tensor_parallel, **strategy)}
+    trainer = trainer_for(folder, [recorder], enable_checkpointing=False, **(usual | options))
+    trainer.fit(stage, datamodule=data, ckpt_path=resume, weights_only=True)
+    if keep is not None:
+        trainer.save_checkpoint(keep)
     if stage.sharding is not None:
         stage.sharding.reshard()  # the last validation's forward pass has left embedding and head whole
     held = sum(parameter.to_local().numel() if hasattr(parameter, "to_local") else parameter.numel()
                for parameter in stage.model.parameters())  # fmt: skip
     stage.gather()
     weights = stage.model.state_dict() if stage.global_rank == 0 else {}
-    return {"steps": recorder.steps, "validations": recorder.validations, "weights": weights, "held": held}
+    steps_told = list(recorder.steps.values())
+    return {"steps": steps_told, "validations": recorder.validations, "weights": weights, "held": held}
 
 
 def assert_same(found: dict[str, Any], wanted: dict[str, Any], case: str) -> None:
@@ -231,5 +272,3 @@ def assert_same(found: dict[str, Any], wanted: dict[str, Any], case: str) -> Non
     assert found["weights"].keys() == wanted["weights"].keys(), case
     for name, weight in wanted["weights"].items():
         torch.testing.assert_close(found["weights"][name], weight, rtol=1e-5, atol=1e-5, msg=f"{case} {name}")
-
-

@@ -31,7 +31,6 @@ from .toy import END, loader, made, prompt_batch
 from .training_run import trainer_for
 
 DEFAULT = {"tied": STEPS, "untied_muon": 8, "adapters": 5, "preferences": 7, "ppo": 2, "grpo": 2}  # and their steps
-NOT_CUT = {"adapters", "preferences_by_adapters", "ppo_by_adapters"}  # refused with tensor parallelism
 
 
 def trainer(folder: Path, processes: int, tensor_parallel: int = 1, **options: Any) -> L.Trainer:
@@ -121,6 +120,7 @@ def resumed(folder: Path, processes: int) -> dict[str, Any]:
 
 def everything(folder: Path) -> dict[str, Any]:
     found = {name: run(name, folder, 2, steps=steps) for name, steps in DEFAULT.items()}
+    found["adapters_left_out"] = run("adapters_left_out", folder, 2, tensor_parallel=2, steps=3)
     more = {"from_folder": from_folder, "from_scratch": from_scratch, "sampled": sampled, "resumed": resumed}
     return found | {name: work(folder, 2) for name, work in more.items()}
 
@@ -139,6 +139,10 @@ def test_two_processes_learn_what_one_does(case, two, tmp_path):
     assert_same(two[0][case], wanted, case)
     held = [each[case]["held"] / wanted["held"] for each in two]
     assert sum(held) == pytest.approx(1, abs=0.02) and max(held) < 0.6  # each holds its part alone
+
+
+def test_two_processes_that_compute_adapted_layers_together_leave_out_what_one_does(two, tmp_path):
+    assert_same(two[0]["adapters_left_out"], run("adapters_left_out", tmp_path, steps=3), "adapters_left_out")
 
 
 @pytest.mark.parametrize("start", [from_folder, from_scratch])
@@ -184,7 +188,6 @@ def cases(folder: Path, names: list[str], processes: int, options: dict[str, Any
     ],
 )
 def test_every_way_to_share_out_in_every_stage(processes, options, tmp_path):
-    names = [name for name in CASES if "tensor_parallel" not in options or name not in NOT_CUT]
-    found = together(processes, cases, tmp_path, names, processes, options)
-    for name in names:
+    found = together(processes, cases, tmp_path, list(CASES), processes, options)
+    for name in CASES:
         assert_same(found[0][name], run(name, tmp_path), f"{name} {processes} {options}")

@@ -4,6 +4,7 @@ from those of one process. Each run starts from one model folder, in processes t
 from __future__ import annotations
 
 import json as json_files
+import math
 import os
 import statistics
 import subprocess
@@ -22,7 +23,8 @@ from lit_llm.backbone.huggingface import save_model
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
 
-STAGES, OPTIMIZERS = ("pretraining", "dpo"), ("adamw", "muon")
+STAGES = ("pretraining", "lora", "dpo", "reward_model", "ppo", "grpo")
+OPTIMIZERS = ("adamw", "muon")
 WAYS = {"one": "one process", "ddp": "ddp", "full": "fsdp", "grad": "fsdp, shard=grad", "tp": "tp"}
 SCRIPTS = Path(__file__).parents[2]
 
@@ -39,7 +41,7 @@ class Settings:
     length: Annotated[int, "tokens of a row"] = 256
     steps: Annotated[int, "of each run"] = 5
     processes: Annotated[tuple[int, ...], "each divides rows="] = (2, 4)
-    stages: Annotated[tuple[str, ...], f"of {', '.join(STAGES)}"] = STAGES
+    stages: Annotated[tuple[str, ...], f"of {', '.join(STAGES)}"] = ("pretraining", "dpo")
     optimizer: Annotated[str, f"of {', '.join(OPTIMIZERS)}"] = "adamw"
     ways: Annotated[tuple[str, ...], f"of {', '.join(list(WAYS)[1:])}"] = tuple(WAYS)[1:]
     json: Annotated[Path | None, "also write the results here"] = None
@@ -62,19 +64,21 @@ class Settings:
 
 @dataclass(frozen=True)
 class Found:
-    """A run. ``held``: bytes at the peak of the process that held most, above its libraries."""
+    """A run, by the process that held most."""
 
     stage: str
     processes: int
     way: str
-    held: float
+    bare: float  # bytes of libraries, before there is a model
+    state: float  # bytes of its part of weights, gradients and the optimizer's state, frozen networks among them
+    held: float  # bytes at the peak, above ``bare``
     seconds: float
-    gap: float  # the largest difference between a step's loss and one process's
+    gap: float  # the largest difference between a step's loss and one process's; nan: each samples its own answers
 
     def line(self) -> str:
-        told = f"{self.gap:.1e}" if self.processes > 1 else "-"
-        return (f"| {self.stage} | {self.processes} | {WAYS[self.way]} | {self.held / 2**20:,.0f} MiB | "
-                f"{self.seconds:.2f} s | {told} |")  # fmt: skip
+        told = f"{self.gap:.1e}" if self.processes > 1 and not math.isnan(self.gap) else "-"
+        sizes = " | ".join(f"{size / 2**20:,.0f} MiB" for size in (self.bare, self.state, self.held))
+        return f"| {self.stage} | {self.processes} | {WAYS[self.way]} | {sizes} | {self.seconds:.2f} s | {told} |"
 
 
 def run(settings: Settings) -> None:
@@ -90,8 +94,9 @@ def run(settings: Settings) -> None:
         save_model(place, model)
         say(f"{model.num_parameters():,} parameters, {settings.rows} rows of {settings.length} a step, float32, "
             f"{settings.optimizer}, one thread a process")  # fmt: skip
-        print("| stage | processes | strategy | held at most by one | a step | from one process's losses |", flush=True)
-        print("|---|---|---|---|---|---|", flush=True)
+        print("| stage | processes | strategy | libraries | weights, gradients, moments | at the peak, above libraries "
+              "| a step | from one process's losses |", flush=True)  # fmt: skip
+        print("|---|---|---|---|---|---|---|---|", flush=True)
         for one in measured(settings, Path(place)):
             found.append(one)
             print(one.line(), flush=True)
@@ -107,12 +112,16 @@ def run(settings: Settings) -> None:
 def measured(settings: Settings, folder: Path) -> Iterator[Found]:
     for stage in settings.stages:
         alone = member(settings, folder, stage, 1, "one")
-        yield Found(stage, 1, "one", max(alone["held"]), statistics.median(alone["seconds"]), 0.0)
+        yield _found(stage, 1, "one", alone, alone)
         for count in settings.processes:
             for way in settings.ways:
-                told = member(settings, folder, stage, count, way)
-                gap = max(abs(a - b) for a, b in zip(told["losses"], alone["losses"], strict=True))
-                yield Found(stage, count, way, max(told["held"]), statistics.median(told["seconds"]), gap)
+                yield _found(stage, count, way, member(settings, folder, stage, count, way), alone)
+
+
+def _found(stage: str, processes: int, way: str, told: dict[str, Any], alone: dict[str, Any]) -> Found:
+    gap = max(abs(a - b) for a, b in zip(told["losses"], alone["losses"], strict=True))
+    sizes = told["bare"], max(told["state"]), max(told["held"])
+    return Found(stage, processes, way, *sizes, statistics.median(told["seconds"]), gap)
 
 
 def member(settings: Settings, folder: Path, stage: str, processes: int, way: str) -> dict[str, Any]:
