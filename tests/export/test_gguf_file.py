@@ -52,7 +52,8 @@ def test_both_readers_have_the_model_s_own_logits(kind, tmp_path):
     assert back.config.max_positions == (48 if kind == "mistral" else 96), (
         "where llama.cpp has no window, what it holds"
     )
-    if kind.startswith(("llama 3", "linear", "llama with biases", "yarn")):  # which transformers' reader of GGUF leaves out
+    # What transformers' reader of GGUF leaves out.
+    if kind.startswith(("llama 3", "linear", "llama with biases", "yarn")):
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
