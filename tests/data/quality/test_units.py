@@ -68,6 +68,7 @@ def test_a_long_text_in_pieces_loses_no_ngram(monkeypatch):
     text = " ".join(words)
     whole = set(ngrams(units([text]), 5).hashes.tolist())
     monkeypatch.setattr(module, "AT_ONCE", 2000)
+    monkeypatch.setattr(module, "TOGETHER", 2000)
     monkeypatch.setattr(module, "OVERLAP", 100)
     portions = list(pieces(["short", text, "", "end"]))
     assert max(sum(map(len, portion)) for _, portion in portions) <= 2000
