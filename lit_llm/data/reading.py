@@ -183,7 +183,8 @@ class Reading:
         counts, seen = self.counts, set[bytes]()
         for row in rows:
             counts.read += 1
-            of, language = counts.overview.read(row), Counter()
+            of = counts.overview.read(row)
+            language: Counter[str] = Counter()
             try:
                 record = _record(row, self.kind, self._parse, self._ignore_keys)
                 key = content_key(record)

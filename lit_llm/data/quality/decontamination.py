@@ -218,7 +218,8 @@ class _Table:
 def _distinct(values: Numbers) -> Numbers:
     """``np.unique``, which hashes them first, and takes fifty times as long."""
     values = np.sort(values)
-    return values[np.concatenate([[True], values[1:] != values[:-1]])[: len(values)]]
+    first: NDArray[np.bool_] = np.concatenate([[True], values[1:] != values[:-1]])[: len(values)]
+    return values[first]
 
 
 def _only(of: Units, texts: Numbers) -> Units:
