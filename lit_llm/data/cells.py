@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from lit_llm.data.file_rows import Row, extension
@@ -43,7 +42,7 @@ def with_cells(rows: Iterable[Row | RowError], kind: Kind, parse: Format | Parse
             yield row
             continue
         try:
-            yield replace(row, value=_meant(row.value, kind, parse, row.where))
+            yield row.holding(_meant(row.value, kind, parse, row.where))
         except RowError as bad:
             yield bad
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from lit_llm.data.column_map import as_mapping
@@ -56,7 +55,7 @@ class Columns:
                     "one of the two out",
                 )
                 continue
-            yield replace(row, value={self.names.get(key, key): one for key, one in row.value.items()})
+            yield row.holding({self.names.get(key, key): one for key, one in row.value.items()})
 
     def _see(self, value: Mapping[str, Any]) -> None:
         self.seen_rows = True

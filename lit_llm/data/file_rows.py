@@ -58,6 +58,10 @@ class Row:
     parts: tuple[tuple[int, str], ...] = ()  # of a document: where its pages or sections begin, and their names
     encoding: str = ""  # of a text, where it was found out
 
+    def holding(self, value: dict[str, Any] | str) -> Row:
+        """The row with another value: ``dataclasses.replace``, in a third of the time."""
+        return Row(value, self.file, self.line, self.named, self.parts, self.encoding)
+
     @property
     def where(self) -> str:
         return self.named or place(self.file, self.line)

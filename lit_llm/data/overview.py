@@ -23,6 +23,8 @@ LOUD = 0.1
 FEW_WORDS = 15
 """Characters a word on average, above which a text is counted in characters: its script has no blanks between words."""
 SLICE = 2**16  # characters whose words are counted at a time
+_MARKS = bytes(ord(" " if chr(code).isspace() else "x") for code in range(256))
+"""For the bytes of ASCII: a blank, or a part of a word."""
 DUPLICATES = ("duplicate", "near_duplicate")
 EXPECTED = (
     "duplicate", "in_heldout", "left_out", "other_half", "no_weight", "unlabelled", "all_tied", *quality.REASONS
@@ -107,7 +109,10 @@ class Overview:
 
     def of(self, file: str) -> OfKind:
         """What is known of the files of one's kind."""
-        return self.kinds.setdefault(kind_of(file), OfKind())
+        kind = kind_of(file)
+        if (found := self.kinds.get(kind)) is None:
+            found = self.kinds[kind] = OfKind()
+        return found
 
     def plain(self) -> dict[str, Any]:
         """Its kinds of files, as JSON takes it."""
@@ -278,9 +283,16 @@ def words_in(text: str) -> int:
     """What ``len(text.split())`` gives, without a list of all words of a text that may be gigabytes."""
     count = 0
     for at in range(0, len(text), SLICE):
-        count += len(text[at : at + SLICE].split())
+        count += _words_in(text[at : at + SLICE])
         count -= bool(at) and not text[at - 1].isspace() and not text[at].isspace()  # a word in two slices
     return count
+
+
+def _words_in(text: str) -> int:
+    if not text.isascii():
+        return len(text.split())
+    marks = text.encode("ascii").translate(_MARKS)  # three times as fast as texts of the words
+    return marks.count(b" x") + marks.startswith(b"x")
 
 
 def _size(record: Record) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -118,6 +119,9 @@ def read_records(
     return Records(divided, counts)
 
 
+_NONE = "", 0, b""
+
+
 class Last(NamedTuple):
     """What is known of the record that came last."""
 
@@ -132,7 +136,6 @@ class Reading:
 
     Args:
         ids: finds rows with the id of another; None: these are not looked for.
-        counts_words: False where that was done when the rows were read before.
         Others as of ``read_records``.
     """
 
@@ -150,9 +153,8 @@ class Reading:
         screening: Screening | None = None,
         columns: Mapping[str, str] | str | None = None,
         ids: RowIds | None = None,
-        counts_words: bool = True,
     ) -> None:
-        self.kind, self.cache_dir, self.ids, self._counts_words = kind, cache_dir, ids, counts_words
+        self.kind, self.cache_dir, self.ids = kind, cache_dir, ids
         self.encoding = checked_encoding(encoding)
         self.screening = screening or Screening(cache_dir=cache_dir)
         self.counts, self.encodings = Counts(), FoundEncodings()
@@ -181,14 +183,16 @@ class Reading:
         counts, seen = self.counts, set[bytes]()
         for row in rows:
             counts.read += 1
-            of, language = counts.overview.read(row), Counter[str]()
+            of = counts.overview.read(row)
+            language: Counter[str] = Counter()
             try:
                 record = _record(row, self.kind, self._parse, self._ignore_keys)
                 key = content_key(record)
                 if key in seen and self.screening.deduplicate != "off":
                     raise RowError("duplicate", f"{record.source}: says the same as an earlier row")
                 refusal = self.screening.refused(record, language)
-                of.languages += language
+                if language:
+                    of.languages += language
                 if refusal:
                     raise RowError(*refusal)
             except RowError as error:
@@ -202,11 +206,35 @@ class Reading:
             seen.add(key)
             counts.used += 1
             assert isinstance(row, Row)
-            words = counts.overview.use(row, record) if self._counts_words else 0
+            words = counts.overview.use(row, record)
             if self.ids is not None:
                 self.ids.see(row, record)
             self.last = Last(row.line, key, words, next(iter(language), ""))
             yield record
+
+    def again(self, rows: Iterable[Row | RowError], wanted: Iterable[tuple[str, int, bytes]]) -> Iterator[Record]:
+        """Records of rows that were read before: those of ``wanted``, in their order. Nothing is counted or judged.
+
+        Args:
+            wanted: the file, the line and the ``content_key`` of each; several pieces of a text may begin in one line.
+        """
+        left = iter(wanted)
+        file, line, key = next(left, _NONE)
+
+        def at_place() -> Iterator[Row | RowError]:
+            for row in rows:
+                if not line:
+                    return
+                if isinstance(row, Row) and row.line == line and row.file == file:
+                    yield row
+
+        found = with_cells(self.columns.renamed(at_place()), self.kind, self._parse)
+        for row in _cleaned(found, Counter()) if self._clean else found:
+            with suppress(RowError):  # of another piece in this line
+                record = _record(row, self.kind, self._parse, self._ignore_keys)
+                if content_key(record) == key:
+                    file, line, key = next(left, _NONE)
+                    yield record
 
     def end(self, path: Any, max_error_rate: float) -> None:
         """When all is read. Raises UserError for bad rows that stop the run, too many of them, or no usable row."""
@@ -297,15 +325,13 @@ def _cleaned(rows: Iterable[Row | RowError], altered: Counter[str]) -> Iterator[
     for row in rows:
         if isinstance(row, RowError):
             yield row
-        elif isinstance(row.value, str):
-            yield replace(row, value=cleaned(row.value, altered))
-        else:
-            try:
-                value = cleaned_row(row.value, altered)
-            except RecursionError:
-                yield RowError("too_deep", f"{row.where}: nested too deep; flat fields are needed")
-                continue
-            yield replace(row, value=value)
+            continue
+        try:
+            value = cleaned(row.value, altered) if isinstance(row.value, str) else cleaned_row(row.value, altered)
+        except RecursionError:
+            yield RowError("too_deep", f"{row.where}: nested too deep; flat fields are needed")
+            continue
+        yield row.holding(value)
 
 
 def _record(row: Row | RowError, kind: Kind, parse: Format | Parse | None, ignore_keys: Collection[str]) -> Record:
@@ -314,11 +340,11 @@ def _record(row: Row | RowError, kind: Kind, parse: Format | Parse | None, ignor
     record = parse_row(row, kind, parse, ignore_keys)
     if record is None:
         raise RowError("left_out", f"{row.where}: left out by the format's function")
-    if isinstance(record, Document) and not record.text.strip():
-        raise RowError("empty_text", f"{row.where}: no text")
+    if isinstance(record, Document):
+        if not record.text.strip():
+            raise RowError("empty_text", f"{row.where}: no text")
+        return Document(record.text, record.source, record.tags, row.parts or record.parts, row.file)
     record = replace(record, file=row.file)
-    if isinstance(record, Document) and row.parts:
-        record = replace(record, parts=row.parts)
     if isinstance(record, Comparison) and len(set(record.ranks)) == 1:
         raise RowError("all_tied", f"{row.where}: all ranks are equal, which says nothing about better and worse")
     return record

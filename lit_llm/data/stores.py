@@ -104,7 +104,7 @@ def files_at(url: str) -> list[str]:
     for name, info in found:
         if info.get("type", "file") != "file":
             continue
-        each = name if web else str(store.unstrip_protocol(name))
+        each = name if web else f"{url.partition('://')[0]}://{name}"  # as it was said: az:// is abfs:// too
         files.append(each)
         _State.known[each] = _remote(each, info)
     if not files:
@@ -191,9 +191,13 @@ def _store(url: str) -> tuple[Any, str]:
     try:
         # The same object within a process; another process gets one of its own.
         store = fsspec.filesystem(scheme)
-    except (ImportError, ValueError) as error:
-        what = f"needs {package}; pip install 'lit-llm[{extra}]' ({' '.join(str(error).split())[:80]})"
-        raise UserError(f"{url}: reading {scheme}:// {what}") from None
+    except Exception as error:  # each store's library has its own
+        told = f"({' '.join(str(error).split())[:120]})"
+        if isinstance(error, ImportError) or "rotocol not known" in str(error):  # which a package makes known
+            raise UserError(
+                f"{url}: reading {scheme}:// needs {package}; pip install 'lit-llm[{extra}]' {told}"
+            ) from None
+        raise UserError(f"{url}: {package} cannot be used {told}; check its settings in the environment") from None
     return store, url if scheme.startswith("http") else store._strip_protocol(url)
 
 
@@ -284,13 +288,22 @@ def _tried(url: str, call: Callable[[], Value]) -> Value:
             raise
         except Exception as error:  # each store's library has its own
             what = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-            final = isinstance(error, PermissionError | ImportError) or getattr(error, "status", None) in _FINAL
+            final = isinstance(error, PermissionError | ImportError) or _status(error) in _FINAL
             if final or type(error).__name__ in ("NoCredentialsError", "DefaultCredentialsError"):
                 raise UserError(f"{url}: cannot be read ({what}); check the name, and who may read it") from None
         if pause is not None:
             log.warning("%s: %s; trying again in %g s", url, what, pause)
             time.sleep(pause)
     raise UserError(f"{url}: cannot be fetched, {TRIES} times in a row ({what}); try again later")
+
+
+def _status(error: Exception) -> int:
+    """HTTP's status, where a store's library says it: aiohttp, Azure's, Google's, the hub's."""
+    for one in (error, getattr(error, "response", None)):
+        for name in ("status", "status_code", "code"):
+            if isinstance(found := getattr(one, name, None), int):
+                return found
+    return 0
 
 
 def _within(seconds: float, call: Callable[[], Value]) -> Value:

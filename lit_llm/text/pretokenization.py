@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
 from collections.abc import Callable
 from functools import cache
 from itertools import chain
@@ -32,8 +33,9 @@ _BEYOND = re.compile("[\ud800-\udfff\U00010000-\U0010ffff]")
 """Texts with these (pictures, rare ideographs) are the library's: sets beyond 16 bits make Python's search slow."""
 
 
-class Pieces(dict[str, list[int]]):
-    """Ids of the pieces met so far; an unknown one is encoded when it is asked for."""
+class Pieces(dict[str, bytes]):
+    """Ids of the pieces met so far, 4 bytes each as this machine orders them, so that those of a text are joined at
+    once; an unknown piece is encoded when it is asked for."""
 
     def __init__(self, engine: Engine, pattern: str, only_ascii: bool) -> None:
         super().__init__()
@@ -42,17 +44,28 @@ class Pieces(dict[str, list[int]]):
         self._engine = Engine(engine.model)  # without a pattern: what it gets is one piece
         self._engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 
-    def __missing__(self, piece: str) -> list[int]:
-        ids: list[int] = self._engine.encode(piece, add_special_tokens=False).ids
+    def __missing__(self, piece: str) -> bytes:
+        ids = array("I", self._engine.encode(piece, add_special_tokens=False).ids).tobytes()
         if len(self) < MOST_PIECES and len(piece) <= LONGEST_PIECE:
             self[piece] = ids
         return ids
 
-    def encode(self, text: str) -> list[int] | None:
-        """The text's ids, the same as the library's; None where only the library knows them."""
+    def packed(self, text: str) -> bytes | None:
+        """The text's ids as 32 bits each; None where only the library knows them."""
         if not text.isascii() and (self._only_ascii or _BEYOND.search(text)):
             return None
-        return list(chain.from_iterable(map(self.__getitem__, self._cut(text))))
+        return b"".join(map(self.__getitem__, self._cut(text)))
+
+    def encode(self, text: str) -> list[int] | None:
+        """The text's ids, the same as the library's; None where only the library knows them."""
+        found = self.packed(text)
+        return None if found is None else unpacked(found)
+
+
+def unpacked(ids: bytes) -> list[int]:
+    """What ``Pieces.packed`` gives, as numbers."""
+    numbers: list[int] = memoryview(ids).cast("I").tolist()
+    return numbers
 
 
 def pieces_of(engine: Engine) -> Pieces | None:

@@ -16,8 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import AddedToken, Encoding
 from tokenizers import Tokenizer as Engine
 from tokenizers.models import WordLevel
@@ -34,7 +36,7 @@ from lit_llm.text.control_tokens import DOCUMENT_END, SPECIALS, TURN_END, TURN_S
 from lit_llm.text.merges import LearnedMerges, replaced, with_merges
 from lit_llm.text.new_words import whole_pieces, with_pieces
 from lit_llm.text.places import Place, Places
-from lit_llm.text.pretokenization import Pieces, pieces_of
+from lit_llm.text.pretokenization import Pieces, pieces_of, unpacked
 from lit_llm.text.tokenizer_files import (
     check_names,
     class_names,
@@ -46,6 +48,7 @@ from lit_llm.text.tokenizer_files import (
     stop_ids,
 )
 
+Ids = TypeVar("Ids")
 WORTH_PIECES = 500_000
 """Characters after which a table of pieces is made (0.15 seconds): a short run starts without it."""
 WORTH_LIBRARY = 3
@@ -258,7 +261,7 @@ class Tokenizer:
         if (goes_on or place is not Place.START) and self._places.matters:
             return self._ids(text, lambda: self._places.encode(text, place, goes_on))
         found = self._looked_up(text)
-        return self._encode_one(text) if found is None else found
+        return self._encode_one(text) if found is None else unpacked(found)
 
     def _encode_one(self, text: str) -> list[int]:
         return self._ids(text, lambda: list(self.engine.encode(text, add_special_tokens=False).ids))
@@ -278,19 +281,30 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many texts: by the table of pieces, or by the library on more cores than the table is worth."""
+        return self._encoded(texts, unpacked, list)
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """``encode_batch``, each (T,): what goes to the disk is at no time numbers of Python."""
+        return self._encoded(
+            texts, lambda ids: np.frombuffer(ids, np.uint32), lambda ids: np.fromiter(ids, np.uint32, len(ids))
+        )
+
+    def _encoded(
+        self, texts: Sequence[str], of_bytes: Callable[[bytes], Ids], of_list: Callable[[list[int]], Ids]
+    ) -> list[Ids]:
         if library_cores() > WORTH_LIBRARY:
-            return self._encode_all(list(texts))
+            return [of_list(ids) for ids in self._encode_all(list(texts))]
         found = [self._looked_up(text) for text in texts]
         rest = [text for text, ids in zip(texts, found, strict=True) if ids is None]
         others = iter(self._encode_all(rest) if rest else [])
-        return [next(others) if ids is None else ids for ids in found]
+        return [of_list(next(others)) if ids is None else of_bytes(ids) for ids in found]
 
-    def _looked_up(self, text: str) -> list[int] | None:
+    def _looked_up(self, text: str) -> bytes | None:
         """From the table of pieces, as soon as that is worth it and where it knows the tokenizer's rules."""
         if self._characters < WORTH_PIECES:
             self._characters += len(text)
             return None
-        return None if self._pieces is None else self._pieces.encode(text)
+        return None if self._pieces is None else self._pieces.packed(text)
 
     @cached_property
     def _pieces(self) -> Pieces | None:
@@ -299,7 +313,7 @@ class Tokenizer:
     def _encode_all(self, texts: list[str]) -> list[list[int]]:
         """By the library, on all cores that it may use."""
         try:
-            return [list(e.ids) for e in self.engine.encode_batch_fast(texts, add_special_tokens=False)]
+            return [e.ids for e in self.engine.encode_batch_fast(texts, add_special_tokens=False)]
         except Exception:  # the library raises bare Exception
             return [self._encode_one(text) for text in texts]  # names the text
 

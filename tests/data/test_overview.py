@@ -157,6 +157,8 @@ def test_dropped_passages_and_altered_places_reach_the_counts(tmp_path, tokenize
 
 def test_words_are_counted_without_a_list_of_them():
     text = "one two\u2003three\n four\x1cfive " * 30_000 + "end"
+    blanks = "".join(random.Random(1).choices([chr(code) for code in range(128)] + [" ", "\t", "\x1c"] * 20, k=5000))
+    assert words_in(blanks) == len(blanks.split()) > 100
     assert words_in(text) == len(text.split()) and words_in("") == words_in("  \n") == 0
     assert words_in("a" * (2 * SLICE + 5)) == 1 and words_in("a" * SLICE + " b") == 2
     tracemalloc.start()

@@ -21,12 +21,13 @@ class Faulty:
 
     def __init__(self):
         self.inner = server.DomainDispatcherApplication(server.create_backend_app)
-        self.faults, self.met = [], []
+        self.faults, self.met, self.ranges = [], [], 0
 
     def __call__(self, environ, start_response):
         is_range = environ["REQUEST_METHOD"] == "GET" and "HTTP_RANGE" in environ
         fault = self.faults.pop(0) if is_range and self.faults else ""
         self.met += [fault] if fault else []
+        self.ranges += is_range
         if fault == "503":
             start_response("503 Slow Down", [("Content-Length", "0")])
             return [b""]
@@ -83,6 +84,8 @@ def test_a_folder_and_a_glob_with_faults(bucket, tokenizer, tmp_path, path):
     assert remote.counts()["used"] == local.counts()["used"] == 160
     assert remote.files() == [f"s3://texts/corpus/{name}.jsonl" for name in "ab"]
     assert sorted(bucket.met) == ["503", "cut", "cut", "stall"]
+    blocks = sum(-(-(here / name).stat().st_size // 2000) for name in ("a.jsonl", "b.jsonl"))
+    assert bucket.ranges == blocks + 4, "each is asked for once more, and nothing else"
 
 
 def test_what_is_not_there_or_never_comes_is_one_line(bucket, tmp_path):

@@ -88,6 +88,10 @@ def test_a_tokenizer_turns_to_the_table_without_a_change_of_ids(monkeypatch: pyt
     monkeypatch.setattr(tokenizer, "library_cores", lambda: 2)
     assert fast.encode_batch(texts) == expected == [fast.encode(text) for text in texts]
     assert fast.__dict__["_pieces"]
+    for cores in (8, 2):
+        monkeypatch.setattr(tokenizer, "library_cores", lambda cores=cores: cores)
+        arrays = fast.encode_arrays(texts)
+        assert [array.tolist() for array in arrays] == expected and {array.dtype.name for array in arrays} == {"uint32"}
     fast.add_tokens(["tokenizer", "<tensor>"])
     assert fast.encode_batch([" tokenizer <tensor> tokenizers"]) == [
         fast.engine.encode(" tokenizer <tensor> tokenizers").ids

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_llm.data.quality.units import Hashes, Units, ngrams, pieces, units
+from lit_llm.data.quality.units import Hashes, Units, ngrams, ngrams_of_lengths, pieces, units
 
 COMMON = 10  # boilerplate is in more training texts,
 SEVERAL = 3  # and in at least so many held-out items of which no two have the same n-grams
 LEAST = 8  # words of an item, as in that appendix: a shorter one is in texts that have nothing to do with it
-_BITS = 20
+_BITS = 16  # of a table of what is known at all, for each n-gram: of those that are not, one in 16 passes it
 
 Numbers = NDArray[np.int64]
 
@@ -37,6 +37,13 @@ class Found(NamedTuple):
 
     codes: Mapping[int, Numbers]  # by length of n-gram: text * G + number of the n-gram, sorted, each once
     totals: Numbers  # (texts,): n-grams of each text
+
+
+class Telling(NamedTuple):
+    """What is no boilerplate of the n-grams of ``n`` words, and how many of these are enough."""
+
+    grams: NDArray[np.bool_]  # (G,)
+    enough: NDArray[np.float64]  # (I,): of an item's
 
 
 class HeldoutItems:
@@ -70,69 +77,68 @@ class HeldoutItems:
         if not self._tables:
             return []
         found = self.found_in(texts)
-        return self.decided(found, self.frequency([found]))
+        return self.decided(found, self.telling([found]))
 
     def found_in(self, texts: Sequence[str]) -> Found:
         """The items' n-grams in some of the training texts: the others may be in other places."""
         matched: Mapping[int, list[Numbers]] = {length: [] for length in self._tables}
         totals = np.zeros(len(texts), np.int64)  # n-grams of each text
         for numbers, portion in pieces(texts):
-            of = units(portion)
-            for length, table in self._tables.items():
-                runs = ngrams(of, length, short=False)
+            for length, runs in ngrams_of_lengths(units(portion), self._tables).items():
+                table = self._tables[length]
                 if length == self.n:
                     np.add.at(totals, numbers, runs.counts)
                 where, gram = table.matches(runs.hashes)
-                owner = numbers[np.searchsorted(runs.bounds, where, side="right") - 1]
-                matched[length].append(np.unique(owner * len(table.values) + gram))
+                if where.size:
+                    owner = numbers[np.searchsorted(runs.bounds, where, side="right") - 1]
+                    matched[length].append(_distinct(owner * len(table.values) + gram))
         nothing = np.zeros(0, np.int64)
-        return Found({length: np.unique(np.concatenate([nothing, *some])) for length, some in matched.items()}, totals)
+        return Found({length: _distinct(np.concatenate([nothing, *some])) for length, some in matched.items()}, totals)
 
     @property
     def sizes(self) -> dict[int, int]:
         """G, the number of n-grams, by their length."""
         return {length: len(table.values) for length, table in self._tables.items()}
 
-    def frequency(self, everywhere: Iterable[Found]) -> Numbers:
-        """(G,): in how many of all training texts each n-gram of ``n`` words is."""
-        size = len(self._tables[self.n].values) if self.n in self._tables else 0
-        counted = np.zeros(size, np.int64)
+    def telling(self, everywhere: Iterable[Found]) -> Telling:
+        """What tells, as found in all training texts."""
+        if (table := self._tables.get(self.n)) is None:
+            return Telling(np.zeros(0, bool), np.zeros(0))
+        frequency = np.zeros(len(table.values), np.int64)  # in how many of the texts each n-gram is
         for found in everywhere:
-            if size:
-                counted += np.bincount(found.codes[self.n] % size, minlength=size)
-        return counted
+            grams, counts = np.unique(found.codes[self.n] % len(frequency), return_counts=True)
+            frequency[grams] += counts
+        telling = (frequency <= COMMON) | (table.items_of < SEVERAL)
+        return Telling(telling, np.maximum(self.share * table.grams_of(telling), 1))
 
-    def decided(self, found: Found, frequency: Numbers) -> list[Held]:
-        """Those of the texts of ``found`` that hold an item or lie in one. ``frequency``: of all texts."""
+    def decided(self, found: Found, telling: Telling) -> list[Held]:
+        """Those of the texts of ``found`` that hold an item or lie in one."""
         first: dict[int, int] = {}
         for length, table in self._tables.items():
             codes = found.codes[length]
             text, gram = codes // len(table.values), codes % len(table.values)
-            if length < self.n:
-                pairs = table.whole(text, gram)
-            else:
-                pairs = self._decided(table, text, gram, found.totals, frequency)
+            pairs = table.whole(text, gram)
+            if length == self.n:
+                pairs += self._parts(table, text, gram, found.totals, telling)
             for one, item in pairs:
                 first[one] = min(item, first.get(one, item))
         return [Held(text, item) for text, item in sorted(first.items())]
 
-    def _decided(
-        self, table: _Table, text: Numbers, gram: Numbers, totals: Numbers, frequency: Numbers
+    def _parts(
+        self, table: _Table, text: Numbers, gram: Numbers, totals: Numbers, telling: Telling
     ) -> list[tuple[int, int]]:
-        """(text, item) of matched n-grams: all of an item's, or enough that tell, of the item or the text."""
-        telling = (frequency <= COMMON) | (table.items_of < SEVERAL)
-        found = table.whole(text, gram)
-        some = np.flatnonzero(telling[gram])
+        """(text, item) of matched n-grams: enough that tell, of the item or the text."""
+        some = np.flatnonzero(telling.grams[gram])
         if not some.size:
-            return found
+            return []
         texts, items = table.spread(text[some], gram[some])
         pairs, counts = np.unique(texts * table.count + items, return_counts=True)
         texts, items = pairs // table.count, pairs % table.count
-        enough = counts >= np.maximum(self.share * table.grams_of(telling)[items], 1)
+        enough = counts >= telling.enough[items]
         # A text's own n-grams that are held out, whichever items they are of.
         own = np.bincount(text[some], minlength=len(totals))
         enough |= own[texts] >= np.maximum(self.share * totals[texts], 1)
-        return [*found, *zip(texts[enough].tolist(), items[enough].tolist(), strict=True)]
+        return list(zip(texts[enough].tolist(), items[enough].tolist(), strict=True))
 
 
 class _Table:
@@ -146,21 +152,33 @@ class _Table:
         items = np.concatenate([part[1] for part in parts])
         self.values, gram = np.unique(hashes, return_inverse=True)
         self.count = int(items.max()) + 1
-        codes = np.unique(gram * self.count + items)  # of an item, each n-gram once
+        codes = _distinct(gram * self.count + items)  # of an item, each n-gram once
         gram, item = codes // self.count, codes % self.count
         sums = np.zeros(self.count, np.uint64)  # modulo 2**64: the same for the same n-grams
         np.add.at(sums, item, self.values[gram])
-        present = np.unique(item)
+        present = _distinct(item)
         first = np.isin(item, present[np.unique(sums[present], return_index=True)[1]])
         self._gram, self._item = gram[first], item[first]
         self._starts = np.searchsorted(self._gram, np.arange(len(self.values) + 1))
         self.items_of = np.diff(self._starts)  # (G,): how many items have each n-gram
-        self._seen = np.zeros(2**_BITS, bool)
-        self._seen[self.values >> np.uint64(64 - _BITS)] = True
+        by_item = np.argsort(self._item, kind="stable")
+        self._grams = self._gram[by_item]  # each item's, end to end
+        self._begins = np.searchsorted(self._item[by_item], np.arange(self.count + 1))
+        # A bit for the first bits of each hash, far more than there are hashes.
+        bits = max(20, (_BITS * len(self.values)).bit_length())
+        self._shift = np.uint64(64 - bits)
+        places = self._places(self.values)
+        begins = np.flatnonzero(np.diff(places >> 3, prepend=-1))
+        self._seen = np.zeros(2**bits >> 3, np.uint8)
+        self._seen[places[begins] >> 3] = np.bitwise_or.reduceat(np.uint8(1) << (places & 7).astype(np.uint8), begins)
+
+    def _places(self, hashes: Hashes) -> Numbers:
+        return (hashes >> self._shift).astype(np.int64)
 
     def matches(self, hashes: Hashes) -> tuple[Numbers, Numbers]:
         """Which of ``hashes`` are known, and which of ``values`` they are."""
-        some = np.flatnonzero(self._seen[hashes >> np.uint64(64 - _BITS)])
+        places = self._places(hashes)
+        some = np.flatnonzero(self._seen[places >> 3] >> (places & 7).astype(np.uint8) & 1)
         place = np.minimum(np.searchsorted(self.values, hashes[some]), len(self.values) - 1)
         hit = self.values[place] == hashes[some]
         return some[hit], place[hit]
@@ -177,24 +195,31 @@ class _Table:
 
     def whole(self, text: Numbers, gram: Numbers) -> list[tuple[int, int]]:
         """(text, item) where all of an item's n-grams are in the text."""
+        there = _distinct(gram)
+        _, items = self.spread(there, there)
+        items, counts = np.unique(items, return_counts=True)
+        items = items[counts == np.diff(self._begins)[items]]  # of which no n-gram is missing everywhere
         order = np.lexsort((text, gram))
         text, gram = text[order], gram[order]
-        starts = np.searchsorted(gram, np.arange(len(self.values) + 1))
-        frequency = np.diff(starts)
-        by_item = np.argsort(self._item, kind="stable")
-        begins = np.searchsorted(self._item[by_item], np.arange(self.count + 1))
         found: list[tuple[int, int]] = []
-        missing = np.bincount(self._item[frequency[self._gram] == 0], minlength=self.count)
-        for item in np.flatnonzero((missing == 0) & (np.diff(begins) > 0)).tolist():
-            grams = self._gram[by_item[begins[item] : begins[item + 1]]]
-            grams = grams[np.argsort(frequency[grams], kind="stable")]
-            holders = text[starts[grams[0]] : starts[grams[0] + 1]]
-            for one in grams[1:].tolist():
+        for item in items.tolist():
+            grams = self._grams[self._begins[item] : self._begins[item + 1]]
+            begins, ends = np.searchsorted(gram, grams), np.searchsorted(gram, grams, side="right")
+            rarest = np.argsort(ends - begins, kind="stable").tolist()
+            holders = text[begins[rarest[0]] : ends[rarest[0]]]
+            for one in rarest[1:]:
                 if not holders.size:
                     break
-                holders = np.intersect1d(holders, text[starts[one] : starts[one + 1]], assume_unique=True)
+                holders = np.intersect1d(holders, text[begins[one] : ends[one]], assume_unique=True)
             found += [(holder, item) for holder in holders.tolist()]
         return found
+
+
+def _distinct(values: Numbers) -> Numbers:
+    """``np.unique``, which hashes them first, and takes fifty times as long."""
+    values = np.sort(values)
+    first: NDArray[np.bool_] = np.concatenate([[True], values[1:] != values[:-1]])[: len(values)]
+    return values[first]
 
 
 def _only(of: Units, texts: Numbers) -> Units:

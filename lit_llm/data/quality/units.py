@@ -8,7 +8,7 @@ texts at once.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -36,7 +36,8 @@ WITHOUT_SPACES = (
     (0x20000, 0x3FFFF),
 )
 """First and last code points of scripts that set no spaces between words."""
-AT_ONCE = 1_000_000  # characters that are hashed together: about 60 MB while it lasts
+TOGETHER = 150_000  # characters that are hashed together: what is made of them fits a processor's cache
+AT_ONCE = 1_000_000  # characters of a text above which it is cut: about 60 MB while it lasts
 OVERLAP = 4_000  # characters that pieces of a longer text have in common, so that no n-gram falls between them
 _BASE = np.uint64(0x9E3779B97F4A7C15 | 1)
 _STEP = np.uint64(0xD1B54A32D192ED03)
@@ -66,10 +67,13 @@ def units(texts: Sequence[str]) -> Units:
     ends = np.cumsum([len(text) + 1 for text in cleaned], dtype=np.int64)  # behind each text's separator
     codes: NDArray[Any]
     if joined.isascii():
-        codes = np.frombuffer(joined.encode("ascii"), dtype=np.uint8)
+        data = joined.encode("ascii")
+        codes = np.frombuffer(data, np.uint8)
+        kinds = np.frombuffer(data.translate(_kinds()[:256].tobytes()), np.uint8)
+        values_of = _values()[:128]  # which stay in the processor's cache
     else:
-        codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    kinds = _kinds()[codes]
+        codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
+        kinds, values_of = _kinds()[codes], _values()
     if (kinds == IGNORED).any():
         kept = kinds != IGNORED
         ends = np.concatenate([[0], np.cumsum(kept)])[ends]
@@ -83,12 +87,10 @@ def units(texts: Sequence[str]) -> Units:
         return Units(np.zeros(0, np.uint64), np.zeros(len(texts) + 1, np.int64))
     start = int(first[0])
     # The sum of each unit's characters, each times a power by its place; separators count nothing.
-    number = np.cumsum(begins[start:], dtype=np.int32)
-    number -= 1
-    place = np.arange(start, len(codes), dtype=np.int32)
-    place -= first.astype(np.int32)[number]
-    values = _values()[codes[start:]]
-    values *= _powers(_BASE, int(place.max()) + 1)[place]
+    place = np.arange(start, len(codes))
+    place -= np.repeat(first, np.diff(first, append=len(codes)))
+    values = values_of.take(codes[start:])
+    values *= _powers(_BASE, int(place.max()) + 1).take(place)
     hashes = _mixed(np.add.reduceat(values, first - start))
     bounds = np.concatenate([[0], np.searchsorted(first, ends)]).astype(np.int64)
     return Units(hashes, bounds)
@@ -96,24 +98,34 @@ def units(texts: Sequence[str]) -> Units:
 
 def ngrams(of: Units, n: int, *, short: bool = True) -> Units:
     """Runs of ``n`` units that do not leave their text, hashed; a text of fewer units is one run, or none."""
-    count = len(of.hashes)
-    if not count:
-        return of
-    padded = np.concatenate([of.hashes, np.zeros(n - 1, np.uint64)])
+    found = ngrams_of_lengths(of, [n])[n]
+    few = np.flatnonzero((of.counts > 0) & (of.counts < n)) if short else np.zeros(0, np.int64)
+    if not few.size:
+        return found
+    runs = [  # all that there is, told apart from the beginning of a longer text
+        run_hash(of.hashes[begin:end]) ^ np.uint64(end - begin)
+        for begin, end in zip(of.bounds[few], of.bounds[few + 1], strict=True)
+    ]
+    hashes = np.insert(found.hashes, found.bounds[few], _mixed(np.array(runs, np.uint64)))
+    counts = found.counts
+    counts[few] = 1
+    return Units(hashes, np.concatenate([[0], np.cumsum(counts)]))
+
+
+def ngrams_of_lengths(of: Units, lengths: Collection[int]) -> dict[int, Units]:
+    """Runs of several lengths, each as ``ngrams`` without short texts: a longer run goes on from a shorter one."""
+    count, most = len(of.hashes), max(lengths)
+    padded = np.concatenate([of.hashes, np.zeros(most - 1, np.uint64)])
+    left = np.repeat(of.bounds[1:], of.counts) - np.arange(count)  # units of its text from each on
     runs = np.zeros(count, np.uint64)
-    for offset in range(n):
+    found = {}
+    for offset in range(most):
         runs *= _STEP
         runs += padded[offset : offset + count]
-    lengths = of.counts
-    per_text = np.maximum(lengths - n + 1, 0)
-    kept = np.arange(count) < np.repeat(of.bounds[1:] - n + 1, lengths)
-    if short and (few := np.flatnonzero((lengths > 0) & (lengths < n))).size:
-        kept[of.bounds[few]] = True
-        per_text[few] = 1
-        for text in few:  # a run of all that there is, told apart from the beginning of a longer text
-            begin, end = of.bounds[text], of.bounds[text + 1]
-            runs[begin] = run_hash(of.hashes[begin:end]) ^ np.uint64(end - begin)
-    return Units(_mixed(runs[kept]), np.concatenate([[0], np.cumsum(per_text)]))
+        if (n := offset + 1) in lengths:
+            per_text = np.maximum(of.counts - offset, 0)
+            found[n] = Units(_mixed(runs[left >= n]), np.concatenate([[0], np.cumsum(per_text)]))
+    return found
 
 
 def run_hash(hashes: Hashes) -> np.uint64:
@@ -122,15 +134,15 @@ def run_hash(hashes: Hashes) -> np.uint64:
 
 
 def pieces(texts: Sequence[str]) -> Iterator[tuple[NDArray[np.int64], list[str]]]:
-    """Texts in portions of about ``AT_ONCE`` characters: (number of each text, the texts). A longer one is cut into
-    pieces that overlap, with its number at each."""
+    """Texts in portions of about ``TOGETHER`` characters: (number of each text, the texts). One longer than ``AT_ONCE``
+    is cut into pieces that overlap, with its number at each."""
     numbers: list[int] = []
     portion: list[str] = []
     size = 0
     for number, text in enumerate(texts):
         for begin in range(0, max(1, len(text) - OVERLAP), AT_ONCE - OVERLAP):
             part = text if len(text) <= AT_ONCE else text[begin : begin + AT_ONCE]
-            if portion and size + len(part) > AT_ONCE:
+            if portion and size + len(part) > TOGETHER:
                 yield np.array(numbers, np.int64), portion
                 numbers, portion, size = [], [], 0
             numbers.append(number)

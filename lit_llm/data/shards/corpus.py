@@ -302,7 +302,7 @@ def _held_out_of(shards: Sequence[Shard], fates: Fates) -> Iterator[tuple[str, D
 
 def write_heldout(file: Path, documents: Iterable[tuple[str, Document]]) -> None:
     """Writes (split, document) of what is held out. Raises NotWritten."""
-    with written_atomically(file) as whole, gzip.GzipFile(fileobj=whole, mode="wb", mtime=0) as lines:
+    with written_atomically(file) as whole, gzip.GzipFile("", "wb", 1, whole, mtime=0) as lines:
         for name, document in documents:
             row = {"split": name, "text": document.text, "source": document.source, "tags": document.tags,
                    "parts": document.parts, "file": document.file}  # fmt: skip

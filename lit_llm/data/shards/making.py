@@ -159,7 +159,7 @@ def _there(maker: Maker, task: Task) -> Iterator[Shard]:
             return
 
 
-def reading_of(options: TextOptions, portion: Portion | None = None, *, counts_words: bool = True) -> Reading:
+def reading_of(options: TextOptions, portion: Portion | None = None) -> Reading:
     """How rows are read, of a portion or of all; ids that come again are not looked for."""
     return Reading(
         "texts",
@@ -171,7 +171,6 @@ def reading_of(options: TextOptions, portion: Portion | None = None, *, counts_w
         encoding=options.encoding,
         columns=options.columns,
         screening=screening_of(options),
-        counts_words=counts_words,
     )
 
 
@@ -233,6 +232,8 @@ class _Batch:
     def __init__(self, maker: Maker) -> None:
         self._maker, self._tokenizer = maker, maker.tokenizer
         self.dtype = np.uint16 if self._tokenizer.vocab_size <= 2**16 else np.uint32
+        self._begin = np.array(self._tokenizer.beginning, np.uint32)
+        self._end = np.array([self._tokenizer.document_end_id], np.uint32)
         self._documents: list[tuple[Document, Last, list[int] | None]] = []
         self.size = 0  # characters
 
@@ -243,12 +244,10 @@ class _Batch:
 
     def write_to(self, writer: Writer) -> None:
         pieces = [_pieces(document.text) if known is None else [] for document, _, known in self._documents]
-        encoded = iter(self._tokenizer.encode_batch([piece for some in pieces for piece in some]))
+        encoded = iter(self._tokenizer.encode_arrays([piece for some in pieces for piece in some]))
         for (document, last, known), some in zip(self._documents, pieces, strict=True):
-            ids = [*self._tokenizer.beginning, *(known or ())]
-            for _ in some:
-                ids += next(encoded)
-            ids.append(self._tokenizer.document_end_id)
+            parts = [np.array(known, np.uint32)] if known else [next(encoded) for _ in some]
+            ids = np.concatenate([self._begin, *parts, self._end])
             writer.write(document, last, ids, share(last.key) < self._maker.held_out)
         self._documents, self.size = [], 0
 

@@ -56,6 +56,7 @@ class Task:
     """A portion to search."""
 
     portion: Portion
+    shards: tuple[Path, ...]  # of its documents
     trained: NDArray[np.bool_]  # (documents,): those to search
     file: Path  # for what is found
 
@@ -108,8 +109,15 @@ def _searched(
     ends = np.cumsum([sum(shard.documents for shard in some) for some in corpus.made])
     bounds = [0, *ends.tolist()]
     tasks = [
-        Task(portion, np.asarray(corpus.fates[begin:stop] == TRAIN), folder / f"{number}.npz")
-        for number, (portion, begin, stop) in enumerate(zip(corpus.portions, bounds, bounds[1:], strict=False))
+        Task(
+            portion,
+            tuple(Path(one.folder) for one in some),
+            np.asarray(corpus.fates[begin:stop] == TRAIN),
+            folder / f"{number}.npz",
+        )
+        for number, (portion, some, begin, stop) in enumerate(
+            zip(corpus.portions, corpus.made, bounds, bounds[1:], strict=False)
+        )
     ]
     missing = [task for task in tasks if not task.file.is_file()]
     total = sum(task.portion.size for task in tasks)
@@ -123,9 +131,9 @@ def _searched(
     codes = {reason: fate for fate, reason in REASONS.items()}
     for number, (items, (reason, sources)) in enumerate(zip(searcher.items, sets, strict=True)):
         beside = " an earlier stage holds out, " if reason == "earlier_heldout" else " is held out, "
-        frequency = items.frequency(_found(task, number, items) for task in tasks)
+        telling = items.telling(_found(task, number, items) for task in tasks)
         for task, begin, some in zip(tasks, bounds, corpus.made, strict=False):
-            for held in items.decided(_found(task, number, items), frequency):
+            for held in items.decided(_found(task, number, items), telling):
                 if fates[begin + held.text] != TRAIN:  # by an earlier set
                     continue
                 fates[begin + held.text] = codes[reason]
@@ -168,25 +176,32 @@ def _found(task: Task, number: int, items: HeldoutItems) -> Found:
 
 def _texts(searcher: Searcher, task: Task) -> Iterator[tuple[NDArray[np.int64], list[str]]]:
     """A portion's texts to search, some at a time, with their numbers among its documents."""
-    known = replace(searcher.options, on_error="skip")  # what is bad was told of before
-    reading = reading_of(known, task.portion, counts_words=False)
-    numbers: list[int] = []
+    reading = reading_of(replace(searcher.options, on_error="skip"), task.portion)  # what is bad was told of before
+    wanted = np.flatnonzero(task.trained)
+    rows = rows_of(task.portion, reading, searcher.tokenizer)
     texts: list[str] = []
-    size = count = 0
-    for record in reading.records(rows_of(task.portion, reading, searcher.tokenizer), searcher.split):
+    size = begin = 0
+    for record in reading.again(rows, _places(task)):
         assert isinstance(record, Document)
-        if count < len(task.trained) and task.trained[count]:
-            numbers.append(count)
-            texts.append(record.text)
-            size += len(record.text)
-        count += 1
+        texts.append(record.text)
+        size += len(record.text)
         if size >= AT_ONCE:
-            yield np.array(numbers, np.int64), texts
-            numbers, texts, size = [], [], 0
-    if count != len(task.trained):
+            yield wanted[begin : begin + len(texts)], texts
+            begin, texts, size = begin + len(texts), [], 0
+    if begin + len(texts) != len(wanted):
         raise UserError(
-            f"{task.portion.files[0]}: is not what it was when its tokens were made ({count:,} texts, then "
-            f"{len(task.trained):,}); start again when nobody writes to it"
+            f"{task.portion.files[0]}: is not what it was when its tokens were made ({begin + len(texts):,} of "
+            f"{len(wanted):,} texts are there); start again when nobody writes to it"
         )
     if texts:
-        yield np.array(numbers, np.int64), texts
+        yield wanted[begin:], texts
+
+
+def _places(task: Task) -> Iterator[tuple[str, int, bytes]]:
+    """File, line and key of each of a portion's texts to search."""
+    begin = 0
+    for shard in map(Shard, task.shards):
+        about = shard.about()[task.trained[begin : begin + shard.documents]]
+        begin += shard.documents
+        for file, line, key in zip(about["file"].tolist(), about["line"].tolist(), about["key"].tolist(), strict=True):
+            yield shard.files[file], line, key

@@ -58,9 +58,9 @@ class Writer:
     def __len__(self) -> int:
         return len(self._keys) // 16
 
-    def write(self, document: Document, last: Last, ids: Sequence[int], may_be_held_out: bool) -> None:
-        """``last``: what its reading knows of it."""
-        tokens = np.asarray(ids, dtype=self._dtype)
+    def write(self, document: Document, last: Last, ids: NDArray[Any], may_be_held_out: bool) -> None:
+        """``ids``: (T,) of its tokens. ``last``: what its reading knows of it."""
+        tokens = np.ascontiguousarray(ids, dtype=self._dtype)
         self._bin.write(tokens.data)
         self._digest.update(tokens.data)
         if may_be_held_out:

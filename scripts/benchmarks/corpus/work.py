@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from benchmarks.conditions import conditions
 from benchmarks.corpus.texts import write
 from benchmarks.race import Result
 from benchmarks.record import Record
+from lit_llm.data.shards.portions import PORTION
 from lit_llm.errors import UserError
 
 LOOKS_EVERY = 0.25  # seconds between two looks at the memory
@@ -34,7 +36,8 @@ class Settings:
     gigabytes: Annotated[str, "sizes, with commas between"] = "0.1,0.3,1"
     workers: Annotated[int, "as data.prepare_workers"] = 1
     in_memory: Annotated[bool, "the smallest size in memory too"] = True
-    killed: Annotated[bool, "the largest size also killed in the middle and gone on with"] = True
+    killed: Annotated[bool, "the largest size also killed when a third is done, and gone on with"] = True
+    in_one_go: Annotated[bool, "the largest size in one go too; without it, it is only killed and gone on with"] = True
     vocab_size: Annotated[int, "of the tokenizer, which is trained on 20 MB of the corpus"] = 16_384
     length: Annotated[int, "tokens a row"] = 1024
     seed: Annotated[int, "of the corpus"] = 0
@@ -68,16 +71,17 @@ def run(settings: Settings) -> Record:
     for size in settings.sizes:
         file = write(settings.folder, int(size * 1e9), settings.seed, settings.cache_dir)
         _tokenizer(settings, file)
-        for streamed in (True, False) if size == smallest and settings.in_memory else (True,):
+        ways = [True] if settings.in_one_go or size < largest else []
+        for streamed in [*ways, False] if size == smallest and settings.in_memory else ways:
             name = f"{size:g} GB {'in shards' if streamed else 'in memory'}"
             results.append(_prepared(settings, name, file, streamed=streamed))
-            numbers = results[-1].numbers
-            say(f"{name}: {results[-1].median:.2f} MB/s, {numbers['MB/core_s']:.2f} a second of a core, "
-                f"{results[-1].peak_gb:.2f} GB at most")  # fmt: skip
+            _tell(results[-1])
         if settings.killed and size == largest:
-            whole = file.stat().st_size / 1e6 / results[-1 - (size == smallest and settings.in_memory)].median
-            notes += list(_killed(settings, file, whole))
-    streamed_ = [each for each in results if each.name.endswith("in shards")]
+            result, note = _killed(settings, f"{size:g} GB in shards, killed and gone on with", file)
+            results.append(result)
+            notes.append(note)
+            _tell(result)
+    streamed_ = [each for each in results if "in shards" in each.name]
     most = max(each.peak_gb for each in streamed_)
     notes.append(f"peak memory in shards {most:.2f} GB, wanted {BOUND} at most: {'met' if most <= BOUND else 'missed'}")
     title = f"corpora in shards, {settings.workers} process{'es' if settings.workers > 1 else ''}"
@@ -104,35 +108,61 @@ def _prepared(settings: Settings, name: str, file: Path, *, streamed: bool) -> R
     process, seconds, peak, worked = _watched(settings, file, cache, streamed=streamed)
     if process.exitcode:
         raise UserError(f"{name}: ended with code {process.exitcode}")
+    return _result(name, file, cache, seconds, peak, worked)
+
+
+def _result(name: str, file: Path, cache: Path, seconds: float, peak: float, worked: float) -> Result:
     size = file.stat().st_size / 1e6
-    shards = len(list(cache.glob("tokens/shards/*/*/shard.json")))
-    numbers = {"seconds": seconds, "shards": float(shards), "MB/core_s": size / worked}
+    numbers = {"seconds": seconds, "shards": float(len(_shards(cache))), "MB/core_s": size / worked,
+               "core_s/MB": worked / size}  # fmt: skip
     return Result(name, (size / seconds,), peak, numbers=numbers)
 
 
-def _killed(settings: Settings, file: Path, whole: float) -> Iterator[str]:
-    """Kills a run when about half of its time is over, and goes on with it."""
-    cache = settings.folder / "cache"
-    shutil.rmtree(cache, ignore_errors=True)
-    _watched(settings, file, cache, streamed=True, kill_after=whole / 3)
-    time.sleep(2)  # its processes see that it is gone, and end
-    there = {one: one.stat().st_mtime_ns for one in cache.glob("tokens/shards/*/*/shard.json")}
-    process, seconds, _, _ = _watched(settings, file, cache, streamed=True)
-    if process.exitcode:
-        raise UserError(f"the run that went on ended with code {process.exitcode}")
-    after = {one: one.stat().st_mtime_ns for one in cache.glob("tokens/shards/*/*/shard.json")}
-    again = sum(after.get(one) != made for one, made in there.items())
-    yield (
-        f"killed after {whole / 3:.0f} s with {len(there)} of {len(after)} shards done; going on took {seconds:.0f} s "
-        f"(in one go {whole:.0f} s) and made {again} of them again"
+def _tell(result: Result) -> None:
+    numbers = result.numbers
+    say(
+        f"{result.name}: {numbers['seconds']:.0f} s, {result.median:.2f} MB/s, {numbers['MB/core_s']:.2f} a second of "
+        f"a core, {result.peak_gb:.2f} GB at most"
     )
 
 
+def _shards(cache: Path) -> dict[Path, int]:
+    """When each shard was done."""
+    found = {}
+    for one in cache.glob("tokens/shards/*/*/shard.json"):
+        if not one.parent.name.startswith("."):
+            found[one] = one.stat().st_mtime_ns
+    return found
+
+
+def _killed(settings: Settings, name: str, file: Path) -> tuple[Result, str]:
+    """Kills a run with all of its processes at once when about a third of its shards are done, and goes on with it."""
+    cache = settings.folder / "cache"
+    shutil.rmtree(cache, ignore_errors=True)
+    third = max(1, file.stat().st_size // PORTION // 3)
+    _, before, first, worked = _watched(settings, file, cache, streamed=True, kill_at=third)
+    there = _shards(cache)
+    process, seconds, peak, more = _watched(settings, file, cache, streamed=True)
+    if process.exitcode:
+        raise UserError(f"the run that went on ended with code {process.exitcode}")
+    after = _shards(cache)
+    again = sum(after.get(one) != made for one, made in there.items())
+    note = (
+        f"killed (SIGKILL, all processes at once) after {before:.0f} s with {len(there)} of {len(after)} shards done; "
+        f"going on took {seconds:.0f} s and made {again} of them again"
+    )
+    say(note)
+    return _result(name, file, cache, before + seconds, max(first, peak), worked + more), note
+
+
 def _watched(
-    settings: Settings, file: Path, cache: Path, *, streamed: bool, kill_after: float | None = None
+    settings: Settings, file: Path, cache: Path, *, streamed: bool, kill_at: int | None = None
 ) -> tuple[Any, float, float, float]:
     """A process that prepares, its seconds without its start, the peak memory of it and its own processes in GB, and
-    the seconds that cores worked for them, which other work on the machine does not change much."""
+    the seconds that cores worked for them, which other work on the machine does not change much.
+
+    ``kill_at``: so many shards.
+    """
     context = multiprocessing.get_context("spawn")
     started, worked = context.Event(), context.Value("d", 0.0)
     options = {
@@ -141,15 +171,22 @@ def _watched(
     }  # fmt: skip
     process = context.Process(target=_prepare, args=(options, settings.folder / "tokenizer", started, worked))
     process.start()
-    while not started.wait(1) and process.is_alive():
-        pass
-    begun, peak = time.monotonic(), 0.0
-    while process.is_alive():
-        process.join(LOOKS_EVERY)
-        peak = max(peak, memory(process.pid or 0))
-        if kill_after is not None and time.monotonic() - begun >= kill_after:
-            process.kill()
-    return process, time.monotonic() - begun, peak, worked.value
+    begun, peak, busy = time.monotonic(), 0.0, 0.0
+    try:
+        while not started.wait(1) and process.is_alive():
+            pass
+        begun, least = time.monotonic(), seconds_of(process.pid or 0)
+        while process.is_alive():
+            process.join(LOOKS_EVERY)
+            peak = max(peak, memory(process.pid or 0))
+            busy = max(busy, seconds_of(process.pid or 0) - least)
+            if kill_at is not None and len(_shards(cache)) >= kill_at:
+                os.killpg(process.pid or 0, signal.SIGKILL)
+                process.join()
+    finally:
+        if process.is_alive():
+            os.killpg(process.pid or 0, signal.SIGKILL)
+    return process, time.monotonic() - begun, peak, worked.value or busy
 
 
 def _prepare(options: dict[str, Any], tokenizer: Path, started: Any, worked: Any) -> None:
@@ -157,6 +194,7 @@ def _prepare(options: dict[str, Any], tokenizer: Path, started: Any, worked: Any
     from lit_llm.data.raw_text import RawText
     from lit_llm.text.tokenizer import load_tokenizer
 
+    os.setpgrp()  # its processes are of its group, and end with it
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))[: options["prepare_workers"]]
         os.sched_setaffinity(0, cores)
@@ -177,6 +215,18 @@ def memory(process: int) -> float:
             continue
         total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total * 1024 / 1e9
+
+
+def seconds_of(process: int) -> float:
+    """Seconds that cores have worked for a process and all that it started, those that have ended too."""
+    ticks = 0
+    for one in [process, *_children(process)]:
+        try:
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _children(process: int) -> Iterator[int]:

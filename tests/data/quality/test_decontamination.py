@@ -131,6 +131,6 @@ def test_texts_in_parts_give_what_all_of_them_give(share):
     search = HeldoutItems(items, share=share)
     parts = [texts[begin : begin + 7] for begin in range(0, len(texts), 7)]
     found = [search.found_in(part) for part in parts]
-    frequency = search.frequency(found)
-    told = [(7 * n + one.text, one.item) for n, each in enumerate(found) for one in search.decided(each, frequency)]
+    telling = search.telling(found)
+    told = [(7 * n + one.text, one.item) for n, each in enumerate(found) for one in search.decided(each, telling)]
     assert told == [tuple(one) for one in search.held_by(texts)] and told

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_llm.data.quality import units as module
-from lit_llm.data.quality.units import Units, ngrams, pieces, units
+from lit_llm.data.quality.units import Units, ngrams, ngrams_of_lengths, pieces, units
 
 TEXTS = st.lists(st.text(st.sampled_from("aB é.1中文 ـَم\n"), max_size=30), min_size=1, max_size=6)
 
@@ -46,6 +46,17 @@ def test_ngrams_are_those_of_each_text(texts, n, short):
     assert len(set(by_name.values())) == len(by_name)
 
 
+@given(TEXTS, st.sets(st.integers(1, 6), min_size=1))
+def test_runs_of_several_lengths_are_those_of_each(texts, lengths):
+    of = units(texts)
+    for length, found in ngrams_of_lengths(of, lengths).items():
+        alone = ngrams(of, length, short=False)
+        assert found.hashes.tolist() == alone.hashes.tolist() and found.bounds.tolist() == alone.bounds.tolist()
+    ascii_ones = [text.encode("ascii", "replace").decode() for text in texts]  # which have tables of their own
+    apart, beside = units(ascii_ones), units([*ascii_ones, "中"])
+    assert apart.hashes.tolist() == beside.hashes.tolist()[:-1]
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -68,6 +79,7 @@ def test_a_long_text_in_pieces_loses_no_ngram(monkeypatch):
     text = " ".join(words)
     whole = set(ngrams(units([text]), 5).hashes.tolist())
     monkeypatch.setattr(module, "AT_ONCE", 2000)
+    monkeypatch.setattr(module, "TOGETHER", 2000)
     monkeypatch.setattr(module, "OVERLAP", 100)
     portions = list(pieces(["short", text, "", "end"]))
     assert max(sum(map(len, portion)) for _, portion in portions) <= 2000

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from lit_llm.data import file_rows
 from lit_llm.data.domain_corpora import DomainCorpora
 from lit_llm.data.options import DomainCorporaOptions, TextOptions
 from lit_llm.data.raw_text import RawText
@@ -278,6 +279,36 @@ def test_killed_in_the_middle_it_goes_on_and_repeats_no_shard(tokenizer, tmp_pat
         check_equal(one, other)
         seen = {file: file.stat().st_mtime_ns for file in cache.rglob(pattern) if ".unfinished-" not in str(file)}
     assert done.items() <= seen.items() and len(seen) > len(done)
+
+
+def test_pieces_of_one_line_are_told_apart_when_they_are_read_again(tokenizer, tmp_path, monkeypatch):
+    """A text without line ends: what is left out, held out and searched all begins in line 1."""
+    monkeypatch.setattr(portions, "LONG_TEXT", 4096)
+    for module in (file_rows, portions):
+        monkeypatch.setattr(module, "PIECE", 300)
+    (tmp_path / "before.jsonl").write_text(jsonl([{"text": f"held {text(3, 12)} out"}]))
+    held = f"held {text(3, 12)} out"
+    words = " ".join(f"{text(n, 30)} {held if n % 20 == 5 else ''}" for n in range(200))
+    (tmp_path / "a.txt").write_text(f"{words} {'1 ' * 600}")
+    _, data = both(tokenizer, str(tmp_path / "a.txt"), tmp_path, prepare_workers=2, test_fraction=0.0,
+                   decontaminate=[str(tmp_path / "before.jsonl")], quality={"min_alphabetic_words": 0.5})  # fmt: skip
+    skipped = data.counts()["skipped"]
+    assert 5 <= skipped["decontaminated"] <= 10 and skipped["quality_min_alphabetic_words"] > 1
+    trained = [tokenizer.decode(list(item)) for item in documents(data.prepared.train)]
+    assert not any(held in one for one in trained) and sum(text(100, 30)[:40] in one for one in trained) == 1
+
+
+def test_a_file_that_changes_between_the_two_readings_is_named(tokenizer, tmp_path, rows, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    path.write_text(jsonl(rows))
+    _, data = both(tokenizer, str(path), tmp_path)
+    inner = search.rows_of
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "rows_of", lambda *given: (row for row in inner(*given) if not 9 <= row.line < 12))
+        with pytest.raises(
+            UserError, match=r"a.jsonl: is not what it was when its tokens were made \(\d+ of \d+ texts"
+        ):
+            data.setup()
 
 
 def _prepare(tokenizer, options, log):
