@@ -33,6 +33,7 @@ OPTIONS = {  # the keys of the small commands
 PLACES = re.compile(
     r"=(\$|FOLDER|RUN_FOLDER|outputs/|installed/|[\w./]*(my_|team|blind|chats|pairs|comparisons|labels|gsm8k|calls|rankings|prompts|problems))"
 )
+EXTRA = "is not installed; pip install 'lit-llm["
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -115,8 +116,8 @@ def test_a_command_is_one_that_the_project_takes(page, words, tmp_path, monkeypa
         several = ["--multirun"] if {"-m", "--multirun"} & set(words) else []
         try:
             check(name, [*several, *(os.path.expandvars(word) for word in _rewritten(name, rest))])
-        except UserError as error:  # a place of the reader's is not there, and nothing else is wrong
-            assert all(PLACES.search(line) for line in str(error).splitlines()), str(error)
+        except UserError as error:  # a place of the reader's is not there, or a package; and nothing else is wrong
+            assert all(PLACES.search(line) or EXTRA in line for line in str(error).splitlines()), str(error)
     elif name == "benchmark":
         if rest:
             check_words(f"benchmarks.{rest[0]}.work.Settings", rest[1:])

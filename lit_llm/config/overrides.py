@@ -279,6 +279,8 @@ def _explain(config_name: str, error: Exception, culprit: Override | None, overr
         return f"{group or 'defaults'}={name}: no such {group or 'file'}; {hint(name, error.options or [])}"
     if isinstance(error, MissingConfigException) and culprit is not None:
         group, name = str(culprit.key_or_group), str(culprit.value())
+        if (group, name) == ("hydra/launcher", "ray"):
+            return f"{group}={name}: Hydra's plugin for it is not installed; pip install 'lit-llm[ray]'"
         return f"{group}={name}: no such {group.split('/')[-1]}; {hint(name, error.options or [])}"
     if culprit is None:
         files = " ".join(

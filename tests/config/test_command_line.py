@@ -1,6 +1,7 @@
 """What the user is told when Hydra stands between a mistake and its message."""
 
 import json
+from importlib.util import find_spec
 
 import pytest
 from hydra.errors import InstantiationException
@@ -99,6 +100,12 @@ def test_help_fits_on_a_screen_or_two(config):
         ("pipeline", "debug=fast_dev_run", "debug=fast_dev_run: keeps no model"),
         ("train", "loss=dpo", "stage.loss: this stage takes no loss"),
         ("train", "optimizer.lr=1e-3,1e-4", "optimizer.lr=1e-3,1e-4: several values are a sweep; add --multirun"),
+        pytest.param(
+            "train",
+            "hydra/launcher=ray",
+            "hydra/launcher=ray: Hydra's plugin for it is not installed; pip install 'lit-llm[ray]'",
+            marks=pytest.mark.skipif(find_spec("ray") is not None, reason="it is there"),
+        ),
         ("train", "data.path=nowhere.txt", "data.path=nowhere.txt: no such file or folder"),
         ("train", "init_from=org/name", "init_from=org/name: no such folder; a model of the Hugging Face hub"),
         ("train", "data.name=${oc.env:HOME}", "data.name=${oc.env:HOME}: would be written in clear"),
