@@ -152,7 +152,7 @@ class DataModule(L.LightningDataModule, ABC):
     def samples(self, count: int) -> list[list[Part]]:
         """The first rows of the first epoch, as the model sees them (``samples.py``)."""
         order = self.prepared.order(0)
-        rows = [int(order[place]) for place in range(min(count, len(self.prepared.train)))]
+        rows = [int(order[place]) for place in range(min(count, len(order)))]
         return [list(self._sample(self.prepared.train, row, self._decode)) for row in rows]
 
     def _sample(self, rows: Rows, row: int, decode: Decode) -> Iterable[Part]:  # noqa: ARG002
@@ -291,6 +291,11 @@ class DataModule(L.LightningDataModule, ABC):
     def source_names(self) -> tuple[str, ...]:
         """What the numbers in ``TokenBatch.source`` and of the validation loaders stand for."""
         return tuple(self.prepared.validation)
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """Rows that an epoch trains, of all sources; of general text the share that is replayed."""
+        return len(self.prepared.order(0))
 
     @property
     def train_tokens(self) -> int:

@@ -81,7 +81,7 @@ def table(data: DataModule) -> Iterator[str]:
     overview = data.overview()
     yield from overview.lines(data.left_out_later())
     trained = f", of which an epoch trains {data.train_tokens:,}" if data.train_tokens else ""
-    rows = f"{len(data.prepared.train):,} {data.rows_in_words()}"
+    rows = f"{data.rows_per_epoch:,} {data.rows_in_words()}"
     yield f"an epoch has {rows}{trained and f'; {overview.whole.tokens:,} tokens{trained}'}"
     yield from data.places()
     yield from (f"WARNING: {line}" for line in overview.warnings())

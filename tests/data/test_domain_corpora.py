@@ -45,6 +45,7 @@ def test_the_replayed_share_is_exact_and_the_domain_is_seen_once(tokenizer, corp
         rows = sources_of(loader)
         assert rows.count(0) == domain_rows
         assert rows.count(1) == round(domain_rows * ratio / (1 - ratio))
+        assert data.rows_per_epoch == len(rows) == len(data.samples(10**6))
     for prefix in range(1, len(rows)):
         assert abs(rows[:prefix].count(1) - ratio * prefix) <= 1.5
 

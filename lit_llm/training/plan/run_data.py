@@ -52,7 +52,7 @@ class RunData:
             rows=rows,
             length=length,
             tokens_an_epoch=data.train_tokens,
-            rows_an_epoch=len(data.prepared.train),
+            rows_an_epoch=data.rows_per_epoch,
             steps=steps if steps >= 0 else None,
             tokens_a_step=int(mean * many * processes),
         )
