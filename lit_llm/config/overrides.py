@@ -20,7 +20,7 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lit_llm.config import renamed, schema, yaml_files
+from lit_llm.config import missing_files, renamed, schema, yaml_files
 from lit_llm.config.composition_speed import compose_faster
 from lit_llm.config.conf_files import CONFIG, INSIDE_THE_STAGE, conf_folder, options
 from lit_llm.errors import UserError
@@ -266,22 +266,10 @@ def _explain(config_name: str, error: Exception, culprit: Override | None, overr
         return _in_a_file(error)
     if (old := re.match(r"In '(.*)': Could not override '(loss|reward)@stage\.\2'", first)) is not None:
         return f"{old[1]}.yaml: {old[2]}@stage.{old[2]} is called {old[2]} now: - override /{old[2]}: NAME"
-    if isinstance(error, MissingConfigException) and culprit is None and error.missing_cfg_file:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        if group == "run":
-            return f"run={name}: no such run; write conf/run/{name}.yaml, or take another's: stage={name} run=NAME"
-        if group == "experiment/pipeline" and name in options("experiment"):
-            return (
-                f"experiment/pipeline/{name}: is experiment/{name} now; write {name} in the defaults of your own file"
-            )
-        if group == "experiment" and name in options("run"):
-            return f"experiment={name}: is run={name} now; in a file of your own write override /stage: {name}"
-        return f"{group or 'defaults'}={name}: no such {group or 'file'}; {hint(name, error.options or [])}"
     if isinstance(error, MissingConfigException) and culprit is not None:
-        group, name = str(culprit.key_or_group), str(culprit.value())
-        if (group, name) == ("hydra/launcher", "ray"):
-            return f"{group}={name}: Hydra's plugin for it is not installed; pip install 'lit-llm[ray]'"
-        return f"{group}={name}: no such {group.split('/')[-1]}; {hint(name, error.options or [])}"
+        return missing_files.chosen(str(culprit.key_or_group), str(culprit.value()), error.options or [])
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return missing_files.named(str(error.missing_cfg_file), error.options or [])
     if culprit is None:
         files = " ".join(
             str(item.input_line) for item in overrides if (conf_folder() / str(item.key_or_group)).is_dir()

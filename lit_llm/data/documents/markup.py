@@ -250,13 +250,19 @@ class _Walker:
 def _texts(element: Any, without: Collection[str]) -> Iterator[str]:
     """The text of an element as it stands in the page, with its own line ends."""
     yield element.text or ""
-    for one in element:
+    waiting: list[Any] = [*reversed(element)]  # elements and the texts behind them: a page may be nested deep
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one
+            continue
+        waiting.append(one.tail or "")
         name = local(one).lower()
         if name == "br":
             yield "\n"
         elif name and name not in without:
-            yield from _texts(one, without)
-        yield one.tail or ""
+            yield one.text or ""
+            waiting += reversed(one)
 
 
 def _formula(math: Any) -> str:

@@ -216,7 +216,7 @@ class _Table:
 
 
 def _distinct(values: Numbers) -> Numbers:
-    """``np.unique``, which hashes them first, and takes fifty times as long."""
+    """``np.unique``, which in numpy 2.4 hashes them first: 0.38 s for 540,000 numbers, 0.007 s for a sort."""
     values = np.sort(values)
     first: NDArray[np.bool_] = np.concatenate([[True], values[1:] != values[:-1]])[: len(values)]
     return values[first]

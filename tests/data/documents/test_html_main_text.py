@@ -90,6 +90,7 @@ def test_an_exponent_is_no_digit_of_its_number(written, said):
         ("<h2><button>Who pays?</button></h2><p>He.</p><button>Send</button>", "## Who pays?\n\nHe."),
         ("<details><summary><button>More</button></summary><p>He.</p></details>", "More\n\nHe."),
         ("<pre>one<br>two\n  three<script>x</script></pre>", "one\ntwo\n  three"),
+        (f"<pre>{'<b>' * 1500}deep{'</b>' * 1500}</pre>", "deep"),
         ("<li>rent<li>heating<ul><li>gas</ul>", "- rent\n- heating\n  - gas"),
         ("<p>is <math><mi>π</mi><semantics><mi>r</mi><annotation encoding='application/x-tex'>\\pi r</annotation></semantics></math>.</p>", "is $\\pi r$."),
         ("<p>is <math alttext='\\pi'><mi>π</mi></math> or <math><mi>r</mi><mn>2</mn></math>.</p>", "is $\\pi$ or r2."),
