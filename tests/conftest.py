@@ -12,7 +12,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 os.environ.pop("COLUMNS", None)  # pytest's workers have one: lines would be broken at it
 
+import gc
 import random
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("data")
     write_data(folder)
     return folder
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What collecting imports and makes stays to the end: looking through it for garbage, then and later, took a tenth
+    of the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
