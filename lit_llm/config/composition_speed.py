@@ -15,48 +15,112 @@ from pathlib import Path
 from typing import Any
 
 import omegaconf.base
-from hydra._internal import defaults_list
-from hydra._internal.sources_registry import SourcesRegistry
+from hydra import version
+from hydra._internal import config_loader_impl, defaults_list
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository, IConfigRepository
+from hydra._internal.defaults_list import DefaultsList
 from hydra.core.default_element import InputDefault
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, ListConfig, OmegaConf, grammar_parser
 from omegaconf.base import Box, Metadata, Node
 
 _read: dict[tuple[Any, ...], ConfigResult] = {}
+_chosen: list[tuple[Any, IConfigRepository, DefaultsList]] = []  # of the composition before, until somebody asks
 
 
 def compose_faster() -> None:
     """From now on in this process."""
     Plugins.instance()  # registers the sources
-    source: Any = SourcesRegistry.instance().resolve("pkg")
-    if not getattr(source.load_config, "once", False):
-        source.load_config = _once(source.load_config)
-        defaults_list._create_interpolation_map = _where_needed(defaults_list._create_interpolation_map)
-        Box._re_parent = _re_parent  # type: ignore[method-assign]
-        Metadata.__deepcopy__ = _copied  # type: ignore[attr-defined]
-        parse = lru_cache(4096)(grammar_parser.parse)  # of an interpolation, whose tree is only read
-        omegaconf.base.parse = omegaconf._utils.parse = parse  # type: ignore[attr-defined]
+    if getattr(ConfigRepository.load_config, "once", False):
+        return
+    ConfigRepository.load_config = _once(ConfigRepository.load_config)  # type: ignore[method-assign]
+    CachingConfigRepository.__init__ = _of_sources  # type: ignore[method-assign]
+    ConfigLoaderImpl._embed_result_config = staticmethod(_own(ConfigLoaderImpl._embed_result_config))  # type: ignore[method-assign]
+    config_loader_impl.create_defaults_list = _remembered(defaults_list.create_defaults_list)
+    defaults_list._create_interpolation_map = _where_needed(defaults_list._create_interpolation_map)
+    version._get_version = lru_cache(version._get_version)  # of two texts, 500 times
+    Box._re_parent = _re_parent  # type: ignore[method-assign]
+    Metadata.__deepcopy__ = _copied  # type: ignore[attr-defined]
+    parse = lru_cache(4096)(grammar_parser.parse)  # of an interpolation, whose tree is only read
+    omegaconf.base.parse = omegaconf._utils.parse = parse  # type: ignore[attr-defined]
 
 
 def _once(load: Any) -> Any:
-    """A file of a package is read and parsed once, as long as it is the same on the disk."""
+    """A file of a package is read and parsed once, as long as it is the same on the disk. What is given is the same for
+    all: ``_own`` copies what is composed of it, and Hydra copies the list of defaults itself."""
 
     @wraps(load)
-    def load_config(self: Any, config_path: str) -> ConfigResult:
-        place = resources.files(self.path).joinpath(self._normalize_file_name(config_path))
-        if not isinstance(place, Path) or not place.is_file():  # in an archive, or not there
-            result: ConfigResult = load(self, config_path)
+    def load_config(self: Any, config_path: str) -> ConfigResult | None:
+        source = self._find_object_source(config_path=config_path, object_type=ObjectType.CONFIG)
+        place = None
+        if source is not None and source.scheme() == "pkg":
+            place = resources.files(source.path).joinpath(source._normalize_file_name(config_path))
+        if not isinstance(place, Path) or not place.is_file():  # elsewhere, in an archive, or not there
+            result: ConfigResult | None = load(self, config_path)
             return result
         now = place.stat()
-        key = (place, self.provider, now.st_mtime_ns, now.st_size, now.st_ino)
+        key = (place, source.provider, now.st_mtime_ns, now.st_size, now.st_ino)
         if key not in _read:
             _read[key] = load(self, config_path)
-        # Hydra takes the list of defaults out of what it is given.
-        return replace(_read[key], config=copy.deepcopy(_read[key].config), header=dict(_read[key].header))
+        return replace(_read[key], header=dict(_read[key].header))
 
     load_config.once = True  # type: ignore[attr-defined]
     return load_config
+
+
+def _own(embed: Any) -> Any:
+    """What is merged into a composition, which goes on changing it, is no file's. Hydra copies only what it puts below
+    a package."""
+
+    @wraps(embed)
+    def embedded(ret: ConfigResult, package_override: str | None) -> ConfigResult:
+        found: ConfigResult = embed(ret, package_override)
+        return replace(found, config=copy.deepcopy(found.config)) if found.config is ret.config else found
+
+    return embedded
+
+
+def _of_sources(self: CachingConfigRepository, delegate: Any) -> None:
+    """The files of another repository, and what was read of them. Where it is told of other sources it makes itself a
+    new list of them: a copy of all that they hold is not needed."""
+    self.delegate, self.cache = copy.copy(delegate), {}
+
+
+def _remembered(create: Any) -> Any:
+    """Which files are chosen is kept until somebody asks (``files_chosen``), or the next composition."""
+
+    @wraps(create)
+    def created(
+        repo: Any, config_name: str | None, overrides_list: list[Override], prepend_hydra: bool, skip_missing: bool
+    ) -> DefaultsList:
+        found: DefaultsList = create(repo, config_name, overrides_list, prepend_hydra, skip_missing)
+        _chosen.clear()
+        if prepend_hydra and not skip_missing:
+            _chosen.append((_asked(repo, config_name, overrides_list), repo, found))
+        return found
+
+    return created
+
+
+def _asked(repo: IConfigRepository, config_name: str | None, overrides: list[Override]) -> Any:
+    sources = [(source.provider, source.path) for source in repo.get_sources()]
+    return sources, config_name, [override.input_line for override in overrides]
+
+
+def files_chosen(
+    repo: IConfigRepository, config_name: str, overrides: list[Override]
+) -> tuple[IConfigRepository, DefaultsList]:
+    """Which files Hydra composes of these overrides, and what was read of them; not chosen and read again where the
+    composition before was this one."""
+    before = _chosen.pop() if _chosen else None
+    if before is not None and before[0] == _asked(repo, config_name, overrides):
+        return before[1:]
+    found = defaults_list.create_defaults_list(repo, config_name, overrides, prepend_hydra=True, skip_missing=False)
+    return repo, found
 
 
 def _where_needed(make: Any) -> Any:

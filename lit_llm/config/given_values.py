@@ -9,12 +9,12 @@ from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import IConfigRepository
-from hydra._internal.defaults_list import create_defaults_list
 from hydra._internal.utils import create_config_search_path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from lit_llm.config import schema
+from lit_llm.config.composition_speed import files_chosen
 from lit_llm.config.conf_files import CONFIG
 from lit_llm.config.overrides import override_words
 
@@ -57,8 +57,8 @@ def given_by(config_name: str, words: Sequence[str], places: Iterable[str]) -> G
     for place in places:
         path.append("user", place)
     path.append(structured.provider, structured.path)
-    overrides, files = ConfigLoaderImpl(path)._parse_overrides_and_create_caching_repo(config_name, list(words))
-    found = create_defaults_list(files, config_name, overrides, prepend_hydra=True, skip_missing=False)
+    overrides, unread = ConfigLoaderImpl(path)._parse_overrides_and_create_caching_repo(config_name, list(words))
+    files, found = files_chosen(unread, config_name, overrides)
     keys = {override.key_or_group for override in found.config_overrides}
     for default in found.defaults:
         if default.config_path is not None and _users(files, default.config_path):

@@ -186,8 +186,9 @@ class PipelineConfig:
 def register() -> None:
     """Make the schemas and resolvers known to Hydra that the files of conf/ use."""
     store = ConfigStore.instance()
-    store.store("train_schema", TrainConfig)
-    store.store("pipeline_schema", PipelineConfig)
+    for name, kind in (("train_schema", TrainConfig), ("pipeline_schema", PipelineConfig)):
+        if f"{name}.yaml" not in store.repo:
+            store.store(name, kind)
     OmegaConf.register_new_resolver("first_given", first_given, replace=True)
     OmegaConf.register_new_resolver("usual", usual, replace=True)
     OmegaConf.register_new_resolver("usual_option", usual_option, replace=True)

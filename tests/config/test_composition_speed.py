@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hydra._internal.sources_registry import SourcesRegistry
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
+from hydra._internal.utils import create_config_search_path
 from omegaconf import OmegaConf, read_write
 
 from lit_llm.config.command_line import compose
 from lit_llm.config.composition_speed import compose_faster
+from lit_llm.config.given_values import given_in
 
 
 @pytest.fixture
-def source(tmp_path, monkeypatch):
+def files(tmp_path, monkeypatch):
     """A package with one file of configuration, as Hydra reads it, and the file."""
     package = tmp_path / "configuration_of_test"
     package.mkdir()
@@ -24,7 +26,8 @@ def source(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, package.name, raising=False)
     compose_faster()
-    return SourcesRegistry.instance().resolve("pkg")("test", "pkg://configuration_of_test"), package / "a.yaml"
+    place = create_config_search_path("pkg://configuration_of_test")
+    return CachingConfigRepository(ConfigRepository(place)), package / "a.yaml"
 
 
 def test_a_file_is_parsed_once(monkeypatch):
@@ -36,27 +39,62 @@ def test_a_file_is_parsed_once(monkeypatch):
     assert compose("train", ["stage=ppo", "init_from=m"]) == first and parsed == []
 
 
-def test_what_one_composition_does_to_a_file_s_values_reaches_no_other(source):
-    files, _ = source
-    first = files.load_config("a")
-    assert first.header == {"package": "_global_"} and first.provider == "test"
-    del first.config["defaults"]
-    first.config.x.y, first.header["package"], first.defaults_list = 2, None, []
-    second = files.load_config("a.yaml")
-    assert second.config == {"defaults": ["b"], "x": {"y": 1}} and second.header == {"package": "_global_"}
-    assert second.defaults_list is None
+@pytest.mark.parametrize(("name", "words"), [("train", ["stage=dpo", "init_from=m", "data.path=p"]), ("pipeline", [])])
+def test_what_becomes_of_one_composition_reaches_no_other(name, words):
+    first = compose(name, words)
+    plain = OmegaConf.to_container(first, resolve=False)
+    OmegaConf.set_struct(first, False)
+    waiting = [first]
+    while waiting:
+        node = waiting.pop()
+        values = [node._get_node(key) for key in range(len(node)) if OmegaConf.is_list(node)] or (
+            [node._get_node(key) for key in node] if OmegaConf.is_dict(node) else []
+        )
+        waiting += [one for one in values if OmegaConf.is_config(one) and not one._is_none()]
+        for one in values:
+            if not OmegaConf.is_config(one):
+                one.__dict__["_content"] = "changed"
+        OmegaConf.set_readonly(node, True)
+    second = compose(name, words)
+    assert OmegaConf.to_container(second, resolve=False) == plain
+    assert not OmegaConf.is_readonly(second) and second.data if name == "train" else second.stages
 
 
-def test_a_file_that_changed_is_read_again_and_one_that_went_is_gone(source):
-    files, file = source
-    files.load_config("a")
+def test_a_file_s_lists_and_header_are_each_reader_s_own(files):
+    repository, _ = files
+    first = repository.load_config("a")
+    assert first.header == {"package": "_global_"} and first.config == {"x": {"y": 1}}
+    assert [default.path for default in first.defaults_list] == ["b"]
+    first.header["package"] = None
+    other = CachingConfigRepository(repository).load_config("a.yaml")
+    assert other.header == {"package": "_global_"} and other.config == {"x": {"y": 1}}
+
+
+def test_a_file_that_changed_is_read_again_and_one_that_went_is_gone(files):
+    repository, file = files
+    repository.load_config("a")
     before = file.stat()
     file.write_text(file.read_text().replace("y: 1", "y: 2"))
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert files.load_config("a").config.x.y == 2
+    fresh = CachingConfigRepository(repository.delegate)
+    assert fresh.load_config("a").config.x.y == 2
     file.unlink()
-    with pytest.raises(Exception, match="Config not found"):
-        files.load_config("a")
+    assert CachingConfigRepository(repository.delegate).load_config("a") is None
+
+
+def test_a_folder_of_the_user_s_is_asked_for_what_it_says_now(tmp_path):
+    """What was chosen for one composition is used for what was given in it alone."""
+    experiment = tmp_path / "experiment"
+    experiment.mkdir()
+    (experiment / "mine.yaml").write_text("# @package _global_\noptimizer: {lr: 0.5}\n")
+    words = ["stage=dpo", "init_from=m", "data.path=p", "experiment=mine", f"--config-dir={tmp_path}"]
+    assert given_in("train", words).has("optimizer.lr")
+    assert given_in("train", words[:3]).keys == {"init_from", "data.path"}
+    (experiment / "mine.yaml").write_text("# @package _global_\ntrainer: {max_steps: 3}\n")
+    found = given_in("train", words)
+    assert found.has("trainer.max_steps") and not found.has("optimizer.lr")
+    cfg = compose("train", [*words[:3], "optimizer.lr=1e-3"])
+    assert cfg.optimizer.lr == 1e-3 and given_in("train", words).has("trainer.max_steps")
 
 
 # What stands in place of OmegaConf's own
