@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lit_llm.config import renamed, yaml_files
 from lit_llm.config.conf_files import options
 from lit_llm.config.export_keys import ExportConfig
+from lit_llm.config.pipeline_keys import AnswersConfig, BestOfNConfig, PeopleConfig
 from lit_llm.config.slurm_keys import SlurmConfig
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import write_text
@@ -120,42 +121,6 @@ class TrainConfig:
 
 
 @dataclass
-class AnswersConfig:
-    """The same questions, answered by the model of every stage, side by side in the report."""
-
-    prompts: list[str] = field(default_factory=list)  # asked of every stage
-    heldout_prompts: int = 4  # and so many of the held-out prompts
-    max_new_tokens: int = 48
-    temperature: float = 0.0  # 0: greedy
-    seed: int = 0
-
-
-@dataclass
-class PeopleConfig:
-    """How people are asked and waited for (``rankings=ask``)."""
-
-    enough: int = 200  # rankings=ask goes on from so many on
-    overlap: int = 1  # people who rank each prompt
-    poll_seconds: float = 5.0  # between two looks into the project
-    folder: str = "outputs/rankings"  # where rankings=ask keeps its projects
-
-
-@dataclass
-class BestOfNConfig:
-    """The control of reinforcement learning: the best of n answers of one step's model by another step's reward."""
-
-    n: int = 0  # answers to each prompt; 0: not measured
-    prompts: int = 60  # held-out ones
-    model: str = "instruction_tuning"  # the step whose model answers
-    proxy: str = "reward_modeling"  # the step whose reward chooses
-    gold: Any = None  # the reward that judges the choice: {_target_: ...}; null: none
-    max_new_tokens: int = 64
-    temperature: float = 0.7
-    seed: int = 0
-    batch_size: int = 256
-
-
-@dataclass
 class PipelineConfig:
     """A chain of runs. In a stage's values the text ``@name`` stands for what the step of that name made."""
 
@@ -216,8 +181,30 @@ def plain(config: Any) -> dict[str, Any]:
     """
     if OmegaConf.is_config(config):
         config = OmegaConf.to_container(config, resolve=False)
-    with _reading({"oc.env": _keep_env, "oc.decode": _as_it_stands}):
-        return _to_plain(OmegaConf.create(config))
+    asked = repr(config)
+    if (known := _resolved.get(asked)) is None:
+        with _reading({"oc.env": _keep_env, "oc.decode": _as_it_stands}):
+            known = _to_plain(OmegaConf.create(config))
+        if not PURE.issuperset(_RESOLVER.findall(asked)):
+            return known
+        while len(_resolved) >= KEPT:
+            del _resolved[next(iter(_resolved))]
+        _resolved[asked] = known
+    return {key: _copied(value) for key, value in known.items()}
+
+
+PURE = frozenset({"oc.env", "oc.decode", "oc.select", "first_given", "usual", "usual_option"})
+"""Resolvers that give ``plain`` the same for the same words."""
+KEPT = 4
+_RESOLVER = re.compile(r"\$\{\s*([\w.]+)\s*:")
+_resolved: dict[str, dict[str, Any]] = {}
+"""What ``plain`` found last: a run asks it for one configuration ten times."""
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from lit_llm.config import schema
 from lit_llm.config.annotations import shown
@@ -276,6 +277,23 @@ def test_values_from_the_environment_are_never_written(tmp_path, monkeypatch):
     again = schema.load(tmp_path / "config.yaml")
     assert again.init_from == "prefix-hunter2"  # read again from the environment, when it is used
     assert schema.identity(again) == schema.identity(cfg)
+
+
+def test_what_is_known_of_a_configuration_is_its_own_as_it_is_now():
+    cfg = OmegaConf.create({"a": {"b": [1, {"c": "${a.d}"}], "d": "x"}, "n": 1, "t": "${oc.env:HF_TOKEN,y}"})
+    wanted = {"a": {"b": [1, {"c": "x"}], "d": "x"}, "n": 1, "t": '${oc.env:HF_TOKEN,"y"}'}
+    first = schema.plain(cfg)
+    assert first == wanted
+    first["a"]["b"][1]["c"] = first["n"] = None
+    assert schema.plain(cfg) == wanted == schema.plain(OmegaConf.to_container(cfg))
+    cfg.a.d = "z"
+    assert schema.plain(cfg)["a"] == {"b": [1, {"c": "z"}], "d": "z"}
+    for number in (True, 1.0, "1", None, 1):
+        cfg.n = number
+        assert repr(schema.plain(cfg)["n"]) == repr(number)
+    counted = iter(range(9))
+    OmegaConf.register_new_resolver("counted_here", lambda: next(counted), replace=True)
+    assert [schema.plain({"n": "${counted_here:}"})["n"] for _ in range(3)] == [0, 1, 2], "another resolver is asked"
 
 
 def test_saved_configurations_come_back_the_same(tmp_path, composed, chain):

@@ -56,23 +56,7 @@ def ran(monkeypatch):
     monkeypatch.setattr("lit_llm.training.command.execute", execute)
     monkeypatch.setattr("lit_llm.pipeline.rankings.collect", collect)
     monkeypatch.setattr("lit_llm.pipeline.final_evaluation.evaluate_pipeline", lambda *_: None)
-    monkeypatch.setattr(schema, "plain", resolved_once(schema.plain))
     return done
-
-
-def resolved_once(plain):
-    """Resolving a whole pipeline takes longer than all else here, and a run asks for it four times."""
-    known = []
-
-    def found(config):
-        if not OmegaConf.is_config(config):
-            return plain(config)
-        values = next((values for one, values in known if one is config), None)
-        if values is None:
-            known[:] = [(config, values := plain(config))]
-        return copy.deepcopy(values)
-
-    return found
 
 
 @pytest.fixture(scope="module")
