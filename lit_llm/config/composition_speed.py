@@ -40,7 +40,7 @@ def compose_faster() -> None:
     ConfigRepository.load_config = _once(ConfigRepository.load_config)  # type: ignore[method-assign]
     CachingConfigRepository.__init__ = _of_sources  # type: ignore[method-assign]
     ConfigLoaderImpl._embed_result_config = staticmethod(_own(ConfigLoaderImpl._embed_result_config))  # type: ignore[method-assign]
-    config_loader_impl.create_defaults_list = _remembered(defaults_list.create_defaults_list)
+    config_loader_impl.create_defaults_list = _remembered(defaults_list.create_defaults_list)  # type: ignore[attr-defined]
     defaults_list._create_interpolation_map = _where_needed(defaults_list._create_interpolation_map)
     version._get_version = lru_cache(version._get_version)  # of two texts, 500 times
     Box._re_parent = _re_parent  # type: ignore[method-assign]

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lit_llm.config import missing_files, renamed, schema, yaml_files
 from lit_llm.config.composition_speed import compose_faster
 from lit_llm.config.conf_files import CONFIG, INSIDE_THE_STAGE, conf_folder, options
+from lit_llm.config.pipeline_keys import PeopleConfig
 from lit_llm.errors import UserError
 from lit_llm.runtime.suggestions import hint
 
@@ -311,7 +312,7 @@ def _in_a_file(error: Exception) -> str:
     better = hint(name, list(kind.__dataclass_fields__))
     if kind is schema.TrainConfig and name in renamed.stage_keys():
         better = f"it is one of the stage: stage: {{{name}: ...}}"
-    if kind is schema.PeopleConfig and name == "rankings":
+    if kind is PeopleConfig and name == "rankings":
         better = "rankings: stands beside people: now"
     where = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), name)
     return f"{file}.yaml: {where}: unknown key; {better}"

@@ -21,6 +21,7 @@ import yaml
 from lit_llm.config import schema
 from lit_llm.config.conf_files import INSIDE_THE_STAGE, conf_folder, options
 from lit_llm.config.export_keys import ExportConfig
+from lit_llm.config.pipeline_keys import AnswersConfig, BestOfNConfig, PeopleConfig
 from lit_llm.config.search_keys import OptunaOptions
 from lit_llm.config.signatures import options_of
 from lit_llm.config.slurm_keys import SlurmConfig
@@ -34,9 +35,9 @@ ROOTS = (  # (heading, what stands before its keys, the dataclass)
     ("`evaluation`", "evaluation.", schema.EvaluationConfig),
     ("`paths`", "paths.", schema.PathsConfig),
     ("A pipeline: `scripts/pipeline.py`", "", schema.PipelineConfig),
-    ("`people`, of a pipeline", "people.", schema.PeopleConfig),
-    ("`answers`, of a pipeline", "answers.", schema.AnswersConfig),
-    ("`best_of_n`, of a pipeline", "best_of_n.", schema.BestOfNConfig),
+    ("`people`, of a pipeline", "people.", PeopleConfig),
+    ("`answers`, of a pipeline", "answers.", AnswersConfig),
+    ("`best_of_n`, of a pipeline", "best_of_n.", BestOfNConfig),
     ("`export`, of a pipeline", "export.", ExportConfig),
 )
 GROUPS = ("stage", "data", "backbone", "tokenizer", "optimizer", "schedule", "loss", "reward", "callbacks", "logger",

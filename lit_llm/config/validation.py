@@ -20,6 +20,7 @@ from lit_llm.config.annotations import fits, shown
 from lit_llm.config.conf_files import INSIDE_THE_STAGE
 from lit_llm.config.environment import named_by_environment, passwords_in
 from lit_llm.config.export_keys import ExportConfig, wrong_export
+from lit_llm.config.pipeline_keys import AnswersConfig, BestOfNConfig, PeopleConfig
 from lit_llm.config.ranges import out_of_range
 from lit_llm.config.resume_compatibility import change_from
 from lit_llm.config.signatures import Signature, signature
@@ -116,11 +117,11 @@ def _check_pipeline(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"init_from={values['init_from']}: say from which step on it is used: start_from=NAME"
     allowed = (*targets.ALLOWED, *values["allowed_targets"])
     yield from _check_allowed("", values["allowed_targets"])
-    yield from _check_keys("answers.", values["answers"], schema.AnswersConfig)
+    yield from _check_keys("answers.", values["answers"], AnswersConfig)
     yield from _check_best_of_n(values["best_of_n"], list(values["stages"]), allowed)
     yield from _check_keys("export.", values["export"], ExportConfig)
     yield from wrong_export(values["export"])
-    yield from _check_keys("people.", values["people"], schema.PeopleConfig)
+    yield from _check_keys("people.", values["people"], PeopleConfig)
     yield from _check_keys("paths.", values["paths"], schema.PathsConfig)
     if values["annotation"] is not None:
         yield from _check_node("annotation", values["annotation"], "annotation", allowed)
@@ -133,7 +134,7 @@ def _check_pipeline(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _check_best_of_n(values: Mapping[str, Any], stages: Sequence[str], allowed: Sequence[str]) -> Iterator[str]:
-    yield from _check_keys("best_of_n.", values, schema.BestOfNConfig)
+    yield from _check_keys("best_of_n.", values, BestOfNConfig)
     if values["n"] == 1:
         yield f"best_of_n.n={values['n']}: must be 2 or more answers to choose from, or 0"
     for key in ("model", "proxy"):
