@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.runtime.out_of_resources import is_out_of_memory
-from lit_llm.text.tokenizer import Tokenizer, library_cores
+from lit_llm.text.plain_text import library_cores
+from lit_llm.text.tokenizer import Tokenizer
 
 SCRIPT = Path(__file__).with_name("llama_cpp.mjs")
 PACKAGE = "node_modules/node-llama-cpp"

@@ -10,20 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import AddedToken, Encoding
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as Engine
-from tokenizers.models import WordLevel
-from tokenizers.processors import TemplateProcessing
 
 from lit_llm.errors import UserError
 from lit_llm.model_sources.adapters import base_of
@@ -31,28 +27,23 @@ from lit_llm.model_sources.folders import folder_of
 from lit_llm.records import Message
 from lit_llm.runtime.atomic_files import write_text
 from lit_llm.runtime.model_folder import check_model_folder, check_recorded, is_adapter
+from lit_llm.text.around import added_around, always_add
 from lit_llm.text.chat import CHATML, PLAIN, ChatTemplate
 from lit_llm.text.control_tokens import DOCUMENT_END, SPECIALS, TURN_END, TURN_START
 from lit_llm.text.merges import LearnedMerges, replaced, with_merges
 from lit_llm.text.new_words import whole_pieces, with_pieces
-from lit_llm.text.places import Place, Places
-from lit_llm.text.pretokenization import Pieces, pieces_of, unpacked
+from lit_llm.text.places import Place
+from lit_llm.text.plain_text import PlainText
+from lit_llm.text.token_bytes import TokenBytes, is_byte_level
 from lit_llm.text.tokenizer_files import (
     check_names,
     class_names,
     mapped_names,
-    one_line,
     read_engine,
     read_json,
     read_template,
     stop_ids,
 )
-
-Ids = TypeVar("Ids")
-WORTH_PIECES = 500_000
-"""Characters after which a table of pieces is made (0.15 seconds): a short run starts without it."""
-WORTH_LIBRARY = 3
-"""Cores: on one, the table does 7 MB a second and the library 2 to 3; only the library uses them all."""
 
 FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
@@ -88,10 +79,9 @@ class Tokenizer:
         self.engine = engine
         self.config = dict(config or {})
         self._stop_ids = tuple(stop_ids)
-        self._characters = 0  # encoded so far
         self._rows = (-1, 0)  # tokens when it was last asked, and the rows for them
         self._mark_ends_as_special()
-        self._obey_bos_and_eos_switches()
+        always_add(self.engine, self._asked_for("bos_token"), self._asked_for("eos_token"))
         self.chat = chat or self._own_template()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -106,39 +96,14 @@ class Tokenizer:
             self.engine.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
             self.__dict__.pop("control_tokens", None)
 
-    def _obey_bos_and_eos_switches(self) -> None:
-        """``add_bos_token`` and ``add_eos_token`` of true count beside the post-processor, which false does not undo.
-
-        Some readers take the switches (transformers 4 for Llama's classes), some the post-processor (transformers 5):
-        with the one written into the other, all read the saved files alike.
-        """
-        before, behind = found = self._added_around()
-        for key, ends in (("bos_token", before), ("eos_token", behind)):
-            switch, own = self.config.get(f"add_{key}"), self.id_of(self._named(key) or "")
-            if switch is True and own is not None:
-                ends[:] = [own]
-        if found == self._added_around():
-            return
-        names = {i: str(self.engine.id_to_token(i)) for i in (*before, *behind)}
-        first, second = (
-            [*(f"{names[i]}:{n}" for i in before), f"${text}:{n}", *(f"{names[i]}:{n}" for i in behind)]
-            for n, text in enumerate("AB")
-        )
-        known = [(name, i) for i, name in names.items()]
-        self.engine.post_processor = TemplateProcessing(single=first, pair=first + second, special_tokens=known)
-
-    def _added_around(self) -> tuple[list[int], list[int]]:
-        """What the post-processor puts before and behind a text."""
-        if self.engine.post_processor is None:
-            return [], []
-        around = self.engine.post_processor.process(_one_token(), None, True)
-        own = around.special_tokens_mask.index(0)
-        return list(around.ids[:own]), list(around.ids[own + 1 :])
+    def _asked_for(self, key: str) -> int | None:
+        """The id of an end that ``add_bos_token`` or ``add_eos_token`` puts around every text."""
+        return self.id_of(self._named(key) or "") if self.config.get(f"add_{key}") is True else None
 
     def _own_template(self) -> ChatTemplate:
         """ChatML where the vocabulary has its tokens; it begins as the tokenizer lets its texts begin."""
         knows_chatml = self.id_of(TURN_START) is not None and self.id_of(TURN_END) is not None
-        begins = "{{- bos_token }}" if self._added_around()[0] == [self.bos_id] else ""
+        begins = "{{- bos_token }}" if added_around(self.engine)[0] == [self.bos_id] else ""
         return ChatTemplate(begins + (CHATML if knows_chatml else PLAIN))
 
     def _named(self, key: str) -> str | None:
@@ -223,7 +188,7 @@ class Tokenizer:
     @cached_property
     def added_before(self) -> tuple[int, ...]:
         """What the tokenizer itself puts before a text: a BOS, or nothing."""
-        return tuple(self._added_around()[0])
+        return tuple(added_around(self.engine)[0])
 
     @cached_property
     def beginning(self) -> tuple[int, ...]:
@@ -258,64 +223,19 @@ class Tokenizer:
         ``place``: where in a longer text it stands; a sentencepiece tokenizer puts a blank before some of these.
         ``goes_on``: that text goes on behind it, without a control token between; some tokenizers strip a text's end.
         """
-        if (goes_on or place is not Place.START) and self._places.matters:
-            return self._ids(text, lambda: self._places.encode(text, place, goes_on))
-        found = self._looked_up(text)
-        return self._encode_one(text) if found is None else unpacked(found)
-
-    def _encode_one(self, text: str) -> list[int]:
-        return self._ids(text, lambda: list(self.engine.encode(text, add_special_tokens=False).ids))
-
-    def _ids(self, text: str, encoded: Callable[[], list[int]]) -> list[int]:
-        """Raises UserError for what is no Unicode, and for what the vocabulary has no token for."""
-        try:
-            return encoded()
-        except (TypeError, UnicodeEncodeError):  # the library's answer to what is no UTF-8
-            raise UserError(f"text: {_what_is_wrong(text)}") from None
-        except Exception as error:  # the library raises bare Exception
-            raise UserError(f"text: the tokenizer cannot encode {text[:40]!r} ({one_line(error)})") from None
-
-    @cached_property
-    def _places(self) -> Places:
-        return Places(self.engine)
+        return self._plain.encode(text, place, goes_on)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many texts: by the table of pieces, or by the library on more cores than the table is worth."""
-        return self._encoded(texts, unpacked, list)
+        return self._plain.batch(texts)
 
     def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """``encode_batch``, each (T,): what goes to the disk is at no time numbers of Python."""
-        return self._encoded(
-            texts, lambda ids: np.frombuffer(ids, np.uint32), lambda ids: np.fromiter(ids, np.uint32, len(ids))
-        )
-
-    def _encoded(
-        self, texts: Sequence[str], of_bytes: Callable[[bytes], Ids], of_list: Callable[[list[int]], Ids]
-    ) -> list[Ids]:
-        if library_cores() > WORTH_LIBRARY:
-            return [of_list(ids) for ids in self._encode_all(list(texts))]
-        found = [self._looked_up(text) for text in texts]
-        rest = [text for text, ids in zip(texts, found, strict=True) if ids is None]
-        others = iter(self._encode_all(rest) if rest else [])
-        return [of_list(next(others)) if ids is None else of_bytes(ids) for ids in found]
-
-    def _looked_up(self, text: str) -> bytes | None:
-        """From the table of pieces, as soon as that is worth it and where it knows the tokenizer's rules."""
-        if self._characters < WORTH_PIECES:
-            self._characters += len(text)
-            return None
-        return None if self._pieces is None else self._pieces.packed(text)
+        return self._plain.arrays(texts)
 
     @cached_property
-    def _pieces(self) -> Pieces | None:
-        return pieces_of(self.engine)
-
-    def _encode_all(self, texts: list[str]) -> list[list[int]]:
-        """By the library, on all cores that it may use."""
-        try:
-            return [e.ids for e in self.engine.encode_batch_fast(texts, add_special_tokens=False)]
-        except Exception:  # the library raises bare Exception
-            return [self._encode_one(text) for text in texts]  # names the text
+    def _plain(self) -> PlainText:
+        return PlainText(self.engine)
 
     # ---- conversations ---------------------------------------------------------------------------------------------
 
@@ -356,36 +276,15 @@ class Tokenizer:
     @cached_property
     def byte_level(self) -> bool:
         """Whether a token is a string of bytes, and a text's bytes are those of its tokens."""
-        decoder = json.loads(self.engine.to_str()).get("decoder") or {}
-        return "ByteLevel" in {decoder.get("type"), *(d.get("type") for d in decoder.get("decoders", []))}
+        return is_byte_level(self.engine)
 
     @cached_property
-    def _bytes(self) -> dict[int, bytes]:
-        return {}
+    def _bytes(self) -> TokenBytes:
+        return TokenBytes(self.engine, self.byte_level)
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that one id stands for (a part of a character, perhaps): for streaming and bits per byte."""
-        found = self._bytes.get(token_id)
-        if found is None:
-            found = self._bytes[token_id] = self._look_up_bytes(token_id)
-        return found
-
-    def _look_up_bytes(self, token_id: int) -> bytes:
-        added = self._added.get(token_id)
-        if added is not None:
-            return added.encode()
-        token = self.engine.id_to_token(token_id)
-        if token is None:
-            return b""  # rows of an embedding beyond the vocabulary
-        if self.byte_level:
-            return bytes(_BYTE_OF[c] for c in token)
-        if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token):
-            return bytes([int(token[3:5], 16)])
-        return str(token).replace("▁", " ").encode()
-
-    @cached_property
-    def _added(self) -> dict[int, str]:
-        return {i: t.content for i, t in self.engine.get_added_tokens_decoder().items()}
+        return self._bytes.of(token_id)
 
     def add_tokens(self, tokens: Sequence[str], *, pieces: bool = True) -> list[int]:
         """Add whole words (of a domain, say) and return all ids that stand for them; known ones keep theirs.
@@ -421,7 +320,7 @@ class Tokenizer:
 
     def _forget(self) -> None:
         """What was made from the engine before it changed."""
-        for stale in ("_added", "_bytes", "_pieces", "_places"):
+        for stale in ("_bytes", "_plain"):
             self.__dict__.pop(stale, None)
 
     def _whole(self, word: str) -> tuple[str, ...]:
@@ -450,35 +349,6 @@ class Tokenizer:
         """SHA-256 of vocabulary, merges, rules and template: equal fingerprints give equal ids."""
         ends = json.dumps([self.bos_token, self.eos_token])  # further stop ids end generation; they change no encoding
         return hashlib.sha256("\0".join((self.engine.to_str(), self.chat.source, ends)).encode()).hexdigest()
-
-
-def _one_token() -> Encoding:
-    """A text of one token, of no vocabulary."""
-    return Engine(WordLevel({"x": 0}, "x")).encode("x")
-
-
-def library_cores() -> int:
-    """Cores that the library may use in this process."""
-    if os.environ.get("TOKENIZERS_PARALLELISM", "").lower() in ("false", "0", "off", "no"):
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _byte_characters() -> dict[str, int]:
-    """GPT-2's printable stand-in for each byte, the other way round."""
-    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = [b for b in range(256) if b not in set(visible)]
-    return {chr(b): b for b in visible} | {chr(256 + n): b for n, b in enumerate(hidden)}
-
-
-_BYTE_OF = _byte_characters()
-
-
-def _what_is_wrong(text: object) -> str:
-    if not isinstance(text, str):
-        return f"a {type(text).__name__}; a string is needed"
-    at = next((n for n, c in enumerate(text) if "\ud800" <= c <= "\udfff"), 0)
-    return f"character {at} is half of a surrogate pair; give valid Unicode"
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Engine
 
-from lit_llm.text import pretokenization, tokenizer
+from lit_llm.text import plain_text, pretokenization
 from lit_llm.text.pretokenization import GPT2, LLAMA3, PATTERNS, QWEN2, pieces_of
 from lit_llm.text.tokenizer import Tokenizer
 
@@ -81,15 +81,16 @@ def test_a_tokenizer_turns_to_the_table_without_a_change_of_ids(monkeypatch: pyt
     texts = ["a <|im_end|> of users' text", *CORPUS, "a picture 🙂", ""]
     plain, fast = Tokenizer(engine_of(QWEN2)), Tokenizer(engine_of(QWEN2))
     expected = [plain.encode(text) for text in texts]
-    assert "_pieces" not in plain.__dict__
-    monkeypatch.setattr(tokenizer, "WORTH_PIECES", 0)
-    monkeypatch.setattr(tokenizer, "library_cores", lambda: 8)
-    assert fast.encode_batch(texts) == expected and "_pieces" not in fast.__dict__  # all cores at the library's work
-    monkeypatch.setattr(tokenizer, "library_cores", lambda: 2)
+    assert "_pieces" not in plain._plain.__dict__
+    monkeypatch.setattr(plain_text, "WORTH_PIECES", 0)
+    monkeypatch.setattr(plain_text, "library_cores", lambda: 8)
+    assert fast.encode_batch(texts) == expected
+    assert "_pieces" not in fast._plain.__dict__  # all cores at the library's work
+    monkeypatch.setattr(plain_text, "library_cores", lambda: 2)
     assert fast.encode_batch(texts) == expected == [fast.encode(text) for text in texts]
-    assert fast.__dict__["_pieces"]
+    assert fast._plain.__dict__["_pieces"]
     for cores in (8, 2):
-        monkeypatch.setattr(tokenizer, "library_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(plain_text, "library_cores", lambda cores=cores: cores)
         arrays = fast.encode_arrays(texts)
         assert [array.tolist() for array in arrays] == expected and {array.dtype.name for array in arrays} == {"uint32"}
     fast.add_tokens(["tokenizer", "<tensor>"])
