@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import lightning as L
 import numpy as np
@@ -16,52 +13,23 @@ from torch.utils.data import DataLoader
 
 from lit_llm.data.archives import home
 from lit_llm.data.counts import Counts
-from lit_llm.data.filters import Record, content_key
+from lit_llm.data.dropped_rows import shares, warn
+from lit_llm.data.filters import Record
 from lit_llm.data.formats import Kind
 from lit_llm.data.loading import JoinedRows, Order, ResumableLoader, Rows, shuffled
 from lit_llm.data.options import DataOptions, DataPath
-from lit_llm.data.overview import LOUD, Overview
+from lit_llm.data.overview import Overview
 from lit_llm.data.packing import PackedRows
-from lit_llm.data.quality import screening
-from lit_llm.data.quality.screening import Screening
+from lit_llm.data.prepared import Prepared
 from lit_llm.data.reading import Expand, Records, read_records
 from lit_llm.data.samples import Decode, Part
 from lit_llm.data.sources import resolve
 from lit_llm.data.token_cache import TokenStore, content_hash
 from lit_llm.errors import UserError
-from lit_llm.records import Comparison, Heldout, Labelled
+from lit_llm.records import Heldout
 from lit_llm.text.tokenizer import Tokenizer
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
-ASKED_FOR = ("other_half", "no_weight", "left_out")
-"""Reasons that an option or the user's own function gives."""
-REMEDIES = {
-    "duplicate": "they say the same as an earlier row",
-    "in_heldout": "a held-out part has their text or prompt",
-    "empty_text": "they hold no text",
-    "all_tied": "their ranks are all equal, which says nothing",
-    "unlabelled": "they stand between the best and the worst, which says neither good nor bad",
-    "no_trained_token": "no token of theirs is trained (answers without a token)",
-    "template_refuses": "the chat template refuses them, such as system messages; take another template or rows",
-    "unknown_key": "data.ignore_keys lets keys pass",
-    **screening.REMEDIES,
-}
-Kinds = Literal["documents", "responses", "rankings", "labels", "flags", "prompts"]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a DataModule makes of its files."""
-
-    train: Rows
-    order: Order
-    validation: Mapping[str, Rows]  # by source name, in the order of ``source_names``
-    heldout: tuple[Heldout, ...]
-    counts: Mapping[str, Any]
-    content: str  # hash of the records
-    train_tokens: int  # labels that an epoch trains
-    remedies: Mapping[str, str] = field(default_factory=dict)  # what to change, by the reason why rows are dropped
 
 
 class DataModule(L.LightningDataModule, ABC):
@@ -94,7 +62,7 @@ class DataModule(L.LightningDataModule, ABC):
         """What the rows depend on besides records, tokenizer and seed: part of the fingerprint."""
 
     def _read(self, path: DataPath, kind: Kind, expand: Expand | None = None) -> Records:
-        records = records_of(self.options, path, kind, expand)
+        records = read_records(path, kind, self.options, expand=expand)
         self._remember(path, records.counts)
         return records
 
@@ -113,7 +81,8 @@ class DataModule(L.LightningDataModule, ABC):
         if self._prepared is None:
             self._overview = Overview()
             self._prepared = self._prepare()
-            self._tell_dropped()
+            told = self._prepared
+            warn(told.counts, self._overview.whole.noun, self.options.name, told.remedies, self._first_bad)
         return self._prepared
 
     def _count_tokens(self, records: Sequence[Record], store: TokenStore, parts: Sequence[int] | None = None) -> None:
@@ -186,29 +155,8 @@ class DataModule(L.LightningDataModule, ABC):
         self.tokenizer.chat.turn_format(self.tokenizer)
 
     def dropped_shares(self) -> dict[str, float]:
-        """What share of the rows read is dropped (or cut: ``truncated``), by reason, where it is above ``LOUD``."""
-        counts = self.prepared.counts
-        numbers = {**counts["skipped"], "truncated": counts.get("truncated", 0)}
-        shares = {reason: number / max(1, counts["read"]) for reason, number in numbers.items()}
-        return {reason: share for reason, share in sorted(shares.items()) if share > LOUD and reason not in ASKED_FOR}
-
-    def _tell_dropped(self) -> None:
-        prepared = self.prepared
-        for reason, share in self.dropped_shares().items():
-            number = prepared.counts["skipped"].get(reason, prepared.counts.get("truncated"))
-            told = prepared.remedies.get(reason) or REMEDIES.get(reason) or "mend them"
-            first = f"; the first: {self._first_bad[reason]}" if reason in self._first_bad else ""
-            log.warning(
-                "data: %.1f%% of the %s of %s (%s of %s) are %s: %s: %s%s",
-                *(
-                    100 * share,
-                    self._overview.whole.noun,
-                    self.options.name,
-                    f"{number:,}",
-                    f"{prepared.counts['read']:,}",
-                ),
-                *("cut" if reason == "truncated" else "dropped", reason, told, first),
-            )
+        """By reason: ``dropped_rows.shares``."""
+        return shares(self.prepared.counts)
 
     # What Lightning calls
 
@@ -301,80 +249,6 @@ class DataModule(L.LightningDataModule, ABC):
     def train_tokens(self) -> int:
         """Labels that are trained in one epoch."""
         return self.prepared.train_tokens
-
-
-def records_of(options: DataOptions, path: DataPath, kind: Kind, expand: Expand | None = None) -> Records:
-    """The records at a path, read as the options say."""
-    return read_records(
-        path,
-        kind,
-        format=options.format,
-        on_error=options.on_error,
-        max_error_rate=options.max_error_rate,
-        validation_fraction=options.validation_fraction,
-        test_fraction=options.test_fraction,
-        cache_dir=options.cache_dir,
-        expand=expand,
-        ignore_keys=options.ignore_keys,
-        clean=options.clean,
-        encoding=options.encoding,
-        columns=options.columns,
-        screening=screening_of(options),
-    )
-
-
-def screening_of(options: DataOptions) -> Screening:
-    """Which records are left out beside bad rows, as the options say."""
-    return Screening(
-        deduplicate=options.deduplicate,
-        near_threshold=options.near_threshold,
-        decontaminate=options.decontaminate,
-        earlier_heldout=options.earlier_heldout,
-        decontaminate_words=options.decontaminate_words,
-        decontaminate_share=options.decontaminate_share,
-        quality=options.quality,
-        languages=options.languages,
-        cache_dir=options.cache_dir,
-        encoding=options.encoding,
-        columns=options.columns,
-    )
-
-
-def records_hash(records: Iterable[Record]) -> str:
-    """SHA-256 of what the records say, in their order."""
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(content_key(record))
-        if isinstance(record, Comparison | Labelled):
-            digest.update(f"{record.weight!r}".encode())
-    return digest.hexdigest()
-
-
-def splits_hash(records: Records) -> str:
-    """SHA-256 of all splits, with their names."""
-    return content_hash(part for name in sorted(records.splits) for part in (name, records_hash(records[name])))
-
-
-def tests_of(records: Records, name: str, kind: Kinds) -> list[Heldout]:
-    """The test splits as held-out sets: ``test`` under the source's name, ``test_wordings`` as ``<name>_wordings``."""
-    tests = {split: items for split, items in records.splits.items() if split.startswith("test") and items}
-    return [Heldout(name + split.removeprefix("test"), kind, tuple(items)) for split, items in tests.items()]
-
-
-def room(key: str, needed: Sequence[int]) -> str:
-    """Which value of a limit in tokens keeps how many of the rows that need so many each."""
-    if not len(needed):
-        return f"raise data.{key}"
-    most, all_but_few = max(needed), int(np.ceil(np.percentile(np.asarray(needed), 99)))
-    some = f"{all_but_few} keeps 99%, " if all_but_few < most else ""
-    return f"data.{key}={some}{most} keeps all"
-
-
-def judged_by(records: Records) -> dict[str, int]:
-    """How many judgements say of themselves that no person made them, and how many do not; what is 0 is left out."""
-    every = [record.simulated for split in records.splits.values() for record in split]
-    found = {"simulated": sum(every), "people": len(every) - sum(every)}
-    return {name: number for name, number in found.items() if number}
 
 
 def _always_the_first_epoch(order: Order) -> Order:

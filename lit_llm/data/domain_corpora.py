@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from lit_llm.data.data_module import records_of
 from lit_llm.data.filters import without_overlap
 from lit_llm.data.options import DomainCorporaOptions, TextOptions
 from lit_llm.data.raw_text import RawText, TextSource, apportioned, weighted_sources
+from lit_llm.data.reading import read_records
 from lit_llm.data.shards.sample import sample
 from lit_llm.data.shards.size import is_streamed
 
@@ -46,7 +46,7 @@ class DomainCorpora(RawText):
         sources = [*weighted_sources(options.path, ""), *general]
         streamed = [is_streamed(options, source.path) for source in sources]
         reads = {
-            number: records_of(options, source.path, "texts")
+            number: read_records(source.path, "texts", options)
             for number, (source, large) in enumerate(zip(sources, streamed, strict=True))
             if not large  # what a large corpus holds out by hash, the same text's hash holds out of the domain
         }

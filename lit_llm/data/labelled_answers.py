@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from lit_llm.backbone.completions import pack
 from lit_llm.data.completion_checks import check_rows, refuse_numbers
 from lit_llm.data.counts import moved
-from lit_llm.data.data_module import DataModule, Prepared, judged_by, records_hash, room, splits_hash, tests_of
+from lit_llm.data.data_module import DataModule
+from lit_llm.data.dropped_rows import room
 from lit_llm.data.label_formats import LabelsOfRankings
 from lit_llm.data.loading import Rows, shuffled
 from lit_llm.data.options import LabelledAnswersOptions
+from lit_llm.data.prepared import Prepared, judged_by, records_hash, splits_hash, tests_of
 from lit_llm.data.reading import Records
 from lit_llm.data.samples import Decode, Part, answered
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash

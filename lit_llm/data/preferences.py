@@ -15,9 +15,11 @@ from typing import Any, ClassVar
 from lit_llm.data.attacked import fits_in, with_attacks
 from lit_llm.data.comparison_choice import ComparisonChoice, annotators_of
 from lit_llm.data.counts import moved
-from lit_llm.data.data_module import DataModule, Prepared, judged_by, records_hash, room, splits_hash, tests_of
+from lit_llm.data.data_module import DataModule
+from lit_llm.data.dropped_rows import room
 from lit_llm.data.loading import Order, Rows, grouped, shuffled
 from lit_llm.data.options import PreferencesOptions
+from lit_llm.data.prepared import Prepared, judged_by, records_hash, splits_hash, tests_of
 from lit_llm.data.ranking_rows import Judged, RankingRows
 from lit_llm.data.reading import Records
 from lit_llm.data.samples import Decode, Part, answered

@@ -13,9 +13,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from lit_llm.data.counts import moved
-from lit_llm.data.data_module import DataModule, Prepared, records_hash, room, splits_hash, tests_of
+from lit_llm.data.data_module import DataModule
+from lit_llm.data.dropped_rows import room
 from lit_llm.data.loading import ResumableLoader, shuffled
 from lit_llm.data.options import PromptsOptions
+from lit_llm.data.prepared import Prepared, records_hash, splits_hash, tests_of
 from lit_llm.data.raw_text import RawText
 from lit_llm.data.reading import Records
 from lit_llm.data.samples import Decode, Part, answered

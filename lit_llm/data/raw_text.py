@@ -12,12 +12,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lit_llm.data.counts import Counts, merged_counts, moved
-from lit_llm.data.data_module import DataModule, Prepared, records_hash, records_of, screening_of, splits_hash, tests_of
+from lit_llm.data.data_module import DataModule
 from lit_llm.data.filters import without_overlap
 from lit_llm.data.loading import JoinedRows, Order, mixed
 from lit_llm.data.options import DataPath, TextOptions
 from lit_llm.data.packing import PackedRows, concatenate_and_split
-from lit_llm.data.reading import Records
+from lit_llm.data.prepared import Prepared, records_hash, splits_hash, tests_of
+from lit_llm.data.quality.screening import screening_of
+from lit_llm.data.reading import Records, read_records
 from lit_llm.data.samples import Decode, Part, packed
 from lit_llm.data.shards.corpus import Corpus, corpus_of
 from lit_llm.data.shards.order import Interleaved, Shuffle, Shuffled, Windowed
@@ -59,7 +61,7 @@ class RawText(DataModule):
             if is_streamed(options, source.path):
                 yield from sample(options, source.path)
             else:
-                records = records_of(options, source.path, "texts")
+                records = read_records(source.path, "texts", options)
                 yield from (document.text for document in records["train"])
 
     def _parameters(self) -> dict[str, Any]:

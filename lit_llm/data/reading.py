@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from lit_llm.data.bad_rows import BadRows
 from lit_llm.data.cells import with_cells
@@ -22,8 +22,8 @@ from lit_llm.data.filters import Record, cleaned, cleaned_row, content_key
 from lit_llm.data.formats import Format, Kind, Parse, find_format, parse_row
 from lit_llm.data.found_encodings import FoundEncodings, warn_once
 from lit_llm.data.holding_out import hold_out
-from lit_llm.data.options import check_fractions
-from lit_llm.data.quality.screening import Screening
+from lit_llm.data.options import DataOptions, DataPath
+from lit_llm.data.quality.screening import Screening, screening_of
 from lit_llm.data.row_errors import RowError
 from lit_llm.data.row_ids import RowIds
 from lit_llm.data.sources import TELLS, resolve, why_not_read
@@ -56,21 +56,12 @@ class Records:
 
 
 def read_records(
-    path: str | int | Sequence[str | int] | Mapping[str, Any],
+    path: DataPath,
     kind: Kind,
+    options: DataOptions | None = None,
     *,
-    format: str | None = None,
-    on_error: Literal["stop", "skip"] = "stop",
-    max_error_rate: float = 0.2,
-    validation_fraction: float = 0.05,
-    test_fraction: float = 0.05,
-    cache_dir: str | Path = "outputs/cache",
     expand: Expand | None = None,
-    ignore_keys: Collection[str] = (),
-    clean: bool = True,
-    encoding: str = AUTO,
     screening: Screening | None = None,
-    columns: Mapping[str, str] | str | None = None,
 ) -> Records:
     """Read, check, deduplicate and split.
 
@@ -78,42 +69,26 @@ def read_records(
         path: see ``sources.resolve``.
         kind: "texts" -> Document, "examples" -> Example, "comparisons" -> Comparison, "labels" ->
             Labelled, "prompts" -> Prompt.
-        format: a name of ``formats.FORMATS`` or the dotted path of a function; None chooses by each row's keys.
-        on_error: stop with a line for each of the bad rows (``bad_rows.py``), or skip them and count them by reason.
-        max_error_rate: share of bad rows above which skipping ends in an error all the same.
-        validation_fraction, test_fraction: held out by content hash where the files do not say; rows with the same
-            prompt stay together, and a text stays whole unless there are fewer than ``FEW_TEXTS`` (20): then about
+        options: how; None: their defaults. Rows are held out by content hash where the files do not say; rows with the
+            same prompt stay together, and a text stays whole unless there are fewer than ``FEW_TEXTS`` (20): then about
             200 blocks are made of them, and some of those are held out.
-        columns: {a row's key: the format's}.
+        screening: which records are left out beside bad rows; None: as the options say.
 
     Raises:
         UserError: bad rows (``on_error="stop"``), too many of them, or no usable row at all.
     """
-    if on_error not in ("stop", "skip"):
-        raise UserError(f"data.on_error={on_error}: stop or skip")
-    check_fractions(validation_fraction, test_fraction)
+    options = DataOptions() if options is None else options
     ignored: list[str] = []
-    files = resolve(path, cache_dir, ignored)
+    files = resolve(path, options.cache_dir, ignored)
     if kind != "texts":
         files = _without_documents(files, ignored)
-    reading = Reading(
-        kind,
-        format=format,
-        on_error=on_error,
-        cache_dir=cache_dir,
-        expand=expand,
-        ignore_keys=ignore_keys,
-        clean=clean,
-        encoding=encoding,
-        screening=screening,
-        columns=columns,
-        ids=RowIds(),
-    )
+    reading = Reading(kind, options, expand=expand, screening=screening, ids=RowIds())
     counts = reading.counts
     tell_unread(path, ignored, kind, counts)
     splits = {name: list(reading.records(reading.rows(members), name)) for name, members in files.items()}
-    reading.end(path, max_error_rate)
-    divided = hold_out(splits, kind, counts, validation_fraction, test_fraction, reading.screening)
+    reading.end(path)
+    shares = options.validation_fraction, options.test_fraction
+    divided = hold_out(splits, kind, counts, *shares, reading.screening)
     counts.overview.passages = counts.altered.get("held_out_passages", 0)
     counts.overview.divide(divided)
     return Records(divided, counts)
@@ -142,31 +117,25 @@ class Reading:
     def __init__(
         self,
         kind: Kind,
+        options: DataOptions,
         *,
-        format: str | None = None,
-        on_error: Literal["stop", "skip"] = "stop",
-        cache_dir: str | Path = "outputs/cache",
         expand: Expand | None = None,
-        ignore_keys: Collection[str] = (),
-        clean: bool = True,
-        encoding: str = AUTO,
         screening: Screening | None = None,
-        columns: Mapping[str, str] | str | None = None,
         ids: RowIds | None = None,
     ) -> None:
-        self.kind, self.cache_dir, self.ids = kind, cache_dir, ids
-        self.encoding = checked_encoding(encoding)
-        self.screening = screening or Screening(cache_dir=cache_dir)
+        self.kind, self.options, self.ids = kind, options, ids
+        self.encoding = checked_encoding(options.encoding)
+        self.screening = screening or screening_of(options)
         self.counts, self.encodings = Counts(), FoundEncodings()
-        self.bad = BadRows() if on_error == "stop" else None
-        self._parse = find_format(format, kind)
-        self.columns = Columns(columns, kind, self._parse)
-        self._expand, self._ignore_keys, self._clean = expand, ignore_keys, clean
+        self.bad = BadRows() if options.on_error == "stop" else None
+        self._parse = find_format(options.format, kind)
+        self.columns = Columns(options.columns, kind, self._parse)
+        self._expand = expand
         self.last: Last | None = None
 
     def rows(self, files: Sequence[str], processes: int | None = None) -> Iterator[Row | RowError]:
         """Every row of the files. ``processes``: that read documents; None: as many as there are processors."""
-        return read_rows(files, self.encoding, self.cache_dir, processes)
+        return read_rows(files, self.encoding, self.options.cache_dir, processes)
 
     def records(self, rows: Iterable[Row | RowError], split: str) -> Iterator[Record]:
         """The usable records of a split's rows; what else there is is counted, errors in ``bad`` where they end the
@@ -174,8 +143,8 @@ class Reading:
         rows = self.counts.overview.following(self.encodings.seen(rows))
         rows = rows if self.encoding in ("utf-8", AUTO) else _told_if_utf8(rows, self.encoding)
         rows = with_cells(self.columns.renamed(rows), self.kind, self._parse)
-        rows = _expanded(_cleaned(rows, self.counts.altered) if self._clean else rows, self._expand)
-        if split in (UNDIVIDED, "train") and "split" not in self._ignore_keys:
+        rows = _expanded(_cleaned(rows, self.counts.altered) if self.options.clean else rows, self._expand)
+        if split in (UNDIVIDED, "train") and "split" not in self.options.ignore_keys:
             rows = map(_to_train_on, rows)
         return self._kept(rows if self.bad is None else self.bad.looked_at(rows))
 
@@ -186,7 +155,7 @@ class Reading:
             of = counts.overview.read(row)
             language: Counter[str] = Counter()
             try:
-                record = _record(row, self.kind, self._parse, self._ignore_keys)
+                record = _record(row, self.kind, self._parse, self.options.ignore_keys)
                 key = content_key(record)
                 if key in seen and self.screening.deduplicate != "off":
                     raise RowError("duplicate", f"{record.source}: says the same as an earlier row")
@@ -229,14 +198,14 @@ class Reading:
                     yield row
 
         found = with_cells(self.columns.renamed(at_place()), self.kind, self._parse)
-        for row in _cleaned(found, Counter()) if self._clean else found:
+        for row in _cleaned(found, Counter()) if self.options.clean else found:
             with suppress(RowError):  # of another piece in this line
-                record = _record(row, self.kind, self._parse, self._ignore_keys)
+                record = _record(row, self.kind, self._parse, self.options.ignore_keys)
                 if content_key(record) == key:
                     file, line, key = next(left, _NONE)
                     yield record
 
-    def end(self, path: Any, max_error_rate: float) -> None:
+    def end(self, path: Any) -> None:
         """When all is read. Raises UserError for bad rows that stop the run, too many of them, or no usable row."""
         _refuse(path, self.bad, self.columns, self.counts)
         if self.ids is not None and self.ids.first:
@@ -246,7 +215,7 @@ class Reading:
             )
         self.counts.repeated_ids = self.ids.repeated if self.ids is not None else 0
         self.counts.encodings = self.encodings.tell(path)
-        _check(self.counts, path, max_error_rate)
+        _check(self.counts, path, self.options.max_error_rate)
 
 
 def tell_unread(path: Any, ignored: Collection[str], kind: Kind, counts: Counts) -> None:

@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_llm.data.counts import moved
-from lit_llm.data.data_module import DataModule, Prepared, records_hash, room, splits_hash, tests_of
+from lit_llm.data.data_module import DataModule
+from lit_llm.data.dropped_rows import room
 from lit_llm.data.loading import shuffled
 from lit_llm.data.options import SupervisedDataOptions
 from lit_llm.data.packing import PackedRows, Plan, best_fit_decreasing, one_per_row, trained_labels
+from lit_llm.data.prepared import Prepared, records_hash, splits_hash, tests_of
 from lit_llm.data.reading import Records
 from lit_llm.data.samples import Decode, Part, packed
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash

@@ -16,6 +16,7 @@ import numpy as np
 
 from lit_llm.backbone.huggingface import check_vocabulary, load_language_model
 from lit_llm.backbone.models import LanguageModel
+from lit_llm.data.options import DataOptions
 from lit_llm.data.reading import read_records
 from lit_llm.data.row_keys import known
 from lit_llm.errors import UserError
@@ -123,7 +124,7 @@ def collect(
     SimulatedOptions(model="", prompts="", k=k)  # checks it
     loaded, tokenizer, digest = _load(model, tokenizer, choose_device(device))
     sampling = Sampling(temperature, max_new_tokens, seed)
-    records = read_records(prompts, "prompts", cache_dir=cache_dir, ignore_keys=ignore_keys)
+    records = read_records(prompts, "prompts", DataOptions(cache_dir=str(cache_dir), ignore_keys=ignore_keys))
     splits = chosen_prompts(records.splits, max_prompts, seed)
     rows, counts = dict[str, list[dict[str, Any]]](), {"prompts": 0, "too_long": 0, "too_few_answers": 0}
     every = [(split, prompt) for split, members in splits.items() for prompt in members]

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from lit_llm.data import bad_rows
+from lit_llm.data.options import DataOptions
 from lit_llm.data.reading import read_records
 from lit_llm.errors import UserError
 
@@ -68,16 +69,16 @@ def test_broken_rows_are_said_before_a_column_that_none_of_them_can_have(tmp_pat
     broken = put(tmp_path, "a.jsonl", ['{"txt":'] * 5)
     for how, wanted in (("stop", "malformed_json: 5"), ("skip", "no usable row .*malformed_json 5")):
         with pytest.raises(UserError, match=wanted):
-            read_records(broken, "texts", columns={"txt": "text"}, on_error=how)
+            read_records(broken, "texts", DataOptions(columns={"txt": "text"}, on_error=how))
     misspelt = put(tmp_path, "b.jsonl", [{"txt": "a"}, {"txt": "b"}])
     with pytest.raises(UserError, match=r"data\.columns\.tx=text: no row has this column"):
-        read_records(misspelt, "texts", columns={"tx": "text"})
+        read_records(misspelt, "texts", DataOptions(columns={"tx": "text"}))
 
 
 def test_documents_beside_rows_say_what_they_are_for(tmp_path):
     put(tmp_path, "train.jsonl", [{"prompt": f"q{n}", "completion": f"a{n}"} for n in range(4)])
     for name in ("spa.docx", "lease.pdf"):
         (tmp_path / name).write_bytes(b"a document")
-    kinds = read_records(str(tmp_path), "examples", test_fraction=0).counts.overview.kinds
+    kinds = read_records(str(tmp_path), "examples", DataOptions(test_fraction=0)).counts.overview.kinds
     told = {"documents are texts: for stage=pretraining or continued_pretraining": 1}
     assert kinds[".docx"].unread == kinds[".pdf"].unread == told

@@ -8,7 +8,7 @@ import pytest
 from lit_llm.config.command_line import check, compose
 from lit_llm.config.hydra_words import hydra_words
 from lit_llm.data.column_map import as_mapping, written
-from lit_llm.data.options import InstructionsOptions, PromptsOptions
+from lit_llm.data.options import DataOptions, InstructionsOptions, PromptsOptions
 from lit_llm.data.reading import read_records
 from lit_llm.errors import UserError
 
@@ -24,7 +24,7 @@ def put(folder, name, rows):
 
 
 def records(path, kind, **options):
-    return read_records(path, kind, validation_fraction=0, test_fraction=0, **options)["train"]
+    return read_records(path, kind, DataOptions(validation_fraction=0, test_fraction=0, **options))["train"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from lit_llm.data.instructions import Instructions
 from lit_llm.data.labelled_answers import LabelledAnswers
 from lit_llm.data.options import (
+    DataOptions,
     InstructionsOptions,
     LabelledAnswersOptions,
     PreferencesOptions,
@@ -80,7 +81,7 @@ def test_damaged_files_among_good_ones_are_no_files_that_are_read(tmp_path):
     for number in range(10):
         whole = json.dumps([{"text": f"file {number}, text {n}"} for n in range(300)])
         (tmp_path / f"{number}.json").write_text(whole if number % 2 else whole[:-40])
-    counts = read_records(str(tmp_path), "texts", on_error="skip").counts
+    counts = read_records(str(tmp_path), "texts", DataOptions(on_error="skip")).counts
     one = counts.overview.kinds[".json"]
     assert (len(one.files), one.rows, one.used, one.skipped) == (5, 1500, 1500, {})
     assert one.unread == counts.skipped == {"malformed_json": 5}
@@ -132,9 +133,8 @@ def test_the_file_of_a_record_is_none_of_its_contents(write):
     from lit_llm.evaluation.evaluator import set_hash
     from lit_llm.records import Document, Heldout
 
-    [record] = read_records(write("a.jsonl", [{"text": "one"}]), "texts", validation_fraction=0, test_fraction=0)[
-        "train"
-    ]
+    whole = DataOptions(validation_fraction=0, test_fraction=0)
+    [record] = read_records(write("a.jsonl", [{"text": "one"}]), "texts", whole)["train"]
     assert record.file.endswith("a.jsonl") and record == replace(record, file="") == Document("one", record.source)
     sets = [Heldout("x", "documents", (one,)) for one in (record, replace(record, file=""))]
     assert set_hash(sets[0]) == set_hash(sets[1])
@@ -230,11 +230,10 @@ def test_tokens_of_every_kind_of_data_are_those_of_its_rows(tokenizer, write, ca
     kinds = data.overview().kinds
     assert {name: one.rows for name, one in kinds.items()}.keys() == {".jsonl", ".ndjson"}
     held = {item.source for one in data.heldout() for item in one.items}
-    from lit_llm.data.data_module import records_of
     from lit_llm.data.label_formats import LabelsOfRankings
 
     expand = LabelsOfRankings("desirable", None, 1) if kind == "labels" else None
-    records = records_of(data.options, file, kind, expand)
+    records = read_records(file, kind, data.options, expand=expand)
     wanted = 0
     for record in [*records["train"], *records["validation"]]:
         assert record.source not in held

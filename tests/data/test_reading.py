@@ -9,6 +9,7 @@ import pytest
 from lit_llm.data.filters import content_key, group_key
 from lit_llm.data.holding_out import blocks
 from lit_llm.data.label_formats import LabelsOfRankings
+from lit_llm.data.options import DataOptions
 from lit_llm.data.quality.screening import Screening
 from lit_llm.data.reading import read_records
 from lit_llm.errors import UserError
@@ -36,7 +37,7 @@ def test_stop_names_file_and_line_and_skip_counts(tmp_path):
     with pytest.raises(UserError, match=r"data.jsonl:21: .*did you mean 'text'.*data.on_error=skip") as caught:
         read_records(file, "texts")
     assert "\n" not in str(caught.value)
-    got = read_records(file, "texts", on_error="skip")
+    got = read_records(file, "texts", DataOptions(on_error="skip"))
     assert accounted(got).as_dict() == {
         "read": 23, "used": 20, "skipped": {"duplicate": 1, "empty_text": 1, "unknown_format": 1},
     }  # fmt: skip
@@ -57,10 +58,10 @@ def test_too_many_bad_rows_and_none_at_all_are_errors(tmp_path):
     with pytest.raises(
         UserError, match=r"1 of 2 rows are bad, more than data.max_error_rate=0.2 .*unknown_format 1.*:2:"
     ):
-        read_records(file, "texts", on_error="skip")
-    assert read_records(file, "texts", on_error="skip", max_error_rate=0.5).counts.used == 1
+        read_records(file, "texts", DataOptions(on_error="skip"))
+    assert read_records(file, "texts", DataOptions(on_error="skip", max_error_rate=0.5)).counts.used == 1
     with pytest.raises(UserError, match="no usable row"):
-        read_records(lines(tmp_path, [{"x": 1}], "b.jsonl"), "texts", on_error="skip", max_error_rate=1.0)
+        read_records(lines(tmp_path, [{"x": 1}], "b.jsonl"), "texts", DataOptions(on_error="skip", max_error_rate=1.0))
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(UserError, match="no usable row"):
         read_records(str(tmp_path / "empty.txt"), "texts")
@@ -69,7 +70,7 @@ def test_too_many_bad_rows_and_none_at_all_are_errors(tmp_path):
 @pytest.mark.parametrize("options", [{"on_error": "ignore"}, {"validation_fraction": 1.0}, {"test_fraction": -0.1}])
 def test_wrong_options(tmp_path, options):
     with pytest.raises(UserError, match=f"data.{next(iter(options))}"):
-        read_records(lines(tmp_path, [{"text": "a"}]), "texts", **options)
+        read_records(lines(tmp_path, [{"text": "a"}]), "texts", DataOptions(**options))
 
 
 def test_splits_are_stable_disjoint_and_keep_a_prompt_together(tmp_path):
@@ -78,7 +79,7 @@ def test_splits_are_stable_disjoint_and_keep_a_prompt_together(tmp_path):
         for n in range(600)
     ]
     file = lines(tmp_path, rows)
-    got = read_records(file, "comparisons", validation_fraction=0.1, test_fraction=0.1)
+    got = read_records(file, "comparisons", DataOptions(validation_fraction=0.1, test_fraction=0.1))
     homes: dict[bytes, set[str]] = {}
     for split, records in got.splits.items():
         assert len(records) >= 20
@@ -86,7 +87,7 @@ def test_splits_are_stable_disjoint_and_keep_a_prompt_together(tmp_path):
             homes.setdefault(group_key(record), set()).add(split)
     assert len(homes) == 300 and all(len(h) == 1 for h in homes.values())
     shuffled = lines(tmp_path, random.Random(0).sample(rows, len(rows)), "other.jsonl")
-    again = read_records(shuffled, "comparisons", validation_fraction=0.1, test_fraction=0.1)
+    again = read_records(shuffled, "comparisons", DataOptions(validation_fraction=0.1, test_fraction=0.1))
     for split in got.splits:
         assert {content_key(r) for r in got[split]} == {content_key(r) for r in again[split]}
 
@@ -136,10 +137,10 @@ def test_texts_are_held_out_whole_as_soon_as_there_are_twenty(tmp_path):
 
 def test_what_cleaning_alters_is_counted_and_left_alone_on_request(tmp_path):
     file = lines(tmp_path, [{"text": "a\r\nb\rc", "meta": "x\r\n"}, {"text": "d\0e\ff"}, {"text": "plain"}])
-    got = read_records(file, "texts", validation_fraction=0, test_fraction=0)
+    got = read_records(file, "texts", DataOptions(validation_fraction=0, test_fraction=0))
     assert [d.text for d in got["train"]] == ["a\nb\nc", "de\ff", "plain"]
     assert accounted(got).as_dict()["altered"] == {"line_ends": 2, "nul_characters": 1}
-    got = read_records(file, "texts", validation_fraction=0, test_fraction=0, clean=False)
+    got = read_records(file, "texts", DataOptions(validation_fraction=0, test_fraction=0, clean=False))
     assert [d.text for d in got["train"]] == ["a\r\nb\rc", "d\0e\ff", "plain"]
     assert "altered" not in accounted(got).as_dict()
 
@@ -166,8 +167,8 @@ def test_unknown_keys_stop_or_are_counted_or_are_let_pass(tmp_path):
     file = lines(tmp_path, [{"source": f"a{n}", "target": "b"} for n in range(9)] + [{"messages": messages}])
     with pytest.raises(UserError, match=r"data.jsonl:10: key 'messages\[1\].images' would be dropped"):
         read_records(file, "examples")
-    assert accounted(read_records(file, "examples", on_error="skip")).skipped == {"unknown_key": 1}
-    assert accounted(read_records(file, "examples", ignore_keys=["images"])).used == 10
+    assert accounted(read_records(file, "examples", DataOptions(on_error="skip"))).skipped == {"unknown_key": 1}
+    assert accounted(read_records(file, "examples", DataOptions(ignore_keys=["images"]))).used == 10
 
 
 def test_all_tied_rankings_are_counted_and_do_not_stop(tmp_path):
@@ -254,7 +255,7 @@ def test_mangled_lines_never_give_a_bare_traceback(tmp_path, lines):
     (tmp_path / "fuzz.jsonl").write_bytes(b"\n".join(rows))
     filled = sum(1 for r in rows if r.strip())
     for kind in KINDS:
-        got = read_records(str(tmp_path / "fuzz.jsonl"), kind, on_error="skip", max_error_rate=1.0)
+        got = read_records(str(tmp_path / "fuzz.jsonl"), kind, DataOptions(on_error="skip", max_error_rate=1.0))
         counts = accounted(got)
         assert counts.read == filled and counts.used > 0 and counts.errors > lines // 10
     for n, row in enumerate(rows[: lines // 10]):  # each alone, stopping
@@ -268,8 +269,8 @@ def test_mangled_lines_never_give_a_bare_traceback(tmp_path, lines):
 
 @pytest.mark.skipif(not (SHARED / "hh_harmless_part.jsonl").exists(), reason="the shared HH file is not here")
 def test_hh_rlhf_by_the_strict_rules():
-    every = Screening(decontaminate_words=0)
-    got = read_records(str(SHARED / "hh_harmless_part.jsonl"), "comparisons", on_error="skip", screening=every)
+    every = DataOptions(on_error="skip", decontaminate_words=0)
+    got = read_records(str(SHARED / "hh_harmless_part.jsonl"), "comparisons", every)
     assert accounted(got).as_dict() == {"read": 1156, "used": 1149, "skipped": {"empty_turn": 2, "role_order": 5}}
     assert all(
         isinstance(r, Comparison) and r.prompt[-1].role == "user" for split in got.splits.values() for r in split
@@ -282,10 +283,10 @@ def test_a_row_that_says_it_is_held_out_is_not_trained(tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError, match=r"rows\.jsonl:31: its 'split' is 'test'"):
         read_records(file, "texts")
-    kept = read_records(file, "texts", on_error="skip")
+    kept = read_records(file, "texts", DataOptions(on_error="skip"))
     assert all("number 30" not in one.text for split in kept.splits.values() for one in split)
     assert kept.counts.skipped["held_out"] == 1
-    assert sum(map(len, read_records(file, "texts", ignore_keys=["split"]).splits.values())) == 40
+    assert sum(map(len, read_records(file, "texts", DataOptions(ignore_keys=["split"])).splits.values())) == 40
     (tmp_path / "divided").mkdir()
     for name in ("train", "test"):
         said = [row for row in rows if row["split"] == name]
@@ -298,11 +299,11 @@ def test_utf8_read_as_another_encoding_is_told_of_once(tmp_path, caplog, text):
     rows = "".join(json.dumps({"text": f"{text} {n}"}, ensure_ascii=False) + "\n" for n in range(4))
     file = tmp_path / "data.jsonl"
     file.write_text(rows, encoding="utf-8")
-    read_records(str(file), "texts", encoding="latin-1")
+    read_records(str(file), "texts", DataOptions(encoding="latin-1"))
     (told,) = [record.getMessage() for record in caplog.records if "is UTF-8" in record.getMessage()]
     assert told.startswith(f"{file}:1: is UTF-8 and is read as data.encoding=")
     caplog.clear()
     own = "windows-1252" if text == "Größe" else "windows-1256"
     (tmp_path / "own.jsonl").write_bytes(rows.encode(own))
-    read_records(str(tmp_path / "own.jsonl"), "texts", encoding=own)
+    read_records(str(tmp_path / "own.jsonl"), "texts", DataOptions(encoding=own))
     assert "is UTF-8" not in caplog.text

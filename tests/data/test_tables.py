@@ -10,6 +10,7 @@ import pytest
 
 from lit_llm.data import tables
 from lit_llm.data.file_rows import read_rows
+from lit_llm.data.options import DataOptions
 from lit_llm.data.reading import read_records
 from lit_llm.data.row_errors import RowError
 from lit_llm.errors import UserError
@@ -148,7 +149,7 @@ def test_names_of_columns_and_what_programs_put_first(tmp_path):
 
 def records(folder, text, kind, **options):
     wanted = {"validation_fraction": 0, "test_fraction": 0, **options}
-    return read_records(put(folder, "a.csv", text), kind, **wanted)["train"]
+    return read_records(put(folder, "a.csv", text), kind, DataOptions(**wanted))["train"]
 
 
 def as_csv(rows):
@@ -188,7 +189,7 @@ def test_a_table_says_what_the_same_rows_of_jsonl_say(tmp_path, kind, row):
 
     lines = tmp_path / "a.jsonl"
     lines.write_text(json.dumps(row) + "\n")
-    wanted = read_records(str(lines), kind, validation_fraction=0, test_fraction=0)["train"]
+    wanted = read_records(str(lines), kind, DataOptions(validation_fraction=0, test_fraction=0))["train"]
     found = records(tmp_path, as_csv([row]), kind)
     assert [replace(one, source="") for one in found] == [replace(one, source="") for one in wanted]
     assert [one.source for one in found] == [f"{tmp_path}/a.csv:2"]

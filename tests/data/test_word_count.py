@@ -7,6 +7,7 @@ import pytest
 
 from lit_llm.data import word_count
 from lit_llm.data.installed_docs import corpus
+from lit_llm.data.options import DataOptions
 from lit_llm.data.reading import read_records
 
 
@@ -31,7 +32,7 @@ def installed(monkeypatch, write, cache):
 
 
 def test_each_row_asks_for_its_number_of_words(installed):
-    records = read_records("installed/word_count", "prompts", cache_dir=installed)
+    records = read_records("installed/word_count", "prompts", DataOptions(cache_dir=installed))
     assert {name: len(found) for name, found in records.splits.items()} == {"train": 60, "validation": 60, "test": 60}
     for prompt in records["train"] + records["test"]:
         told = re.fullmatch(r"What is .*\? Answer with exactly (\d) words\.", prompt.messages[0].content)

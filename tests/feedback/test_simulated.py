@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lit_llm.backbone.huggingface import save_model
+from lit_llm.data.options import DataOptions
 from lit_llm.data.reading import read_records
 from lit_llm.errors import UserError
 from lit_llm.evaluation.statistics import mean
@@ -63,7 +64,7 @@ def test_collected_rows_are_rankings(model, tokenizer, prompts, tmp_path):
             assert 2 <= len(set(row["completions"])) == len(row["completions"]) <= 3
             assert all(text.strip() for text in row["completions"]) and len(row["rule"]) == len(row["ranking"])
     assert {row["annotator"] for row in rows["train"]} == {a.name for a in ANNOTATORS}
-    records = read_records(str(tmp_path / "out"), "comparisons", max_error_rate=0)
+    records = read_records(str(tmp_path / "out"), "comparisons", DataOptions(max_error_rate=0))
     assert records.counts.errors == 0 and all(record.simulated for record in records["train"])
     assert json.loads((tmp_path / "out" / "collection.json").read_text())["simulated"] is True
     assert "12 prompts" not in describe(result) and "19 prompts" in describe(result)

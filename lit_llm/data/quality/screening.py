@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lit_llm.data.filters import Record, content_key, group_key
+from lit_llm.data.options import DataOptions
 from lit_llm.data.quality import languages, rules
 from lit_llm.data.quality.decontamination import LEAST, HeldoutItems
 from lit_llm.data.quality.named_sets import named_items
@@ -224,3 +225,20 @@ class Screening:
 def is_english(text: str) -> bool:
     """Whether a text is English for certain: nothing is, where only scripts are told apart."""
     return languages.language(text) == "en"
+
+
+def screening_of(options: DataOptions) -> Screening:
+    """Which records are left out beside bad rows, as the options say."""
+    return Screening(
+        deduplicate=options.deduplicate,
+        near_threshold=options.near_threshold,
+        decontaminate=options.decontaminate,
+        earlier_heldout=options.earlier_heldout,
+        decontaminate_words=options.decontaminate_words,
+        decontaminate_share=options.decontaminate_share,
+        quality=options.quality,
+        languages=options.languages,
+        cache_dir=options.cache_dir,
+        encoding=options.encoding,
+        columns=options.columns,
+    )

@@ -131,7 +131,7 @@ def corpus_of(options: TextOptions, path: DataPath, tokenizer: Tokenizer) -> Cor
         ) from None
     told, made = there
     join_rows(reading, told["rows"])
-    reading.end(path, options.max_error_rate)
+    reading.end(path)
     documents = sum(shard.documents for some in made for shard in some)
     fates: Any = np.memmap(folder / FATES, np.uint8, "r") if documents else np.zeros(0, np.uint8)
     splits = heldout_in(folder / HELDOUT) | named
@@ -172,7 +172,7 @@ def _make(
         assert reading.bad is not None
         reading.bad.join(train.bad)
         join_rows(reading, rows_told(train))
-        reading.end(path, options.max_error_rate)
+        reading.end(path)
     shards = [Shard(one) for some in made for one in some.shards]
     documents = sum(shard.documents for shard in shards)
     if wanted and 0 < documents < FEW_TEXTS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import numpy as np
 from lit_llm.data import stores, token_cache
 from lit_llm.data.bad_rows import BadRows
 from lit_llm.data.column_map import as_mapping
-from lit_llm.data.data_module import screening_of
 from lit_llm.data.file_rows import Row, read_part
 from lit_llm.data.filters import share
 from lit_llm.data.options import TextOptions
@@ -161,17 +160,8 @@ def _there(maker: Maker, task: Task) -> Iterator[Shard]:
 
 def reading_of(options: TextOptions, portion: Portion | None = None) -> Reading:
     """How rows are read, of a portion or of all; ids that come again are not looked for."""
-    return Reading(
-        "texts",
-        format=options.format,
-        on_error=options.on_error,
-        cache_dir=options.cache_dir,
-        ignore_keys=options.ignore_keys,
-        clean=options.clean and not (portion and portion.tokens),  # which stay as they are
-        encoding=options.encoding,
-        columns=options.columns,
-        screening=screening_of(options),
-    )
+    clean = options.clean and not (portion and portion.tokens)  # which stay as they are
+    return Reading("texts", replace(options, clean=clean))
 
 
 class TokenRows:

@@ -55,4 +55,4 @@ def sample(options: TextOptions, path: DataPath) -> Iterator[str]:
             if left <= 0:
                 break
         if reading.bad:
-            reading.end(path, options.max_error_rate)
+            reading.end(path)

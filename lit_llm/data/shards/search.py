@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_llm.data import stores
-from lit_llm.data.data_module import screening_of
 from lit_llm.data.file_rows import place
 from lit_llm.data.filters import content_key
 from lit_llm.data.options import TextOptions
 from lit_llm.data.quality.decontamination import Found, HeldoutItems
+from lit_llm.data.quality.screening import screening_of
 from lit_llm.data.shards.corpus import Corpus, waiting
 from lit_llm.data.shards.fates import REASONS, TRAIN, Fates, bounds_of, leave_out
 from lit_llm.data.shards.making import CODE, reading_of, rows_of

@@ -9,6 +9,7 @@ import pytest
 from lit_llm.data import raw_text
 from lit_llm.data.documents import reading, worker, workers
 from lit_llm.data.file_rows import read_rows
+from lit_llm.data.options import DataOptions
 from lit_llm.data.reading import read_records
 from lit_llm.data.row_errors import RowError
 from lit_llm.errors import UserError
@@ -37,7 +38,7 @@ def test_bad_documents_are_told_all_at_once_or_counted_and_the_rest_is_read(tmp_
     write(folder, "letters.txt", "Zürich ".encode() * 20 + b"\xfc")
     write(folder, "good.html", PAGE % b"A page that is read.")
     with pytest.raises(UserError) as error:
-        read_records(str(folder), "texts", cache_dir=tmp_path / "cache")
+        read_records(str(folder), "texts", DataOptions(cache_dir=tmp_path / "cache"))
     lines = str(error.value).splitlines()
     assert (
         lines[0]
@@ -51,7 +52,7 @@ def test_bad_documents_are_told_all_at_once_or_counted_and_the_rest_is_read(tmp_
     for name in ("locked.epub: its chapters are encrypted", "broken.docx: broken (", "letters.txt:1: byte 161 (0xfc)"):
         assert sum(f"{folder}/{name}" in line for line in lines) == 1
     options = {"on_error": "skip", "max_error_rate": 1.0, "validation_fraction": 0, "test_fraction": 0}
-    records = read_records(str(folder), "texts", cache_dir=tmp_path / "cache", **options)
+    records = read_records(str(folder), "texts", DataOptions(cache_dir=tmp_path / "cache", **options))
     assert [record.text for record in records["train"]] == ["A page that is read."]
     assert records.counts.skipped == {"no_text_layer": 12, "encrypted": 1, "broken_document": 1, "invalid_utf8": 1}
 
@@ -122,7 +123,7 @@ def test_a_missing_extra_is_an_error_that_names_it(tmp_path, monkeypatch):
     write(tmp_path, "a.pdf", pages("text"))
     monkeypatch.setattr(reading, "find_spec", lambda name: None if name == "pypdf" else object())
     with pytest.raises(UserError, match=r'a\.pdf: reading documents needs pypdf; pip install -e "\.\[documents\]"'):
-        read_records(str(tmp_path), "texts", cache_dir=tmp_path / "cache")
+        read_records(str(tmp_path), "texts", DataOptions(cache_dir=tmp_path / "cache"))
 
 
 def test_a_held_out_piece_says_its_pages_and_the_rest_is_one_document(tmp_path):
@@ -132,7 +133,7 @@ def test_a_held_out_piece_says_its_pages_and_the_rest_is_one_document(tmp_path):
         "contract.pdf",
         made.pdf([made.lines(60, 700, [text[at : at + 90] for at in range(0, len(text), 90)]) for text in texts]),
     )
-    records = read_records(str(tmp_path), "texts", cache_dir=tmp_path / "cache", test_fraction=0.2)
+    records = read_records(str(tmp_path), "texts", DataOptions(cache_dir=tmp_path / "cache", test_fraction=0.2))
     assert records["test"] and records["validation"]
     for piece in (*records["test"], *records["validation"]):
         first, _, last = piece.source.removeprefix(f"{tmp_path}/contract.pdf:").partition(" to ")
@@ -154,7 +155,7 @@ def test_texts_in_old_encodings_are_read_and_told(tmp_path, caplog):
     write(tmp_path, "marked.txt", arabic[::2].encode("utf-16"))
     write(tmp_path, "plain.txt", "Ünïcode stays as it is. ")
     with caplog.at_level(logging.WARNING):
-        records = read_records(str(tmp_path), "texts", validation_fraction=0, test_fraction=0)
+        records = read_records(str(tmp_path), "texts", DataOptions(validation_fraction=0, test_fraction=0))
     assert {record.text for record in records["train"]} == {
         arabic, german, german.upper(), arabic[::2], "Ünïcode stays as it is. ",
     }  # fmt: skip
@@ -162,7 +163,7 @@ def test_texts_in_old_encodings_are_read_and_told(tmp_path, caplog):
     (told,) = [record.getMessage() for record in caplog.records if "UTF-8" in record.getMessage()]
     assert "cp1252: latin.txt; cp1256: windows.txt; utf-16: marked.txt; utf-16-le: wide.txt" in told
     records = read_records(
-        str(tmp_path / "windows.txt"), "texts", encoding="cp1256", validation_fraction=0, test_fraction=0
+        str(tmp_path / "windows.txt"), "texts", DataOptions(encoding="cp1256", validation_fraction=0, test_fraction=0)
     )
     assert [record.text for record in records["train"]] == [arabic] and not records.counts.encodings
 
@@ -171,7 +172,7 @@ def test_documents_beside_conversations_are_left_out(tmp_path):
     row = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
     write(tmp_path, "chats.jsonl", json.dumps(row))
     write(tmp_path, "guide.pdf", b"not looked at")
-    records = read_records(str(tmp_path), "examples", validation_fraction=0, test_fraction=0)
+    records = read_records(str(tmp_path), "examples", DataOptions(validation_fraction=0, test_fraction=0))
     assert len(records["train"]) == 1 and records.counts.ignored_files == 1
 
 
@@ -185,7 +186,7 @@ def test_archives_are_read_as_folders(tmp_path, tokenizer):
         path=str(tmp_path), max_length=8, cache_dir=str(tmp_path / "cache"), validation_fraction=0
     )
     data = raw_text.RawText(options, tokenizer=tokenizer)
-    records = read_records(str(tmp_path), "texts", validation_fraction=0, cache_dir=tmp_path / "cache")
+    records = read_records(str(tmp_path), "texts", DataOptions(validation_fraction=0, cache_dir=tmp_path / "cache"))
     assert {r.source.removeprefix(f"{tmp_path}/"): r.text for r in records["train"]} == {
         "texts.zip/train/letters/may.html": "May is warm and long.", "texts.zip/train/a.txt:1": "A text in a folder.",
         "texts.zip/train/inner.zip/c.txt:1": "An archive in an archive.",

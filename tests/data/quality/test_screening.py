@@ -6,12 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from lit_llm.data.data_module import screening_of
 from lit_llm.data.instructions import Instructions
-from lit_llm.data.options import InstructionsOptions, TextOptions
+from lit_llm.data.options import DataOptions, InstructionsOptions, TextOptions
 from lit_llm.data.quality import named_sets
 from lit_llm.data.quality.named_sets import named_items
-from lit_llm.data.quality.screening import Screening
+from lit_llm.data.quality.screening import Screening, screening_of
 from lit_llm.data.quality.text_of import texts_of as texts_said
 from lit_llm.data.raw_text import RawText
 from lit_llm.data.reading import read_records
@@ -129,7 +128,7 @@ def test_where_nothing_would_be_left_it_is_an_error(tmp_path):
     told = r"no row is left to train on of 1 \(1 in_heldout: .*\); the first: .*a.txt:1: a held-out row has its text"
     for fractions in ({}, {"validation_fraction": 0}):
         with pytest.raises(UserError, match=told):
-            read_records({"train": str(book), "test": str(copy)}, "texts", **fractions)
+            read_records({"train": str(book), "test": str(copy)}, "texts", DataOptions(**fractions))
 
 
 def test_a_chain_of_near_duplicates_stands_on_one_side_of_a_split(tmp_path):
@@ -196,12 +195,12 @@ def test_a_planted_question_of_a_conversation_is_dropped_from_texts_and_conversa
     question = "Which bank of the river does the old water mill stand on today?"
     evaluation = lines(tmp_path, [{"question": question, "choices": ["left", "right"], "answer": "left"}], "eval.jsonl")
     texts = [{"text": drawn(60)} for _ in range(30)] + [{"text": f"A quiz. {question} The left one. {drawn(60)}"}]
-    named = {"screening": Screening(decontaminate=[evaluation]), "validation_fraction": 0, "test_fraction": 0}
-    got = read_records(lines(tmp_path, texts, "texts.jsonl"), "texts", **named)
+    named = DataOptions(decontaminate=[evaluation], validation_fraction=0, test_fraction=0, cache_dir=str(tmp_path))
+    got = read_records(lines(tmp_path, texts, "texts.jsonl"), "texts", named)
     assert dict(got.counts.skipped) == {"decontaminated": 1} and "eval.jsonl:1" in got.counts.first["decontaminated"]
     rows = [{"prompt": f"{drawn(20)}?", "completion": drawn(5)} for _ in range(30)]
     rows += [{"prompt": f"Answer in a word. {question}", "completion": "Left."}]
-    got = read_records(lines(tmp_path, rows, "rows.jsonl"), "examples", **named)
+    got = read_records(lines(tmp_path, rows, "rows.jsonl"), "examples", named)
     assert dict(got.counts.skipped) == {"decontaminated": 1}
 
 
@@ -219,7 +218,7 @@ def test_reasoning_and_calls_are_part_of_what_a_row_says(tmp_path):
     rows += [reasoned(drawn(20), f"I saw that: {question} Left."), reasoned(drawn(20), "", {"q": f"a\n{question}"})]
     all_trained = {"validation_fraction": 0, "test_fraction": 0}
     screening = Screening(decontaminate=[evaluation])
-    got = read_records(lines(tmp_path, rows), "examples", screening=screening, **all_trained)
+    got = read_records(lines(tmp_path, rows), "examples", DataOptions(**all_trained), screening=screening)
     assert dict(got.counts.skipped) == {"decontaminated": 2}
     same = [reasoned("Which bank?", drawn(30)) for _ in range(20)]
     same += [reasoned("Which bank?", "", {"place": drawn(30)}) for _ in range(20)]
@@ -253,7 +252,7 @@ def test_named_tables_are_read_as_tables_are(tmp_path):
     file = lines(tmp_path, rows)
     screening = Screening(decontaminate=[str(table)], columns=columns)
     fractions = {"validation_fraction": 0, "test_fraction": 0}
-    got = read_records(file, "examples", columns=columns, screening=screening, **fractions)
+    got = read_records(file, "examples", DataOptions(columns=columns, **fractions), screening=screening)
     assert got.counts.skipped == {"decontaminated": 1}
     assert screening_of(InstructionsOptions(path=file, columns=columns)).columns == columns
 
