@@ -33,10 +33,10 @@ from lit_llm.backbone.lora import (
     has_start,
     keep_start,
     merge_lora,
-    save_adapter,
     without_adapters,
 )
 from lit_llm.backbone.quantized import has_quantized
+from lit_llm.backbone.saved_adapters import save_adapter
 from lit_llm.backbone.sharded_folder import save_sharded
 from lit_llm.errors import UserError
 from lit_llm.evaluation.heldout import can_evaluate, evaluate
