@@ -108,7 +108,7 @@ def write(
     }  # fmt: skip
     writer = gguf.GGUFWriter(path, a)
     for key, value in values.items():
-        _add(writer, key, value)
+        add(writer, key, value)
     weights = tensors(a, len(tokens), **shape) | (more or {})
     for name, value in weights.items():
         of = gguf.GGMLQuantizationType[kind if value.ndim == 2 else "F32"]
@@ -120,7 +120,8 @@ def write(
     return path
 
 
-def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    """An entry of the head; None: none."""
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):
@@ -131,3 +132,22 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_string(key, value)
     elif value is not None:
         writer.add_array(key, value)
+
+
+def with_head(source: Path, path: Path, architecture: str, entries: dict[str, Any]) -> Path:
+    """The tensors and the tokenizer of a file under another head: ``entries`` below the architecture's name, and no
+    other."""
+    reader, writer = gguf.GGUFReader(source), gguf.GGUFWriter(path, architecture)
+    kept = ("general.name", "tokenizer.")
+    for key, field in reader.fields.items():
+        if key.startswith(kept):
+            writer.add_key_value(key, field.contents(), field.types[0], field.types[-1])
+    for key, value in entries.items():
+        add(writer, f"{architecture}.{key}", value)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, np.array(tensor.data), raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lit_llm.backbone.gathering import in_first, is_sharded
 from lit_llm.backbone.huggingface import SavesTokenizer, save_settings
-from lit_llm.backbone.lora import TARGETS, adapted, effective_targets, save_adapter
+from lit_llm.backbone.lora import TARGETS, adapted, effective_targets
 from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.backbone.quantized import has_quantized
+from lit_llm.backbone.saved_adapters import save_adapter
 from lit_llm.errors import UserError
 from lit_llm.model_sources.adapters import record_base
 
@@ -54,14 +56,17 @@ def go_on(
 ) -> None:
     """Let the adapters that ``model`` was read with be trained on, as they are.
 
-    Arguments as ``apply_lora``. Raises UserError for a value that is not theirs: all but dropout must be.
+    Arguments as ``apply_lora``; of several ranks and alphas those of most layers. Raises UserError for a value that is
+    not theirs: all but dropout must be.
     """
     layers = adapted(model)
     one = next(iter(layers.values()))
+    sizes = Counter((layer.rank, float(layer.alpha)) for layer in layers.values())
+    usual_rank, usual_alpha = sizes.most_common(1)[0][0]
     theirs = {name.rpartition(".")[2] for name in layers}
     checks = {
-        "lora_rank": (rank, one.rank),
-        "lora_alpha": (float(alpha), float(one.alpha)),
+        "lora_rank": (rank, usual_rank),
+        "lora_alpha": (float(alpha), usual_alpha),
         "lora_targets": (_in_order(effective_targets(model, targets)[0]), _in_order(theirs)),
         "lora_rslora": (rank_stabilized, one.rank_stabilized),
         "lora_dora": (decomposed, one.lora_magnitude_vector is not None),

@@ -19,9 +19,10 @@ from lit_llm.backbone.families import Head, write_config
 from lit_llm.backbone.family_table import FAMILIES
 from lit_llm.backbone.gathering import largest
 from lit_llm.backbone.layouts import EMBEDDING, HEAD, Layout, layout_of
-from lit_llm.backbone.lora import load_adapter, merge_lora
+from lit_llm.backbone.lora import merge_lora
 from lit_llm.backbone.models import LanguageModel, ScoreModel, Shape, StoredDtypes
 from lit_llm.backbone.quantized import quantize
+from lit_llm.backbone.saved_adapters import load_adapter
 from lit_llm.backbone.score_settings import head_settings, read_head
 from lit_llm.backbone.transformers_config import TransformersConfig
 from lit_llm.backbone.transformers_folder import Library, library_for, read_shape_by

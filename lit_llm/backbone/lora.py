@@ -1,4 +1,5 @@
-"""Low-rank adapters (Hu et al. 2021): train W + s B A with W frozen; saved in PEFT's layout, or merged.
+"""Low-rank adapters (Hu et al. 2021): train W + s B A with W frozen; merged, or saved in PEFT's layout
+(``saved_adapters.py``).
 
 s is alpha / rank, or alpha / sqrt(rank) (rank-stabilised, rsLoRA, Kalajdzievski 2023). Decomposed by weight (DoRA, Liu
 et al. 2024, equation 5), each row of W + s B A is scaled to a trained length.
@@ -7,36 +8,24 @@ et al. 2024, equation 5), each row of W + s B A is scaled to a trained length.
 from __future__ import annotations
 
 import copy
-import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_llm.backbone import gathering
 from lit_llm.backbone.config import LINEAR_LAYERS
-from lit_llm.backbone.config_file import ConfigFile
 from lit_llm.backbone.dropout import Dropout
 from lit_llm.backbone.layouts import layout_of
 from lit_llm.backbone.linear import Linear, is_plain, linear
-from lit_llm.backbone.lora_files import PEFT_PREFIX, in_files, patterns, put_back, their_targets
 from lit_llm.backbone.models import LanguageModel, ScoreModel, device_beside
-from lit_llm.backbone.peft_settings import check_ranks, scales, targets_in
 from lit_llm.backbone.quantized import dequantize, dtype_of, whole
 from lit_llm.backbone.transformers_config import TransformersConfig
-from lit_llm.backbone.weights import read_tensors, write_tensors
 from lit_llm.errors import UserError
-from lit_llm.model_sources.adapters import CONFIG, WEIGHTS
-from lit_llm.runtime import shared_tensors
-from lit_llm.runtime.atomic_files import write_json
 
 TARGETS = LINEAR_LAYERS
-log = logging.getLogger("lit_llm")
-
 START = ("start_A", "start_B", "start_lengths")
 ADAPTER = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector", *START)
 """What a layer holds beside its weight: what is trained, and what that began as."""
@@ -157,8 +146,6 @@ def apply_lora(
         raise UserError(f"stage.lora_alpha={alpha}: must be above 0")
     if not 0 <= dropout < 1:
         raise UserError(f"stage.lora_dropout={dropout}: must be at least 0 and below 1")
-    if adapted(model):
-        raise ValueError("the model has adapters already: merge_lora first")
     targets, known = effective_targets(model, targets)
     if not known:
         raise UserError(f"stage.lora_rank={rank}: {model.config.family} has no nn.Linear in transformers to adapt")
@@ -173,8 +160,23 @@ def apply_lora(
             raise UserError(
                 f"stage.lora_dora: {', '.join(sorted(names))} are one matrix in the files; adapt all or none"
             )
+    put_adapters(model, dict.fromkeys(chosen, (rank, alpha)), dropout, rank_stabilized, decomposed)
+    return model
+
+
+def put_adapters(
+    model: LanguageModel | ScoreModel,
+    layers: Mapping[str, tuple[int, float]],
+    dropout: float,
+    rank_stabilized: bool,
+    decomposed: bool,
+) -> None:
+    """Put an adapter beside each of ``layers``, in place, and freeze everything else but a score model's head.
+    ``layers``: names of modules to rank and alpha."""
+    if adapted(model):
+        raise ValueError("the model has adapters already: merge_lora first")
     model.requires_grad_(False)
-    for name in chosen:
+    for name, (rank, alpha) in layers.items():
         base = model.get_submodule(name)
         assert isinstance(base, nn.Linear)
         model.set_submodule(
@@ -182,7 +184,6 @@ def apply_lora(
         )
     if isinstance(model, ScoreModel):
         model.score.requires_grad_(True)
-    return model
 
 
 def effective_targets(model: LanguageModel | ScoreModel, targets: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -210,6 +211,15 @@ def _is_target(name: str, module: nn.Module, targets: Sequence[str]) -> bool:
 
 def _is_linear(name: str, module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) and name.startswith("backbone.") and ".lora_" not in name
+
+
+def linear_layers(model: LanguageModel | ScoreModel) -> list[str]:
+    """The names of all layers that an adapter may stand beside, of a family of transformers those too that compute
+    something of their own."""
+    found = [name for name, module in model.named_modules() if _is_linear(name, module)]
+    if isinstance(model.config, TransformersConfig):
+        return found
+    return [name for name in found if name.rpartition(".")[2] in TARGETS]
 
 
 def adapted(model: nn.Module) -> dict[str, LoRALinear]:
@@ -269,82 +279,3 @@ def lora_disabled(model: nn.Module) -> Iterator[None]:
     finally:
         for layer, enabled in zip(layers, before, strict=True):
             layer.enabled = enabled
-
-
-def lora_state_dict(model: LanguageModel | ScoreModel) -> dict[str, Tensor]:
-    """What training changes, named as PEFT names it: the adapters, and a score model's head. Every process of a sharded
-    model calls it, and gets them whole."""
-    tensors = in_files({name: shared_tensors.whole(tensor) for name, tensor in _adapters(model).items()}, model.config)
-    if isinstance(model, ScoreModel):
-        tensors[PEFT_PREFIX + "score.weight"] = shared_tensors.whole(model.score.weight)
-    return tensors
-
-
-def _adapters(model: LanguageModel | ScoreModel) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in model.named_parameters() if ".lora_" in name}
-
-
-def save_adapter(folder: str | Path, model: LanguageModel | ScoreModel, base: str | Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors as PEFT does; ``base`` is the folder they belong to.
-    Every process of a sharded model calls it; the first one writes."""
-    layers = adapted(model)
-    if not layers:
-        raise ValueError("the model has no adapters to save")
-    any_layer = next(iter(layers.values()))
-    score = isinstance(model, ScoreModel)
-    targets = {name.rpartition(".")[2] for name in layers}
-    settings: dict[str, object] = {
-        "peft_type": "LORA",
-        "task_type": "SEQ_CLS" if score else "CAUSAL_LM",
-        "base_model_name_or_path": str(base),
-        "r": any_layer.rank,
-        "lora_alpha": any_layer.alpha,
-        "lora_dropout": any_layer.lora_dropout.p,
-        "target_modules": their_targets(targets, model.config),
-        "modules_to_save": ["score"] if score else None,
-        "bias": "none",
-        "fan_in_fan_out": layout_of(model.config).transposed,
-        "init_lora_weights": True,
-        "use_rslora": any_layer.rank_stabilized,
-        "use_dora": any_layer.lora_magnitude_vector is not None,
-        **patterns(targets, model.config, any_layer.rank, any_layer.alpha, any_layer.rank_stabilized),
-        "inference_mode": True,
-    }
-    if settings["use_dora"] and settings["fan_in_fan_out"]:
-        log.warning("%s: PEFT has no DoRA of %s's (in, out) matrices, and reads this wrongly; here, and merged, it is "
-                    "right", folder, model.config.family)  # fmt: skip
-    folder, tensors = Path(folder), lora_state_dict(model)
-
-    def write() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / CONFIG, settings, indent=2)
-        write_tensors(folder / WEIGHTS, tensors)
-
-    gathering.in_first(write) if gathering.is_sharded(model) else write()
-
-
-@torch.no_grad()
-def load_adapter(folder: str | Path, model: LanguageModel | ScoreModel) -> LanguageModel | ScoreModel:
-    """Put the adapter of ``folder`` (written here or by PEFT) on its base ``model``, in place; returns the model.
-
-    Raises UserError for a missing or damaged file, an adapter of another kind or for another model.
-    """
-    file = ConfigFile(Path(folder) / CONFIG)
-    rank, alpha, dropout = scales(file)
-    targets, shared = targets_in(file, isinstance(model, ScoreModel), model.config)
-    stabilized, decomposed = file.flag("use_rslora", False), file.flag("use_dora", False)
-    path, weight = Path(folder) / WEIGHTS, model.backbone.embed_tokens.weight
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; an adapter folder has {CONFIG} and {WEIGHTS}")
-    check_ranks(file, path)  # before layers are made
-    apply_lora(model, rank, alpha, dropout, targets, stabilized, decomposed)
-    adapters = _adapters(model)
-    wanted = in_files(adapters, model.config, shared)
-    if isinstance(model, ScoreModel):
-        wanted[PEFT_PREFIX + "score.weight"] = model.score.weight
-    shapes = {key: tensor.shape for key, tensor in wanted.items()}
-    read = read_tensors([path], shapes, weight.dtype, weight.device).tensors
-    put_back(read, adapters, model.config, shared)
-    if isinstance(model, ScoreModel):
-        model.score.weight.copy_(read[PEFT_PREFIX + "score.weight"])
-    return model

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from lit_llm.backbone.config import LINEAR_LAYERS, BackboneConfig
 from lit_llm.backbone.layouts import layout_of
-from lit_llm.backbone.transformers_config import TransformersConfig
 
 PEFT_PREFIX = "base_model.model."  # PEFT wraps the model twice
 A, B, LENGTHS = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
@@ -33,18 +32,6 @@ def their_targets(targets: Iterable[str], config: BackboneConfig) -> list[str]:
     if not layout.fused and not any(_inside(name) in layout.inside for name in LINEAR_LAYERS):
         return sorted(targets)
     return sorted({layout.inside_name(_inside(name)) for name in targets})
-
-
-def our_targets(named: Sequence[str], config: BackboneConfig | TransformersConfig) -> list[str]:
-    """The layers here that ``target_modules`` names, as PEFT matches them: by their last parts."""
-    if isinstance(config, TransformersConfig):  # layers have the files' names
-        return list(named)
-    found = []
-    for target in LINEAR_LAYERS:
-        theirs = "." + layout_of(config).inside_name(_inside(target))
-        if any(theirs.endswith("." + name) for name in named) and (target != "gate_proj" or config.gated_mlp):
-            found.append(target)
-    return found
 
 
 def patterns(

@@ -55,6 +55,7 @@ class LanguageModel(nn.Module):
     folder: Path | None = None  # the folder whose weights these are, or are the base of its adapters
     drawn_from: Tensor | None = None  # the random state that begins weights which are on "meta" still; None: a folder's
     gathered_head: Callable[[Tensor], Tensor] | None = None  # makes it whole where processes hold rows of it
+    came_whole: tuple[str, ...] = ()  # of embedding and head, what came with the adapter in the base's place
 
     def __init__(self, config: Shape) -> None:
         super().__init__()
@@ -131,6 +132,7 @@ class ScoreModel(nn.Module):
     stored: StoredDtypes | None = None  # as a language model's
     folder: Path | None = None
     drawn_from: Tensor | None = None
+    came_whole: tuple[str, ...] = ()
 
     def __init__(self, config: Shape) -> None:
         super().__init__()
@@ -150,6 +152,7 @@ class ScoreModel(nn.Module):
         score_model.backbone = copy.deepcopy(model.backbone)
         score_model.stored, score_model.folder = model.stored, model.folder
         score_model.drawn_from = model.drawn_from
+        score_model.came_whole = tuple(name for name in model.came_whole if name != "lm_head")
         weight = model.backbone.embed_tokens.weight
         device = device_beside(weight)
         score_model.score = nn.Linear(model.config.hidden_size, 1, bias=False, device=device, dtype=weight.dtype)

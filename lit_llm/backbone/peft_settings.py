@@ -6,20 +6,23 @@ As PEFT 0.21.2 reads them (``peft.LoraConfig``, ``peft.tuners.lora.layer``).
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from lit_llm.backbone.config import LINEAR_LAYERS, BackboneConfig
+from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.config_file import ConfigFile
 from lit_llm.backbone.layouts import layout_of
-from lit_llm.backbone.lora_files import our_targets, patterns, their_targets
+from lit_llm.backbone.lora_files import patterns
+from lit_llm.backbone.peft_targets import ALPHAS, RANKS, SCORE, Size, chosen, path_of, saved_modules, sizes
+from lit_llm.backbone.transformers_config import TransformersConfig
 from lit_llm.backbone.weights import shapes_in
 from lit_llm.errors import UserError
 
 READ = frozenset({
     "peft_type", "base_model_name_or_path", "revision", "r", "lora_alpha", "lora_dropout", "target_modules",
     "modules_to_save", "bias", "fan_in_fan_out", "use_rslora", "use_dora", "init_lora_weights", "rank_pattern",
-    "alpha_pattern",
+    "alpha_pattern", "exclude_modules", "layers_to_transform", "layers_pattern",
 })  # fmt: skip
 HARMLESS = frozenset({
     "task_type", "auto_mapping", "peft_version", "inference_mode", "runtime_config",
@@ -28,9 +31,9 @@ HARMLESS = frozenset({
 })  # fmt: skip
 """Whatever they are, the adapter's numbers mean the same."""
 REFUSED = frozenset({
-    "exclude_modules", "layers_to_transform", "layers_pattern", "megatron_config", "trainable_token_indices",
-    "velora_config", "alora_invocation_tokens", "use_qalora", "monteclora_config", "layer_replication", "lora_bias",
-    "target_parameters", "use_bdlora", "arrow_config", "kasa_config", "ensure_weight_tying",
+    "megatron_config", "trainable_token_indices", "velora_config", "alora_invocation_tokens", "use_qalora",
+    "monteclora_config", "layer_replication", "lora_bias", "target_parameters", "use_bdlora", "arrow_config",
+    "kasa_config", "ensure_weight_tying",
 })  # fmt: skip
 """Not here. PEFT's default of each says that it is not used."""
 BASE_STAYS = ("gaussian", "eva", "orthogonal", "mica")
@@ -54,10 +57,8 @@ def scales(file: ConfigFile) -> tuple[int, float, float]:
 
 
 def check_ranks(file: ConfigFile, weights: Path) -> None:
-    """Raise UserError where a matrix in ``weights`` has another rank than the file says, before any is made so large.
-
-    A fused layer's may have one of ``rank_pattern``.
-    """
+    """Raise UserError where a matrix in ``weights`` has another rank than the file says, before any is made so large:
+    ``r`` or one of ``rank_pattern``."""
     said = file.raw.get("rank_pattern")
     allowed = [file.raw["r"], *(said.values() if isinstance(said, dict) else ())]
     shapes = {name: shape for name, shape in shapes_in(weights).items() if name.endswith(".lora_A.weight")}
@@ -68,34 +69,43 @@ def check_ranks(file: ConfigFile, weights: Path) -> None:
             raise UserError(f"{weights}: {name} has shape {list(shape)}, but {file.path.name} says r={file.raw['r']}")
 
 
-def targets_in(file: ConfigFile, score: bool, config: BackboneConfig) -> tuple[list[str], bool]:
-    """Check that the adapter is plain LoRA on layers by name; returns their names here, and whether the parts of fused
-    layers share one A."""
-    raw = file.raw
+def layers_in(
+    file: ConfigFile,
+    score: bool,
+    config: BackboneConfig | TransformersConfig,
+    modules: Collection[str],
+    others: Iterable[str],
+) -> tuple[dict[str, Size], bool]:
+    """Check that the adapter is plain LoRA; returns the layers that it stands beside, by their names here, with rank
+    and alpha of each, and whether the parts of fused layers share one A.
+
+    Args:
+        modules: the layers that can have one.
+        others: the other modules of the model.
+    """
+    raw, (rank, alpha, _) = file.raw, scales(file)
     if raw.get("peft_type") != "LORA":
         raise file.refuse("peft_type", raw.get("peft_type"), "use LORA")
     _refuse_others(file)
-    named = raw.get("target_modules")
-    given = named if isinstance(named, list) and all(isinstance(name, str) for name in named) else []
-    targets = our_targets(given, config)
-    stabilized = file.flag("use_rslora", False)
-    ours = patterns(targets, config, file.number("r"), file.number("lora_alpha", float), stabilized)
-    apart = bool(ours["rank_pattern"]) and all(raw.get(key) == value for key, value in ours.items())
-    refused = [] if apart else list(ours)
-    for key in refused if layout_of(config).transposed else [*refused, "fan_in_fan_out"]:
-        if raw.get(key):
-            raise file.refuse(key, raw[key], MERGE)
+    if raw.get("fan_in_fan_out") and not layout_of(config).transposed:
+        raise file.refuse("fan_in_fan_out", raw["fan_in_fan_out"], MERGE)
     if raw.get("bias", "none") != "none":
         raise file.refuse("bias", raw["bias"], "use none")
-    saved = raw.get("modules_to_save") or []
-    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
-        raise file.refuse("modules_to_save", saved, "a list of names, or null")
-    if ("score" in saved) != score or not set(saved) <= {"score", "classifier"}:  # PEFT names both for a reward model
-        raise file.refuse("modules_to_save", saved, '["score"] for a reward model, else null')
-    accepted = their_targets([name for name in LINEAR_LAYERS if name != "gate_proj" or config.gated_mlp], config)
-    if not targets or not all(our_targets([name], config) for name in given):
-        raise file.refuse("target_modules", named, f"a list of some of {', '.join(accepted)}")
-    return targets, not apart
+    if ("score" in saved_modules(file)) != score:
+        raise file.refuse("modules_to_save", saved_modules(file), 'with "score" for a reward model, else without')
+    if not score and SCORE & set(saved_modules(file)):
+        raise file.refuse("modules_to_save", saved_modules(file), "this model has no such head")
+    paths = {name: path_of(name, config) for name in chosen(file, modules, others, config)}
+    if not isinstance(config, TransformersConfig) and _is_ours(file, paths, config, rank, alpha):
+        return dict.fromkeys(paths, Size(rank, alpha)), False
+    return sizes(file, paths, Size(rank, alpha)), True
+
+
+def _is_ours(file: ConfigFile, names: Collection[str], config: BackboneConfig, rank: int, alpha: float) -> bool:
+    """Whether the parts of fused layers have each its own A, as it is written here: larger ranks say so."""
+    last = {name.rpartition(".")[2] for name in names}
+    ours = patterns(last, config, rank, alpha, file.flag("use_rslora", False))
+    return bool(ours[RANKS]) and all(file.raw.get(key) == ours[key] for key in (RANKS, ALPHAS))
 
 
 def _refuse_others(file: ConfigFile) -> None:

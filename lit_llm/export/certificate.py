@@ -24,10 +24,10 @@ from lit_llm.evaluation.sets import read_all
 from lit_llm.export.engines import Answers, NotRun, Questions, Refused, ask_here, ask_llama_cpp, ask_transformers
 from lit_llm.export.gguf_file import Model
 from lit_llm.export.random_texts import random_texts
-from lit_llm.export.read_again import read_again
 from lit_llm.export.rounding import as_llama_cpp
 from lit_llm.export.tokenizer_metadata import without_marks
 from lit_llm.export.weights_check import worst_weight
+from lit_llm.model_sources.gguf_folder import write_folder
 from lit_llm.model_sources.gguf_header import Quantization
 from lit_llm.records import Document, Example, Message
 from lit_llm.runtime.file_hashes import sha256_of
@@ -92,7 +92,7 @@ def certify(
     found = Certificate(file.name, sha256_of(file), quantization, str(model.folder))
     with tempfile.TemporaryDirectory(prefix=".certificate-", dir=file.parent) as place:
         back = Path(place, "model")
-        read_again(back, file, model)  # what the file says, read again: its own weights and tokenizer
+        write_folder(back, file, {})  # what the file says, read again: its own weights and tokenizer
         found.checks.append(_weights(file, model))
         questions, chats = questions_for(model, tokenizer)
         rows = _held_out(model, tokenizer, texts)

@@ -12,16 +12,18 @@ import torch
 from safetensors import safe_open
 
 from lit_llm.backbone.config import BackboneConfig
-from lit_llm.backbone.families import read_config
+from lit_llm.backbone.families import read_config, write_config
 from lit_llm.backbone.huggingface import check_vocabulary
 from lit_llm.backbone.transformers_folder import is_of_transformers
 from lit_llm.backbone.weights import names_in, same_tensor, weight_files
 from lit_llm.errors import UserError
-from lit_llm.export.architectures import FAMILIES, Written, unlike
+from lit_llm.export.architectures import unlike
 from lit_llm.export.rope_metadata import rope_metadata, rope_tensors
-from lit_llm.export.tensor_forms import FORMS, Array
 from lit_llm.export.tokenizer_metadata import tokenizer_metadata
+from lit_llm.model_sources.gguf_architectures import FAMILIES, OWN, GGUFFamily
+from lit_llm.model_sources.gguf_forms import AS_IT_IS, FORMS, STACKED, Array, Heads
 from lit_llm.model_sources.gguf_header import Quantization, gguf_package
+from lit_llm.model_sources.gguf_model import PATTERN, WINDOW
 from lit_llm.runtime.atomic_files import beside
 from lit_llm.runtime.model_folder import check_model_folder, check_recorded
 from lit_llm.runtime.progress_bars import Bar
@@ -32,6 +34,7 @@ FINE = "q8_0"  # of embedding and head where the rest has fewer bits, as llama.c
 _FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "bf16": 32}  # ggml's
 _WIDE = ("ffn_gate_inp.weight", "position_embd.weight")  # stay float32, as llama.cpp's own tool has them
 _HALF = 65504.0  # float16's largest
+_CONTEXT = "max_position_embeddings"
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Source:
     files: tuple[Path, ...]
     names: tuple[str, ...]
     shape: tuple[int, ...]  # in the file
-    form: str = "as it is"
+    form: str = AS_IT_IS
 
     def read(self, config: BackboneConfig) -> Array:
         """In llama.cpp's layout, float32. Raises UserError for NaN and infinite weights."""
@@ -52,7 +55,7 @@ class Source:
             if not np.isfinite(value).all():
                 raise UserError(f"{path}: {name} has NaN or infinite weights; use an earlier folder")
             parts.append(value)
-        return np.ascontiguousarray(FORMS[self.form].there(parts, config))
+        return np.ascontiguousarray(FORMS[self.form].there(parts, Heads(config.num_heads, config.num_kv_heads)))
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Model:
     @property
     def context(self) -> int:
         """Where llama.cpp knows no window, within the window's length all is as trained."""
-        window = None if FAMILIES[self.config.family].windows else self.config.sliding_window
+        window = self.config.sliding_window if FAMILIES[self.config.family].every is None else None
         return min(self.config.max_positions, window or self.config.max_positions)
 
 
@@ -95,7 +98,7 @@ def read_model(folder: Path) -> Model:
     return Model(folder, config, row.architecture, _sources(names_in(files), config, row, folder))
 
 
-def _sources(files: Mapping[str, Path], config: BackboneConfig, row: Written, folder: Path) -> dict[str, Source]:
+def _sources(files: Mapping[str, Path], config: BackboneConfig, row: GGUFFamily, folder: Path) -> dict[str, Source]:
     head, embedding = f"{row.top['output']}.weight", f"{row.top['token_embd']}.weight"
     bare = row.layers.split(".")[0] + "."  # of the transformer, which files that were saved without a head lack
     without = not any(name.startswith(bare) for name in files)
@@ -103,14 +106,15 @@ def _sources(files: Mapping[str, Path], config: BackboneConfig, row: Written, fo
     tied = config.tie_embeddings and not (
         head in files and embedding in files and not same_tensor(files, embedding, head)
     )
-    for ours, theirs, form, needed in _wanted(config, row):
-        names = [name.removeprefix(bare) if without else name for name in theirs]
+    for piece in row.pieces(config.num_layers, config.num_experts):
+        ours, form = piece.name, piece.form
+        names = [name.removeprefix(bare) if without else name for name in piece.theirs]
         if ours == "output.weight" and tied:
             continue
         if ours == "token_embd.weight" and tied and names[0] not in files and head in files:
             names = [head]
         missing = [name for name in names if name not in files]
-        if missing and not needed:
+        if missing and not piece.needed:
             continue
         if missing:
             raise UserError(f"model={folder}: {missing[0]} is missing from its weights; fetch the folder again")
@@ -126,24 +130,10 @@ _IGNORED = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias",
 """Endings of tensors that some versions of transformers wrote and nobody needs."""
 
 
-def _wanted(config: BackboneConfig, row: Written) -> Iterator[tuple[str, list[str], str, bool]]:
-    """(name in the file, names in the folder, form, whether it has to be there) of each tensor."""
-    for ours, theirs in row.top.items():
-        yield f"{ours}.weight", [f"{theirs}.weight"], row.forms.get(ours, "as it is"), True
-        yield f"{ours}.bias", [f"{theirs}.bias"], "as it is", False
-    for layer in range(config.num_layers):
-        for ours, theirs in row.layer.items():
-            form = row.forms.get(ours, "as it is")
-            experts = range(config.num_experts) if form == "stacked" else (0,)
-            for kind in ("weight", "bias"):
-                names = [f"{row.layers}{layer}.{theirs.format(expert)}.{kind}" for expert in experts]
-                yield f"blk.{layer}.{ours}.{kind}", names, form, kind == "weight" and ours not in row.optional
-
-
 def _shape(files: Mapping[str, Path], names: Sequence[str], form: str) -> tuple[int, ...]:
     with safe_open(files[names[0]], framework="pt") as file:
         shape = tuple(file.get_slice(names[0]).get_shape())
-    return (len(names), *shape) if form == "stacked" else shape[::-1] if form == "transposed" else shape
+    return (len(names), *shape) if form == STACKED else shape[::-1] if form == "transposed" else shape
 
 
 def write_gguf(
@@ -185,19 +175,21 @@ def write_gguf(
 def metadata(model: Model, quantization: Quantization, about: Mapping[str, str]) -> dict[str, Any]:
     """The entries of the head but the tokenizer's."""
     config, a, row = model.config, model.architecture, FAMILIES[model.config.family]
+    settings = write_config(config, "language") | {row.names.get(_CONTEXT, _CONTEXT): model.context}
     found: dict[str, Any] = {
         "general.type": "model", **{f"general.{key}": value for key, value in about.items()},
         "general.file_type": _FILE_TYPES[quantization], "general.quantization_version": 2,
-        f"{a}.vocab_size": config.vocab_size, f"{a}.context_length": model.context,
-        f"{a}.embedding_length": config.hidden_size, f"{a}.block_count": config.num_layers,
-        f"{a}.feed_forward_length": config.intermediate_size, f"{a}.attention.head_count": config.num_heads,
-        f"{a}.attention.head_count_kv": config.num_kv_heads, f"{a}.attention.key_length": config.head_dim,
-        f"{a}.attention.value_length": config.head_dim, f"{a}.attention.{row.norm_eps}": float(config.norm_eps),
+        f"{a}.vocab_size": config.vocab_size,
     }  # fmt: skip
-    if not config.learned_positions:
-        found |= {f"{a}.rope.dimension_count": config.rotary_dim, f"{a}.rope.freq_base": float(config.rope_theta)}
-        found |= {f"{a}.rope.scaling.{key}": value for key, value in rope_metadata(config.rope_scaling).items()}
-    return found | {f"{a}.{key}": value for key, value in row.more(config).items()}
+    for entry in row.usual():
+        if (value := settings.get(entry.setting)) is not None:
+            found[f"{a}.{entry.key}"] = entry.kind(value)
+    if row.every is not None and config.sliding_window is not None:
+        found[f"{a}.{WINDOW}"] = config.sliding_window
+        if row.pattern:
+            found[f"{a}.{PATTERN}"] = [not row.sees_all(layer) for layer in range(config.num_layers)]
+    said = {OWN + name: settings[name] for name in row.spoken if settings[name] != row.fixed[name]}
+    return found | said | {f"{a}.{key}": value for key, value in rope_metadata(config, row).items()}
 
 
 def kind_of(name: str, shape: tuple[int, ...], quantization: Quantization) -> str:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
-from lit_llm.backbone.config import BackboneConfig, RopeScaling
-from lit_llm.export.tensor_forms import Array
-from lit_llm.model_sources.gguf_model import ROPE_FACTORS
-from lit_llm.model_sources.rope_factors import llama3_factors
+from lit_llm.backbone.config import BackboneConfig
+from lit_llm.model_sources.gguf_architectures import GGUFFamily
+from lit_llm.model_sources.gguf_forms import Array
+from lit_llm.model_sources.gguf_rope import BASE, DIMENSIONS, DIVISORS, LONG, SCALING, SHORT
+from lit_llm.model_sources.rope_factors import llama3_factors, yarn_strength
 
-LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
+
+def rope_metadata(config: BackboneConfig, row: GGUFFamily) -> dict[str, Any]:
+    """Entries below the architecture's name."""
+    if row.rope_kinds is None:
+        return {}
+    found = {DIMENSIONS: config.rotary_dim, BASE: float(config.rope_theta)}
+    return found | {SCALING + key: value for key, value in _scaling(config).items()}
 
 
-def rope_metadata(scaling: RopeScaling | None) -> dict[str, Any]:
-    """Entries below ``rope.scaling``. What yarn multiplies queries and keys by is 1 + 0.1 ln(factor) in llama.cpp, so
-    that ``attn_factor`` is by how much the model's is more."""
+def _scaling(config: BackboneConfig) -> dict[str, Any]:
+    """What yarn multiplies queries and keys by is llama.cpp's own strength, so that ``attn_factor`` is by how much the
+    model's is more."""
+    scaling = config.rope_scaling
     if scaling is None or scaling.kind in ("llama3", "dynamic"):
         return {}
     if scaling.kind == "linear":
@@ -25,7 +32,7 @@ def rope_metadata(scaling: RopeScaling | None) -> dict[str, Any]:
     original = {"original_context_length": scaling.original_max_positions}
     if scaling.kind == "longrope":
         return {"type": "longrope", **original, "attn_factor": float(scaling.magnitude)}
-    more = scaling.magnitude / (1 + 0.1 * math.log(scaling.factor)) if scaling.factor > 1 else scaling.magnitude
+    more = scaling.magnitude / yarn_strength(scaling.factor)
     attention = {} if abs(more - 1) < 1e-9 else {"attn_factor": float(more)}
     return {"type": "yarn", "factor": float(scaling.factor), **original, **attention}
 
@@ -44,4 +51,4 @@ def rope_tensors(config: BackboneConfig) -> dict[str, Array]:
         "high_freq_factor": scaling.high_freq_factor,
         "original_max_position_embeddings": scaling.original_max_positions,
     }  # fmt: skip
-    return {ROPE_FACTORS: np.array(llama3_factors(settings, config.rope_theta, config.head_dim), np.float32)}
+    return {DIVISORS: np.array(llama3_factors(settings, config.rope_theta, config.head_dim), np.float32)}

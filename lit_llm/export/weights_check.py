@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from lit_llm.export.gguf_file import Model
-from lit_llm.export.read_again import values
 from lit_llm.export.rounding import weight_limits
-from lit_llm.model_sources.gguf_header import gguf_package, read_head
+from lit_llm.model_sources.gguf_header import read_head
+from lit_llm.model_sources.gguf_tensors import floats, type_of
 
 
 def worst_weight(file: Path, model: Model) -> tuple[float, str, float]:
@@ -21,10 +21,9 @@ def worst_weight(file: Path, model: Model) -> tuple[float, str, float]:
         record = head.tensors.get(ours)
         if record is None or record.shape != source.shape:
             return float("inf"), ours, float("inf")
-        kind = gguf_package().GGMLQuantizationType(record.kind).name
-        kept, wanted = values(record, data), source.read(model.config)
+        kept, wanted = floats(record, data), source.read(model.config)
         error = np.abs(kept.astype(np.float64) - wanted)
-        limits = weight_limits(wanted, kind)
+        limits = weight_limits(wanted, type_of(record))
         over = np.where(error > 0, error / np.maximum(limits, 1e-300), 0.0).max(initial=0.0)
         if not over <= worst:  # NaN too
             worst, name = float(over), ours

@@ -11,8 +11,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from lit_llm.model_sources.gguf_header import GGUFHead, gguf_package, read_head
-from lit_llm.model_sources.gguf_model import Tensor, model_of
+from lit_llm.model_sources.gguf_header import GGUFHead, read_head
+from lit_llm.model_sources.gguf_model import model_of
+from lit_llm.model_sources.gguf_tensors import Tensor, type_of
 from lit_llm.model_sources.gguf_tokenizer import tokenizer_files
 from lit_llm.model_sources.hub import SOURCE
 from lit_llm.runtime.atomic_files import folder_beside, write_json, write_text
@@ -42,7 +43,7 @@ def write_folder(folder: Path, file: Path, source: Mapping[str, str]) -> None:
     config |= {key: value[0] if isinstance(value, list) else value for key, value in ends.items()}
     needed = sum(_count(t) * _BYTES[t.dtype] for t in tensors)
     _check_room(head, folder, needed)
-    quantized = any(gguf_package().GGMLQuantizationType(t.record.kind).name not in _BYTES for t in tensors)
+    quantized = any(type_of(t.record) not in _BYTES for t in tensors)
     wider = ", its quantised weights as float32" if quantized else ""
     log.info("%s (%s): read once into %s (%s%s)", file, _size(file.stat().st_size), folder, _size(needed), wider)
     with folder_beside(folder) as unfinished:
@@ -77,7 +78,7 @@ def _about(head: GGUFHead, file: Path) -> dict[str, str]:
 
 
 def _count(tensor: Tensor) -> int:
-    return int(np.prod(tensor.record.shape, dtype=object))
+    return int(np.prod(tensor.shape, dtype=object))
 
 
 def _write_weights(stream: IO[bytes], head: GGUFHead, tensors: list[Tensor], data: Any) -> None:
@@ -85,7 +86,7 @@ def _write_weights(stream: IO[bytes], head: GGUFHead, tensors: list[Tensor], dat
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for tensor in tensors:
         size = _count(tensor) * _BYTES[tensor.dtype]
-        entry: Any = {"dtype": tensor.dtype, "shape": list(tensor.record.shape), "data_offsets": [at, at + size]}
+        entry: Any = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [at, at + size]}
         header[tensor.name], at = entry, at + size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

@@ -2,264 +2,179 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+from lit_llm.model_sources.gguf_architectures import FAMILIES, OWN, USUAL, Entry, GGUFFamily
+from lit_llm.model_sources.gguf_forms import Array, Heads
+from lit_llm.model_sources.gguf_header import GGUFHead
+from lit_llm.model_sources.gguf_rope import BASE, DIMENSIONS, SCALING, WINDOW_BASE, read_rope, shortest, tensors_read
+from lit_llm.model_sources.gguf_tensors import Tensor, has_biases, tensors_of
 
-from lit_llm.model_sources.gguf_header import GGUFHead, TensorRecord, gguf_package
-from lit_llm.model_sources.rope_factors import llama3_scaling
-
-Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """One of llama.cpp's, by what it is called there."""
-
-    model_type: str
-    language: str  # the class in config.json
-    rotates_pairs: bool = False  # llama's: neighbours are a pair, and the rows of q and k are in that order
-    bias: bool = False  # of q, k and v, always; else where the file has them
-    qk_norm: bool = False
-
-
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "llama": Architecture("llama", "LlamaForCausalLM", rotates_pairs=True),  # Mistral's too
-    "qwen2": Architecture("qwen2", "Qwen2ForCausalLM", bias=True),
-    "qwen3": Architecture("qwen3", "Qwen3ForCausalLM", qk_norm=True),
-}
-LAYER = {
-    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm", "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+WINDOW, PATTERN = "attention.sliding_window", "attention.sliding_window_pattern"
+ARCHITECTURES: Mapping[str, str] = {row.architecture: family for family, row in list(FAMILIES.items())[::-1]}
+"""llama.cpp's to the first family that has it, which its files are read as."""
+READ = (WINDOW, PATTERN, BASE, WINDOW_BASE, DIMENSIONS, "rope.scale_linear", "attention.causal")
+HARMLESS = ("vocab_size", "tensor_data_layout", "pooling_type", "classifier.output_labels", "n_ctx_orig")
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "attention.clamp_kqv": (0.0,), "attention.max_alibi_bias": (0.0,), "attention.scale": (0.0,),
+    "attention.temperature_scale": (0.0,), "attn_logit_softcapping": (0.0,), "embedding_scale": (0.0, 1.0),
+    "expert_count": (0,), "expert_gating_func": (0, 1), "expert_group_count": (0, 1), "expert_group_used_count": (0, 1),
+    "expert_shared_count": (0,), "expert_used_count": (0,), "expert_weights_norm": (True,),
+    "expert_weights_scale": (0.0, 1.0), "final_logit_softcapping": (0.0,), "leading_dense_block_count": (0,),
+    "logit_scale": (0.0, 1.0), "nextn_predict_layers": (0,), "residual_scale": (0.0, 1.0),
+    "use_parallel_residual": (False,),
 }  # fmt: skip
-TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-ROPE_FACTORS = "rope_freqs.weight"
-_SCALING = ("type", "factor", "original_context_length", "attn_factor", "finetuned")  # below rope.scaling
-_ATTENTION = ("attn_q", "attn_k", "attn_v", "attn_output")
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One tensor of the model folder: its name there, and how it is made from the file's."""
-
-    name: str
-    record: TensorRecord
-    heads: int = 0  # of rows that are to be put back into the order of halves; 0: they are as they should be
-
-    @property
-    def dtype(self) -> str:
-        """As safetensors calls it: float types stay what they are, what is quantised becomes float32."""
-        kind = gguf_package().GGMLQuantizationType(self.record.kind).name
-        return kind if kind in ("F32", "F16", "BF16", "F64") else "F32"
-
-    def read(self, data: Array) -> Array:
-        """The tensor from the file's bytes ``data`` (uint8): float32, float16 or float64; BF16 as its uint16."""
-        raw = data[self.record.begin : self.record.begin + self.record.bytes]
-        plain = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
-        kind = gguf_package().GGMLQuantizationType(self.record.kind)
-        if kind.name in plain:
-            found = raw.view(plain[kind.name]).reshape(self.record.shape)
-        else:
-            rows = raw.reshape(*self.record.shape[:-1], -1)
-            found = gguf_package().quants.dequantize(rows, kind).reshape(self.record.shape)
-        return halves(found, self.heads) if self.heads else found
-
-
-def halves(pairs: Array, heads: int) -> Array:
-    """Rows (heads x width, ...) from llama.cpp's order, pairs of neighbours, to Hugging Face's, two halves."""
-    rows = pairs.shape[0]
-    return pairs.reshape(heads, rows // heads // 2, 2, *pairs.shape[1:]).swapaxes(1, 2).reshape(pairs.shape)
-
-
-def neighbours(rows: Array, heads: int) -> Array:
-    """The way back of ``halves``."""
-    count = rows.shape[0]
-    return rows.reshape(heads, 2, count // heads // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+"""Entries that an architecture does not read here, and the values with which they change nothing."""
 
 
 def model_of(head: GGUFHead, data: Array) -> tuple[dict[str, Any], list[Tensor]]:
     """What goes into config.json, and the tensors.
 
-    Raises UserError for an architecture that is not supported, and for tensors that are missing, unexpected, of another
-    shape than the metadata says, or of a type that cannot be read.
+    Raises UserError for an architecture that is not supported, for an entry of the head that would change what is
+    computed and is not read, and for tensors that are missing, unexpected, of another shape than the metadata says, or
+    of a type that cannot be read.
     """
-    name = head.needed("general.architecture", str)
-    if name not in ARCHITECTURES:
-        head.refuse(f"general.architecture={name!r} is not supported; read are {', '.join(ARCHITECTURES)}")
+    row = _row(head)
     if head.value("split.count", int, 1) > 1:
         head.refuse("is one part of several; join them first (llama-gguf-split --merge FIRST_PART WHOLE.gguf)")
-    kind = ARCHITECTURES[name]
-    config = _config(head, name, kind, data)
-    return config, _tensors(head, kind, config)
-
-
-def _config(head: GGUFHead, name: str, kind: Architecture, data: Array) -> dict[str, Any]:
-    def number(key: str, default: int | None = None) -> int:
-        found: int = head.value(f"{name}.{key}", int, default) if default else head.needed(f"{name}.{key}", int)
-        if not 0 < found < 2**31:
-            head.refuse(f"{name}.{key}={found} should be from 1 to {2**31 - 1}")
-        return found
-
-    if head.value(f"{name}.expert_count", int, 0):
-        head.refuse(f"{name}.expert_count={head.values[f'{name}.expert_count']}: mixtures of experts are not supported")
-    _same_in_all_layers(head, name)
-    if not head.value(f"{name}.attention.causal", bool, True):
-        head.refuse(f"{name}.attention.causal=false: each token sees those behind it too, so that it writes no text")
-    hidden, heads = number("embedding_length"), number("attention.head_count")
-    width = number("attention.key_length", max(1, hidden // heads))
-    if head.value(f"{name}.attention.value_length", int, width) != width:
-        head.refuse(f"{name}.attention.value_length is unlike key_length={width}, which is not supported")
-    if head.value(f"{name}.rope.dimension_count", int, width) != width:
-        head.refuse(
-            f"{name}.rope.dimension_count is unlike the heads' {width}: a part that is rotated is not supported"
-        )
-    if "token_embd.weight" not in head.tensors:
-        head.refuse("holds no token_embd.weight: a file of a vocabulary alone, or damaged; give one with the weights")
-    theta, scaling = _rope(head, name, width, data)
-    tied = "output.weight" not in head.tensors
-    return {
-        "architectures": [kind.language], "model_type": kind.model_type,
-        "vocab_size": head.tensors["token_embd.weight"].shape[0], "hidden_size": hidden,
-        "intermediate_size": number("feed_forward_length"), "num_hidden_layers": number("block_count"),
-        "num_attention_heads": heads, "num_key_value_heads": number("attention.head_count_kv", heads),
-        "head_dim": width, "hidden_act": "silu", "max_position_embeddings": number("context_length"),
-        "rms_norm_eps": _shortest(head.needed(f"{name}.attention.layer_norm_rms_epsilon", float)),
-        "tie_word_embeddings": tied, "attention_bias": kind.bias or "blk.0.attn_q.bias" in head.tensors,
-        "rope_theta": theta, "rope_scaling": scaling or None,
-        "rope_parameters": {"rope_type": "default", **scaling, "rope_theta": theta}, "use_cache": True,
-    }  # fmt: skip
-
-
-def _same_in_all_layers(head: GGUFHead, name: str) -> None:
-    """Numbers of heads or widths that are a list, one of each layer, belong to families that are not supported."""
-    for key in ("attention.head_count", "attention.head_count_kv", "feed_forward_length"):
-        if isinstance(head.values.get(f"{name}.{key}"), list):
-            head.refuse(f"{name}.{key} differs from layer to layer, which is not supported")
-
-
-def _rope(head: GGUFHead, name: str, width: int, data: Array) -> tuple[float, dict[str, Any]]:
-    theta = _shortest(head.value(f"{name}.rope.freq_base", float, 10000.0))
-    if not (math.isfinite(theta) and theta > 0):
-        head.refuse(f"{name}.rope.freq_base={theta} should be above 0")
-    kind = head.value(f"{name}.rope.scaling.type", str, "")  # without one a factor is linear's
-    factor = _shortest(head.value(f"{name}.rope.scaling.factor", float, 0.0))
-    factor = factor or _shortest(head.value(f"{name}.rope.scale_linear", float, 0.0))
-    _refuse_other_scaling(head, name, kind)
-    if ROPE_FACTORS in head.tensors and kind in ("", "none"):
-        record = head.tensors[ROPE_FACTORS]
-        found = Tensor(ROPE_FACTORS, record).read(data).astype(np.float64) if record.shape == (width // 2,) else None
-        scaling = None if found is None else llama3_scaling(found, theta, width)
-        if scaling is None:
-            head.refuse(f"{ROPE_FACTORS} is not Llama 3's stretching of frequencies, the only one that is supported")
-        return theta, scaling
-    if ROPE_FACTORS in head.tensors:
-        head.refuse(f"{name}.rope.scaling.type={kind!r} beside {ROPE_FACTORS} is not supported: one of them")
-    if kind not in ("", "none", "linear", "yarn"):
-        head.refuse(
-            f"{name}.rope.scaling.type={kind!r} is not supported: use none, linear or yarn, or Llama 3's factors"
-        )
-    if kind in ("linear", "yarn") and not factor >= 1:
-        head.refuse(f"{name}.rope.scaling.factor={factor} should be at least 1")
-    if kind == "yarn":
-        return theta, _yarn(head, name, factor)
-    return theta, {"rope_type": "linear", "factor": factor} if kind == "linear" or (not kind and factor > 1) else {}
-
-
-def _yarn(head: GGUFHead, name: str, factor: float) -> dict[str, Any]:
-    """llama.cpp multiplies turned queries and keys by 1 + 0.1 ln(factor), as the paper does, and by ``attn_factor``."""
-    context = head.needed(f"{name}.context_length", int)
-    original = head.value(f"{name}.rope.scaling.original_context_length", int, context)
-    if not 0 < original < 2**31:
-        head.refuse(f"{name}.rope.scaling.original_context_length={original} should be from 1 to {2**31 - 1}")
-    more = head.value(f"{name}.rope.scaling.attn_factor", float, 1.0)
-    attention = {} if more == 1 else {"attention_factor": _shortest(more * (1 + 0.1 * math.log(factor)))}
-    return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original, **attention}
-
-
-def _refuse_other_scaling(head: GGUFHead, name: str, kind: str) -> None:
-    """Whatever else a file says of stretched positions changes what llama.cpp computes."""
-    begin = f"{name}.rope.scaling."
-    for key in (key for key in head.values if key.startswith(begin)):
-        if key.removeprefix(begin) not in _SCALING:
-            head.refuse(f"{key}={str(head.values[key])[:40]} is not supported")
-    strength = head.value(f"{begin}attn_factor", float, 1.0)
-    if strength != 1 and (kind != "yarn" or not strength > 0):
-        head.refuse(f"{begin}attn_factor={strength:g} is not supported: above 0 and with type yarn, or 1")
-
-
-def _shortest(value: float) -> float:
-    """The number that somebody wrote before it was kept in 32 bits: 1e-05 and not 9.99999974e-06."""
-    return float(str(np.float32(value)))
-
-
-def _tensors(head: GGUFHead, kind: Architecture, config: Mapping[str, Any]) -> list[Tensor]:
-    hidden, inner, width = config["hidden_size"], config["intermediate_size"], config["head_dim"]
-    heads, kv = config["num_attention_heads"], config["num_key_value_heads"]
-    q, k, rows, layers = heads * width, kv * width, config["vocab_size"], config["num_hidden_layers"]
-    if layers > len(head.tensors):
-        head.refuse(f"block_count={layers}, but the weights are missing beyond a few layers; fetch it again")
+    _refuse_unread(head, row)
+    numbers = _numbers(head, row)
+    heads = Heads(numbers["attention.head_count"], numbers["attention.head_count_kv"])
+    width = numbers["attention.key_length"]
     if width % 2:
         head.refuse(f"heads of a width of {width} cannot be rotated; fetch it again")
-    turned = {"attn_q": heads, "attn_k": kv} if kind.rotates_pairs else {}
-    shapes = {
-        "attn_norm": (hidden,), "attn_q": (q, hidden), "attn_k": (k, hidden), "attn_v": (k, hidden),
-        "attn_output": (hidden, q), "ffn_norm": (hidden,), "ffn_gate": (inner, hidden), "ffn_up": (inner, hidden),
-        "ffn_down": (hidden, inner),
+    layers, context, experts = numbers["block_count"], numbers["context_length"], numbers.get("expert_count", 0)
+    if layers > len(head.tensors):
+        head.refuse(f"block_count={layers}, but the weights are missing beyond a few layers; fetch it again")
+    if experts and ((first := head.tensors.get("blk.0.ffn_gate_exps.weight")) is None or first.shape[0] != experts):
+        head.refuse(f"expert_count={experts}, but blk.0.ffn_gate_exps.weight does not hold as many; fetch it again")
+    biased = row.always_biased or (bool(row.biased) and has_biases(head))
+    config = {
+        "architectures": [row.language], "model_type": row.model_type,
+        "vocab_size": head.tensors["token_embd.weight"].shape[0],
+        **{entry.setting: numbers[entry.key] for entry in row.usual()},
+        "tie_word_embeddings": "output.weight" not in head.tensors, "attention_bias": biased, **row.fixed,
+        **{name: head.value(OWN + name, str, row.fixed[name]) for name in row.spoken},
+        **_windows(head, row, layers, context), **_scores(row, numbers),
+        **read_rope(head, row, width, context, data), "use_cache": True,
     }  # fmt: skip
-    shapes |= {"attn_q_norm": (width,), "attn_k_norm": (width,)} if kind.qk_norm else {}
-    biased = _ATTENTION[:3] if kind.bias else _ATTENTION if config["attention_bias"] else ()
-    expected: dict[str, tuple[str, tuple[int, ...], int]] = {}
-    for n in range(layers):
-        for name, shape in shapes.items():
-            theirs = f"model.layers.{n}.{LAYER[name]}"
-            expected[f"blk.{n}.{name}.weight"] = f"{theirs}.weight", shape, turned.get(name, 0)
-            if name in biased:
-                expected[f"blk.{n}.{name}.bias"] = f"{theirs}.bias", shape[:1], turned.get(name, 0)
-    tops = {"token_embd": (rows, hidden), "output_norm": (hidden,)}
-    tops |= {} if config["tie_word_embeddings"] else {"output": (rows, hidden)}
-    expected |= {f"{name}.weight": (f"{TOP[name]}.weight", shape, 0) for name, shape in tops.items()}
-    return [_tensor(head, name, *wanted) for name, wanted in _complete(head, expected).items()]
+    inner, expert = numbers["feed_forward_length"], numbers.get("expert_feed_forward_length", 0)
+    q, kv = heads.queries * width, heads.keys * width
+    sizes = {
+        "rows": config["vocab_size"], "hidden": numbers["embedding_length"], "inner": inner, "both": 2 * inner,
+        "context": context, "head": width, "q": q, "kv": kv, "qkv": q + 2 * kv,
+        "experts": experts, "expert": expert,
+    }  # fmt: skip
+    return config, tensors_of(head, row, sizes, heads, layers, tensors_read(row))
 
 
-def _complete(head: GGUFHead, expected: dict[str, Any]) -> dict[str, Any]:
-    missing = [name for name in expected if name not in head.tensors]
-    other = [name for name in head.tensors if name not in expected and name != ROPE_FACTORS]
-    for names, what in ((missing, "is missing"), (other, "is a tensor that its architecture has not here")):
-        if names:
-            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            head.refuse(f"{names[0]} {what}{more}; use a file that llama.cpp's converter made of a supported model")
-    return expected
+def _row(head: GGUFHead) -> GGUFFamily:
+    name = head.needed("general.architecture", str)
+    if name not in ARCHITECTURES:
+        head.refuse(f"general.architecture={name!r} is not supported; read are {', '.join(sorted(ARCHITECTURES))}")
+    if "token_embd.weight" not in head.tensors:
+        head.refuse("holds no token_embd.weight: a file of a vocabulary alone, or damaged; give one with the weights")
+    olmo3 = name == "olmo2" and head.value(f"{name}.{WINDOW}", int, 0)
+    return FAMILIES["olmo3" if olmo3 else ARCHITECTURES[name]]
 
 
-def _tensor(head: GGUFHead, name: str, theirs: str, shape: tuple[int, ...], heads: int) -> Tensor:
-    record = head.tensors[name]
-    if record.shape != shape:
-        head.refuse(f"{name} has the shape {list(record.shape)}, its metadata ask for {list(shape)}")
-    known = readable()
-    if record.kind not in known:
-        kind = gguf_package().GGMLQuantizationType(record.kind).name
-        head.refuse(f"{name} is {kind}, which gguf cannot make floats of; it knows {', '.join(known.values())}")
-    return Tensor(theirs, record, heads)
-
-
-def readable() -> dict[int, str]:
-    """The types that weights are read from, by ggml's number."""
-    package = gguf_package()
-    quants: Callable[..., Any] = package.quants.dequantize
-    found = {}
-    for kind, (_, size) in package.GGML_QUANT_SIZES.items():
-        if kind.name in ("F64", "BF16"):
-            found[int(kind)] = kind.name
+def _refuse_unread(head: GGUFHead, row: GGUFFamily) -> None:
+    """Raises UserError for entries that are not known here: they may change what is computed."""
+    a = f"{row.architecture}."
+    if not head.value(f"{a}attention.causal", bool, True):
+        head.refuse(f"{a}attention.causal=false: each token sees those behind it too, so that it writes no text")
+    known = {entry.key for entry in (*USUAL, *row.usual())}
+    for key in (key for key in head.values if key.startswith(a)):
+        name, value = key.removeprefix(a), head.values[key]
+        if name in known or name in READ or name in HARMLESS or name.startswith(SCALING):
             continue
-        try:
-            with np.errstate(all="ignore"):
-                quants(np.zeros((1, size), np.uint8), kind)
-        except NotImplementedError:
-            continue
-        found[int(kind)] = kind.name
+        if name == "expert_count" and value:
+            head.refuse(f"{key}={value}: mixtures of experts are not supported in this architecture")
+        if name not in NEUTRAL:
+            head.refuse(f"{key}={str(value)[:40]} is not known here, and may change what the model computes")
+        if value not in NEUTRAL[name]:
+            head.refuse(f"{key}={str(value)[:40]} is not supported in this architecture")
+
+
+def _numbers(head: GGUFHead, row: GGUFFamily) -> dict[str, Any]:
+    """The values of the table's entries, by their keys; of shapes whole numbers above 0."""
+    found: dict[str, Any] = {}
+    shapes = {entry.key for entry in (*USUAL, *row.usual()) if entry.kind is int}
+    for entry in (*USUAL, *row.usual()):  # sizes, also where config.json has no word for them
+        if entry.key not in found:
+            found[entry.key] = _value(head, row, entry, found)
+        if entry.key in shapes and not 0 < found[entry.key] < 2**31:
+            head.refuse(f"{row.architecture}.{entry.key}={found[entry.key]} should be from 1 to {2**31 - 1}")
+    heads, keys = found["attention.head_count"], found["attention.head_count_kv"]
+    width = found["attention.key_length"]
+    if heads % keys:
+        head.refuse(f"{row.architecture}.attention.head_count={heads} is no multiple of head_count_kv={keys}")
+    if "num_key_value_heads" in row.names and keys != heads:
+        head.refuse(f"{row.architecture}.attention.head_count_kv={keys} is unlike head_count={heads}")
+    if found["attention.value_length"] != width:
+        head.refuse(f"{row.architecture}.attention.value_length is unlike key_length={width}, which is not supported")
+    if "head_dim" in row.names and width * heads != found["embedding_length"]:
+        head.refuse(f"{row.architecture}.attention.key_length={width} is no share of embedding_length among the heads")
     return found
+
+
+def _value(head: GGUFHead, row: GGUFFamily, entry: Entry, before: Mapping[str, Any]) -> Any:
+    key = f"{row.architecture}.{entry.key}"
+    if isinstance(head.values.get(key), list):
+        head.refuse(f"{key} differs from layer to layer, which is not supported")
+    value = head.needed(key, entry.kind) if entry.default is None else head.value(key, entry.kind)
+    if entry.kind is float and value is not None:
+        value = shortest(value)
+    used = value != 0 or entry.kind is not float or entry.default is None  # 0: as if it were not there
+    if value is not None and used:
+        return value
+    if entry.default == "none":
+        return None
+    if entry.default == "width":
+        return max(1, before["embedding_length"] // max(1, before["attention.head_count"]))
+    if entry.default == "usual scale":
+        return before["attention.key_length"] ** -0.5
+    return before[entry.default] if isinstance(entry.default, str) else entry.default
+
+
+def _windows(head: GGUFHead, row: GGUFFamily, layers: int, context: int) -> dict[str, Any]:
+    key = f"{row.architecture}.{WINDOW}"
+    window: int = head.value(key, int, row.window)
+    if not 0 <= window < 2**31:
+        head.refuse(f"{key}={window} should be from 1 to {2**31 - 1}, or 0")
+    if row.one_window:
+        return {"sliding_window": window or None}
+    if row.every is None:
+        if 0 < window < context:
+            head.refuse(f"{key}={window} is not supported in this architecture; 0, or context_length={context}, is")
+        return {}
+    windowed = _pattern(head, row, layers) if window else [False] * layers
+    kinds = ["sliding_attention" if one else "full_attention" for one in windowed]
+    return {"sliding_window": window or None, "layer_types": kinds}
+
+
+def _pattern(head: GGUFHead, row: GGUFFamily, layers: int) -> list[bool]:
+    """Which layers have the window: a file says none, every how many layers one sees all, or it for each layer."""
+    key = f"{row.architecture}.{PATTERN}"
+    given = head.values.get(key)
+    if given is None:
+        return [not row.sees_all(layer) for layer in range(layers)]
+    if isinstance(given, list):
+        if len(given) != layers or not all(one in (0, 1) for one in given):
+            head.refuse(f"{key} should hold true or false for each of {layers} layers")
+        return [bool(one) for one in given]
+    every = head.value(key, int)
+    if not every >= 0:
+        head.refuse(f"{key}={every} should be above 0")
+    return [every == 0 or (layer + 1) % every != 0 for layer in range(layers)]
+
+
+def _scores(row: GGUFFamily, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    if not row.scored:
+        return {}
+    width = row.score_width(
+        numbers["block_count"], numbers["embedding_length"], numbers["attention.head_count"],
+        numbers["attention.key_length"],
+    )  # fmt: skip
+    return {"query_pre_attn_scalar": int(width) if width == int(width) else width}

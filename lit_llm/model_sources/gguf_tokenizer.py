@@ -16,6 +16,9 @@ _ENDS = ("bos", "eos", "unk", "pad")
 _IDS = {"unk": "unknown", "pad": "padding"}  # as the file calls them
 _TURN_ENDS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 BLANK = "▁"
+# Phi-3's tokens take the blanks and new lines behind them, but for these. No file says so: llama.cpp goes by the name
+# of the model, some of whose files are called otherwise. Its own tokenizer has this token.
+_PHI3, _PHI3_PLAIN = "<|placeholder1|>", ("<unk>", "<s>", "<|endoftext|>")
 
 
 def tokenizer_files(head: GGUFHead) -> dict[str, Any]:
@@ -102,6 +105,11 @@ def _added(tokens: Sequence[str], kinds: Sequence[int], also: Sequence[int]) -> 
     ]
 
 
+def _taking_blanks(added: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Phi-3's."""
+    return [one | {"rstrip": one["content"] not in _PHI3_PLAIN} for one in added]
+
+
 def _engine(added: list[dict[str, Any]], model: dict[str, Any], **rules: Any) -> dict[str, Any]:
     empty = {"truncation": None, "padding": None, "normalizer": None, "pre_tokenizer": None, "post_processor": None}
     return {"version": "1.0", **empty, "added_tokens": added, **rules, "model": model}
@@ -150,8 +158,10 @@ def _sentencepiece(head: GGUFHead, tokens: list[str]) -> dict[str, Any]:
     steps += [{"type": "Replace", "pattern": {"String": " "}, "content": BLANK}]
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if blank else []
     decoders = [{"type": "Replace", "pattern": {"String": BLANK}, "content": " "}, {"type": "ByteFallback"}]
+    added = _added(tokens, kinds, [CONTROL, UNKNOWN])
+    phi3 = head.value("general.architecture", str) == "phi3" and _PHI3 in vocabulary
     return _engine(
-        _added(tokens, kinds, [CONTROL, UNKNOWN]),
+        _taking_blanks(added) if phi3 else added,
         {
             "type": "BPE", "dropout": None, "unk_token": None if unknown is None else tokens[unknown],
             "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": True,

@@ -14,6 +14,11 @@ QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 LLAMA3 = QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_WORDS = (rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+", rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*")
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+TEKKEN = "|".join((*_WORDS, r"\p{N}", _REST))
+GPT4O = "|".join((*(word + r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?" for word in _WORDS), r"\p{N}{1,3}", _REST))
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Rule:
     whole_words_first: bool = False  # a piece that is a token is not merged anew (``ignore_merges``)
     adds_bos: bool = False  # where the file does not say
     normalizer: str | None = None  # of the family's own tokenizer; llama.cpp has none
+    exact: bool = True  # else llama.cpp cuts some letters beyond ASCII otherwise than the family's own tokenizer
 
     def steps(self) -> list[dict[str, Any]]:
         """The pre-tokenizer's steps, as in tokenizer.json."""
@@ -43,13 +49,25 @@ _LLAMA3 = Rule(LLAMA3, whole_words_first=True, adds_bos=True)
 _QWEN2 = Rule(QWEN2, normalizer="NFC")
 RULES: Mapping[str, Rule] = {
     "gpt-2": Rule(),
+    "phi-2": Rule(),
+    "olmo": Rule(normalizer="NFC"),  # GPT-NeoX's too
+    "mpt": Rule(normalizer="NFC"),
     "smollm": Rule(single_digits=True),
     "starcoder": Rule(single_digits=True),
+    "refact": Rule(single_digits=True),  # Granite's
+    "command-r": Rule(single_digits=True, normalizer="NFC"),
     "qwen2": _QWEN2,
     "deepseek-r1-qwen": _QWEN2,
+    "stablelm2": Rule(QWEN2),
     "llama-bpe": _LLAMA3,
     "llama3": _LLAMA3,
     "llama-v3": _LLAMA3,
+    "falcon3": _LLAMA3,
+    "pixtral": _LLAMA3,
+    "dbrx": Rule(LLAMA3),  # OLMo 2's and Phi-4's
+    "smaug-bpe": Rule(LLAMA3),  # SmolLM3's
+    "gpt-4o": Rule(GPT4O, exact=False),  # Phi-4-mini's
+    "tekken": Rule(TEKKEN, whole_words_first=True, adds_bos=True, exact=False),  # Mistral Nemo's
 }
 
 

@@ -1,4 +1,5 @@
-"""Llama 3.1's stretched frequencies, of which a GGUF file keeps only the result: a divisor for each pair."""
+"""Stretched frequencies: Llama 3.1's, of which a GGUF file keeps only a divisor for each pair; by how much yarn and
+longrope sharpen attention."""
 
 from __future__ import annotations
 
@@ -37,3 +38,13 @@ def llama3_scaling(factors: np.ndarray[Any, Any], theta: float, width: int) -> d
         if factor >= 1 and np.allclose(factors, llama3_factors(scaling, theta, width), rtol=1e-4, atol=0):
             return scaling
     return None
+
+
+def yarn_strength(factor: float) -> float:
+    """What llama.cpp multiplies turned queries and keys by with yarn, as the paper does."""
+    return 1 + 0.1 * math.log(factor) if factor > 1 else 1.0
+
+
+def longrope_strength(context: float, original: float) -> float:
+    """The same with longrope, for a context that is longer than the original one (Phi-3's release)."""
+    return math.sqrt(1 + math.log(context / original) / math.log(original)) if context > original > 1 else 1.0

@@ -12,7 +12,8 @@ import lightning as L
 from lit_llm.backbone.adapter_folder import save_adapter_folder
 from lit_llm.backbone.gathering import is_sharded
 from lit_llm.backbone.huggingface import save_model
-from lit_llm.backbone.lora import START, has_start, keep_start, merge_lora, save_adapter
+from lit_llm.backbone.lora import START, has_start, keep_start, merge_lora
+from lit_llm.backbone.saved_adapters import save_adapter
 from lit_llm.backbone.sharded_folder import save_sharded
 from lit_llm.errors import UserError
 from lit_llm.stages import checkpoint_contents

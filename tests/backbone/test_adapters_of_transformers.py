@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lit_llm.backbone.adapter_folder import go_on, save_adapter_folder
 from lit_llm.backbone.huggingface import load_language_model, load_model
-from lit_llm.backbone.lora import adapted, apply_lora, lora_state_dict
+from lit_llm.backbone.lora import adapted, apply_lora
+from lit_llm.backbone.saved_adapters import lora_state_dict
 from lit_llm.errors import UserError
 from lit_llm.stages.options import InstructionTuningOptions
 from tests.other_families import folder_of

@@ -10,7 +10,8 @@ import torch
 
 from lit_llm.backbone.dropout import Dropout
 from lit_llm.backbone.huggingface import load_language_model
-from lit_llm.backbone.lora import adapted, apply_lora, load_adapter, merge_lora, save_adapter
+from lit_llm.backbone.lora import adapted, apply_lora, merge_lora
+from lit_llm.backbone.saved_adapters import load_adapter, save_adapter
 from lit_llm.errors import UserError
 from lit_llm.generation.sampling import generate
 from tests.family_models import MODELS, rows, saved

@@ -15,15 +15,13 @@ from lit_llm.backbone.lora import (
     TARGETS,
     LoRALinear,
     apply_lora,
-    load_adapter,
     lora_disabled,
-    lora_state_dict,
     merge_lora,
-    save_adapter,
     without_adapters,
 )
 from lit_llm.backbone.models import LanguageModel, ScoreModel
 from lit_llm.backbone.quantized import quantize
+from lit_llm.backbone.saved_adapters import load_adapter, lora_state_dict, save_adapter
 from lit_llm.backbone.weights import weights_hash
 from lit_llm.errors import UserError
 

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 from lit_llm.backbone.huggingface import load_language_model, save_model
-from lit_llm.backbone.lora import apply_lora, load_adapter, save_adapter
+from lit_llm.backbone.lora import apply_lora
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.backbone.peft_settings import BASE_STAYS, HARMLESS, READ, REFUSED
+from lit_llm.backbone.saved_adapters import load_adapter, save_adapter
 from lit_llm.errors import UserError
 
 TOKENS = torch.randint(0, 61, (2, 12), generator=torch.Generator().manual_seed(3))

@@ -21,8 +21,9 @@ from lit_llm.backbone.adapter_folder import save_adapter_folder
 from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.family_table import FAMILIES
 from lit_llm.backbone.huggingface import load_model, save_model
-from lit_llm.backbone.lora import apply_lora, merge_lora, save_adapter
+from lit_llm.backbone.lora import apply_lora, merge_lora
 from lit_llm.backbone.models import LanguageModel, ScoreModel, StoredDtypes
+from lit_llm.backbone.saved_adapters import save_adapter
 from lit_llm.backbone.sharded_folder import save_sharded, whole_tensors
 from lit_llm.backbone.weights import weight_files
 from lit_llm.errors import UserError

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from lit_llm.backbone.completions import completion_logps, pack
 from lit_llm.backbone.huggingface import load_language_model, load_model
-from lit_llm.backbone.lora import adapted, apply_lora, load_adapter, merge_lora, save_adapter
+from lit_llm.backbone.lora import adapted, apply_lora, merge_lora
 from lit_llm.backbone.models import LanguageModel, ScoreModel, grow_vocabulary
+from lit_llm.backbone.saved_adapters import load_adapter, save_adapter
 from lit_llm.errors import UserError
 from lit_llm.objectives.language import cross_entropy
 from tests.family_models import CONTEXT as _CONTEXT

@@ -24,6 +24,11 @@ MORE: dict[str, dict] = {
     "longrope": {"family": "phi3", "max_positions": 1024, "rope_scaling": RopeScaling(
         "longrope", 4.0, original_max_positions=256, short_factor=LONG, long_factor=tuple(4 * n for n in LONG))},
     "olmo2": {"family": "olmo2", "norm_placement": "after", "qk_norm_whole": True, "tie_embeddings": False},
+    "olmo3": {"family": "olmo3", "norm_placement": "after", "qk_norm_whole": True, "tie_embeddings": False,
+              "sliding_window": 12, "windowed_layers": (True, True, True, False)},
+    "olmo3 stretched": {"family": "olmo3", "norm_placement": "after", "qk_norm_whole": True, "sliding_window": 12,
+                        "windowed_layers": (True, True, True, False), "window_rope_theta": 1e4, "rope_scaling":
+                        RopeScaling("yarn", 4.0, original_max_positions=24), "tie_embeddings": False},
     "smollm3": {"family": "smollm3", "rotary_layers": (True, True, True, False)},
     "granite": {"family": "granite", "embedding_scale": 3.0, "attention_scale": 0.2, "residual_scale": 0.4,
                 "logit_divisor": 3.0},

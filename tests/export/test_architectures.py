@@ -1,5 +1,7 @@
-"""Invariant: every family is written as llama.cpp computes it, or refused by name where it computes otherwise."""
+"""Invariant: every family is written as llama.cpp computes it, or refused by name where it computes otherwise; and read
+again as the model that it was made from."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,10 +16,11 @@ from lit_llm.errors import UserError
 from lit_llm.export.certificate import certify
 from lit_llm.export.engines import Questions, ask_here, ask_llama_cpp
 from lit_llm.export.gguf_file import read_model, write_gguf
-from lit_llm.export.read_again import read_again
-from lit_llm.export.tensor_forms import FORMS
 from lit_llm.export.weights_check import worst_weight
+from lit_llm.model_sources.gguf_folder import write_folder
+from lit_llm.model_sources.gguf_forms import FORMS, Heads
 from lit_llm.model_sources.gguf_header import read_head
+from lit_llm.text.tokenizer import load_tokenizer
 from tests.export.conftest import NODE, needs_llama_cpp, small_tokenizer
 from tests.export.families import MORE, model_of
 
@@ -37,14 +40,25 @@ def written(model, folder, quantization="f32"):
     return found, folder / "small.gguf"
 
 
+def meaning(config, context):
+    """What decides the logits. A window of all layers is the file's context, within which all is the same."""
+    plain = {"initializer_range": 0.02, "router_aux_coef": 0.0, "max_positions": context}
+    window = {} if config.windowed_layers is not None else {"sliding_window": None}
+    theta = {"rope_theta": 1e4} if config.learned_positions else {}  # nothing turns
+    return dataclasses.replace(config, **plain, **window, **theta)
+
+
 @pytest.mark.parametrize("name", MORE)
-def test_a_file_read_again_has_the_model_s_logits_and_its_architecture_s_tensors(name, tmp_path):
+def test_a_file_is_read_as_the_model_and_has_its_architecture_s_tensors(name, tmp_path):
     from gguf import MODEL_ARCH_NAMES, MODEL_TENSORS, TENSOR_NAMES
 
     model = model_of(name)
     found, file = written(model, tmp_path)
-    read_again(tmp_path / "back", file, found)
-    torch.testing.assert_close(logits(load_language_model(tmp_path / "back").eval()), logits(model), atol=1e-5, rtol=0)
+    write_folder(tmp_path / "back", file, {})
+    back = load_language_model(tmp_path / "back").eval()
+    assert meaning(back.config, found.context) == meaning(model.config, found.context)
+    assert back.config.max_positions == found.context
+    torch.testing.assert_close(logits(back), logits(model), atol=1e-5, rtol=0)
     assert worst_weight(file, found)[0] == 0
     [arch] = [one for one, called in MODEL_ARCH_NAMES.items() if called == found.architecture]
     known = {TENSOR_NAMES[one].replace("blk.{bid}.", "") for one in MODEL_TENSORS[arch]}
@@ -52,16 +66,31 @@ def test_a_file_read_again_has_the_model_s_logits_and_its_architecture_s_tensors
     assert {one.rsplit(".", 1)[0] for one in names} <= known
 
 
+@pytest.mark.parametrize("name", ["gemma3", "phi3", "gpt_neox", "gpt2", "qwen3_moe"])
+def test_an_eight_bit_file_is_read_within_its_steps_and_with_the_same_ids(name, tmp_path):
+    model = model_of(name)
+    found, file = written(model, tmp_path, "q8_0")
+    assert 0.1 < worst_weight(file, found)[0] <= 1
+    write_folder(tmp_path / "back", file, {})
+    back = load_language_model(tmp_path / "back").eval()
+    wanted = logits(model)
+    off = (logits(back) - wanted).square().mean().sqrt() / wanted.std()
+    assert 1e-4 < off < 0.05
+    before, after = small_tokenizer(), load_tokenizer(tmp_path / "back")
+    for text in ("The house has 12 doors", " Türen\n\n", "return x"):
+        assert before.encode(text) == after.encode(text)
+
+
 def test_rows_are_put_in_llama_cpp_s_order_and_back():
-    config = model_of("gpt_neox").config
+    config, heads = model_of("gpt_neox").config, Heads(4, 4)
     rows = np.arange(3 * 64 * 2, dtype=np.float32).reshape(192, 2)
-    there = FORMS["head by head"].there([rows], config)
+    there = FORMS["head by head"].there([rows], heads)
     width = config.head_dim
     assert (there[64 : 64 + width] == rows[width : 2 * width]).all()  # the first head's keys begin all keys
     assert (there[width : 2 * width] == rows[3 * width : 4 * width]).all()  # the second head's queries
     for form in FORMS.values():
         parts = [rows[:64], rows[64:128]] if form is FORMS["stacked"] else [rows]
-        for before, after in zip(parts, form.back(form.there(parts, config), config), strict=True):
+        for before, after in zip(parts, form.back(form.there(parts, heads), heads), strict=True):
             assert (before == after).all()
 
 
@@ -75,6 +104,9 @@ def test_rows_are_put_in_llama_cpp_s_order_and_back():
         ("smollm3", {"rotary_layers": (True, False) * 2}, "no no_rope_layers other than every fourth"),
         ("smollm3", {"mlp_bias": True}, "no biases in its MLP"),
         ("olmo2", {"attention_bias": True}, "no attention biases"),
+        ("olmo3", {"windowed_layers": (True, False) * 2}, "olmo2 has no sliding_window in layers other than all but"),
+        ("olmo3 stretched", {"window_rope_theta": None}, "no stretched positions in the layers with a window"),
+        ("olmo3", {"window_rope_theta": 2e4}, "no a base of 20000 in the layers with a window"),
         ("gpt_neox", {"attention_bias": False}, "no attention without biases"),
         ("gpt2", {"attention_scale_by_layer": True}, "no scores that are scaled otherwise"),
         ("qwen3_moe", {"normalize_experts": False}, "no norm_topk_prob=false"),

@@ -23,7 +23,7 @@ from lit_llm.evaluation.sets import write_heldout
 from lit_llm.export import certificate, gguf_file, tokenizer_metadata
 from lit_llm.export.command import Export, name_of, run
 from lit_llm.export.engines import Questions, Refused, ask_llama_cpp
-from lit_llm.model_sources import folders, gguf_model
+from lit_llm.model_sources import folders, gguf_forms
 from lit_llm.model_sources.pre_tokenizers import RULES
 from lit_llm.records import Document, Heldout
 from lit_llm.text.merges import learn_merges
@@ -164,8 +164,8 @@ def test_what_writer_and_reader_get_wrong_alike_llama_cpp_finds(tmp_path, capsys
     """Rows of q and k that are not put into llama.cpp's order; a rule that cuts texts otherwise."""
     save_model(tmp_path / "model", small_model(320, family="llama"), small_tokenizer())
     with monkeypatch.context() as patch:
-        for module, name in ((gguf_file, "neighbours"), (gguf_model, "halves")):
-            patch.setattr(module, name, lambda rows, heads: rows)  # noqa: ARG005
+        for name in ("neighbours", "halves"):
+            patch.setattr(gguf_forms, name, lambda rows, heads: rows)  # noqa: ARG005
         status, found, told = export(tmp_path / "model", tmp_path / "out", capsys, NODE)
     assert results(found, "reading") == {"weights": True, "ids of random Unicode texts": True}
     assert status == 1 and results(found, "node-llama-cpp")["logits"] is False, told
@@ -180,6 +180,8 @@ def test_what_writer_and_reader_get_wrong_alike_llama_cpp_finds(tmp_path, capsys
 def test_every_rule_cuts_texts_as_llama_cpp_does(rule, tmp_path):
     file = write(tmp_path / "small.gguf", rule=rule, change={"lit_llm.tokenizer.normalizer": "none"})
     texts = tuple(random_texts(150) + certificate.random_texts(150))
+    if not RULES[rule].exact:  # of other letters the family's own rule has some in another place
+        texts = tuple("".join(char for char in text if char.isascii()) or "x" for text in texts)
     ours = load_tokenizer(file)
     theirs = ask_llama_cpp(file, NODE, Questions(texts, (), ()), 64)
     for text, ids in zip(texts, theirs.tokens, strict=True):
@@ -187,20 +189,24 @@ def test_every_rule_cuts_texts_as_llama_cpp_does(rule, tmp_path):
 
 
 def sentencepiece_like(path: Path, blank: bool) -> Path:
-    """A file with a tokenizer as SentencePiece's BPE has it: pieces with scores, bytes to fall back on."""
+    """A file with a tokenizer as SentencePiece's BPE has it: pieces with scores, bytes to fall back on; without a blank
+    before each text as Gemma's, with tokens that are found first."""
     engine = Engine(models.BPE())
     trainer = trainers.BpeTrainer(vocab_size=60, show_progress=False)
     engine.train_from_iterator([text.replace(" ", "▁") for text in TEXTS if text.isascii()], trainer)
     model = json.loads(engine.to_str())["model"]
     order = {"".join(pair): n for n, pair in enumerate(model["merges"])}
     pieces = sorted(model["vocab"], key=lambda piece: order.get(piece, 999))
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256)), *pieces]
-    scores = [*[0.0] * 259, *(-float(n) for n in range(len(pieces)))]
+    own = [] if blank else ["\n\n", "  ", "    ", "<h1>"]
+    pieces = pieces[: 320 - 259 - len(own)]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256)), *pieces, *own]
+    scores = [*[0.0] * 259, *(-float(n) for n in range(len(pieces))), *[-1000.0] * len(own)]
     spare = [f"[PAD{n}]" for n in range(320 - len(tokens))]  # llama.cpp wants a token for each row
     change = {
         "tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default", "tokenizer.ggml.merges": None,
         "tokenizer.ggml.tokens": tokens + spare, "tokenizer.ggml.scores": scores + [0.0] * len(spare),
-        "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, *[1] * len(pieces), *[5] * len(spare)],
+        "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, *[1] * len(pieces), *[4] * len(own),
+                                      *[5] * len(spare)],
         "tokenizer.ggml.unknown_token_id": 0, "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.add_bos_token": True,
         "tokenizer.ggml.add_space_prefix": blank, "tokenizer.chat_template": None,
     }  # fmt: skip
@@ -212,6 +218,7 @@ def sentencepiece_like(path: Path, blank: bool) -> Path:
 def test_a_sentencepiece_tokenizer_goes_in_and_out(blank, tmp_path, capsys):
     file = sentencepiece_like(tmp_path / "small.gguf", blank)
     texts = tuple(text for text in random_texts(200) + certificate.random_texts(200) if "▁" not in text)
+    texts += ("a  b     c<h1>\n\n\nd </h1>",)
     ours = load_tokenizer(file)
     theirs = ask_llama_cpp(file, NODE, Questions(texts, (), ()), 64)
     for text, ids in zip(texts, theirs.tokens, strict=True):

@@ -109,7 +109,7 @@ def test_a_folder_is_itself_and_what_was_cut_off_leaves_nothing(file: Path, tmp_
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lit_llm.model_sources.gguf_model.Tensor.read", stopped)
+    monkeypatch.setattr("lit_llm.model_sources.gguf_tensors.Tensor.read", stopped)
     with pytest.raises(KeyboardInterrupt):
         folders.folder_of(file)
     assert list((tmp_path / "default/models").iterdir()) == []

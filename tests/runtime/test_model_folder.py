@@ -15,8 +15,9 @@ import torch
 
 from lit_llm.backbone.config import from_depth
 from lit_llm.backbone.huggingface import load_model, save_model
-from lit_llm.backbone.lora import apply_lora, save_adapter
+from lit_llm.backbone.lora import apply_lora
 from lit_llm.backbone.models import LanguageModel
+from lit_llm.backbone.saved_adapters import save_adapter
 from lit_llm.errors import UserError
 from lit_llm.lineage import lineage
 from lit_llm.runtime import file_hashes

@@ -7,8 +7,9 @@ import torch
 
 from lit_llm.backbone import huggingface
 from lit_llm.backbone.completions import completion_logps
-from lit_llm.backbone.lora import load_adapter, merge_lora
+from lit_llm.backbone.lora import merge_lora
 from lit_llm.backbone.models import ScoreModel
+from lit_llm.backbone.saved_adapters import load_adapter
 from lit_llm.stages.experience import Sequences
 from lit_llm.stages.ppo_setup import score_model_in
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from lit_llm.backbone.huggingface import load_model, save_model
-from lit_llm.backbone.lora import load_adapter, merge_lora
+from lit_llm.backbone.lora import merge_lora
 from lit_llm.backbone.quantized import has_quantized, is_quantized, quantize
+from lit_llm.backbone.saved_adapters import load_adapter
 from lit_llm.errors import UserError
 from lit_llm.records import TokenBatch
 from lit_llm.stages.continued_pretraining import ContinuedPretraining
