@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from omegaconf import DictConfig
@@ -26,6 +27,7 @@ from lit_llm.config.targets import construct
 from lit_llm.errors import UserError
 from lit_llm.pipeline.graph import COLLECTED, RANKINGS, Chain, filled, plan
 from lit_llm.runtime.process_age import seconds_since_start
+from lit_llm.runtime.stopping import ended_at_once
 from lit_llm.runtime.terminal import started
 from lit_llm.training.plan.run_plan import Plan, clock, plan_run, size_of
 
@@ -67,14 +69,17 @@ def run(words: Sequence[str]) -> None:
     cfg, measure = compose(name, rest), said[-1:] != ["measure=false"]
     started(f"plan: of scripts/{name}.py; loading torch ...")
     logging.disable(logging.INFO)  # the story of runs that are thrown away
-    if name == "pipeline":
-        logging.disable(logging.WARNING)  # they speak of models of a few steps
-        for line in lines(cfg, measure):
-            print(line, flush=True)
-        return
-    with tempfile.TemporaryDirectory(prefix="plan-") as folder:
-        for line in plan_run(cfg, measure, Path(folder)).lines:
-            print(line)
+    with tempfile.TemporaryDirectory(prefix="plan-") as folder, ended_at_once(lambda: rmtree(folder, True)):
+        if name == "pipeline":
+            logging.disable(logging.WARNING)  # they speak of models of a few steps
+            plan_chain(cfg, measure, Path(folder), tell)
+        else:
+            plan_run(cfg, measure, Path(folder), tell)
+
+
+def tell(line: str) -> None:
+    """At once, also where the output is a file or a pipe."""
+    print(line, flush=True)
 
 
 # A chain
@@ -87,22 +92,29 @@ class Row:
     name: str
     seconds: float | None
     memory: float | None
-    told: list[str]
 
 
-def lines(cfg: DictConfig, measure: bool) -> Iterator[str]:
-    """The plan of every step, then a table and the sum. Without ``measure`` only of the steps whose data is there."""
+def plan_chain(cfg: DictConfig, measure: bool, folder: Path, tell: Callable[[str], object]) -> None:
+    """Tells the plan of every step, each line as soon as it is known, then a table and the sum. Without ``measure``
+    only of the steps whose data is there."""
     rows: list[Row] = []
     launch = seconds_since_start()  # one process takes all steps
-    with tempfile.TemporaryDirectory(prefix="plan-") as folder:
-        chain = plan(cfg, Path(folder) / "pipeline")
-        for name in chain.steps:
-            row = _rankings(chain, Path(folder)) if name == RANKINGS else _stage(chain, name, Path(folder), measure)
-            rows.append(row)
-            yield f"[{len(rows)}/{len(chain.steps)}] {name}"
-            yield from (f"  {line}" for line in row.told)
-            if row.seconds is None and measure:
-                break
+
+    def within(line: str) -> None:
+        tell(f"  {line}")
+
+    chain = plan(cfg, folder / "pipeline")
+    for name in chain.steps:
+        tell(f"[{len(rows) + 1}/{len(chain.steps)}] {name}")
+        row = _rankings(chain, folder, within) if name == RANKINGS else _stage(chain, name, folder, measure, within)
+        rows.append(row)
+        if row.seconds is None and measure:
+            break
+    for line in _table(rows, launch, measure):
+        tell(line)
+
+
+def _table(rows: Sequence[Row], launch: float, measure: bool) -> Iterator[str]:
     yield ""
     yield f"{'step':<24}{'time':>10}{'memory':>12}"
     for row in rows:
@@ -115,23 +127,24 @@ def lines(cfg: DictConfig, measure: bool) -> Iterator[str]:
         yield "Then the report is made: each model answers once more, and the best of several answers is taken."
 
 
-def _stage(chain: Chain, name: str, folder: Path, measure: bool) -> Row:
+def _stage(chain: Chain, name: str, folder: Path, measure: bool, tell: Callable[[str], object]) -> Row:
     config = _planned(chain.steps[name].config)
     missing = [parent for parent in chain.steps[name].parents if parent not in chain.folders]
     if missing:
-        return Row(name, None, None, [f"needs what {', '.join(missing)} makes: leave measure=false out"])
+        tell(f"needs what {', '.join(missing)} makes: leave measure=false out")
+        return Row(name, None, None)
     place = folder / name
     chain.folders[name] = place
     values = filled(chain, Step(name, config))
     try:
-        found: Plan = plan_run(schema.restored(values), measure, place)
+        found: Plan = plan_run(schema.restored(values), measure, place, tell)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     if not (place / "model").is_dir():
         del chain.folders[name]
     took = found.time
     seconds = None if took is None else replace(took, steps=round(took.steps * _share(chain, name)), launch=0.0).total
-    return Row(name, seconds, found.memory, found.lines)
+    return Row(name, seconds, found.memory)
 
 
 def _planned(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,13 +164,15 @@ def _share(chain: Chain, name: str) -> float:
     return max(1.0, train / FEW["train"]) if isinstance(train, int) else 1.0
 
 
-def _rankings(chain: Chain, folder: Path) -> Row:
+def _rankings(chain: Chain, folder: Path, tell: Callable[[str], object]) -> Row:
     missing = [parent for parent in chain.steps[RANKINGS].parents if parent not in chain.folders]
     if missing:
-        return Row(RANKINGS, None, None, [f"needs what {', '.join(missing)} makes: leave measure=false out"])
+        tell(f"needs what {', '.join(missing)} makes: leave measure=false out")
+        return Row(RANKINGS, None, None)
     config = filled(chain, chain.steps[RANKINGS])
     if "max_prompts" not in config:
-        return Row(RANKINGS, 0.0, None, ["people's: read as they are"])
+        tell("people's: read as they are")
+        return Row(RANKINGS, 0.0, None)
     place = folder / RANKINGS
     began = time.perf_counter()
     few = {**config, "max_prompts": FEW, "progress": False}
@@ -166,4 +181,5 @@ def _rankings(chain: Chain, folder: Path) -> Row:
     wanted = config["max_prompts"]
     total = sum(wanted.values()) if isinstance(wanted, Mapping) else 3 * (wanted or sum(FEW.values()))
     seconds = (time.perf_counter() - began) * total / sum(FEW.values())
-    return Row(RANKINGS, seconds, None, [f"answers to {total:,} prompts, from {sum(FEW.values())} of them"])
+    tell(f"answers to {total:,} prompts, from {sum(FEW.values())} of them")
+    return Row(RANKINGS, seconds, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from lit_llm.config.sharded_runs import is_sharded
 from lit_llm.runtime import devices
 from lit_llm.runtime.process_age import seconds_since_start
+from lit_llm.runtime.terminal import started
 
 if TYPE_CHECKING:  # torch is imported when the configuration has been found good
     from lit_llm.training.plan.memory import Memory, Pass, Shape
@@ -32,10 +33,12 @@ class Plan:
     time: Time | None  # None: not measured
 
 
-def plan_run(cfg: DictConfig, measure: bool, folder: Path) -> Plan:
+def plan_run(cfg: DictConfig, measure: bool, folder: Path, tell: Callable[[str], object] = lambda _: None) -> Plan:
     """One run of a process of its own, tried in ``folder``, which gets ``model/`` of the few steps that are measured.
 
-    Memory that is not there is said before a weight is read, and then none is. Raises UserError as the run would.
+    Each line goes to ``tell`` as soon as it is known; what the plan is at meanwhile is said on stderr, unless
+    ``trainer.progress`` is off. Memory that is not there is said before a weight is read, and then none is. Raises
+    UserError as the run would.
     """
     from lit_llm.runtime.allocator import keep_freed_memory
 
@@ -53,6 +56,14 @@ def plan_run(cfg: DictConfig, measure: bool, folder: Path) -> Plan:
     launch = seconds_since_start()  # what a run does, too, before it reads anything
     quiet()
     folder.mkdir(parents=True, exist_ok=True)
+    lines, begun = list[str](), _announcer(cfg)
+
+    def say(found: Iterable[str]) -> None:
+        for line in found:
+            lines.append(line)
+            tell(line)
+
+    begun("reading the data")
     cfg = settled(cfg, folder)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = RunData.read(cfg, folder)
@@ -62,36 +73,53 @@ def plan_run(cfg: DictConfig, measure: bool, folder: Path) -> Plan:
     process = memory.process_bytes() if shape.device == "cpu" else 0.0
     options = shape.options
     of = memory.Pass(*options.pass_over(data.rows, data.length), sampled=options.sampled(data.rows, data.length))
+    say(_of_model(shape, of))
+    begun("watching what a layer keeps for its backward pass")
     needed, room = shape.memory(of, process), memory.SPARE * memory.available(shape.device)
-    lines = list(_of_memory(shape, of, needed, room, data, cfg.init_from is None))
+    say(_of_memory(shape, needed, room))
+    say(_of_data(shape, data, cfg.init_from is None))
     processes, sharded = devices.count(cfg.trainer) * cfg.trainer.num_nodes, is_sharded(cfg.trainer)
     if sharded:
-        lines.append(f"spread      not counted: {processes} processes share weights, gradients and optimizer out")
+        say([f"spread      not counted: {processes} processes share weights, gradients and optimizer out"])
     if needed.total > room:
-        lines.append("It does not fit. What would:")
+        say(["It does not fit. What would:"])
         for words, total in what_would_fit(shape, of, process, room):
-            lines.append(f"  {size_of(total):>9}  {words}{'' if total <= room else ' (still too much)'}")
+            say([f"  {size_of(total):>9}  {words}{'' if total <= room else ' (still too much)'}"])
     flops = shape.config.flops_per_token(of.length) * data.tokens_a_step * (data.steps or 0)
     if needed.total > room or not measure or processes > 1 or sharded:
-        lines += [f"arithmetic  {flops:.2e} floating point operations"] if flops else []
+        say([f"arithmetic  {flops:.2e} floating point operations"] if flops else [])
         told = f"time        not measured: a plan runs one process, this run {processes}"
-        lines += [told] if processes > 1 or sharded else []
+        say([told] if processes > 1 or sharded else [])
         return Plan(lines, needed.total, None)
     earlier = memory.peak_bytes(shape.device)  # of a chain's steps before this one, in the same process
-    found = replace(_measured(cfg, folder), launch=launch)
+    found = replace(_measured(cfg, folder, begun), launch=launch)
     # With what no sum of parts knows: what the allocator keeps, and what products need for themselves.
     held = memory.peak_bytes(shape.device)
-    lines.append(f"held        {size_of(held)} in the steps that were measured")
-    return Plan([*lines, *_of_time(found, flops)], max(needed.total, held if held > earlier else 0.0), found)
+    say([f"held        {size_of(held)} in the steps that were measured"])
+    say(_of_time(found, flops))
+    return Plan(lines, max(needed.total, held if held > earlier else 0.0), found)
 
 
-def _of_memory(shape: Shape, of: Pass, needed: Memory, room: float, data: RunData, from_scratch: bool) -> Iterator[str]:
+def _announcer(cfg: DictConfig) -> Callable[[str], None]:
+    """Says what the plan is at, where the run would show its progress."""
+
+    def begun(what: str) -> None:
+        if cfg.trainer.progress:
+            started(f"plan: {what} ...")
+
+    return begun
+
+
+def _of_model(shape: Shape, of: Pass) -> Iterator[str]:
     config = shape.config
     yield (
         f"model       {config.family}, {shape.parameters:,} parameters, {shape.trained:,} trained; "
         f"{config.num_layers} layers, {config.hidden_size} wide, vocabulary {config.vocab_size:,}"
     )
     yield f"a pass      {of.rows:,} rows of {of.length:,} tokens, {str(shape.autocast or shape.dtype)[6:]}"
+
+
+def _of_memory(shape: Shape, needed: Memory, room: float) -> Iterator[str]:
     said = {
         "weights": "", "gradients": "", "optimizer": "moments", "copies": "reference, reward model",
         "activations": "kept for the backward pass",
@@ -107,6 +135,9 @@ def _of_memory(shape: Shape, of: Pass, needed: Memory, room: float, data: RunDat
     word = "fits in" if needed.total <= room else "is more than"
     place = "GPU's memory" if shape.device == "cuda" else "memory"
     yield f"memory      {size_of(needed.total)} at the peak {word} the {size_of(room)} of free {place}"
+
+
+def _of_data(shape: Shape, data: RunData, from_scratch: bool) -> Iterator[str]:
     tokens = f", {data.tokens_an_epoch:,} trained tokens" if data.tokens_an_epoch else ""
     yield f"data        an epoch has {data.rows_an_epoch:,} rows{tokens}"
     if data.steps is not None:
@@ -128,18 +159,19 @@ def _of_time(found: Time, flops: float) -> Iterator[str]:
     )
 
 
-def _measured(cfg: DictConfig, folder: Path) -> Time:
+def _measured(cfg: DictConfig, folder: Path, begun: Callable[[str], None]) -> Time:
     from lit_llm.runtime.out_of_resources import told_in_one_line
     from lit_llm.training.build import load
     from lit_llm.training.plan.timing import measure
     from lit_llm.training.train import needs_less
 
     with told_in_one_line(lambda: needs_less(cfg), lambda: "nothing was begun"):
+        begun("loading model and data")
         began = time.perf_counter()
         parts = load(cfg, folder)
         parts.data.setup()
         start = time.perf_counter() - began
-        found = replace(measure(parts, folder), start=start)
+        found = replace(measure(parts, folder, begun), start=start)
         parts.stage.save(folder / "model")
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lit_llm.backbone.loaded import LoadedModel
 from lit_llm.checkpointing.random_state import RandomState
 from lit_llm.evaluation.heldout import can_evaluate
 from lit_llm.runtime.lightning_loops import step_ended
+from lit_llm.runtime.progress_bars import Bar
 from lit_llm.training.build import Parts
 from lit_llm.training.evaluate import device_of, evaluator_of
 from lit_llm.training.trainer import build
@@ -42,17 +44,24 @@ class Time:
 
 
 class MeasuredSteps(L.Callback):
-    """Times so many steps after a first one, and ends the run. ``seconds``: of each."""
+    """Times so many steps after a first one, and ends the run. ``seconds``: of each. ``progress``: shows how many
+    batches are done."""
 
-    def __init__(self, steps: int = STEPS) -> None:
+    def __init__(self, steps: int = STEPS, progress: bool = False) -> None:
         self.steps, self.seconds = steps, list[float]()
+        self._progress = progress
+        self._bar: Bar | None = None
         self._started: float | None = None
         self._warm = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        batches = (self.steps + 1) * trainer.accumulate_grad_batches
+        self._bar = Bar(total=batches, desc="measured steps", unit="batch", leave=False, disable=not self._progress)
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:  # noqa: ARG002
+        if self._bar is not None:
+            self._bar.update()
         if not step_ended(trainer) or self._started is None:
             return
         now = time.perf_counter()
@@ -61,20 +70,30 @@ class MeasuredSteps(L.Callback):
         self._started, self._warm = now, True
         trainer.should_stop = trainer.should_stop or len(self.seconds) >= self.steps
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        if self._bar is not None:
+            self._bar.close()
 
-def measure(parts: Parts, folder: Path) -> Time:
+
+def measure(parts: Parts, folder: Path, begun: Callable[[str], object] = lambda _: None) -> Time:
     """Trains ``parts`` for a few steps in ``folder`` and evaluates a share of the held-out items. The weights are of no
-    use afterwards."""
+    use afterwards. ``begun`` is told what is measured next."""
     cfg = parts.cfg
+    if parts.start is not None:
+        begun("evaluating a part of what is held out, by the model that the run starts from")
     before = _evaluation(parts, folder) if parts.start is not None else 0.0
     parts.start = None
     kept = [each for each in parts.callbacks if not isinstance(each, Checkpoint | ProgressBar | RandomState)]
-    clock = MeasuredSteps()
+    clock = MeasuredSteps(progress=cfg.trainer.progress)
     trainer = build(replace(parts, cfg=_quiet(cfg, 0), callbacks=[*kept, clock]), folder)
+    begun(f"training {clock.steps + 1} steps, of which the last {clock.steps} are measured")
     trainer.fit(parts.stage, datamodule=parts.data, weights_only=True)
     steps = _steps(parts)
     step = statistics.median(clock.seconds) if clock.seconds else math.nan
+    if cfg.evaluation.enabled:
+        begun("evaluating the same by what the steps made")
     after = _evaluation(parts, folder) if cfg.evaluation.enabled else 0.0
+    begun("validating a few batches")
     return Time(step, steps, _validations(cfg, parts, trainer, steps), before, after)
 
 
@@ -143,13 +162,13 @@ def _evaluation(parts: Parts, folder: Path) -> float:
         model = LoadedModel(stage.exported(), parts.tokenizer)
     model.model.to(device_of(cfg)).eval()
     few, total = cfg.evaluation.batch_size, 0.0
-    evaluator = evaluator_of(_quiet(cfg, 0), folder, stage)
+    evaluator = evaluator_of(cfg, folder, stage)
     for heldout in parts.data.heldout():
         if not heldout.items or not can_evaluate(model.model, heldout):
             continue
         wanted = min(len(heldout.items), cfg.evaluation.max_items or len(heldout.items))
         taken = min(wanted, few)
         started = time.perf_counter()
-        evaluator.evaluate(model, heldout._replace(items=heldout.items[:taken]), "plan")
+        evaluator.evaluate(model, heldout._replace(items=heldout.items[:taken]), f"{heldout.name} plan")
         total += (time.perf_counter() - started) * wanted / max(1, taken)
     return total
