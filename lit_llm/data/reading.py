@@ -136,6 +136,7 @@ class Reading:
 
     Args:
         ids: finds rows with the id of another; None: these are not looked for.
+        remembered: so many texts at most are compared with those that follow, to find duplicates; None: all of them.
         Others as of ``read_records``.
     """
 
@@ -153,8 +154,9 @@ class Reading:
         screening: Screening | None = None,
         columns: Mapping[str, str] | str | None = None,
         ids: RowIds | None = None,
+        remembered: int | None = None,
     ) -> None:
-        self.kind, self.cache_dir, self.ids = kind, cache_dir, ids
+        self.kind, self.cache_dir, self.ids, self._remembered = kind, cache_dir, ids, remembered
         self.encoding = checked_encoding(encoding)
         self.screening = screening or Screening(cache_dir=cache_dir)
         self.counts, self.encodings = Counts(), FoundEncodings()
@@ -203,6 +205,8 @@ class Reading:
                     of.skipped[error.reason] += 1
                 counts.first.setdefault(error.reason, str(error))
                 continue
+            if self._remembered is not None and len(seen) >= self._remembered:
+                seen.clear()
             seen.add(key)
             counts.used += 1
             assert isinstance(row, Row)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,14 @@ from lit_llm.runtime.code_key import code_key
 from lit_llm.runtime.source_files import module_file, modules_of
 from lit_llm.text.tokenizer import Tokenizer
 
-CODE = (*token_cache.CODE, *screening.CODE, "lit_llm.data.shards")
-"""What makes shards and decides what of them is trained. Its hash is part of every key, as that of tokens in memory."""
+READING = (
+    "archives", "arrow_files", "cells", "charsets", "column_map", "columns", "compression", "documents", "encodings",
+    "file_rows", "formats", "json_rows", "reading", "row_keys", "streams", "tables", "token_files",
+)  # fmt: skip
+CODE = (*token_cache.CODE, *screening.CODE, "lit_llm.data.shards", *(f"lit_llm.data.{name}" for name in READING))
+"""What reads rows, makes shards of them and decides what of them is trained. Its hash is part of every key: where rows
+are in memory their texts are, and tell by themselves that they are read otherwise."""
+REMEMBERED = 250_000  # texts of a portion whose duplicates are found at once; ``fates.py`` finds all others: 30 MB
 SHARD_CHARACTERS = 48 * 2**20  # of a file that one process reads, after which a shard is closed and another begun
 AT_ONCE = 500_000  # characters of texts that are tokenized together
 LONG = 2 * 2**20  # characters of a text above which it is tokenized in pieces that end with a line: what the library
@@ -97,7 +102,8 @@ class Made:
 def make(maker: Maker, task: Task) -> Made:
     """The shards of a portion: those that are there are kept, if every byte is right; the others are made.
 
-    Raises UserError for a disk that is full, and for an option of reading that does not fit the rows.
+    Raises UserError for a disk that is full, an option of reading that does not fit the rows, and a file that is
+    written to meanwhile.
     """
     stores.use(maker.options.cache_dir)
     there = list(_there(maker, task))
@@ -125,9 +131,11 @@ def make(maker: Maker, task: Task) -> Made:
             if batch.size >= AT_ONCE:
                 batch.write_to(writer)
             if writer.characters >= SHARD_CHARACTERS and task.portion.part is None:
+                task.portion.check_unchanged()
                 writer.commit({"last": False})
                 folders.append(writer.folder)
                 writer = None
+        task.portion.check_unchanged()
         if reading.bad or task.only_check:
             if writer is not None:
                 writer.drop()
@@ -150,9 +158,7 @@ def _there(maker: Maker, task: Task) -> Iterator[Shard]:
     for number in count():
         folder = task.folder(maker.folder, number)
         shard = opened(folder)
-        if shard is None or not shard.is_whole():
-            if folder.exists():
-                shutil.rmtree(folder, ignore_errors=True)
+        if shard is None or not shard.is_whole():  # what is there of it goes when another takes its name
             return
         yield shard
         if shard.facts["last"]:
@@ -171,6 +177,7 @@ def reading_of(options: TextOptions, portion: Portion | None = None) -> Reading:
         encoding=options.encoding,
         columns=options.columns,
         screening=screening_of(options),
+        remembered=REMEMBERED,
     )
 
 
@@ -211,6 +218,20 @@ def rows_of(portion: Portion, reading: Reading, tokenizer: Tokenizer | None = No
     if portion.part is None:
         return reading.rows(portion.files, 1)
     return read_part(portion.files[0], portion.part, reading.encoding)
+
+
+def read_again(maker: Maker, portion: Portion, shard: Shard, numbers: Sequence[int]) -> dict[int, Document]:
+    """Some of a shard's documents with their texts, from the corpus itself: where so few are held out by their hash
+    that others are taken in their place, the shard keeps no text of these. Raises UserError where one is not there."""
+    reading = reading_of(replace(maker.options, on_error="skip"), portion)  # what is bad is told of elsewhere
+    about = shard.about()[list(numbers)]
+    places = [(shard.files[int(one["file"])], int(one["line"]), bytes(one["key"])) for one in about]
+    found = list(reading.again(rows_of(portion, reading, maker.tokenizer), places))
+    if len(found) != len(numbers):
+        raise UserError(
+            f"{portion.files[0]}: is not what it was when its tokens were made; start again when nobody writes to it"
+        )
+    return {number: one for number, one in zip(numbers, found, strict=True) if isinstance(one, Document)}
 
 
 def rows_told(reading: Reading) -> dict[str, Any]:
