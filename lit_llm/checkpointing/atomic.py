@@ -1,8 +1,9 @@
 """Checkpoints that are whole or absent, and that tell when a byte has changed since.
 
 A file is written beside its final place, synced to the disk and renamed; its manifest (size and SHA-256) is written the
-same way, last. A file without its manifest was never finished. One that several processes wrote together is a folder of
-the same name (``sharded``), with its manifest inside.
+same way, last. A file without its manifest was never finished. Where it takes the place of another of its name, the
+manifest goes first and says of both: whichever of them is there is whole. One that several processes wrote together is
+a folder of the same name (``sharded``), with its manifest inside.
 """
 
 from __future__ import annotations
@@ -32,16 +33,38 @@ def manifest_path(path: Path) -> Path:
 
 
 def save(content: dict[str, Any], path: Path) -> None:
-    """Writes a checkpoint and then its manifest. The manifest of a file that is replaced goes first."""
+    """Writes a checkpoint and its manifest. One of that name stays whole until the new one is: a full disk or a kill
+    leaves either."""
     if path.is_dir():
         take_away(path)
-    manifest_path(path).unlink(missing_ok=True)
+    before = _manifest(path)
+    if before is None:
+        manifest_path(path).unlink(missing_ok=True)
     with written_atomically(path) as file:
         hashed = HashedFile(file)
         torch.save(content, hashed)  # type: ignore[arg-type]
-    entry = {"format": FORMAT, "file": path.name, **hashed.entry, "step": content.get("global_step")}
+        entry = {"format": FORMAT, "file": path.name, **hashed.entry, "step": content.get("global_step")}
+        if before is not None:
+            _write_manifest(path, entry | {"before": before})
+    _write_manifest(path, entry)
+
+
+def _write_manifest(path: Path, entry: dict[str, Any]) -> None:
     with written_atomically(manifest_path(path)) as file:
         file.write(json.dumps(entry).encode())
+
+
+def _manifest(path: Path) -> dict[str, Any] | None:
+    """What the manifest says of the file that is there; None where one of the two is not, or cannot be read."""
+    try:
+        entry: dict[str, Any] = json.loads(manifest_path(path).read_bytes())
+        if not path.is_file() or entry["format"] != FORMAT:
+            return None
+        if "before" in entry and change_of(path, entry["bytes"], entry["sha256"]) is not None:
+            entry = entry["before"]  # which a kill has kept in its place
+        return {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def problem_with(path: Path) -> str | None:
@@ -54,13 +77,17 @@ def problem_with(path: Path) -> str | None:
     try:
         manifest = json.loads(manifest_path(path).read_bytes())
         form, size, sha256 = manifest["format"], manifest["bytes"], manifest["sha256"]
+        before = manifest.get("before")
     except FileNotFoundError:
         return "was not finished (no manifest)"
     except (OSError, ValueError, KeyError, TypeError):
         return "has a damaged manifest"
     if form != FORMAT:
         return f"was written in format {form}; this version reads format {FORMAT}"
-    return change_of(path, size, sha256)
+    change = change_of(path, size, sha256)
+    if change is not None and before is not None and change_of(path, before["bytes"], before["sha256"]) is None:
+        return None  # the one that was to be replaced is still there
+    return change
 
 
 def load(path: Path, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:

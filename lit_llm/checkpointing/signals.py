@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -61,8 +62,10 @@ class StopSignals:
             signal.signal(signum, signal.SIG_DFL)
             said = "saving at the end of this step; send it again to leave at once"
         first, self.received = self.received is None, signum
-        if first:
-            print(f"{signal.Signals(signum).name}: {said}", file=sys.stderr, flush=True)
+        if first and os.getpid() == self._process:
+            # A terminal that is gone, or a line that is being written just now, must not end what is to be saved.
+            with suppress(OSError, RuntimeError, ValueError):
+                print(f"{signal.Signals(signum).name}: {said}", file=sys.stderr, flush=True)
 
 
 def wait_for_a_step() -> None:

@@ -43,13 +43,23 @@ def named_by_environment(values: Any) -> Iterator[str]:
 def passwords_in(values: Any) -> Iterator[str]:
     """A line for every database whose password a plain configuration holds: it is written into every run's folder."""
     for key, text in schema.texts(values):
-        found = PASSWORD.search(text) if "://" in text and is_project(text) else None
-        if found is not None and "${oc.env:" not in (found["inside"] or found["asked"]):
-            shown = PASSWORD.sub(lambda one: f"{one[1] or one[3]}***", text)
-            yield (
-                f"{key}={shown}: has a password in it, which would be written into every folder; put it into an "
-                "environment variable and write ${oc.env:NAME} in its place"
-            )
+        if "://" in text and is_project(text) and has_password(text):
+            yield password_told(key, text)
+
+
+def has_password(text: str) -> bool:
+    """Whether a database's URL has a password in clear."""
+    found = PASSWORD.search(text)
+    return found is not None and "${oc.env:" not in (found["inside"] or found["asked"])
+
+
+def password_told(key: str, text: str) -> str:
+    """What is said of a database's URL that has a password in it."""
+    shown = PASSWORD.sub(lambda one: f"{one[1] or one[3]}***", text)
+    return (
+        f"{key}={shown}: has a password in it, which would be written into every folder; put it into an environment "
+        "variable and write ${oc.env:NAME} in its place"
+    )
 
 
 class Hiding(logging.Filter):

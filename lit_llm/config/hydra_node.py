@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from lit_llm.config.environment import has_password, password_told
 from lit_llm.config.targets import nodes, refusal, under
 
 # Hydra's own and its plugins', and what the plugins for searches are configured with.
@@ -47,6 +48,10 @@ def findings(node: Mapping[str, Any], allowed: Sequence[str]) -> Iterator[str]:
             target = found["_target_"]
             if target not in (*places, *REGISTERED) and (reason := _foreign(target, (*places, *allowed))) is not None:
                 yield f"{key}._target_={target}: {reason}"
+    sweeper = node.get("sweeper")
+    storage = sweeper.get("storage") if isinstance(sweeper, Mapping) else None  # of a search, written into its folders
+    if isinstance(storage, str) and has_password(storage):
+        yield password_told("hydra.sweeper.storage", storage)
     for group in ("job_logging", "hydra_logging"):
         yield from _in_logging(node.get(group), f"hydra.{group}", allowed)
 

@@ -111,6 +111,7 @@ class Reading:
 
     Args:
         ids: finds rows with the id of another; None: these are not looked for.
+        remembered: so many texts at most are compared with those that follow, to find duplicates; None: all of them.
         Others as of ``read_records``.
     """
 
@@ -122,8 +123,10 @@ class Reading:
         expand: Expand | None = None,
         screening: Screening | None = None,
         ids: RowIds | None = None,
+        remembered: int | None = None,
     ) -> None:
         self.kind, self.options, self.ids = kind, options, ids
+        self._remembered = remembered
         self.encoding = checked_encoding(options.encoding)
         self.screening = screening or screening_of(options)
         self.counts, self.encodings = Counts(), FoundEncodings()
@@ -172,6 +175,8 @@ class Reading:
                     of.skipped[error.reason] += 1
                 counts.first.setdefault(error.reason, str(error))
                 continue
+            if self._remembered is not None and len(seen) >= self._remembered:
+                seen.clear()
             seen.add(key)
             counts.used += 1
             assert isinstance(row, Row)

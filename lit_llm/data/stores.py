@@ -5,7 +5,7 @@
 have at most ``MOST`` bytes, or those of the largest file; those that were used longest ago go first.
 
 A request that fails, stalls or gives too few bytes is made again, from the byte where the last good one ended,
-``TRIES`` times with growing pauses; then one line names the file.
+``TRIES`` times with growing pauses; then one line names the file. What stalls is asked for in smaller pieces.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import os
 import queue
 import re
 import threading
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
+from lit_llm.data import store_requests
+from lit_llm.data.store_requests import LISTING, TRIES, shown, tried
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import cannot_be_written, sync
 from lit_llm.runtime.progress_bars import Bar
-from lit_llm.runtime.run_lock import alone
+from lit_llm.runtime.run_lock import RunLock, alone
 
 log = logging.getLogger(__name__)
-Value = TypeVar("Value")
 PACKAGES = {
     **dict.fromkeys(("s3", "s3a"), ("s3fs", "s3")),
     **dict.fromkeys(("gs", "gcs"), ("gcsfs", "gcs")),
@@ -39,14 +39,12 @@ PACKAGES = {
 }
 """By scheme: what fsspec needs, and the extra that brings it."""
 MOST = 20 * 2**30
-BLOCK = 16 * 2**20  # bytes of a request
-TRIES = 6
-PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between two tries
-STALL = 60.0  # seconds after which a request that gives nothing is made again
+BLOCK, LEAST_BLOCK = 16 * 2**20, 2**18  # bytes of a request; where requests stall
 AHEAD = 2  # files that are fetched while another is read
-TAGS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "LastModified", "last_modified", "mtime", "updated")
+TAGS = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "blob_id", "Digest", "LastModified", "last_modified",
+        "Last-Modified", "mtime", "updated")  # fmt: skip
+PART = ".part"  # what is fetched of a file so far
 _URL = re.compile(rf"({'|'.join(PACKAGES)})://.+", re.IGNORECASE)
-_FINAL = (400, 401, 403, 404, 405, 410)  # answers that do not change when one asks again
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,7 @@ class Remote:
 class _State:
     cache_dir = Path("outputs/cache")
     known: dict[str, Remote] = {}  # noqa: RUF012  (one process reads one store)
+    told: set[Remote] = set()  # noqa: RUF012
 
 
 def is_remote(file: str) -> bool:
@@ -99,7 +98,7 @@ def files_at(url: str) -> list[str]:
         found = store.find(path, detail=True)
         return list(found.items()) if found else [(path, store.info(path))]
 
-    found = _tried(url, look)
+    found = tried(url, look, within=LISTING)
     files = []
     for name, info in found:
         if info.get("type", "file") != "file":
@@ -108,7 +107,7 @@ def files_at(url: str) -> list[str]:
         files.append(each)
         _State.known[each] = _remote(each, info)
     if not files:
-        raise UserError(f"{url}: no file there")
+        raise UserError(f"{shown(url)}: no file there")
     return sorted(files)
 
 
@@ -116,7 +115,7 @@ def of(url: str) -> Remote:
     """What the store says of a file. Raises UserError as ``files_at``."""
     if url not in _State.known:
         store, path = _store(url)
-        _State.known[url] = _remote(url, _tried(url, lambda: store.info(path)))
+        _State.known[url] = _remote(url, tried(url, lambda: store.info(path)))
     return _State.known[url]
 
 
@@ -129,10 +128,17 @@ def on_disk(file: str) -> str:
         return file
     remote = of(file)
     if not _is_there(remote):
-        with alone(remote.folder, lambda holder: log.info("%s: %s fetches it", file, holder)):
+        with alone(remote.folder, lambda holder: log.info("%s: %s fetches it", shown(file), holder)):
             if not _is_there(remote):
                 _make_room(remote.size)
                 _fetch(remote)
+                _State.told.add(remote)
+    elif not remote.tag and remote not in _State.told:
+        _State.told.add(remote)
+        log.warning(
+            "%s: its server does not tell when it changes: what an earlier run fetched is read; remove %s to have it "
+            "fetched again", shown(file), remote.folder,
+        )  # fmt: skip
     with suppress(OSError):
         os.utime(remote.copy)  # it is used now
     return str(remote.copy)
@@ -195,16 +201,18 @@ def _store(url: str) -> tuple[Any, str]:
         told = f"({' '.join(str(error).split())[:120]})"
         if isinstance(error, ImportError) or "rotocol not known" in str(error):  # which a package makes known
             raise UserError(
-                f"{url}: reading {scheme}:// needs {package}; pip install 'lit-llm[{extra}]' {told}"
+                f"{shown(url)}: reading {scheme}:// needs {package}; pip install 'lit-llm[{extra}]' {told}"
             ) from None
-        raise UserError(f"{url}: {package} cannot be used {told}; check its settings in the environment") from None
+        raise UserError(
+            f"{shown(url)}: {package} cannot be used {told}; check its settings in the environment"
+        ) from None
     return store, url if scheme.startswith("http") else store._strip_protocol(url)
 
 
 def _remote(url: str, info: dict[str, Any]) -> Remote:
     size = info.get("size")
     if not isinstance(size, int):
-        raise UserError(f"{url}: the server does not say how long it is, so that a cut file would not be seen; "
+        raise UserError(f"{shown(url)}: the server does not say how long it is, so that a cut file would not be seen; "
                         "download it, and give the file")  # fmt: skip
     return Remote(url, size, next((str(info[name]) for name in TAGS if info.get(name)), ""))
 
@@ -220,26 +228,33 @@ def _fetch(remote: Remote) -> None:
     """Fetches the file into its folder: it has its name when it is whole; what a killed process fetched is gone on
     with."""
     store, path = _store(remote.url)
-    part = remote.folder / ".part"
+    part = remote.folder / PART
+    pace = _Pace(BLOCK)
     try:
-        with part.open("ab") as file, Bar(
+        # Of one that may be another file by now, what was fetched before is not gone on with.
+        with part.open("ab" if remote.tag else "wb") as file, Bar(
             total=remote.size, initial=file.tell(), desc=f"fetch {remote.copy.name}", unit="B", unit_scale=True,
             leave=False,
         ) as bar:  # fmt: skip
             if file.tell() > remote.size:
-                file.truncate(0)
+                _empty(file)
             while (begin := file.tell()) < remote.size:
-                end = min(begin + BLOCK, remote.size)
-                data = _tried(remote.url, lambda begin=begin, end=end: _range(store, path, remote, begin, end))  # type: ignore[misc]
+                data = tried(remote.url, lambda begin=begin: _range(store, path, remote, begin, pace), pace.slower)  # type: ignore[misc]
+                if data is None:  # the server gives whole files alone
+                    tried(remote.url, lambda: _whole(store, path, remote, file, bar), within=float("inf"))
+                    continue
                 file.write(data)
                 bar.update(len(data))
-        now = _remote(remote.url, _tried(remote.url, lambda: _again(store, path)))
+                pace.faster()
+        now = _remote(remote.url, tried(remote.url, lambda: _again(store, path)))
         if now != remote:
             part.unlink()
-            raise UserError(f"{remote.url}: changed in the store while it was fetched; start again")
+            raise UserError(f"{shown(remote.url)}: changed in the store while it was fetched; start again")
         sync(part)
         part.replace(remote.copy)
     except OSError as error:
+        with suppress(OSError):  # others may need the room
+            part.unlink()
         if (told := cannot_be_written(remote.copy, error)) is None:
             raise
         raise UserError(f"{told}; set data.cache_dir elsewhere") from None
@@ -251,13 +266,56 @@ def _again(store: Any, path: str) -> dict[str, Any]:
     return found
 
 
-def _range(store: Any, path: str, remote: Remote, begin: int, end: int) -> bytes:
-    data: bytes = store.cat_file(path, start=begin, end=end)
-    if len(data) == remote.size > end - begin:  # a server that gives all of a file, whatever is asked for
-        data = data[begin:end]
+class _Pace:
+    """How many bytes are asked for at once: a quarter after each request that stalls, as over a slow line."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self._most = size, size
+
+    def slower(self) -> None:
+        self.size = max(min(LEAST_BLOCK, self._most), self.size // 4)
+
+    def faster(self) -> None:
+        self.size = min(self._most, 2 * self.size)
+
+
+def _range(store: Any, path: str, remote: Remote, begin: int, pace: _Pace) -> bytes | None:
+    """The bytes from ``begin`` on; None: the server gives a file from its beginning alone, whatever is asked for."""
+    end = min(begin + pace.size, remote.size)
+    if not remote.url.lower().startswith("http"):
+        data: bytes = store.cat_file(path, start=begin, end=end)
+    else:  # which holds no more in memory than what was asked for, also of a server that gives all of it
+        try:
+            with store.open(path, "rb", block_size=BLOCK, cache_type="none", size=remote.size) as file:
+                file.seek(begin)
+                data = file.read(end - begin)
+        except ValueError as error:
+            if "range requests" in str(error):
+                return None
+            raise
     if len(data) != end - begin:
         raise OSError(f"{len(data):,} of {end - begin:,} bytes came")
     return data
+
+
+def _empty(part: BinaryIO) -> None:
+    part.seek(0)  # which ``truncate`` leaves where it was
+    part.truncate()
+
+
+def _whole(store: Any, path: str, remote: Remote, part: BinaryIO, bar: Any) -> None:
+    """All of a file in one answer, from its beginning."""
+    import aiohttp
+
+    _empty(part)
+    bar.reset()
+    waits = aiohttp.ClientTimeout(total=None, sock_read=store_requests.STALL)
+    with store.open(path, "rb", block_size=0, size=remote.size, timeout=waits) as file:
+        while data := file.read(2**20):
+            part.write(data)
+            bar.update(len(data))
+    if part.tell() != remote.size:
+        raise OSError(f"{part.tell():,} of {remote.size:,} bytes came")
 
 
 def _make_room(size: int) -> None:
@@ -265,62 +323,15 @@ def _make_room(size: int) -> None:
     copies = []
     for copy in (_State.cache_dir / "remote").glob("*/*"):
         with suppress(OSError):
-            if not copy.name.startswith("."):
+            if copy.name == PART or not copy.name.startswith("."):
                 copies.append((copy.stat().st_mtime, copy.stat().st_size, copy))
     held = sum(size for _, size, _ in copies)
     for _, much, copy in sorted(copies):
         if held + size <= MOST:
             return
-        with suppress(OSError):
-            copy.unlink()
+        try:
+            with RunLock(copy.parent) if copy.name == PART else nullcontext():  # nobody is at work at it
+                copy.unlink()
+        except (OSError, UserError):
+            continue
         held -= much
-
-
-def _tried(url: str, call: Callable[[], Value]) -> Value:
-    """What ``call`` gives; it is called again after failures that may pass. Raises UserError in the end."""
-    what = ""
-    for pause in (*PAUSES[: TRIES - 1], None):
-        try:
-            return _within(STALL, call)
-        except FileNotFoundError:
-            raise UserError(f"{url}: no such file in the store") from None
-        except UserError:
-            raise
-        except Exception as error:  # each store's library has its own
-            what = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-            final = isinstance(error, PermissionError | ImportError) or _status(error) in _FINAL
-            if final or type(error).__name__ in ("NoCredentialsError", "DefaultCredentialsError"):
-                raise UserError(f"{url}: cannot be read ({what}); check the name, and who may read it") from None
-        if pause is not None:
-            log.warning("%s: %s; trying again in %g s", url, what, pause)
-            time.sleep(pause)
-    raise UserError(f"{url}: cannot be fetched, {TRIES} times in a row ({what}); try again later")
-
-
-def _status(error: Exception) -> int:
-    """HTTP's status, where a store's library says it: aiohttp, Azure's, Google's, the hub's."""
-    for one in (error, getattr(error, "response", None)):
-        for name in ("status", "status_code", "code"):
-            if isinstance(found := getattr(one, name, None), int):
-                return found
-    return 0
-
-
-def _within(seconds: float, call: Callable[[], Value]) -> Value:
-    """What ``call`` gives, or TimeoutError: a connection that hangs is left to a thread that ends with the process."""
-    box: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            box.put((True, call()))
-        except BaseException as error:
-            box.put((False, error))
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        good, value = box.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError(f"no answer for {seconds:g} seconds") from None
-    if good:
-        return value  # type: ignore[no-any-return]
-    raise value

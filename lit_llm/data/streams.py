@@ -37,7 +37,7 @@ def open_bytes(file: str) -> BinaryIO:
 
     Raises RowError for a Git-LFS pointer, UserError for a store that gives nothing.
     """
-    suffix = Path(file).suffix.lower()
+    suffix = Path(file.partition("?")[0] if stores.is_remote(file) else file).suffix.lower()
     member = archives.opened(file)
     try:
         packed = member or stores.opened(file)

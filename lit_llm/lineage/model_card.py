@@ -84,6 +84,11 @@ def _data(data: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"| {item['path']} | {item['bytes']:,} | `{item['sha256'][:12]}` |" for item in data["files"][:50])
         if len(data["files"]) > 50:
             yield f"| and {len(data['files']) - 50} more in lineage.json | | |"
+    if data.get("elsewhere"):
+        yield ""
+        yield from (f"- {item['place']}" for item in data["elsewhere"][:50])
+        if len(data["elsewhere"]) > 50:
+            yield f"- and {len(data['elsewhere']) - 50} more in lineage.json"
 
 
 def _chosen(taken: Mapping[str, Any]) -> Iterator[str]:

@@ -65,6 +65,7 @@ class RunLock:
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / LOCK
         self._descriptor: int | None = None
+        self._process = 0
 
     def __enter__(self) -> RunLock:
         try:
@@ -82,7 +83,7 @@ class RunLock:
         os.ftruncate(descriptor, 0)
         with suppress(OSError):  # on a full disk the lock holds all the same
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-        self._descriptor = descriptor
+        self._descriptor, self._process = descriptor, os.getpid()
         clean_unfinished(self.path.parent)
         return self
 
@@ -90,5 +91,8 @@ class RunLock:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._descriptor is not None:
-            os.close(self._descriptor)  # closing frees the lock; the file stays: removing it would race with the next
+            # Outright: a process that was forked meanwhile has the descriptor too, and its lock would stay with that.
+            if fcntl is not None and os.getpid() == self._process:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            os.close(self._descriptor)  # the file stays: removing it would race with the next
             self._descriptor = None

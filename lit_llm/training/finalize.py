@@ -22,6 +22,8 @@ from lit_llm.config.environment import hiding
 from lit_llm.config.run_objective import LOSS
 from lit_llm.config.sharded_runs import is_sharded
 from lit_llm.data.projects import is_project, place_of
+from lit_llm.data.store_requests import shown
+from lit_llm.data.stores import is_remote, of
 from lit_llm.errors import UserError
 from lit_llm.lineage import lineage, model_card
 from lit_llm.runtime.atomic_files import write_json, write_text
@@ -167,7 +169,12 @@ def describe(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> Non
         stage=parts.stage.name,
         config=config,
         parents=lineage.parents_in(config),
-        data={"fingerprint": parts.data.fingerprint(), "counts": metrics["counts"], "files": data_files(parts)},
+        data={
+            "fingerprint": parts.data.fingerprint(),
+            "counts": metrics["counts"],
+            "files": data_files(parts),
+            **({"elsewhere": found} if (found := data_elsewhere(parts)) else {}),
+        },
         metrics={key: metrics[key] for key in kept if key in metrics},
         tokenizer={"fingerprint": parts.tokenizer.fingerprint(), "tokens": parts.tokenizer.vocab_size},
         simulated=bool(metrics["counts"].get("simulated")),
@@ -179,9 +186,21 @@ def describe(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> Non
 def data_files(parts: Parts) -> list[str]:
     """The files (and ranking projects) that the run's data was read from; where the environment tells a place, as the
     configuration says."""
-    shown = hiding(parts.cfg)
+    hidden = hiding(parts.cfg)
     files = dict.fromkeys(place_of(file) if is_project(file) else file for file in parts.data.files())
-    return [shown(file) for file in files if is_project(file) or Path(file).is_file()]
+    return [hidden(file) for file in files if is_project(file) or Path(file).is_file()]
+
+
+def data_elsewhere(parts: Parts) -> list[dict[str, Any]]:
+    """What the run's data was read from and is not on this disk: files of stores, with what these said of them, and
+    data sets of the hub."""
+    hidden = hiding(parts.cfg)
+    files = [file for file in dict.fromkeys(parts.data.files()) if not is_project(file) and not Path(file).is_file()]
+    return [
+        {"place": shown(hidden(file)), "bytes": of(file).size, "tag": of(file).tag} if is_remote(file)
+        else {"place": hidden(file)}
+        for file in files
+    ]  # fmt: skip
 
 
 def say(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> None:

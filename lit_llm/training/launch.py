@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from lit_llm.config import schema
 from lit_llm.errors import UserError
 from lit_llm.runtime import devices
 from lit_llm.runtime.atomic_files import write_json
-from lit_llm.runtime.distributed import is_first_process, one_process_at
+from lit_llm.runtime.distributed import agreed, is_first_process, one_process_at
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.runtime.started_by import meeting_place, started
 from lit_llm.training import outcome
@@ -97,6 +98,8 @@ def prepare_once(cfg: DictConfig, folder: Path) -> None:
     path, start = folder / FOLDER / "prepared.json", started()
     names = ("TORCHELASTIC_RUN_ID", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
     this = {name: os.environ.get(name) for name in names}  # of an earlier start another one may lie there
+    with suppress(KeyError):  # a step of srun's has a name of its own; torchrun's are the same at each start
+        this["start"] = agreed(uuid.uuid4().hex, f"prepare {folder}")
     if start.rank == 0:
         done = False
         try:

@@ -7,6 +7,7 @@ import random
 import resource
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,54 @@ def test_full_disk_while_writing(checkpoint: Path) -> None:
     assert "cannot be written" in answers.get(timeout=200)
     process.join(200)
     assert len(list(checkpoint.parent.iterdir())) == 2
+
+
+LARGER = {"global_step": 4, "state_dict": {"weight": torch.zeros(100_000)}}
+
+
+def replace_with_little_room(path: Path) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+    with pytest.raises(UserError, match="what was there before is kept"):
+        atomic.save(LARGER, path)
+
+
+def test_full_disk_keeps_the_checkpoint_whose_place_was_to_be_taken(checkpoint: Path) -> None:
+    """As ``best.ckpt``, which is written again and again under one name."""
+    process = FORK.Process(target=replace_with_little_room, args=(checkpoint,))
+    process.start()
+    process.join(200)
+    assert process.exitcode == 0 and problem_with(checkpoint) is None
+    assert atomic.load(checkpoint)["global_step"] == 3 and len(list(checkpoint.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize("same_size", [True, False])
+def test_killed_at_any_moment_of_taking_another_s_place_one_of_them_is_whole(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, same_size: bool
+) -> None:
+    """Before and behind each renaming; and what is left can be replaced again."""
+    new = {**CONTENT, "global_step": 4, "state_dict": {"weight": torch.zeros(64)}} if same_size else LARGER
+    replace, found = os.replace, []
+    for moment in range(7):
+        atomic.save(CONTENT, checkpoint)
+        count = 0
+
+        def killed(one: Path, other: Path, last: int = moment) -> None:
+            nonlocal count
+            if count == last:
+                raise KeyboardInterrupt
+            replace(one, other)
+            count += 1
+
+        monkeypatch.setattr(os, "replace", killed)
+        with suppress(KeyboardInterrupt):
+            atomic.save(new, checkpoint)
+        monkeypatch.undo()
+        assert problem_with(checkpoint) is None, moment
+        found.append(atomic.load(checkpoint)["global_step"])
+        for other in checkpoint.parent.glob(".unfinished-*"):
+            other.unlink()
+    assert found == [3, 3, 4, 4, 4, 4, 4], "three renamings: of a manifest for both, of the file, of its own manifest"
 
 
 def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:

@@ -42,6 +42,25 @@ def test_without_either_the_process_dies_as_any_other():
     assert ran("pass").returncode == -signal.SIGUSR2
 
 
+def test_a_terminal_that_is_gone_ends_no_run(monkeypatch):
+    """As where somebody logged out long before the scheduler's signal comes."""
+
+    class Gone:
+        def write(self, _):
+            raise OSError(5, "Input/output error")
+
+        flush = write
+
+    signals = StopSignals()
+    signals.listen()
+    try:
+        monkeypatch.setattr(sys, "stderr", Gone())
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.received == signal.SIGTERM
+    finally:
+        signals.restore()
+
+
 def test_a_worker_that_was_forked_meanwhile_does_not_die_of_it_and_says_nothing(capfd):
     """As a loader's workers: Slurm sends the signal to every process of a job."""
     signals = StopSignals()

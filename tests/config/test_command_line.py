@@ -260,6 +260,15 @@ def test_hydras_parts_are_built_of_what_stands_there():
     assert line.startswith("hydra.launcher._target_=hydra_plugins.x.Launcher: no module of this name")
 
 
+def test_the_password_of_a_search_s_storage_is_not_written_into_its_folders(monkeypatch):
+    line = refused("train", "-m", "hydra/sweeper=optuna", "optimizer.lr=interval(1e-4,1e-2)",
+                   "hydra.sweeper.storage='postgresql://me:secret@host/studies'")  # fmt: skip
+    assert line.startswith("hydra.sweeper.storage=postgresql://me:***@host/studies: has a password in it")
+    monkeypatch.setenv("STUDIES", "postgresql://me:secret@host/studies")
+    words = ["-m", "hydra/sweeper=optuna", "optimizer.lr=interval(1e-4,1e-2)", "data.path=."]
+    check("train", [*words, "hydra.sweeper.storage=${oc.env:STUDIES}"])
+
+
 def test_loggers_import_only_what_loggers_need():
     made = {"class": "logging.StreamHandler", "stream": "ext://sys.stdout"}
     good = {"job_logging": {"handlers": {"a": made}, "formatters": {"b": {"()": "colorlog.ColoredFormatter"}}}}

@@ -1,5 +1,6 @@
 """Files of a web server that fails, stalls and cuts its answers arrive whole; what never comes is named in one line."""
 
+import gzip
 import json
 import sys
 import threading
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from lit_llm.data import sources, stores
+from lit_llm.data import sources, store_requests, stores
 from lit_llm.data.file_rows import read_rows
 from lit_llm.data.options import TextOptions
 from lit_llm.data.raw_text import RawText
 from lit_llm.data.shards import order, portions
 from lit_llm.errors import UserError
+from lit_llm.runtime.run_lock import RunLock
 from lit_llm.text.bpe import train_bpe
 from tests.data.shards.texts import lines_of
 
@@ -32,6 +34,8 @@ class Server(ThreadingHTTPServer):
         self.faults: list[str] = []
         self.ranges: list[tuple[str, str]] = []
         self.has_ranges = self.says_length = True
+        self.tags = {"ETag": lambda data: f'"{hash(data)}"'}
+        self.most, self.bytes = 10**9, 0  # what a line carries in the time that anybody waits; what was sent
         self.closes = threading.Event()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -63,10 +67,11 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "503":
             self.send_error(503)
             return
-        if fault == "stall":
+        first, _, last = (asked or "bytes=0-").removeprefix("bytes=").partition("-")
+        length = (int(last) if last else len(data)) - int(first)
+        if fault == "stall" or (body and length > self.server.most):
             self.server.closes.wait(100)  # longer than anybody waits for it
         if asked and self.server.has_ranges:
-            first, _, last = asked.removeprefix("bytes=").partition("-")
             part = data[int(first) : int(last) + 1 if last else len(data)]
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}")
@@ -80,9 +85,11 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.send_header("Connection", "close")
             self.close_connection = True
-        self.send_header("ETag", f'"{hash(data)}"')
+        for name, tag in self.server.tags.items():
+            self.send_header(name, tag(data))
         self.end_headers()
         if body:
+            self.server.bytes += len(part)
             self.wfile.write(part[: len(part) // 2] if fault == "cut" else part)
             if fault == "cut":
                 self.close_connection = True
@@ -90,10 +97,11 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    monkeypatch.setattr(stores, "PAUSES", (0.01,) * 5)
-    monkeypatch.setattr(stores, "STALL", 2.0)  # a busy machine may take a second for any answer
+    monkeypatch.setattr(store_requests, "PAUSES", (0.01,) * 5)
+    monkeypatch.setattr(store_requests, "STALL", 2.0)  # a busy machine may take a second for any answer
     monkeypatch.setattr(stores, "BLOCK", 1000)
     monkeypatch.setattr(stores._State, "known", {})
+    monkeypatch.setattr(stores._State, "told", set())
     stores.use(tmp_path / "cache")
     serving = Server()
     yield serving
@@ -122,6 +130,10 @@ def test_a_fetch_that_was_cut_short_goes_on(server):
     (remote.folder / ".part").write_bytes(data[:2500])
     assert Path(stores.on_disk(remote.url)).read_bytes() == data
     assert server.ranges[0][1].startswith("bytes=2500-")
+    remote.copy.rename(remote.folder / ".part")
+    with (remote.folder / ".part").open("ab") as file:
+        file.write(b"and more")  # of what nobody knows
+    assert Path(stores.on_disk(remote.url)).read_bytes() == data
 
 
 @pytest.mark.parametrize(
@@ -134,7 +146,7 @@ def test_a_fetch_that_was_cut_short_goes_on(server):
 )
 def test_what_never_comes_is_named_in_one_line(server, faults, said, monkeypatch):
     if faults[0] == "stall":
-        monkeypatch.setattr(stores, "STALL", 0.2)
+        monkeypatch.setattr(store_requests, "STALL", 0.2)
     server.files["a.jsonl"] = lines_of(60)
     server.faults = faults
     with pytest.raises(UserError, match=said) as raised:
@@ -163,6 +175,106 @@ def test_a_server_without_ranges_and_a_file_that_changed(server):
     stores._State.known.clear()
     server.files["a.jsonl"] = lines_of(60, begin=100)
     assert Path(stores.on_disk(url)).read_bytes() == lines_of(60, begin=100)
+
+
+def test_of_a_server_without_ranges_a_file_comes_once_and_not_for_each_block(server, monkeypatch):
+    """As of Python's own: what is asked for a block at a time would be sent whole each time, and held whole."""
+    server.has_ranges = False
+    server.files["a.jsonl"] = data = lines_of(300)
+    held = []
+    inner = stores._range
+    monkeypatch.setattr(stores, "_range", lambda *given: held.append(inner(*given)) or held[-1])
+    assert Path(stores.on_disk(server.url("a.jsonl"))).read_bytes() == data and len(data) > 5 * stores.BLOCK
+    assert server.bytes <= 3 * len(data) and max(len(one or b"") for one in held) <= stores.BLOCK
+
+
+def test_a_file_of_a_server_without_ranges_that_is_cut_comes_again_from_its_beginning(server):
+    server.has_ranges = False
+    server.files["a.jsonl"] = data = lines_of(60)
+    url, inner = server.url("a.jsonl"), Handler._answer
+    cut = []
+
+    def answer(handler, body):
+        if body and not handler.headers.get("Range") and len(cut) < 2:
+            cut.append(0)
+            handler.server.says_length = True
+            handler.send_response(200)
+            handler.send_header("Content-Length", str(len(data)))
+            handler.end_headers()
+            handler.wfile.write(data[:2500])
+            handler.close_connection = True
+            return
+        inner(handler, body)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Handler, "_answer", answer)
+        assert Path(stores.on_disk(url)).read_bytes() == data and len(cut) == 2
+
+
+def test_over_a_slow_line_less_is_asked_for_at_once(server, monkeypatch):
+    monkeypatch.setattr(stores, "LEAST_BLOCK", 100)
+    monkeypatch.setattr(store_requests, "STALL", 0.5)
+    server.files["a.jsonl"], server.most = lines_of(30), 260
+    assert Path(stores.on_disk(server.url("a.jsonl"))).read_bytes() == lines_of(30)
+
+
+@pytest.mark.parametrize("tag", ["Last-Modified", "Content-MD5"])
+def test_a_file_of_the_same_length_that_changed_is_told_by_what_the_server_says(server, tag):
+    server.tags = {tag: lambda data: f"made {hash(data)}"}
+    url, first = server.url("a.jsonl"), lines_of(10)
+    for data in (first, first[:-9] + first[-9:].replace(b"m", b"n")):
+        server.files["a.jsonl"] = data
+        stores._State.known.clear()  # another run
+        assert Path(stores.on_disk(url)).read_bytes() == data
+
+
+def test_a_server_that_does_not_tell_is_told_of_and_its_halves_are_not_joined(server, caplog):
+    server.tags = {}
+    server.files["a.jsonl"] = lines_of(60)
+    url = server.url("a.jsonl")
+    remote = stores.of(url)
+    remote.folder.mkdir(parents=True)
+    (remote.folder / ".part").write_bytes(lines_of(60, begin=500)[:1500])  # of what the file was before
+    assert Path(stores.on_disk(url)).read_bytes() == lines_of(60) and "does not tell" not in caplog.text
+    stores.on_disk(url)
+    assert "does not tell" not in caplog.text, "it is this run's own"
+    stores._State.told.clear()
+    for _ in range(2):
+        stores.on_disk(url)
+    assert caplog.text.count("a.jsonl: its server does not tell when it changes") == 1
+
+
+def test_a_packed_file_behind_a_question_mark_is_unpacked(server):
+    server.files["a.jsonl.gz?download=true"] = gzip.compress(lines_of(20))
+    found = [row.value["text"] for row in read_rows([server.url("a.jsonl.gz?download=true")])]
+    assert found == [json.loads(line)["text"] for line in lines_of(20).splitlines()]
+
+
+def test_what_signs_a_url_is_in_no_message(server, caplog):
+    server.files["a.jsonl?token=abcdef&X-Amz-Signature=012345"] = lines_of(60)
+    server.faults = ["503", "", "503"]
+    url = server.url("a.jsonl?token=abcdef&X-Amz-Signature=012345")
+    assert Path(stores.on_disk(url)).read_bytes() == lines_of(60)
+    server.faults = ["503"] * 40
+    server.files["b.jsonl?token=abcdef"] = lines_of(60)
+    with pytest.raises(UserError, match=r"b.jsonl\?\.\.\.: cannot be fetched") as raised:
+        stores.on_disk(server.url("b.jsonl?token=abcdef"))
+    with pytest.raises(UserError, match=r"no such file") as absent:
+        stores.of(server.url("c.jsonl?token=abcdef").replace("http://", "http://user:abcdef@"))
+    said = f"{caplog.text} {raised.value} {absent.value}"
+    assert "503" in said and "abcdef" not in said and "012345" not in said
+
+
+def test_what_was_fetched_of_files_that_nobody_wants_any_more_goes_too(server, monkeypatch, tmp_path):
+    server.files["a.jsonl"] = data = lines_of(30)
+    monkeypatch.setattr(stores, "MOST", len(data) + 2000)
+    old, at_work = (tmp_path / "cache/remote" / name for name in ("old", "at_work"))
+    for folder in (old, at_work):
+        folder.mkdir(parents=True)
+        (folder / ".part").write_bytes(bytes(1500))
+    with RunLock(at_work):
+        stores.on_disk(server.url("a.jsonl"))
+    assert not (old / ".part").exists() and (at_work / ".part").exists()
 
 
 def test_copies_have_a_bound_and_those_used_last_stay(server, monkeypatch, tmp_path):

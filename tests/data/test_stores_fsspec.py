@@ -10,7 +10,7 @@ import fsspec
 import pytest
 from fsspec.registry import _registry, known_implementations
 
-from lit_llm.data import sources, stores
+from lit_llm.data import sources, store_requests, stores
 from lit_llm.data.options import TextOptions
 from lit_llm.data.raw_text import RawText
 from lit_llm.errors import UserError
@@ -77,8 +77,8 @@ def store(request, monkeypatch):
     made = type("Made", (Store,), members)
     for name in (protocol,) if isinstance(protocol, str) else protocol:
         monkeypatch.setitem(_registry, name, made)
-    monkeypatch.setattr(stores, "PAUSES", (0.01,) * 5)
-    monkeypatch.setattr(stores, "STALL", 1.0)
+    monkeypatch.setattr(store_requests, "PAUSES", (0.01,) * 5)
+    monkeypatch.setattr(store_requests, "STALL", 1.0)
     monkeypatch.setattr(stores, "BLOCK", 2000)
     monkeypatch.setattr(stores._State, "known", {})
     return made

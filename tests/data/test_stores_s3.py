@@ -6,7 +6,7 @@ import time
 import pytest
 from werkzeug.serving import make_server
 
-from lit_llm.data import sources, stores
+from lit_llm.data import sources, store_requests, stores
 from lit_llm.data.options import TextOptions
 from lit_llm.data.raw_text import RawText
 from lit_llm.errors import UserError
@@ -52,8 +52,8 @@ def bucket(monkeypatch):
         "AWS_ENDPOINT_URL_S3": url, "AWS_ENDPOINT_URL": url,
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(stores, "PAUSES", (0.01,) * 5)
-    monkeypatch.setattr(stores, "STALL", 1.0)
+    monkeypatch.setattr(store_requests, "PAUSES", (0.01,) * 5)
+    monkeypatch.setattr(store_requests, "STALL", 1.0)
     monkeypatch.setattr(stores, "BLOCK", 2000)
     monkeypatch.setattr(stores._State, "known", {})
     import s3fs

@@ -13,6 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from lit_llm.config.command_line import compose
+from lit_llm.errors import UserError
+from lit_llm.runtime.atomic_files import write_json
+from lit_llm.training import launch as launching
 from lit_llm.training.launch import launch
 from tests.training.test_train import ROOT, SMALL, wait_for
 
@@ -48,6 +51,46 @@ def test_torchrun_s_own_processes_make_the_run_that_ours_do(words, tmp_path, mon
     assert done.returncode == 0, done.stdout + done.stderr
     (theirs,) = (tmp_path / "theirs/pretraining").iterdir()
     assert losses(theirs) == losses(tmp_path / "ours") and len(losses(theirs)) == 4
+
+
+def test_what_an_earlier_start_left_is_not_taken_for_this_one_s(tmp_path, monkeypatch):
+    """torchrun tells its processes the same names at each start: one that failed must not end the next."""
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "MASTER_PORT": "29500", "TORCHELASTIC_RESTART_COUNT": "0",
+                        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    begun = []
+
+    def first(ends):
+        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setattr(launching, "_prepare", ends)
+        try:
+            launching.prepare_once(None, tmp_path)
+        finally:
+            monkeypatch.setenv("RANK", "1")
+
+    def refused(*_):
+        raise UserError("no such file")
+
+    monkeypatch.setattr(launching, "agreed", lambda *_: "one start")
+    with pytest.raises(UserError):
+        first(refused)
+    with pytest.raises(SystemExit):
+        launching.prepare_once(None, tmp_path)
+    monkeypatch.setattr(launching, "agreed", lambda *_: "another")
+    monkeypatch.setattr(launching.time, "sleep", lambda _: first(lambda *_: begun.append(1)))
+    launching.prepare_once(None, tmp_path)
+    assert begun == [1], "it waited for the first process of its own start"
+
+
+@pytest.mark.slow
+def test_a_second_start_by_torchrun_goes_on_where_the_first_was_refused(words, tmp_path):
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29517"]
+    line = [*start, "scripts/train.py", *words, "trainer.devices=auto", f"hydra.run.dir={tmp_path}/run"]
+    names = {"TORCHELASTIC_RUN_ID": "none", "MASTER_PORT": "29517", "TORCHELASTIC_RESTART_COUNT": "0"}
+    write_json(tmp_path / "run/.launch/prepared.json", {"start": {**names, "SLURM_RESTART_COUNT": None}, "done": False})
+    done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(losses(tmp_path / "run")) == 4
 
 
 @pytest.mark.slow

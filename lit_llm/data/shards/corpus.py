@@ -29,10 +29,10 @@ from lit_llm.data.options import DataPath, TextOptions
 from lit_llm.data.overview import kind_of
 from lit_llm.data.reading import Reading, tell_unread
 from lit_llm.data.shards.fates import HELD_OUT, REASONS, TRAIN, Fates, bounds_of, fates_of
-from lit_llm.data.shards.making import Made, Maker, Task, join_rows, make, reading_of, rows_told
+from lit_llm.data.shards.making import Made, Maker, Task, join_rows, make, read_again, reading_of, rows_told
 from lit_llm.data.shards.portions import Portion, fetched_ahead, portions
 from lit_llm.data.shards.processes import in_processes, processors
-from lit_llm.data.shards.shard import Shard, opened
+from lit_llm.data.shards.shard import Shard, opened, sha256
 from lit_llm.data.sources import resolve
 from lit_llm.data.splits import UNDIVIDED
 from lit_llm.data.token_cache import content_hash
@@ -140,10 +140,12 @@ def corpus_of(options: TextOptions, path: DataPath, tokenizer: Tokenizer) -> Cor
 
 
 def _opened(folder: Path, shards: Path) -> tuple[dict[str, Any], list[list[Shard]]] | None:
-    """The manifest and the shards of each portion; None where one of them is not there."""
+    """The manifest and the shards of each portion; None where one is not there, or a file is not what it was."""
     try:
         told = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if {name: sha256(folder / name) for name in (FATES, HELDOUT)} != told["sha256"]:
+            return None
+    except (OSError, ValueError, KeyError):
         return None
     made = [[opened(shards / name) for name in some] for some in told["shards"]]
     whole = [[shard for shard in some if shard is not None] for some in made]
@@ -185,9 +187,11 @@ def _make(
     _divide(train.counts, shards, fates)
     with written_atomically(folder / FATES) as file:
         file.write(fates.tobytes())
-    write_heldout(folder / HELDOUT, _held_out_of(shards, fates))
+    write_heldout(folder / HELDOUT, _held_out_of(maker, found, made, fates))
     names = [[str(one.relative_to(maker.folder)) for one in some.shards] for some in made]
-    write_json(folder / MANIFEST, {"shards": names, "rows": rows_told(train), "says": _says(shards)})
+    hashes = {name: sha256(folder / name) for name in (FATES, HELDOUT)}
+    told = {"shards": names, "rows": rows_told(train), "says": _says(shards), "sha256": hashes}
+    write_json(folder / MANIFEST, told)
 
 
 def _shards(maker: Maker, key: str, found: Sequence[Portion]) -> tuple[list[Made], Reading]:
@@ -291,13 +295,21 @@ def _divide(counts: Counts, shards: Sequence[Shard], fates: Fates) -> None:
                 known.heldout += size if name != "train" else 0
 
 
-def _held_out_of(shards: Sequence[Shard], fates: Fates) -> Iterator[tuple[str, Document]]:
+def _held_out_of(
+    maker: Maker, found: Sequence[Portion], made: Sequence[Made], fates: Fates
+) -> Iterator[tuple[str, Document]]:
     """(split, document) of all that is held out, in the corpus' order."""
     names = {fate: name for name, fate in HELD_OUT.items()}
-    for shard, of in _by_shard(shards, fates):
-        wanted = np.flatnonzero(np.isin(of, list(names))).tolist()
-        for number, document in shard.heldout(wanted):
-            yield names[int(of[number])], document
+    begin = 0
+    for portion, some in zip(found, made, strict=True):
+        for shard in map(Shard, some.shards):
+            of = fates[begin : begin + shard.documents]
+            begin += shard.documents
+            wanted = np.flatnonzero(np.isin(of, list(names))).tolist()
+            texts = dict(shard.heldout(wanted))
+            if missing := [number for number in wanted if number not in texts]:
+                texts |= read_again(maker, portion, shard, missing)
+            yield from ((names[int(of[number])], texts[number]) for number in wanted)
 
 
 def write_heldout(file: Path, documents: Iterable[tuple[str, Document]]) -> None:

@@ -113,9 +113,9 @@ def _hold_out(shards: Sequence[Shard], bounds: NDArray[np.int64], fates: Fates, 
         for name in wanted:
             least[name] = least.get(name, False) or bool((here == HELD_OUT[name]).any())
         rest = np.flatnonzero(here == TRAIN)
-        first = rest[np.argsort(shares[rest], kind="stable")[: len(wanted)]]
+        first = rest[np.argsort(shares[rest], kind="stable")[: len(wanted) + 1]]
         smallest = sorted([*smallest, *zip(shares[first].tolist(), (first + begin).tolist(), strict=True)])
-        smallest = smallest[: len(wanted)]
+        smallest = smallest[: len(wanted) + 1]  # one of them is trained
     for name in wanted:
         if not least[name] and len(smallest) > 1:  # the fullest part, which is trained, gives its first by hash
             fates[smallest.pop(0)[1]] = HELD_OUT[name]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -33,8 +32,14 @@ from lit_llm.runtime.code_key import code_key
 from lit_llm.runtime.source_files import module_file, modules_of
 from lit_llm.text.tokenizer import Tokenizer
 
-CODE = (*token_cache.CODE, *screening.CODE, "lit_llm.data.shards")
-"""What makes shards and decides what of them is trained. Its hash is part of every key, as that of tokens in memory."""
+READING = (
+    "archives", "arrow_files", "cells", "charsets", "column_map", "columns", "compression", "documents", "encodings",
+    "file_rows", "formats", "json_rows", "reading", "row_keys", "streams", "tables", "token_files",
+)  # fmt: skip
+CODE = (*token_cache.CODE, *screening.CODE, "lit_llm.data.shards", *(f"lit_llm.data.{name}" for name in READING))
+"""What reads rows, makes shards of them and decides what of them is trained. Its hash is part of every key: where rows
+are in memory their texts are, and tell by themselves that they are read otherwise."""
+REMEMBERED = 250_000  # texts of a portion whose duplicates are found at once; ``fates.py`` finds all others: 30 MB
 SHARD_CHARACTERS = 48 * 2**20  # of a file that one process reads, after which a shard is closed and another begun
 AT_ONCE = 500_000  # characters of texts that are tokenized together
 LONG = 2 * 2**20  # characters of a text above which it is tokenized in pieces that end with a line: what the library
@@ -96,7 +101,8 @@ class Made:
 def make(maker: Maker, task: Task) -> Made:
     """The shards of a portion: those that are there are kept, if every byte is right; the others are made.
 
-    Raises UserError for a disk that is full, and for an option of reading that does not fit the rows.
+    Raises UserError for a disk that is full, an option of reading that does not fit the rows, and a file that is
+    written to meanwhile.
     """
     stores.use(maker.options.cache_dir)
     there = list(_there(maker, task))
@@ -124,9 +130,11 @@ def make(maker: Maker, task: Task) -> Made:
             if batch.size >= AT_ONCE:
                 batch.write_to(writer)
             if writer.characters >= SHARD_CHARACTERS and task.portion.part is None:
+                task.portion.check_unchanged()
                 writer.commit({"last": False})
                 folders.append(writer.folder)
                 writer = None
+        task.portion.check_unchanged()
         if reading.bad or task.only_check:
             if writer is not None:
                 writer.drop()
@@ -149,9 +157,7 @@ def _there(maker: Maker, task: Task) -> Iterator[Shard]:
     for number in count():
         folder = task.folder(maker.folder, number)
         shard = opened(folder)
-        if shard is None or not shard.is_whole():
-            if folder.exists():
-                shutil.rmtree(folder, ignore_errors=True)
+        if shard is None or not shard.is_whole():  # what is there of it goes when another takes its name
             return
         yield shard
         if shard.facts["last"]:
@@ -161,7 +167,7 @@ def _there(maker: Maker, task: Task) -> Iterator[Shard]:
 def reading_of(options: TextOptions, portion: Portion | None = None) -> Reading:
     """How rows are read, of a portion or of all; ids that come again are not looked for."""
     clean = options.clean and not (portion and portion.tokens)  # which stay as they are
-    return Reading("texts", replace(options, clean=clean))
+    return Reading("texts", replace(options, clean=clean), remembered=REMEMBERED)
 
 
 class TokenRows:
@@ -201,6 +207,20 @@ def rows_of(portion: Portion, reading: Reading, tokenizer: Tokenizer | None = No
     if portion.part is None:
         return reading.rows(portion.files, 1)
     return read_part(portion.files[0], portion.part, reading.encoding)
+
+
+def read_again(maker: Maker, portion: Portion, shard: Shard, numbers: Sequence[int]) -> dict[int, Document]:
+    """Some of a shard's documents with their texts, from the corpus itself: where so few are held out by their hash
+    that others are taken in their place, the shard keeps no text of these. Raises UserError where one is not there."""
+    reading = reading_of(replace(maker.options, on_error="skip"), portion)  # what is bad is told of elsewhere
+    about = shard.about()[list(numbers)]
+    places = [(shard.files[int(one["file"])], int(one["line"]), bytes(one["key"])) for one in about]
+    found = list(reading.again(rows_of(portion, reading, maker.tokenizer), places))
+    if len(found) != len(numbers):
+        raise UserError(
+            f"{portion.files[0]}: is not what it was when its tokens were made; start again when nobody writes to it"
+        )
+    return {number: one for number, one in zip(numbers, found, strict=True) if isinstance(one, Document)}
 
 
 def rows_told(reading: Reading) -> dict[str, Any]:

@@ -49,11 +49,15 @@ class Windowed:
 
     Args:
         sizes: rows of each shard.
-        ahead: is told which shards the next window has, when one is begun.
+        ahead: is told, when a window is begun, which shards it has, and which the next.
     """
 
     def __init__(
-        self, sizes: Sequence[int], seed: int, source: int, ahead: Callable[[list[int]], object] | None = None
+        self,
+        sizes: Sequence[int],
+        seed: int,
+        source: int,
+        ahead: Callable[[list[int], list[int]], object] | None = None,
     ) -> None:
         self._ahead = ahead
         self._sizes = np.asarray(sizes, np.int64)
@@ -80,9 +84,9 @@ class Windowed:
         return shards, np.append(ends[WINDOW - 1 :: WINDOW], ends[-1:])  # the last window's twice, where it is full
 
     def _rows_of(self, number: int, window: int) -> Numbers:
-        shards, *following = (self._pass(number)[0][n * WINDOW : (n + 1) * WINDOW] for n in (window, window + 1))
+        shards, following = (self._pass(number)[0][n * WINDOW : (n + 1) * WINDOW] for n in (window, window + 1))
         if self._ahead is not None:
-            self._ahead([int(shard) for some in (shards, *following) for shard in some])
+            self._ahead(shards.tolist(), following.tolist())
         rows = np.concatenate([self._firsts[shard] + np.arange(self._sizes[shard]) for shard in shards])
         return rows[_generator(*self._seed, number, 1 + window).permutation(len(rows))]
 

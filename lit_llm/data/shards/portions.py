@@ -14,17 +14,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
 from lit_llm.data.archives import home
-from lit_llm.data.charsets import AUTO
+from lit_llm.data.charsets import AUTO, wide
 from lit_llm.data.compression import COMPRESSED
 from lit_llm.data.documents.needs import KINDS as DOCUMENTS
 from lit_llm.data.file_rows import LINES, PIECE, TEXTS, extension, piece_end
+from lit_llm.data.row_errors import RowError
 from lit_llm.data.stores import AHEAD, Ahead, is_remote, of, on_disk
-from lit_llm.data.streams import MAX_LINE, Part
+from lit_llm.data.streams import MAX_LINE, Part, first_bytes
+from lit_llm.data.tables import SAMPLED_BYTES, TABLES
 from lit_llm.data.token_cache import content_hash
 from lit_llm.data.token_files import IDX, documents, is_tokens
 from lit_llm.errors import UserError
@@ -47,6 +49,7 @@ class HasPortion(Protocol):
 
 
 Task = TypeVar("Task", bound=HasPortion)
+Stamp: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,14 @@ class Portion:
     content: str  # SHA-256 of bytes, names and place: rows are told by these
     size: int  # bytes on the disk
     tokens: bool = False  # a file of tokens and what names it; ``part`` counts documents
+    stood: tuple[tuple[str, Stamp], ...] = ()  # of its files on the disk, when they were hashed
+
+    def check_unchanged(self) -> None:
+        """Raises UserError for a file that was written to since it was hashed: what was read of it is not what its
+        hash says, and would be taken for that from then on."""
+        for file, stamp in self.stood:
+            if _stamp(file) != stamp:
+                raise UserError(f"{file}: was written to while it was read; start again when nobody writes to it")
 
 
 def portions(files: Sequence[str], encoding: str, cache_dir: str | Path) -> Iterator[Portion]:
@@ -65,7 +76,7 @@ def portions(files: Sequence[str], encoding: str, cache_dir: str | Path) -> Iter
     if is_tokens(files):
         yield from _of_tokens(files)
         return
-    known: dict[str, str] = {}  # files on the disk and their hashes
+    known: dict[str, tuple[str, Stamp]] = {}  # files on the disk, their hashes and what they were then
     together: list[str] = []
     size = 0
     total = sum(map(size_of, files))
@@ -75,15 +86,17 @@ def portions(files: Sequence[str], encoding: str, cache_dir: str | Path) -> Iter
             if is_cut(file, encoding):
                 yield from _whole(together, size, known)
                 together, size = [], 0
+                stood = _standing([file])
                 for begin, end, line, digest in _parts(file, cache_dir, bar.update):
-                    yield Portion((file,), Part(begin, end, line), content_hash([file, str(line), digest]), end - begin)
+                    content = content_hash([file, str(line), digest])
+                    yield Portion((file,), Part(begin, end, line), content, end - begin, stood=stood)
                 continue
             if together and (
                 size + size_of(file) > PORTION or len(together) >= MOST_FILES[extension(file) in DOCUMENTS]
             ):
                 yield from _whole(together, size, known)
                 together, size = [], 0
-            _check_whole(file)
+            _check_whole(file, encoding)
             together.append(file)
             size += size_of(file)
             bar.update(size_of(file))
@@ -94,6 +107,7 @@ def _of_tokens(files: Sequence[str]) -> Iterator[Portion]:
     """Documents of files of tokens, by their numbers."""
     index, *others = files
     for file in [index] if index.endswith(IDX) else others:
+        stood = _standing([file.removesuffix(IDX) + ".bin" if file.endswith(IDX) else file, index])
         found = documents(file, index)
         size = found.tokens.dtype.itemsize
         begin = 0
@@ -105,7 +119,7 @@ def _of_tokens(files: Sequence[str]) -> Iterator[Portion]:
             digest.update((some - some[0, 0]).tobytes())
             content = content_hash([file, str(begin), str(found.tokens.dtype), digest.hexdigest()])
             length = int(some[-1, 1] - some[0, 0]) * size
-            yield Portion((file, index), Part(begin, end, begin), content, length, tokens=True)
+            yield Portion((file, index), Part(begin, end, begin), content, length, tokens=True, stood=stood)
             begin = end
 
 
@@ -139,33 +153,55 @@ def is_cut(file: str, encoding: str) -> bool:
         return False
     if not is_remote(file) and not Path(file).is_file():
         return False
-    if encoding != AUTO and '\n{",'.encode(encoding) != b'\n{",':
-        return False
-    return size_of(file) > (PORTION if kind in LINES else LONG_TEXT)
+    return not _is_wide(encoding) and size_of(file) > (PORTION if kind in LINES else LONG_TEXT)
 
 
-def _check_whole(file: str) -> None:
+def _is_wide(encoding: str) -> bool:
+    """Whether an encoding has other bytes for a line's end, a brace or a quote than ASCII (UTF-16)."""
+    return encoding != AUTO and '\n{",'.encode(encoding) != b'\n{",'
+
+
+def _check_whole(file: str, encoding: str) -> None:
     """Raises UserError for a file that has to be in memory whole, and is too large for that."""
-    name = Path(file.partition("?")[0])
+    name, kind = Path(file.partition("?")[0]), extension(file)
     size, packed = size_of(file), name.suffix.lower() in COMPRESSED
-    if extension(file) in (".json", *TEXTS) and size * (4 if packed else 1) > MOST_WHOLE:
-        better = "a .jsonl, one object a line" if extension(file) == ".json" else "a .txt in UTF-8, not packed"
+    in_lines = kind in (*LINES, *TABLES)
+    is_whole = kind in (".json", *TEXTS) or (in_lines and _is_wide(encoding))
+    if size * (4 if packed else 1) > MOST_WHOLE and kind in TABLES and encoding == AUTO:
+        with suppress(RowError):  # of a damaged file, which is told of when its rows are read
+            is_whole = wide(first_bytes(file, SAMPLED_BYTES)) is not None  # as the reader of tables finds out
+    if is_whole and size * (4 if packed else 1) > MOST_WHOLE:
+        better = "a .jsonl, one object a line" if kind == ".json" else "a .txt in UTF-8, not packed"
+        better = "it in UTF-8" if in_lines else better
         raise UserError(
             f"{file}: {size >> 20:,} MiB{' packed' if packed else ''}, to be in memory at once; give {better}, which "
             "is read in parts, or raise data.stream_above where memory allows"
         )
 
 
-def _whole(files: Sequence[str], size: int, known: dict[str, str]) -> Iterator[Portion]:
+def _whole(files: Sequence[str], size: int, known: dict[str, tuple[str, Stamp]]) -> Iterator[Portion]:
     if not files:
         return
-    said = []
-    for file in files:
-        on_disk = home(file)
-        if on_disk not in known:
-            known[on_disk] = _hash_of(on_disk)
-        said += [file, known[on_disk]]
-    yield Portion(tuple(files), None, content_hash(said), size)
+    said, homes = [], {file: home(file) for file in files}
+    for file, around in homes.items():
+        if around not in known:
+            stamp = _stamp(around)  # before its bytes are read
+            known[around] = _hash_of(around), stamp
+        said += [file, known[around][0]]
+    stood = tuple((file, known[file][1]) for file in dict.fromkeys(homes.values()) if not is_remote(file))
+    yield Portion(tuple(files), None, content_hash(said), size, stood=stood)
+
+
+def _standing(files: Sequence[str]) -> tuple[tuple[str, Stamp], ...]:
+    return tuple((file, _stamp(file)) for file in files if not is_remote(file))
+
+
+def _stamp(file: str) -> Stamp:
+    """What changes when somebody writes to a file: its number, bytes and time; none of one that cannot be read."""
+    try:
+        return tuple(identity_of(Path(file))[1:4])
+    except OSError:
+        return ()
 
 
 def _hash_of(file: str) -> str:

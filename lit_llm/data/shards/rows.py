@@ -42,6 +42,7 @@ class ShardedRows:
         """Rows of each shard."""
         self._ends = np.cumsum(self.sizes, dtype=np.int64)
         self._open: OrderedDict[int, PackedRows] = OrderedDict()
+        self._checked: set[int] = set()
         plan = concatenate_and_split([], capacity)
         nothing = TokenStore(np.zeros(0, np.uint32), np.zeros(1, np.int64), None)
         self._empty = PackedRows(nothing, plan, pad_id=pad_id, source=source)
@@ -71,6 +72,13 @@ class ShardedRows:
     def files_of(self, shards: Iterable[int]) -> list[str]:
         """The files that the rows of some shards are read from."""
         return [file for shard in shards for file in self._shards[shard].read_from]
+
+    def check(self, shards: Iterable[int]) -> None:
+        """Raises UserError for one of these shards whose files are not what was written; each is looked at once."""
+        for shard in shards:
+            if shard not in self._checked:
+                self._shards[shard].check()
+                self._checked.add(shard)
 
     def blank(self) -> TokenBatch:
         """A row of padding without a label."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,8 +23,9 @@ from numpy.typing import NDArray
 from lit_llm.data.reading import Last
 from lit_llm.data.stores import on_disk
 from lit_llm.data.token_cache import WRITTEN_AT_ONCE, TokenStore
+from lit_llm.errors import UserError
 from lit_llm.records import Document
-from lit_llm.runtime.atomic_files import folder_beside
+from lit_llm.runtime.atomic_files import folder_beside, take_away
 
 ABOUT = np.dtype(
     [("key", "V16"), *((name, "<u4") for name in ("tokens", "characters", "words", "line", "file", "language"))]
@@ -74,7 +74,10 @@ class Writer:
         self.tokens, self.characters = self.tokens + len(ids), self.characters + len(document.text)
 
     def commit(self, facts: Mapping[str, Any]) -> None:
-        """All goes to the disk, and the folder takes its name. ``facts``: what else its JSON says."""
+        """All goes to the disk, and the folder takes its name. ``facts``: what else its JSON says.
+
+        One of that name which is whole stays: another run was faster, and may be read already.
+        """
         about = np.empty(len(self), dtype=ABOUT)
         about["key"] = np.frombuffer(bytes(self._keys), dtype="V16")
         for column, name in enumerate(ABOUT.names[1:]):  # type: ignore[index]
@@ -83,13 +86,17 @@ class Writer:
         self._bin.close()
         self._heldout.close()
         hashes = {TOKENS: self._digest.hexdigest()} | {
-            name: _sha256(self._temporary / name) for name in (DOCUMENTS, HELDOUT)
+            name: sha256(self._temporary / name) for name in (DOCUMENTS, HELDOUT)
         }
         told = {"documents": len(self), "tokens": self.tokens, "dtype": np.dtype(self._dtype).name,
                 "files": list(self._files), "languages": list(self._languages), "sha256": hashes, **facts}  # fmt: skip
         (self._temporary / FACTS).write_text(json.dumps(told), encoding="utf-8")
-        if self.folder.exists():  # only a damaged one gets here
-            shutil.rmtree(self.folder)
+        if self.folder.exists():
+            there = opened(self.folder)
+            if there is not None and there.is_whole():
+                self.drop()
+                return
+            take_away(self.folder)
         self._context.__exit__(None, None, None)
 
     def drop(self, error: BaseException | None = None) -> None:
@@ -154,10 +161,21 @@ class Shard:
                     file = self.files[int(about["file"][row["number"]])]
                     yield row["number"], Document(row["text"], row["source"], row["tags"], parts, file)
 
+    def check(self) -> None:
+        """Raises UserError where what rows are read from is not what was written."""
+        for name in (TOKENS, DOCUMENTS):
+            try:
+                wrong = "is damaged" if sha256(self._file(name)) != self.facts["sha256"][name] else ""
+            except OSError as error:
+                wrong = f"cannot be read ({error.strerror})"
+            if wrong:
+                again = "copy it again" if "place" in self.facts else "remove its folder: a new start makes it again"
+                raise UserError(f"{self.folder}/{name}: {wrong}; {again}")
+
     def is_whole(self) -> bool:
         """Whether every byte is what was written."""
         try:
-            return all(_sha256(self._file(name)) == known for name, known in self.facts["sha256"].items())
+            return all(sha256(self._file(name)) == known for name, known in self.facts["sha256"].items())
         except OSError:
             return False
 
@@ -173,6 +191,7 @@ def opened(folder: Path) -> Shard | None:
         return None
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """Of every byte of a file as it is now, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from lit_llm.training.outcome import asked_to_stop
 
 log = logging.getLogger("lit_llm")
 
+TOLD = 6  # looks at a queue that gives no answer, after which that is told
 GONE = 3  # looks at the queue that do not find a job before it is said to be gone: a disk of a network may lag
 
 
@@ -49,16 +51,20 @@ def submit(
     """
     if not functions:
         return []
-    for result in results:
-        for old in (result, asked_to_stop(result), requeues(result), _submitted(result)):
+    name = f"{name}-{uuid.uuid4().hex[:8]}"
+    for number, (result, words) in enumerate(zip(results, asked, strict=True)):
+        for old in (result, asked_to_stop(result), requeues(result)):
             old.unlink(missing_ok=True)
+        # Before there is a job: where this process is killed before it knows the number, the name finds it.
+        place = {"name": name, "array": number if len(results) > 1 else None, "folder": str(folder)}
+        write_json(_submitted(result), {"job": None, **place, "cluster": settings.cluster, "asked": words})
     executor = _executor(settings, nodes, name, folder)
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     try:
         with executor.batch():
             handles = [executor.submit(function, *arguments) for function, arguments in functions]
-    except (FailedJobError, FailedSubmissionError, OSError) as error:
+    except (FailedJobError, FailedSubmissionError, OSError) as error:  # it may be there: sbatch may give up
         said = [line.strip() for line in str(error).splitlines() if line.strip()]
         told = next((line for line in said if "error:" in line), next(iter(said), type(error).__name__))
         raise UserError(f"the job was not taken: {told}") from None
@@ -88,9 +94,13 @@ def there(result: Path, asked: str, settings: SlurmConfig) -> Job | None:
         found = json.loads(_submitted(result).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    if found["job"] is None and found["cluster"] == settings.cluster == "slurm":
+        found |= _by_name(found, result)
+    if found["job"] is None:
+        return None
     job = Job(found["job"], result, Path(found["output"]), None)
     # A process of this machine in place of a job holds its run's folder; so a second one is refused there.
-    if found["cluster"] != "slurm" or settings.cluster != "slurm" or job.id not in _queued([job], settings):
+    if found["cluster"] != "slurm" or settings.cluster != "slurm" or job.id not in _queued([job], settings)[0]:
         return None
     if found["asked"] != asked:
         raise UserError(
@@ -98,6 +108,32 @@ def there(result: Path, asked: str, settings: SlurmConfig) -> Job | None:
             f"it, or scancel {job.id}, or give another folder"
         )
     return job
+
+
+def _by_name(found: dict[str, Any], result: Path) -> dict[str, Any]:
+    """The number and the output of a job whose command was killed while it submitted it; none: it never came to that.
+
+    Raises UserError where the queue cannot be asked: it might be submitted twice.
+    """
+    said, wrong = _squeue("--format=%i", f"--name={found['name']}")
+    if said is None:
+        raise UserError(f"{result}: whether its job was submitted cannot be asked ({wrong}); try again later")
+    own = "" if found["array"] is None else f"_{found['array']}"
+    job = next((line for line in said.split() if line.partition("_")[1:] == own.partition("_")[1:]), None)
+    output = {"output": str(Path(found["folder"]) / f"{job}_0_log.out")}
+    return {"job": job, **output}
+
+
+def _squeue(*words: str) -> tuple[str | None, str]:
+    """What the queue says of jobs, also of those that have ended just now; None where it cannot be asked, and why."""
+    line = ["squeue", "--noheader", "--array", "--states=all", *words]
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return None, str(error)
+    if done.returncode and "Invalid job id" not in done.stderr:
+        return None, " ".join(done.stderr.split())[:200] or f"squeue: exit code {done.returncode}"
+    return done.stdout, ""
 
 
 def _executor(settings: SlurmConfig, nodes: int, name: str, folder: Path) -> Any:
@@ -129,9 +165,13 @@ def wait(jobs: Sequence[Job], settings: SlurmConfig, follow: bool = False) -> It
     SIGTERM and SIGINT are passed on: runs save and leave by themselves, jobs that have not begun are taken back.
     """
     left, shown = list(jobs), dict.fromkeys((job.id for job in jobs), 0)
+    unanswered = 0
     with _passing_on(left, settings):
         while left:
-            queued = _queued(left, settings)
+            queued, wrong = _queued(left, settings)
+            unanswered = unanswered + 1 if wrong else 0
+            if unanswered == TOLD:
+                log.warning("the queue cannot be asked: %s; it is asked again and again", wrong)
             for job in list(left):
                 if follow:
                     shown[job.id] = _show(job.output, shown[job.id])
@@ -146,20 +186,17 @@ def wait(jobs: Sequence[Job], settings: SlurmConfig, follow: bool = False) -> It
                 time.sleep(settings.poll_seconds)
 
 
-def _queued(jobs: Sequence[Job], settings: SlurmConfig) -> set[str]:
-    """Those of the jobs that wait or run. All of them where the queue cannot be asked: it may come back."""
+def _queued(jobs: Sequence[Job], settings: SlurmConfig) -> tuple[set[str], str]:
+    """Those of the jobs that wait or run. All of them where the queue cannot be asked, and why: it may come back."""
     if settings.cluster == "local":
-        return {job.id for job in jobs if not job.handle.done()}
-    ids = ",".join({job.id.partition("_")[0] for job in jobs})
-    done = subprocess.run(
-        ["squeue", "--noheader", "--array", "--states=all", "--format=%i %T", f"--jobs={ids}"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode and "Invalid job id" not in done.stderr:
-        return {job.id for job in jobs}
-    states = dict(line.split(None, 1) for line in done.stdout.splitlines() if " " in line)
+        return {job.id for job in jobs if not job.handle.done()}, ""
+    ids = ",".join(sorted({job.id.partition("_")[0] for job in jobs}))
+    said, wrong = _squeue("--format=%i %T", f"--jobs={ids}")
+    if said is None:
+        return {job.id for job in jobs}, wrong
+    states = dict(line.split(None, 1) for line in said.splitlines() if " " in line)
     over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
-    return {job for job, state in states.items() if not state.strip().startswith(over)}
+    return {job for job, state in states.items() if not state.strip().startswith(over)}, ""
 
 
 def _show(output: Path, start: int) -> int:

@@ -32,8 +32,10 @@ class Trial:
 
     def write(self, sweep: Path) -> None:
         path = sweep / FOLDER / f"{self.number}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.chmod(0o700)  # a database's URL may have a password in it: nobody else reads it, at no moment
         write_json(path, asdict(self))
-        path.chmod(0o600)  # a database's URL may have a password in it
+        path.chmod(0o600)
 
 
 @contextmanager

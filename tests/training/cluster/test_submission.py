@@ -38,7 +38,8 @@ def programs(tmp_path, monkeypatch):
     place.mkdir()
     for name, does in {
         "sbatch": 'cp "$1" "$HERE/script"; echo Submitted batch job 70',
-        "squeue": 'cat "$HERE/queue"', "scontrol": "true", "scancel": "true", "srun": "true",
+        "squeue": 'case "$*" in *%T*) cat "$HERE/queue";; *) cut -d" " -f1 "$HERE/queue";; esac',
+        "scontrol": "true", "scancel": "true", "srun": "true",
     }.items():  # fmt: skip
         (place / name).write_text(f'#!/bin/sh\necho {name} "$@" >> "$HERE/calls"\n{does}\n')
         (place / name).chmod(0o755)
@@ -60,8 +61,9 @@ def test_sbatch_is_told_what_the_settings_say(programs):
                         at_once=2, setup=["module load cuda"], options={"reservation": "night"})  # fmt: skip
     lines = (programs / "script").read_text().splitlines()
     wanted = ["array=0-2%2", "partition=big", "time=90", "signal=USR2@45", "nodes=2", "ntasks-per-node=1",
-              "gpus-per-node=8", "mem=1536M", "reservation=night", "requeue", "job-name=name"]  # fmt: skip
+              "gpus-per-node=8", "mem=1536M", "reservation=night", "requeue"]  # fmt: skip
     assert {f"#SBATCH --{one}" for one in wanted} <= set(lines)
+    assert sum(line.startswith("#SBATCH --job-name=name-") for line in lines) == 1
     assert "--kill-on-bad-exit=1" in next(line for line in lines if line.startswith("srun "))
     assert lines.index("module load cuda") < next(n for n, line in enumerate(lines) if line.startswith("srun "))
     assert [job.id for job in jobs] == ["70_0", "70_1", "70_2"]
@@ -95,6 +97,49 @@ def test_a_job_that_is_there_is_waited_for_and_not_submitted_twice(programs):
         jobs[0].result.with_suffix(name).touch()
     submitted(programs)
     assert not [*programs.glob("*.stop"), *programs.glob("*.requeues")], "a new job begins anew"
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_command_that_is_killed_before_it_knows_its_jobs_submits_none_twice(programs, monkeypatch, count):
+    """Between sbatch and the line that writes its answer down: the jobs are found by their name."""
+    wrote = submission.write_json
+
+    def killed(path, value):
+        if value["job"] is not None:
+            raise KeyboardInterrupt
+        wrote(path, value)
+
+    monkeypatch.setattr(submission, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        submitted(programs, count)
+    monkeypatch.undo()
+    monkeypatch.setenv("HERE", str(programs))
+    monkeypatch.setenv("PATH", f"{programs}/bin:{os.environ['PATH']}")
+    ids = ["70"] if count == 1 else ["70_0", "70_1", "70_2"]
+    (programs / "queue").write_text("".join(f"{one} PENDING\n" for one in reversed(ids)))
+    told = SlurmConfig()
+    found = [submission.there(programs / f"result-{n}.json", f"lr={n}", told) for n in range(count)]
+    assert [job and job.id for job in found] == ids
+    assert [job.output.name for job in found] == [f"{one}_0_log.out" for one in ids]
+    (name,) = (line.removeprefix("#SBATCH --job-name=") for line in (programs / "script").read_text().splitlines()
+               if line.startswith("#SBATCH --job-name="))  # fmt: skip
+    assert f"--name={name}\n" in (programs / "calls").read_text()
+    (programs / "queue").write_text("")  # it was killed before sbatch was asked
+    assert submission.there(programs / "result-0.json", "lr=0", told) is None
+    (programs / "queue").unlink()
+    (programs / "bin/squeue").write_text("#!/bin/sh\necho no controller >&2; exit 1\n")
+    with pytest.raises(UserError, match=r"result-0.json: whether its job was submitted cannot be asked \(no contr"):
+        submission.there(programs / "result-0.json", "lr=0", told)
+
+
+def test_a_queue_that_gives_no_answer_is_told_of_once(programs, caplog):
+    jobs, settings = submitted(programs, 1)
+    (programs / "bin/squeue").write_text(
+        '#!/bin/sh\necho x >> "$HERE/asked"; [ $(wc -l < "$HERE/asked") -gt 9 ] && echo {} > "$HERE/result-0.json"\n'
+        "echo slurmctld is down >&2; exit 1\n"
+    )
+    assert [job.gone for job in submission.wait(jobs, settings)] == [False]
+    assert caplog.text.count("the queue cannot be asked: slurmctld is down") == 1
 
 
 def test_a_signal_at_the_waiting_command_stops_its_jobs_and_calls_none_failed(programs):
