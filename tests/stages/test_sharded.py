@@ -30,7 +30,8 @@ from .test_processes import Liked
 from .toy import END, loader, made, prompt_batch
 from .training_run import trainer_for
 
-DEFAULT = {"tied": STEPS, "untied_muon": 8, "adapters": 5, "preferences": 7, "ppo": 2, "grpo": 2}  # and their steps
+DEFAULT = {"tied": STEPS, "untied_muon": 8, "adapters": 5, "preferences": 7, "kto": 4, "flags": 4, "ppo": 2,
+           "grpo": 2}  # and their steps  # fmt: skip
 
 
 def trainer(folder: Path, processes: int, tensor_parallel: int = 1, **options: Any) -> L.Trainer:
@@ -175,7 +176,14 @@ def cases(folder: Path, names: list[str], processes: int, options: dict[str, Any
     return {name: run(name, folder, processes, **options) for name in names}
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one process finds in every case."""
+    return cases(tmp_path_factory.mktemp("alone"), list(CASES), 1, {})
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("processes", "options"),
     [
@@ -187,7 +195,9 @@ def cases(folder: Path, names: list[str], processes: int, options: dict[str, Any
         (4, {"tensor_parallel": 2}),
     ],
 )
-def test_every_way_to_share_out_in_every_stage(processes, options, tmp_path):
-    found = together(processes, cases, tmp_path, list(CASES), processes, options)
+def test_every_way_to_share_out_in_every_stage(processes, options, alone, tmp_path):
+    """With ``-s`` it says how far losses and weights are from one process's."""
+    found = together(processes, cases, tmp_path, list(CASES), processes, options, seconds=3000)
     for name in CASES:
-        assert_same(found[0][name], run(name, tmp_path), f"{name} {processes} {options}")
+        losses, weights = assert_same(found[0][name], alone[name], f"{name} {processes} {options}")
+        print(f"{processes} {options} {name}: losses {losses:.1e}, weights {weights:.1e}", flush=True)
