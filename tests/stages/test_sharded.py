@@ -172,6 +172,43 @@ def test_a_run_goes_on_from_its_checkpoint(two):
     assert all(each["resumed"]["gap"] < 1e-9 for each in two)
 
 
+class Types(L.Callback):
+    """In which types weights multiply, and are held, and gradients are."""
+
+    def __init__(self) -> None:
+        self.found: set[tuple[str, torch.dtype]] = set()
+        self.losses: list[float] = []
+
+    def on_train_start(self, trainer: L.Trainer, stage: Any) -> None:  # noqa: ARG002
+        layer = stage.model.backbone.layers[0].mlp.up_proj
+        layer.register_forward_pre_hook(lambda layer, inputs: self.found.add(("multiplied", layer.weight.dtype)))  # noqa: ARG005
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, stage: Any, optimizer: Any) -> None:  # noqa: ARG002
+        for each in stage.model.parameters():
+            self.found |= {("held", each.dtype), ("gradient", each.grad.dtype)}
+
+    def on_train_batch_end(self, trainer: L.Trainer, stage: Any, *args: Any) -> None:  # noqa: ARG002
+        self.losses.append(stage.latest["train/loss"])
+
+
+def mixed(folder: Path, processes: int, tensor_parallel: int = 1) -> dict[str, Any]:
+    types, shares = Types(), processes // tensor_parallel
+    stage = Pretraining(model=model().float(), **parts(partial(adamw, lr=1e-3)))
+    options = {"callbacks": [types], "max_steps": 8, "precision": "bf16-mixed"}
+    data = Data(Texts(), Texts(8, 1), 4 // shares)
+    trainer(folder, processes, tensor_parallel, **options).fit(stage, datamodule=data)
+    return {"types": types.found, "losses": types.losses}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tensor_parallel", [1, 2])
+def test_mixed_precision_gathers_in_bfloat16_and_holds_float32(tensor_parallel, tmp_path):
+    """Its losses are one process's as far as bfloat16 goes: here what is added between layers is rounded too."""
+    found, wanted = together(2, mixed, tmp_path, 2, tensor_parallel)[0], mixed(tmp_path, 1)
+    assert found["types"] == {("multiplied", torch.bfloat16), ("held", torch.float32), ("gradient", torch.float32)}
+    assert found["losses"] == pytest.approx(wanted["losses"], rel=0.02) and len(found["losses"]) == 8
+
+
 def cases(folder: Path, names: list[str], processes: int, options: dict[str, Any]) -> dict[str, Any]:
     return {name: run(name, folder, processes, **options) for name in names}
 
