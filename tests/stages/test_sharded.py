@@ -94,7 +94,8 @@ class Asked(L.Callback):
 def sampled(folder: Path, processes: int) -> dict[str, Any]:
     """Rollouts of GRPO as they come, and what is asked of the policy afterwards."""
     asked = Asked()
-    stage = made(GRPO, model=model().float(), reward=Liked(), group_size=4, max_new_tokens=6, end_ids=(END,), **parts())
+    given = {"group_size": 4, "max_new_tokens": 6, "end_ids": (END,), "temperature": 0.7}
+    stage = made(GRPO, model=model().float(), reward=Liked(), **given, **parts())
     batch = prompt_batch(4)
     share = PromptBatch(*(column.chunk(processes)[data_rank()[0]] for column in batch))
     trainer(folder, processes, callbacks=[asked], max_steps=2).fit(stage, loader([share] * 2))
@@ -160,7 +161,7 @@ def test_weights_begin_part_by_part(start, two, tmp_path):
 def test_answers_are_sampled_by_a_whole_copy(two):
     for each in two:
         found = each["sampled"]
-        assert found["gap"] < 1e-4  # the parts, together, score what the copy has sampled
+        assert found["gap"] < 1e-4  # the parts, together, score what the copy has sampled, by its temperature
         torch.testing.assert_close(found["whole"], found["parts"], rtol=0, atol=1e-6)
         assert torch.equal(found["loaded"], found["parts"])
         assert found["elsewhere"] == (found["rank"] != 0)
