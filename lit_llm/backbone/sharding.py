@@ -48,13 +48,15 @@ def shard(model: Any, plan: ShardingPlan) -> None:
     What stands outside the blocks stays whole from the forward pass on, for the head that a loss multiplies by:
     ``reshard`` before the weights are changed. Weights on "meta" are read from ``model.folder`` part by part.
     """
+    hooked: tuple[str, ...] = ("",)  # what of a layer has hooks around it
     if plan.tensor_mesh is not None and plan.tensor_mesh.size() > 1:
-        from lit_llm.backbone.tensor_parallel import parallelize
+        from lit_llm.backbone.tensor_parallel import PARTS, parallelize
 
         parallelize(model, plan.tensor_mesh)
+        hooked = PARTS
     policy = MixedPrecisionPolicy(plan.param_dtype, plan.reduce_dtype, cast_forward_inputs=False)
     options: Any = {"mesh": plan.mesh, "mp_policy": policy, "shard_placement_fn": partial(_cut, plan.mesh.size(-1))}
-    model.backbone.compile_within_hooks()
+    model.backbone.compile_within_hooks(hooked)
     for layer in model.backbone.layers:
         _placed(layer, plan.device)
         fully_shard(layer, reshard_after_forward=not plan.keep_whole, **options)

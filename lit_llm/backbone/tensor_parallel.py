@@ -33,6 +33,7 @@ _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 COLUMNS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")  # each process computes some outputs
 ROWS = ("o_proj", "down_proj")  # each process adds its share of all outputs
+PARTS = ("self_attn", "mlp")  # of a layer: around them processes send to each other, within they do not
 
 
 @dataclass(frozen=True)
@@ -91,21 +92,10 @@ def parallelize(model: Any, mesh: DeviceMesh) -> None:
     backbone = model.backbone
     _read_tokens(backbone, peers, rows)
     for layer in backbone.layers:
-        for name, module in layer.named_modules():
-            kind = name.rpartition(".")[2]
-            if kind in COLUMNS:
-                _expose(module, {"weight": Shard(0), "bias": Shard(0), **_adapter(Partial(), Shard(0), Shard(0))})
-            elif kind in ROWS:
-                adapter = _adapter(Shard(1), Partial(), Partial())
-                _expose(module, {"weight": Shard(1), "bias": Partial(), **adapter}, {"bias": 1 / peers.count})
-                if isinstance(module, LoRALinear):
-                    _sees_columns(module, peers)
-            elif "lora_" in name:  # computed by the layer that it stands beside
-                continue
-            elif any(True for _ in module.parameters(recurse=False)):  # a norm, of some tokens or of some heads
-                _expose(module, dict.fromkeys(("weight", "bias"), Partial()))
-        for part in (layer.self_attn, layer.mlp):
-            _surround(part, peers, rows)
+        for name, part in layer.named_children():
+            _expose(part, *_gradients(part, peers))
+            if name in PARTS:
+                _surround(part, peers, rows)
     _expose(backbone.norm, dict.fromkeys(("weight", "bias"), Partial()))
     backbone.norm.register_forward_hook(lambda *given: _joined(given[2], peers, rows.length))
     if isinstance(model, LanguageModel):
@@ -150,6 +140,25 @@ def _distributed(whole: Tensor, peers: Peers, placement: Placement) -> Tensor:
     return DTensor.from_local(
         part.contiguous(), peers.mesh, [placement], run_check=False, shape=whole.shape, stride=whole.stride()
     )
+
+
+def _gradients(part: nn.Module, peers: Peers) -> tuple[dict[str, Placement], dict[str, float]]:
+    """``gradients`` and ``factors``, as ``_expose`` takes them, of a layer's attention, MLP or norm."""
+    gradients, factors = {}, {}
+    for name, module in part.named_modules():
+        kind, within = name.rpartition(".")[2], f"{name}." if name else ""
+        if "lora_" in name:  # computed by the layer that it stands beside
+            continue
+        found: dict[str, Placement] = {"weight": Partial(), "bias": Partial()}  # a norm's, of some tokens or heads
+        if kind in COLUMNS:
+            found = {"weight": Shard(0), "bias": Shard(0), **_adapter(Partial(), Shard(0), Shard(0))}
+        elif kind in ROWS:
+            found = {"weight": Shard(1), "bias": Partial(), **_adapter(Shard(1), Partial(), Partial())}
+            factors[f"{within}bias"] = 1 / peers.count
+            if isinstance(module, LoRALinear):
+                _sees_columns(module, peers)
+        gradients |= {within + key: placement for key, placement in found.items()}
+    return gradients, factors
 
 
 def _adapter(down: Placement, up: Placement, lengths: Placement) -> dict[str, Placement]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -79,18 +79,21 @@ class Transformer(nn.Module):
         for layer in self.layers:
             layer.compile(*args, **kwargs)
 
-    def compile_within_hooks(self) -> None:
-        """Of compiled layers what they compute alone, from here on: hooks around them, which gather weights, stay as
-        they are."""
+    def compile_within_hooks(self, parts: Sequence[str] = ("",)) -> None:
+        """Of compiled layers what they compute alone, from here on: hooks around them, which gather weights or tokens,
+        stay as they are. ``parts``: the names of those parts of a layer that have such hooks; "": it has them itself.
+        """
         if self.compiled:
             for layer in self.layers:
                 layer._compiled_call_impl = None
-                layer.forward = torch.compile(layer.forward)
+                for part in map(layer.get_submodule, parts):
+                    part.forward = torch.compile(part.forward)
 
     @property
-    def compiled(self) -> bool:
+    def compiled(self) -> bool:  # a copy of a compiled model is not
         first = self.layers[0]
-        return first._compiled_call_impl is not None or "forward" in vars(first)  # a copy of a compiled model is not
+        within = any("forward" in vars(each) for each in (first, first.self_attn))
+        return within or first._compiled_call_impl is not None
 
     def forward(
         self,

@@ -75,11 +75,6 @@ def _stage_faults(prefix: str, values: Mapping[str, Any], said: str) -> Iterator
 def _tensor_faults(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
     stage, backbone = (values[key] if isinstance(values[key], Mapping) else {} for key in ("stage", "backbone"))
     said = f"{prefix}trainer.tensor_parallel={values['trainer']['tensor_parallel']}"
-    if values["trainer"]["compile"]:
-        yield (
-            f"{prefix}trainer.compile=true: layers whose processes send to each other are not compiled with {said}; "
-            f"leave it out ({prefix}trainer.gradient_checkpointing=true saves memory), or give trainer=fsdp"
-        )
     if backbone.get("dropout"):
         yield (
             f"{prefix}backbone.dropout={backbone['dropout']}: the processes of a group would draw the same for other "

@@ -27,7 +27,6 @@ def findings(*words):
         (["trainer=fsdp", *LORA, "stage.lora_quantization=nf4"], "lora_quantization=nf4: .*give trainer=ddp"),
         (["trainer=tp", "trainer.devices=3"], "tensor_parallel=2: must divide the 3 devices.*trainer.devices=4"),
         (["trainer=tp", "backbone.dropout=0.1"], "backbone.dropout=0.1: .*give backbone.dropout=0"),
-        (["trainer=tp", "trainer.compile=true"], "trainer.compile=true: .*tensor_parallel=2; .*give trainer=fsdp"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(words, said):
@@ -45,6 +44,7 @@ def test_what_does_not_go_together_is_one_line(words, said):
         ["trainer=fsdp", "trainer.shard=grad", *LORA],
         ["trainer=tp", *LORA, "stage.lora_dora=true"],
         ["trainer=fsdp", "trainer.compile=true", "trainer.activation_memory_budget=0.5"],
+        ["trainer=tp", "trainer.compile=true", "trainer.activation_memory_budget=0.5"],
     ],
 )
 def test_what_goes_together_is_no_finding(words):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,22 +13,26 @@ import torch
 from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.lora import adapted, apply_lora
 from lit_llm.backbone.models import LanguageModel
+from lit_llm.callbacks.throughput import Throughput
+from lit_llm.data.labelled_answers import labelled_batch
 from lit_llm.data.loading import ResumableLoader, shuffled
 from lit_llm.data.ranking_rows import ranking_batch
 from lit_llm.optim.adamw import adamw
 from lit_llm.optim.muon import muon_adamw
 from lit_llm.optim.schedules import constant
-from lit_llm.records import IGNORE, Rollout, TokenBatch
+from lit_llm.records import IGNORE, LabelledBatch, Rollout, TokenBatch
 from lit_llm.runtime.sharded_strategy import ShardedStrategy
+from lit_llm.stages.flag_classification import FlagClassification
 from lit_llm.stages.grpo import GRPO
 from lit_llm.stages.instruction_tuning import InstructionTuning
+from lit_llm.stages.kto import KTO
 from lit_llm.stages.ppo import PPO
 from lit_llm.stages.preference_optimization import PreferenceOptimization
 from lit_llm.stages.pretraining import Pretraining
 from lit_llm.stages.reward_modeling import RewardModeling
 
 from .test_processes import LONG, PLAIN, Liked, Shares, rollout
-from .toy import END, VOCABULARY, made, rankings
+from .toy import END, LIKED, VOCABULARY, made, rankings
 from .training_run import trainer_for
 
 STEPS, ROWS, LENGTH = 20, 24, 9
@@ -68,8 +72,8 @@ class Texts:
 class Rankings:
     """Prompts with three ranked answers each, of all lengths."""
 
-    def __init__(self, prompts: int = ROWS) -> None:
-        batch = rankings(prompts)
+    def __init__(self, prompts: int = ROWS, annotators: int = 0) -> None:
+        batch, self.annotators = rankings(prompts), annotators
         self.rows = [batch.completions.rows[3 * n : 3 * n + 3] for n in range(prompts)]
         self.ranks = batch.ranks.view(-1, 3).tolist()
 
@@ -82,11 +86,34 @@ class Rankings:
     def collate(self, items: Any) -> Any:
         rows = [row for item in items for row in self.rows[item]]
         groups = [group for group in range(len(items)) for _ in range(3)]
-        return ranking_batch(rows, groups, [rank for item in items for rank in self.ranks[item]], [1.0] * len(items))
+        ranks = [rank for item in items for rank in self.ranks[item]]
+        who = [item % self.annotators for item in items] if self.annotators else None
+        return ranking_batch(rows, groups, ranks, [1.0] * len(items), annotators=who)
+
+
+class Labels:
+    """Prompts with an answer each, good or bad, and the answer of the next prompt beside it."""
+
+    def __init__(self, prompts: int = ROWS) -> None:
+        self.rows = rankings(prompts).completions.rows[::3]
+        self.good = [int((answer == LIKED).sum()) >= 2 for _, answer in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+    def collate(self, items: Any) -> LabelledBatch:
+        labels, weights = [self.good[item] for item in items], [0.5 + item % 3 for item in items]
+        others = [(self.rows[item][0], self.rows[(item + 1) % len(self)][1]) for item in items]
+        return labelled_batch([self.rows[item] for item in items], labels, weights, unrelated=others)
 
 
 class Data(L.LightningDataModule):
     source_names = ("general",)
+    annotators: tuple[str, ...] = ()
+    training_comparisons_by: Mapping[str, int] = {}
 
     def __init__(self, rows: Any, held_out: Any, batch_size: int) -> None:
         super().__init__()
@@ -155,7 +182,7 @@ def preferences_by_adapters(shares: int) -> Any:
 
 
 def preferences_from_adapters(shares: int) -> Any:
-    """Adapters that are trained on, held to what they began as."""
+    """Held to what the adapters began as."""
     network = apply_lora(model(), 4, 32.0, 0.0)
     for layer in adapted(network).values():
         torch.nn.init.normal_(layer.lora_B.weight, std=0.05)
@@ -166,6 +193,41 @@ def preferences_from_adapters(shares: int) -> Any:
 def reward_model(shares: int) -> Any:
     stage = RewardModeling(model=model(), **parts(partial(adamw, lr=1e-3)))
     return stage, Data(Rankings(), Rankings(8), 4 // shares), {}
+
+
+def reward_model_by_annotators(shares: int) -> Any:
+    """Each annotator's factor is a plain tensor beside those that are shared out."""
+    stage = made(RewardModeling, model=model(), adherence="learned", adherence_lr=0.1, **parts(partial(adamw, lr=1e-3)))
+    data = Data(Rankings(annotators=2), Rankings(8, annotators=2), 4 // shares)
+    data.annotators, data.training_comparisons_by = ("ann", "bob"), {"ann": ROWS // 2, "bob": ROWS // 2}
+    return stage, data, {}
+
+
+def labels(stage: Any, shares: int) -> tuple[Any, Any, dict[str, Any]]:
+    return stage, Data(Labels(), Labels(8), 4 // shares), {}
+
+
+def kto(shares: int) -> Any:
+    """Its baseline is a mean over the rows of all processes."""
+    return labels(KTO(model=model(), **parts(partial(adamw, lr=1e-3))), shares)
+
+
+def kto_by_adapters(shares: int) -> Any:
+    return labels(made(KTO, model=model(), lora_rank=4, **parts(partial(adamw, lr=1e-3))), shares)
+
+
+def flags(shares: int) -> Any:
+    """Balanced by all processes' labels; its threshold is chosen by all processes' answers."""
+    return labels(made(FlagClassification, model=model(), positive_weight="balanced", **parts()), shares)
+
+
+def flags_by_adapters(shares: int) -> Any:
+    return labels(made(FlagClassification, model=model(), lora_rank=4, **parts()), shares)
+
+
+def flags_by_head(shares: int) -> Any:
+    """Of a transformer that stays as it is."""
+    return labels(made(FlagClassification, model=model(), trained="head", **parts()), shares)
 
 
 def on_policy(kind: Any, shares: int, **options: Any) -> Any:
@@ -197,7 +259,8 @@ def grpo(shares: int) -> Any:
 CASES: dict[str, Callable[[int], Any]] = {
     each.__name__: each
     for each in (tied, untied_muon, recomputed, adapters, adapters_decomposed, preferences, preferences_by_adapters,
-                 preferences_from_adapters, reward_model, ppo, ppo_by_adapters, grpo)
+                 preferences_from_adapters, kto, kto_by_adapters, reward_model, reward_model_by_annotators, flags,
+                 flags_by_adapters, flags_by_head, ppo, ppo_by_adapters, grpo)
 }  # fmt: skip
 OF_ONE_SHARE = {"adapters_left_out": adapters_left_out}
 
@@ -233,19 +296,20 @@ def run(
     keep: Path | None = None,
     **strategy: Any,
 ) -> dict[str, Any]:
-    """Steps and validations of a run, and its weights at the end (in the first process).
+    """Steps and validations of a run, its weights (in the first process), a classifier's threshold and, of texts, the
+    tokens that were counted.
 
     ``resume``: the checkpoint that it goes on from; ``keep``: the one that it writes."""
     shares = processes // tensor_parallel
     L.seed_everything(1, verbose=False)
     stage, data, options = (CASES | OF_ONE_SHARE)[case](shares)
-    recorder = Recorder()
+    recorder, throughput = Recorder(), Throughput(mfu=False)
     usual = {"max_steps": steps, "max_epochs": -1, "val_check_interval": 8, "check_val_every_n_epoch": None}
     if stage.automatic_optimization:
         usual |= {"gradient_clip_val": 0.5}
     if processes > 1:
         usual |= {"devices": processes, "strategy": kind(shares, tensor_parallel, **strategy)}
-    trainer = trainer_for(folder, [recorder], enable_checkpointing=False, **(usual | options))
+    trainer = trainer_for(folder, [recorder, throughput], enable_checkpointing=False, **(usual | options))
     trainer.fit(stage, datamodule=data, ckpt_path=resume, weights_only=True)
     if keep is not None:
         trainer.save_checkpoint(keep)
@@ -256,19 +320,31 @@ def run(
     stage.gather()
     weights = stage.model.state_dict() if stage.global_rank == 0 else {}
     steps_told = list(recorder.steps.values())
-    return {"steps": steps_told, "validations": recorder.validations, "weights": weights, "held": held}
+    counted = throughput.state_dict()["tokens"] if isinstance(getattr(data, "rows", None), Texts) else None
+    return {"steps": steps_told, "validations": recorder.validations, "weights": weights, "held": held,
+            "threshold": getattr(stage.model, "threshold", None), "tokens": counted}  # fmt: skip
 
 
-def assert_same(found: dict[str, Any], wanted: dict[str, Any], case: str) -> None:
-    """Losses, norms and weights, within 1e-5; each number of training that one run tells is told by the other."""
+def assert_same(found: dict[str, Any], wanted: dict[str, Any], case: str) -> tuple[float, float]:
+    """Losses, norms and weights, within 1e-5; each number of training that one run tells is told by the other.
+
+    Returns the largest differences of losses, and of weights."""
     assert len(found["steps"]) == len(wanted["steps"]) > 1, case
+    losses = weights = 0.0
     for step, (one, two) in enumerate(zip(found["steps"], wanted["steps"], strict=True)):
-        for name in ("train/loss", "loss", "train/grad_norm", "policy/grad_norm", "value/grad_norm"):
+        factors = [name for name in two if name.startswith("adherence/")]
+        for name in ("train/loss", "loss", "train/grad_norm", "policy/grad_norm", "value/grad_norm", *factors):
             assert (name in one) == (name in two), (case, name)
             if name in one:
                 gap = abs(one[name] - two[name])
                 assert gap <= 1e-5 * max(1.0, abs(two[name])), (case, step, name, one[name], two[name])
+                losses = max(losses, gap) if name.endswith("loss") else losses
     torch.testing.assert_close(found["validations"], wanted["validations"], rtol=1e-5, atol=1e-5, msg=case)
+    assert found["tokens"] == wanted["tokens"], case  # peers read the same ones, which count once
+    if wanted["threshold"] is not None:
+        assert abs(found["threshold"] - wanted["threshold"]) <= 1e-5, case
     assert found["weights"].keys() == wanted["weights"].keys(), case
     for name, weight in wanted["weights"].items():
         torch.testing.assert_close(found["weights"][name], weight, rtol=1e-5, atol=1e-5, msg=f"{case} {name}")
+        weights = max(weights, float((found["weights"][name] - weight).abs().max()))
+    return losses, weights

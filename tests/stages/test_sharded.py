@@ -30,7 +30,8 @@ from .test_processes import Liked
 from .toy import END, loader, made, prompt_batch
 from .training_run import trainer_for
 
-DEFAULT = {"tied": STEPS, "untied_muon": 8, "adapters": 5, "preferences": 7, "ppo": 2, "grpo": 2}  # and their steps
+DEFAULT = {"tied": STEPS, "untied_muon": 8, "adapters": 5, "preferences": 7, "kto": 4, "flags": 4, "ppo": 2,
+           "grpo": 2}  # and their steps  # fmt: skip
 
 
 def trainer(folder: Path, processes: int, tensor_parallel: int = 1, **options: Any) -> L.Trainer:
@@ -93,7 +94,8 @@ class Asked(L.Callback):
 def sampled(folder: Path, processes: int) -> dict[str, Any]:
     """Rollouts of GRPO as they come, and what is asked of the policy afterwards."""
     asked = Asked()
-    stage = made(GRPO, model=model().float(), reward=Liked(), group_size=4, max_new_tokens=6, end_ids=(END,), **parts())
+    given = {"group_size": 4, "max_new_tokens": 6, "end_ids": (END,), "temperature": 0.7}
+    stage = made(GRPO, model=model().float(), reward=Liked(), **given, **parts())
     batch = prompt_batch(4)
     share = PromptBatch(*(column.chunk(processes)[data_rank()[0]] for column in batch))
     trainer(folder, processes, callbacks=[asked], max_steps=2).fit(stage, loader([share] * 2))
@@ -159,7 +161,7 @@ def test_weights_begin_part_by_part(start, two, tmp_path):
 def test_answers_are_sampled_by_a_whole_copy(two):
     for each in two:
         found = each["sampled"]
-        assert found["gap"] < 1e-4  # the parts, together, score what the copy has sampled
+        assert found["gap"] < 1e-4  # the parts, together, score what the copy has sampled, by its temperature
         torch.testing.assert_close(found["whole"], found["parts"], rtol=0, atol=1e-6)
         assert torch.equal(found["loaded"], found["parts"])
         assert found["elsewhere"] == (found["rank"] != 0)
@@ -171,11 +173,55 @@ def test_a_run_goes_on_from_its_checkpoint(two):
     assert all(each["resumed"]["gap"] < 1e-9 for each in two)
 
 
+class Types(L.Callback):
+    """In which types weights multiply, and are held, and gradients are."""
+
+    def __init__(self) -> None:
+        self.found: set[tuple[str, torch.dtype]] = set()
+        self.losses: list[float] = []
+
+    def on_train_start(self, trainer: L.Trainer, stage: Any) -> None:  # noqa: ARG002
+        layer = stage.model.backbone.layers[0].mlp.up_proj
+        layer.register_forward_pre_hook(lambda layer, inputs: self.found.add(("multiplied", layer.weight.dtype)))  # noqa: ARG005
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, stage: Any, optimizer: Any) -> None:  # noqa: ARG002
+        for each in stage.model.parameters():
+            self.found |= {("held", each.dtype), ("gradient", each.grad.dtype)}
+
+    def on_train_batch_end(self, trainer: L.Trainer, stage: Any, *args: Any) -> None:  # noqa: ARG002
+        self.losses.append(stage.latest["train/loss"])
+
+
+def mixed(folder: Path, processes: int, tensor_parallel: int = 1) -> dict[str, Any]:
+    types, shares = Types(), processes // tensor_parallel
+    stage = Pretraining(model=model().float(), **parts(partial(adamw, lr=1e-3)))
+    options = {"callbacks": [types], "max_steps": 8, "precision": "bf16-mixed"}
+    data = Data(Texts(), Texts(8, 1), 4 // shares)
+    trainer(folder, processes, tensor_parallel, **options).fit(stage, datamodule=data)
+    return {"types": types.found, "losses": types.losses}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tensor_parallel", [1, 2])
+def test_mixed_precision_gathers_in_bfloat16_and_holds_float32(tensor_parallel, tmp_path):
+    """Its losses are one process's as far as bfloat16 goes: here what is added between layers is rounded too."""
+    found, wanted = together(2, mixed, tmp_path, 2, tensor_parallel)[0], mixed(tmp_path, 1)
+    assert found["types"] == {("multiplied", torch.bfloat16), ("held", torch.float32), ("gradient", torch.float32)}
+    assert found["losses"] == pytest.approx(wanted["losses"], rel=0.02) and len(found["losses"]) == 8
+
+
 def cases(folder: Path, names: list[str], processes: int, options: dict[str, Any]) -> dict[str, Any]:
     return {name: run(name, folder, processes, **options) for name in names}
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one process finds in every case."""
+    return cases(tmp_path_factory.mktemp("alone"), list(CASES), 1, {})
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("processes", "options"),
     [
@@ -187,7 +233,9 @@ def cases(folder: Path, names: list[str], processes: int, options: dict[str, Any
         (4, {"tensor_parallel": 2}),
     ],
 )
-def test_every_way_to_share_out_in_every_stage(processes, options, tmp_path):
-    found = together(processes, cases, tmp_path, list(CASES), processes, options)
+def test_every_way_to_share_out_in_every_stage(processes, options, alone, tmp_path):
+    """With ``-s`` it says how far losses and weights are from one process's."""
+    found = together(processes, cases, tmp_path, list(CASES), processes, options, seconds=3000)
     for name in CASES:
-        assert_same(found[0][name], run(name, tmp_path), f"{name} {processes} {options}")
+        losses, weights = assert_same(found[0][name], alone[name], f"{name} {processes} {options}")
+        print(f"{processes} {options} {name}: losses {losses:.1e}, weights {weights:.1e}", flush=True)

@@ -1,4 +1,5 @@
-"""Checkpoints of a run whose layers several processes compute together: any number of processes goes on from them."""
+"""The strategy that a configuration asks for; checkpoints of a run whose layers several processes compute together: any
+number of processes goes on from them."""
 
 from __future__ import annotations
 
@@ -7,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from lit_llm.config import schema
+from lit_llm.config.command_line import compose
 from lit_llm.training.sharded_strategy import CheckpointedShardedStrategy
+from lit_llm.training.trainer import strategy
 from tests.processes import together
 from tests.stages.sharded_runs import assert_same, run
 
@@ -17,6 +21,24 @@ WAYS = {"tp of 2": (2, 2), "tp of 2 in two groups": (4, 2), "fsdp of 4": (4, 1)}
 
 def half(case: str, folder: Path, way: tuple[int, int], **options: Any) -> dict[str, Any]:
     return run(case, folder, *way, kind=CheckpointedShardedStrategy, **options)
+
+
+@pytest.mark.parametrize(
+    ("words", "sizes", "shard", "replicas"),
+    [
+        (["trainer=fsdp", "trainer.devices=4"], (4, 1), "full", None),
+        (["trainer=fsdp", "trainer.devices=4", "trainer.shard=grad"], (4, 1), "grad", None),
+        (["trainer=fsdp", "trainer.num_nodes=2", "trainer.devices=4", "trainer.shard=hybrid"], (8, 1), "hybrid", 2),
+        (["trainer=tp", "trainer.devices=8"], (4, 2), "full", None),
+        (["trainer=tp", "trainer.devices=8", "trainer.tensor_parallel=8"], (1, 8), "full", None),
+    ],
+)
+def test_how_many_processes_compute_a_layer_together_is_never_left_to_lightning(words, sizes, shard, replicas):
+    """Its "auto" would be all of a machine's."""
+    schema.register()
+    made = strategy(compose("train", ["trainer.accelerator=cpu", *words]).trainer)
+    assert isinstance(made, CheckpointedShardedStrategy)
+    assert (made._sizes, made.shard, made.replicas) == (sizes, shard, replicas)
 
 
 @pytest.mark.slow

@@ -95,30 +95,33 @@ def state_bytes(trainer: L.Trainer, stage: Any) -> int:
 
 
 class Clock(L.Callback):
-    """The seconds of each step but the first, its loss, and the most that ``state_bytes`` was."""
+    """The seconds of each step but the first, by the clock and of the processor, its loss, and the most that
+    ``state_bytes`` was."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.processor: list[float] = []
         self.losses: list[float] = []
         self.state = 0
-        self._last = 0.0
+        self._last = self._last_processor = 0.0
 
     def on_before_optimizer_step(self, trainer: L.Trainer, stage: Any, optimizer: Any) -> None:  # noqa: ARG002
         self.state = max(self.state, state_bytes(trainer, stage))
 
     def on_train_batch_end(self, trainer: L.Trainer, stage: Any, *args: Any) -> None:  # noqa: ARG002
-        now = time.perf_counter()
+        now, processor = time.perf_counter(), time.process_time()
         self.losses.append(stage.latest.get("train/loss", math.nan))  # answers are sampled anew in each process
         if len(self.losses) > 1:
             self.seconds.append(now - self._last)
-        self._last = now
+            self.processor.append(processor - self._last_processor)
+        self._last, self._last_processor = now, processor
 
 
 def main(told: dict[str, Any]) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     folder, sharded = Path(told["folder"]), told["way"] not in ("one", "ddp")
-    keep_freed_memory(GATHERED if sharded else None)
+    keep_freed_memory(GATHERED if sharded and not told["keep"] else None)
     torch.set_num_threads(1)
     bare = peak_bytes("cpu")
     world, tensor = int(os.environ["WORLD_SIZE"]), int(told["tensor_parallel"])
@@ -141,8 +144,10 @@ def main(told: dict[str, Any]) -> None:
     )  # fmt: skip
     trainer.fit(stage, DataLoader(batches, batch_size=None, shuffle=False))  # type: ignore[arg-type]
     held, state = gathered(peak_bytes("cpu") - bare, world), gathered(float(clock.state), world)
+    processor = gathered(sorted(clock.processor), world)
     if trainer.is_global_zero:
-        found = {"held": held, "state": state, "bare": bare, "losses": clock.losses, "seconds": sorted(clock.seconds)}
+        found = {"held": held, "state": state, "bare": bare, "losses": clock.losses, "seconds": sorted(clock.seconds),
+                 "processor": processor}  # fmt: skip
         print(json.dumps(found), flush=True)
 
 

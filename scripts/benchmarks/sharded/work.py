@@ -44,6 +44,7 @@ class Settings:
     stages: Annotated[tuple[str, ...], f"of {', '.join(STAGES)}"] = ("pretraining", "dpo")
     optimizer: Annotated[str, f"of {', '.join(OPTIMIZERS)}"] = "adamw"
     ways: Annotated[tuple[str, ...], f"of {', '.join(list(WAYS)[1:])}"] = tuple(WAYS)[1:]
+    keep: Annotated[bool, "large freed memory is kept with fsdp and tp too, as in one process"] = False
     json: Annotated[Path | None, "also write the results here"] = None
 
     def __post_init__(self) -> None:
@@ -72,13 +73,15 @@ class Found:
     bare: float  # bytes of libraries, before there is a model
     state: float  # bytes of its part of weights, gradients and the optimizer's state, frozen networks among them
     held: float  # bytes at the peak, above ``bare``
-    seconds: float
+    seconds: float  # of a step, by the clock
+    processor: float  # seconds of a step, of each process's processor, their mean
     gap: float  # the largest difference between a step's loss and one process's; nan: each samples its own answers
 
     def line(self) -> str:
         told = f"{self.gap:.1e}" if self.processes > 1 and not math.isnan(self.gap) else "-"
         sizes = " | ".join(f"{size / 2**20:,.0f} MiB" for size in (self.bare, self.state, self.held))
-        return f"| {self.stage} | {self.processes} | {WAYS[self.way]} | {sizes} | {self.seconds:.2f} s | {told} |"
+        times = f"{self.seconds:.2f} s | {self.processor:.2f} s"
+        return f"| {self.stage} | {self.processes} | {WAYS[self.way]} | {sizes} | {times} | {told} |"
 
 
 def run(settings: Settings) -> None:
@@ -95,8 +98,8 @@ def run(settings: Settings) -> None:
         say(f"{model.num_parameters():,} parameters, {settings.rows} rows of {settings.length} a step, float32, "
             f"{settings.optimizer}, one thread a process")  # fmt: skip
         print("| stage | processes | strategy | libraries | weights, gradients, moments | at the peak, above libraries "
-              "| a step | from one process's losses |", flush=True)  # fmt: skip
-        print("|---|---|---|---|---|---|---|---|", flush=True)
+              "| a step | of each processor | from one process's losses |", flush=True)  # fmt: skip
+        print("|---|---|---|---|---|---|---|---|---|", flush=True)
         for one in measured(settings, Path(place)):
             found.append(one)
             print(one.line(), flush=True)
@@ -121,7 +124,8 @@ def measured(settings: Settings, folder: Path) -> Iterator[Found]:
 def _found(stage: str, processes: int, way: str, told: dict[str, Any], alone: dict[str, Any]) -> Found:
     gap = max(abs(a - b) for a, b in zip(told["losses"], alone["losses"], strict=True))
     sizes = told["bare"], max(told["state"]), max(told["held"])
-    return Found(stage, processes, way, *sizes, statistics.median(told["seconds"]), gap)
+    processor = statistics.fmean(map(statistics.median, told["processor"]))
+    return Found(stage, processes, way, *sizes, statistics.median(told["seconds"]), processor, gap)
 
 
 def member(settings: Settings, folder: Path, stage: str, processes: int, way: str) -> dict[str, Any]:
@@ -129,7 +133,7 @@ def member(settings: Settings, folder: Path, stage: str, processes: int, way: st
     told = {
         "folder": str(folder), "stage": stage, "way": "full" if way == "tp" else way, "rows": settings.rows,
         "length": settings.length, "steps": settings.steps, "optimizer": settings.optimizer,
-        "tensor_parallel": 2 if way == "tp" else 1,
+        "tensor_parallel": 2 if way == "tp" else 1, "keep": settings.keep,
     }  # fmt: skip
     places = os.pathsep.join(filter(None, (str(SCRIPTS), str(SCRIPTS.parent), os.environ.get("PYTHONPATH", ""))))
     done = subprocess.run(
