@@ -109,7 +109,8 @@ def by_content(file: str) -> str:
         return ""
     seen = kind_seen(data)
     if seen is not None:
-        return "" if seen.ending == ".doc" else f"{seen.what} by its content; {seen.remedy}"
+        remedy = "rename it to .csv or .tsv" if (extension(file), seen.ending) == (".xls", ".txt") else seen.remedy
+        return "" if seen.ending == ".doc" else f"{seen.what} by its content; {remedy}"
     return nothing_in(data)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from lit_llm.data.counts import Counts
+from lit_llm.data.documents.needs import KINDS as DOCUMENTS
+from lit_llm.data.file_rows import TEXTS, extension
 from lit_llm.data.filters import Record, group_key, share, without_overlap
 from lit_llm.data.formats import Kind
 from lit_llm.data.found_encodings import warn_once
@@ -166,8 +168,12 @@ def _spared(split: dict[str, list[Record]], cuts: Sequence[Sequence[Document]]) 
 
 
 def _tell_held_out_whole(cuts: Sequence[Sequence[Document]], out: Collection[int]) -> None:
-    """Warns of the texts of which nothing is trained. ``out``: the ids of the blocks that are held out."""
-    whole = [text[0].source for text in cuts if text and all(id(block) in out for block in text)]
+    """Warns of the files of which nothing is trained. ``out``: the ids of the blocks that are held out."""
+    whole = [
+        text[0].file
+        for text in cuts
+        if text and extension(text[0].file) in (*TEXTS, *DOCUMENTS) and all(id(block) in out for block in text)
+    ]
     if whole:
         more = f" and {len(whole) - NAMED} more" if len(whole) > NAMED else ""
         said = f"{counted(len(whole), 'text')} of {len(cuts)} held out whole, and not trained"

@@ -55,7 +55,7 @@ def test_files_that_are_not_read_are_said_once_and_counted(tmp_path, caplog):
 def test_too_many_bad_rows_and_none_at_all_are_errors(tmp_path):
     file = lines(tmp_path, [{"text": "a"}, {"x": 1}])
     with pytest.raises(
-        UserError, match=r"1 of 2 rows are bad, more than data.max_error_rate=0.2 .*unknown_format 1.*:2:"
+        UserError, match=r"1 of 2 rows is bad, more than data.max_error_rate=0.2 .*unknown_format 1.*:2:"
     ):
         read_records(file, "texts", on_error="skip")
     assert read_records(file, "texts", on_error="skip", max_error_rate=0.5).counts.used == 1
