@@ -21,6 +21,7 @@ from typing import BinaryIO, cast
 
 from lit_llm.data.compression import COMPRESSED, MAX_RATIO, WINDOW, decompressed, read_within
 from lit_llm.data.row_errors import RowError, in_one_line
+from lit_llm.runtime.counted import counted
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst")
 MAX_DEPTH = 3  # archives within each other
@@ -252,9 +253,8 @@ def _check(file: str, count: int, total: int, packed: int) -> None:
 
 
 def _bomb(file: str, count: int, total: int) -> RowError:
-    return RowError(
-        "archive_bomb", f"{file}: {count:,} members of {total:,} bytes; no archive of texts is so, a bomb is"
-    )
+    what = f"{counted(count, 'member')} of {counted(total, 'byte')}"
+    return RowError("archive_bomb", f"{file}: {what}; no archive of texts is so, a bomb is")
 
 
 def _archive(file: str) -> _Archive:

@@ -10,11 +10,13 @@ from os.path import commonprefix
 from lit_llm.data.file_rows import Row
 from lit_llm.data.row_errors import RowError
 from lit_llm.errors import UserError
+from lit_llm.runtime.counted import counted, verb
 
 SHOWN = 10  # rows of each reason
 KINDS = 20  # reasons
 FURTHER = 100_000  # rows that are still read after the first bad one
 GO_ON = "(data.on_error=skip counts such {} and goes on)"
+_NUMBERED = re.compile(r"(.*:(?:[a-z]+ )?)(\d+)", re.DOTALL)  # a place with a line, an item or a row
 LONG = 40  # characters of what all messages of a reason end with, from which on it is said once
 
 
@@ -36,12 +38,15 @@ class BadRows:
         """Whether no other reason was met."""
         return not self or set(self._counts) == {reason}
 
+    def wants(self, reason: str) -> bool:
+        """Whether what a further row of this reason says would be told; of later ones the number alone is."""
+        return len(self._first.get(reason, ())) < SHOWN
+
     def add(self, error: RowError) -> None:
         self._unread += error.whole_file
         self._counts[error.reason] += 1
-        shown = self._first.setdefault(error.reason, [])
-        if len(shown) < SHOWN:
-            shown.append(str(error))
+        if self.wants(error.reason):
+            self._first.setdefault(error.reason, []).append(str(error))
 
     def join(self, later: BadRows) -> None:
         """Those of another part of the data, which stands behind this one."""
@@ -80,23 +85,45 @@ class BadRows:
             raise UserError(f"{next(iter(self._first.values()))[0]} {such}")
         if not total:
             return
-        said = [f"{rows:,} of {self._read:,} rows are bad"] if rows else []
-        said += [f"{self._unread:,} of {len(self._files):,} files cannot be read"] if self._unread else []
+        said = [f"{rows:,} of {counted(self._read, 'row')} {verb(rows, 'is', 'are')} bad"] if rows else []
+        if self._unread:
+            said.append(f"{self._unread:,} of {counted(len(self._files), 'file')} cannot be read")
         beyond = "; the rows behind these were not looked at" if self.cut else ""
         lines = [f"data.path={path}: {', and '.join(said)}{beyond} {such}"]
         for reason, number in self._counts.most_common(KINDS):
             first = self._first[reason]
             more = f", the first {len(first)}" if number > len(first) else ""
-            end = _common_end(first)
+            causes = _by_cause(first)
+            end = _common_end([*causes]) if len(causes) > 1 else next(iter(causes)) if len(first) > 1 else ""
             lines.append(f"{reason}: {number:,}{more}: {end}".rstrip())
-            lines += [f"  {told[: len(told) - len(end)].rstrip(' ;:')}" for told in first]
+            for cause, places in causes.items():
+                own = cause[: len(cause) - len(end)].rstrip(" ;:")
+                lines += [f"  {place}{f': {own}' if own else ''}" for place in _in_files(places)]
         raise UserError("\n".join(lines))
+
+
+def _by_cause(told: Sequence[str]) -> dict[str, list[str]]:
+    """The places of messages by what stands behind them."""
+    found: dict[str, list[str]] = {}
+    for one in told:
+        place, _, cause = one.partition(": ")
+        found.setdefault(cause, []).append(place)
+    return found
+
+
+def _in_files(places: Sequence[str]) -> Iterator[str]:
+    """Places in one file as one: ``qa.csv:2, 3, 4``."""
+    numbers: dict[str, list[str]] = {}
+    for place in places:
+        found = _NUMBERED.fullmatch(place)
+        file, number = (found[1], found[2]) if found else (place, "")
+        numbers.setdefault(file, []).append(number)
+    for file, some in numbers.items():
+        yield f"{file}{', '.join(dict.fromkeys(some))}"
 
 
 def _common_end(told: Sequence[str]) -> str:
     """What several messages end with, from a clause on, such as what to do; nothing where that is short."""
-    if len(told) < 2:
-        return ""
     same = commonprefix([one[::-1] for one in told])[::-1]  # noqa: RUF071  (texts)
     begin = re.search(r"(?<=[;:] )", same)
     return same[begin.start() :] if begin and len(same) - begin.start() > LONG else ""

@@ -7,11 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lit_llm.data.file_rows import WITHOUT_ROWS
 from lit_llm.data.filters import Record
 from lit_llm.data.overview import Overview
 from lit_llm.data.quality import screening as quality
+from lit_llm.runtime.counted import counted
 
-HARMLESS = ("duplicate", "in_heldout", "empty_text", "all_tied", "left_out", "unlabelled", *quality.REASONS)
+HARMLESS = (
+    WITHOUT_ROWS, "duplicate", "in_heldout", "empty_text", "all_tied", "left_out", "unlabelled", *quality.REASONS,
+)  # fmt: skip
 """Reasons that are no error: they never stop a run and do not count against ``max_error_rate``."""
 
 
@@ -65,8 +69,8 @@ class Counts:
         return sum(n for reason, n in self.skipped.items() if reason not in HARMLESS)
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{reason} {n}" for reason, n in self.skipped.most_common())
-        return f"{self.read} rows read, {self.used} used" + (f", skipped: {parts}" if parts else "")
+        parts = ", ".join(f"{reason} {n:,}" for reason, n in self.skipped.most_common())
+        return f"{counted(self.read, 'row')} read, {self.used:,} used" + (f", skipped: {parts}" if parts else "")
 
 
 def merged_counts(*parts: Mapping[str, Any]) -> dict[str, Any]:

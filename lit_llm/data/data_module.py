@@ -12,6 +12,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from lit_llm.data.archives import home
+from lit_llm.data.bad_rows import BadRows
 from lit_llm.data.counts import Counts
 from lit_llm.data.dropped_rows import shares, warn
 from lit_llm.data.filters import Record
@@ -22,11 +23,14 @@ from lit_llm.data.overview import Overview
 from lit_llm.data.packing import PackedRows
 from lit_llm.data.prepared import Prepared
 from lit_llm.data.reading import Expand, Records, read_records
+from lit_llm.data.refused_rows import Refusable, why_refused
+from lit_llm.data.row_errors import RowError
 from lit_llm.data.samples import Decode, Part
 from lit_llm.data.sources import resolve
 from lit_llm.data.token_cache import TokenStore, content_hash
 from lit_llm.errors import UserError
 from lit_llm.records import Heldout
+from lit_llm.runtime.counted import counted
 from lit_llm.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -52,6 +56,7 @@ class DataModule(L.LightningDataModule, ABC):
         self._prepared: Prepared | None = None
         self._files: dict[str, None] = {}  # an ordered set
         self._overview = Overview()
+        self._bad = BadRows()  # that were read, and end the run all the same
 
     @abstractmethod
     def _prepare(self) -> Prepared:
@@ -66,31 +71,34 @@ class DataModule(L.LightningDataModule, ABC):
         self._remember(path, records.counts)
         return records
 
-    def _remember(self, path: DataPath, counts: Counts) -> None:
-        """What was read, for those who ask later."""
+    def _remember(self, path: DataPath, counts: Counts, key: str = "") -> None:
+        """What was read, for those who ask later. ``key``: which names it, of data beside the user's own."""
         not_trained = (*self.options.decontaminate, *self.options.earlier_heldout)
         for place in (path, *(not_trained if self.options.decontaminate_words else ())):
             found = resolve(place, self.options.cache_dir).values()
             self._files |= dict.fromkeys(home(file) for files in found for file in files)
         if self._prepared is None:  # what is read again later is counted already
-            self._overview += counts.overview
+            self._overview.of_key(key).__iadd__(counts.overview)
         self._first_bad = counts.first | self._first_bad
 
     @property
     def prepared(self) -> Prepared:
         if self._prepared is None:
-            self._overview = Overview()
+            self._overview, self._bad = Overview(), BadRows()
             self._prepared = self._prepare()
             told = self._prepared
             warn(told.counts, self._overview.whole.noun, self.options.name, told.remedies, self._first_bad)
         return self._prepared
 
-    def _count_tokens(self, records: Sequence[Record], store: TokenStore, parts: Sequence[int] | None = None) -> None:
-        """Of records that are trained or validated; ``parts``: documents in the store of each record, where not 1."""
+    def _count_tokens(
+        self, records: Sequence[Record], store: TokenStore, parts: Sequence[int] | None = None, key: str = ""
+    ) -> None:
+        """Of records that are trained or validated; ``parts``: documents in the store of each record, where not 1.
+        ``key``: as of ``_remember``."""
         lengths = store.lengths
         if parts is not None and len(records):
             lengths = np.add.reduceat(lengths, np.concatenate([[0], np.cumsum(parts)[:-1]]).astype(np.int64))
-        self._overview.add_tokens(records, lengths.tolist())
+        self._overview.of_key(key).add_tokens(records, lengths.tolist())
 
     @property
     def overview_so_far(self) -> Overview:
@@ -102,11 +110,11 @@ class DataModule(L.LightningDataModule, ABC):
         _ = self.prepared
         return self._overview
 
-    def rows_in_words(self) -> str:
-        """What the rows of an epoch are."""
-        longest = getattr(self.options, "max_length", None)
-        packed = isinstance(self.prepared.train, PackedRows | JoinedRows)
-        return f"packed rows of up to {longest:,} tokens" if packed and longest else "rows"
+    def epoch_in_words(self) -> str:
+        """How many rows an epoch has, and of what kind they are."""
+        longest, rows = getattr(self.options, "max_length", None), self.rows_per_epoch
+        packed = isinstance(self.prepared.train, PackedRows | JoinedRows) and longest
+        return f"{counted(rows, 'packed row')} of up to {counted(longest, 'token')}" if packed else counted(rows, "row")
 
     def places(self) -> list[str]:
         """Where what was made of the data is, for people; what is in the token cache alone is not told."""
@@ -131,24 +139,35 @@ class DataModule(L.LightningDataModule, ABC):
     def _decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special=False)
 
-    def _encoded_or(self, nothing: T, record: Record, encode: Callable[[], T]) -> T:
-        """What a chat template makes of a record; where it refuses it, ``nothing``, or an error that names the row."""
+    def _encoded_or(self, nothing: T, encode: Callable[[], T]) -> T:
+        """What a chat template makes of a record; where it refuses it ``nothing``, which ``_refused`` tells of."""
         try:
             return encode()
-        except UserError as error:
-            self._first_bad.setdefault("template_refuses", f"{record.source}: {error}")
-            if self.options.on_error == "skip":
-                return nothing
-            raise self._refusal(record, encode) from None
+        except UserError:
+            return nothing
 
-    def _refusal(self, record: Record, encode: Callable[[], Any]) -> UserError:
-        """The error for a record that a chat template refused, now or when its tokens were cached."""
-        what = "the chat template makes no token of it"
-        try:
-            encode()
-        except UserError as error:
-            what = str(error)
-        return UserError(f"{record.source}: {what} (data.on_error=skip counts such rows and goes on)")
+    def _refused(self, record: Refusable, encode: Callable[[Any], Any]) -> None:
+        """A record of which the chat template made no token, now or when its tokens were cached."""
+        self._left_out(record, "template_refuses", lambda: why_refused(record, encode))
+
+    def _left_out(self, record: Refusable, reason: str, why: Callable[[], str]) -> None:
+        """A record that was read, and of which nothing can be trained: it is none that is used, and with
+        ``data.on_error=stop`` ends the run together with all others (``_end_at_bad``)."""
+        self._overview.leave_out(record, reason)
+        stops = self.options.on_error == "stop"
+        told = (stops and self._bad.wants(reason)) or reason not in self._first_bad
+        line = f"{record.source}: {why()}" if told else ""
+        if told:
+            self._first_bad.setdefault(reason, line)
+        if stops:
+            self._bad.add(RowError(reason, line))
+
+    def _end_at_bad(self, records: Records) -> None:
+        """Raises UserError for all records that were left out, where one ends the run."""
+        if self._bad:
+            every = [one for some in records.splits.values() for one in some]
+            self._bad.passed(len(every), {one.file for one in every})
+            self._bad.end(self.options.path)
 
     def _check_template(self) -> None:
         """A template that fails whatever the conversation is an error of its own, and of no row."""

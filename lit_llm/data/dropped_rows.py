@@ -10,6 +10,7 @@ import numpy as np
 
 from lit_llm.data.overview import LOUD
 from lit_llm.data.quality import screening
+from lit_llm.runtime.counted import verb
 
 log = logging.getLogger(__name__)
 ASKED_FOR = ("other_half", "no_weight", "left_out")
@@ -49,8 +50,8 @@ def warn(
         told = remedies.get(reason) or REMEDIES.get(reason) or "mend them"
         first = f"; the first: {first_bad[reason]}" if reason in first_bad else ""
         log.warning(
-            "data: %.1f%% of the %s of %s (%s of %s) are %s: %s: %s%s",
-            *(100 * share, noun, name, f"{number:,}", f"{counts['read']:,}"),
+            "data: %.1f%% of the %s of %s (%s of %s) %s %s: %s: %s%s",
+            *(100 * share, noun, name, f"{number:,}", f"{counts['read']:,}", verb(number or 0, "is", "are")),
             *("cut" if reason == "truncated" else "dropped", reason, told, first),
         )
 

@@ -16,6 +16,7 @@ from lit_llm.data.archives import ARCHIVES, members
 from lit_llm.data.arrow_files import ARROW, read_arrow
 from lit_llm.data.charsets import AUTO, decoded
 from lit_llm.data.compression import COMPRESSED
+from lit_llm.data.documents.contents import SEEN, kind_seen, nothing_in
 from lit_llm.data.documents.needs import KINDS as DOCUMENTS
 from lit_llm.data.documents.reading import Text, read_documents
 from lit_llm.data.encodings import no_text, undecodable
@@ -23,7 +24,7 @@ from lit_llm.data.json_rows import read_json, read_lines
 from lit_llm.data.projects import is_project, read_project
 from lit_llm.data.row_errors import RowError, damaged
 from lit_llm.data.stores import Ahead, is_remote, on_disk
-from lit_llm.data.streams import Part, open_bytes, read_bytes
+from lit_llm.data.streams import Part, first_bytes, open_bytes, read_bytes
 from lit_llm.data.tables import TABLES, Lines, read_table
 from lit_llm.errors import UserError
 from lit_llm.runtime.suggestions import nearest
@@ -42,6 +43,11 @@ FOREIGN = {
     **dict.fromkeys((".7z", ".rar"), "an archive; unpack it and give the folder"),
 }
 """Formats that are known, and not read: what they are, and what to do."""
+ENDLESS = "a name without an ending gets that of what the file is, such as .txt"
+WITHOUT_ROWS = "without_rows"
+"""Why a file is not read in which nothing is, such as an empty shard among others."""
+_MAY_BE_OTHERS = ("", ".doc", ".xls", ".ppt")
+"""Endings of names, or none, under which other kinds of file are found: pages and RTF are saved as .doc."""
 PIECE = 2**20  # bytes of a long text that are a row, where it is read in parts
 _UNITS = {".json": "item", **dict.fromkeys((".parquet", *ARROW), "row")}
 
@@ -86,9 +92,26 @@ def known_extension(file: str) -> str:
     if found not in FORMATS:
         near = nearest(found, FORMATS)
         hint = f"; did you mean {near}?" if near else ""
-        hint = f"; {found} is {FOREIGN[found]}" if found in FOREIGN else hint
+        hint = f"; {found} is {FOREIGN[found]}" if found in FOREIGN else hint if found else f"; {ENDLESS}"
+        hint = f"; it is {seen}" if (seen := by_content(file)) else hint
         raise UserError(f"{file}: extension {found or '(none)'} is unknown; accepted: {', '.join(FORMATS)}{hint}")
     return found
+
+
+def by_content(file: str) -> str:
+    """What a file is whose name says too little, or another thing, and what to do; "" where its content tells nothing
+    more. Only files of this disk are opened."""
+    if is_remote(file) or extension(file) not in _MAY_BE_OTHERS:
+        return ""
+    try:
+        data = first_bytes(file, SEEN)
+    except RowError:
+        return ""
+    seen = kind_seen(data)
+    if seen is not None:
+        remedy = "rename it to .csv or .tsv" if (extension(file), seen.ending) == (".xls", ".txt") else seen.remedy
+        return "" if seen.ending == ".doc" else f"{seen.what} by its content; {remedy}"
+    return nothing_in(data)
 
 
 def read_rows(
@@ -110,11 +133,15 @@ def read_rows(
     with Ahead(files) as ahead:
         for number, file in enumerate(files):
             ahead.reads(number)
+            found = False
             try:
                 for row in _rows_of(file, encoding, texts):
+                    found = True
                     if isinstance(row, RowError):
                         row.file = file
                     yield row
+                if not found and extension(file) in FORMATS:
+                    raise RowError(WITHOUT_ROWS, f"{file}: no row in it")
             except RowError as bad:  # the file itself: damaged, a pointer, unreadable
                 bad.file, bad.whole_file = file, True
                 yield bad

@@ -28,12 +28,13 @@ from lit_llm.data.conversations import (
 from lit_llm.data.file_rows import Row
 from lit_llm.data.filters import Record
 from lit_llm.data.label_formats import labelled, labelled_messages
-from lit_llm.data.nearest_format import suggestion
 from lit_llm.data.preference_formats import tags_of
 from lit_llm.data.problem_formats import ANSWERS, ASKED, problem
 from lit_llm.data.row_errors import RowError
+from lit_llm.data.unfit_rows import OfFormat, no_rows, unfit
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Document, Example, Labelled, Message, Prompt
+from lit_llm.runtime.counted import counted
 from lit_llm.runtime.suggestions import nearest
 
 Kind = Literal["texts", "examples", "comparisons", "labels", "prompts"]
@@ -44,13 +45,6 @@ _RECORDS: dict[str, type] = {
     "comparisons": Comparison,
     "labels": Labelled,
     "prompts": Prompt,
-}
-_USED_BY = {
-    "texts": "data=raw_text (stage=pretraining, continued_pretraining)",
-    "examples": "data=task_pairs or data=instructions (stage=fine_tuning, instruction_tuning)",
-    "comparisons": "data=preferences (stage=reward_modeling, dpo)",
-    "labels": "data=labelled_answers (stage=kto)",
-    "prompts": "data=prompts (stage=ppo, grpo)",
 }
 
 
@@ -234,14 +228,27 @@ FORMATS = (
 )
 
 
+_KEYS = [OfFormat(form.name, form.kind, form.keys) for form in FORMATS]
+
+
+def no_rows_among(files: Sequence[str], kind: Kind) -> str:
+    """What is said of texts and documents alone, where rows are needed."""
+    return no_rows(counted(len(files), "text"), kind, _KEYS) + f"; the first: {files[0]}"
+
+
 def parse_row(
-    row: Row, kind: Kind, parse: Format | Parse | None = None, ignore_keys: Collection[str] = ()
+    row: Row,
+    kind: Kind,
+    parse: Format | Parse | None = None,
+    ignore_keys: Collection[str] = (),
+    renamed: Mapping[str, str] | None = None,
 ) -> Record | None:
     """One row as a record of a kind.
 
     Args:
         parse: what ``find_format`` gave, or None to choose by the row's keys.
         ignore_keys: keys that the row is read without, at every depth. A short value of one stays a tag.
+        renamed: ``data.columns``, by which its keys have their names.
 
     Returns:
         The record, or None where a function of the user's left the row out.
@@ -254,12 +261,14 @@ def parse_row(
     where, ignored = row.where, {key: value[key] for key in ignore_keys if key in value}
     try:
         value = row_keys.without(value, ignore_keys) if ignore_keys else value
-        chosen = parse or _detect(value, kind, where)
+        if isinstance(row.value, str) and kind != "texts" and (parse is None or isinstance(parse, Format)):
+            raise RowError("no_row", f"{where}: {no_rows('a text', kind, _KEYS)}")
+        chosen = parse or _detect(value, kind, where, renamed or {})
         if not isinstance(chosen, Format):
             return chosen(value, where)
         record = _parsed(chosen, value, where)
     except KeyError as error:  # a format chosen by name whose key the row lacks
-        raise _unfit(value, kind, where, f"'{error.args[0]}' is missing") from None
+        raise unfit(value, kind, where, f"'{error.args[0]}' is missing", _KEYS, renamed or {}) from None
     except RecursionError:
         raise RowError("too_deep", f"{where}: nested too deep; flat fields are needed") from None
     return replace(record, tags=record.tags | tags_of(ignored, CONTEXT)) if ignored else record
@@ -337,34 +346,11 @@ def _said(record: Record) -> Iterator[tuple[str, str]]:
         yield "assistant", record.completion
 
 
-def _detect(value: Mapping[str, Any], kind: Kind, where: str) -> Format:
+def _detect(value: Mapping[str, Any], kind: Kind, where: str, renamed: Mapping[str, str]) -> Format:
     for candidate in FORMATS:
         if candidate.kind == kind and candidate.fits(value):
             return candidate
-    raise _unfit(value, kind, where, "no known format")
-
-
-def _unfit(value: Mapping[str, Any], kind: Kind, where: str, what: str) -> RowError:
-    """Keys found, formats accepted, and the kind of data that these keys are or else the nearest match of each."""
-    mine = [f for f in FORMATS if f.kind == kind]
-    accepted = "; ".join(dict.fromkeys(" + ".join(keys) for f in mine for keys in f.keys))
-    wanted = list(dict.fromkeys(k for f in mine for keys in f.keys for k in keys))
-    near = [(k, nearest(str(k), wanted)) for k in value if k not in wanted]
-    hint = "".join(f"; did you mean '{n}' for '{str(k)[:40]}'?" for k, n in near[:8] if n and n not in value)
-    other = max((f for f in FORMATS if f.kind != kind), key=lambda f: f.fits(value))  # most keys, the first of equals
-    missing = ([key for key in keys if key not in value] for f in mine for keys in f.keys if len(keys) > 2)
-    lacking = [names[0] for names in missing if len(names) == 1]
-    fitting = other.fits(value)
-    if lacking and not hint and fitting < 2:
-        hint = f"; '{lacking[0]}' is missing"
-    elif fitting > 1:
-        hint = f"; this is for {_USED_BY[other.kind]}"
-    elif told := suggestion(value, [(f.name, keys) for f in mine for keys in f.keys], kind, guess=not fitting):
-        hint += told
-    elif fitting and not hint:
-        hint = f"; this is for {_USED_BY[other.kind]}"
-    keys = ", ".join(str(k)[:40] for k in list(value)[:12]) or "none"
-    return RowError("unknown_format", f"{where}: {what}; keys found: {keys}; accepted: {accepted}{hint}")
+    raise unfit(value, kind, where, "no known format", _KEYS, renamed)
 
 
 def find_format(name: str | None, kind: Kind) -> Format | Parse | None:

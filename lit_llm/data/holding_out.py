@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from lit_llm.data.counts import Counts
+from lit_llm.data.documents.needs import KINDS as DOCUMENTS
+from lit_llm.data.file_rows import TEXTS, extension
 from lit_llm.data.filters import Record, group_key, share, without_overlap
 from lit_llm.data.formats import Kind
+from lit_llm.data.found_encodings import warn_once
 from lit_llm.data.provenance import cut, joined, located
 from lit_llm.data.quality.screening import REMEDIES, Screening
 from lit_llm.data.splits import UNDIVIDED
 from lit_llm.errors import UserError
 from lit_llm.records import Document
+from lit_llm.runtime.counted import counted
 
+log = logging.getLogger(__name__)
 FEW_TEXTS = 20  # fewer than these are cut into blocks, so that a part can be held out
 BLOCKS = 200  # about so many in all
 BLOCK_CHARACTERS = 400, 20_000
+NAMED = 3  # texts in a warning
 PASSAGES = "held_out_passages"
 DROPS = {"in_heldout": "a held-out row has their text or prompt"} | {
     reason: REMEDIES[reason] for reason in ("near_heldout", "near_duplicate", "decontaminated", "earlier_heldout")
@@ -114,11 +121,13 @@ def _carve_blocks(
 ) -> dict[str, list[Record]]:
     """Holds out blocks of few texts; what is trained is as whole as that leaves it.
 
-    A text ends where its end token is, so neighbouring blocks that are trained are one text again. A block that holds
-    what is held out, or nearly says it, is dropped by itself: no row is, so it is counted as a place that was altered.
+    Of each text of several blocks one at least is trained, where the parts that are held out can spare it; a warning
+    tells of texts that are held out whole. A text ends where its end token is, so neighbouring blocks that are trained
+    are one text again. A block that holds what is held out, or nearly says it, is dropped by itself: no row is, so it
+    is counted as a place that was altered.
     """
     cuts = blocks([text for text in texts if isinstance(text, Document)])
-    split = _carve([block for parts in cuts for block in parts], wanted)
+    split = _spared(_carve([block for parts in cuts for block in parts], wanted), cuts)
     train = split.get("train", [])
     out = [block for name, members in split.items() if name != "train" for block in members]
     heldout = [*heldout, *out]
@@ -128,9 +137,51 @@ def _carve_blocks(
         counts.altered[PASSAGES] += len(told)
         counts.first.setdefault(PASSAGES, told[min(told)])
     trained = {id(block) for number, block in enumerate(train) if number not in told}
+    _tell_held_out_whole(cuts, {id(block) for block in out})
     runs = [list(run) for parts in cuts for kept, run in groupby(parts, lambda block: id(block) in trained) if kept]
     split = split | {"train": [joined(run) for run in runs]}
     return {name: [located(block) for block in parts if isinstance(block, Document)] for name, parts in split.items()}
+
+
+def _spared(split: dict[str, list[Record]], cuts: Sequence[Sequence[Document]]) -> dict[str, list[Record]]:
+    """The split with a block of each text in training: of a text that is held out with all of its several blocks, the
+    one with the largest hash in the part that has most. A block that another text has too goes with its equals."""
+    parts = {name: {group_key(block) for block in some} for name, some in split.items()}
+    moved = False
+    for text in cuts:
+        keys = dict.fromkeys(map(group_key, text))
+        if len(keys) < 2 or not parts.get("train") or parts["train"] & keys.keys():
+            continue
+        homes = {key: next(name for name, some in parts.items() if key in some) for key in keys}
+        free = [key for key in keys if len(parts[homes[key]]) > 1]
+        if free:
+            key = max(free, key=lambda key: (len(parts[homes[key]]), share(key)))
+            parts[homes[key]].remove(key)
+            parts["train"].add(key)
+            moved = True
+    if not moved:
+        return split
+    every = [block for some in split.values() for block in some]
+    order = {id(block): number for number, block in enumerate(block for text in cuts for block in text)}
+    every.sort(key=lambda block: order[id(block)])
+    return {name: [block for block in every if group_key(block) in parts[name]] for name in split}
+
+
+def _tell_held_out_whole(cuts: Sequence[Sequence[Document]], out: Collection[int]) -> None:
+    """Warns of the files of which nothing is trained. ``out``: the ids of the blocks that are held out."""
+    whole = [
+        text[0].file
+        for text in cuts
+        if text and extension(text[0].file) in (*TEXTS, *DOCUMENTS) and all(id(block) in out for block in text)
+    ]
+    if whole:
+        more = f" and {len(whole) - NAMED} more" if len(whole) > NAMED else ""
+        said = f"{counted(len(whole), 'text')} of {len(cuts)} held out whole, and not trained"
+        warn_once(
+            log,
+            f"data: {said}: {', '.join(whole[:NAMED])}{more}; data.validation_fraction and "
+            "data.test_fraction say how much is held out, data.path={train: ..., test: ...} says which",
+        )
 
 
 def blocks(documents: Sequence[Document]) -> list[list[Document]]:

@@ -15,6 +15,7 @@ from lit_llm.data.row_keys import empty as says_nothing
 from lit_llm.data.row_keys import refusal
 from lit_llm.data.tool_messages import TOOLS, as_row
 from lit_llm.records import Labelled, Message
+from lit_llm.runtime.counted import counted
 
 _OF_RANKINGS = ("completions", "ranking", "ranks", "chosen", "rejected", "margin", "all_bad")
 """What says who is better another way than a row's own label does."""
@@ -30,9 +31,8 @@ def labelled(value: Mapping[str, Any], where: str) -> Labelled:
         answer = messages_of(completion, "completion", where)
         text = judged(check_order([*prompt, *answer], "assistant", where)[-1], "completion", where)
         if len(answer) > 1:
-            raise RowError(
-                "wrong_type", f"{where}: 'completion' has {len(answer)} turns; the assistant's alone is judged"
-            )
+            turns = counted(len(answer), "turn")
+            raise RowError("wrong_type", f"{where}: 'completion' has {turns}; the assistant's alone is judged")
     return _labelled(prompt, text, value, ("prompt", "completion"), where)
 
 

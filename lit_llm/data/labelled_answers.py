@@ -25,6 +25,7 @@ from lit_llm.data.samples import Decode, Part, answered
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import NothingToLearn, UserError
 from lit_llm.records import Labelled, LabelledBatch, TokenRow
+from lit_llm.runtime.counted import counted
 from lit_llm.text.tokenizer import Tokenizer
 
 
@@ -157,6 +158,7 @@ class LabelledAnswers(DataModule):
         for name, tests in records.splits.items():
             if name.startswith("test"):
                 splits[name] = [tests[index] for index in self._fitted(tests, name, reasons)[1]]
+        self._end_at_bad(records)
         if len(set(train.labels)) < 2:
             refused = self._first_bad.get("template_refuses")
             why = ", ".join(f"{reason} {n}" for reason, n in reasons.items() if n)
@@ -220,17 +222,12 @@ class LabelledAnswers(DataModule):
         for index, record in enumerate(records):
             prompt, completion = store.lengths_of(2 * index, 2 * index + 2)
             if not prompt or not completion:
-                if self.options.on_error == "stop":
-                    raise self._refusal(record, partial(self._all_ids, record))
+                self._refused(record, self._all_ids)
                 reasons["template_refuses"] += 1
                 continue
             self._needed.append(prompt + completion)
             if prompt >= longest:
-                if self.options.on_error == "stop":
-                    raise UserError(
-                        f"{record.source}: the prompt has {prompt} tokens and the context {longest}; raise "
-                        "data.max_length, or set data.on_error=skip to count such rows and go on"
-                    )
+                self._left_out(record, "prompt_too_long", partial(_too_long, prompt, longest))
                 reasons["prompt_too_long"] += 1
             elif prompt + completion > longest:
                 reasons["too_long"] += 1
@@ -247,7 +244,7 @@ class LabelledAnswers(DataModule):
         self.tokenizer.chat.check(self.tokenizer)
 
         def encode(batch: Sequence[tuple[Labelled, bool]]) -> list[Encoded]:
-            return [(self._encoded_or([], one, partial(self._ids, one, part)), None) for one, part in batch]
+            return [(self._encoded_or([], partial(self._ids, one, part)), None) for one, part in batch]
 
         return cached_tokens(
             [(record, part) for record in records for part in (False, True)],
@@ -279,6 +276,10 @@ def unrelated(prompts: Sequence[Any], numbers: Sequence[int], seed: int) -> list
             following = after
         found[here] = None if following is None else numbers[following]
     return found
+
+
+def _too_long(prompt: int, longest: int) -> str:
+    return f"the prompt has {counted(prompt, 'token')} and the context {longest}; raise data.max_length"
 
 
 def _of_one_kind(labels: Sequence[bool], label: str) -> str:

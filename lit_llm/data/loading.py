@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from lit_llm.errors import UserError
+from lit_llm.runtime.counted import counted
 from lit_llm.runtime.distributed import data_rank
 
 BLANK = -1
@@ -216,8 +217,9 @@ class ResumableLoader:
         if not same and not self.accept_changed_data:
             raise UserError(
                 f"resume: the training data changed since the checkpoint (fingerprint {state['fingerprint'][:12]}, "
-                f"{state['rows_per_epoch']} rows an epoch; now {self.fingerprint[:12]}, {self.rows_per_epoch}): resume "
-                "with the data, tokenizer, max_length and seed of that run, or set data.accept_changed_data=true"
+                f"{counted(state['rows_per_epoch'], 'row')} an epoch; now {self.fingerprint[:12]}, "
+                f"{self.rows_per_epoch}): resume with the data, tokenizer, max_length and seed of that run, or set "
+                "data.accept_changed_data=true"
             )
         self._epoch, self._rows_seen, self._under_way = int(state["epoch"]), int(state["rows_seen"]), False
         if self._rows_seen >= self._epoch_end:

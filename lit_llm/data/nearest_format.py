@@ -35,7 +35,12 @@ _MOST = 64  # keys that are looked at
 
 
 def suggestion(
-    value: Mapping[str, Any], formats: Iterable[tuple[str, Sequence[str]]], kind: str, *, guess: bool
+    value: Mapping[str, Any],
+    formats: Iterable[tuple[str, Sequence[str]]],
+    kind: str,
+    *,
+    guess: bool,
+    renamed: Mapping[str, str],
 ) -> str:
     """What a message says of the columns, or "" where no format is near.
 
@@ -43,11 +48,14 @@ def suggestion(
         formats: names of formats of this kind, each with keys of which a row needs all.
         kind: of which data, for the keys that are known to say nothing.
         guess: say also what only the number of columns speaks for, and no name.
+        renamed: the map of columns that the row's keys come from already; what is proposed holds it too.
     """
     found = max(_fitting(value, formats, kind), key=lambda one: one[0], default=None)
     if found is None or (found[1] and not guess):
         return ""
     _, guessed, name, columns = found
+    whole = {own: columns.pop(key, key) for own, key in renamed.items()} | columns
+    columns = {own: key for own, key in whole.items() if own != key}
     return f"; {written(columns)} {'would make, if that is what they hold,' if guessed else 'makes'} it {name}"
 
 

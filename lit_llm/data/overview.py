@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from lit_llm.data.file_rows import Row, extension
@@ -15,8 +14,9 @@ from lit_llm.data.projects import is_project
 from lit_llm.data.quality import screening as quality
 from lit_llm.data.quality.text_of import texts_of
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.sources import CACHE, TELLS
+from lit_llm.data.sources import CACHE, TELLS, remedy_of
 from lit_llm.records import Document
+from lit_llm.runtime.counted import counted, verb
 
 LOUD = 0.1
 """Share of the files, or of the rows, above which it is said loudly that they are not read, or are dropped."""
@@ -26,6 +26,8 @@ SLICE = 2**16  # characters whose words are counted at a time
 _MARKS = bytes(ord(" " if chr(code).isspace() else "x") for code in range(256))
 """For the bytes of ASCII: a blank, or a part of a word."""
 DUPLICATES = ("duplicate", "near_duplicate")
+UNNAMED = "without ending"
+"""The kind of all files whose names have no ending."""
 EXPECTED = (
     "duplicate", "in_heldout", "left_out", "other_half", "no_weight", "unlabelled", "all_tied", *quality.REASONS
 )  # fmt: skip
@@ -101,10 +103,12 @@ class OfKind:
 
 @dataclass
 class Overview:
-    """Files by their kind: an extension, ``hub``, or ``project``."""
+    """Files by their kind: an extension, ``hub``, or ``project``. What is trained beside a user's data (text that is
+    replayed) is told apart: it must not thin out what is said of that data."""
 
     kinds: dict[str, OfKind] = field(default_factory=dict)
     passages: int = 0  # of few long texts, dropped since they hold held-out text
+    beside: dict[str, Overview] = field(default_factory=dict)  # by the key that names it, such as data.replay_path
     _file: str = ""  # that is being read
 
     def of(self, file: str) -> OfKind:
@@ -113,6 +117,10 @@ class Overview:
         if (found := self.kinds.get(kind)) is None:
             found = self.kinds[kind] = OfKind()
         return found
+
+    def of_key(self, key: str) -> Overview:
+        """What is known of the data beside this, which a key names; "": of this itself."""
+        return self.beside.setdefault(key, Overview()) if key else self
 
     def plain(self) -> dict[str, Any]:
         """Its kinds of files, as JSON takes it."""
@@ -126,6 +134,8 @@ class Overview:
     def __iadd__(self, other: Overview) -> Overview:
         for kind, more in other.kinds.items():
             self.kinds.setdefault(kind, OfKind()).__iadd__(more)
+        for key, one in other.beside.items():
+            self.of_key(key).__iadd__(one)
         self.passages += other.passages
         return self
 
@@ -194,10 +204,17 @@ class Overview:
             total += one
         return total
 
+    @property
+    def tokens(self) -> int:
+        """Of the rows to train and to validate on, also of the data beside it."""
+        return self.whole.tokens + sum(one.tokens for one in self.beside.values())
+
     def as_dict(self) -> dict[str, Any]:
-        """{"kinds": {extension: counts}, "all": counts}, as JSON takes it."""
+        """{"kinds": {extension: counts}, "all": counts}, as JSON takes it; where there is data beside it also
+        {"beside": {key: the same of that}}."""
         kinds = {kind: one.as_dict() for kind, one in sorted(self.kinds.items())}
-        return {"kinds": kinds, "all": self.whole.as_dict()}
+        beside = {key: one.as_dict() for key, one in self.beside.items()}
+        return {"kinds": kinds, "all": self.whole.as_dict()} | ({"beside": beside} if beside else {})
 
     # As people read it
 
@@ -211,19 +228,23 @@ class Overview:
         rows = [_cells(kind, one) for kind, one in kinds.items()]
         if len(kinds) > 1:
             rows.append(_cells("all", self.whole))
+        rows += [_cells(key, one.whole) for key, one in self.beside.items()]
         table = [HEADER, *rows]
-        shown = [column for column in range(len(HEADER)) if column < 7 or any(row[column] for row in rows)]
+        every = [*kinds.values(), *(one.whole for one in self.beside.values())]
+        hidden = set() if any(one.size or one.tokens for one in every) else {5, 6}  # it ended before these were known
+        hidden |= {column for column in (7, 8) if not any(row[column] for row in rows)}
+        shown = [column for column in range(len(HEADER)) if column not in hidden]
         widths = {column: max(len(row[column]) for row in table) for column in shown}
         lines = ["  ".join(_aligned(row[column], widths[column], column) for column in shown).rstrip() for row in table]
         for kind, one in kinds.items():
-            said = [f"{number:,} {reason}" for reason, number in one.skipped.most_common()]
-            lines += [f"{kind}: rows left out: {', '.join(said)}"] if said else []
-            said = [f"{number:,} ({why})" for why, number in one.unread.most_common()]
-            lines += [f"{kind}: files not read: {', '.join(said)}"] if said else []
-            said = [f"{number:,} ({why})" for why, number in one.broken_off.most_common()]
-            lines += [f"{kind}: files read in part: {', '.join(said)}"] if said else []
-        if self.passages:
-            lines.append(f"{self.passages:,} passages dropped, since they hold held-out text")
+            lines += _not_used(kind, one)
+        for key, other in self.beside.items():
+            for kind, one in other.kinds.items():
+                lines += _not_used(kind, one, f"{key}: ")
+        for key, passages in (("", self.passages), *((f"{key}: ", one.passages) for key, one in self.beside.items())):
+            if passages:
+                said = f"dropped, since {verb(passages, 'it holds', 'they hold')} held-out text"
+                lines.append(f"{key}{counted(passages, 'passage')} {said}")
         if later := {reason: number for reason, number in (later or {}).items() if number > 0}:
             lines.append(f"then left out: {', '.join(f'{number:,} {reason}' for reason, number in later.items())}")
         return lines
@@ -240,14 +261,15 @@ class Overview:
             found.append(f"{share:.0%} OF THE FILES ARE NOT READ: {unread:,} of {unread + files:,} ({of_kinds})")
         if lost := whole.broken_off:
             said = ", ".join(f"{number:,} {reason}" for reason, number in lost.most_common())
-            found.append(f"{lost.total():,} of {files:,} FILES ARE READ IN PART, and their ends are lost ({said})")
+            what = verb(lost.total(), "IS READ IN PART, and its end is", "ARE READ IN PART, and their ends are")
+            found.append(f"{lost.total():,} of {counted(files, 'FILE', 'FILES')} {what} lost ({said})")
         bad = Counter({reason: number for reason, number in whole.skipped.items() if reason not in EXPECTED})
         if bad.total() > LOUD * whole.rows:
             said = ", ".join(f"{number:,} {reason}" for reason, number in bad.most_common())
             found.append(
                 f"{bad.total() / whole.rows:.0%} OF THE ROWS ARE NOT READ: {bad.total():,} of {whole.rows:,} ({said})"
             )
-        return found
+        return found + [f"{key}: {line}" for key, one in self.beside.items() for line in one.warnings()]
 
 
 HEADER = ("files", "read", "rows", "used", "words", "tokens", "held out", "duplicates", "languages")
@@ -255,7 +277,7 @@ HEADER = ("files", "read", "rows", "used", "words", "tokens", "held out", "dupli
 
 def _cells(kind: str, one: OfKind) -> tuple[str, ...]:
     files = len(one.files)
-    amount = f"{one.characters:,} characters" if one.in_characters else f"{one.words:,}"
+    amount = counted(one.characters, "character") if one.in_characters else f"{one.words:,}"
     languages = ", ".join(
         f"{name} {number / one.languages.total():.0%}" for name, number in one.languages.most_common(3)
     )
@@ -265,18 +287,31 @@ def _cells(kind: str, one: OfKind) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def _not_used(kind: str, one: OfKind, key: str = "") -> Iterator[str]:
+    """What of a kind's rows and files is not used, and why; of files that no reader takes also what to do."""
+    if one.skipped:
+        said = ", ".join(f"{number:,} {reason}" for reason, number in one.skipped.most_common())
+        yield f"{key}{kind}: rows left out: {said}"
+    if one.unread:
+        told = (f"{number:,} ({why}{remedy_of(kind, why)})" for why, number in one.unread.most_common())
+        yield f"{key}{kind}: files not read: {', '.join(told)}"
+    if one.broken_off:
+        said = ", ".join(f"{number:,} ({why})" for why, number in one.broken_off.most_common())
+        yield f"{key}{kind}: files read in part: {said}"
+
+
 def _aligned(cell: str, width: int, column: int) -> str:
     return cell.ljust(width) if column in (0, 8) else cell.rjust(width)
 
 
 @cache
 def kind_of(file: str) -> str:
-    """An extension, ``hub`` or ``project``; of a file without one its name."""
+    """An extension, ``hub`` or ``project``; of files without one ``UNNAMED``."""
     if file.startswith("hub:"):
         return "hub"
     if is_project(file):
         return "project"
-    return extension(file) or Path(file).name
+    return extension(file) or UNNAMED
 
 
 def words_in(text: str) -> int:

@@ -26,6 +26,7 @@ from lit_llm.data.samples import Decode, Part, answered
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, RankingBatch
+from lit_llm.runtime.counted import counted
 from lit_llm.text.tokenizer import Tokenizer
 
 
@@ -83,7 +84,9 @@ class Preferences(DataModule):
         trained = with_attacks(records["train"], self.options.attacks, fits_in(self.options.max_length, self.tokenizer))
         train = self._rows(trained, "train", reasons)
         validation = self._rows(records["validation"], "validation", reasons)
-        records = self._tests_that_fit(records, reasons)
+        tested = self._tests_that_fit(records, reasons)
+        self._end_at_bad(records)
+        records = tested
         truncated = reasons.pop("truncated")
         if len(train) == 0:
             why = ", ".join(f"{reason} {n}" for reason, n in reasons.items() if n)
@@ -157,14 +160,13 @@ class Preferences(DataModule):
             lengths = store.lengths_of(firsts[index], firsts[index + 1])
             prompt, longest = lengths[0], max(lengths[1:])
             if not min(lengths):
-                if self.options.on_error == "stop":
-                    raise self._refusal(comparison, partial(self._all_ids, comparison))
+                self._refused(comparison, self._all_ids)
                 reasons["template_refuses"] += 1
                 continue
             self._needed.append(prompt + longest)
             cut = max(0, prompt + longest - self.options.max_length)
             if prompt >= self.options.max_length and self.options.overlong == "drop":
-                self._stop_at(comparison, f"the prompt has {prompt} tokens and the context {self.options.max_length}")
+                self._left_out(comparison, "prompt_too_long", partial(self._too_long, prompt))
                 reasons["prompt_too_long"] += 1
             elif cut and (self.options.overlong == "drop" or cut >= prompt):
                 reasons["too_long"] += 1
@@ -174,12 +176,11 @@ class Preferences(DataModule):
                 cuts.append(cut)
         return store, firsts, kept, cuts
 
-    def _stop_at(self, comparison: Comparison, what: str) -> None:
-        if self.options.on_error == "stop":
-            raise UserError(
-                f"{comparison.source}: {what}; raise data.max_length, set data.overlong=truncate, "
-                "or data.on_error=skip to count such rows and go on"
-            )
+    def _too_long(self, prompt: int) -> str:
+        return (
+            f"the prompt has {counted(prompt, 'token')} and the context {self.options.max_length}; "
+            "raise data.max_length, or set data.overlong=truncate"
+        )
 
     def _sample(self, rows: Any, row: int, decode: Decode) -> Iterator[Part]:
         group = rows[row]
@@ -194,7 +195,7 @@ class Preferences(DataModule):
         parts = [(c, part) for c in comparisons for part in (None, *c.completions)]
 
         def encode(batch: Sequence[tuple[Comparison, str | None]]) -> list[Encoded]:
-            return [(self._encoded_or([], one, partial(self._ids, one, part)), None) for one, part in batch]
+            return [(self._encoded_or([], partial(self._ids, one, part)), None) for one, part in batch]
 
         return cached_tokens(
             parts,

@@ -16,6 +16,7 @@ from lit_llm.data.counts import moved
 from lit_llm.data.data_module import DataModule
 from lit_llm.data.dropped_rows import room
 from lit_llm.data.loading import ResumableLoader, shuffled
+from lit_llm.data.not_usable import of_key
 from lit_llm.data.options import PromptsOptions
 from lit_llm.data.prepared import Prepared, records_hash, splits_hash, tests_of
 from lit_llm.data.raw_text import RawText
@@ -24,6 +25,7 @@ from lit_llm.data.samples import Decode, Part, answered
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import UserError
 from lit_llm.records import Prompt, PromptBatch
+from lit_llm.runtime.counted import counted
 from lit_llm.text.tokenizer import Tokenizer
 
 
@@ -99,20 +101,23 @@ class Prompts(DataModule):
 
     def _prepare(self) -> Prepared:
         if self._text is not None:
-            self._text.setup()  # its mistakes are told before anything is sampled
-            self._overview += self._text.overview()
+            with of_key("data.ptx_path"):
+                self._text.setup()  # its mistakes are told before anything is sampled
+            self._overview.of_key("data.ptx_path").__iadd__(self._text.overview())
         self._check_template()
         records = self._read(self.options.path, "prompts")
         self._prompts, self._longest, self._needed, self._reasons = [], 0, [], Counter()
         train = self._rows(records["train"], "train")
         validation = self._rows(records["validation"], "validation")
-        records = self._tests_that_fit(records)
+        tested = self._tests_that_fit(records)
+        self._end_at_bad(records)
+        records = tested
         if len(train) == 0:
             refused = self._first_bad.get("template_refuses")
             long = self._reasons["prompt_too_long"]
             raise UserError(
                 f"data.path={self.options.path}: no prompt to train on (skipped: {long} longer than "
-                f"data.max_prompt_length={self.options.max_prompt_length} tokens)"
+                f"data.max_prompt_length={self.options.max_prompt_length})"
                 f"{f'; the first that the template refuses: {refused}' if refused else ''}"
             )
         return Prepared(
@@ -146,20 +151,16 @@ class Prompts(DataModule):
         """Their tokens, and the numbers of those that the template takes and that are not too long."""
         store = self._tokenized(prompts, f"tokenize {self.options.name} {split}")
         refused = np.flatnonzero(store.lengths == 0)
-        if self.options.on_error == "stop" and refused.size:
-            first = prompts[int(refused[0])]
-            raise self._refusal(first, partial(self._ids, first))
-        long = np.flatnonzero(store.lengths > self.options.max_prompt_length)
-        if self.options.on_error == "stop" and long.size:
-            worst = int(long[0])
-            raise UserError(
-                f"{prompts[worst].source}: the prompt has {store.lengths[worst]} tokens, more than "
-                f"data.max_prompt_length={self.options.max_prompt_length}; raise it, or set data.on_error=skip to "
-                "count such rows and go on"
-            )
+        for number in refused.tolist():
+            self._refused(prompts[number], self._ids)
+        most = self.options.max_prompt_length
+        long = np.flatnonzero(store.lengths > most)
+        for number in long.tolist():
+            size = int(store.lengths[number])
+            self._left_out(prompts[number], "prompt_too_long", partial(_too_long, size, most))
         self._reasons += Counter({"template_refuses": int(refused.size), "prompt_too_long": int(long.size)})
         self._needed += store.lengths[store.lengths > 0].tolist()
-        return store, np.flatnonzero((store.lengths > 0) & (store.lengths <= self.options.max_prompt_length)).tolist()
+        return store, np.flatnonzero((store.lengths > 0) & (store.lengths <= most)).tolist()
 
     def _ids(self, prompt: Prompt) -> list[int]:
         return self.tokenizer.encode_prompt(prompt.messages)
@@ -171,7 +172,7 @@ class Prompts(DataModule):
         self.tokenizer.chat.check(self.tokenizer)
 
         def encode(batch: Sequence[Prompt]) -> list[Encoded]:
-            return [(self._encoded_or([], prompt, partial(self._ids, prompt)), None) for prompt in batch]
+            return [(self._encoded_or([], partial(self._ids, prompt)), None) for prompt in batch]
 
         return cached_tokens(
             prompts,
@@ -181,6 +182,10 @@ class Prompts(DataModule):
             size_of=lambda prompt: sum(len(message.content) for message in prompt.messages),
             description=description,
         )
+
+
+def _too_long(size: int, most: int) -> str:
+    return f"the prompt has {counted(size, 'token')}, more than data.max_prompt_length={most}; raise it"
 
 
 def _tags_hash(records: Records) -> str:

@@ -15,6 +15,7 @@ from lit_llm.data.counts import Counts, merged_counts, moved
 from lit_llm.data.data_module import DataModule
 from lit_llm.data.filters import without_overlap
 from lit_llm.data.loading import JoinedRows, Order, mixed
+from lit_llm.data.not_usable import of_key
 from lit_llm.data.options import DataPath, TextOptions
 from lit_llm.data.packing import PackedRows, concatenate_and_split
 from lit_llm.data.prepared import Prepared, records_hash, splits_hash, tests_of
@@ -30,6 +31,7 @@ from lit_llm.data.shards.size import is_streamed
 from lit_llm.data.token_cache import Encoded, TokenStore, cached_tokens, content_hash
 from lit_llm.errors import UserError
 from lit_llm.records import Document, TokenBatch
+from lit_llm.runtime.counted import counted, verb
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class TextSource:
     path: DataPath
     weight: float | None = None  # its share among the sources; None: as many rows as it has
     replayed: bool = False
+
+    @property
+    def key(self) -> str:
+        """The key that names it where it is no data of the user's own; else ""."""
+        return "data.replay_path" if self.replayed else ""
 
 
 class RawText(DataModule):
@@ -72,7 +79,7 @@ class RawText(DataModule):
         sources = self.sources()
         self._shards: dict[str, int] = {}  # by the file that names them
         reads = [self._corpus(source) for source in sources]
-        training, overlap = self._training_documents(sources, reads)
+        training, overlaps = self._training_documents(sources, reads)
         train = [
             self._sharded(index, source, read)
             if isinstance(read, Corpus)
@@ -85,6 +92,10 @@ class RawText(DataModule):
         }
         sizes = [len(rows) for rows in train]
         per_epoch = self._rows_per_epoch(sources, sizes)
+        self._replayed_rows = sum(n for source, n in zip(sources, per_epoch, strict=True) if source.replayed)
+        counts = [moved(read.counts.as_dict(), overlap) for read, overlap in zip(reads, overlaps, strict=True)]
+        replayed = [each for source, each in zip(sources, counts, strict=True) if source.replayed]
+        own = [each for source, each in zip(sources, counts, strict=True) if not source.replayed]
         return Prepared(
             train=JoinedRows(train),
             order=self._order(train, per_epoch),
@@ -94,7 +105,7 @@ class RawText(DataModule):
                 for source, read in zip(sources, reads, strict=True)
                 for test in tests_of(Records(read.splits, read.counts), source.name, "documents")
             ),
-            counts=moved(merged_counts(*(read.counts.as_dict() for read in reads)), overlap),
+            counts=merged_counts(*own) | ({"replayed": merged_counts(*replayed)} if replayed else {}),
             content=content_hash(read.content if isinstance(read, Corpus) else splits_hash(read) for read in reads),
             train_tokens=sum(
                 round(rows.num_positions * quota / max(1, len(rows)))
@@ -102,25 +113,33 @@ class RawText(DataModule):
             ),
         )
 
+    def epoch_in_words(self) -> str:
+        """How many rows an epoch has, of what kind they are, and how many of them are replayed."""
+        told = super().epoch_in_words()
+        return f"{told}, {self._replayed_rows:,} of them replayed" if self._replayed_rows else told
+
     def places(self) -> list[str]:
         """The ``prepared.json`` of each source in shards."""
         _ = self.prepared
-        return [f"in {n} shard{'s' if n > 1 else ''}: {place}" for place, n in self._shards.items()]
+        return [f"in {counted(n, 'shard')}: {place}" for place, n in self._shards.items()]
 
     def _corpus(self, source: TextSource) -> Records | Corpus:
         """A source in memory; or in shards, whose rows are counted when it is known what of them is trained."""
-        if is_streamed(self.options, source.path):
-            given = self.options, source.path, self.tokenizer
-            return prepared_corpus(*given) or corpus_of(*given)
-        return self._read(source.path, "texts")
+        with of_key(source.key):
+            if is_streamed(self.options, source.path):
+                given = self.options, source.path, self.tokenizer
+                return prepared_corpus(*given) or corpus_of(*given)
+            records = read_records(source.path, "texts", self.options)
+        self._remember(source.path, records.counts, source.key)
+        return records
 
     def _training_documents(
         self, sources: Sequence[TextSource], reads: Sequence[Records | Corpus]
-    ) -> tuple[list[list[Document]], Counter[str]]:
-        """What each source in memory trains on, without what another source holds out; and how many were left out, by
-        reason. Of sources in shards the same is left out there."""
+    ) -> tuple[list[list[Document]], list[Counter[str]]]:
+        """What each source in memory trains on, without what another source holds out; and how many of each were left
+        out, by reason. Of sources in shards the same is left out there."""
         training = [read["train"] if self._trains_on(s) else [] for s, read in zip(sources, reads, strict=True)]
-        dropped: Counter[str] = Counter()
+        dropped = [Counter[str]() for _ in sources]
         heldout = [[d for split, items in read.splits.items() if split != "train" for d in items] for read in reads]
         for number, (source, read) in enumerate(zip(sources, reads, strict=True)):
             others = [document for n, held in enumerate(heldout) if n != number for document in held]
@@ -128,7 +147,7 @@ class RawText(DataModule):
                 hold_apart(read, others)
             if isinstance(read, Corpus):
                 self._shards[read.named_by] = len(read.shards)
-                self._remember(source.path, read.counts)
+                self._remember(source.path, read.counts, source.key)
         if len(sources) == 1:
             return training, dropped
         screening = screening_of(replace(self.options, decontaminate=()))  # each source was held against all named sets
@@ -137,13 +156,13 @@ class RawText(DataModule):
                 continue
             others = [document for n, held in enumerate(heldout) if n != number for document in held]
             kept, dropped_here = without_overlap(documents, chain.from_iterable(heldout))
-            dropped["in_heldout"] += dropped_here
+            dropped[number]["in_heldout"] += dropped_here
             for reason, search in (
                 ("near_heldout", screening.near_heldout),
                 ("decontaminated", screening.holding_heldout),
             ):
                 told = search(kept, others)
-                dropped[reason] += len(told)
+                dropped[number][reason] += len(told)
                 if told:
                     self._first_bad.setdefault(reason, next(iter(told.values())))
                 kept = [document for n, document in enumerate(kept) if n not in told]
@@ -157,7 +176,7 @@ class RawText(DataModule):
         self, index: int, source: TextSource, documents: list[Document], split: str, counts: Counts | None = None
     ) -> PackedRows:
         store = self._tokenized(documents, f"tokenize {source.name} {split}")
-        self._count_tokens(documents, store)
+        self._count_tokens(documents, store, key=source.key)
         plan = concatenate_and_split(np.maximum(store.lengths - 1, 0), self.options.max_length)
         rows = PackedRows(store, plan, pad_id=self.tokenizer.pad_id, source=index)
         if split == "train":
@@ -175,9 +194,9 @@ class RawText(DataModule):
         tokens = rows.num_positions
         if self._trains_on(source) and tokens < self.options.max_length:
             raise UserError(
-                f"data.path={source.path}: {tokens} tokens to train on are less than one row of "
-                f"data.max_length={self.options.max_length}; give more text or a smaller max_length"
-                + (f" ({counts})" if counts is not None else "")
+                f"{source.key or 'data.path'}={source.path}: {counted(tokens, 'token')} to train on "
+                f"{verb(tokens, 'is', 'are')} less than one row of data.max_length={self.options.max_length}; give "
+                "more text or a smaller max_length" + (f" ({counts})" if counts is not None else "")
             )
 
     def _order(self, train: Sequence[PackedRows | ShardedRows], per_epoch: Sequence[int]) -> Order:

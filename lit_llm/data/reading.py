@@ -17,11 +17,12 @@ from lit_llm.data.columns import Columns
 from lit_llm.data.counts import HARMLESS, Counts
 from lit_llm.data.documents.needs import KINDS as DOCUMENTS
 from lit_llm.data.encodings import checked_encoding, holds_utf8
-from lit_llm.data.file_rows import Row, extension, read_rows
+from lit_llm.data.file_rows import TEXTS, Row, extension, read_rows
 from lit_llm.data.filters import Record, cleaned, cleaned_row, content_key
-from lit_llm.data.formats import Format, Kind, Parse, find_format, parse_row
+from lit_llm.data.formats import Kind, find_format, no_rows_among, parse_row
 from lit_llm.data.found_encodings import FoundEncodings, warn_once
 from lit_llm.data.holding_out import hold_out
+from lit_llm.data.not_usable import known_at_the_end
 from lit_llm.data.options import DataOptions, DataPath
 from lit_llm.data.quality.screening import Screening, screening_of
 from lit_llm.data.row_errors import RowError
@@ -30,6 +31,7 @@ from lit_llm.data.sources import TELLS, resolve, why_not_read
 from lit_llm.data.splits import NAMES, UNDIVIDED
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Document
+from lit_llm.runtime.counted import counted, verb
 
 log = logging.getLogger(__name__)
 Expand = Callable[[Row], Iterable[Row | RowError]]
@@ -81,14 +83,16 @@ def read_records(
     ignored: list[str] = []
     files = resolve(path, options.cache_dir, ignored)
     if kind != "texts":
-        files = _without_documents(files, ignored)
+        own = options.format is not None and "." in options.format
+        files = _with_rows(files, path, kind, ignored, own_function=own)
     reading = Reading(kind, options, expand=expand, screening=screening, ids=RowIds())
     counts = reading.counts
     tell_unread(path, ignored, kind, counts)
     splits = {name: list(reading.records(reading.rows(members), name)) for name, members in files.items()}
-    reading.end(path)
     shares = options.validation_fraction, options.test_fraction
-    divided = hold_out(splits, kind, counts, *shares, reading.screening)
+    with known_at_the_end(counts.overview):
+        reading.end(path)
+        divided = hold_out(splits, kind, counts, *shares, reading.screening)
     counts.overview.passages = counts.altered.get("held_out_passages", 0)
     counts.overview.divide(divided)
     return Records(divided, counts)
@@ -158,7 +162,7 @@ class Reading:
             of = counts.overview.read(row)
             language: Counter[str] = Counter()
             try:
-                record = _record(row, self.kind, self._parse, self.options.ignore_keys)
+                record = self._record(row)
                 key = content_key(record)
                 if key in seen and self.screening.deduplicate != "off":
                     raise RowError("duplicate", f"{record.source}: says the same as an earlier row")
@@ -186,6 +190,21 @@ class Reading:
             self.last = Last(row.line, key, words, next(iter(language), ""))
             yield record
 
+    def _record(self, row: Row | RowError) -> Record:
+        if isinstance(row, RowError):
+            raise row
+        record = parse_row(row, self.kind, self._parse, self.options.ignore_keys, self.columns.names)
+        if record is None:
+            raise RowError("left_out", f"{row.where}: left out by the format's function")
+        if isinstance(record, Document):
+            if not record.text.strip():
+                raise RowError("empty_text", f"{row.where}: no text")
+            return Document(record.text, record.source, record.tags, row.parts or record.parts, row.file)
+        record = replace(record, file=row.file)
+        if isinstance(record, Comparison) and len(set(record.ranks)) == 1:
+            raise RowError("all_tied", f"{row.where}: all ranks are equal, which says nothing about better and worse")
+        return record
+
     def again(self, rows: Iterable[Row | RowError], wanted: Iterable[tuple[str, int, bytes]]) -> Iterator[Record]:
         """Records of rows that were read before: those of ``wanted``, in their order. Nothing is counted or judged.
 
@@ -205,7 +224,7 @@ class Reading:
         found = with_cells(self.columns.renamed(at_place()), self.kind, self._parse)
         for row in _cleaned(found, Counter()) if self.options.clean else found:
             with suppress(RowError):  # of another piece in this line
-                record = _record(row, self.kind, self._parse, self.options.ignore_keys)
+                record = self._record(row)
                 if content_key(record) == key:
                     file, line, key = next(left, _NONE)
                     yield record
@@ -215,8 +234,8 @@ class Reading:
         _refuse(path, self.bad, self.columns, self.counts)
         if self.ids is not None and self.ids.first:
             log.warning(
-                "data.path=%s: %d rows have the id of another row and other content; the first: %s",
-                *(path, self.ids.repeated, self.ids.first),
+                "data.path=%s: %s the id of another row and other content; the first: %s",
+                *(path, counted(self.ids.repeated, "row has", "rows have"), self.ids.first),
             )
         self.counts.repeated_ids = self.ids.repeated if self.ids is not None else 0
         self.counts.encodings = self.encodings.tell(path)
@@ -247,13 +266,23 @@ def _refuse(path: Any, bad: BadRows | None, renaming: Columns, counts: Counts) -
         bad.end(path)
 
 
-def _without_documents(files: dict[str, list[str]], ignored: list[str]) -> dict[str, list[str]]:
-    """Rows beside documents, which are no rows: those are not read. Where there is nothing else they stay, and are
-    refused with what their data is for."""
-    rows = {split: [one for one in some if extension(one) not in DOCUMENTS] for split, some in files.items()}
+def _with_rows(
+    files: dict[str, list[str]], path: Any, kind: Kind, ignored: list[str], *, own_function: bool
+) -> dict[str, list[str]]:
+    """The files less the documents and texts beside rows, which are no rows: those are not read.
+
+    Args:
+        own_function: the format is a function of the user's, which may make a row of a text.
+
+    Raises UserError where there is nothing else, before any of them is read.
+    """
+    no_rows = DOCUMENTS if own_function else (*DOCUMENTS, *TEXTS)
+    rows = {split: [one for one in some if extension(one) not in no_rows] for split, some in files.items()}
+    if not any(rows.values()) and not own_function:
+        raise UserError(f"data.path={path}: {no_rows_among([one for some in files.values() for one in some], kind)}")
     if not all(rows.values()):
         return files
-    ignored += [one for some in files.values() for one in some if extension(one) in DOCUMENTS]
+    ignored += [one for some in files.values() for one in some if extension(one) in no_rows]
     return rows
 
 
@@ -308,30 +337,15 @@ def _cleaned(rows: Iterable[Row | RowError], altered: Counter[str]) -> Iterator[
         yield row.holding(value)
 
 
-def _record(row: Row | RowError, kind: Kind, parse: Format | Parse | None, ignore_keys: Collection[str]) -> Record:
-    if isinstance(row, RowError):
-        raise row
-    record = parse_row(row, kind, parse, ignore_keys)
-    if record is None:
-        raise RowError("left_out", f"{row.where}: left out by the format's function")
-    if isinstance(record, Document):
-        if not record.text.strip():
-            raise RowError("empty_text", f"{row.where}: no text")
-        return Document(record.text, record.source, record.tags, row.parts or record.parts, row.file)
-    record = replace(record, file=row.file)
-    if isinstance(record, Comparison) and len(set(record.ranks)) == 1:
-        raise RowError("all_tied", f"{row.where}: all ranks are equal, which says nothing about better and worse")
-    return record
-
-
 def _check(counts: Counts, path: Any, max_error_rate: float) -> None:
     bad = [told for reason, told in counts.first.items() if reason not in HARMLESS]
+    bad = bad or list(counts.first.values())
     first = f"; the first: {bad[0]}" if bad else ""
     if counts.used == 0:
         raise UserError(f"data.path={path}: no usable row ({counts}){first}")
     if counts.errors > max_error_rate * counts.read:
-        what = counts.overview.whole.noun
+        what = f"{counts.overview.whole.noun} {verb(counts.errors, 'is', 'are')} bad"
         raise UserError(
-            f"data.path={path}: {counts.errors} of {counts.read} {what} are bad, more than "
+            f"data.path={path}: {counts.errors} of {counts.read} {what}, more than "
             f"data.max_error_rate={max_error_rate:g} ({counts}){first}"
         )

@@ -15,7 +15,7 @@ from lit_llm.data.archives import ARCHIVES, is_archive, members
 from lit_llm.data.arrow_files import ARROW, of_saved
 from lit_llm.data.compression import COMPRESSED
 from lit_llm.data.documents.needs import KINDS as DOCUMENTS
-from lit_llm.data.file_rows import FOREIGN, FORMATS, TEXTS, extension, known_extension
+from lit_llm.data.file_rows import ENDLESS, FOREIGN, FORMATS, TEXTS, by_content, extension, known_extension
 from lit_llm.data.projects import is_project, resolve_project
 from lit_llm.data.row_errors import RowError
 from lit_llm.data.splits import UNDIVIDED, divided, of_split, split_name
@@ -26,6 +26,9 @@ from lit_llm.runtime.suggestions import nearest
 TELLS = "tells of data"
 """Why a README and the like are not read."""
 CACHE = "a cache of datasets"
+NO_SPLIT = "names no split"
+UNKNOWN = "an unknown kind"
+_HIDDEN = (".", "__", "~$")  # the last: of a document that Office has open, who has it
 _NO_DATA = re.compile(
     r"(readme|licen[cs]e|copying|notice|authors|changelog|changes|contributing|code_of_conduct|citation|security|"
     r"dataset_?card)([-_. ].*)?|(requirements)",
@@ -184,6 +187,7 @@ def _chosen(
         others = [f for f in files if f not in set(about)]
         suffixes = ", ".join(sorted({Path(f).suffix or Path(f).name for f in others})[:8])
         told = next((f"; {extension(f)} is {FOREIGN[extension(f)]}" for f in others if extension(f) in FOREIGN), "")
+        told = told or (f"; {ENDLESS}" if any(not extension(f) for f in others) else "")
         raise UserError(
             f"{what}: no file of a known format among {suffixes}; accepted: {', '.join(FORMATS)}, also compressed{told}"
         )
@@ -213,15 +217,27 @@ def is_about_data(file: str) -> bool:
 
 def why_not_read(file: str, kind: str = "texts") -> str:
     """Why a file beside data of a kind (``formats.Kind``) is not read, in a few words."""
-    if kind != "texts" and extension(file) in DOCUMENTS:
-        return "documents are texts: for stage=pretraining or continued_pretraining"
     if is_about_data(file):
         return TELLS
+    if kind != "texts" and extension(file) in (*DOCUMENTS, *TEXTS):
+        what = "documents are texts: for" if extension(file) in DOCUMENTS else "texts are for"
+        return f"{what} stage=pretraining or continued_pretraining"
     if extension(file) in ARROW and Path(file).name.startswith("cache-"):
         return CACHE
     if extension(file) in FORMATS:
-        return "names no split"
-    return FOREIGN.get(extension(file), "an unknown kind").partition(";")[0]
+        return NO_SPLIT
+    return by_content(file) or FOREIGN.get(extension(file), UNKNOWN).partition(";")[0]
+
+
+def remedy_of(kind: str, why: str) -> str:
+    """What can be done about files of a kind (an extension) that are not read, as it stands behind ``why``; "" where
+    nothing is to be done."""
+    if why == NO_SPLIT:
+        return "; put train, validation or test into its name"
+    if why == UNKNOWN:
+        return f"; {ENDLESS}" if not kind.startswith(".") else "; rename it to .txt if it is text"
+    told, _, remedy = FOREIGN.get(kind, "").partition(";")
+    return f";{remedy}" if told == why else ""
 
 
 def _check_link(path: Path) -> None:
@@ -233,7 +249,7 @@ def _check_link(path: Path) -> None:
 
 
 def _hidden(path: Path) -> bool:
-    return any(part.startswith((".", "__")) for part in path.parts)
+    return any(part.startswith(_HIDDEN) for part in path.parts)
 
 
 def _near(path: Path) -> str:

@@ -52,6 +52,9 @@ class SupervisedData(DataModule):
         records, parts = self._in_sequences(records)
         train, fit = self._rows(records["train"], "train")
         validation, validation_fit = self._rows(records["validation"], "validation")
+        tested, refused_tests = self._tests_that_render(records)
+        self._end_at_bad(records)
+        records = tested
         if len(train) == 0:
             unusable = {**fit.reasons, "no_weight": unasked}
             why = ", ".join(f"{reason} {n}" for reason, n in unusable.items() if n)
@@ -62,7 +65,6 @@ class SupervisedData(DataModule):
                 f"data.path={self.options.path}: no conversation to train on (skipped: {why or 'none was read'}); "
                 f"{f'the first: {refused}' if refused else longer}"
             )
-        records, refused_tests = self._tests_that_render(records)
         reasons = {reason: fit.reasons[reason] + validation_fit.reasons[reason] for reason in fit.reasons}
         reasons["template_refuses"] += refused_tests
         reasons["no_weight"] = unasked
@@ -117,11 +119,8 @@ class SupervisedData(DataModule):
         self._count_tokens(examples, store)
         fit = fitted(store, self.options.max_length, truncate=self.options.overlong == "truncate")
         self._check_rendered(store, examples)
-        if self.options.on_error == "stop" and fit.untrained.size:
-            raise UserError(
-                f"{examples[int(fit.untrained[0])].source}: no token of an answer to train on "
-                "(data.on_error=skip counts such rows and goes on)"
-            )
+        for example in _once(examples, fit.untrained):
+            self._left_out(example, "no_trained_token", lambda: "no token of an answer to train on")
         pack = best_fit_decreasing if self.options.packing else one_per_row
         packed = pack(fit.positions, self.options.max_length)
         plan = Plan(packed.document, fit.starts[packed.document], packed.length, packed.row_bounds, packed.capacity)
@@ -138,11 +137,9 @@ class SupervisedData(DataModule):
                 )
 
     def _check_rendered(self, store: TokenStore, examples: list[Example]) -> None:
-        """Raises UserError for the first conversation that the template refused when its tokens were cached."""
-        refused = np.flatnonzero(store.lengths == 0)
-        if refused.size and self.options.on_error == "stop":
-            first = examples[int(refused[0])]
-            raise self._refusal(first, lambda: self.tokenizer.encode_chat(first.messages))
+        """Tells of the conversations that the template refuses."""
+        for example in _once(examples, np.flatnonzero(store.lengths == 0)):
+            self._refused(example, lambda one: self.tokenizer.encode_chat(self._learned(one.messages)))
 
     def _tests_that_render(self, records: Records) -> tuple[Records, int]:
         """The records less the tests that the template refuses, and how many: no run's end is lost to one."""
@@ -177,13 +174,21 @@ class SupervisedData(DataModule):
     def _encoded(self, example: Example) -> Encoded:
         nothing: tuple[list[int], list[bool]] = ([], [])
         messages = self._learned(example.messages)
-        ids, trained = self._encoded_or(nothing, example, lambda: self.tokenizer.encode_chat(messages))
+        ids, trained = self._encoded_or(nothing, lambda: self.tokenizer.encode_chat(messages))
         mask = np.asarray(trained, dtype=bool)
         if not mask.any():
             return ids, mask.tolist()
         last = int(np.flatnonzero(mask)[-1])
         # What a template writes after the last answer's end token is never sampled: it would only take up room.
         return ids[: last + 1], mask[: last + 1].tolist()
+
+
+def _once(examples: Sequence[Example], numbers: NDArray[np.int64]) -> list[Example]:
+    """The examples of these numbers; of several sequences of one conversation the first."""
+    found: dict[str, Example] = {}
+    for number in numbers.tolist():
+        found.setdefault(examples[number].source, examples[number])
+    return list(found.values())
 
 
 def with_parts(counts: Mapping[str, Any], more: int) -> dict[str, Any]:

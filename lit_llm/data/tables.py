@@ -16,6 +16,7 @@ from lit_llm.data.charsets import AUTO, code_page, wide
 from lit_llm.data.encodings import no_text, undecodable
 from lit_llm.data.row_errors import RowError
 from lit_llm.data.streams import first_bytes, open_lines, whole_lines
+from lit_llm.runtime.counted import counted
 
 TABLES = (".csv", ".tsv", ".tab")
 DELIMITERS = ",;\t|"
@@ -77,8 +78,9 @@ def _row(
     if len(cells) != len(names):
         return RowError(
             "wrong_cells",
-            f"{where}: {len(cells)} cells, and the header names {len(names)} columns; a cell that holds "
-            f"{_NAMES.get(delimiter, repr(delimiter))} or a line end stands in quotes, with each quote in it twice",
+            f"{where}: {counted(len(cells), 'cell')}, and the header names {counted(len(names), 'column')}; a cell "
+            f"that holds {_NAMES.get(delimiter, repr(delimiter))} or a line end stands in quotes, with each quote in "
+            "it twice",
         )
     found = dict(zip(names, cells, strict=True))
     if found.pop("", "").strip():
@@ -108,8 +110,9 @@ def _malformed(where: str, said: str, lines: int) -> RowError:
         what = f"a cell beyond {MAX_CELL >> 20} million characters: a quote that is never closed; {quotes}"
         return RowError("cell_too_long", f"{where}: {what}; nothing behind it is read")
     if "unexpected end" in said:
+        left = counted(lines, "line")
         return RowError(
-            "malformed_table", f"{where}: a quote in this row is never closed ({lines:,} lines to the end); {quotes}"
+            "malformed_table", f"{where}: a quote in this row is never closed ({left} to the end); {quotes}"
         )
     if "new-line" in said:
         return RowError(

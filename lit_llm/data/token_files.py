@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from lit_llm.data.stores import is_remote, on_disk
 from lit_llm.errors import UserError
+from lit_llm.runtime.counted import counted
 from lit_llm.runtime.file_hashes import identity_of
 
 IDX, INDEX = ".idx", "index.json"
@@ -115,7 +116,7 @@ def _of_megatron(file: str, *_: tuple[int, ...]) -> Documents:
     ends = np.append(places, places[-1:] + lengths[-1:]) if sequences else np.zeros(1, np.int64)
     tokens: Any = np.memmap(on_disk(file.removesuffix(IDX) + ".bin"), dtype, "r")
     if len(tokens) < ends[-1]:
-        raise ValueError(f"the .bin has {len(tokens):,} of {int(ends[-1]):,} tokens")
+        raise ValueError(f"the .bin has {len(tokens):,} of {counted(int(ends[-1]), 'token')}")
     return Documents(tokens, np.stack([ends[between[:-1]], ends[between[1:]]], axis=1))
 
 
@@ -131,7 +132,7 @@ def _of_chunk(file: str, dtype: np.dtype[Any], *_: tuple[int, ...]) -> Documents
     tokens: Any = np.memmap(place, dtype, "r", offset=begin)
     places = (borders - begin) // dtype.itemsize
     if len(tokens) < places[-1]:
-        raise ValueError(f"it has {len(tokens):,} of {int(places[-1]):,} tokens")
+        raise ValueError(f"it has {len(tokens):,} of {counted(int(places[-1]), 'token')}")
     return Documents(tokens, np.stack([places[:-1], places[1:]], axis=1))
 
 

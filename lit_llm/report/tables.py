@@ -10,6 +10,7 @@ from typing import Any, Literal
 from lit_llm.evaluation.scores import direction
 from lit_llm.report.charts import number
 from lit_llm.report.reading import StageRun
+from lit_llm.runtime.counted import counted
 
 Verdict = Literal["better", "worse", "same", "neutral"]
 SIGNS: dict[Verdict, str] = {"better": "▲", "worse": "▼", "same": "=", "neutral": ""}
@@ -192,17 +193,19 @@ def count_rows(stages: Sequence[StageRun]) -> Iterator[CountRow]:
         total = _count(sum(n for _, n in skipped if isinstance(n, int))) if "skipped" in counts else ""
         why = ", ".join(f"{name} {_count(n)}" for name, n in skipped)
         rest = {key: value for key, value in counts.items() if key not in ("read", "used", "skipped")}
-        rest |= {kind: _of_kind(one) for kind, one in ((stage.metrics.get("data") or {}).get("kinds") or {}).items()}
+        data = stage.metrics.get("data") or {}
+        rest |= {kind: _of_kind(one) for kind, one in (data.get("kinds") or {}).items()}
+        rest |= {key: _of_kind(one["all"]) for key, one in (data.get("beside") or {}).items()}
         rest |= {"vocabulary": stage.metrics["vocabulary"]} if "vocabulary" in stage.metrics else {}
         yield CountRow(stage.name, read, used, total, why, tuple((k, _count(v)) for k, v in _flat(rest)))
 
 
 def _of_kind(one: Mapping[str, Any]) -> str:
     """A kind of files in the words of the table that is printed before training."""
-    said = [f"{one['files']:,} files", f"{one['rows']:,} rows", f"{one['words']:,} words", f"{one['tokens']:,} tokens"]
-    said += [f"{one['heldout_share']:.1%} held out", f"{one['duplicates']:,} duplicates"]
-    said += [f"{number:,} files not read: {why}" for why, number in one["unread_files"].items()]
-    said += [f"{number:,} files read in part: {why}" for why, number in (one.get("broken_off") or {}).items()]
+    said = [counted(one[f"{noun}s"], noun) for noun in ("file", "row", "word", "token")]
+    said += [f"{one['heldout_share']:.1%} held out", counted(one["duplicates"], "duplicate")]
+    said += [f"{counted(number, 'file')} not read: {why}" for why, number in one["unread_files"].items()]
+    said += [f"{counted(number, 'file')} read in part: {why}" for why, number in (one.get("broken_off") or {}).items()]
     return ", ".join([*said, *(f"{name} {number:,}" for name, number in (one.get("languages") or {}).items())])
 
 

@@ -205,7 +205,9 @@ def data_elsewhere(parts: Parts) -> list[dict[str, Any]]:
 
 def say(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> None:
     """What came out, where it is, and what can be done with it."""
-    log.info("  data: %s", _counted(metrics["counts"]))
+    counts = metrics["counts"]
+    replayed = f"; of the text that is replayed {_counted(counts['replayed'])}" if "replayed" in counts else ""
+    log.info("  data: %s%s", _counted(counts), replayed)
     for group, scores in metrics["heldout"].items():
         log.info("  held-out %s: %s", group, _listed(scores, metrics, group))
     for group, floors in metrics["floors"].items():
@@ -215,8 +217,9 @@ def say(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> None:
         log.info("  %s", in_a_line(metrics["merge"]))
     if "vocabulary" in metrics:
         log.info("  vocabulary: %s", "; ".join(in_lines(metrics["vocabulary"])))
-    best = folder.best_checkpoint
-    log.info("  best checkpoint: %s", "none was kept" if best is None else near(best))
+    best, kept = folder.best_checkpoint, parts.cfg.callbacks.get("checkpoints") or {}
+    if best is not None or kept.get("monitor"):
+        log.info("  best checkpoint: %s", "none was kept" if best is None else near(best))
     log.info("  curves: tensorboard --logdir %s", typed(folder.path))
     log.info("%s", in_one_sentence(metrics))
     log.info("model: %s", near(folder.model))

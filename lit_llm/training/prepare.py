@@ -19,6 +19,7 @@ from lit_llm.config.command_line import check, compose, small_command
 from lit_llm.config.hydra_words import hydra_words
 from lit_llm.config.targets import construct
 from lit_llm.errors import UserError
+from lit_llm.runtime.counted import counted
 from lit_llm.runtime.terminal import started
 
 if TYPE_CHECKING:  # torch is imported when the configuration has been found good
@@ -49,16 +50,32 @@ def run(words: Sequence[str]) -> None:
     started("prepare: loading torch and reading the data ...")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="prepare-") as folder:
-        data = data_of(cfg, Path(folder))
+        data = None
         try:
+            data = data_of(cfg, Path(folder))
             lines = list(table(data))
-        except UserError:
-            if data.overview_so_far.kinds:  # what was read says why it is too little
-                print("\n".join(data.overview_so_far.lines()))
+        except UserError as error:  # what was read says what is wrong with it
+            for line in known(data, error):
+                print(line)
             raise
         print("\n".join(lines))
         for line in samples(data, colours=sys.stdout.isatty()):
             print(line)
+
+
+def known(data: DataModule | None, error: UserError) -> Iterator[str]:
+    """The table of what was read before an error, which ended it."""
+    from lit_llm.data.not_usable import NotUsable
+    from lit_llm.data.overview import Overview
+
+    overview = Overview()
+    if data is not None:
+        overview += data.overview_so_far
+    if isinstance(error, NotUsable):
+        overview.of_key(error.key).__iadd__(error.overview)
+    if overview.kinds or overview.beside:
+        yield from overview.lines()
+        yield from (f"WARNING: {line}" for line in overview.warnings())
 
 
 def data_of(cfg: DictConfig, folder: Path) -> DataModule:
@@ -80,9 +97,8 @@ def table(data: DataModule) -> Iterator[str]:
     """What is read of the data, what is not and why; what is loud at the end."""
     overview = data.overview()
     yield from overview.lines(data.left_out_later())
-    trained = f", of which an epoch trains {data.train_tokens:,}" if data.train_tokens else ""
-    rows = f"{data.rows_per_epoch:,} {data.rows_in_words()}"
-    yield f"an epoch has {rows}{trained and f'; {overview.whole.tokens:,} tokens{trained}'}"
+    trained = f"; {counted(overview.tokens, 'token')}, of which an epoch trains {data.train_tokens:,}"
+    yield f"an epoch has {data.epoch_in_words()}{trained if data.train_tokens else ''}"
     yield from data.places()
     yield from (f"WARNING: {line}" for line in overview.warnings())
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_llm.config.run_objective import LOSS
+from lit_llm.runtime.counted import counted
 
 FIRST = ("score/reward", "accuracy", "bits_per_byte", "nll")  # what says most, of the sets that have it
 
 
 def in_one_sentence(metrics: Mapping[str, Any]) -> str:
     """The stage, its steps, and one held-out number with its error, its items and what it was before."""
-    done = f"{metrics['stage']}: {metrics['steps']:,} steps in {duration(metrics['seconds'])}"
+    done = f"{metrics['stage']}: {counted(metrics['steps'], 'step')} in {duration(metrics['seconds'])}"
     found = _measured(metrics)
     if found is None:
         loss = metrics.get("val_loss")

@@ -12,6 +12,7 @@ from lit_llm.backbone.models import ScoreModel
 from lit_llm.data.preferences import Preferences
 from lit_llm.evaluation.score_readers import ModelReader
 from lit_llm.rewards.validation.result import ValidationResult, shown
+from lit_llm.runtime.counted import counted
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.training.evaluate import RunEvaluation
 
@@ -59,4 +60,4 @@ def say(result: ValidationResult) -> None:
     if result.probes:
         attacks = ", ".join(f"{name} {probe.share:.0%}" for name, probe in result.probes.items())
         how = " (it was trained with attacks of these kinds)" if result.trained_with_attacks else ""
-        log.info("    attacks that outscore the best answer of %d prompts%s: %s", prompts, how, attacks)
+        log.info("    attacks that outscore the best answer of %s%s: %s", counted(prompts, "prompt"), how, attacks)

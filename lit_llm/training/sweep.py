@@ -27,6 +27,7 @@ from lit_llm.config.run_objective import refuse_incomparable
 from lit_llm.config.validation import validate
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import write_json
+from lit_llm.runtime.counted import counted
 from lit_llm.runtime.distributed import is_first_process
 from lit_llm.runtime.out_of_resources import one_line
 from lit_llm.runtime.run_folder import RunFolder
@@ -224,7 +225,7 @@ def table(folder: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
     """The leaderboard as lines of text: a table for each measure that jobs are compared by, best first in each."""
     counts = [(sum(1 for row in rows if row["status"].startswith(how)), how) for how in ("failed", "pruned")]
     ended = "".join(f", {count} {how}" for count, how in counts if count)
-    yield f"\nSweep {folder}: {len(rows)} jobs{ended}, best first"
+    yield f"\nSweep {folder}: {counted(len(rows), 'job')}{ended}, best first"
     compared = list(dict.fromkeys(row.get("measure") for row in rows if row["status"] == "finished")) or [None]
     for measure in compared:
         own = [row for row in rows if row["status"] == "finished" and row.get("measure") == measure]

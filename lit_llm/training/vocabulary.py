@@ -10,6 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lit_llm.runtime.atomic_files import write_json
+from lit_llm.runtime.counted import counted
 from lit_llm.runtime.distributed import is_first_process
 from lit_llm.text.merges import LearnedMerges, learn_merges
 from lit_llm.text.tokenizer import Tokenizer
@@ -36,6 +37,7 @@ def learned(
     if is_first_process():
         write_json(file, {**made_for, "tokens": found.tokens, "merges": found.merges})
         if len(found.tokens) < count:
-            log.warning("stage.new_tokens=%s: the training text has no more pairs of tokens that come twice: %s tokens "
-                        "were learned", asked, f"{len(found.tokens):,}")  # fmt: skip
+            learned = counted(len(found.tokens), "token was", "tokens were")
+            log.warning("stage.new_tokens=%s: the training text has no more pairs of tokens that come twice: %s "
+                        "learned", asked, learned)  # fmt: skip
     return found

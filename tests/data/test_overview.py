@@ -3,14 +3,17 @@
 import gzip
 import json
 import random
+import re
 import tracemalloc
 
 import pytest
 
+from lit_llm.data.domain_corpora import DomainCorpora
 from lit_llm.data.instructions import Instructions
 from lit_llm.data.labelled_answers import LabelledAnswers
 from lit_llm.data.options import (
     DataOptions,
+    DomainCorporaOptions,
     InstructionsOptions,
     LabelledAnswersOptions,
     PreferencesOptions,
@@ -91,6 +94,54 @@ def test_damaged_files_among_good_ones_are_no_files_that_are_read(tmp_path):
     assert lines[-1] == ".json: files not read: 5 (malformed_json)"
 
 
+def test_what_can_be_done_about_files_that_are_not_read_is_said(tmp_path):
+    for name in ("a.txt", "b.pickle", "c.log", "d.yaml"):
+        (tmp_path / name).write_text("a text")
+    lines = read_records(str(tmp_path), "texts").counts.overview.lines()
+    assert ".pickle: files not read: 1 (no rows of text; save them as .jsonl)" in lines
+    assert ".log: files not read: 1 (an unknown kind; rename it to .txt if it is text)" in lines
+    assert ".yaml: files not read: 1 (settings; save rows as .jsonl)" in lines
+
+
+def test_text_that_is_replayed_does_not_thin_out_what_is_said_of_the_data(tmp_path, tokenizer, sentence, cache):
+    domain, general = tmp_path / "domain", tmp_path / "general"
+    domain.mkdir()
+    general.mkdir()
+    good = [{"text": sentence(n)} for n in range(30)]
+    lines = [json.dumps(row) for row in good] + ["{"] * 6
+    (domain / "a.jsonl").write_text("\n".join(lines))
+    for name in ("b.doc", "c.yaml"):
+        (domain / name).write_text("a")
+    rows = [{"text": sentence(n)} for n in range(100, 500)]
+    (general / "g.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    both = {"cache_dir": cache, "max_length": 16, "on_error": "skip", "validation_fraction": 0.1}
+    alone = RawText(TextOptions(path=str(domain), **both), tokenizer=tokenizer)
+    options = DomainCorporaOptions(path=str(domain), replay_path=str(general), replay_ratio=0.25, **both)
+    data = DomainCorpora(options, tokenizer=tokenizer)
+    one, other = data.overview(), alone.overview()
+    assert one.kinds == other.kinds and one.warnings() == other.warnings() != []
+    assert any("6 of 36" in line for line in one.warnings()) and any("2 of 3" in line for line in one.warnings())
+    assert data.dropped_shares() == alone.dropped_shares() and data.dropped_shares()["malformed_json"] == 6 / 36
+    replayed = one.beside["data.replay_path"].whole
+    assert (replayed.rows, replayed.used) == (400, 400) and replayed.tokens and 0 < replayed.heldout_share < 0.5
+    counts = data.counts()
+    assert counts.pop("replayed") == {"read": 400, "used": 400, "skipped": {}} and counts == alone.counts()
+    table = one.lines(data.left_out_later())
+    assert [line.split()[0] for line in table[:6]] == ["files", ".jsonl", ".doc", ".yaml", "all", "data.replay_path"]
+    assert table[5].split()[1:6] == ["1", "of", "1", "400", "400"]
+    assert one.as_dict()["beside"]["data.replay_path"]["all"]["rows"] == 400
+    quarter = data.epoch_in_words()
+    trained, again = map(int, re.search(r"(\d+) packed rows .* (\d+) of them replayed", quarter).groups())
+    assert again == round((trained - again) / 3)
+
+
+def test_before_anything_is_known_of_tokens_the_table_has_no_columns_of_noughts():
+    overview = Overview({".txt": OfKind(files={"a.txt"}, rows=4, used=3, words=9)})
+    assert overview.lines()[0].split() == ["files", "read", "rows", "used", "words"]
+    overview.kinds[".txt"].tokens = 12
+    assert overview.lines()[0].split() == ["files", "read", "rows", "used", "words", "tokens", "held", "out"]
+
+
 def test_a_file_that_breaks_off_is_read_in_part_and_that_is_loud(tmp_path, tokenizer, sentence, cache):
     letters = random.Random(0)
     rows = [{"text": f"{sentence(n)} {letters.randbytes(8_000).hex()}"} for n in range(400)]
@@ -102,7 +153,7 @@ def test_a_file_that_breaks_off_is_read_in_part_and_that_is_loud(tmp_path, token
     one = data.overview().kinds[".jsonl"]
     assert (len(one.files), one.unread, one.broken_off) == (2, {}, {"damaged_file": 1}) and one.used > 50
     assert ".jsonl: files read in part: 1 (damaged_file)" in data.overview().lines(data.left_out_later())
-    assert data.overview().warnings() == ["1 of 2 FILES ARE READ IN PART, and their ends are lost (1 damaged_file)"]
+    assert data.overview().warnings() == ["1 of 2 FILES IS READ IN PART, and its end is lost (1 damaged_file)"]
     assert data.left_out_later() == {} and one.as_dict()["broken_off"] == {"damaged_file": 1}
 
 
@@ -151,7 +202,9 @@ def test_dropped_passages_and_altered_places_reach_the_counts(tmp_path, tokenize
     altered = data.counts()["altered"]
     assert altered["held_out_passages"] == data.overview().passages > 0
     assert altered["line_ends"] == text.count("\r\n")
-    told = f"{altered['held_out_passages']:,} passages dropped, since they hold held-out text"
+    number = altered["held_out_passages"]
+    told = "passage dropped, since it holds" if number == 1 else "passages dropped, since they hold"
+    told = f"{number:,} {told} held-out text"
     assert told in data.overview().lines(data.left_out_later())
 
 

@@ -56,7 +56,7 @@ def test_files_that_are_not_read_are_said_once_and_counted(tmp_path, caplog):
 def test_too_many_bad_rows_and_none_at_all_are_errors(tmp_path):
     file = lines(tmp_path, [{"text": "a"}, {"x": 1}])
     with pytest.raises(
-        UserError, match=r"1 of 2 rows are bad, more than data.max_error_rate=0.2 .*unknown_format 1.*:2:"
+        UserError, match=r"1 of 2 rows is bad, more than data.max_error_rate=0.2 .*unknown_format 1.*:2:"
     ):
         read_records(file, "texts", DataOptions(on_error="skip"))
     assert read_records(file, "texts", DataOptions(on_error="skip", max_error_rate=0.5)).counts.used == 1
@@ -125,6 +125,27 @@ def test_one_book_is_cut_at_blank_lines_so_that_a_part_is_held_out(tmp_path):
     assert sum(len(d.text) for records in got.splits.values() for d in records) == len(text)
 
 
+def test_of_each_text_of_several_blocks_something_is_trained_and_a_text_held_out_whole_is_told(tmp_path, caplog):
+    """Two blocks each: by their hashes alone, both of some texts are held out."""
+    for seed in range(12):
+        rng = random.Random(seed)
+        words = [[f"w{rng.randrange(10**6)}" for _ in range(95)] for _ in range(9)]
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        for number, some in enumerate(words):
+            (folder / f"{number}.txt").write_text(" ".join(some))
+        (folder / "short.txt").write_text(f"A short text number {seed}.")
+        caplog.clear()
+        got = read_records(str(folder), "texts", validation_fraction=0.4, test_fraction=0.4)
+        trained = {document.file for document in got["train"]}
+        assert trained >= {str(folder / f"{number}.txt") for number in range(9)}
+        assert got["validation"] and got["test"]
+        whole = str(folder / "short.txt") not in trained
+        told = [line for line in caplog.messages if "held out whole, and not trained" in line]
+        assert len(told) == whole
+        assert all(f"1 text of 10 held out whole, and not trained: {folder}/short.txt" in line for line in told)
+
+
 def test_texts_are_held_out_whole_as_soon_as_there_are_twenty(tmp_path):
     texts = [f"Text {n}.\n\n" + "\n\n".join(f"Line {n} {k} " + "of words " * 60 for k in range(9)) for n in range(20)]
     every = Screening(decontaminate_words=0)  # lines alike are not what is asked here
@@ -153,7 +174,7 @@ def test_an_id_with_other_content_is_counted_with_its_line(tmp_path, caplog):
     assert (counts.repeated_ids, counts.used, counts.skipped) == (1, 5, {"duplicate": 1})
     assert counts.as_dict()["repeated_ids"] == 1
     (line,) = [r.getMessage() for r in caplog.records]
-    assert f"1 rows have the id of another row and other content; the first: {file}:5 ('id' is '2')" in line
+    assert f"1 row has the id of another row and other content; the first: {file}:5 ('id' is '2')" in line
     ranked = [
         {"id": "p", "prompt": "q", "completions": ["a", "b"], "ranking": [1, 2], "annotator": who} for who in "xyz"
     ]

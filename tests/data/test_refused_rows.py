@@ -17,6 +17,10 @@ from lit_llm.text.chat import CHATML, ChatTemplate
 from lit_llm.text.tokenizer import Tokenizer
 
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+NO_TOOLS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 SYSTEM = {"role": "system", "content": "Be brief."}
 KINDS = {
     Instructions: ("messages", {}),
@@ -75,6 +79,62 @@ def test_where_all_rows_are_refused_the_first_is_said(cls, refusing, write, cach
     data = cls(cls.Options(path=write("all.jsonl", told), cache_dir=cache, on_error="skip"), tokenizer=refusing)
     with pytest.raises(UserError, match=r"to train on .*all.jsonl:\d: chat template: .*System role not supported"):
         data.setup()
+
+
+REFUSES = (
+    "{% for m in messages %}{% if m['role'] == 'user' and 'bad' in m['content'] %}{{ raise_exception('no') }}"
+    "{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("cls", KINDS)
+def test_all_refused_rows_of_all_splits_are_said_at_once_and_none_is_used(cls, tokenizer, write, cache):
+    key, _ = KINDS[cls]
+    path = {}
+    for split in ("train", "validation", "test"):
+        told = list(rows(cls, -1, split, 24))
+        for row in told[:15]:
+            row[key][0]["content"] += " bad"
+        path[split] = write(f"{split}.jsonl", told)
+    refusing = Tokenizer(tokenizer.engine, tokenizer.config, ChatTemplate(REFUSES + CHATML))
+    for _ in range(2):
+        data = cls(cls.Options(path=path, cache_dir=cache), tokenizer=refusing)
+        with pytest.raises(UserError) as error:
+            data.setup()
+        lines = str(error.value).split("\n")
+        assert "45 of 72 rows are bad (data.on_error=skip counts such rows and goes on)" in lines[0]
+        assert lines[1].startswith("template_refuses: 45, the first 10: chat template: ")
+        assert lines[2:] == [f"  {path['train']}:1, 2, 3, 4, 5, 6, 7, 8, 9, 10"]
+        whole = data.overview_so_far.whole
+        assert (whole.rows, whole.used, whole.skipped) == (72, 27, {"template_refuses": 45})
+
+
+TOOLS = [{"name": "weather", "description": "Of a city.", "parameters": {}}]
+
+
+@pytest.mark.parametrize("cls", KINDS)
+def test_what_the_row_would_have_to_do_without_is_tried_and_said(cls, tokenizer, write, cache):
+    """CHATML as many models have it writes no tools."""
+    key, _ = KINDS[cls]
+    plain = Tokenizer(tokenizer.engine, tokenizer.config, ChatTemplate(NO_TOOLS))
+    told = [row | {"tools": TOOLS} for row in rows(cls, -1, "a", 12)]
+    file = write("tools.jsonl", told)
+
+    def data(**options):
+        return cls(cls.Options(path=file, cache_dir=cache, **options), tokenizer=plain)
+
+    with pytest.raises(UserError) as error:
+        data().setup()
+    lines = str(error.value).split("\n")
+    assert "it leaves out the tools" in lines[1] and "12 of 12 rows are bad" in lines[0]
+    assert "data.ignore_keys=[tools] reads such rows without their tools" in lines[1]
+    assert data(ignore_keys=["tools"]).counts()["used"] == 12
+    called = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "weather", "arguments": {}}}]}
+    asked = {"role": "tool", "content": "warm"}
+    with_calls = [row | {key: [row[key][0], called, asked, *row[key]]} for row in told]
+    with pytest.raises(UserError) as error:
+        cls(cls.Options(path=write("calls.jsonl", with_calls), cache_dir=cache), tokenizer=plain).setup()
+    assert "ignore_keys" not in str(error.value)  # without the tools, their calls would be refused
 
 
 def test_evaluation_and_sampling_name_the_row(refusing):

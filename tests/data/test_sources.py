@@ -17,6 +17,8 @@ from lit_llm.data.row_errors import RowError
 from lit_llm.data.sources import resolve
 from lit_llm.errors import UserError
 
+OLD_OFFICE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 500
+
 
 def write(folder, name, content):
     file = folder / name
@@ -348,9 +350,13 @@ def test_a_line_beyond_the_limit_is_skipped_without_holding_it(tmp_path, monkeyp
         (lambda _: "", "is empty"),
         (lambda d: write(d, "a.cvs", "x"), r"extension \.cvs is unknown; accepted.*did you mean \.csv"),
         (lambda d: write(d, "a.jsnol", "x"), r"did you mean \.jsonl"),
-        (lambda d: write(d, "a.doc", "x"), r"\.doc is Word's form before 2007; save it as \.docx$"),
-        (lambda d: write(d, "a.ppt", "x"), r"\.ppt is PowerPoint's form before 2007"),
-        (lambda d: write(d, "a.xls", "x"), r"\.xls is Excel's form before 2007; save it as \.xlsx"),
+        (lambda d: write(d, "a.doc", OLD_OFFICE), r"\.doc is Word's form before 2007; save it as \.docx$"),
+        (lambda d: write(d, "a.ppt", OLD_OFFICE), r"\.ppt is PowerPoint's form before 2007"),
+        (lambda d: write(d, "a.xls", OLD_OFFICE), r"\.xls is Excel's form before 2007; save it as \.xlsx"),
+        (
+            lambda d: write(d, "a.xls", "prompt\tcompletion"),
+            r"it is a text by its content; rename it to \.csv or \.tsv$",
+        ),
         (lambda d: (write(d, "a.exe", "x"), str(d))[1], r"no file of a known format among \.exe"),
         (lambda d: (write(d, "mydata.jsonl", "x"), str(d / "mydta.jsonl"))[1], "did you mean .*mydata.jsonl"),
         (lambda _: "installed/raw_txt", "did you mean installed/raw_text"),

@@ -108,7 +108,7 @@ def test_a_wrong_number_of_cells_is_told_by_the_line_where_the_row_begins(tmp_pa
     first, few, many, last = told(file)
     assert (first, last) == ((2, {"prompt": "a\nb", "completion": "c"}), (8, {"prompt": "i", "completion": "j"}))
     assert few[0] == many[0] == "wrong_cells"
-    assert few[1].startswith(f"{file}:4: 1 cells, and the header names 2 columns; a cell that holds ','")
+    assert few[1].startswith(f"{file}:4: 1 cell, and the header names 2 columns; a cell that holds ','")
     assert many[1].startswith(f"{file}:6: 3 cells")
 
 

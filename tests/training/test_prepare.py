@@ -68,6 +68,30 @@ def test_a_corpus_in_shards_has_the_same_table_and_its_run_makes_no_shard(words,
     assert metrics["counts"]["used"] == 120
 
 
+def test_what_stops_the_run_is_shown_in_the_table_before_the_error(words, capsys, tmp_path):
+    """Without a model of its own: the tokenizer would be learned from this data."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    rows = [json.dumps({"text": f"The rent of month {n} is due."}) for n in range(30)]
+    (folder / "a.jsonl").write_text("\n".join([*rows, "{", "["]))
+    (folder / "b.pdf").write_bytes(b"%PDF-1.7 broken")
+    (folder / "c.docx").write_bytes(b"")
+    (folder / "d.xyz").write_text("x")
+    own = [word for word in words if not word.startswith("data.path")]
+    for more in ([], ["data.stream_above=0", "data.prepare_workers=1"]):
+        with pytest.raises(UserError, match=r"2 of 3\d rows are bad, and 2 of 3 files cannot be read"):
+            prepare.run([*own, f"data.path={folder}", *more])
+        shown = capsys.readouterr().out
+        table = [line.split() for line in shown.splitlines()]
+        assert table[0] == ["files", "read", "rows", "used", "words"]
+        assert table[1][:6] == [".jsonl", "1", "of", "1", "32", "30"]
+        assert sorted(line[0] for line in table[2:5]) == [".docx", ".pdf", ".xyz"]
+        assert ".jsonl: rows left out: 2 malformed_json" in shown
+        assert ".pdf: files not read: 1 (broken_document)" in shown
+        assert ".docx: files not read: 1 (empty_file)" in shown
+        assert "WARNING: 75% OF THE FILES ARE NOT READ: 3 of 4" in shown
+
+
 def test_look_is_the_same_command(words, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["train.py", *words, "look=true"])

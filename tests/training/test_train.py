@@ -330,12 +330,14 @@ def test_jobs_that_are_compared_by_different_measures_stand_in_tables_of_their_o
 # Groups that are null
 
 
-def test_a_run_does_without_logger_callbacks_and_evaluation(words, tmp_path):
+def test_a_run_does_without_logger_callbacks_and_evaluation(words, tmp_path, caplog):
     """As it was written before; Hydra has no null for a group."""
     null = ["logger=null", "callbacks=null", "evaluation=null", "experiment=null", "trainer.max_steps=2"]
     cfg = compose("train", [*(word for word in words if not word.startswith(("callbacks", "evaluation"))), *null])
     assert not cfg.logger and not cfg.evaluation.enabled and "random_state" in cfg.callbacks
-    metrics = run(cfg, tmp_path)
+    with caplog.at_level("INFO"):
+        metrics = run(cfg, tmp_path)
+    assert not any("best checkpoint" in line for line in caplog.messages)  # nothing was to be kept as the best
     assert metrics["steps"] == 2 and not metrics["heldout"] and (tmp_path / "model/config.json").is_file()
     assert not list(tmp_path.rglob("events*")) and list(tmp_path.glob("checkpoints/step-*.ckpt"))
 
@@ -402,9 +404,11 @@ def test_so_many_batches_are_the_whole_epoch_when_overfitting(words, tmp_path, b
     assert run(compose("train", [*kept, *more]), tmp_path)["steps"] == 3 * batches
 
 
-def test_no_progress_is_a_run_without_the_bar(words, tmp_path, capfd):
-    more = ["callbacks=default", "trainer.progress=false", "trainer.max_steps=1"]
-    run(compose("train", [*words, *more]), tmp_path / "a")
+def test_no_progress_is_a_run_without_the_bar(words, tmp_path, capfd, caplog):
+    more = ["callbacks=default", "trainer.progress=false", "trainer.max_steps=1", "trainer.val_check_interval=1"]
+    with caplog.at_level("INFO"):
+        run(compose("train", [*words, *more, "callbacks.checkpoints.monitor=val/loss"]), tmp_path / "a")
+    assert sum("best checkpoint: " in line for line in caplog.messages) == 1
     assert (tmp_path / "a/model/model.safetensors").is_file() and "step 1/1" not in "".join(capfd.readouterr())
 
 

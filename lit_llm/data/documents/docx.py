@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from lit_llm.data.documents.docx_chunks import Chunks
 from lit_llm.data.documents.docx_numbering import Numbering
 from lit_llm.data.documents.package import Package, attribute, child, local
 from lit_llm.data.documents.parts import Part, broken, row, sections, tidy
@@ -23,16 +24,22 @@ _SYMBOL = dict(zip(
 """Greek letters and signs, by their codes in that font."""
 
 
-def read_docx(data: bytes) -> list[Part]:
-    """Raises Unreadable."""
+def read_docx(data: bytes) -> tuple[list[Part], list[str]]:
+    """Its parts, and what the user is to be told. Raises Unreadable."""
+    blocks, told = docx_blocks(data, 0)
+    return sections(blocks), told
+
+
+def docx_blocks(data: bytes, depth: int) -> tuple[list[tuple[int, str]], list[str]]:
+    """Its blocks with the level of their headings, and what the user is to be told. ``depth``: documents around."""
     package = Package(data)
     main = next((to for kind, to in package.relations("").values() if kind == "officeDocument"), "word/document.xml")
     root = package.xml(main)
     body = None if root is None else child(root, "body")
     if body is None:
         raise broken("no text in it")
-    parts = _Word(package, main).parts(body)
-    return parts
+    word = _Word(package, main, depth)
+    return list(word.blocks(body)), word.told()
 
 
 class _Style:
@@ -47,8 +54,11 @@ class _Style:
 
 
 class _Word:
-    def __init__(self, package: Package, main: str) -> None:
-        members = dict(package.relations(main).values())
+    def __init__(self, package: Package, main: str, depth: int) -> None:
+        relations = package.relations(main)
+        members = dict(relations.values())
+        chunks = {name: to for name, (kind, to) in relations.items() if kind == "aFChunk"}
+        self._chunks = Chunks(package, chunks, depth, docx_blocks)
         self._styles: dict[str, _Style] = {}
         self._hidden = False  # the paragraph's style hides what its runs do not show
         styles = package.xml(members.get("styles", "word/styles.xml"))
@@ -65,8 +75,11 @@ class _Word:
         self._noted = 0  # notes so far
         self._waiting: list[str] = []  # notes of this section, which are written at its end
 
-    def parts(self, body: Any) -> list[Part]:
-        return sections(self._with_notes(self._blocks(body)))
+    def blocks(self, body: Any) -> Iterator[tuple[int, str]]:
+        return self._with_notes(self._blocks(body))
+
+    def told(self) -> list[str]:
+        return self._chunks.told()
 
     def _with_notes(self, blocks: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
         for level, text in blocks:
@@ -93,6 +106,8 @@ class _Word:
                 open_ones = []
             if name == "tbl":
                 yield 0, "\n".join(filter(None, map(row, self._rows(one))))
+            elif name == "altChunk":
+                yield from self._chunks.blocks(attribute(one, "id") or "")
             elif name not in _NOT_READ:
                 yield from self._blocks(one)  # content controls, what is inserted, text boxes
         if open_ones:

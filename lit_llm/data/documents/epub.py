@@ -14,6 +14,7 @@ from lit_llm.data.documents.epub_notes import take_notes, with_notes
 from lit_llm.data.documents.html import declared
 from lit_llm.data.documents.package import Package, attribute, child, inside, local
 from lit_llm.data.documents.parts import Part, Unreadable, broken, sections
+from lit_llm.runtime.counted import verb
 
 _PAGES = ("html", "dtbook", "oeb1-document")  # in the names of a chapter's type
 _CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)  # text of XHTML, which a parser of HTML takes for a comment
@@ -48,7 +49,7 @@ def read_epub(data: bytes) -> tuple[list[Part], list[str]]:
         parts += [Part(part.name or f"chapter {number}", part.text) for part in found]
     lost += [name for name in chapters if name not in package.names]
     named = ", ".join(lost[:_NAMED]) + (", ..." if len(lost) > _NAMED else "")
-    told = f"{len(lost)} of its chapters are not in it ({named})"
+    told = f"{len(lost)} of its chapters {verb(len(lost), 'is', 'are')} not in it ({named})"
     if not parts:
         raise Unreadable("empty_text", f"no text in its chapters{f'; {told}' if lost else ''}")
     return parts, [told] if lost else []

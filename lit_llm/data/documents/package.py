@@ -13,6 +13,7 @@ from lxml import etree
 
 from lit_llm.data.compression import MAX_RATIO, WINDOW
 from lit_llm.data.documents.parts import Unreadable, broken
+from lit_llm.runtime.counted import counted
 
 MAX_MEMBERS = 50_000
 MAX_UNPACKED = 2 * 2**30  # bytes of all members together
@@ -33,12 +34,13 @@ class Package:
             self._zip = zipfile.ZipFile(io.BytesIO(data))
             infos = self._zip.infolist()
         except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
-            raise broken(error) from None
+            cut = data.startswith(b"PK\x03\x04") and isinstance(error, zipfile.BadZipFile)
+            raise broken("its end is not there, as of a copy that was cut off" if cut else error) from None
         size = sum(info.file_size for info in infos)
         if len(infos) > MAX_MEMBERS or size > MAX_UNPACKED or (size > WINDOW and size > MAX_RATIO * len(data)):
             raise Unreadable(
                 "document_bomb",
-                f"{size:,} bytes in {len(infos):,} members come out of {len(data):,}: no document, a bomb",
+                f"{size:,} bytes in {counted(len(infos), 'member')} come out of {len(data):,}: no document, a bomb",
             )
         self.names = {info.filename: info for info in infos}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 CELL = " | "
 """Between two cells of a table's row. A row is a line, a table a paragraph: so in every kind."""
@@ -70,26 +70,16 @@ def named(title: str) -> str:
 
 
 def sections(blocks: Iterable[tuple[int, str]]) -> list[Part]:
-    """Blocks of text with the level of their heading (0: none) as parts, of which each begins at a heading.
-
-    A heading that is followed by another one stays with that: a part says something.
-    """
-    found: list[_Section] = []
+    """Blocks of text with the level of their heading (0: none) as parts, of which each begins at a heading, also at one
+    right below another: what stands under a title's first heading is of that, and not of the title."""
+    found: list[tuple[str, list[str]]] = []
     for level, text in blocks:
         if not text.strip():
             continue
-        if not found or (level and found[-1].more):
-            found.append(_Section(named(text) if level else ""))
-        found[-1].texts.append(heading(level, text) if level else text)
-        found[-1].more |= not level
-    return [Part(section.name, paragraphs(section.texts)) for section in found]
-
-
-@dataclass
-class _Section:
-    name: str
-    texts: list[str] = field(default_factory=list)
-    more: bool = False  # than headings
+        if level or not found:
+            found.append((named(text) if level else "", []))
+        found[-1][1].append(heading(level, text) if level else text)
+    return [Part(name, paragraphs(texts)) for name, texts in found]
 
 
 def paragraphs(texts: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ import io
 import logging
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from lit_llm.data.documents.parts import Part, Unreadable, broken
@@ -14,25 +15,28 @@ from lit_llm.data.documents.pdf_headers import without_headers
 from lit_llm.data.documents.pdf_layout import Layout, blocks, hyphenated, joined
 from lit_llm.data.documents.pdf_lines import Line, lines
 from lit_llm.data.documents.pdf_words import Page, letters_run_left, read_page
+from lit_llm.runtime.counted import counted, verb
 
+_NAMED = 5  # pages that a warning names
 _OPEN = re.compile(r"[\w,;\-\u2010]$")  # a page whose text ends so goes on
 
 
-def read_pdf(data: bytes) -> list[Part]:
-    """Raises Unreadable: encrypted, scanned without a text layer, fonts without letters, broken."""
+def read_pdf(data: bytes) -> tuple[list[Part], list[str]]:
+    """Its pages, and what the user is to be told. Raises Unreadable: encrypted, scanned without a text layer, fonts
+    without letters, broken."""
     pages = _pages(data)
     words = sum(len(page.words) for page in pages)
     letters = sum(len(word.text) for page in pages for word in page.words)
     unnamed = sum(page.unnamed for page in pages)
     if unnamed > letters:
-        raise Unreadable(
-            "no_text_layer", f"its fonts do not say which letters {unnamed:,} of its signs are; recognize it (OCR)"
-        )
+        signs = f"{counted(unnamed, 'sign')} {verb(unnamed, 'is', 'are')}"
+        raise Unreadable("no_text_layer", f"its fonts do not say which letters {signs}; recognize it (OCR)")
     images = sum(1 for page in pages if page.images)
     if not words:
         if images:
-            raise Unreadable("no_text_layer", f"{images} pages of images without text, as scanned; recognize it (OCR)")
-        raise Unreadable("empty_text", f"no text on its {len(pages)} pages")
+            what = f"{counted(images, 'page')} of images without text, as scanned; recognize it (OCR)"
+            raise Unreadable("no_text_layer", what)
+        raise Unreadable("empty_text", f"no text on its {counted(len(pages), 'page')}")
     right = sum(len(one.text) for page in pages for one in page.words if letters_run_left(one.text))
     right_to_left = right > letters / 2
     laid = [_lines(page, right_to_left) for page in pages]
@@ -45,7 +49,18 @@ def read_pdf(data: bytes) -> list[Part]:
         found = [*body.head, *body.foot, *found] if goes_on else [*body.head, *found, *body.foot]
         if found:
             parts.append(Part(f"page {number}", "\n\n".join(found)))
-    return _sentences_over_pages(parts, layout)
+    return _sentences_over_pages(parts, layout), list(_told(pages))
+
+
+def _told(pages: list[Page]) -> Iterator[str]:
+    """What is said of pages that are read in part."""
+    cut: dict[str, list[str]] = {}
+    for number, page in enumerate(pages, start=1):
+        if page.cut:
+            cut.setdefault(page.cut, []).append(str(number))
+    for why, numbers in cut.items():
+        more = f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else ""
+        yield f"{verb(len(numbers), 'page', 'pages')} {', '.join(numbers[:_NAMED])}{more}: {why}"
 
 
 def _pages(data: bytes) -> list[Page]:

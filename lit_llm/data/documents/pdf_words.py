@@ -44,6 +44,7 @@ class Page:
     words: list[Word]
     images: int
     unnamed: int  # glyphs whose letters the file does not say
+    cut: str = ""  # why not all of it is read; "" where all is
     width: float = 612.0
     height: float = 792.0
 
@@ -79,7 +80,7 @@ def read_page(page: Any, fonts: dict[Any, Font]) -> Page:
         270: (0.0, 1.0, -1.0, 0.0, box[3], -box[0]),
     }.get(turn, (1.0, 0.0, 0.0, 1.0, -box[0], -box[1]))
     wide, high = box[2] - box[0], box[3] - box[1]
-    found = Page([], 0, 0, *((high, wide) if turn in (90, 270) else (wide, high)))
+    found = Page([], 0, 0, "", *((high, wide) if turn in (90, 270) else (wide, high)))
     reader = _Reader(page.pdf, found, fonts)
     contents = page.get_contents()
     if contents is not None:
@@ -155,6 +156,8 @@ class _Reader:
             self._page.images += 1
         elif form.get("/Subtype") == "/Form" and depth < _MAX_DEPTH:
             self.draw(form, resources, state.matrix, depth)
+        elif form.get("/Subtype") == "/Form":
+            self._page.cut = self._page.cut or f"what is nested deeper than {_MAX_DEPTH} forms is not read"
 
     def draw(self, form: Any, resources: Any, matrix: Matrix, depth: int) -> None:
         """The words of a form, which is content with resources of its own."""
@@ -208,6 +211,8 @@ class _Reader:
             self._replaced.append(word)
         elif len(self._page.words) < MAX_WORDS:
             self._page.words.append(word)
+        else:
+            self._page.cut = f"of more than {MAX_WORDS:,} words the first are read"
 
     def _end_actual(self, actual: str) -> None:
         """What is shown inside stands for other text, which the file says in the order it is read."""

@@ -40,6 +40,8 @@ def read_pptx(data: bytes) -> list[Part]:
 def _texts(tree: Any, *, slide: bool) -> Iterator[str]:
     for shape in tree if tree is not None else ():
         name = local(shape)
+        if _is_hidden(shape):
+            continue
         if name in ("grpSp", "AlternateContent", "Choice"):
             yield from _texts(shape, slide=slide)
         elif name == "sp":
@@ -55,6 +57,12 @@ def _texts(tree: Any, *, slide: bool) -> Iterator[str]:
         elif name == "graphicFrame":
             for table in (one for one in shape.iter() if local(one) == "tbl"):
                 yield "\n".join(filter(None, (row(_cells(one)) for one in table if local(one) == "tr")))
+
+
+def _is_hidden(shape: Any) -> bool:
+    """Whether a shape, or a group of them, is switched off in the list of what is on its slide."""
+    about = next((child(one, "cNvPr") for one in shape if local(one).startswith("nv")), None)
+    return about is not None and attribute(about, "hidden") in ("1", "true")
 
 
 def _cells(line: Any) -> Iterator[str]:

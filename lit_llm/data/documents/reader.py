@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
+from lit_llm.data.documents.contents import not_of_kind, nothing_in
 from lit_llm.data.documents.needs import NEEDS
 from lit_llm.data.documents.parts import Part, Unreadable, joined
 from lit_llm.runtime.code_key import code_key
@@ -30,6 +31,9 @@ _READERS: dict[str, tuple[str, str]] = {
     ".rtf": ("rtf", "read_rtf"),
 }
 
+_TELL = ("docx", "epub", "pdf", "xlsx")
+"""Modules whose readers give warnings beside the parts."""
+
 
 def versions() -> str:
     """What a result depends on besides the document."""
@@ -39,17 +43,26 @@ def versions() -> str:
 def read(kind: str, data: bytes, encoding: str) -> dict[str, Any]:
     """A document's text, where its parts begin, the encoding if it was found out, and what the user is to be told of it
     (``warnings``). Raises Unreadable."""
+    if said := nothing_in(data):
+        raise Unreadable("empty_file", said)
     module, name = _READERS[kind]
+    if module == "html" and (said := not_of_kind(data, kind)):  # letters can be made of any bytes
+        raise Unreadable("broken_document", said)
     reader: Callable[..., Any] = getattr(import_module(f"lit_llm.data.documents.{module}"), name)
     found_encoding, warnings = "", list[str]()
-    if module == "html":
-        parts, decoded = reader(data, encoding)
-        found_encoding = decoded.encoding
-    elif module in ("xlsx", "epub"):
-        parts, warnings = reader(data)
-    else:
-        parts = reader(data)
-    return {**_result(parts, found_encoding), "warnings": warnings}
+    try:
+        if module == "html":
+            parts, decoded = reader(data, encoding)
+            found_encoding = decoded.encoding
+        elif module in _TELL:
+            parts, warnings = reader(data)
+        else:
+            parts = reader(data)
+        return {**_result(parts, found_encoding), "warnings": warnings}
+    except Unreadable as error:
+        if error.reason in ("broken_document", "empty_text") and (said := not_of_kind(data, kind)):
+            raise Unreadable("broken_document", said) from None
+        raise
 
 
 def _result(parts: list[Part], encoding: str) -> dict[str, Any]:

@@ -48,11 +48,16 @@ class _State:
 
 def read_rtf(data: bytes) -> list[Part]:
     """Raises Unreadable."""
+    return sections(rtf_blocks(data))
+
+
+def rtf_blocks(data: bytes) -> list[tuple[int, str]]:
+    """Its blocks with the level of their headings. Raises Unreadable."""
     if not data.lstrip().startswith(b"{\\rtf"):
         raise Unreadable("broken_document", "no RTF: it does not begin with {\\rtf")
     reader = _Reader()
     reader.read(data)
-    return sections(reader.blocks)
+    return reader.blocks
 
 
 class _Reader:

@@ -20,6 +20,7 @@ from lxml import etree
 
 from lit_llm.data.documents.package import Package, local
 from lit_llm.data.documents.parts import Part, Unreadable, broken, one_line, row
+from lit_llm.runtime.counted import counted
 
 # A prolog without a DOCTYPE, in an encoding whose ASCII is ASCII.
 _PLAIN_PROLOG = re.compile(
@@ -76,7 +77,8 @@ def read_xlsx(data: bytes) -> tuple[list[Part], list[str]]:
     if not unsaved:
         return parts, []
     named = ", ".join(unsaved[:_NAMED]) + (", ..." if len(unsaved) > _NAMED else "")
-    told = f"{len(unsaved):,} formulas have no saved value ({named}): open it in Excel and save it"
+    formulas = counted(len(unsaved), "formula has", "formulas have")
+    told = f"{formulas} no saved value ({named}): open it in Excel and save it"
     if not parts:
         raise Unreadable("empty_text", f"no text in it; {told}")
     return parts, [told]

@@ -25,6 +25,7 @@ from lit_llm.data.counts import Counts
 from lit_llm.data.file_rows import place
 from lit_llm.data.filters import content_key
 from lit_llm.data.holding_out import FEW_TEXTS
+from lit_llm.data.not_usable import known_at_the_end
 from lit_llm.data.options import DataPath, TextOptions
 from lit_llm.data.overview import kind_of
 from lit_llm.data.reading import Reading, tell_unread
@@ -40,6 +41,7 @@ from lit_llm.data.token_files import PREPARED
 from lit_llm.errors import UserError
 from lit_llm.records import Document
 from lit_llm.runtime.atomic_files import NotWritten, write_json, written_atomically
+from lit_llm.runtime.counted import counted, verb
 from lit_llm.runtime.progress_bars import Bar
 from lit_llm.runtime.run_lock import alone
 from lit_llm.text.tokenizer import Tokenizer
@@ -131,7 +133,8 @@ def corpus_of(options: TextOptions, path: DataPath, tokenizer: Tokenizer) -> Cor
         ) from None
     told, made = there
     join_rows(reading, told["rows"])
-    reading.end(path)
+    with known_at_the_end(reading.counts.overview):
+        reading.end(path)
     documents = sum(shard.documents for some in made for shard in some)
     fates: Any = np.memmap(folder / FATES, np.uint8, "r") if documents else np.zeros(0, np.uint8)
     splits = heldout_in(folder / HELDOUT) | named
@@ -174,13 +177,15 @@ def _make(
         assert reading.bad is not None
         reading.bad.join(train.bad)
         join_rows(reading, rows_told(train))
-        reading.end(path)
+        with known_at_the_end(reading.counts.overview):
+            reading.end(path)
     shards = [Shard(one) for some in made for one in some.shards]
     documents = sum(shard.documents for shard in shards)
     if wanted and 0 < documents < FEW_TEXTS:
         raise UserError(
-            f"data.path={path}: {documents} texts are too few to hold some out; give files of more, or raise "
-            f"data.stream_above={options.stream_above} so that they are read in memory and cut into blocks"
+            f"data.path={path}: {counted(documents, 'text is', 'texts are')} too few to hold some out; give files of "
+            f"more, or raise data.stream_above={options.stream_above} so that they are read in memory and cut into "
+            "blocks"
         )
     fates = fates_of(shards, known, wanted, deduplicate=options.deduplicate != "off")
     _count(train.counts, shards, fates, np.isin(fates, list(REASONS)), {}, divided=False)
@@ -225,7 +230,8 @@ def _shards(maker: Maker, key: str, found: Sequence[Portion]) -> tuple[list[Made
             reading.bad.passed(int(made[number].rows["counts"]["read"]), found[number].files)
         reading.bad.cut = reading.bad.cut or len(made) < len(found)
     if reused := sum(result.reused for result in made.values()):
-        log.info("data: %d of %d shards were there", reused, sum(len(result.shards) for result in made.values()))
+        every = sum(len(result.shards) for result in made.values())
+        log.info("data: %d of %s %s there", reused, counted(every, "shard"), verb(reused, "was", "were"))
     return [made[number] for number in sorted(made)], reading
 
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from lit_llm.data.filters import content_key, share
+from lit_llm.data.not_usable import known_at_the_end
 from lit_llm.data.options import DataPath, TextOptions
+from lit_llm.data.reading import tell_unread
 from lit_llm.data.shards.making import reading_of, rows_of
 from lit_llm.data.shards.portions import PORTION, portions
 from lit_llm.data.sources import resolve
@@ -26,7 +28,8 @@ def sample(options: TextOptions, path: DataPath) -> Iterator[str]:
     None that is held out is among them: neither what files hold out, nor what a hash of the text may.
     Raises UserError for bad rows that stop a run.
     """
-    files = resolve(path, options.cache_dir)
+    ignored: list[str] = []
+    files = resolve(path, options.cache_dir, ignored)
     split = UNDIVIDED if UNDIVIDED in files else "train"
     named = reading_of(options)
     known = {
@@ -55,4 +58,6 @@ def sample(options: TextOptions, path: DataPath) -> Iterator[str]:
             if left <= 0:
                 break
         if reading.bad:
-            reading.end(path)
+            tell_unread(path, ignored, "texts", reading.counts)
+            with known_at_the_end(reading.counts.overview):
+                reading.end(path)

@@ -34,6 +34,7 @@ from lit_llm.errors import UserError
 from lit_llm.records import Document
 from lit_llm.runtime.atomic_files import NotWritten, write_json, written_atomically
 from lit_llm.runtime.code_key import code_key
+from lit_llm.runtime.counted import counted
 from lit_llm.runtime.progress_bars import Bar
 from lit_llm.runtime.run_lock import alone
 from lit_llm.text.tokenizer import Tokenizer
@@ -191,7 +192,7 @@ def _texts(searcher: Searcher, task: Task) -> Iterator[tuple[NDArray[np.int64], 
     if begin + len(texts) != len(wanted):
         raise UserError(
             f"{task.portion.files[0]}: is not what it was when its tokens were made ({begin + len(texts):,} of "
-            f"{len(wanted):,} texts are there); start again when nobody writes to it"
+            f"{counted(len(wanted), 'text is', 'texts are')} there); start again when nobody writes to it"
         )
     if texts:
         yield wanted[begin:], texts

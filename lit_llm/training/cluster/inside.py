@@ -13,6 +13,7 @@ from typing import Any
 from lit_llm.checkpointing.signals import REQUEUE, leave_at_once
 from lit_llm.config.interruption import STOPPED
 from lit_llm.runtime.atomic_files import write_json
+from lit_llm.runtime.counted import counted
 from lit_llm.runtime.started_by import JOB
 
 LOCAL_REQUEUE = 144  # the exit code at which submitit's executor for one machine starts a job again
@@ -45,21 +46,21 @@ def _requeue(folder: Path, state: Path, requeues: int) -> bool:
     done, newest = before["requeued"], _newest(folder)
     idle = before["idle"] + 1 if newest == before["newest"] else 0
     if done >= requeues:
-        _say(f"the job was queued again {done} times, as slurm.requeues allows, and is not once more")
+        _say(f"the job was queued again {counted(done, 'time')}, as slurm.requeues allows, and is not once more")
         return False
     if idle >= IDLE:
         _say(
-            f"the job was queued again {done} times, and wrote no checkpoint in the last {idle} of them: it is not "
-            "once more; slurm.minutes is too short for what a start or a last evaluation takes"
+            f"the job was queued again {counted(done, 'time')}, and wrote no checkpoint in the last {idle} of them: it "
+            "is not once more; slurm.minutes is too short for what a start or a last evaluation takes"
         )
         return False
     write_json(state, {"requeued": done + 1, "newest": newest, "idle": idle})
     if "SLURM_JOB_ID" not in os.environ or os.environ.get("SUBMITIT_EXECUTOR") == "local":
-        _say(f"queued again ({done + 1} of at most {requeues} times)")
+        _say(f"queued again ({done + 1} of at most {counted(requeues, 'time')})")
         raise SystemExit(LOCAL_REQUEUE)
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
-    _say(f"queued again ({done + 1} of at most {requeues} times)")  # first: Slurm ends this process for it
+    _say(f"queued again ({done + 1} of at most {counted(requeues, 'time')})")  # first: Slurm ends this process for it
     try:
         asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=120, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

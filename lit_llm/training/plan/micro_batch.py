@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from lit_llm.errors import UserError
 from lit_llm.runtime import devices
 from lit_llm.runtime.atomic_files import write_json
+from lit_llm.runtime.counted import counted
 from lit_llm.training.plan import memory
 from lit_llm.training.plan.run_data import RunData
 
@@ -27,7 +28,7 @@ def settled(cfg: DictConfig, folder: Path) -> DictConfig:
     if not file.is_file():
         write_json(file, {"rows": _most_rows(cfg, folder)})
     rows = int(json.loads(file.read_text(encoding="utf-8"))["rows"])
-    log.info("data.micro_batch_size=auto: %d rows at once, %d a step", rows, cfg.trainer.global_batch_size)
+    log.info("data.micro_batch_size=auto: %s at once, %d a step", counted(rows, "row"), cfg.trainer.global_batch_size)
     return _with_rows(cfg, rows)
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from lit_llm.config.sharded_runs import is_sharded
 from lit_llm.runtime import devices
+from lit_llm.runtime.counted import counted
 from lit_llm.runtime.process_age import seconds_since_start
 from lit_llm.runtime.terminal import started
 
@@ -85,7 +86,7 @@ def plan_run(cfg: DictConfig, measure: bool, folder: Path, tell: Callable[[str],
         say(["It does not fit. What would:"])
         for words, total in what_would_fit(shape, of, process, room):
             say([f"  {size_of(total):>9}  {words}{'' if total <= room else ' (still too much)'}"])
-    flops = shape.config.flops_per_token(of.length) * data.tokens_a_step * (data.steps or 0)
+    flops = shape.config.flops_per_token(of.length) * data.positions
     if needed.total > room or not measure or processes > 1 or sharded:
         say([f"arithmetic  {flops:.2e} floating point operations"] if flops else [])
         told = f"time        not measured: a plan runs one process, this run {processes}"
@@ -116,7 +117,8 @@ def _of_model(shape: Shape, of: Pass) -> Iterator[str]:
         f"model       {config.family}, {shape.parameters:,} parameters, {shape.trained:,} trained; "
         f"{config.num_layers} layers, {config.hidden_size} wide, vocabulary {config.vocab_size:,}"
     )
-    yield f"a pass      {of.rows:,} rows of {of.length:,} tokens, {str(shape.autocast or shape.dtype)[6:]}"
+    kind = str(shape.autocast or shape.dtype)[6:]
+    yield f"a pass      {counted(of.rows, 'row')} of {counted(of.length, 'token')}, {kind}"
 
 
 def _of_memory(shape: Shape, needed: Memory, room: float) -> Iterator[str]:
@@ -138,13 +140,14 @@ def _of_memory(shape: Shape, needed: Memory, room: float) -> Iterator[str]:
 
 
 def _of_data(shape: Shape, data: RunData, from_scratch: bool) -> Iterator[str]:
-    tokens = f", {data.tokens_an_epoch:,} trained tokens" if data.tokens_an_epoch else ""
-    yield f"data        an epoch has {data.rows_an_epoch:,} rows{tokens}"
+    tokens = f", {counted(data.tokens_an_epoch, 'trained token')}" if data.tokens_an_epoch else ""
+    yield f"data        an epoch has {counted(data.rows_an_epoch, 'row')}{tokens}"
     if data.steps is not None:
-        total = data.steps * data.tokens_a_step
-        line = f"tokens      {data.steps:,} steps of {data.tokens_a_step:,}: {total:,}"
+        last = ", the last of an epoch of fewer" if data.uneven else ""
+        line = f"tokens      {counted(data.steps, 'step')} of {data.tokens_a_step:,}{last}: {data.tokens:,}"
         if from_scratch:
-            line += f", {total / shape.parameters:.1f} a parameter ({CHINCHILLA} go furthest for their arithmetic)"
+            each = data.tokens / shape.parameters
+            line += f", {each:.1f} a parameter ({CHINCHILLA} go furthest for their arithmetic)"
         yield line
 
 
@@ -154,7 +157,7 @@ def _of_time(found: Time, flops: float) -> Iterator[str]:
         yield f"arithmetic  {flops:.2e} floating point operations{rate}"
     yield (
         f"time        {clock(found.total)}: launch {clock(found.launch)}, start {clock(found.start)}, "
-        f"{found.steps:,} steps of {found.step:.3g} s, "
+        f"{counted(found.steps, 'step')} of {found.step:.3g} s, "
         f"validation {clock(found.validation)}, evaluation {clock(found.before)} before and {clock(found.after)} after"
     )
 

@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from lit_llm.config.search_keys import OptunaOptions
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import write_json, write_text
+from lit_llm.runtime.counted import counted, verb
 from lit_llm.runtime.run_lock import RunLock
 from lit_llm.training.search import study as studies
 from lit_llm.training.search.space import Dimension, split
@@ -109,7 +110,8 @@ class OptunaSweeper(Sweeper):
         self._compare(self.study.user_attrs)
         done = len(self._trials())
         if done:
-            log.info("study %s: goes on, %d of %d trials are there", name, done, options.n_trials)
+            every, are = counted(options.n_trials, "trial"), verb(done, "is", "are")
+            log.info("study %s: goes on, %d of %s %s there", name, done, every, are)
         left = [trial for trial in self._trials() if self._was_left(trial)]
         self.left = [trial.number for trial in left if trial.params.keys() == searched.keys()]
         self._never_ran(trial.number for trial in left if trial.number not in self.left)
@@ -236,7 +238,8 @@ class OptunaSweeper(Sweeper):
         if best is not None:
             words = " ".join(self.searched[key].word(value) for key, value in best.params.items())
             name = self.study.study_name
-            log.info("study %s: the best of %d trials is %d: %s", name, len(trials), best.number, words)
+            every = counted(len(trials), "trial")
+            log.info("study %s: the best of %s is %d: %s", name, every, best.number, words)
 
 
 _STATES = ("COMPLETE", "PRUNED", "FAIL", "RUNNING")

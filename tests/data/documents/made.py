@@ -133,13 +133,15 @@ def epub(chapters, *, locked=False):
 _ODF = (
     'xmlns:office="urn:oasis:names:tc:opendocument:xmlns:office:1.0" xmlns:text="urn:oasis:names:tc:opendocument:xmlns:'
     'text:1.0" xmlns:table="urn:oasis:names:tc:opendocument:xmlns:table:1.0" xmlns:draw="urn:oasis:names:tc:opendocument:'
-    'xmlns:drawing:1.0" xmlns:presentation="urn:oasis:names:tc:opendocument:xmlns:presentation:1.0"'
+    'xmlns:drawing:1.0" xmlns:presentation="urn:oasis:names:tc:opendocument:xmlns:presentation:1.0" '
+    'xmlns:style="urn:oasis:names:tc:opendocument:xmlns:style:1.0"'
 )
 
 
-def odf(body):
-    """An OpenDocument file with what stands in its ``office:body``."""
-    content = f"<office:document-content {_ODF}><office:body>{body}</office:body></office:document-content>"
+def odf(body, styles=""):
+    """An OpenDocument file with what stands in its ``office:body``, and its automatic styles."""
+    named = f"<office:automatic-styles>{styles}</office:automatic-styles>"
+    content = f"<office:document-content {_ODF}>{named}<office:body>{body}</office:body></office:document-content>"
     return zipped({"mimetype": "application/vnd.oasis.opendocument.text", "content.xml": content})
 
 

@@ -187,10 +187,10 @@ def test_hidden_rows_and_columns_are_left_out_and_formulas_without_a_value_are_t
     book.active.row_dimensions[2].hidden = book.active.column_dimensions["B"].hidden = True
     found = read(".xlsx", saved(book), "auto")
     assert found["text"] == "# Sheet\n\na | c\nd | f"
-    assert found["warnings"] == ["1 formulas have no saved value (Sheet!A4): open it in Excel and save it"]
+    assert found["warnings"] == ["1 formula has no saved value (Sheet!A4): open it in Excel and save it"]
     book = openpyxl.Workbook()
     book.active["A1"] = "=1+1"
-    with pytest.raises(Unreadable, match="no text in it; 1 formulas have no saved value"):
+    with pytest.raises(Unreadable, match="no text in it; 1 formula has no saved value"):
         read(".xlsx", saved(book), "auto")
 
 
@@ -246,3 +246,144 @@ def test_notes_of_a_book_are_written_as_those_of_word():
         "# One\n\nThe tenant[^1] pays[^2].\n\n[^1]: Or who lives there.\n[^2]: In advance.\n\n"
         "## Two\n\nAgain[^1], and 9.\n\n[^1]: Or who lives there.\n\n# Notes\n\nEnd."
     )
+
+
+PARTS = {
+    "word/a.htm": "<html><body><h2>From a page</h2><p>Line <b>one</b>.</p></body></html>",
+    "word/b.rtf": "{\\rtf1\\ansi From rich text.\\par}",
+    "word/c.txt": "From a text.\n",
+    "word/d.mht": "MIME-Version: 1.0\nContent-Type: multipart/related; boundary=x\n\n--x\nContent-Type: text/html; charset=utf-8\n"
+    "Content-Transfer-Encoding: quoted-printable\n\n<p>From an archived page, f=C3=BCr alle.</p>\n--x--\n",
+    "word/e.bin": "\x00\x01\x02",
+}
+
+
+def test_documents_within_a_word_document_are_read_where_they_stand_or_named():
+    relation = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    inner = word(paragraph("From another document."))
+    members = PARTS | {"word/f.docx": inner}
+    chunks = "".join(f'<w:altChunk xmlns:r="{relation}" r:id="c{n}"/>' for n in range(len(members) + 1))
+    body = f"{paragraph('Before.')}{chunks}{paragraph('Behind.')}"
+    related = "".join(
+        f'<Relationship Id="c{n}" Type="{relation}/aFChunk" Target="{name.removeprefix("word/")}"/>'
+        for n, name in enumerate(members)
+    )
+    found = read(
+        ".docx",
+        made.zipped(
+            {
+                "word/document.xml": f"<w:document {W}><w:body>{body}</w:body></w:document>",
+                "word/_rels/document.xml.rels": f"<Relationships>{related}</Relationships>",
+                **members,
+            }
+        ),
+        "auto",
+    )
+    assert found["text"] == (
+        "Before.\n\n## From a page\n\nLine one.\n\nFrom rich text.\n\nFrom a text.\n\nFrom an archived page, für alle.\n\n"
+        "From another document.\n\nBehind."
+    )
+    assert [name for _, name in found["parts"]] == ["section From a page"]
+    assert found["warnings"] == ["2 embedded documents are not read (e.bin: of the kind .bin; c6: not there)"]
+
+
+def test_a_word_document_that_holds_itself_ends():
+    relation = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    inner = word(paragraph("deepest"))
+    for depth in range(7):
+        body = f'{paragraph(f"depth {depth}")}<w:altChunk xmlns:r="{relation}" r:id="c"/>'
+        inner = made.zipped({
+            "word/document.xml": f"<w:document {W}><w:body>{body}</w:body></w:document>",
+            "word/_rels/document.xml.rels": f'<Relationships><Relationship Id="c" Type="{relation}/aFChunk" Target="i.docx"/></Relationships>',
+            "word/i.docx": inner,
+        })  # fmt: skip
+    found = read(".docx", inner, "auto")
+    assert found["text"] == "\n\n".join(f"depth {depth}" for depth in (6, 5, 4, 3, 2))
+    assert "documents within each other, deeper than 4" in found["warnings"][0]
+
+
+def styled(kind, name, more, parent=""):
+    based = f' style:parent-style-name="{parent}"' if parent else ""
+    return f'<style:style style:name="{name}" style:family="{kind}"{based}>{more}</style:style>'
+
+
+def test_what_an_open_document_hides_is_hidden():
+    gone, back = '<style:text-properties text:display="none"/>', '<style:text-properties text:display="true"/>'
+    styles = styled("paragraph", "Gone", gone) + styled("paragraph", "Under", "", "Gone") + styled("text", "G", gone)
+    styles += styled("text", "Back", back) + styled("table", "Off", '<style:table-properties table:display="false"/>')
+    styles += styled("drawing-page", "Out", '<style:drawing-page-properties presentation:visibility="hidden"/>')
+
+    def document(body):
+        return made.odf(body, styles)
+
+    body = (
+        '<text:p>The rent <text:span text:style-name="G">secret<text:tab/><text:span text:style-name="Back">is</text:span></text:span> due.</text:p>'
+        '<text:p text:style-name="Under">not seen <text:span text:style-name="Back">but this</text:span></text:p>'
+        '<text:section text:display="none"><text:p>a hidden section</text:p></text:section>'
+        '<text:section text:display="condition" text:is-hidden="true"><text:p>another</text:p></text:section>'
+        '<text:section text:display="condition"><text:p>A section.</text:p></text:section>'
+        '<text:p>Paid<text:hidden-text text:is-hidden="true">never</text:hidden-text>.</text:p>'
+        '<text:p><text:hidden-paragraph text:is-hidden="true"/>a hidden paragraph</text:p>'
+    )
+    assert text_of(".odt", document(f"<office:text>{body}</office:text>")) == (
+        "The rent is due.\n\nbut this\n\nA section.\n\nPaid."
+    )
+    cells = (
+        "<table:table-row{}>"
+        + "".join(f"<table:table-cell><text:p>{{}}{n}</text:p></table:table-cell>" for n in range(4))
+        + "</table:table-row>"
+    )
+    columns = '<table:table-column/><table:table-column table:visibility="collapse" table:number-columns-repeated="2"/><table:table-column/>'
+    rows = (
+        cells.format("", *"aaaa")
+        + cells.format(' table:visibility="collapse"', *"bbbb")
+        + cells.format(' table:visibility="filter"', *"cccc")
+    )
+    sheets = f'<table:table table:name="A">{columns}{rows}</table:table><table:table table:name="B" table:style-name="Off">{rows}</table:table>'
+    assert text_of(".ods", document(f"<office:spreadsheet>{sheets}</office:spreadsheet>")) == "# A\n\na0 | a3"
+    frame = "<draw:frame><draw:text-box><text:p>{}</text:p></draw:text-box></draw:frame>"
+    pages = f'<draw:page>{frame.format("one")}</draw:page><draw:page draw:style-name="Out">{frame.format("two")}</draw:page>'
+    assert text_of(".odp", document(f"<office:presentation>{pages}</office:presentation>")) == "one"
+
+
+def test_a_shape_of_a_slide_that_is_switched_off_is_hidden():
+    data = made.pptx([("Plan", ["rent", "secret"], "")])
+    with zipfile.ZipFile(io.BytesIO(data)) as file:
+        members = {name: file.read(name).decode() for name in file.namelist()}
+    slide = members["ppt/slides/slide1.xml"]
+    assert slide.count("<p:nvSpPr>") == 3 and "<p:cNvPr" not in slide
+    off = slide.replace("<p:nvSpPr>", '<p:nvSpPr><p:cNvPr id="1" name="x" hidden="1"/>', 2)  # the number, the points
+    assert text_of(".pptx", made.zipped(members | {"ppt/slides/slide1.xml": off})) == "# Plan"
+    assert "secret" in text_of(".pptx", data)
+
+
+def test_what_of_a_page_is_not_read_is_told(monkeypatch):
+    from lit_llm.data.documents import pdf_words
+
+    data = made.pdf([[(60, 700 - 20 * n, 10, f"word {n} here") for n in range(5)], [(60, 700, 10, "few words")]])
+    assert read(".pdf", data, "auto")["warnings"] == []
+    monkeypatch.setattr(pdf_words, "MAX_WORDS", 6)
+    found = read(".pdf", data, "auto")
+    assert found["warnings"] == ["page 1: of more than 6 words the first are read"]
+    assert "word 1 here" in found["text"] and "word 2" not in found["text"] and found["text"].endswith("few words")
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (".docx", word(
+            "".join(f'<w:p><w:pPr><w:outlineLvl w:val="{level}"/></w:pPr><w:r><w:t>{text}</w:t></w:r></w:p>' for level, text in ((0, "Contract"), (1, "Payment")))
+            + paragraph("The rent is due.")
+        )),
+        (".html", b"<html><body><main><h1>Contract</h1><h2>Payment</h2><p>The rent is due.</p></main></body></html>"),
+        (".epub", made.epub({"a": "<h1>Contract</h1><h2>Payment</h2><p>The rent is due.</p>"})),
+        (".odt", made.odf('<office:text><text:h text:outline-level="1">Contract</text:h><text:h text:outline-level="2">Payment</text:h><text:p>The rent is due.</text:p></office:text>')),
+        (".rtf", b"{\\rtf1 {\\pard\\outlinelevel0 Contract\\par}{\\pard\\outlinelevel1 Payment\\par}\\pard The rent is due.\\par}"),
+    ],
+)  # fmt: skip
+def test_a_heading_right_below_the_title_begins_a_section(kind, data):
+    found = read(kind, data, "auto")
+    assert found["text"] == "# Contract\n\n## Payment\n\nThe rent is due."
+    assert [(found["text"][at : at + 4], name) for at, name in found["parts"]] == [
+        ("# Co", "section Contract"), ("## P", "section Payment")
+    ]  # fmt: skip

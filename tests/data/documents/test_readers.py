@@ -103,9 +103,9 @@ LOCK = f"/Encrypt << /Filter /Standard /V 1 /R 2 /P -4 /O <{'ab' * 32}> /U <{'cd
     ("data", "reason", "what"),
     [
         (made.pdf([[], []], image=True), "no_text_layer", "2 pages of images without text, as scanned"),
-        (made.pdf([[]]), "empty_text", "no text on its 1 pages"),
+        (made.pdf([[]]), "empty_text", "no text on its 1 page"),
         (made.pdf([[(9, 9, 9, "text")]])[:200], "broken_document", "broken"),
-        (b"no document", "broken_document", "broken"),
+        (b"no document", "broken_document", "no .pdf file by its content, but a text; rename it to .txt"),
         (made.pdf([[(9, 9, 9, "text")]], trailer=LOCK), "encrypted", "encrypted"),
     ],
 )  # fmt: skip

@@ -149,6 +149,29 @@ def test_epochs_are_counted_in_steps(words, tmp_path):
     assert train(compose("train", epochs), tmp_path / "run")["steps"] == steps
 
 
+@pytest.mark.parametrize(("rows_a_step", "steps"), [(64, 1), (6, None)])
+def test_tokens_of_an_epoch_that_has_less_than_a_step_or_no_whole_number_of_them(words, tmp_path, rows_a_step, steps):
+    """What a step might hold is not what there is: the padding of the last row is no token either."""
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(f'{{"text": "The rent of month {n} is {n * 37} and is due."}}\n' for n in range(40)))
+    own = [word for word in words if not word.startswith(("data.path", "trainer.max_steps"))]
+    own += [f"data.path={texts}", "trainer.max_steps=null", "trainer.max_epochs=3"]
+    own += [f"trainer.global_batch_size={rows_a_step}", "data.max_length=64"]
+    told = [line.replace(",", "") for line in plan_run(compose("train", own), False, tmp_path / "plan").lines]
+    [(rows, trained)] = [found.groups() for line in told if (found := re.search(r"has (\d+) rows (\d+) trained", line))]
+    [(count, _, total)] = [
+        found.groups() for line in told if (found := re.search(r"tokens +(\d+) steps? of (\d+)[^:]*: (\d+)", line))
+    ]
+    assert int(rows) < 64 and int(count) == 3 * (steps or -(-int(rows) // rows_a_step))
+    if steps:
+        assert int(total) == 3 * int(trained)
+    else:
+        assert int(total) == pytest.approx(3 * int(trained), rel=0.05)
+        assert any("the last of an epoch of fewer" in line for line in told) == (int(rows) % rows_a_step > 0)
+    metrics = train(compose("train", own), tmp_path / "run")
+    assert metrics["steps"] == int(count)
+
+
 def test_what_does_not_fit_is_said_before_a_weight_is_read_and_what_would(words, tmp_path, monkeypatch):
     cfg, process = compose("train", [*words, "data.micro_batch_size=8", "evaluation.generate=false"]), 1e9
     monkeypatch.setattr(memory, "process_bytes", lambda: process)
