@@ -30,7 +30,7 @@ from .test_processes import Liked
 from .toy import END, loader, made, prompt_batch
 from .training_run import trainer_for
 
-DEFAULT = {"tied": STEPS, "untied_muon": 8, "adapters": 5, "preferences": 7, "kto": 4, "flags": 4, "ppo": 2,
+DEFAULT = {"tied": STEPS, "untied_muon": 8, "grown": 4, "adapters": 5, "preferences": 7, "kto": 4, "flags": 4, "ppo": 2,
            "grpo": 2}  # and their steps  # fmt: skip
 
 
