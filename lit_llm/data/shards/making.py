@@ -177,7 +177,7 @@ def reading_of(options: TextOptions, portion: Portion | None = None) -> Reading:
         encoding=options.encoding,
         columns=options.columns,
         screening=screening_of(options),
-        remembered=REMEMBERED,
+        remembered=REMEMBERED if portion else None,
     )
 
 
