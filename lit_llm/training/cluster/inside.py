@@ -23,8 +23,9 @@ def in_job(run: Callable[[], Any], folder: Path, state: Path, requeues: int, who
     """Calls ``run``; where a signal before the limit has stopped it, the job is queued again, at most ``requeues``
     times, and no more than ``IDLE`` times in a row without a checkpoint in ``folder``.
 
-    ``state``: a file that counts how often. On several nodes only the first one's task asks for it: a job is queued
-    again once for each signal. ``whole``: the job is the run; of a pipeline's, steps may be jobs of their own.
+    ``state``: a file that counts how often, beside the job's result. On several nodes only the first one's task asks
+    for it: a job is queued again once for each signal. ``whole``: the job is the run; of a pipeline's, steps may be jobs
+    of their own.
     """
     if whole:
         os.environ[JOB] = "1"
@@ -35,6 +36,8 @@ def in_job(run: Callable[[], Any], folder: Path, state: Path, requeues: int, who
         if os.environ.get("SLURM_PROCID", "0") != "0":
             # In order: srun ends all tasks when one fails, and the first one has more to do.
             raise SystemExit(0 if stop.code in STOPPED else stop.code) from None
+        if stop.code in REQUEUE and state.with_suffix(".json").is_file():
+            return None  # it came when all was done, and the result told: nothing is left to go on with
         if stop.code not in REQUEUE or not _requeue(folder, state, requeues):
             raise
         raise SystemExit(0) from None  # Slurm ends what is left of the job

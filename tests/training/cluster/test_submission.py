@@ -220,6 +220,13 @@ def test_a_job_that_gets_nowhere_is_not_queued_again_for_ever(programs, in_a_job
     assert "queued again 5 times, and wrote no checkpoint in the last 3 of them" in capsys.readouterr().err
 
 
+def test_a_signal_that_comes_when_the_result_is_told_queues_nothing_again(programs, in_a_job):
+    (programs / "result.json").write_text("{}")
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        in_a_job()
+    assert "scontrol" not in (programs / "calls").read_text()
+
+
 def test_a_requeue_that_slurm_refuses_is_told(programs, in_a_job, capsys):
     (programs / "bin/scontrol").write_text("#!/bin/sh\necho Requeue has been disabled >&2; exit 1\n")
     assert in_a_job() == 128 + signal.SIGUSR2
