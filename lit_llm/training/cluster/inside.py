@@ -24,8 +24,8 @@ def in_job(run: Callable[[], Any], folder: Path, state: Path, requeues: int, who
     times, and no more than ``IDLE`` times in a row without a checkpoint in ``folder``.
 
     ``state``: a file that counts how often, beside the job's result. On several nodes only the first one's task asks
-    for it: a job is queued again once for each signal. ``whole``: the job is the run; of a pipeline's, steps may be jobs
-    of their own.
+    for it: a job is queued again once for each signal. ``whole``: the job is the run; of a pipeline's, steps may be
+    jobs of their own.
     """
     if whole:
         os.environ[JOB] = "1"
