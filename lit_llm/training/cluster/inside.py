@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -44,9 +45,9 @@ def in_job(run: Callable[[], Any], folder: Path, state: Path, requeues: int, who
 
 
 def _requeue(folder: Path, state: Path, requeues: int) -> bool:
-    before = json.loads(state.read_text()) if state.is_file() else {"requeued": 0, "newest": -1, "idle": 0}
-    done, newest = before["requeued"], _newest(folder)
-    idle = before["idle"] + 1 if newest == before["newest"] else 0
+    before = json.loads(state.read_text()) if state.is_file() else {"requeued": 0, "written": "", "idle": 0}
+    done, written = before["requeued"], _written(folder)
+    idle = before["idle"] + 1 if written == before.get("written") else 0
     if done >= requeues:
         _say(f"the job was queued again {done} times, as slurm.requeues allows, and is not once more")
         return False
@@ -56,7 +57,7 @@ def _requeue(folder: Path, state: Path, requeues: int) -> bool:
             "once more; slurm.minutes is too short for what a start or a last evaluation takes"
         )
         return False
-    write_json(state, {"requeued": done + 1, "newest": newest, "idle": idle})
+    write_json(state, {"requeued": done + 1, "written": written, "idle": idle})
     if "SLURM_JOB_ID" not in os.environ or os.environ.get("SUBMITIT_EXECUTOR") == "local":
         _say(f"queued again ({done + 1} of at most {requeues} times)")
         raise SystemExit(LOCAL_REQUEUE)
@@ -74,11 +75,13 @@ def _requeue(folder: Path, state: Path, requeues: int) -> bool:
     return True
 
 
-def _newest(folder: Path) -> int:
-    """When the newest checkpoint, or the measures of a finished run or step of a pipeline, was written; 0: none is."""
-    names = ("checkpoints/*", "metrics.json")
+def _written(folder: Path) -> str:
+    """What changes when a checkpoint, or the measures of a finished run or step of a pipeline, is written. Which time is
+    later is not asked: the nodes' clocks differ."""
+    names = ("checkpoints/[!.]*", "metrics.json")  # what begins with a point was not finished
     found = (path for name in names for place in (name, f"*/{name}") for path in folder.glob(place))
-    return max((path.stat().st_mtime_ns for path in found), default=0)
+    told = sorted(f"{path.relative_to(folder)} {path.stat().st_mtime_ns}" for path in found)
+    return hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _say(line: str) -> None:
