@@ -76,8 +76,8 @@ def _requeue(folder: Path, state: Path, requeues: int) -> bool:
 
 
 def _written(folder: Path) -> str:
-    """What changes when a checkpoint, or the measures of a finished run or step of a pipeline, is written. Which time is
-    later is not asked: the nodes' clocks differ."""
+    """What changes when a checkpoint, or the measures of a finished run or step of a pipeline, is written. Which time
+    is later is not asked: the nodes' clocks differ."""
     names = ("checkpoints/[!.]*", "metrics.json")  # what begins with a point was not finished
     found = (path for name in names for place in (name, f"*/{name}") for path in folder.glob(place))
     told = sorted(f"{path.relative_to(folder)} {path.stat().st_mtime_ns}" for path in found)
