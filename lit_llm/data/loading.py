@@ -178,9 +178,12 @@ class ResumableLoader:
         step, end = self.batch_size * data_rank()[1], self._epoch_end
         starts = range(self._rows_seen, end, step)
         blanks = hasattr(self.dataset, "blank")
+        order = self.order(self._epoch)
+        if starts:  # what is wrong with the first rows (a damaged shard) is found before there are workers
+            order[starts[0] : starts[0] + 1]
         loader: DataLoader[Any] = DataLoader(
             _WithBlanks(self.dataset),  # type: ignore[arg-type]
-            batch_sampler=_Batches(self.order(self._epoch), starts, end, self.batch_size, blanks),
+            batch_sampler=_Batches(order, starts, end, self.batch_size, blanks),
             collate_fn=self.dataset.collate,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
 from typing import Any
 
@@ -31,6 +33,17 @@ class Bar(tqdm):  # type: ignore[misc]
             self._told = now
             print(str(self), file=self.fp, flush=True)
         return False  # nothing to clear
+
+
+def _own_lock() -> None:
+    """A lock of this process alone. tqdm's is shared with all that are forked: one that is killed while it holds it, or
+    forked while another thread does, would leave the others waiting for ever."""
+    Bar.set_lock(threading.RLock())
+
+
+_own_lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_own_lock)
 
 
 def on_terminal() -> bool:

@@ -1,6 +1,9 @@
 """A bar in a terminal, and few lines in a log file."""
 
+import os
+import signal
 import sys
+import threading
 
 import pytest
 from lightning.pytorch.callbacks import ProgressBar
@@ -11,6 +14,42 @@ from lit_llm.runtime import progress_bars
 from lit_llm.runtime.progress_bars import Bar
 from lit_llm.training import trainer
 from lit_llm.training.build import Parts
+
+
+def test_a_process_that_was_forked_while_another_thread_wrote_a_line_is_not_stuck():
+    held, done = threading.Event(), threading.Event()
+
+    def write():
+        with Bar.get_lock():
+            held.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    held.wait(60)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        with Bar(total=1) as bar:
+            bar.update()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    done.set()
+    thread.join()
+
+
+def test_a_process_that_is_killed_while_it_writes_a_line_takes_no_lock_along():
+    child = os.fork()
+    if child == 0:
+        Bar.get_lock().acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    signal.alarm(20)
+    try:
+        with Bar(total=1) as bar:
+            bar.update()
+    finally:
+        signal.alarm(0)
 
 
 def work(monkeypatch, capsys, seconds):

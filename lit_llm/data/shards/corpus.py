@@ -34,6 +34,7 @@ from lit_llm.data.shards.making import Made, Maker, Task, join_rows, make, read_
 from lit_llm.data.shards.portions import Portion, fetched_ahead, portions
 from lit_llm.data.shards.processes import in_processes, processors
 from lit_llm.data.shards.shard import Shard, opened, sha256
+from lit_llm.data.shards.size import tell_of_many_held_out
 from lit_llm.data.sources import resolve
 from lit_llm.data.splits import UNDIVIDED
 from lit_llm.data.token_cache import content_hash
@@ -105,6 +106,7 @@ def corpus_of(options: TextOptions, path: DataPath, tokenizer: Tokenizer) -> Cor
     split = UNDIVIDED if UNDIVIDED in files else "train"
     reading = reading_of(options)
     tell_unread(path, ignored, "texts", reading.counts)
+    tell_of_many_held_out(path, {name: some for name, some in files.items() if name != split})
     named = {
         name: [one for one in reading.records(reading.rows(some), name) if isinstance(one, Document)]
         for name, some in files.items()

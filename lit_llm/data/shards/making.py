@@ -167,7 +167,7 @@ def _there(maker: Maker, task: Task) -> Iterator[Shard]:
 def reading_of(options: TextOptions, portion: Portion | None = None) -> Reading:
     """How rows are read, of a portion or of all; ids that come again are not looked for."""
     clean = options.clean and not (portion and portion.tokens)  # which stay as they are
-    return Reading("texts", replace(options, clean=clean), remembered=REMEMBERED)
+    return Reading("texts", replace(options, clean=clean), remembered=REMEMBERED if portion else None)
 
 
 class TokenRows:

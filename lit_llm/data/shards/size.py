@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -9,13 +11,16 @@ from lit_llm.data.archives import home
 from lit_llm.data.compression import COMPRESSED
 from lit_llm.data.options import DataPath, TextOptions
 from lit_llm.data.projects import is_project
+from lit_llm.data.shards.fates import MOST_HELD_OUT
 from lit_llm.data.shards.portions import size_of
 from lit_llm.data.sources import resolve
 from lit_llm.data.token_files import is_tokens
 from lit_llm.errors import UserError
 
+log = logging.getLogger(__name__)
 PACKED = 4
 """How many bytes of text are taken for one that is packed."""
+MANY_HELD_OUT = 256 * 2**20  # bytes
 MEMORY = 5
 """Bytes of memory that a corpus in memory takes for each of its text, about: text, records, tokens and their plan."""
 
@@ -40,6 +45,17 @@ def is_streamed(options: TextOptions, path: DataPath) -> bool:
             f"holds {MEMORY * size >> 20:,} MiB"
         )
     return True
+
+
+def tell_of_many_held_out(path: DataPath, files: Mapping[str, Sequence[str]]) -> None:
+    """Warns of files that hold out so much that they decide how much memory a run takes: they are not streamed."""
+    size = sum(map(_bytes, dict.fromkeys(home(file) for some in files.values() for file in some)))
+    if size > MANY_HELD_OUT:
+        log.warning(
+            "data.path=%s: what it holds out (%s) has %s MiB, and takes memory of about %d times that; give fewer "
+            "texts there: %d million characters are an evaluation of minutes",
+            *(path, ", ".join(files), f"{size >> 20:,}", MEMORY, MOST_HELD_OUT // 10**6),
+        )
 
 
 def _bytes(file: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -24,8 +25,9 @@ def in_job(run: Callable[[], Any], folder: Path, state: Path, requeues: int, who
     """Calls ``run``; where a signal before the limit has stopped it, the job is queued again, at most ``requeues``
     times, and no more than ``IDLE`` times in a row without a checkpoint in ``folder``.
 
-    ``state``: a file that counts how often. On several nodes only the first one's task asks for it: a job is queued
-    again once for each signal. ``whole``: the job is the run; of a pipeline's, steps may be jobs of their own.
+    ``state``: a file that counts how often, beside the job's result. On several nodes only the first one's task asks
+    for it: a job is queued again once for each signal. ``whole``: the job is the run; of a pipeline's, steps may be
+    jobs of their own.
     """
     if whole:
         os.environ[JOB] = "1"
@@ -36,15 +38,17 @@ def in_job(run: Callable[[], Any], folder: Path, state: Path, requeues: int, who
         if os.environ.get("SLURM_PROCID", "0") != "0":
             # In order: srun ends all tasks when one fails, and the first one has more to do.
             raise SystemExit(0 if stop.code in STOPPED else stop.code) from None
+        if stop.code in REQUEUE and state.with_suffix(".json").is_file():
+            return None  # it came when all was done, and the result told: nothing is left to go on with
         if stop.code not in REQUEUE or not _requeue(folder, state, requeues):
             raise
         raise SystemExit(0) from None  # Slurm ends what is left of the job
 
 
 def _requeue(folder: Path, state: Path, requeues: int) -> bool:
-    before = json.loads(state.read_text()) if state.is_file() else {"requeued": 0, "newest": -1, "idle": 0}
-    done, newest = before["requeued"], _newest(folder)
-    idle = before["idle"] + 1 if newest == before["newest"] else 0
+    before = json.loads(state.read_text()) if state.is_file() else {"requeued": 0, "written": "", "idle": 0}
+    done, written = before["requeued"], _written(folder)
+    idle = before["idle"] + 1 if written == before.get("written") else 0
     if done >= requeues:
         _say(f"the job was queued again {counted(done, 'time')}, as slurm.requeues allows, and is not once more")
         return False
@@ -54,7 +58,7 @@ def _requeue(folder: Path, state: Path, requeues: int) -> bool:
             "is not once more; slurm.minutes is too short for what a start or a last evaluation takes"
         )
         return False
-    write_json(state, {"requeued": done + 1, "newest": newest, "idle": idle})
+    write_json(state, {"requeued": done + 1, "written": written, "idle": idle})
     if "SLURM_JOB_ID" not in os.environ or os.environ.get("SUBMITIT_EXECUTOR") == "local":
         _say(f"queued again ({done + 1} of at most {counted(requeues, 'time')})")
         raise SystemExit(LOCAL_REQUEUE)
@@ -72,11 +76,13 @@ def _requeue(folder: Path, state: Path, requeues: int) -> bool:
     return True
 
 
-def _newest(folder: Path) -> int:
-    """When the newest checkpoint, or the measures of a finished run or step of a pipeline, was written; 0: none is."""
-    names = ("checkpoints/*", "metrics.json")
+def _written(folder: Path) -> str:
+    """What changes when a checkpoint, or the measures of a finished run or step of a pipeline, is written. Which time
+    is later is not asked: the nodes' clocks differ."""
+    names = ("checkpoints/[!.]*", "metrics.json")  # what begins with a point was not finished
     found = (path for name in names for place in (name, f"*/{name}") for path in folder.glob(place))
-    return max((path.stat().st_mtime_ns for path in found), default=0)
+    told = sorted(f"{path.relative_to(folder)} {path.stat().st_mtime_ns}" for path in found)
+    return hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _say(line: str) -> None:

@@ -4,6 +4,7 @@ import ast
 import csv
 import os
 from collections import Counter
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from lit_llm.data.filters import content_key, share
 from lit_llm.data.raw_text import RawText
 from lit_llm.data.reading import Last
-from lit_llm.data.shards import making
+from lit_llm.data.shards import making, portions, size
 from lit_llm.data.shards.shard import Writer, opened
 from lit_llm.errors import UserError
 from lit_llm.records import Document
@@ -38,8 +39,8 @@ def test_a_file_that_is_read_from_end_to_end_is_not_remembered_text_by_text(toke
 
 def without_small_hashes(number):
     """Texts of which none is held out by its hash at a share of a tenth."""
-    made = (text(n) for n in range(10_000))
-    return [one for one in made if share(content_key(Document(one, ""))) >= 0.1][:number]
+    made = (text(n) for n in count())
+    return list(islice((one for one in made if share(content_key(Document(one, ""))) >= 0.1), number))
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -130,3 +131,23 @@ def test_the_key_of_a_shard_has_the_code_that_reads_its_rows():
     covered = {name.removeprefix("lit_llm.data.") for name in making.CODE if name.startswith("lit_llm.data.")}
     missing = {one.split(".")[2] for one in seen} - OTHERS - covered
     assert len(seen) > 20 and not missing
+
+
+def test_held_out_files_that_fill_the_memory_are_told_of(tokenizer, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(size, "MANY_HELD_OUT", 2000)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/train.jsonl").write_text(jsonl([{"text": text(number)} for number in range(60)]))
+    (tmp_path / "c/validation.jsonl").write_text(jsonl([{"text": text(number)} for number in range(100, 120)]))
+    both(tokenizer, str(tmp_path / "c"), tmp_path, test_fraction=0.0)[1].setup()
+    assert "what it holds out (validation) has 0 MiB, and takes memory" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "encoding"), [("a.jsonl", "utf-16"), ("a.csv", "utf-16"), ("a.csv", "auto")])
+def test_lines_in_an_encoding_that_is_read_whole_have_a_bound(tmp_path, monkeypatch, name, encoding):
+    monkeypatch.setattr(portions, "MOST_WHOLE", 3000)
+    rows = jsonl([{"text": text(number)} for number in range(20)]) if name == "a.jsonl" else "text\nsome\n" * 900
+    (tmp_path / name).write_text(rows, encoding="utf-16")
+    with pytest.raises(UserError, match=rf"{name}: 0 MiB, to be in memory at once; give it in UTF-8, which is read in"):
+        list(portions.portions([str(tmp_path / name)], encoding, tmp_path))
+    (tmp_path / name).write_text(rows)
+    assert list(portions.portions([str(tmp_path / name)], "auto", tmp_path))

@@ -186,7 +186,10 @@ def in_a_job(programs, monkeypatch):
     def stopped(saves):
         if saves:
             (programs / "run/checkpoints").mkdir(parents=True, exist_ok=True)
-            (programs / f"run/checkpoints/step-{time.monotonic_ns()}.ckpt").touch()
+            new = programs / f"run/checkpoints/step-{time.monotonic_ns()}.ckpt"
+            new.touch()
+            if saves == "by a clock that is behind":
+                os.utime(new, (10**9, 10**9))
             time.sleep(0.01)  # a file system's clock
         os.kill(os.getpid(), signal.SIGUSR2)
         raise AssertionError("not reached")
@@ -218,6 +221,18 @@ def test_a_job_that_gets_nowhere_is_not_queued_again_for_ever(programs, in_a_job
     assert codes == [0] * 5 + [128 + signal.SIGUSR2]
     assert (programs / "calls").read_text().splitlines() == [REQUEUED] * 5
     assert "queued again 5 times, and wrote no checkpoint in the last 3 of them" in capsys.readouterr().err
+
+
+def test_a_signal_that_comes_when_the_result_is_told_queues_nothing_again(programs, in_a_job):
+    (programs / "result.json").write_text("{}")
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        in_a_job()
+    assert "scontrol" not in (programs / "calls").read_text()
+
+
+def test_what_a_node_writes_whose_clock_is_behind_counts(programs, in_a_job):
+    codes = [in_a_job(saves=saves, requeues=50) for saves in (True, *["by a clock that is behind"] * 4)]
+    assert codes == [0] * 5 and (programs / "calls").read_text().splitlines() == [REQUEUED] * 5
 
 
 def test_a_requeue_that_slurm_refuses_is_told(programs, in_a_job, capsys):
