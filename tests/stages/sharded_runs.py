@@ -230,7 +230,7 @@ def flags(shares: int) -> Any:
 
 
 def flags_by_adapters(shares: int) -> Any:
-    return labels(made(FlagClassification, model=model(), lora_rank=4, **parts()), shares)
+    return labels(made(FlagClassification, model=model(), lora_rank=4, lora_dropout=0.0, **parts()), shares)
 
 
 def flags_by_head(shares: int) -> Any:
