@@ -119,7 +119,7 @@ def _in_files(places: Sequence[str]) -> Iterator[str]:
         file, number = (found[1], found[2]) if found else (place, "")
         numbers.setdefault(file, []).append(number)
     for file, some in numbers.items():
-        yield f"{file}{', '.join(dict.fromkeys(some))}"
+        yield f"{file}{', '.join(sorted(set(some), key=lambda number: int(number or 0)))}"
 
 
 def _common_end(told: Sequence[str]) -> str:

@@ -32,7 +32,7 @@ _SYMBOL_IN_WORD = re.compile(
     rb"[A-Za-z][\x80-\x82\x84\x86-\x89\x8b\x93\x94\x98\x99\x9b\xa1-\xa9\xab\xac\xae-\xb3\xb5\xb6\xb8\xb9\xbb-\xbf]"
     rb"(?=[A-Za-z])"
 )
-_DOS_IN_WORD = re.compile(rb"[a-z][\x81-\x84\x87-\x8a\x94](?=[a-z])")
+_DOS_IN_WORD = re.compile(rb"[A-Za-z][\x81-\x84\x87-\x8a\x94](?=[a-z])")
 """The commonest letters of the pages of DOS (ü é â ä ç ê ë è ö), which in Windows' pages stand in no word."""
 _DOUBLE_LETTER = re.compile("[\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff]")
 _ODD = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffe\uffff]")

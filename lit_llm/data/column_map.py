@@ -28,7 +28,7 @@ def as_mapping(given: Mapping[str, str] | str | None) -> dict[str, str]:
             f"data.columns={given}: a map is needed, from the rows' names to the format's, such as "
             "{question: prompt, reply: completion}"
         )
-    found = {str(column).strip(): name.strip() for column, name in told.items()}
+    found = {str(column): name.strip() for column, name in told.items()}
     for column, name in found.items():
         first = next(one for one, other in found.items() if other == name)
         if first != column:
@@ -45,7 +45,7 @@ def written(columns: Mapping[str, str]) -> str:
 
 def _key(name: str) -> str:
     """A key as YAML reads it back."""
-    plain = re.fullmatch(r"[^\W\d_][\w .-]*", name) and name.lower() not in (
+    plain = re.fullmatch(r"[^\W\d_]([\w .-]*[\w.-])?", name) and name.lower() not in (
         "null",
         "true",
         "false",

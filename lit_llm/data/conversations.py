@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lit_llm.data.row_errors import RowError
+from lit_llm.data.row_errors import RowError, in_json
 from lit_llm.data.row_keys import check_part
 from lit_llm.data.row_keys import empty as says_nothing
 from lit_llm.data.tool_messages import (
@@ -74,7 +74,7 @@ def _part(part: Mapping[str, Any], key: str, where: str) -> str:
 
 
 def _kind(value: Any) -> str:
-    return "null" if value is None else f"a {type(value).__name__} ({str(value)[:30]})"
+    return in_json(value) if value is None else f"{in_json(value)} ({str(value)[:30]})"
 
 
 def messages_of(value: Any, key: str, where: str) -> list[Message]:

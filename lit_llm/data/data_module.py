@@ -112,9 +112,10 @@ class DataModule(L.LightningDataModule, ABC):
 
     def epoch_in_words(self) -> str:
         """How many rows an epoch has, and of what kind they are."""
-        longest, rows = getattr(self.options, "max_length", None), self.rows_per_epoch
-        packed = isinstance(self.prepared.train, PackedRows | JoinedRows) and longest
-        return f"{counted(rows, 'packed row')} of up to {counted(longest, 'token')}" if packed else counted(rows, "row")
+        longest: int | None = getattr(self.options, "max_length", None)
+        if longest and isinstance(self.prepared.train, PackedRows | JoinedRows):
+            return f"{counted(self.rows_per_epoch, 'packed row')} of up to {counted(longest, 'token')}"
+        return counted(self.rows_per_epoch, "row")
 
     def places(self) -> list[str]:
         """Where what was made of the data is, for people; what is in the token cache alone is not told."""
@@ -167,7 +168,7 @@ class DataModule(L.LightningDataModule, ABC):
         if self._bad:
             every = [one for some in records.splits.values() for one in some]
             self._bad.passed(len(every), {one.file for one in every})
-            self._bad.end(self.options.path)
+            self._bad.end(getattr(self.options, "path", ""))
 
     def _check_template(self) -> None:
         """A template that fails whatever the conversation is an error of its own, and of no row."""

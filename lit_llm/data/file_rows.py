@@ -32,6 +32,9 @@ from lit_llm.runtime.suggestions import nearest
 TEXTS = (".txt", ".text", ".md", ".markdown", ".rst")
 LINES = (".jsonl", ".ndjson")
 FORMATS = (*TEXTS, *LINES, ".json", *TABLES, ".parquet", *ARROW, *DOCUMENTS, *ARCHIVES)
+_PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg")
+_MEDIA = (".mp3", ".wav", ".m4a", ".ogg", ".mp4", ".mov", ".avi", ".mkv")
+PART_OF_PAGE = "a part of a page of the web"
 FOREIGN = {
     ".doc": "Word's form before 2007; save it as .docx",
     ".xls": "Excel's form before 2007; save it as .xlsx",
@@ -41,6 +44,9 @@ FOREIGN = {
     **dict.fromkeys((".yaml", ".yml", ".toml"), "settings; save rows as .jsonl"),
     **dict.fromkeys((".pkl", ".pickle", ".npy", ".npz", ".pt", ".bin"), "no rows of text; save them as .jsonl"),
     **dict.fromkeys((".7z", ".rar"), "an archive; unpack it and give the folder"),
+    **dict.fromkeys(_PICTURES, "a picture; recognize its text (OCR)"),
+    **dict.fromkeys(_MEDIA, "sound or film; write down what is said"),
+    **dict.fromkeys((".js", ".css", ".map", ".woff", ".woff2", ".ttf", ".ico"), PART_OF_PAGE),
 }
 """Formats that are known, and not read: what they are, and what to do."""
 ENDLESS = "a name without an ending gets that of what the file is, such as .txt"
@@ -140,11 +146,19 @@ def read_rows(
                     if isinstance(row, RowError):
                         row.file = file
                     yield row
-                if not found and extension(file) in FORMATS:
-                    raise RowError(WITHOUT_ROWS, f"{file}: no row in it")
-            except RowError as bad:  # the file itself: damaged, a pointer, unreadable
+            except RowError as error:  # the file itself: damaged, a pointer, unreadable
+                bad = RowError("empty_file", f"{file}: empty: it has no byte") if _is_empty(file) else error
                 bad.file, bad.whole_file = file, True
                 yield bad
+                continue
+            if not found and extension(file) in FORMATS:
+                bad = RowError(WITHOUT_ROWS, f"{file}: no row in it")
+                bad.file, bad.whole_file = file, True
+                yield bad
+
+
+def _is_empty(file: str) -> bool:
+    return not is_remote(file) and Path(file).is_file() and not Path(file).stat().st_size
 
 
 def read_part(file: str, part: Part, encoding: str) -> Iterator[Row | RowError]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from lit_llm.data import row_keys
 from lit_llm.data.encodings import no_text, undecodable
-from lit_llm.data.row_errors import RowError
-from lit_llm.data.streams import Part, open_lines, read_bytes, whole_lines
+from lit_llm.data.row_errors import RowError, in_json
+from lit_llm.data.streams import Part, first_bytes, open_lines, read_bytes, whole_lines
 
 _Found: TypeAlias = tuple[int, dict[str, Any]] | RowError
 """The number of a line or item, from 1, and its object."""
@@ -33,8 +34,18 @@ def _lines(file: str, encoding: str) -> tuple[Iterator[bytes | RowError], str]:
     """Lines and their encoding, which is UTF-8 where the file's has other bytes for a line's end than ASCII."""
     whole = whole_lines(file, encoding)
     if whole is None:
+        _refuse_wide(file, encoding)
         return open_lines(file), encoding
     return iter(line.encode("utf-8", "surrogatepass") for line in whole), "utf-8"
+
+
+def _refuse_wide(file: str, encoding: str) -> None:
+    """Raises RowError for a file that begins with a mark of UTF-16, once and not for every line."""
+    begin = b""
+    with suppress(RowError):  # what is damaged is told when it is read
+        begin = first_bytes(file, 4) if encoding == "utf-8" else b""
+    if begin[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise undecodable(f"{file}:1", begin, UnicodeDecodeError("utf-8", begin, 0, 1, "a mark of UTF-16"))
 
 
 def _parse_line(line: bytes, where: str, number: int, encoding: str, reader: JsonReader) -> _Found:
@@ -104,8 +115,8 @@ def _row(value: Any, where: str, number: int, twice: bool = False) -> _Found:
                 f"{where}: an object has the key {found.key[:40]!r} twice, and no order says which counts; leave one",
             )
         return number, value
-    kind = type(value).__name__
-    return RowError("not_an_object", f"{where}: a JSON {kind} ({str(value)[:40]!r}); an object {{...}} is needed")
+    what = in_json(value) if value is None else f"{in_json(value)} ({str(value)[:40]!r})"
+    return RowError("not_an_object", f"{where}: {what}; an object {{...}} is needed")
 
 
 def read_json(file: str, encoding: str) -> Iterator[_Found]:
@@ -122,7 +133,7 @@ def read_json(file: str, encoding: str) -> Iterator[_Found]:
         else:
             whole = [whole]
     if not isinstance(whole, list):
-        raise RowError("not_an_object", f"{file}: a JSON {type(whole).__name__}; a list of objects is needed")
+        raise RowError("not_an_object", f"{file}: {in_json(whole)}; a list of objects is needed")
     for number, value in enumerate(whole, start=1):
         yield _row(value, f"{file}:item {number}", number, twice)
 

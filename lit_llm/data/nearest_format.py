@@ -56,7 +56,8 @@ def suggestion(
     _, guessed, name, columns = found
     whole = {own: columns.pop(key, key) for own, key in renamed.items()} | columns
     columns = {own: key for own, key in whole.items() if own != key}
-    return f"; {written(columns)} {'would make, if that is what they hold,' if guessed else 'makes'} it {name}"
+    told = f"would make it {name}, if that is what they hold" if guessed else f"makes it {name}"
+    return f"; {written(columns)} {told}"
 
 
 def _fitting(

@@ -14,7 +14,7 @@ from lit_llm.data.projects import is_project
 from lit_llm.data.quality import screening as quality
 from lit_llm.data.quality.text_of import texts_of
 from lit_llm.data.row_errors import RowError
-from lit_llm.data.sources import CACHE, TELLS, remedy_of
+from lit_llm.data.sources import NO_LOSS, remedy_of
 from lit_llm.records import Document
 from lit_llm.runtime.counted import counted, verb
 
@@ -117,6 +117,10 @@ class Overview:
         if (found := self.kinds.get(kind)) is None:
             found = self.kinds[kind] = OfKind()
         return found
+
+    def not_read(self, file: str, reason: str) -> None:
+        """A file that is there, and that nobody opens."""
+        self.kinds.setdefault(extension(file) or UNNAMED, OfKind()).unread[reason] += 1
 
     def of_key(self, key: str) -> Overview:
         """What is known of the data beside this, which a key names; "": of this itself."""
@@ -252,7 +256,8 @@ class Overview:
     def warnings(self) -> list[str]:
         """A line for files, and one for rows, of which more than a tenth is not read; one for files that break off."""
         whole = self.whole
-        missed = {kind: one.unread.total() - one.unread[TELLS] - one.unread[CACHE] for kind, one in self.kinds.items()}
+        unread_of = {kind: Counter(one.unread) for kind, one in self.kinds.items()}
+        missed = {kind: some.total() - sum(some[why] for why in NO_LOSS) for kind, some in unread_of.items()}
         unread, files = sum(missed.values()), len(whole.files)
         found = []
         if unread > LOUD * (unread + files):

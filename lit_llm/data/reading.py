@@ -247,7 +247,7 @@ def tell_unread(path: Any, ignored: Collection[str], kind: Kind, counts: Counts)
     reasons = {file: why_not_read(file, kind) for file in ignored}
     counts.ignored_files = len(reasons)
     for file, reason in reasons.items():
-        counts.overview.of(file).unread[reason] += 1
+        counts.overview.not_read(file, reason)
     names = sorted({Path(file).name for file, reason in reasons.items() if reason != TELLS})
     if names:
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""

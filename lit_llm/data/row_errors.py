@@ -25,6 +25,20 @@ def damaged(file: object, error: BaseException, what: str = "cannot be read") ->
     return RowError("damaged_file", f"{file}: {what} ({in_one_line(error)})")
 
 
+def in_json(value: object) -> str:
+    """What a value is, as people who write JSON call it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    return _CALLED.get(type(value).__name__, f"of the type {type(value).__name__}")
+
+
+_CALLED = {"str": "a text", "list": "a list", "dict": "an object", "bytes": "bytes, and no text"}
+
+
 def in_one_line(error: BaseException) -> str:
     """What an error of a library says, short enough to stand in a message."""
     return " ".join(str(error).split())[:120] or type(error).__name__

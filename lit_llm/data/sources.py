@@ -15,7 +15,16 @@ from lit_llm.data.archives import ARCHIVES, is_archive, members
 from lit_llm.data.arrow_files import ARROW, of_saved
 from lit_llm.data.compression import COMPRESSED
 from lit_llm.data.documents.needs import KINDS as DOCUMENTS
-from lit_llm.data.file_rows import ENDLESS, FOREIGN, FORMATS, TEXTS, by_content, extension, known_extension
+from lit_llm.data.file_rows import (
+    ENDLESS,
+    FOREIGN,
+    FORMATS,
+    PART_OF_PAGE,
+    TEXTS,
+    by_content,
+    extension,
+    known_extension,
+)
 from lit_llm.data.projects import is_project, resolve_project
 from lit_llm.data.row_errors import RowError
 from lit_llm.data.splits import UNDIVIDED, divided, of_split, split_name
@@ -26,9 +35,12 @@ from lit_llm.runtime.suggestions import nearest
 TELLS = "tells of data"
 """Why a README and the like are not read."""
 CACHE = "a cache of datasets"
+NO_LOSS = (TELLS, CACHE, PART_OF_PAGE)
+"""Why files are not read that hold no data."""
 NO_SPLIT = "names no split"
 UNKNOWN = "an unknown kind"
 _HIDDEN = (".", "__", "~$")  # the last: of a document that Office has open, who has it
+_OF_WINDOWS = ("thumbs.db", "desktop.ini")
 _NO_DATA = re.compile(
     r"(readme|licen[cs]e|copying|notice|authors|changelog|changes|contributing|code_of_conduct|citation|security|"
     r"dataset_?card)([-_. ].*)?|(requirements)",
@@ -249,7 +261,7 @@ def _check_link(path: Path) -> None:
 
 
 def _hidden(path: Path) -> bool:
-    return any(part.startswith(_HIDDEN) for part in path.parts)
+    return any(part.startswith(_HIDDEN) for part in path.parts) or path.name.lower() in _OF_WINDOWS
 
 
 def _near(path: Path) -> str:

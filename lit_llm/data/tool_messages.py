@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lit_llm.data.row_errors import RowError
+from lit_llm.data.row_errors import RowError, in_json
 from lit_llm.data.row_keys import check_part
 from lit_llm.data.row_keys import empty as says_nothing
 from lit_llm.records import Message, ToolCall
@@ -244,4 +244,4 @@ def _written(value: Any, key: str, where: str) -> str:
 
 
 def _kind(value: Any) -> str:
-    return "null" if value is None else f"a {type(value).__name__} ({' '.join(str(value).split())[:30]})"
+    return in_json(value) if value is None else f"{in_json(value)} ({' '.join(str(value).split())[:30]})"

@@ -217,9 +217,11 @@ def say(parts: Parts, folder: RunFolder, metrics: Mapping[str, Any]) -> None:
         log.info("  %s", in_a_line(metrics["merge"]))
     if "vocabulary" in metrics:
         log.info("  vocabulary: %s", "; ".join(in_lines(metrics["vocabulary"])))
-    best, kept = folder.best_checkpoint, parts.cfg.callbacks.get("checkpoints") or {}
-    if best is not None or kept.get("monitor"):
-        log.info("  best checkpoint: %s", "none was kept" if best is None else near(best))
+    best = (parts.cfg.callbacks.get("checkpoints") or {}).get("monitor")
+    checkpoint = folder.best_checkpoint  # the newest, where nothing says which is the best
+    if best or checkpoint is not None:
+        what = "best" if best else "newest"
+        log.info("  %s checkpoint: %s", what, "none was kept" if checkpoint is None else near(checkpoint))
     log.info("  curves: tensorboard --logdir %s", typed(folder.path))
     log.info("%s", in_one_sentence(metrics))
     log.info("model: %s", near(folder.model))

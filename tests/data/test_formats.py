@@ -343,7 +343,7 @@ WRONG = [
     ("labels", {"prompt": "q", "completion": "a"}, "unknown_format", "data=instructions .stage=fine_tuning, instruc"),
     ("examples", {}, "unknown_format", "keys found: none"),
     ("texts", {"text": None}, "wrong_type", "'text' is null; a string"),
-    ("texts", {"text": 5}, "wrong_type", "'text' is a int"),
+    ("texts", {"text": 5}, "wrong_type", "'text' is a number"),
     ("texts", {"text": "a\ud800"}, "invalid_unicode", "surrogate pair at character 1"),
     ("examples", {"source": "a", "target": " \n"}, "empty_turn", "'target' is empty"),
     ("examples", {"prompt": "a", "completion": "b", "label": False}, "labelled", "KTO"),

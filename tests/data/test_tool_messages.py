@@ -204,7 +204,7 @@ WRONG = [
     (called(tool_call_id="c1"), "'messages[1]' has a tool_call_id, and is the assistant's"),
     ({"messages": [plain(ASKED) | {"reasoning": "x"}, plain(TOLD)]}, "'messages[0]' reasons, and is the user's"),
     ({"messages": [plain(ASKED), plain(TOLD)], "tools": "weather"}, "'tools' is 'weather', which is no JSON"),
-    ({"messages": [plain(ASKED), plain(TOLD)], "tools": [{"type": "function"}]}, "'tools[0]' is a dict"),
+    ({"messages": [plain(ASKED), plain(TOLD)], "tools": [{"type": "function"}]}, "'tools[0]' is an object"),
     ({"messages": [*openai(name="f")[:2], plain(ASKED), plain(TOLD)]}, "turn 3 is the user's; the tool's turn is due"),
     ({"messages": [*openai(name="f")[:3], *openai(name="f")[2:]]}, "turn 4 is the result of no call"),
     ({"messages": [plain(ASKED), plain(TOLD) | {"content": [{"type": "image_url", "image_url": "x"}]}]},

@@ -267,8 +267,8 @@ def grpo(shares: int) -> Any:
 CASES: dict[str, Callable[[int], Any]] = {
     each.__name__: each
     for each in (tied, untied_muon, grown, recomputed, adapters, adapters_decomposed, preferences,
-                 preferences_by_adapters, preferences_from_adapters, kto, kto_by_adapters, reward_model, reward_model_by_annotators, flags,
-                 flags_by_adapters, flags_by_head, ppo, ppo_by_adapters, grpo)
+                 preferences_by_adapters, preferences_from_adapters, kto, kto_by_adapters, reward_model,
+                 reward_model_by_annotators, flags, flags_by_adapters, flags_by_head, ppo, ppo_by_adapters, grpo)
 }  # fmt: skip
 OF_ONE_SHARE = {"adapters_left_out": adapters_left_out}
 
