@@ -35,7 +35,7 @@ def lora_state_dict(model: LanguageModel | ScoreModel) -> dict[str, Tensor]:
     if isinstance(model, ScoreModel):
         tensors[PEFT_PREFIX + "score.weight"] = shared_tensors.whole(model.score.weight)
     for name in model.came_whole:
-        tensors[_in_files(name, model)] = shared_tensors.whole(model.get_submodule(name).weight)
+        tensors[_in_files(name, model)] = shared_tensors.whole(model.get_parameter(f"{name}.weight"))
     return tensors
 
 
@@ -113,7 +113,7 @@ def load_adapter(folder: str | Path, model: LanguageModel | ScoreModel) -> Langu
     if isinstance(model, ScoreModel):
         wanted[PEFT_PREFIX + "score.weight"] = model.score.weight
     _apart(model, whole)
-    own = {_in_files(name, model): model.get_submodule(name).weight for name in whole}
+    own = {_in_files(name, model): model.get_parameter(f"{name}.weight") for name in whole}
     shapes = {key: tensor.shape for key, tensor in {**wanted, **own}.items()}
     read = read_tensors([path], shapes, weight.dtype, weight.device).tensors
     put_back(read, adapters, model.config, shared)

@@ -192,13 +192,12 @@ def sentencepiece_like(path: Path, blank: bool) -> Path:
     """A file with a tokenizer as SentencePiece's BPE has it: pieces with scores, bytes to fall back on; without a blank
     before each text as Gemma's, with tokens that are found first."""
     engine = Engine(models.BPE())
-    trainer = trainers.BpeTrainer(vocab_size=60, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=57, show_progress=False)
     engine.train_from_iterator([text.replace(" ", "▁") for text in TEXTS if text.isascii()], trainer)
     model = json.loads(engine.to_str())["model"]
     order = {"".join(pair): n for n, pair in enumerate(model["merges"])}
     pieces = sorted(model["vocab"], key=lambda piece: order.get(piece, 999))
     own = [] if blank else ["\n\n", "  ", "    ", "<h1>"]
-    pieces = pieces[: 320 - 259 - len(own)]
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256)), *pieces, *own]
     scores = [*[0.0] * 259, *(-float(n) for n in range(len(pieces))), *[-1000.0] * len(own)]
     spare = [f"[PAD{n}]" for n in range(320 - len(tokens))]  # llama.cpp wants a token for each row
