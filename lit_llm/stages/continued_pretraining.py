@@ -18,8 +18,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.models import grow_vocabulary
-from lit_llm.backbone.new_rows import set_to_means, train_rows
+from lit_llm.backbone.new_rows import set_to_means, token_tables, train_rows
 from lit_llm.errors import UserError
+from lit_llm.optim.row_rates import learn_faster
 from lit_llm.stages.initial_model import Network, initial_model
 from lit_llm.stages.language import LanguageStage
 from lit_llm.stages.options import ContinuedPretrainingOptions
@@ -80,6 +81,12 @@ class ContinuedPretraining(LanguageStage):
     def _train_new_rows(self) -> None:
         if self.new_rows and self.lora_rank:
             train_rows(self.model, self.new_rows)
+
+    def configure_optimizers(self) -> Any:
+        made = super().configure_optimizers()
+        if self.options.new_rows_lr is not None:
+            learn_faster(made["optimizer"], token_tables(self.model), self.new_rows, self.options.new_rows_lr)
+        return made
 
     def save(self, folder: str | Path) -> None:
         """As every stage's; with new tokens the adapter is in the merged model alone, since its base has no rows."""

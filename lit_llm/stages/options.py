@@ -125,11 +125,15 @@ class PretrainingOptions(LanguageOptions):
 @dataclass(frozen=True, kw_only=True)
 class ContinuedPretrainingOptions(LanguageOptions, DropoutAdapterOptions):
     TARGET: ClassVar[str] = "lit_llm.stages.continued_pretraining.ContinuedPretraining"
+    RANGES: ClassVar[Mapping[str, Range]] = {"new_rows_lr": RATE}
 
     # Words of the domain that become single tokens, as they are written in it ("tensor", no space). Or auto:N: the N
     # tokens that save most on the run's training text, as further merges of the model's own BPE over bytes. Beside
     # adapters their rows of the embedding (and the head) are trained too, and no others.
     new_tokens: Sequence[str] | str = ()
+    # Learning rate of the new tokens' rows at the schedule's peak, where that of the others is lower. None: as the
+    # others; a larger one was no better in the trial of stages/README.md.
+    new_rows_lr: float | None = None
 
     @property
     def learned_tokens(self) -> int:

@@ -20,6 +20,7 @@ from lit_llm.optim.muon import muon_adamw
 from lit_llm.optim.schedules import constant
 from lit_llm.records import IGNORE, Rollout, TokenBatch
 from lit_llm.runtime.sharded_strategy import ShardedStrategy
+from lit_llm.stages.continued_pretraining import ContinuedPretraining
 from lit_llm.stages.grpo import GRPO
 from lit_llm.stages.instruction_tuning import InstructionTuning
 from lit_llm.stages.ppo import PPO
@@ -121,6 +122,13 @@ def untied_muon(shares: int) -> Any:
     return texts(Pretraining(model=model(tie_embeddings=False), **parts(exact_muon)), shares)
 
 
+def grown(shares: int) -> Any:
+    """Some rows of embedding and head learn faster."""
+    stage = made(ContinuedPretraining, new_rows_lr=0.01, model=model(tie_embeddings=False), **parts())
+    stage.new_rows = [2, VOCABULARY // 2, VOCABULARY - 1]
+    return texts(stage, shares)
+
+
 def recomputed(shares: int) -> Any:
     stage = Pretraining(model=model(), **parts())
     stage.model.backbone.gradient_checkpointing = True
@@ -196,8 +204,8 @@ def grpo(shares: int) -> Any:
 
 CASES: dict[str, Callable[[int], Any]] = {
     each.__name__: each
-    for each in (tied, untied_muon, recomputed, adapters, adapters_decomposed, preferences, preferences_by_adapters,
-                 preferences_from_adapters, reward_model, ppo, ppo_by_adapters, grpo)
+    for each in (tied, untied_muon, grown, recomputed, adapters, adapters_decomposed, preferences,
+                 preferences_by_adapters, preferences_from_adapters, reward_model, ppo, ppo_by_adapters, grpo)
 }  # fmt: skip
 OF_ONE_SHARE = {"adapters_left_out": adapters_left_out}
 

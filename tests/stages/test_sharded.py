@@ -30,7 +30,9 @@ from .test_processes import Liked
 from .toy import END, loader, made, prompt_batch
 from .training_run import trainer_for
 
-DEFAULT = {"tied": STEPS, "untied_muon": 8, "adapters": 5, "preferences": 7, "ppo": 2, "grpo": 2}  # and their steps
+DEFAULT = {  # and their steps
+    "tied": STEPS, "untied_muon": 8, "grown": 4, "adapters": 5, "preferences": 7, "ppo": 2, "grpo": 2,
+}  # fmt: skip
 
 
 def trainer(folder: Path, processes: int, tensor_parallel: int = 1, **options: Any) -> L.Trainer:
