@@ -131,9 +131,9 @@ class ContinuedPretrainingOptions(LanguageOptions, DropoutAdapterOptions):
     # tokens that save most on the run's training text, as further merges of the model's own BPE over bytes. Beside
     # adapters their rows of the embedding (and the head) are trained too, and no others.
     new_tokens: Sequence[str] | str = ()
-    # Learning rate of the new tokens' rows at the schedule's peak, where that of the others is lower: they begin far
-    # from where they belong. None: as the others.
-    new_rows_lr: float | None = 0.003
+    # Learning rate of the new tokens' rows at the schedule's peak, where that of the others is lower. None: as the
+    # others; a larger one was no better in the trial of stages/README.md.
+    new_rows_lr: float | None = None
 
     @property
     def learned_tokens(self) -> int:
