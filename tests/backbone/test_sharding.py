@@ -19,6 +19,7 @@ from lit_llm.runtime.shared_tensors import local_part, whole
 from tests.family_models import MODELS, VARIANTS, saved
 from tests.processes import together
 
+GPT2 = {"family": "gpt2", "norm": "layer", "gated_mlp": False, "learned_positions": True, "mlp_bias": True}
 FOUR = torch.randint(1, 60, (3, 13), generator=torch.Generator().manual_seed(0))  # two processes halve no 13
 
 
@@ -72,14 +73,21 @@ def assert_equal(found: dict[str, Any], folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("peers", [1, 2])
-def test_fused_matrices_and_an_odd_vocabulary(peers, tmp_path):
+def test_fused_matrices_an_odd_vocabulary_and_biases(peers, tmp_path):
     torch.manual_seed(0)
     shape = {"hidden_size": 16, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "head_dim": 4,
              "intermediate_size": 24, "max_positions": 64, "initializer_range": 0.3}  # fmt: skip
     folders = {}
-    for family, vocabulary, tied in (("phi3", 61, False), ("qwen3", 61, True), ("qwen3", 60, True)):
-        name = f"{family}{vocabulary}"
-        model = LanguageModel(BackboneConfig(family=family, vocab_size=vocabulary, tie_embeddings=tied, **shape))
+    for more, vocabulary, tied in (
+        ({"family": "phi3"}, 61, False),
+        ({"family": "qwen3"}, 61, True),
+        ({"family": "qwen3"}, 60, True),
+        (GPT2 | {"num_kv_heads": 4, "activation": "gelu_tanh"}, 60, True),
+    ):
+        name = f"{more['family']}{vocabulary}"
+        model = LanguageModel(BackboneConfig(vocab_size=vocabulary, tie_embeddings=tied, **(shape | more)))
+        for each in (each for key, each in model.named_parameters() if key.endswith("bias")):
+            torch.nn.init.normal_(each, std=0.3)
         save_model(tmp_path / name, model)
         folders[name] = tmp_path / name
     for each in together(2, spread, folders, peers):
@@ -101,9 +109,6 @@ def test_every_family(peers, tmp_path):
     assert all("trainer=fsdp" in found[name] for name in refused)
     for name in folders.keys() - refused:
         assert_equal(found[name], folders[name], name)
-
-
-GPT2 = {"family": "gpt2", "norm": "layer", "gated_mlp": False, "learned_positions": True, "mlp_bias": True}
 
 
 @pytest.mark.parametrize("more", [{"family": "qwen3", "tie_embeddings": False}, {"family": "qwen2"}, GPT2])
