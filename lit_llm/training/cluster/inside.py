@@ -45,7 +45,7 @@ def in_job(run: Callable[[], Any], folder: Path, state: Path, requeues: int, who
 
 
 def _requeue(folder: Path, state: Path, requeues: int) -> bool:
-    before = json.loads(state.read_text()) if state.is_file() else {"requeued": 0, "written": "", "idle": 0}
+    before: dict[str, Any] = json.loads(state.read_text()) if state.is_file() else {"requeued": 0, "written": "", "idle": 0}
     done, written = before["requeued"], _written(folder)
     idle = before["idle"] + 1 if written == before.get("written") else 0
     if done >= requeues:
