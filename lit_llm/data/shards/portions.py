@@ -62,13 +62,28 @@ class Portion:
     size: int  # bytes on the disk
     tokens: bool = False  # a file of tokens and what names it; ``part`` counts documents
     stood: tuple[tuple[str, Stamp], ...] = ()  # of its files on the disk, when they were hashed
+    digest: str = ""  # SHA-256 of the part's bytes
 
     def check_unchanged(self) -> None:
         """Raises UserError for a file that was written to since it was hashed: what was read of it is not what its
-        hash says, and would be taken for that from then on."""
+        hash says, and would be taken for that from then on. A file of lines may grow."""
         for file, stamp in self.stood:
-            if _stamp(file) != stamp:
+            if _stamp(file) != stamp and not (self.digest and self._bytes_are_the_same(file)):
                 raise UserError(f"{file}: was written to while it was read; start again when nobody writes to it")
+
+    def _bytes_are_the_same(self, file: str) -> bool:
+        assert self.part is not None
+        found, left, last = hashlib.sha256(), self.part.end - self.part.begin, b""
+        try:
+            with Path(file).open("rb") as stream:
+                stream.seek(self.part.begin)
+                while data := stream.read(min(left, 2**20)):
+                    found.update(data)
+                    left, last = left - len(data), data[-1:]
+        except OSError:
+            return False
+        # A last line without an end may have gone on when it was read.
+        return found.hexdigest() == self.digest and (last == b"\n" or extension(file) in TEXTS)
 
 
 def portions(files: Sequence[str], encoding: str, cache_dir: str | Path) -> Iterator[Portion]:
@@ -89,7 +104,7 @@ def portions(files: Sequence[str], encoding: str, cache_dir: str | Path) -> Iter
                 stood = _standing([file])
                 for begin, end, line, digest in _parts(file, cache_dir, bar.update):
                     content = content_hash([file, str(line), digest])
-                    yield Portion((file,), Part(begin, end, line), content, end - begin, stood=stood)
+                    yield Portion((file,), Part(begin, end, line), content, end - begin, stood=stood, digest=digest)
                 continue
             if together and (
                 size + size_of(file) > PORTION or len(together) >= MOST_FILES[extension(file) in DOCUMENTS]

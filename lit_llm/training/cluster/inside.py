@@ -46,9 +46,11 @@ def in_job(run: Callable[[], Any], folder: Path, state: Path, requeues: int, who
 
 
 def _requeue(folder: Path, state: Path, requeues: int) -> bool:
-    before = json.loads(state.read_text()) if state.is_file() else {"requeued": 0, "written": "", "idle": 0}
+    before: dict[str, Any] = {"requeued": 0, "written": "", "idle": 0}
+    if state.is_file():
+        before |= json.loads(state.read_text())
     done, written = before["requeued"], _written(folder)
-    idle = before["idle"] + 1 if written == before.get("written") else 0
+    idle = before["idle"] + 1 if written == before["written"] else 0
     if done >= requeues:
         _say(f"the job was queued again {counted(done, 'time')}, as slurm.requeues allows, and is not once more")
         return False

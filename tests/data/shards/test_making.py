@@ -79,10 +79,34 @@ def test_a_file_that_is_written_to_while_it_is_read_is_refused_and_nothing_is_ke
         patch.setattr(making, "rows_of", written_to)
         with pytest.raises(UserError, match=rf"{name}: was written to while it was read; start again") as raised:
             data.setup()
-    assert "\n" not in str(raised.value) and not list((tmp_path / "shards/tokens/shards").rglob("shard.json"))
+    kept = list((tmp_path / "shards/tokens/shards").rglob("shard.json"))
+    assert "\n" not in str(raised.value) and (name == "a.jsonl" or not kept), "other parts are what they were"
     one, other = both(tokenizer, str(path), tmp_path)
     check_equal(one, other)
     assert any("otherwise" in text for text in RawText.tokenizer_texts(other.options))
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_file_of_lines_may_grow_while_it_is_read(tokenizer, tmp_path, monkeypatch, ended):
+    """But not its last line, which is read as long as it is then."""
+    path, inner = tmp_path / "a.jsonl", making.rows_of
+    path.write_text(jsonl([{"text": text(number)} for number in range(80)]).removesuffix("" if ended else "\n"))
+    one, other = both(tokenizer, str(path), tmp_path)
+    one.setup()
+
+    def grows(*given):
+        with path.open("a") as file:
+            file.write(jsonl([{"text": "one more"}]) if ended else " ")
+        return inner(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "rows_of", grows)
+        if not ended:
+            with pytest.raises(UserError, match="was written to while it was read"):
+                other.setup()
+            return
+        other.setup()
+    check_equal(one, other)
 
 
 def writer_of(folder, words):
