@@ -147,7 +147,8 @@ def read_rows(
                         row.file = file
                     yield row
             except RowError as error:  # the file itself: damaged, a pointer, unreadable
-                bad = RowError("empty_file", f"{file}: empty: it has no byte") if _is_empty(file) else error
+                says = error.reason != "empty_file" and _is_empty(file)
+                bad = RowError("empty_file", f"{file}: empty: it has no byte") if says else error
                 bad.file, bad.whole_file = file, True
                 yield bad
                 continue

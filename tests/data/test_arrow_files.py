@@ -90,8 +90,10 @@ def test_what_cannot_be_read_is_named(tmp_path):
     ):
         (tmp_path / name).write_bytes(data)
         *rows, bad = read_rows([str(tmp_path / name)])
-        assert isinstance(bad, RowError) and bad.reason == "damaged_file", name
-        assert f"{name}: {'Feather' if name[0] == '1' else 'not a readable Arrow file'}" in str(bad)
+        reason, said = "damaged_file", "Feather" if name[0] == "1" else "not a readable Arrow file"
+        reason, said = (reason, said) if data else ("empty_file", "empty: it has no byte")
+        assert isinstance(bad, RowError) and bad.reason == reason, name
+        assert f"{name}: {said}" in str(bad)
         assert all(row.value in ROWS for row in rows)
     folder = saved(tmp_path / "set", ROWS[:2])
     state = json.loads((folder / "state.json").read_text())

@@ -147,3 +147,34 @@ def test_texts_alone_are_told_what_rows_are_wanted_before_one_is_read(tmp_path, 
     with pytest.raises(UserError, match=r"; this is for data=raw_text \(stage=pretraining, continued_pre") as error:
         read_records(texts, kind)
     assert "did you mean" not in str(error.value)
+
+
+def test_a_file_of_utf_16_rows_is_one_error_and_so_is_an_empty_file_of_any_kind(tmp_path):
+    good = [{"text": f"row {n}"} for n in range(30)]
+    put(tmp_path, "a.jsonl", good)
+    (tmp_path / "wide.jsonl").write_bytes("".join(json.dumps(row) + "\n" for row in good).encode("utf-16"))
+    for name in ("b.json", "c.parquet", "d.tar", "e.csv"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "f.jsonl").write_bytes(b"")  # an empty shard is no error
+    lines = said(str(tmp_path))
+    assert lines[0].startswith(f"data.path={tmp_path}: 5 of 7 files cannot be read")
+    [wide] = [line for line in lines if "wide.jsonl" in line]
+    assert "UTF-16 text; save it as UTF-8" in wide
+    assert "empty_file: 4:" in lines and "f.jsonl" not in "\n".join(lines)
+    kinds = read_records(str(tmp_path), "texts", on_error="skip", max_error_rate=1.0).counts.overview.kinds
+    assert kinds[".jsonl"].unread == {"without_rows": 1, "invalid_utf8": 1}
+    assert kinds[".json"].unread == {"empty_file": 1}
+
+
+def test_files_of_a_saved_page_and_of_programs_are_no_data(tmp_path):
+    (tmp_path / "page.txt").write_text("The rent is due.")
+    for name in ("a.js", "b.css", "c.woff2", "Thumbs.db", "desktop.ini", "~$page.docx"):
+        (tmp_path / name).write_bytes(b"x")
+    overview = read_records(str(tmp_path), "texts").counts.overview
+    assert overview.warnings() == [] and overview.kinds.keys() == {".txt", ".js", ".css", ".woff2"}
+
+
+def test_a_column_with_a_blank_at_its_end_can_be_named(tmp_path):
+    file = put(tmp_path, "a.jsonl", [{"Text ": f"row {n}"} for n in range(12)])
+    [told] = re.findall(r"data\.columns=(\{.*?\})", said(file)[1])
+    assert len(read_records(file, "texts", columns=told, test_fraction=0, validation_fraction=0)["train"]) == 12

@@ -27,3 +27,8 @@ ENGLISH = "This lease is made between Brown Ltd and Green & Sons. {} Either part
 )  # fmt: skip
 def test_a_text_is_read_in_its_encoding(text, encoding):
     assert decoded(text.encode(encoding), "auto").text == text
+
+
+def test_german_of_dos_is_no_arabic():
+    text = "Müller wohnt in der Königstraße für 900 Mark, süß. " * 6
+    assert decoded(text.encode("cp850"), "auto") == (text, "cp850")

@@ -152,7 +152,7 @@ def test_bad_rows_are_told_with_file_and_line_as_in_memory(tokenizer, tmp_path, 
         with pytest.raises(UserError) as raised:
             data.setup()
         said.append(str(raised.value))
-    assert said[0] == said[1] and "a.jsonl:8" in said[0] and said[0].count("a.jsonl:") > 8
+    assert said[0] == said[1] and "a.jsonl:8" in said[0] and "a.jsonl:68, 148, 228" in said[0]
     assert not list((tmp_path / "shards").rglob("manifest.json"))
     check_equal(*both(tokenizer, str(path), tmp_path, on_error="skip"))
     for data in both(tokenizer, str(path), tmp_path, on_error="skip", max_error_rate=0.01):
