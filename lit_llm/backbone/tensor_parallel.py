@@ -144,11 +144,12 @@ def _distributed(whole: Tensor, peers: Peers, placement: Placement) -> Tensor:
 
 def _gradients(part: nn.Module, peers: Peers) -> tuple[dict[str, Placement], dict[str, float]]:
     """``gradients`` and ``factors``, as ``_expose`` takes them, of a layer's attention, MLP or norm."""
-    gradients, factors = {}, {}
+    gradients: dict[str, Placement] = {}
+    factors: dict[str, float] = {}
     for name, module in part.named_modules():
-        kind, within = name.rpartition(".")[2], f"{name}." if name else ""
         if "lora_" in name:  # computed by the layer that it stands beside
             continue
+        kind, within = name.rpartition(".")[2], f"{name}." if name else ""
         found: dict[str, Placement] = {"weight": Partial(), "bias": Partial()}  # a norm's, of some tokens or heads
         if kind in COLUMNS:
             found = {"weight": Shard(0), "bias": Shard(0), **_adapter(Partial(), Shard(0), Shard(0))}
