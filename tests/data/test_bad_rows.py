@@ -82,18 +82,18 @@ def test_the_map_that_is_proposed_holds_the_one_that_is_given(tmp_path):
     file = str(tmp_path / "qa.csv")
     for given in (None, {"question": "prompt"}, {"question": "question"}, {"reply": "completion"}):
         with pytest.raises(UserError) as error:
-            read_records(file, "examples", columns=given)
+            read_records(file, "examples", DataOptions(columns=given))
         lines = str(error.value).split("\n")
         assert len(lines) == 3 and lines[2].endswith("qa.csv:2, 3, 4, 5, 6, 7, 8, 9, 10, 11")
         [told] = re.findall(r"data\.columns=(\{.*?\})", lines[1])
-        assert len(read_records(file, "examples", columns=told, test_fraction=0)["train"]) > 5
+        assert len(read_records(file, "examples", DataOptions(columns=told, test_fraction=0))["train"]) > 5
 
 
 def test_one_of_several_is_no_plural(tmp_path):
     lines = said(put(tmp_path, "a.jsonl", [{"text": "a"}, {"txt": "b"}, "{"]))
     assert lines[0].startswith(f"data.path={tmp_path}/a.jsonl: 2 of 3 rows are bad")
     with pytest.raises(UserError, match="1 of 3 rows is bad, more than"):
-        read_records(put(tmp_path, "b.jsonl", [{"text": "a"}, {"txt": "b"}, {"text": "c"}]), "texts", on_error="skip")
+        read_records(put(tmp_path, "b.jsonl", [{"text": "a"}, {"txt": "b"}, {"text": "c"}]), "texts", DataOptions(on_error="skip"))
 
 
 def test_broken_rows_are_said_before_a_column_that_none_of_them_can_have(tmp_path):
@@ -161,7 +161,7 @@ def test_a_file_of_utf_16_rows_is_one_error_and_so_is_an_empty_file_of_any_kind(
     [wide] = [line for line in lines if "wide.jsonl" in line]
     assert "UTF-16 text; save it as UTF-8" in wide
     assert "empty_file: 4:" in lines and "f.jsonl" not in "\n".join(lines)
-    kinds = read_records(str(tmp_path), "texts", on_error="skip", max_error_rate=1.0).counts.overview.kinds
+    kinds = read_records(str(tmp_path), "texts", DataOptions(on_error="skip", max_error_rate=1.0)).counts.overview.kinds
     assert kinds[".jsonl"].unread == {"without_rows": 1, "invalid_utf8": 1}
     assert kinds[".json"].unread == {"empty_file": 1}
 
@@ -177,4 +177,4 @@ def test_files_of_a_saved_page_and_of_programs_are_no_data(tmp_path):
 def test_a_column_with_a_blank_at_its_end_can_be_named(tmp_path):
     file = put(tmp_path, "a.jsonl", [{"Text ": f"row {n}"} for n in range(12)])
     [told] = re.findall(r"data\.columns=(\{.*?\})", said(file)[1])
-    assert len(read_records(file, "texts", columns=told, test_fraction=0, validation_fraction=0)["train"]) == 12
+    assert len(read_records(file, "texts", DataOptions(columns=told, test_fraction=0, validation_fraction=0))["train"]) == 12

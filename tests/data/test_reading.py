@@ -136,7 +136,7 @@ def test_of_each_text_of_several_blocks_something_is_trained_and_a_text_held_out
             (folder / f"{number}.txt").write_text(" ".join(some))
         (folder / "short.txt").write_text(f"A short text number {seed}.")
         caplog.clear()
-        got = read_records(str(folder), "texts", validation_fraction=0.4, test_fraction=0.4)
+        got = read_records(str(folder), "texts", DataOptions(validation_fraction=0.4, test_fraction=0.4))
         trained = {document.file for document in got["train"]}
         assert trained >= {str(folder / f"{number}.txt") for number in range(9)}
         assert got["validation"] and got["test"]
