@@ -93,7 +93,11 @@ def test_one_of_several_is_no_plural(tmp_path):
     lines = said(put(tmp_path, "a.jsonl", [{"text": "a"}, {"txt": "b"}, "{"]))
     assert lines[0].startswith(f"data.path={tmp_path}/a.jsonl: 2 of 3 rows are bad")
     with pytest.raises(UserError, match="1 of 3 rows is bad, more than"):
-        read_records(put(tmp_path, "b.jsonl", [{"text": "a"}, {"txt": "b"}, {"text": "c"}]), "texts", DataOptions(on_error="skip"))
+        read_records(
+            put(tmp_path, "b.jsonl", [{"text": "a"}, {"txt": "b"}, {"text": "c"}]),
+            "texts",
+            DataOptions(on_error="skip"),
+        )
 
 
 def test_broken_rows_are_said_before_a_column_that_none_of_them_can_have(tmp_path):
@@ -177,4 +181,7 @@ def test_files_of_a_saved_page_and_of_programs_are_no_data(tmp_path):
 def test_a_column_with_a_blank_at_its_end_can_be_named(tmp_path):
     file = put(tmp_path, "a.jsonl", [{"Text ": f"row {n}"} for n in range(12)])
     [told] = re.findall(r"data\.columns=(\{.*?\})", said(file)[1])
-    assert len(read_records(file, "texts", DataOptions(columns=told, test_fraction=0, validation_fraction=0))["train"]) == 12
+    assert (
+        len(read_records(file, "texts", DataOptions(columns=told, test_fraction=0, validation_fraction=0))["train"])
+        == 12
+    )
