@@ -79,14 +79,16 @@ def test_what_is_known_is_told_before_the_steps_and_a_signal_ends_these_at_once(
     process = FORK.Process(target=planned, args=(words, write))
     process.start()
     os.close(write)
-    with os.fdopen(read, encoding="utf-8") as told:
-        lines = []
-        while (line := told.readline()) not in ("measuring\n", ""):
-            lines.append(line.split()[0])
-    assert list(tmp_path.glob("plan-*"))
-    os.kill(process.pid, signal.SIGTERM)
-    process.join(60)
-    status = process.exitcode
-    process.kill()
+    try:
+        with os.fdopen(read, encoding="utf-8") as told:
+            lines = []
+            while (line := told.readline()) not in ("measuring\n", ""):
+                lines.append(line.split()[0])
+        assert list(tmp_path.glob("plan-*"))
+        os.kill(process.pid, signal.SIGTERM)
+        process.join(60)
+        status = process.exitcode
+    finally:
+        process.kill()
     assert status == 128 + signal.SIGTERM and not list(tmp_path.glob("plan-*"))
     assert lines[:3] == ["model", "a", "weights"] and lines[-3:] == ["memory", "data", "tokens"]

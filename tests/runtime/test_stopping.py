@@ -38,12 +38,14 @@ def test_a_signal_ends_it_in_the_middle_of_a_call_and_nothing_is_left(signum, tm
     here, there = FORK.Pipe()
     process = FORK.Process(target=busy, args=(tmp_path / "left", there))
     process.start()
-    assert told(here)
-    time.sleep(0.2)  # until it computes
-    os.kill(process.pid, signum)
-    process.join(60)
-    status = process.exitcode
-    process.kill()
+    try:
+        assert told(here)
+        time.sleep(0.2)  # until it computes
+        os.kill(process.pid, signum)
+        process.join(60)
+        status = process.exitcode
+    finally:
+        process.kill()
     assert status == 128 + signum and not (tmp_path / "left").exists()
 
 
