@@ -92,7 +92,9 @@ class AdapterOptions(StageOptions):
                     continue
                 value = f"[{','.join(map(str, value))}]"
             told = str(value).lower() if isinstance(value, bool) else value
-            raise UserError(f"stage.{each.name}={told}: there are no adapters; give stage.lora_rank=16, or leave it out")
+            raise UserError(
+                f"stage.{each.name}={told}: there are no adapters; give stage.lora_rank=16, or leave it out"
+            )
 
     def adapters(self, dropout: float = 0.0) -> dict[str, Any]:
         """What ``backbone.lora.apply_lora`` takes besides the model."""
