@@ -281,12 +281,28 @@ def _code_of(file: ConfigFile, trusted: bool) -> str | None:
 
 def _refuse_other_kinds(file: ConfigFile, config: Any, code: str | None) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as ENCODERS
 
     kind = config.model_type
     if code is None and kind not in KNOWN:
         raise file.refuse("model_type", kind, "transformers has no causal language model of it")
+    named = str((file.raw.get("architectures") or [None])[0])
+    writes = named == KNOWN.get(kind) or named.endswith(("ForCausalLM", "LMHeadModel", "ForSequenceClassification"))
+    if code is None and kind in ENCODERS and not writes:
+        raise file.refuse(
+            "architectures", [named],
+            "no causal language model but an encoder, in which each token sees those behind it: it writes no text",
+        )  # fmt: skip
     if getattr(config, "is_encoder_decoder", False) or config.get_text_config() is not config:
         raise file.refuse("model_type", kind, "give the folder of a language model alone: no encoder, no images")
+
+
+def or_by_transformers(error: UserError) -> UserError:
+    """What is said of a config.json that no family here reads."""
+    told = str(error)
+    if "is not supported" not in told or "backbone=transformers" in told:
+        return error
+    return UserError(f"{told}; or let transformers compute it: backbone=transformers")
 
 
 @contextmanager

@@ -19,7 +19,14 @@ from lit_llm.backbone.config_file import ConfigFile
 from lit_llm.backbone.families import Head, read_config
 from lit_llm.backbone.family_table import FAMILIES
 from lit_llm.backbone.models import LanguageModel, ScoreModel, Shape, StoredDtypes
-from lit_llm.backbone.transformers_config import TransformersConfig, made, quiet, read_shape, told_by_file
+from lit_llm.backbone.transformers_config import (
+    TransformersConfig,
+    made,
+    or_by_transformers,
+    quiet,
+    read_shape,
+    told_by_file,
+)
 from lit_llm.backbone.transformers_probe import examine
 from lit_llm.backbone.weights import INDEX, SINGLE, dtypes_in, names_in, weight_files
 from lit_llm.errors import UserError
@@ -90,10 +97,7 @@ def read_shape_by(
     try:
         return read_config(path)
     except UserError as error:
-        told = str(error)
-        if library != "own" or "is not supported" not in told or "backbone=transformers" in told:
-            raise
-        raise UserError(f"{told}; or let transformers compute it: backbone=transformers") from None
+        raise (or_by_transformers(error) if library == "own" else error) from None
 
 
 def _compare_layers(path: Path) -> None:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from lit_llm.callbacks.options import ProgressOptions
 from lit_llm.errors import UserError
 from lit_llm.runtime.lightning_loops import step_ended, steps_done
+from lit_llm.runtime.progress_bars import USUAL
 from lit_llm.runtime.terminal import columns
 
 SHOWN = {"train/loss": "loss", "val/loss": "val", "train/lr": "lr", "train/tokens_per_second": "tok/s"}
@@ -57,9 +58,10 @@ class Progress(ProgressBar):
         self._name = str(getattr(pl_module, "name", "train"))
         self._last_shown = time.monotonic()
         if sys.stderr.isatty():
+            width = columns(sys.stderr)
             self._bar = tqdm(
-                desc=self._name, total=self._total, initial=steps_done(trainer), ncols=columns(sys.stderr),
-                bar_format=BAR if self._total else ENDLESS,
+                desc=self._name, total=self._total, initial=steps_done(trainer),
+                bar_format=BAR if self._total else ENDLESS, **(USUAL if width is None else {"ncols": width}),
             )  # fmt: skip
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:  # noqa: ARG002

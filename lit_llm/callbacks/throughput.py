@@ -16,7 +16,42 @@ from lit_llm.runtime.distributed import peers
 from lit_llm.runtime.lightning_loops import is_logging_step, is_trial
 
 
-class Throughput(L.Callback):
+class TokenCount(L.Callback):
+    """Counts the tokens that a run trains on, whatever is logged of them."""
+
+    def __init__(self) -> None:
+        self.tokens = 0  # over all steps of the run, resumed ones included, up to where the device was last asked
+        self._pending: int | Tensor = 0
+        self._shares = 1
+
+    @property
+    def total(self) -> int:
+        """Of all steps so far."""
+        return self.tokens + int(self._pending) * self._shares
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"tokens": self.total}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.tokens = state_dict["tokens"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        self._pending, self._shares = 0, trainer.world_size // peers()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:  # noqa: ARG002
+        self._pending = self._pending + pl_module.tokens_in(batch)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        self._take()
+
+    def _take(self) -> int:
+        """Waits for the device; returns the tokens since it was waited for last."""
+        seen = int(self._pending) * self._shares
+        self.tokens, self._pending = self.tokens + seen, 0
+        return seen
+
+
+class Throughput(TokenCount):
     """Logs ``train/tokens_per_second`` over all devices, ``train/mfu`` and ``train/tokens`` (seen so far), and
     ``train/data_wait``, the share of the time in which the first process waited for its data.
 
@@ -28,33 +63,25 @@ class Throughput(L.Callback):
     Options: ClassVar[type[ThroughputOptions]] = ThroughputOptions
 
     def __init__(self, options: ThroughputOptions | None = None, **values: Any) -> None:
+        super().__init__()
         self.options = ThroughputOptions.of(options, values)
         tflops = self.options.peak_tflops
         self.peak = None if tflops is None else tflops * 1e12
-        self.tokens = 0  # over all steps of the run, resumed ones included
-        self._pending: int | Tensor = 0
-        self._shares = 1
         self._flops, self._seconds, self._started, self._waited = 0.0, 0.0, 0.0, 0.0
         self.tokens_per_second = 0.0
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"tokens": self.tokens + int(self._pending) * self._shares}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.tokens = state_dict["tokens"]
-
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._pending, self._flops, self._seconds, self._waited = 0, 0.0, 0.0, _seconds_waited(trainer)
-        self._started, self._shares = time.perf_counter(), trainer.world_size // peers()
+        super().on_train_start(trainer, pl_module)
+        self._flops, self._seconds, self._waited = 0.0, 0.0, _seconds_waited(trainer)
+        self._started = time.perf_counter()
         if self.options.mfu and self.peak is None and not is_trial(trainer):
             self.peak = peak_flops(pl_module.device, _matmul_dtype(trainer))
 
     def on_train_batch_start(self, *args: Any) -> None:  # noqa: ARG002
         self._started = time.perf_counter() if self._started == 0.0 else self._started
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:  # noqa: ARG002
-        tokens = pl_module.tokens_in(batch)
-        self._pending = self._pending + tokens
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, *args)
         config = getattr(pl_module.model, "config", None)
         # Of shared prompts fewer tokens are read than the batch holds, of prompts that are answered more:
         # the share of the peak is unknown.
@@ -63,15 +90,15 @@ class Throughput(L.Callback):
             self._flops += batch.input_ids.numel() * config.flops_per_token(batch.input_ids.shape[-1]) / peers()
         if not is_logging_step(trainer):
             return
-        seen = int(self._pending) * self._shares  # waits for the device, so the time below is the work's
+        seen = self._take()  # waits for the device, so the time below is the work's
         self._pause()
         values, waited = {"train/tokens_per_second": seen / self._seconds}, _seconds_waited(trainer)
         values["train/data_wait"] = (waited - self._waited) / self._seconds
         if self._flops and self.peak:
             values["train/mfu"] = self._flops / self._seconds / self.peak
-        self.tokens, self.tokens_per_second = self.tokens + seen, values["train/tokens_per_second"]
+        self.tokens_per_second = values["train/tokens_per_second"]
         pl_module.log_dict({**values, "train/tokens": float(self.tokens)})
-        self._pending, self._flops, self._seconds, self._started = 0, 0.0, 0.0, time.perf_counter()
+        self._flops, self._seconds, self._started = 0.0, 0.0, time.perf_counter()
         self._waited = waited
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002

@@ -35,6 +35,16 @@ def fits(value: Any, kind: Any) -> bool:
     return True
 
 
+def in_words(kind: Any) -> str:
+    """A type for a message, a choice of words by the words alone: ``int or auto``."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Union, types.UnionType) and any(typing.get_origin(each) is Literal for each in inner):
+        return " or ".join(map(in_words, inner))
+    if origin is Literal:
+        return " or ".join(map(str, inner))
+    return "null" if kind is types.NoneType else shown(kind)
+
+
 def shown(kind: Any) -> str:
     """A type as it is written in code: ``str | Sequence[int]``."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)

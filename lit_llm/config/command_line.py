@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lit_llm.config import hydra_node, interruption, renamed, schema
+from lit_llm.config import hydra_node, interruption, logger_extras, model_fit, renamed, schema
 from lit_llm.config.conf_files import CONFIG
 from lit_llm.config.environment import named_by_environment
 from lit_llm.config.given_values import given_in
@@ -256,6 +256,8 @@ def not_there(values: Mapping[str, Any]) -> Iterator[str]:
     yield from wrong_places(values)
     yield from devices.faults(values)
     yield from lacking(values)
+    yield from logger_extras.faults(values)
+    yield from model_fit.faults(values)
 
 
 def _hydra_s_own(config_name: str, cfg: DictConfig, words: list[str], folders: list[str]) -> Iterator[str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 
 from lit_llm.config.definitions import definitions
+from lit_llm.config.task_files import check_tasks
 from lit_llm.errors import UserError
 from lit_llm.runtime.arguments import split_word
+from lit_llm.runtime.node_package import missing_in
 from lit_llm.runtime.terminal import started
 
 
@@ -31,9 +34,14 @@ def _fields(arguments: str) -> Iterator[str]:
             yield item.target.id
 
 
-def _command(module: str, arguments: str) -> None:
+def _command(module: str, arguments: str, checks: Mapping[str, Callable[[str], None]] | None = None) -> None:
+    """``checks``: of keys, what raises UserError for a value that cannot be used."""
     try:
         check_words(arguments, sys.argv[1:])
+        for word in sys.argv[1:]:
+            key, _, text = word.partition("=")
+            if checks is not None and key in checks:
+                checks[key](text)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -42,9 +50,14 @@ def _command(module: str, arguments: str) -> None:
     import_module(module).main()
 
 
+def _check_node(text: str) -> None:
+    if text.lower() not in ("none", "null", "") and (wrong := missing_in(Path(text).expanduser())) is not None:
+        raise UserError(f"node_llama_cpp={text}: {wrong}")
+
+
 def evaluate() -> None:
     """lit-llm-evaluate"""
-    _command("lit_llm.training.evaluate_command", "lit_llm.training.evaluate_command.Evaluate")
+    _command("lit_llm.training.evaluate_command", "lit_llm.training.evaluate_command.Evaluate", {"tasks": check_tasks})
 
 
 def generate() -> None:
@@ -54,7 +67,7 @@ def generate() -> None:
 
 def export() -> None:
     """lit-llm-export"""
-    _command("lit_llm.export.command", "lit_llm.export.command.Export")
+    _command("lit_llm.export.command", "lit_llm.export.command.Export", {"node_llama_cpp": _check_node})
 
 
 def chat() -> None:

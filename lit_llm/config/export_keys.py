@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lit_llm.model_sources.gguf_header import Quantization
-from lit_llm.runtime.suggestions import hint
+from lit_llm.runtime.suggestions import nearest
 
 FOLDER = "export"  # in a pipeline's
 LAYOUTS = ("gguf",)
@@ -29,4 +29,5 @@ def wrong_export(values: Mapping[str, Any]) -> Iterator[str]:
     for key, known in (("to", LAYOUTS), ("quantization", QUANTIZATIONS)):
         value = values.get(key)
         if value not in known and not (key == "to" and value is None):
-            yield f"export.{key}={value}: is not one of {', '.join(known)}; {hint(str(value), list(known))}"
+            near = f"; did you mean {found}?" if (found := nearest(str(value), known, 0.5)) else ""
+            yield f"export.{key}={value}: is not one of {', '.join(known)}{near}"

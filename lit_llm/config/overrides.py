@@ -25,7 +25,9 @@ from lit_llm.config.composition_speed import compose_faster
 from lit_llm.config.conf_files import CONFIG, INSIDE_THE_STAGE, conf_folder, options
 from lit_llm.config.pipeline_keys import PeopleConfig
 from lit_llm.errors import UserError
-from lit_llm.runtime.suggestions import hint
+from lit_llm.runtime.suggestions import hint, nearest
+
+COMMANDS = ("pipeline",)  # words that stand alone: the first of plan.py's
 
 
 def quoted(text: str) -> str:
@@ -164,9 +166,7 @@ def parsed(words: list[str], findings: list[str], hydra_too: bool = False, sever
             if word in options("stage"):
                 findings.append(f"{word}: write stage={word}")
                 continue
-            findings.append(
-                f"{word}: cannot be read ({str(error).splitlines()[0]}); write key=value, quote what is special"
-            )
+            findings.append(_unread(word, error))
             continue
         if override.is_sweep_override():
             if not several:
@@ -180,6 +180,16 @@ def parsed(words: list[str], findings: list[str], hydra_too: bool = False, sever
             continue
         if hydra_too or not override.is_hydra_override() or word.startswith("hydra.searchpath="):
             yield override
+
+
+def _unread(word: str, error: HydraException) -> str:
+    """What is said of a word that is no override."""
+    if re.fullmatch(r"[\w.-]+", word) and "=" not in word:
+        stages = {name: f"stage={name}" for name in options("stage")}
+        found = nearest(word, [*stages, *COMMANDS], 0.7)
+        near = f"did you mean {stages.get(str(found), found)}? " if found else ""
+        return f"{word}: not key=value; {near}(--help lists the keys)"
+    return f"{word}: cannot be read ({str(error).splitlines()[0]}); write key=value, quote what is special"
 
 
 def is_interval(word: str) -> bool:

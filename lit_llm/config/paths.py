@@ -16,6 +16,7 @@ from lit_llm.model_sources.adapters import WEIGHTS as WEIGHTS_OF_ADAPTER
 from lit_llm.model_sources.adapters import base_here
 from lit_llm.model_sources.folders import names_other_source
 from lit_llm.runtime.model_folder import is_adapter
+from lit_llm.runtime.node_package import missing_in
 from lit_llm.runtime.suggestions import nearest
 
 DATA = ("path", "replay_path", "ptx_path", "decontaminate", "earlier_heldout")
@@ -36,8 +37,8 @@ def wrong_places(values: Mapping[str, Any]) -> Iterator[str]:
     for key in ("annotation", "best_of_n"):
         yield from _parts(key, values[key])
     node = values["export"]["node_llama_cpp"]
-    if node is not None and not _here(node).is_dir():
-        yield f"export.node_llama_cpp={node}: no such folder{_near(_here(node))}"
+    if node is not None and (wrong := missing_in(_here(node))) is not None:
+        yield f"export.node_llama_cpp={node}: {wrong}"
 
 
 def _of_run(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:

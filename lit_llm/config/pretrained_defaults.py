@@ -29,6 +29,7 @@ from lit_llm.config.pretrained_model import KEY, Model, folder_named, known
 from lit_llm.config.pretrained_table import TABLE, adamw, answer_length, at_once, not_given, values_for
 from lit_llm.errors import UserError
 from lit_llm.runtime import devices
+from lit_llm.runtime.counted import counted
 from lit_llm.runtime.run_folder import RunFolder
 
 log = logging.getLogger("lit_llm")
@@ -215,8 +216,8 @@ def _work(values: Mapping[str, Any], weights: int) -> Iterator[str]:
     hours = operations / LAPTOP / 3600
     about = f"{hours:.0f} h" if hours >= 1.5 else f"{math.ceil(60 * hours)} min"
     yield (
-        f"  at most {tokens * steps:,} {sampled}tokens in {steps} steps of {tokens:,}, about {about} on a laptop's "
-        f"processor ({LAPTOP / 1e9:.0f} GFLOP/s); trainer.max_steps=N sets it"
+        f"  at most {tokens * steps:,} {sampled}tokens in {counted(steps, 'step')} of {tokens:,}, about {about} on "
+        f"a laptop's processor ({LAPTOP / 1e9:.0f} GFLOP/s); trainer.max_steps=N sets it"
     )
 
 

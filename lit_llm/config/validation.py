@@ -15,8 +15,16 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm.backbone.options import TransformersOptions
-from lit_llm.config import monitored_metrics, renamed, run_objective, schema, sharded_runs, stage_losses, targets
-from lit_llm.config.annotations import fits, shown
+from lit_llm.config import (
+    monitored_metrics,
+    renamed,
+    run_objective,
+    schema,
+    sharded_runs,
+    stage_losses,
+    targets,
+)
+from lit_llm.config.annotations import fits, in_words
 from lit_llm.config.conf_files import INSIDE_THE_STAGE
 from lit_llm.config.environment import named_by_environment, passwords_in
 from lit_llm.config.export_keys import ExportConfig, wrong_export
@@ -271,7 +279,7 @@ def _check_values(path: str, node: Mapping[str, Any], found: Signature) -> Itera
             continue
         kind = known[key].type
         if not _reference(value) and not fits(value, kind):
-            yield f"{path}.{key}={value!r}: must be {shown(kind)}"
+            yield f"{path}.{key}={value!r}: must be {in_words(kind)}"
 
 
 def _check_options(path: str, node: Mapping[str, Any], found: Signature) -> Iterator[str]:

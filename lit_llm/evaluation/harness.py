@@ -23,13 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_llm.backbone.loaded import LoadedModel
+from lit_llm.config.task_files import MISSING, files_of
 from lit_llm.errors import UserError
 from lit_llm.evaluation.scores import as_plain
 from lit_llm.evaluation.statistics import Estimate, ratio
 from lit_llm.runtime.suggestions import nearest
 
-MISSING = "tasks: lm-evaluation-harness is missing; pip install 'lit-llm[tasks]'"
-YAML = (".yaml", ".yml")
 HUB = "https://huggingface.co"
 NOISY = ("lm_eval", "huggingface_hub", "datasets", "fsspec")
 
@@ -89,7 +88,7 @@ def load_tasks(words: Sequence[str]) -> LoadedTasks:
     Raises UserError for a name that the harness does not know, a file that is no task, data that cannot be read, and
     where the harness is not installed.
     """
-    files = {word: _files(word) for word in words}
+    files = {word: files_of(word) for word in words}
     _without_waiting_for_the_hub()
     harness_version()
     with _quiet():
@@ -169,21 +168,6 @@ def item_sums(name: str, items: Sequence[Any]) -> NDArray[np.float64] | None:
 
 
 # ---- how ---------------------------------------------------------------------------------------------------------
-
-
-def _files(word: str) -> list[Path] | None:
-    """The YAML files that a word means; None: it is a name. Those that begin with _ are parts of others."""
-    path = Path(word).expanduser()
-    if path.is_dir():
-        found = sorted(one for one in path.iterdir() if one.suffix in YAML and not one.name.startswith("_"))
-        if not found:
-            raise UserError(f"tasks={word}: no .yaml file in this folder")
-        return found
-    if path.suffix not in YAML and not path.is_file():
-        return None
-    if not path.is_file():
-        raise UserError(f"tasks={word}: no such file")
-    return [path]
 
 
 @cache

@@ -31,6 +31,7 @@ from lit_llm.model_sources.gguf_folder import write_folder
 from lit_llm.model_sources.gguf_header import Quantization
 from lit_llm.records import Document, Example, Message
 from lit_llm.runtime.file_hashes import sha256_of
+from lit_llm.runtime.progress_bars import Bar
 from lit_llm.text.chat import ChatTemplate
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -58,7 +59,7 @@ class Check:
 class Certificate:
     file: str
     sha256: str
-    quantization: str
+    quantization: Quantization
     model: str
     checks: list[Check] = field(default_factory=list)
 
@@ -93,39 +94,57 @@ def certify(
     with tempfile.TemporaryDirectory(prefix=".certificate-", dir=file.parent) as place:
         back = Path(place, "model")
         write_folder(back, file, {})  # what the file says, read again: its own weights and tokenizer
-        found.checks.append(_weights(file, model))
-        questions, chats = questions_for(model, tokenizer)
-        rows = _held_out(model, tokenizer, texts)
-        before = _bits_per_byte(load_language_model(model.folder).eval(), tokenizer, rows) if rows else math.nan
-        ours = load_language_model(back).eval()
-        found.checks.append(
-            _loss(before, _bits_per_byte(ours, tokenizer, rows), quantization) if rows else _no_texts(texts)
-        )
-        here = ask_here(ours, tokenizer, questions, chats)
-        again = load_tokenizer(back)
-        same = Answers("reading it again", [again.encode(t) for t in questions.texts], here.chats, [], [])
-        found.checks.append(_tokens(here, same))
-        with as_llama_cpp(ours, quantization.upper()):
-            rounded = ask_here(ours, tokenizer, Questions((), (), questions.prompts, questions.positions, 0), [])
-        bound = SPREAD * _distance(rounded.logits, here.logits) + NUMERIC * _unit(here.logits)
-        del ours
-        engines: dict[str, tuple[Callable[[], Answers], float]] = {
-            "transformers": (
-                lambda: ask_transformers(back, questions),
-                NUMERIC * _unit(here.logits),
-            ),
-            "llama.cpp": (lambda: ask_llama_cpp(file, node, questions, _context(model)), bound),
-        }
-        for name, (ask, limit) in engines.items():
-            try:
-                theirs = ask()
-            except (NotRun, Refused) as reason:
-                passed = None if isinstance(reason, NotRun) else False
-                found.checks.append(Check("reading the file", name, passed, str(reason)))
-                continue
-            found.checks += [_tokens(here, theirs), _chats(here, theirs), _logits(here, theirs, limit)]
-            found.checks.append(_greedy(here, theirs, limit))
+        with Bar(total=6, desc="certificate", unit="step", leave=False) as bar:
+
+            def at(step: str) -> None:
+                bar.update(0 if step == "weights" else 1)
+                bar.set_description(f"certificate: {step}")
+
+            _ask_all(found, model, tokenizer, file, back, node, texts, at)
+            bar.update()
     return found
+
+
+def _ask_all(
+    found: Certificate, model: Model, tokenizer: Tokenizer, file: Path, back: Path, node: Path | None,
+    texts: Path | None, at: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Adds every check to ``found``. ``back``: the folder that ``file`` was read into again; ``at`` is told what is
+    done now."""
+    at("weights")
+    found.checks.append(_weights(file, model))
+    questions, chats = questions_for(model, tokenizer)
+    at("loss before")
+    rows = _held_out(model, tokenizer, texts)
+    before = _bits_per_byte(load_language_model(model.folder).eval(), tokenizer, rows) if rows else math.nan
+    at("loss after")
+    ours = load_language_model(back).eval()
+    found.checks.append(
+        _loss(before, _bits_per_byte(ours, tokenizer, rows), found.quantization) if rows else _no_texts(texts)
+    )
+    at("this project's answers")
+    here = ask_here(ours, tokenizer, questions, chats)
+    again = load_tokenizer(back)
+    same = Answers("reading it again", [again.encode(t) for t in questions.texts], here.chats, [], [])
+    found.checks.append(_tokens(here, same))
+    with as_llama_cpp(ours, found.quantization.upper()):
+        rounded = ask_here(ours, tokenizer, Questions((), (), questions.prompts, questions.positions, 0), [])
+    bound = SPREAD * _distance(rounded.logits, here.logits) + NUMERIC * _unit(here.logits)
+    del ours
+    engines: dict[str, tuple[Callable[[], Answers], float]] = {
+        "transformers": (lambda: ask_transformers(back, questions), NUMERIC * _unit(here.logits)),
+        "llama.cpp": (lambda: ask_llama_cpp(file, node, questions, _context(model)), bound),
+    }
+    for name, (ask, limit) in engines.items():
+        at(name)
+        try:
+            theirs = ask()
+        except (NotRun, Refused) as reason:
+            passed = None if isinstance(reason, NotRun) else False
+            found.checks.append(Check("reading the file", name, passed, str(reason)))
+            continue
+        found.checks += [_tokens(here, theirs), _chats(here, theirs), _logits(here, theirs, limit)]
+        found.checks.append(_greedy(here, theirs, limit))
 
 
 # ---- what is asked -------------------------------------------------------------------------------------------------

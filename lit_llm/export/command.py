@@ -24,6 +24,7 @@ from lit_llm.model_sources.gguf_header import Quantization, gguf_package
 from lit_llm.runtime.arguments import run_command
 from lit_llm.runtime.atomic_files import write_json, write_text
 from lit_llm.runtime.model_folder import is_adapter
+from lit_llm.runtime.node_package import missing_in
 from lit_llm.text.tokenizer import load_tokenizer
 
 
@@ -49,11 +50,11 @@ def main() -> None:
 
 def run(a: Export) -> None:
     """Prints what was written and what the certificate says; exits with 1 where it failed."""
+    refuse_unread(a)
     folder = folder_of(a.model)
     name = a.name or name_of(folder)
     if not re.fullmatch(r"[\w][\w.-]{0,100}", name):
         raise UserError(f"name={name[:99]}: becomes a file's name; use up to 100 letters, digits, points and dashes")
-    refuse_unread(a)
     output = a.output or Path("outputs/exports") / name
     refuse_another_s(output, folder, a.to)
     with whole(folder, output) as place:
@@ -74,13 +75,15 @@ def run(a: Export) -> None:
 
 
 def refuse_unread(a: Export) -> None:
-    """Raises UserError for what the layout that is asked for would not read."""
+    """Raises UserError for what the layout that is asked for would not read, and for a llama.cpp that is not there."""
     other = {"gguf": ("max_shard_size",), "huggingface": ("quantization", "certificate", "node_llama_cpp", "texts")}
     usual = {field.name: field.default for field in fields(Export)}
     for key in other[a.to]:
         if getattr(a, key) != usual[key]:
             layout = next(layout for layout in other if layout != a.to)
             raise UserError(f"{key}={getattr(a, key)}: is read with to={layout} alone; leave it out")
+    if a.node_llama_cpp is not None and (wrong := missing_in(a.node_llama_cpp)) is not None:
+        raise UserError(f"node_llama_cpp={a.node_llama_cpp}: {wrong}")
 
 
 def refuse_another_s(output: Path, model: Path, layout: str) -> None:

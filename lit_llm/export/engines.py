@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 
 from lit_llm.backbone.models import LanguageModel
+from lit_llm.runtime.node_package import node_package
 from lit_llm.runtime.out_of_resources import is_out_of_memory
 from lit_llm.text.plain_text import library_cores
 from lit_llm.text.tokenizer import Tokenizer
 
 SCRIPT = Path(__file__).with_name("llama_cpp.mjs")
-PACKAGE = "node_modules/node-llama-cpp"
 SMALL = 10**9  # bytes of a file
 SECONDS = 1800  # that llama.cpp gets
 
@@ -151,20 +151,6 @@ def ask_llama_cpp(file: Path, package: Path | None, asked: Questions, context: i
             for n in range(len(asked.prompts))
         ]
     return Answers(answer["version"], answer["tokens"], answer["chats"], logits, answer["greedy"])
-
-
-def node_package(given: Path | None) -> Path | None:
-    """The folder of node-llama-cpp: the one given, or the one in its or this folder's ``node_modules``."""
-    places = [Path(PACKAGE)] if given is None else [given, given / PACKAGE, given / "node-llama-cpp"]
-    return next((place for place in places if (place / "dist" / "index.js").is_file()), None)
-
-
-def node_version(package: Path) -> str:
-    """Of node-llama-cpp in that folder, which brings a build of llama.cpp of its own."""
-    try:
-        return str(json.loads((package / "package.json").read_text(encoding="utf-8"))["version"])
-    except (OSError, ValueError, KeyError):
-        return "unknown"
 
 
 def _threads(file: Path) -> int:

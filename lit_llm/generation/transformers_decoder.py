@@ -3,6 +3,7 @@ mask of one, else every row read anew for each token, which is slow and right.""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +19,11 @@ from lit_llm.backbone.transformers_network import TransformersNetwork
 from lit_llm.backbone.transformers_probe import cached
 from lit_llm.generation.decoder import Decoder, PromptReader
 
+log = logging.getLogger("lit_llm")
+
 TRIM = 64  # columns that no row needs any more, before the cache is copied without them
+
+_told: set[str] = set()  # families that were warned of
 
 
 class TransformersDecoder(PromptReader):
@@ -38,6 +43,13 @@ class TransformersDecoder(PromptReader):
     def cache(self, rows: int) -> Any:
         """A ``RowCache``."""
         kind = KeptStates if self.network.caches else KeptTokens
+        if not self.network.caches and self.config.family not in _told:
+            _told.add(self.config.family)
+            log.warning(
+                "WARNING: of a %s nothing can be kept while it answers: each new token reads its row anew, so that an "
+                "answer takes by the square of its length; fewer tokens, such as evaluation.max_new_tokens=32, are "
+                "much faster", self.config.family,
+            )  # fmt: skip
         return kind(rows, self.positions, self.device)
 
     def step(self, tokens: Tensor, cache: Any) -> Tensor:

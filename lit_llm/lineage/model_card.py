@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lit_llm.rewards.validation.wording import Row, validation_texts
+from lit_llm.runtime.counted import counted
 
 SIMULATED = (
     "> **Simulated preferences.** The rankings behind this model were made by simulated annotators (a visible rule "
@@ -65,8 +66,8 @@ def _made(lineage: Mapping[str, Any]) -> list[str]:
     size = metrics.get("parameters")
     lines = [f"Made by the stage `{lineage['stage']}` on {lineage['created']}."]
     if size:
-        lines.append(f"{size:,} parameters; {metrics.get('steps', 0):,} steps, {metrics.get('tokens', 0):,} tokens, "
-                     f"{metrics.get('seconds', 0):.0f} seconds.")  # fmt: skip
+        took = [counted(metrics.get(f"{what}s", 0), what) for what in ("step", "token")]
+        lines.append(f"{size:,} parameters; {', '.join(took)}, {metrics.get('seconds', 0):.0f} seconds.")
     return lines
 
 

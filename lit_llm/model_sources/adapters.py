@@ -102,8 +102,9 @@ def _from_elsewhere(file: Path, name: str, revision: Any, fetch: bool) -> Path |
     try:
         return folder_of(asked) if fetch or not asked.startswith(hub.PREFIX) else hub.in_cache(asked)
     except UserError as error:
+        looked = f"no model folder there, looked for from {file.parent} and the working folder; and " if bare else ""
         raise UserError(
-            f"{file}: {NAMED}={name}: {error}; or write the folder of the base model in its place"
+            f"{file}: {NAMED}={name}: {looked}{error}; or write the folder of the base model in its place"
         ) from None
 
 

@@ -18,6 +18,7 @@ from lit_llm.model_sources.gguf_tokenizer import tokenizer_files
 from lit_llm.model_sources.hub import SOURCE
 from lit_llm.runtime.atomic_files import folder_beside, write_json, write_text
 from lit_llm.runtime.progress_bars import Bar
+from lit_llm.runtime.terminal import started
 
 log = logging.getLogger("lit_llm")
 
@@ -26,7 +27,15 @@ _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 def write_folder(folder: Path, file: Path, source: Mapping[str, str]) -> None:
-    """Read a GGUF file into a new model folder, which is there whole or not at all. Errors as ``folder_of``."""
+    """Read a GGUF file into a new model folder, which is there whole or not at all. Errors as ``folder_of``.
+
+    A bar shows the bytes of the weights; it is there from the start, as the head with its tokens takes seconds too.
+    """
+    with Bar(total=1, desc=f"read {file.name}", unit="B", unit_scale=True, leave=False) as bar:
+        _write_folder(folder, file, source, bar)
+
+
+def _write_folder(folder: Path, file: Path, source: Mapping[str, str], bar: Bar) -> None:
     head = read_head(file)
     data = np.memmap(file, np.uint8, "r")
     config, tensors = model_of(head, data)
@@ -45,7 +54,12 @@ def write_folder(folder: Path, file: Path, source: Mapping[str, str]) -> None:
     _check_room(head, folder, needed)
     quantized = any(type_of(t.record) not in _BYTES for t in tensors)
     wider = ", its quantised weights as float32" if quantized else ""
-    log.info("%s (%s): read once into %s (%s%s)", file, _size(file.stat().st_size), folder, _size(needed), wider)
+    line = f"{file} ({_size(file.stat().st_size)}): read once into {folder} ({_size(needed)}{wider})"
+    with bar.aside():
+        log.info("%s", line)
+        if not log.isEnabledFor(logging.INFO):  # while a command is checked, what is logged goes nowhere yet
+            started(line)
+    bar.total = needed
     with folder_beside(folder) as unfinished:
         for name, value in {"config.json": config, **files}.items():
             if isinstance(value, str):
@@ -53,7 +67,7 @@ def write_folder(folder: Path, file: Path, source: Mapping[str, str]) -> None:
             else:
                 write_json(unfinished / name, value, indent=2)
         with (unfinished / "model.safetensors").open("xb") as stream:
-            _write_weights(stream, head, tensors, data)
+            _write_weights(stream, head, tensors, data, bar)
         write_json(unfinished / SOURCE, {**source, **_about(head, file)})
 
 
@@ -81,7 +95,7 @@ def _count(tensor: Tensor) -> int:
     return int(np.prod(tensor.shape, dtype=object))
 
 
-def _write_weights(stream: IO[bytes], head: GGUFHead, tensors: list[Tensor], data: Any) -> None:
+def _write_weights(stream: IO[bytes], head: GGUFHead, tensors: list[Tensor], data: Any, bar: Bar) -> None:
     """A safetensors file, one tensor in memory at a time."""
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for tensor in tensors:
@@ -91,11 +105,10 @@ def _write_weights(stream: IO[bytes], head: GGUFHead, tensors: list[Tensor], dat
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     stream.write(len(text).to_bytes(8, "little") + text)
-    with Bar(total=at, desc=head.path.name, unit="B", unit_scale=True, leave=False) as bar:
-        for tensor in tensors:
-            for part in _parts(tensor, head, data):
-                stream.write(part)
-                bar.update(len(part))
+    for tensor in tensors:
+        for part in _parts(tensor, head, data):
+            stream.write(part)
+            bar.update(len(part))
 
 
 def _parts(tensor: Tensor, head: GGUFHead, data: Any) -> Iterator[memoryview]:

@@ -27,6 +27,7 @@ from lit_llm.pipeline.human_feedback import ASK, asked, found_win_rate, of_this_
 from lit_llm.pipeline.simulated_gold import without_rule
 from lit_llm.runtime.allocator import give_back_freed_memory
 from lit_llm.runtime.atomic_files import write_json
+from lit_llm.runtime.counted import counted
 from lit_llm.runtime.terminal import near, typed
 from lit_llm.training.plugins import register
 from lit_llm.training.result import duration, in_one_sentence
@@ -236,7 +237,7 @@ def finish(chain: Chain, started: float) -> None:
     if values["win_rate"] is not None:
         write_json(chain.folder / "win_rate.json", of_this_chain(found_win_rate(values["win_rate"]), outputs(chain)))
     final = evaluate_pipeline(values, chain.folder, runs, parents, outputs(chain)) if runs else None
-    steps = f"{len(chain.folders)} steps" + (f", {len(chain.reused)} of them reused" if chain.reused else "")
+    steps = counted(len(chain.folders), "step") + (f", {len(chain.reused)} of them reused" if chain.reused else "")
     log.info("\nThe pipeline took %s for %s.", duration(time.monotonic() - started), steps)
     if runs:
         log.info("%s", in_one_sentence(chain.metrics[final or list(runs)[-1]]))

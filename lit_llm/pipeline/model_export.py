@@ -16,7 +16,7 @@ from lit_llm.config.export_keys import FOLDER
 from lit_llm.config.schema import digest
 from lit_llm.evaluation.sets import read_all
 from lit_llm.export.command import Export, export_gguf, whole
-from lit_llm.export.engines import SCRIPT, node_package, node_version
+from lit_llm.export.engines import SCRIPT
 from lit_llm.lineage.code_hash import hashes_of
 from lit_llm.lineage.lineage import hash_folder
 from lit_llm.model_sources.gguf_header import Quantization
@@ -24,6 +24,7 @@ from lit_llm.pipeline.cache import StageCache, show
 from lit_llm.report.exported import FILE, exported, in_ledger
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.file_hashes import sha256_of
+from lit_llm.runtime.node_package import node_package, node_version
 from lit_llm.runtime.out_of_resources import one_line
 
 log = logging.getLogger("lit_llm")

@@ -6,11 +6,16 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
 
+from lit_llm.runtime.terminal import columns
+
 EVERY_SECONDS = 30.0  # between two lines of a log file
+USUAL = {"ncols": 80, "nrows": 24}  # of a terminal that does not say: in one of none tqdm would draw nothing
 
 
 class Bar(tqdm):  # type: ignore[misc]
@@ -22,6 +27,8 @@ class Bar(tqdm):  # type: ignore[misc]
         self._begun = self._told = time.monotonic()
         if not self._in_place:
             options["leave"] = False  # what is left is a line already
+        elif columns(sys.stderr) is None:
+            options |= {**USUAL, "dynamic_ncols": False}
         super().__init__(*args, **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
@@ -33,6 +40,15 @@ class Bar(tqdm):  # type: ignore[misc]
             self._told = now
             print(str(self), file=self.fp, flush=True)
         return False  # nothing to clear
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Within, other lines may be written: the bar is taken off a terminal, and drawn again below them."""
+        if not self._in_place:
+            yield
+            return
+        with self.external_write_mode(file=self.fp):
+            yield
 
 
 def _own_lock() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from lit_llm.backbone.config import LINEAR_LAYERS
@@ -75,16 +75,26 @@ class AdapterOptions(StageOptions):
     lora_merge: bool = True
 
     def check(self) -> None:
-        if not self.lora_merge and not self.lora_rank:
-            raise UserError("stage.lora_merge=false: there are no adapters; give stage.lora_rank=16, or leave it out")
         if self.lora_quantization not in ("nf4", None):
             raise UserError(f"stage.lora_quantization={self.lora_quantization}: must be nf4 or null")
-        if self.lora_quantization and not self.lora_rank:
-            raise UserError(
-                f"stage.lora_quantization={self.lora_quantization}: is of frozen weights beside adapters, and "
-                "stage.lora_rank=0 trains all; give stage.lora_rank=16 too, or leave it out"
-            )
+        if not self.lora_rank:
+            self._refuse_without_adapters()
         super().check()
+
+    def _refuse_without_adapters(self) -> None:
+        """Raises UserError for a word about adapters, where there are none and all weights would be trained."""
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if not each.name.startswith("lora_") or value == each.default:
+                continue
+            if isinstance(value, list | tuple):
+                if tuple(value) == each.default:
+                    continue
+                value = f"[{','.join(map(str, value))}]"
+            told = str(value).lower() if isinstance(value, bool) else value
+            raise UserError(
+                f"stage.{each.name}={told}: there are no adapters; give stage.lora_rank=16, or leave it out"
+            )
 
     def adapters(self, dropout: float = 0.0) -> dict[str, Any]:
         """What ``backbone.lora.apply_lora`` takes besides the model."""

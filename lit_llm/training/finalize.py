@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_llm.backbone.huggingface import head_in
 from lit_llm.backbone.models import count_parameters
+from lit_llm.callbacks.throughput import TokenCount
 from lit_llm.config import schema
 from lit_llm.config.environment import hiding
 from lit_llm.config.run_objective import LOSS
@@ -76,11 +77,14 @@ def training_metrics(parts: Parts, trainer: L.Trainer) -> dict[str, Any]:
     """What training itself measured: its last values, steps and tokens, and how its data was read."""
     last: dict[str, Any] = {**trainer.callback_metrics, **parts.stage.latest}
     values = {key: float(value) for key, value in sorted(last.items())}
+    tokens = next(one.total for one in trainer.callbacks if isinstance(one, TokenCount))  # type: ignore[attr-defined]
+    if "train/tokens" in values:  # as of the last step that was logged
+        values["train/tokens"] = float(tokens)
     return {
         "stage": parts.stage.name,
         "parameters": count_parameters(parts.stage.model),
         "steps": trainer.global_step,
-        "tokens": int(values.get("train/tokens", 0)),
+        "tokens": tokens,
         "counts": parts.data.counts(),
         "data": parts.data.overview().as_dict() | {"left_out_later": parts.data.left_out_later()},
         "dropped_shares": parts.data.dropped_shares(),

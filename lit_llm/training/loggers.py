@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -66,6 +65,7 @@ def mlflow(
 ) -> Logger:
     """A run in MLflow. ``tracking_uri``: None: the variable MLFLOW_TRACKING_URI, else the file mlflow.db where the
     command is started, for all runs together."""
-    from lit_llm.training.trackers import DATABASE, mlflow_run
+    from lit_llm.config.logger_extras import tracking_uri as settled
+    from lit_llm.training.trackers import mlflow_run
 
-    return mlflow_run(folder, experiment, tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DATABASE)
+    return mlflow_run(folder, experiment, settled(tracking_uri))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import uuid
 from argparse import Namespace
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,13 @@ from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 from omegaconf import OmegaConf
 
 from lit_llm.config import yaml_files
+from lit_llm.config.logger_extras import needs
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import write_text
 from lit_llm.runtime.distributed import is_first_process
 
 MODES = ("online", "offline", "disabled")
 WANDB_ID, MLFLOW_ID = "wandb_run_id", "mlflow_run_id"  # files of a run's folder
-DATABASE = "sqlite:///mlflow.db"
 
 
 class MLflowRun(MLFlowLogger):
@@ -39,7 +38,7 @@ class MLflowRun(MLFlowLogger):
 
 def wandb_run(folder: Path, project: str, entity: str | None, group: str | None, mode: str) -> WandbLogger:
     """Raises UserError where wandb is missing, and for a mode that it does not have."""
-    needs("wandb", "wandb")
+    needs("wandb")
     if mode not in MODES:
         raise UserError(f"logger.mode={mode}: must be one of {', '.join(MODES)}")
     import wandb
@@ -65,7 +64,7 @@ def wandb_run(folder: Path, project: str, entity: str | None, group: str | None,
 
 def mlflow_run(folder: Path, experiment: str, tracking_uri: str) -> MLflowRun:
     """Raises UserError where MLflow, or what it keeps a local database with, is missing."""
-    needs("mlflow", "mlflow", *(("sqlalchemy", "alembic") if tracking_uri.startswith("sqlite:") else ()))
+    needs("mlflow", tracking_uri)
     known = folder / MLFLOW_ID
     run_id = known.read_text(encoding="utf-8").strip() if known.is_file() else None
     logger = MLflowRun(experiment, name_of(folder), tracking_uri, run_id=run_id)
@@ -73,13 +72,6 @@ def mlflow_run(folder: Path, experiment: str, tracking_uri: str) -> MLflowRun:
         logger.log_hyperparams(configuration(folder))
         write_text(known, str(logger.run_id))
     return logger
-
-
-def needs(extra: str, *packages: str) -> None:
-    """Raises UserError where a package of an extra is missing."""
-    missing = [package for package in packages if find_spec(package) is None]
-    if missing:
-        raise UserError(f"logger={extra}: {', '.join(missing)} is missing; pip install 'lit-llm[{extra}]'")
 
 
 def name_of(folder: Path) -> str:

@@ -58,7 +58,7 @@ def needs_less(cfg: DictConfig) -> str:
     keys = [f"{group}.{key}" for group, key in (
         ("data", "micro_batch_size"), ("data", "max_length"), ("stage", "group_size"), ("stage", "max_new_tokens"),
         ("evaluation", "batch_size"),
-    ) if cfg[group].get(key) is not None]  # fmt: skip
+    ) if cfg[group].get(key) is not None and (group != "evaluation" or cfg.evaluation.enabled)]  # fmt: skip
     values = ", ".join(f"{key}={OmegaConf.select(cfg, key)}" for key in keys)
     more = [] if cfg.trainer.gradient_checkpointing else ["trainer.gradient_checkpointing=true"]
     more += ["stage.lora_rank=16"] if cfg.stage.get("lora_rank") == 0 else []

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from lit_llm.callbacks.progress import Progress
 from lit_llm.callbacks.run_start import RunStart
+from lit_llm.callbacks.throughput import TokenCount
 from lit_llm.checkpointing.atomic import AtomicCheckpointIO
 from lit_llm.checkpointing.random_state import RandomState
 from lit_llm.config.interruption import note_begun
@@ -43,6 +44,8 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
         callbacks.append(Progress())  # in place of Lightning's own, which fills a log file and has no time left
     if not any(isinstance(callback, RandomState) for callback in callbacks):
         callbacks.append(RandomState())
+    if not any(isinstance(callback, TokenCount) for callback in callbacks):
+        callbacks.append(TokenCount())
     callbacks.append(RunStart(note_begun))
     if (trial := current()) is not None:
         from lit_llm.training.search.pruning import Pruning

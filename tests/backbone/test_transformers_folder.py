@@ -243,3 +243,12 @@ def test_what_the_family_s_own_reader_refuses_is_computed_as_it_was_trained(tmp_
     assert head_in(adapter) == "language"
     merged = load_language_model(adapter).eval()
     torch.testing.assert_close(merged.logits(merged(IDS)), model.logits(model(IDS)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["BertModel", "BertForMaskedLM"])
+def test_an_encoder_is_told_from_a_causal_model(kind, tmp_path):
+    shape = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.BertConfig(**shape, intermediate_size=16, max_position_embeddings=32)
+    getattr(transformers, kind)(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=rf"architectures=\['{kind}'\] .*no causal language model but an encoder"):
+        load_model(tmp_path, library="transformers")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lit_llm.callbacks.peak import measured_matmul_flops, peak_flops
-from lit_llm.callbacks.throughput import Throughput
+from lit_llm.callbacks.throughput import Throughput, TokenCount
 from tests.stages.training_run import LENGTH, Data, RandomRows, tiny_stage, trainer_for
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -62,6 +62,16 @@ def test_waiting_for_data_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     trainer = trainer_for(tmp_path, [throughput, clock], **options)
     trainer.fit(tiny_stage(), datamodule=Data(24, 2))
     assert trainer.callback_metrics["train/data_wait"] == pytest.approx(0.25 / 1.25)
+
+
+def test_tokens_are_counted_whatever_is_logged(tmp_path: Path) -> None:
+    """Also beyond the last step that was logged."""
+    throughput, alone = Throughput(mfu=False), TokenCount()
+    options = {"max_steps": 5, "log_every_n_steps": 3, "limit_val_batches": 0, "enable_checkpointing": False}
+    trainer = trainer_for(tmp_path, [throughput, alone], **options)
+    trainer.fit(tiny_stage(), datamodule=Data(24, 2))
+    assert trainer.callback_metrics["train/tokens"] < 5 * 2 * LENGTH
+    assert throughput.total == alone.total == alone.state_dict()["tokens"] == 5 * 2 * LENGTH
 
 
 def test_tokens_go_on_counting_after_a_resume() -> None:

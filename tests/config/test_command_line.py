@@ -106,6 +106,10 @@ def test_help_fits_on_a_screen_or_two(config):
             "hydra/launcher=ray: Hydra's plugin for it is not installed; pip install 'lit-llm[ray]'",
             marks=pytest.mark.skipif(find_spec("ray") is not None, reason="it is there"),
         ),
+        ("train", "data.micro_batch_size=aut", "data.micro_batch_size='aut': must be int or auto"),
+        ("train", "pipelin", "pipelin: not key=value; did you mean pipeline? (--help lists the keys)"),
+        ("train", "instruction_tunin", "instruction_tunin: not key=value; did you mean stage=instruction_tuning?"),
+        ("train", "data.max_length=100000", "data.max_length=100000: the model's context is 512"),
         ("train", "data.path=nowhere.txt", "data.path=nowhere.txt: no such file or folder"),
         ("train", "init_from=org/name", "init_from=org/name: no such folder; a model of the Hugging Face hub"),
         ("train", "data.name=${oc.env:HOME}", "data.name=${oc.env:HOME}: would be written in clear"),
@@ -312,3 +316,20 @@ def test_a_database_s_password_is_in_no_run_s_configuration(tmp_path):
     words = [f"init_from={tmp_path}", "stage=reward_modeling"]
     with pytest.raises(UserError, match=r"data\.path=postgresql://me:\*\*\*@host/team: has a password in it"):
         check("train", [*words, "data.path=postgresql://me:secret@host/team"])
+
+
+def test_what_the_model_s_config_json_tells_is_told_before_anything_is_loaded(tmp_path):
+    shape = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 64, "hidden_size": 16,
+             "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "rms_norm_eps": 1e-6,
+             "max_position_embeddings": 77, "hidden_act": "silu"}  # fmt: skip
+    for name in ("tokenizer.json", "model.safetensors"):
+        (tmp_path / name).touch()
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    words = ["stage=instruction_tuning", f"init_from={tmp_path}", f"data.path={tmp_path}", "stage.lora_rank=2"]
+    check("train", [*words, "data.max_length=77"])
+    told = refused("train", *words, "data.max_length=78", "stage.lora_targets=[q_projj,v_proj]").splitlines()
+    assert told[0].startswith("stage.lora_targets: ['q_projj'] not in the model; use some of q_proj, k_proj")
+    assert told[0].endswith("did you mean q_proj?") and told[1].startswith("data.max_length=78: the model's context is")
+    (tmp_path / "config.json").write_text(json.dumps({**shape, "model_type": "x", "architectures": ["XForCausalLM"]}))
+    told = refused("train", *words).splitlines()
+    assert "is not supported" in told[0] and told[0].endswith("with backbone=transformers")

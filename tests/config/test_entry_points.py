@@ -19,6 +19,21 @@ def test_a_misspelt_key_is_told_before_the_command_is_imported(name, monkeypatch
     assert stop.value.code == 2 and capsys.readouterr().err.startswith("error: unknown key modle=; ")
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "line"),
+    [
+        ("evaluate", ["model=a", "tasks=nothere.yaml"], "tasks=nothere.yaml: no such file"),
+        ("export", ["model=a", "node_llama_cpp=nothere"], "node_llama_cpp=nothere: no such folder; give"),
+    ],
+)
+def test_a_place_that_is_not_there_is_told_before_the_command_is_imported(name, words, line, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", *words])
+    monkeypatch.setattr(entry_points, "import_module", None)
+    with pytest.raises(SystemExit) as stop:
+        getattr(entry_points, name)()
+    assert stop.value.code == 2 and capsys.readouterr().err.startswith(f"error: {line}")
+
+
 def test_right_keys_and_help_go_on_to_the_command(monkeypatch):
     asked = []
     monkeypatch.setattr(entry_points, "import_module", lambda name: asked.append(name) or pytest)

@@ -11,12 +11,12 @@ import torch
 from lit_llm.backbone.config import BackboneConfig, RopeScaling, from_depth
 from lit_llm.backbone.huggingface import save_model
 from lit_llm.backbone.models import LanguageModel
-from lit_llm.export.engines import node_package
+from lit_llm.runtime.node_package import node_package
 from lit_llm.text.bpe import train_bpe
 from lit_llm.text.tokenizer import Tokenizer
 from tests.small_gguf import TEXTS
 
-NODE = Path(os.environ.get("NODE_LLAMA_CPP", "."))
+NODE = Path(os.environ.get("NODE_LLAMA_CPP", ".")).absolute()
 needs_llama_cpp = pytest.mark.skipif(node_package(NODE) is None, reason="no node-llama-cpp: give NODE_LLAMA_CPP=FOLDER")
 SHAPES: dict[str, dict] = {
     "llama": {"family": "llama", "tie_embeddings": False},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import gguf
@@ -38,13 +39,14 @@ def few(monkeypatch, tmp_path):
     monkeypatch.setattr(certificate, "TEXTS", 40)
     monkeypatch.setattr(certificate, "STEPS", 6)
     monkeypatch.setattr(folders, "CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)  # which has no node_modules
 
 
 def export(folder: Path, output: Path, capsys, node: Path | None = None, **more) -> tuple[int, dict, str]:
     """Status, certificate, and what was printed."""
     status = 0
     try:
-        run(Export(folder, name="small", output=output, node_llama_cpp=node or output, **more))
+        run(Export(folder, name="small", output=output, node_llama_cpp=node, **more))
     except SystemExit as stop:
         status = int(stop.code)
     path = output / "certificate.json"
@@ -322,3 +324,23 @@ def test_what_a_layout_does_not_read_is_refused(folder, tmp_path, layout, key):
     (name,) = key
     with pytest.raises(UserError, match=f"{name}=.*: is read with to="):
         run(Export(folder, to=layout, output=tmp_path / "out", **key))
+
+
+def test_a_llama_cpp_that_is_not_there_is_told_at_once(tmp_path):
+    for place, line in ((tmp_path / "nowhere", "no such folder"), (tmp_path, "no node-llama-cpp in it")):
+        with pytest.raises(UserError, match=f"^node_llama_cpp={place}: {line}"):
+            run(Export(tmp_path / "no_model", node_llama_cpp=place))
+
+
+def test_each_check_of_a_certificate_is_shown_while_it_runs(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    run(Export(folder, name="small", output=tmp_path / "out", texts=_some(tmp_path / "texts.txt")))
+    told = capsys.readouterr().err
+    steps = ["weights", "loss before", "loss after", "this project's answers", "transformers", "llama.cpp"]
+    places = [told.index(f"certificate: {one}:") for one in steps]
+    assert places == sorted(places) and "5/6" in told
+
+
+def _some(file: Path) -> Path:
+    file.write_text("\n".join(TEXTS))
+    return file

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import shutil
 import struct
+import sys
 import unicodedata
 import warnings
 from pathlib import Path
@@ -161,6 +163,15 @@ def test_the_size_as_float32_is_said_and_a_disk_without_room_refuses_it(tmp_path
 
 
 # ---- tokenizers ------------------------------------------------------------------------------------------------------
+
+
+def test_what_takes_long_is_told_from_the_start(tmp_path, monkeypatch, capsys):
+    """Where logs go nowhere yet too, as while a command line is checked."""
+    monkeypatch.setattr(logging.getLogger("lit_llm"), "level", logging.WARNING)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    folders.folder_of(write(tmp_path / "small.gguf", "llama", "Q8_0"))
+    told = capsys.readouterr().err
+    assert -1 < told.find("read small.gguf:   0%") < told.find("small.gguf (")
 
 
 def random_texts(count: int, seed: int = 0) -> list[str]:

@@ -162,3 +162,6 @@ def test_wrong_words_are_found_before_training():
     values["export"] = {"to": "gufg", "quantization": "q8", "node_llama_cpp": None}
     lines = [line for line in findings_in(values) if line.startswith("export.")]
     assert lines[0].startswith("export.to=gufg: is not one of gguf") and "did you mean q8_0?" in lines[1]
+    values["export"]["quantization"] = "zzz"
+    (told,) = [line for line in findings_in(values) if line.startswith("export.quantization")]
+    assert told.count("bf16") == 1

@@ -168,7 +168,7 @@ def test_shards_that_are_missing_or_say_the_same_twice(folder: Path) -> None:
 # ---- what is no model folder -----------------------------------------------------------------------------------------
 
 
-def test_an_adapter_is_a_model_with_its_base_alone(folder: Path) -> None:
+def test_an_adapter_is_a_model_with_its_base_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = apply_lora(language_model(280), rank=2)
     save_adapter(folder.parent / "adapter", model, str(folder))
     check_model_folder(folder.parent / "adapter", "init_from")
@@ -179,6 +179,10 @@ def test_an_adapter_is_a_model_with_its_base_alone(folder: Path) -> None:
         with pytest.raises(UserError, match="base_model_name_or_path=no/such/base: no model folder there") as error:
             read(folder.parent / "adapter")
         assert str(folder.parent / "adapter/adapter_config.json") in line(error)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    save_adapter(folder.parent / "adapter", model, "fam/granite")  # a folder's name, or a model of the hub
+    with pytest.raises(UserError, match=r"fam/granite: no model folder there, looked for from .*hub:fam/granite"):
+        load_model(folder.parent / "adapter")
 
 
 @pytest.mark.parametrize(

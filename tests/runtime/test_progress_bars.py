@@ -1,7 +1,9 @@
 """A bar in a terminal, and few lines in a log file."""
 
 import os
+import pty
 import signal
+import subprocess
 import sys
 import threading
 
@@ -75,6 +77,15 @@ def test_a_terminal_is_redrawn_as_ever(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     text = work(monkeypatch, capsys, seconds=0.1)
     assert text.count("\r") > 100 and "100/100" in text
+
+
+def test_a_terminal_that_does_not_say_how_wide_it_is_gets_bars_too():
+    """Of 0 columns, as that of script(1) is, or of some containers: tqdm alone draws nothing there."""
+    ours, theirs = pty.openpty()
+    code = "from lit_llm.runtime.progress_bars import Bar\nwith Bar(total=2, desc='read') as bar: bar.update()"
+    place = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    subprocess.run([sys.executable, "-c", code], stderr=theirs, env=place, check=True)
+    assert b"read:  50%" in os.read(ours, 10**5)
 
 
 @pytest.mark.parametrize("terminal", [False, True])

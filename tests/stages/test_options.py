@@ -143,7 +143,24 @@ def test_what_makes_no_sense_is_one_line_where_the_options_are_made(kind, values
         kind(**values)
 
 
+@pytest.mark.parametrize("kind", [options.DropoutAdapterOptions, options.GRPOOptions])
+def test_a_word_about_adapters_without_any_is_refused(kind):
+    """Else the whole model would be trained, in silence."""
+    for each in dataclasses.fields(kind):
+        if not each.name.startswith("lora_") or each.name == "lora_rank":
+            continue
+        value = False if each.default is True else WORDS.get(each.name) or OTHER[each.type]
+        with pytest.raises(UserError, match=rf"^stage.{each.name}=.*: there are no adapters; give stage.lora_rank=16"):
+            kind(**{each.name: value})
+        kind(**{each.name: list(each.default) if each.name == "lora_targets" else each.default})
+        kind(**{each.name: value, "lora_rank": 2})
+
+
 LINES = [
+    (
+        ["stage=dpo", "stage.lora_targets=[nosuch,up_proj]"],
+        "stage.lora_targets=[nosuch,up_proj]: there are no adapters; give stage.lora_rank=16, or leave it out",
+    ),
     (["stage=ppo", "reward=length", "stage.kl_cof=1"], "stage.kl_cof=1: unknown key; did you mean stage.kl_coef?"),
     (["stage=ppo", "reward=length", "+stage.kl_cof=1"], "stage.kl_cof=1: unknown key; did you mean kl_coef?"),
     (["stage=ppo", "reward=length", "stage.epochs=two"], "stage.epochs='two': must be int"),
@@ -195,12 +212,12 @@ def test_a_number_that_the_environment_gives_is_not_compared_before_it_is_there(
 
 
 def test_a_relation_is_told_before_torch_is_imported():
-    words = [*LINES[5][0], "init_from=m", "data.path=x"]
+    words = [*LINES[6][0], "init_from=m", "data.path=x"]
     code = f"import sys\nfrom lit_llm.training.command import main\nsys.argv[1:] = {words}\n"
     code += "try:\n main()\nfinally:\n print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout.strip() == "False", done.stderr
-    assert done.stderr.strip() == f"error: {LINES[5][1]}, or null"
+    assert done.stderr.strip() == f"error: {LINES[6][1]}, or null"
 
 
 OWN = """

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from lit_llm.config.command_line import compose
+from lit_llm.config import logger_extras
+from lit_llm.config.command_line import check, compose
 from lit_llm.errors import UserError
-from lit_llm.training import loggers, trackers
+from lit_llm.training import loggers
 from lit_llm.training.train import run
 from tests.training.test_train import SMALL
 
@@ -61,12 +62,19 @@ def test_one_run_in_mlflow_for_each_job_and_a_resumed_one_goes_on(words, tmp_pat
 
 
 def test_a_missing_package_and_a_wrong_mode_are_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(trackers, "find_spec", lambda name: None if name in ("wandb", "alembic") else importlib.util)
+    absent = ("wandb", "alembic")
+    monkeypatch.setattr(logger_extras, "find_spec", lambda name: None if name in absent else importlib.util)
     with pytest.raises(UserError, match=r"logger=wandb: wandb is missing; pip install 'lit-llm\[wandb\]'"):
         loggers.wandb(tmp_path)
+    for extra in ("wandb", "mlflow"):  # told before any data is read, too
+        with pytest.raises(UserError, match=rf"^logger={extra}: \w+ is missing; pip install 'lit-llm\[{extra}\]'$"):
+            check("train", [f"logger={extra}", f"data.path={tmp_path}"])
     with pytest.raises(UserError, match=r"logger=mlflow: alembic is missing"):
         loggers.mlflow(tmp_path, tracking_uri="sqlite:///x")
-    monkeypatch.setattr(trackers, "find_spec", lambda _: importlib.util)
+    monkeypatch.setattr(logger_extras, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"logger=mlflow: mlflow, sqlalchemy and alembic are missing"):
+        loggers.mlflow(tmp_path, tracking_uri="sqlite:///x")
+    monkeypatch.setattr(logger_extras, "find_spec", lambda _: importlib.util)
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"logger\.mode=on: must be one of online, offline, disabled"):
         loggers.wandb(tmp_path, mode="on")

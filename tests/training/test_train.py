@@ -80,6 +80,7 @@ def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 def test_a_run_leaves_its_folder(done):
     folder, metrics = done
     kept = json.loads((folder / "metrics.json").read_text())
+    assert kept["tokens"] == 6 * 2 * 32, "whatever callbacks there are"
     assert kept["steps"] == 6 and kept["val_loss"] == metrics["val_loss"] == metrics["objective"]
     assert {"bits_per_byte", "perplexity"} <= kept["heldout"]["general"].keys()
     assert RunFolder(folder).state["status"] == "finished"
@@ -235,6 +236,7 @@ def test_after_sigkill_the_run_goes_on_to_bitwise_the_same_weights(words, tmp_pa
     assert unfinished(tmp_path, RunFolder(killed).state["identity"]) == killed
     run(compose("train", [*words, "resume=auto", "callbacks.checkpoints.every_n_steps=1"]), killed)
     assert equal(weights(killed), weights(tmp_path / "whole"))
+    assert json.loads((killed / "metrics.json").read_text())["tokens"] == 14 * 4 * 32
 
 
 def test_resume_auto_finds_the_unfinished_run_of_this_very_configuration(tmp_path, monkeypatch):

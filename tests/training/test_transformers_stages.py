@@ -155,7 +155,9 @@ def test_four_bits_are_neither_offered_nor_taken(data, parent, monkeypatch):
     cfg = compose("train", [*COMMON, *given])
     offers = what_would_fit(shape_of(cfg), Pass(2, 32), 0.0, 0.0)
     assert offers and not any("quantization" in words for words, _ in offers)
-    assert "quantization" not in needs_less(cfg)
+    assert "quantization" not in needs_less(cfg) and "evaluation." not in needs_less(cfg)  # it is not evaluated
+    cfg.evaluation.enabled = True
+    assert "evaluation.batch_size=" in needs_less(cfg)
     monkeypatch.setattr("lit_llm.stages.initial_model.load_model", None)  # no weight is read
     with pytest.raises(UserError, match=r"lora_quantization=nf4: the model .falcon. is computed by transformers"):
         initial_model(str(parent), None, "language", FineTuningOptions(lora_rank=2, lora_quantization="nf4"))
