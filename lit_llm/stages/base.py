@@ -1,4 +1,4 @@
-"""What all stages share: steps, normalisation of the loss, logging, optimizers (what is saved: ``saving.py``).
+"""What all stages share: steps, normalisation of the loss, logging, optimizers, what is saved.
 
 A stage says which batch it takes and ``loss(batch) -> (sum, count, metrics)``. A stage that drives its own updates
 (PPO) sets ``automatic_optimization = False``, writes ``training_step`` and calls ``finish_gradients`` before each
@@ -11,17 +11,19 @@ import dataclasses
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
+import lightning as L
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_llm.backbone.adapter_folder import go_on
-from lit_llm.backbone.lora import adapted, apply_lora, keep_start, without_adapters
+from lit_llm.backbone.lora import START, adapted, apply_lora, has_start, keep_start, without_adapters
 from lit_llm.backbone.quantized import has_quantized
 from lit_llm.errors import UserError
 from lit_llm.evaluation.heldout import can_evaluate, evaluate
@@ -33,11 +35,11 @@ from lit_llm.optim.schedules import constant
 from lit_llm.records import Heldout
 from lit_llm.runtime.distributed import peers
 from lit_llm.runtime.lightning_loops import is_trial, leave_inference_mode, logs_are_due
+from lit_llm.stages import checkpoint_contents, saving
 from lit_llm.stages.initial_model import Network, initial_model
 from lit_llm.stages.metric_sums import MetricSums, Sums
 from lit_llm.stages.options import AdapterOptions, StageOptions
 from lit_llm.stages.prediction import answers
-from lit_llm.stages.saving import SavedStage
 from lit_llm.stages.sharding import Sharding, sharding_of
 
 log = logging.getLogger("lit_llm")
@@ -45,7 +47,7 @@ log = logging.getLogger("lit_llm")
 PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
 
 
-class Stage(SavedStage):
+class Stage(L.LightningModule):
     """A stage of training around ``model``, which is what is saved.
 
     Args:
@@ -60,11 +62,13 @@ class Stage(SavedStage):
         tokenizer: the model's; saved beside it, and used for bits per byte; None: the folder's where one is given.
     """
 
+    Options: ClassVar[type[StageOptions]] = StageOptions
     name: ClassVar[str]
     batch_type: ClassVar[type]
     head: ClassVar[Literal["language", "score"]] = "language"  # which head the model folder must have
     default_lr: ClassVar[float] = 3e-4  # of AdamW, where no optimizer is given
     from_scratch: ClassVar[bool] = False  # whether it is meant for random weights
+    not_in_checkpoint: ClassVar[tuple[str, ...]] = ()  # frozen submodules: a reference, a reward model
     shared_out: ClassVar[tuple[str, ...]] = ("model", "reference")  # networks that several processes can hold together
 
     def __init__(
@@ -356,6 +360,86 @@ class Stage(SavedStage):
         ``Prompt``s or conversations."""
         with self.whole() as model:
             return answers(model, self.tokenizer, batch, self.answer_length)
+
+    # What is saved
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the model folder in the Hugging Face layout, tokenizer included; beside it, where there are adapters,
+        ``adapter/`` in PEFT's layout. Without ``lora_merge`` the model folder is that of the adapter.
+
+        Every process calls it where the model is spread over them, and none ever holds the whole: the first one writes
+        each file once the tensors in it are gathered."""
+        saving.save(self, folder)
+
+    def save_whole(self, folder: str | Path) -> None:
+        """The model folder with adapters merged. Every process of a sharded run calls it, as ``save``."""
+        saving.save_whole(self, folder)
+
+    def evaluated(self, folder: Path, heldout: Mapping[str, Mapping[str, Any]]) -> None:
+        """What a model folder is to hold of its held-out scores, {set: {measure: {"mean", "se", "n"}}}: nothing."""
+
+    def exported(self) -> Any:
+        """The network of the model folder, as it is read from there: adapters are merged into a copy."""
+        return saving.exported(self)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Weights and options are there; adds what else ``load_from_checkpoint`` makes the stage from."""
+        checkpoint["latest"] = {name: float(value) for name, value in self.latest.items()}
+        checkpoint[checkpoint_contents.KEY] = checkpoint_contents.contents(self.model, self.tokenizer)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The last step's numbers too: a run that had ended, and is resumed to be reported, makes no step more."""
+        self.latest = dict(checkpoint.get("latest", {}))
+        if any(key.endswith(f".{START[0]}") for key in checkpoint.get("state_dict", {})) and not has_start(self.model):
+            keep_start(self.model)  # of the right shapes: what they hold is read next
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", **live: Any
+    ) -> Self:
+        """The stage of a checkpoint, ready to evaluate, to predict and to train on.
+
+        Args:
+            checkpoint_path: a file that a Trainer wrote; it is read with ``weights_only=True``.
+            live: the stage's live objects by the names of its arguments. ``model``: what training started from; without
+                it a network of the shape that the checkpoint tells is made. It is needed where the stage holds its
+                model to a frozen reference (DPO, KTO, PPO, GRPO) and is to learn on: a checkpoint does not hold the
+                reference. ``tokenizer``: without it the checkpoint's, or the folder's where ``model`` is one. The
+                optimizer, schedule, loss and rewards are in no checkpoint: those that are not the defaults are given.
+
+        Raises UserError for a file that is no checkpoint of this stage, and for an old one, which does not tell the
+        network.
+        """
+        stage: Self = saving.from_checkpoint(cls, checkpoint_path, map_location, live)
+        return stage
+
+    def has_moved_on(self, start_known: bool) -> None:
+        """Called before trained weights are loaded into a new stage.
+
+        Args:
+            start_known: whether the network as it is now is what training started from; else copies of it are no
+                reference.
+        """
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        state: dict[str, Any] = super().state_dict(*args, **kwargs)
+        prefix = kwargs.get("prefix", "")
+        for key in [key for key in state if self._is_not_in_checkpoint(key.removeprefix(prefix))]:
+            del state[key]
+        return state
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Loads a checkpoint's weights; all but what is ``not_in_checkpoint`` must be there, and nothing else."""
+        if self.sharding is not None:
+            state_dict = self.sharding.shared_out(state_dict)
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        missing = [key for key in result.missing_keys if not self._is_not_in_checkpoint(key)]
+        if strict:
+            saving.check_keys(missing, list(result.unexpected_keys))
+        return result
+
+    def _is_not_in_checkpoint(self, key: str) -> bool:
+        return key.split(".", 1)[0] in self.not_in_checkpoint
 
 
 def plain(options: StageOptions) -> dict[str, Any]:

@@ -15,14 +15,13 @@ from lit_llm.backbone.huggingface import load_language_model, save_model
 from lit_llm.backbone.lora import (
     adapted,
     apply_lora,
-    load_adapter,
     lora_disabled,
     merge_lora,
-    save_adapter,
     without_adapters,
 )
 from lit_llm.backbone.lora_files import in_files
 from lit_llm.backbone.models import LanguageModel, ScoreModel
+from lit_llm.backbone.saved_adapters import load_adapter, save_adapter
 from lit_llm.errors import UserError
 from lit_llm.generation.sampling import generate
 from tests.family_models import MODELS, rows, saved

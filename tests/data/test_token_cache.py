@@ -17,7 +17,7 @@ from lit_llm.runtime import source_files
 from lit_llm.runtime.code_key import code_key
 
 TEXTS = ["ab", "", "cde"]
-NAMED = ("cells", "column_map", "file_rows", "formats", "row_errors", "row_keys", "sources", "splits")
+NAMED = ("cells", "column_map", "file_rows", "formats", "options", "row_errors", "row_keys", "sources", "splits")
 """What reads the files that data.decontaminate names: their texts are in the key."""
 
 

@@ -129,9 +129,10 @@ def test_of_two_runs_that_make_a_shard_the_first_one_s_stays(tmp_path):
     assert opened(folder).is_whole() and [each.name for each in folder.parent.iterdir()] == ["abc"]
 
 
-OTHERS = {"bad_rows", "conversations", "counts", "filters", "found_encodings", "holding_out", "label_formats",
-          "nearest_format", "options", "overview", "preference_formats", "problem_formats", "projects", "quality",
-          "row_errors", "row_ids", "sources", "splits", "store_requests", "stores", "token_cache"}  # fmt: skip
+OTHERS = {"bad_rows", "conversations", "counts", "filters", "found_encodings", "holding_out",
+          "label_formats", "nearest_format", "not_usable", "options", "overview", "preference_formats",
+          "problem_formats", "projects", "quality", "row_errors", "row_ids", "sources", "splits",
+          "store_requests", "stores", "token_cache", "unfit_rows"}  # fmt: skip
 """What reading needs that makes no text: other records, what is counted, fetched, told of; or is in the key anyway."""
 
 
