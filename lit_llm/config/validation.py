@@ -15,15 +15,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_llm.backbone.options import TransformersOptions
-from lit_llm.config import (
-    monitored_metrics,
-    renamed,
-    run_objective,
-    schema,
-    sharded_runs,
-    stage_losses,
-    targets,
-)
+from lit_llm.config import monitored_metrics, renamed, run_objective, schema, sharded_runs, stage_losses, targets
 from lit_llm.config.annotations import fits, in_words
 from lit_llm.config.conf_files import INSIDE_THE_STAGE
 from lit_llm.config.environment import named_by_environment, passwords_in
