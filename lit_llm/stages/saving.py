@@ -16,6 +16,7 @@ from lit_llm.backbone.sharded_folder import save_sharded
 from lit_llm.errors import UserError
 from lit_llm.stages import checkpoint_contents
 
+
 def save(stage: Any, folder: str | Path) -> None:
     """``Stage.save``."""
     if stage.lora_rank and not stage.lora_merge:
