@@ -102,7 +102,7 @@ def _certificate(file: Path) -> Certificate:
     values: Mapping[str, Any] = read_json(file)
     try:
         checks = [Check(**check) for check in values["checks"]]
-        file_name, sha256, quantization, model = (str(values[key]) for key in ABOUT)
+        about: list[Any] = [str(values[key]) for key in ABOUT]
     except (KeyError, TypeError):
         raise UserError(f"{file}: is no certificate of an exported file; export the model again") from None
-    return Certificate(file_name, sha256, quantization, model, checks)
+    return Certificate(*about, checks=checks)
