@@ -105,4 +105,4 @@ def _certificate(file: Path) -> Certificate:
         about: list[Any] = [str(values[key]) for key in ABOUT]
     except (KeyError, TypeError):
         raise UserError(f"{file}: is no certificate of an exported file; export the model again") from None
-    return Certificate(*about, checks=checks)
+    return Certificate(*about, checks)
