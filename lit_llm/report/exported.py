@@ -102,7 +102,8 @@ def _certificate(file: Path) -> Certificate:
     values: Mapping[str, Any] = read_json(file)
     try:
         checks = [Check(**check) for check in values["checks"]]
-        about: list[Any] = [str(values[key]) for key in ABOUT]
+        about: Any = [str(values[key]) for key in ABOUT]
+        file_name, sha256, quantization, model = about
     except (KeyError, TypeError):
         raise UserError(f"{file}: is no certificate of an exported file; export the model again") from None
-    return Certificate(*about, checks)
+    return Certificate(file_name, sha256, quantization, model, checks)
