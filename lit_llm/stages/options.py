@@ -142,8 +142,8 @@ class ContinuedPretrainingOptions(LanguageOptions, DropoutAdapterOptions):
     # adapters their rows of the embedding (and the head) are trained too, and no others.
     new_tokens: Sequence[str] | str = ()
     # Learning rate of the new tokens' rows at the schedule's peak, where that of the others is lower. None: as the
-    # others. Measured on SmolLM2 (stages/README.md): 1e-3 is better than 1e-4 and 3e-3.
-    new_rows_lr: float | None = 0.001
+    # others. 0.001 was better on SmolLM2 with one seed (stages/README.md), which is too few to make it the default.
+    new_rows_lr: float | None = None
 
     @property
     def learned_tokens(self) -> int:
