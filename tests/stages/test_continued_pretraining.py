@@ -86,7 +86,7 @@ def test_new_rows_learn_at_their_own_rate(make, rank, tmp_path):
     start = tiny_model()
     moved = {}
     for lr in (None, 6e-3):
-        options = {"new_rows_lr": lr, "lora_rank": rank, "lora_dropout": 0.0}
+        options = {"new_rows_lr": lr, **({"lora_rank": rank, "lora_dropout": 0.0} if rank else {})}
         _, stage = trained(tmp_path / str(lr), 1, make, **options)
         tables = zip(token_tables(stage.model), token_tables(start), strict=True)
         moved[lr] = [a.detach() - b.detach() for a, b in tables]
