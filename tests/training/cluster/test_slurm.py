@@ -172,7 +172,8 @@ def test_a_job_that_slurm_takes_away_is_waited_for(words, environment, whole, tm
     waiting = Waiting([*words, *LONG, "trainer.devices=2"], tmp_path / "cut", environment, tmp_path / "log")
     asked(environment, "scontrol", "requeue", waiting.job)
     code, told = waiting.ends()
-    assert code == 0 and "SIGTERM: saving at the end of this step" in told and "resumed from" in told, told
+    # SIGTERM from Slurm, or first SIGINT from the process that started these, which heard of it too.
+    assert code == 0 and "saving at the end of this step" in told and "resumed from" in told, told
     assert waiting.restarts() == 1 and equal(whole(2), tmp_path / "cut")
 
 
