@@ -20,10 +20,13 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from lit_llm.data.compression import COMPRESSED, MAX_RATIO, WINDOW, decompressed, read_within
+from lit_llm.data.documents.contents import Seen, document_in
 from lit_llm.data.row_errors import RowError, in_one_line
 from lit_llm.runtime.counted import counted
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst")
+OTHER_KIND = "other_kind"
+"""The reason of a file that is named as an archive and is none."""
 MAX_DEPTH = 3  # archives within each other
 MAX_MEMBERS = 1_000_000
 MAX_TOTAL = 64 * 2**30  # bytes of all members
@@ -82,10 +85,12 @@ def _members(file: str, depth: int, so_far: _Sum) -> Iterator[str]:
     so_far.add(len(archive.names), archive.total)
     for name in archive.names:
         path = f"{file}/{name}"
-        if is_archive(name):
-            yield from _members(path, depth + 1, so_far)
-        else:
-            yield path
+        try:
+            yield from _members(path, depth + 1, so_far) if is_archive(name) else (path,)
+        except RowError as error:
+            if error.reason != OTHER_KIND:
+                raise
+            yield path  # which says so where it is read
 
 
 def opened(file: str) -> BinaryIO | None:
@@ -111,10 +116,12 @@ class _Archive:
     def __init__(self, file: str) -> None:
         self._file, self._lock, self.held = file, threading.Lock(), 0
         self._zip: zipfile.ZipFile | None = None
+        document: Seen | None = None
         self._tar: tarfile.TarFile | None = None
         try:
             if PurePosixPath(file).suffix.lower() == ".zip":
                 self._zip = zipfile.ZipFile(self._bytes())
+                document = document_in(self._zip)
                 entries = [(i.filename, i.file_size) for i in self._zip.infolist() if not i.is_dir()]
                 stored: dict[str, str | tarfile.TarInfo] = {name: name for name, _ in entries}
                 packed = max(1, sum(i.compress_size for i in self._zip.infolist()))
@@ -132,6 +139,8 @@ class _Archive:
             # tarfile lists what each of its ways to open a file said.
             what = "no tar file, or a damaged one" if type(error) is tarfile.ReadError else in_one_line(error)
             raise RowError("damaged_archive", f"{file}: cannot be read as an archive ({what})") from None
+        if document is not None:
+            raise RowError(OTHER_KIND, f"{file}: {document.what} by its content; {document.remedy}")
         self.total = sum(size for _, size in entries)
         _check(file, len(entries), self.total, packed)
         for name, _ in entries:

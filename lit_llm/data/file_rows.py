@@ -16,7 +16,7 @@ from lit_llm.data.archives import ARCHIVES, members
 from lit_llm.data.arrow_files import ARROW, read_arrow
 from lit_llm.data.charsets import AUTO, decoded
 from lit_llm.data.compression import COMPRESSED
-from lit_llm.data.documents.contents import SEEN, kind_seen, nothing_in
+from lit_llm.data.documents.contents import SEEN, kind_seen, no_text_file, nothing_in
 from lit_llm.data.documents.needs import KINDS as DOCUMENTS
 from lit_llm.data.documents.reading import Text, read_documents
 from lit_llm.data.encodings import no_text, undecodable
@@ -184,6 +184,8 @@ def _pieces(file: str, part: Part, encoding: str) -> Iterator[Row | RowError]:
     with open_bytes(file) as stream:
         stream.seek(part.begin)
         data = stream.read(part.end - part.begin)
+    if not part.begin:
+        _check_text(file, data)
     begin, line = 0, part.line
     while begin < len(data):
         end = len(data) if len(data) - begin <= PIECE + PIECE // 2 else piece_end(data, begin)
@@ -225,6 +227,7 @@ def _rows_of(file: str, encoding: str, texts: Iterator[Text | RowError]) -> Iter
 
 def _read_text(file: str, encoding: str) -> Iterator[Row | RowError]:
     data = read_bytes(file)
+    _check_text(file, data)
     try:
         text, found = decoded(data, encoding)
     except UnicodeDecodeError as error:
@@ -233,6 +236,12 @@ def _read_text(file: str, encoding: str) -> Iterator[Row | RowError]:
     if (refused := no_text(file, text)) is not None:
         raise refused
     yield Row(text, file, 1, encoding=found)
+
+
+def _check_text(file: str, data: bytes | bytearray) -> None:
+    """Raises RowError for another kind of file that is named as a text, of which an encoding could make letters."""
+    if said := no_text_file(data):
+        raise RowError("other_kind", f"{file}: {said}")
 
 
 def _read_parquet(file: str, encoding: str) -> Iterator[Row | RowError]:  # noqa: ARG001  (it says itself)

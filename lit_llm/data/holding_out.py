@@ -131,16 +131,28 @@ def _carve_blocks(
     train = split.get("train", [])
     out = [block for name, members in split.items() if name != "train" for block in members]
     heldout = [*heldout, *out]
-    told = screening.near_heldout(train, heldout) | screening.holding_heldout(train, heldout)
-    told |= screening.held_out_earlier(train)
-    if told:
+    near, held = screening.near_heldout(train, heldout), screening.holding_heldout(train, heldout)
+    held |= screening.held_out_earlier(train)
+    if told := near | held:
         counts.altered[PASSAGES] += len(told)
         counts.first.setdefault(PASSAGES, told[min(told)])
+        _count_dropped(cuts, {id(train[number]) for number in told}, counts)
+        counts.overview.passages.number += len(told)
+        counts.overview.passages.near += len(near.keys() - held.keys())
     trained = {id(block) for number, block in enumerate(train) if number not in told}
     _tell_held_out_whole(cuts, {id(block) for block in out})
     runs = [list(run) for parts in cuts for kept, run in groupby(parts, lambda block: id(block) in trained) if kept]
     split = split | {"train": [joined(run) for run in runs]}
     return {name: [located(block) for block in parts if isinstance(block, Document)] for name, parts in split.items()}
+
+
+def _count_dropped(cuts: Sequence[Sequence[Document]], dropped: Collection[int], counts: Counts) -> None:
+    """Counts what each text loses. ``dropped``: the ids of its blocks that are dropped."""
+    for parts in cuts:
+        lost = sum(len(block.text) for block in parts if id(block) in dropped)
+        if lost:
+            runs = [list(run) for gone, run in groupby(parts, lambda block: id(block) in dropped) if not gone]
+            counts.overview.drop_passages(joined(parts), [joined(run).text for run in runs], lost)
 
 
 def _spared(split: dict[str, list[Record]], cuts: Sequence[Sequence[Document]]) -> dict[str, list[Record]]:

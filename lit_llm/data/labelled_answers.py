@@ -162,10 +162,13 @@ class LabelledAnswers(DataModule):
         if len(set(train.labels)) < 2:
             refused = self._first_bad.get("template_refuses")
             why = ", ".join(f"{reason} {n}" for reason, n in reasons.items() if n)
+            long = reasons["too_long"] or reasons["prompt_too_long"]
+            longer = f"; data.max_length is {options.max_length}: {room('max_length', self._needed)}" if long else ""
             kind = _of_one_kind(train.labels, self.options.label)
             raise NothingToLearn(
                 f"data.path={self.options.path}: {kind} to train on ({records.counts}"
                 f"{f'; of these {why}' if why else ''}); both kinds are needed"
+                f"{longer}"
                 f"{f'; the first: {refused}' if refused else ''}"
             )
         records = Records(splits, records.counts)

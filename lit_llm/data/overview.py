@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
 
+from lit_llm.data.dropped_passages import DroppedPassages
 from lit_llm.data.file_rows import Row, extension
 from lit_llm.data.filters import Record
 from lit_llm.data.projects import is_project
@@ -107,7 +108,7 @@ class Overview:
     replayed) is told apart: it must not thin out what is said of that data."""
 
     kinds: dict[str, OfKind] = field(default_factory=dict)
-    passages: int = 0  # of few long texts, dropped since they hold held-out text
+    passages: DroppedPassages = field(default_factory=DroppedPassages)  # of few long texts
     beside: dict[str, Overview] = field(default_factory=dict)  # by the key that names it, such as data.replay_path
     _file: str = ""  # that is being read
 
@@ -140,7 +141,7 @@ class Overview:
             self.kinds.setdefault(kind, OfKind()).__iadd__(more)
         for key, one in other.beside.items():
             self.of_key(key).__iadd__(one)
-        self.passages += other.passages
+        self.passages.__iadd__(other.passages)
         return self
 
     def following(self, rows: Iterable[Row | RowError]) -> Iterator[Row | RowError]:
@@ -176,6 +177,13 @@ class Overview:
             of.skipped[reason] += 1
             of.words -= sum(map(words_in, texts_of(record)))
             of.characters -= sum(map(len, texts_of(record)))
+
+    def drop_passages(self, whole: Document, kept: Sequence[str], lost: int) -> None:
+        """Of a text that was used ``lost`` characters are dropped, in one passage or more; ``kept``: what is left."""
+        self.passages.add(whole.file or whole.source, lost, len(whole.text))
+        if (of := self._of(whole)) is not None:
+            of.words += sum(map(words_in, kept)) - words_in(whole.text)
+            of.characters -= lost
 
     def _of(self, record: Record) -> OfKind | None:
         """Of the record's kind of file; None of one that came from no file."""
@@ -215,10 +223,11 @@ class Overview:
 
     def as_dict(self) -> dict[str, Any]:
         """{"kinds": {extension: counts}, "all": counts}, as JSON takes it; where there is data beside it also
-        {"beside": {key: the same of that}}."""
+        {"beside": {key: the same of that}}, and where passages are dropped {"dropped_passages": how many}."""
         kinds = {kind: one.as_dict() for kind, one in sorted(self.kinds.items())}
         beside = {key: one.as_dict() for key, one in self.beside.items()}
-        return {"kinds": kinds, "all": self.whole.as_dict()} | ({"beside": beside} if beside else {})
+        found = {"kinds": kinds, "all": self.whole.as_dict()} | ({"beside": beside} if beside else {})
+        return found | ({"dropped_passages": self.passages.as_dict(self.whole.characters)} if self.passages else {})
 
     # As people read it
 
@@ -245,16 +254,16 @@ class Overview:
         for key, other in self.beside.items():
             for kind, one in other.kinds.items():
                 lines += _not_used(kind, one, f"{key}: ")
-        for key, passages in (("", self.passages), *((f"{key}: ", one.passages) for key, one in self.beside.items())):
-            if passages:
-                said = f"dropped, since {verb(passages, 'it holds', 'they hold')} held-out text"
-                lines.append(f"{key}{counted(passages, 'passage')} {said}")
+        for key, one in (("", self), *((f"{key}: ", one) for key, one in self.beside.items())):
+            if one.passages:
+                lines.append(f"{key}{one.passages.line(one.whole.characters)}")
         if later := {reason: number for reason, number in (later or {}).items() if number > 0}:
             lines.append(f"then left out: {', '.join(f'{number:,} {reason}' for reason, number in later.items())}")
         return lines
 
     def warnings(self) -> list[str]:
-        """A line for files, and one for rows, of which more than a tenth is not read; one for files that break off."""
+        """A line each for files, and for rows, of which more than a tenth is not read; for files that break off; for
+        text of which more than a tenth is dropped in passages."""
         whole = self.whole
         unread_of = {kind: Counter(one.unread) for kind, one in self.kinds.items()}
         missed = {kind: some.total() - sum(some[why] for why in NO_LOSS) for kind, some in unread_of.items()}
@@ -274,6 +283,8 @@ class Overview:
             found.append(
                 f"{bad.total() / whole.rows:.0%} OF THE ROWS ARE NOT READ: {bad.total():,} of {whole.rows:,} ({said})"
             )
+        if self.passages.share(whole.characters) > LOUD:
+            found.append(self.passages.warning(whole.characters))
         return found + [f"{key}: {line}" for key, one in self.beside.items() for line in one.warnings()]
 
 

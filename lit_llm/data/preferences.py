@@ -88,15 +88,16 @@ class Preferences(DataModule):
         self._end_at_bad(records)
         records = tested
         truncated = reasons.pop("truncated")
+        needed = room("max_length", self._needed)
         if len(train) == 0:
             why = ", ".join(f"{reason} {n}" for reason, n in reasons.items() if n)
             refused = self._first_bad.get("template_refuses")
-            longer = f"raise data.max_length={self.options.max_length}, or set data.overlong=truncate"
+            longer = f"data.max_length is {self.options.max_length}: {needed}; data.overlong=truncate cuts prompts"
+            longer = f"; {longer}" if reasons["too_long"] or reasons["prompt_too_long"] else ""
             raise UserError(
-                f"data.path={self.options.path}: no comparison to train on (skipped: {why or 'none was read'}); "
-                f"{f'the first: {refused}' if refused else longer}"
+                f"data.path={self.options.path}: no comparison to train on (skipped: {why or 'none was read'})"
+                f"{f'; the first: {refused}' if refused else longer}"
             )
-        needed = room("max_length", self._needed)
         return Prepared(
             train=train,
             order=self._order(train),

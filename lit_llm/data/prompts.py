@@ -115,9 +115,11 @@ class Prompts(DataModule):
         if len(train) == 0:
             refused = self._first_bad.get("template_refuses")
             long = self._reasons["prompt_too_long"]
+            longer = f"; {room('max_prompt_length', self._needed)}" if long else ""
             raise UserError(
                 f"data.path={self.options.path}: no prompt to train on (skipped: {long} longer than "
                 f"data.max_prompt_length={self.options.max_prompt_length})"
+                f"{longer}"
                 f"{f'; the first that the template refuses: {refused}' if refused else ''}"
             )
         return Prepared(

@@ -93,7 +93,6 @@ def read_records(
     with known_at_the_end(counts.overview):
         reading.end(path)
         divided = hold_out(splits, kind, counts, *shares, reading.screening)
-    counts.overview.passages = counts.altered.get("held_out_passages", 0)
     counts.overview.divide(divided)
     return Records(divided, counts)
 

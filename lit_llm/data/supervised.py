@@ -55,11 +55,12 @@ class SupervisedData(DataModule):
         tested, refused_tests = self._tests_that_render(records)
         self._end_at_bad(records)
         records = tested
+        needed = room("max_length", np.concatenate([fit.needed, validation_fit.needed]).tolist())
         if len(train) == 0:
             unusable = {**fit.reasons, "no_weight": unasked}
             why = ", ".join(f"{reason} {n}" for reason, n in unusable.items() if n)
             refused = self._first_bad.get("template_refuses")
-            longer = f"raise data.max_length={self.options.max_length}, or set data.overlong=truncate"
+            longer = f"data.max_length is {self.options.max_length}: {needed}; data.overlong=truncate cuts them"
             longer = longer if fit.reasons["too_long"] else "an answer is trained unless its weight is 0"
             raise UserError(
                 f"data.path={self.options.path}: no conversation to train on (skipped: {why or 'none was read'}); "
@@ -68,7 +69,6 @@ class SupervisedData(DataModule):
         reasons = {reason: fit.reasons[reason] + validation_fit.reasons[reason] for reason in fit.reasons}
         reasons["template_refuses"] += refused_tests
         reasons["no_weight"] = unasked
-        needed = room("max_length", np.concatenate([fit.needed, validation_fit.needed]).tolist())
         counts = moved(with_parts(records.counts.as_dict(), parts), reasons)
         return Prepared(
             train=train,

@@ -76,7 +76,7 @@ def unfit(
         guess=not fitting,
         renamed=renamed,
     ):
-        hint += told
+        hint = told  # which says the same of all columns at once
     elif fitting and not hint:
         hint = f"; this is for {USED_BY[other.kind]}"
     keys = ", ".join(str(key)[:40] for key in list(value)[:12]) or "none"

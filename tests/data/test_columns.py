@@ -89,6 +89,7 @@ def test_options_refuse_it_before_anything_is_read():
          "'data.columns={query: prompt, response: completion}' makes it prompt_completion"),
         ({"سؤال": "a", "جواب": "b"}, "examples",
          "'data.columns={سؤال: prompt, جواب: completion}' would make it prompt_completion, if that"),
+        ({"Frage": "a", "Antwort": "b"}, "examples", "would make it prompt_completion, if that is what they hold"),
         ({"body": "a", "url": "b"}, "texts", "'data.columns={body: text}' makes it text"),
         ({"chat": [{"role": "user", "content": "a"}]}, "examples", "'data.columns={chat: messages}' makes it messages"),
         ({"prompt": "a", "preferred": "b", "dispreferred": "c"}, "comparisons",
@@ -101,7 +102,7 @@ def test_the_map_that_a_message_proposes_makes_the_row_fit(tmp_path, row, kind, 
     file = put(tmp_path, "a.jsonl", [row])
     with pytest.raises(UserError) as error:
         records(file, kind)
-    assert said in str(error.value)
+    assert said in str(error.value) and "did you mean" not in str(error.value)  # one proposal
     proposed = str(error.value).partition("data.columns=")[2].partition("'")[0]
     if "ranking" not in proposed and "messages" not in proposed:
         assert records(file, kind, columns=proposed)

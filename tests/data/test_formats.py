@@ -335,8 +335,8 @@ def test_texts_from_rows_and_from_text_files():
 WRONG = [
     ("prompts", {"question": "q", "answer": "work\n####"}, "empty_turn", "nothing behind its ####"),
     ("prompts", {"question": "q", "answer": True}, "wrong_type", "'answer' is True"),
-    ("examples", {"prompt": "a", "completions": "b"}, "unknown_format", "did you mean 'completion' for 'completions'"),
-    ("texts", {"txt": "a"}, "unknown_format", "keys found: txt; accepted: text; did you mean 'text' for 'txt'"),
+    ("examples", {"prompt": "a", "completions": "b"}, "unknown_format", "columns={completions: completion}' makes it"),
+    ("texts", {"txt": "a"}, "unknown_format", "found: txt; accepted: text; 'data.columns={txt: text}' makes it text$"),
     ("texts", {"chosen": "a", "rejected": "b"}, "unknown_format", "this is for data=preferences"),
     ("comparisons", {"prompt": "q", "completion": "a", "label": True}, "unknown_format", r"\(stage=kto\)"),
     ("examples", {"prompt": "q", "chosen": "a", "rejected": "b"}, "unknown_format", "stage=reward_modeling, dpo"),

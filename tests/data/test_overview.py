@@ -9,6 +9,7 @@ import tracemalloc
 import pytest
 
 from lit_llm.data.domain_corpora import DomainCorpora
+from lit_llm.data.file_rows import Row
 from lit_llm.data.instructions import Instructions
 from lit_llm.data.labelled_answers import LabelledAnswers
 from lit_llm.data.options import (
@@ -26,6 +27,7 @@ from lit_llm.data.prompts import Prompts
 from lit_llm.data.raw_text import RawText
 from lit_llm.data.reading import read_records
 from lit_llm.data.samples import FIRST, LAST, Part, isolated, shown
+from lit_llm.records import Document
 
 
 def folder_of(path, sentence):
@@ -182,7 +184,7 @@ def test_the_file_of_a_record_is_none_of_its_contents(write):
     from dataclasses import replace
 
     from lit_llm.evaluation.evaluator import set_hash
-    from lit_llm.records import Document, Heldout
+    from lit_llm.records import Heldout
 
     whole = DataOptions(validation_fraction=0, test_fraction=0)
     [record] = read_records(write("a.jsonl", [{"text": "one"}]), "texts", whole)["train"]
@@ -194,18 +196,40 @@ def test_the_file_of_a_record_is_none_of_its_contents(write):
 def test_dropped_passages_and_altered_places_reach_the_counts(tmp_path, tokenizer, cache):
     rng = random.Random(11)
     words = [f"w{n}" for n in range(500)]
-    chorus = " ".join(rng.choices(words, k=600))
-    text = "".join(f"{' '.join(rng.choices(words, k=rng.randint(2000, 3000)))}\r\n{chorus}\r\n" for _ in range(8))
+    chorus = " ".join(rng.choices(words, k=1500))
+    text = "".join(f"{' '.join(rng.choices(words, k=rng.randint(1000, 1500)))}\r\n{chorus}\r\n" for _ in range(8))
     (tmp_path / "a.txt").write_bytes(text.encode())
     options = TextOptions(path=str(tmp_path), cache_dir=cache, max_length=64)
     data = RawText(options, tokenizer=tokenizer)
     altered = data.counts()["altered"]
-    assert altered["held_out_passages"] == data.overview().passages > 0
+    overview = data.overview()
+    assert altered["held_out_passages"] == overview.passages.number > 0
     assert altered["line_ends"] == text.count("\r\n")
-    number = altered["held_out_passages"]
+    number, left, whole = altered["held_out_passages"], overview.whole, text.replace("\r\n", "\n")
     told = "passage dropped, since it holds" if number == 1 else "passages dropped, since they hold"
-    told = f"{number:,} {told} held-out text"
-    assert told in data.overview().lines(data.left_out_later())
+    [line] = [line for line in overview.lines(data.left_out_later()) if f"{number:,} {told} held-out text" in line]
+    # what is counted is what is trained or held out, by the records themselves
+    splits = data._read(str(tmp_path / "a.txt"), "texts").splits
+    kept = [one.text for some in splits.values() for one in some]
+    assert left.characters == sum(map(len, kept)) < 0.9 * len(whole)
+    assert abs(left.words - sum(len(one.split()) for one in kept)) <= len(kept)
+    share = 1 - left.characters / len(whole)
+    assert line.endswith(f": {share:.1%} of the text, not counted above")
+    [loud] = overview.warnings()
+    assert loud.startswith(f"{share:.0%} OF THE TEXT IS DROPPED") and "a.txt, which loses " in loud
+    assert loud.endswith("data.decontaminate_words=0 keeps it")
+    told = overview.as_dict()["dropped_passages"]
+    assert told["share"] == pytest.approx(share, abs=1e-6) and list(told["files"].values()) == [told["share"]]
+    assert told["characters"] + left.characters == len(whole)
+
+
+def test_one_long_word_that_is_cut_into_passages_has_no_negative_words():
+    whole = Document("x" * 5000, "a.txt:1", file="a.txt")
+    overview = Overview()
+    overview.use(Row(whole.text, "a.txt", 1), whole)
+    overview.drop_passages(whole, ["x" * 400, "x" * 400], 4200)
+    assert (overview.whole.words, overview.whole.characters) == (2, 800)
+    assert overview.passages.share(800) == pytest.approx(0.84)
 
 
 def test_words_are_counted_without_a_list_of_them():

@@ -238,7 +238,7 @@ def test_two_prompts_in_a_pair_are_named_with_file_and_line(preferences, sentenc
 
 
 def test_when_nothing_fits_it_says_why(preferences, sentence):
-    with pytest.raises(UserError, match=r"no comparison to train on \(skipped: too_long 1\)"):
+    with pytest.raises(UserError, match=r"no comparison to train on \(skipped: too_long 1\); .*\d+ keeps all"):
         preferences([{"prompt": "Q?", "completions": ["a", sentence(1, 90)], "ranking": [1, 2]}]).setup()
 
 

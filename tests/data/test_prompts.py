@@ -44,7 +44,7 @@ def test_a_prompt_that_is_too_long_is_an_error_with_its_line_or_is_counted(promp
     data = prompts(rows, on_error="skip")
     assert data.counts() == {"read": 7, "used": 6, "skipped": {"prompt_too_long": 1}}
     assert [prompt.messages[0].content for prompt in data.prompts[:2]] == ["Short?", "Short too?"]
-    with pytest.raises(UserError, match="no prompt to train on"):
+    with pytest.raises(UserError, match=r"no prompt to train on .*data.max_prompt_length=\d+ .*keeps"):
         prompts([{"prompt": sentence(3, 90)}], on_error="skip").setup()
 
 

@@ -34,7 +34,7 @@ def accounted(records):
 def test_stop_names_file_and_line_and_skip_counts(tmp_path):
     rows = [{"text": f"t{n}"} for n in range(20)] + [{"txt": "a"}, {"text": "t3"}, {"text": " "}]
     file = lines(tmp_path, rows)
-    with pytest.raises(UserError, match=r"data.jsonl:21: .*did you mean 'text'.*data.on_error=skip") as caught:
+    with pytest.raises(UserError, match=r"jsonl:21: .*{txt: text}' makes it text.*data.on_error=skip") as caught:
         read_records(file, "texts")
     assert "\n" not in str(caught.value)
     got = read_records(file, "texts", DataOptions(on_error="skip"))

@@ -122,8 +122,13 @@ def test_truncation_takes_from_the_prompt_s_left_and_never_from_the_last_answer(
 
 
 def test_when_nothing_fits_it_says_why(task_pairs, sentence):
-    with pytest.raises(UserError, match=r"no conversation to train on \(skipped: too_long 1\); raise data.max_len"):
-        task_pairs([pair("Say", sentence(7, 90))]).setup()
+    rows = [pair("Say", sentence(7, 90 + 9 * n)) for n in range(21)]
+    with pytest.raises(UserError, match=r"no conversation .*\(skipped: too_long 21\); data.max_length is 64: ") as no:
+        task_pairs(rows).setup()
+    few, every = map(int, re.search(r"data.max_length=(\d+) keeps 99%, (\d+) keeps all", str(no.value)).groups())
+    assert few < every
+    for length, dropped in ((every, 0), (every - 1, 1)):
+        assert task_pairs(rows, max_length=length).counts()["skipped"].get("too_long", 0) == dropped
 
 
 def test_a_conversation_without_a_trained_token_is_an_error_or_is_counted(task_pairs, tokenizer, sentence):

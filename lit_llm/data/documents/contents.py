@@ -6,6 +6,7 @@ import io
 import re
 import zipfile
 import zlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 SEEN = 2**16  # bytes of a file's beginning that tell
@@ -30,6 +31,7 @@ _OTHERWISE = {
     ".doc": "save it anew, as .docx",
     **dict.fromkeys((".png", ".jpg", ".gif"), "its text must be recognized first (OCR)"),
     **dict.fromkeys((".7z", ".rar"), "unpack it"),
+    **{ending: f"add {ending} to its name" for ending in (".gz", ".bz2", ".xz", ".zst")},
 }
 """Of what is read under no name: what to do."""
 _MARKS = (
@@ -93,8 +95,44 @@ def _packed(data: bytes | bytearray) -> Seen | None:
     except (zipfile.BadZipFile, zlib.error, ValueError, OSError, NotImplementedError, RuntimeError):
         found = re.findall(rb"PK\x03\x04.{26}(word|xl|ppt)/", bytes(data[:SEEN]), re.DOTALL)
         names, otherwise = [one.decode("ascii") for one in found], None
+    return _of_office(names) or otherwise
+
+
+def _of_office(names: Iterable[str]) -> Seen | None:
+    """A file of Office, by the folders at the top of a zip file."""
     folders = {name.partition("/")[0] for name in names}
-    return next((seen for folder, seen in _FOLDERS.items() if folder in folders), otherwise)
+    return next((seen for folder, seen in _FOLDERS.items() if folder in folders), None)
+
+
+def document_in(whole: zipfile.ZipFile) -> Seen | None:
+    """The document that a zip file is, whatever its name; None of one that holds files. Surer than ``kind_seen``: files
+    may be in a folder named ``word``."""
+    names = whole.namelist()
+    if "[Content_Types].xml" in names:
+        return _of_office(names)
+    if "mimetype" not in names:
+        return None
+    with whole.open("mimetype") as said:
+        return _SAID.get(said.read(100).decode("ascii", "replace").strip())
+
+
+def no_text_file(data: bytes | bytearray) -> str:
+    """What is said of a file of texts (.txt, .md) that is another kind of file; "" where it may be a text.
+
+    A text may begin with any letters, so most kinds need a byte as well that no text has. A page of the web is a text:
+    ``is_page`` tells.
+    """
+    seen = kind_seen(data)
+    if seen is None or seen.ending in (".txt", ".html", ".json", ".jsonl"):
+        return ""
+    if seen.ending not in (".pdf", ".rtf") and not _ODD.search(bytes(data[:SEEN])):
+        return ""
+    return f"{seen.what} by its content; {seen.remedy}"
+
+
+def is_page(text: str) -> bool:
+    """Whether a text is a whole page of the web, by its beginning."""
+    return bool(_PAGE.match(text[:SEEN].encode("utf-8", "replace")))
 
 
 def nothing_in(data: bytes | bytearray) -> str:

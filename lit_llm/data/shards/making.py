@@ -225,7 +225,9 @@ def read_again(maker: Maker, portion: Portion, shard: Shard, numbers: Sequence[i
 
 def rows_told(reading: Reading) -> dict[str, Any]:
     """What became of the rows, as JSON takes it."""
-    return {"counts": reading.counts.plain(), "columns": reading.columns.seen(), "encodings": reading.encodings.files}
+    encodings = reading.encodings
+    return {"counts": reading.counts.plain(), "columns": reading.columns.seen(), "encodings": encodings.files,
+            "pages": encodings.pages}  # fmt: skip
 
 
 def join_rows(reading: Reading, told: Mapping[str, Any]) -> None:
@@ -234,6 +236,7 @@ def join_rows(reading: Reading, told: Mapping[str, Any]) -> None:
     reading.columns.join(told["columns"])
     for encoding, names in told["encodings"].items():
         reading.encodings.files.setdefault(encoding, []).extend(names)
+    reading.encodings.pages += told.get("pages", [])
 
 
 class _Batch:

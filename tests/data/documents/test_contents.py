@@ -1,6 +1,8 @@
 """A file that is of another kind than its name says, or has nothing in it: what is said is what it is."""
 
+import gzip
 import io
+import re
 import zipfile
 
 import docx
@@ -10,7 +12,10 @@ import pytest
 from lit_llm.data.documents.contents import kind_seen
 from lit_llm.data.documents.parts import Unreadable
 from lit_llm.data.documents.reader import read
+from lit_llm.data.file_rows import read_rows
+from lit_llm.data.options import DataOptions
 from lit_llm.data.reading import read_records
+from lit_llm.data.sources import resolve
 from lit_llm.errors import UserError
 from tests.data.documents import made
 
@@ -121,3 +126,50 @@ def test_files_without_an_ending_are_one_kind(tmp_path):
     counts = read_records(str(tmp_path), "texts").counts
     assert counts.overview.kinds.keys() == {".txt", "without ending"}
     assert counts.overview.warnings() == ["97% OF THE FILES ARE NOT READ: 30 of 31 (30 without ending)"]
+
+
+OTHERS = {
+    "lease.txt": (DOCX, "a Word document by its content; rename it to .docx"),
+    "plan.md": (FILES[".pdf"], "a PDF by its content; rename it to .pdf"),
+    "fees.zip": (XLSX, "an Excel workbook by its content; rename it to .xlsx"),
+    "rent.zip": (FILES[".odt"], "an OpenDocument text by its content; rename it to .odt"),
+    "packed.txt": (gzip.compress(b"rent " * 99), "a gzip file by its content; add .gz to its name"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("encoding", ["auto", "latin-1"])
+def test_another_kind_of_file_named_as_a_text_or_an_archive_says_what_it_is(tmp_path, name, encoding):
+    data, told = OTHERS[name]
+    (tmp_path / name).write_bytes(data)
+    (tmp_path / "good.txt").write_text("The lease ends in May.")
+    options = DataOptions(encoding=encoding, validation_fraction=0, test_fraction=0)
+    with pytest.raises(UserError) as error:
+        read_records(str(tmp_path), "texts", options)
+    assert f"{name}: {told} (data.on_error=skip" in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(UserError, match=re.escape(told)):
+        read_records(str(tmp_path / name), "texts", options)
+
+
+def test_a_workbook_named_zip_in_an_archive_is_named_and_the_others_are_read(tmp_path):
+    (tmp_path / "all.zip").write_bytes(made.zipped({"fees.zip": XLSX, "a.txt": "rent"}))
+    rows = list(read_rows([one for some in resolve(str(tmp_path)).values() for one in some]))
+    assert sorted(getattr(row, "value", "") or row.reason for row in rows) == ["other_kind", "rent"]
+
+
+def test_texts_that_only_look_like_another_kind_are_read(tmp_path):
+    told = {"a.txt": "Rar! said the crow.", "b.txt": "BZh is a mark.", "c.md": "PAR1 and PAR2", "word/d.txt": "rent"}
+    (tmp_path / "all.zip").write_bytes(made.zipped(told))
+    for name, text in list(told.items())[:3]:
+        (tmp_path / name).write_text(text)
+    rows = list(read_rows([one for some in resolve(str(tmp_path)).values() for one in some]))
+    assert sorted(row.value for row in rows) == sorted([*told.values(), *list(told.values())[:3]])
+
+
+def test_a_page_named_as_a_text_is_told_of(tmp_path, caplog):
+    (tmp_path / "page.txt").write_bytes(FILES[".html"])
+    (tmp_path / "about.txt").write_text("<html> begins a page, as <!DOCTYPE html> does."[1:])
+    (tmp_path / "page.html").write_bytes(b"<!DOCTYPE html><html><body><p>The rent is due in May.</p></body></html>")
+    read_records(str(tmp_path), "texts", DataOptions(validation_fraction=0, test_fraction=0))
+    [line] = [one.getMessage() for one in caplog.records if "HTML" in one.getMessage()]
+    assert ": page.txt: HTML by its content" in line and "rename to .html" in line
