@@ -258,10 +258,10 @@ class Overview:
         for key, other in self.beside.items():
             for kind, one in other.kinds.items():
                 lines += _not_used(kind, one, f"{key}: ")
-        for key, one in (("", self), *((f"{key}: ", one) for key, one in self.beside.items())):
-            lines += [f"{key}{line}" for line in one.bad.lines()]
-            if one.passages:
-                lines.append(f"{key}{one.passages.line(one.whole.characters)}")
+        for key, part in (("", self), *((f"{key}: ", part) for key, part in self.beside.items())):
+            lines += [f"{key}{line}" for line in part.bad.lines()]
+            if part.passages:
+                lines.append(f"{key}{part.passages.line(part.whole.characters)}")
         if later := {reason: number for reason, number in (later or {}).items() if number > 0}:
             lines.append(f"then left out: {', '.join(f'{number:,} {reason}' for reason, number in later.items())}")
         return lines
