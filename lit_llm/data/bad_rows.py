@@ -1,11 +1,13 @@
-"""All that is wrong with the data, said at once: bad rows are collected by reason, and end the run together."""
+"""All that is wrong with the data, said at once: bad rows are collected by reason, and end the run together or are
+named beside what is read."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os.path import commonprefix
+from typing import Any
 
 from lit_llm.data.file_rows import Row
 from lit_llm.data.row_errors import RowError
@@ -13,6 +15,7 @@ from lit_llm.errors import UserError
 from lit_llm.runtime.counted import counted, verb
 
 SHOWN = 10  # rows of each reason
+NAMED = 3  # of each reason, where a line is for them all
 KINDS = 20  # reasons
 FURTHER = 100_000  # rows that are still read after the first bad one
 GO_ON = "(data.on_error=skip counts such {} and goes on)"
@@ -21,7 +24,7 @@ LONG = 40  # characters of what all messages of a reason end with, from which on
 
 
 class BadRows:
-    """The bad rows of a run that stops at them: the first ``SHOWN`` of each reason, and how many there are."""
+    """The bad rows of a run: the first ``SHOWN`` of each reason, and how many there are."""
 
     def __init__(self) -> None:
         self._first: dict[str, list[str]] = {}
@@ -58,6 +61,27 @@ class BadRows:
         self._read, self._unread = self._read + later._read, self._unread + later._unread
         self._files |= later._files
         self.cut = self.cut or later.cut
+
+    def plain(self) -> dict[str, Any]:
+        """{reason: {"number": of these, "first": what is told of the first}}, as JSON takes it."""
+        return {
+            reason: {"number": number, "first": self._first[reason]} for reason, number in self._counts.most_common()
+        }
+
+    def join_plain(self, plain: Mapping[str, Any]) -> None:
+        """Those of another part of the data (``plain``), which stands behind this one."""
+        later = BadRows()
+        later._first = {reason: list(told["first"]) for reason, told in plain.items()}
+        later._counts = Counter({reason: told["number"] for reason, told in plain.items()})
+        self.join(later)
+
+    def lines(self) -> Iterator[str]:
+        """A line for each reason: how many, the first of them, and what is wrong with the first."""
+        for reason, number in self._counts.most_common(KINDS):
+            first = self._first[reason][:NAMED]
+            places = ", ".join(_in_files([one.partition(": ")[0] for one in first]))
+            more = f" and {number - len(first):,} more" if number > len(first) else ""
+            yield f"bad, {reason} {number:,}: {places}{more}: {first[0].partition(': ')[2]}"
 
     def passed(self, rows: int, files: Iterable[str]) -> None:
         """So many good rows of a part of the data, which stands behind this one."""

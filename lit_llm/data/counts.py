@@ -47,7 +47,7 @@ class Counts:
     def plain(self) -> dict[str, Any]:
         """All of it but ``ignored_files`` and ``encodings``, as JSON takes it."""
         return {"read": self.read, "used": self.used, "skipped": self.skipped, "altered": self.altered,
-                "first": self.first, "overview": self.overview.plain()}  # fmt: skip
+                "first": self.first, "overview": self.overview.plain(), "bad": self.overview.bad.plain()}  # fmt: skip
 
     def join(self, plain: Mapping[str, Any]) -> None:
         """Adds what became of the rows of another part of the data, which stands behind this one (``plain``)."""
@@ -56,6 +56,7 @@ class Counts:
         self.altered += Counter(plain["altered"])
         self.first = plain["first"] | self.first
         self.overview.join(plain["overview"])
+        self.overview.bad.join_plain(plain.get("bad", {}))
 
     def as_dict(self) -> dict[str, Any]:
         found = {"read": self.read, "used": self.used, "skipped": dict(sorted(self.skipped.items()))}

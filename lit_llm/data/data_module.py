@@ -156,12 +156,12 @@ class DataModule(L.LightningDataModule, ABC):
         ``data.on_error=stop`` ends the run together with all others (``_end_at_bad``)."""
         self._overview.leave_out(record, reason)
         stops = self.options.on_error == "stop"
-        told = (stops and self._bad.wants(reason)) or reason not in self._first_bad
+        bad = self._bad if stops else self._overview.bad
+        told = bad.wants(reason) or reason not in self._first_bad
         line = f"{record.source}: {why()}" if told else ""
         if told:
             self._first_bad.setdefault(reason, line)
-        if stops:
-            self._bad.add(RowError(reason, line))
+        bad.add(RowError(reason, line))
 
     def _end_at_bad(self, records: Records) -> None:
         """Raises UserError for all records that were left out, where one ends the run."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
 
+from lit_llm.data.bad_rows import BadRows
 from lit_llm.data.dropped_passages import DroppedPassages
 from lit_llm.data.file_rows import Row, extension
 from lit_llm.data.filters import Record
@@ -109,6 +110,7 @@ class Overview:
 
     kinds: dict[str, OfKind] = field(default_factory=dict)
     passages: DroppedPassages = field(default_factory=DroppedPassages)  # of few long texts
+    bad: BadRows = field(default_factory=BadRows)  # that are left out (data.on_error=skip)
     beside: dict[str, Overview] = field(default_factory=dict)  # by the key that names it, such as data.replay_path
     _file: str = ""  # that is being read
 
@@ -142,6 +144,7 @@ class Overview:
         for key, one in other.beside.items():
             self.of_key(key).__iadd__(one)
         self.passages.__iadd__(other.passages)
+        self.bad.join(other.bad)
         return self
 
     def following(self, rows: Iterable[Row | RowError]) -> Iterator[Row | RowError]:
@@ -223,10 +226,11 @@ class Overview:
 
     def as_dict(self) -> dict[str, Any]:
         """{"kinds": {extension: counts}, "all": counts}, as JSON takes it; where there is data beside it also
-        {"beside": {key: the same of that}}, and where passages are dropped {"dropped_passages": how many}."""
+        {"beside": {key: the same of that}}, and of what is left out "bad" rows by reason and "dropped_passages"."""
         kinds = {kind: one.as_dict() for kind, one in sorted(self.kinds.items())}
         beside = {key: one.as_dict() for key, one in self.beside.items()}
         found = {"kinds": kinds, "all": self.whole.as_dict()} | ({"beside": beside} if beside else {})
+        found |= {"bad": self.bad.plain()} if self.bad else {}
         return found | ({"dropped_passages": self.passages.as_dict(self.whole.characters)} if self.passages else {})
 
     # As people read it
@@ -254,9 +258,10 @@ class Overview:
         for key, other in self.beside.items():
             for kind, one in other.kinds.items():
                 lines += _not_used(kind, one, f"{key}: ")
-        for key, one in (("", self), *((f"{key}: ", one) for key, one in self.beside.items())):
-            if one.passages:
-                lines.append(f"{key}{one.passages.line(one.whole.characters)}")
+        for key, part in (("", self), *((f"{key}: ", part) for key, part in self.beside.items())):
+            lines += [f"{key}{line}" for line in part.bad.lines()]
+            if part.passages:
+                lines.append(f"{key}{part.passages.line(part.whole.characters)}")
         if later := {reason: number for reason, number in (later or {}).items() if number > 0}:
             lines.append(f"then left out: {', '.join(f'{number:,} {reason}' for reason, number in later.items())}")
         return lines

@@ -171,8 +171,8 @@ class Reading:
                 if refusal:
                     raise RowError(*refusal)
             except RowError as error:
-                if self.bad is not None and error.reason not in HARMLESS:
-                    self.bad.add(error)
+                if error.reason not in HARMLESS:
+                    (counts.overview.bad if self.bad is None else self.bad).add(error)
                 counts.skipped[error.reason] += 1
                 if not error.whole_file:
                     of.skipped[error.reason] += 1
@@ -339,12 +339,13 @@ def _cleaned(rows: Iterable[Row | RowError], altered: Counter[str]) -> Iterator[
 def _check(counts: Counts, path: Any, max_error_rate: float) -> None:
     bad = [told for reason, told in counts.first.items() if reason not in HARMLESS]
     bad = bad or list(counts.first.values())
-    first = f"; the first: {bad[0]}" if bad else ""
+    named = list(counts.overview.bad.lines()) if counts.errors > 1 else []
+    first = "".join(f"\n  {line}" for line in named) or (f"; the first: {bad[0]}" if bad else "")
     if counts.used == 0:
         raise UserError(f"data.path={path}: no usable row ({counts}){first}")
     if counts.errors > max_error_rate * counts.read:
         what = f"{counts.overview.whole.noun} {verb(counts.errors, 'is', 'are')} bad"
         raise UserError(
             f"data.path={path}: {counts.errors} of {counts.read} {what}, more than "
-            f"data.max_error_rate={max_error_rate:g} ({counts}){first}"
+            f"data.max_error_rate={max_error_rate:g} ({counts}); raise it to go on without them{first}"
         )

@@ -6,8 +6,10 @@ import re
 import pytest
 
 from lit_llm.data import bad_rows
+from lit_llm.data.bad_rows import BadRows
 from lit_llm.data.options import DataOptions
 from lit_llm.data.reading import read_records
+from lit_llm.data.row_errors import RowError
 from lit_llm.errors import UserError
 
 
@@ -185,3 +187,20 @@ def test_a_column_with_a_blank_at_its_end_can_be_named(tmp_path):
         len(read_records(file, "texts", DataOptions(columns=told, test_fraction=0, validation_fraction=0))["train"])
         == 12
     )
+
+
+def test_bad_rows_that_are_left_out_are_named_from_every_part_of_the_data():
+    first, second = BadRows(), BadRows()
+    for number in range(12):
+        (first if number < 4 else second).add(RowError("empty_turn", f"a.jsonl:{number + 1}: 'reply' is empty"))
+    second.add(RowError("damaged_file", "b.parquet: cannot be read"))
+    whole = BadRows()
+    for part in (first, second):
+        whole.join_plain(json.loads(json.dumps(part.plain())))
+    assert whole.plain()["empty_turn"] == {
+        "number": 12, "first": [f"a.jsonl:{number}: 'reply' is empty" for number in range(1, 11)],
+    }  # fmt: skip
+    assert list(whole.lines()) == [
+        "bad, empty_turn 12: a.jsonl:1, 2, 3 and 9 more: 'reply' is empty",
+        "bad, damaged_file 1: b.parquet: cannot be read",
+    ]

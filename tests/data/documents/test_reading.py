@@ -59,6 +59,16 @@ def test_bad_documents_are_told_all_at_once_or_counted_and_the_rest_is_read(tmp_
     records = read_records(str(folder), "texts", DataOptions(cache_dir=tmp_path / "cache", **options))
     assert [record.text for record in records["train"]] == ["A page that is read."]
     assert records.counts.skipped == {"no_text_layer": 12, "encrypted": 1, "broken_document": 1, "invalid_utf8": 1}
+    told = records.counts.overview.as_dict()["bad"]
+    assert {reason: one["number"] for reason, one in told.items()} == records.counts.skipped
+    assert len(told["no_text_layer"]["first"]) == 10 and all(one["first"] for one in told.values())
+    lines = [line for line in records.counts.overview.lines() if line.startswith("bad, ")]
+    assert len(lines) == 4 and lines[0].startswith(f"bad, no_text_layer 12: {folder}/scan")
+    assert lines[0].count(f"{folder}/scan") == 3 and " and 9 more: " in lines[0] and "recognize it (OCR)" in lines[0]
+    with pytest.raises(UserError, match=r"15 of 16 files are bad, more than .*raise it to go on without them") as error:
+        options["max_error_rate"] = 0.2
+        read_records(str(folder), "texts", DataOptions(cache_dir=tmp_path / "cache", **options))
+    assert [line.strip() for line in str(error.value).splitlines()[1:]] == lines
 
 
 def test_a_document_that_takes_too_long_or_ends_its_process_is_one_bad_document(tmp_path, monkeypatch):
