@@ -101,8 +101,8 @@ def test_a_folder_and_a_glob_with_faults(store, tokenizer, tmp_path, path):
     assert remote.fingerprint() == local.fingerprint() and remote.counts()["used"] == local.counts()["used"] == 120
     assert remote.files() == [f"{store.scheme}://datasets/us/texts/{name}" for name in ("a.jsonl", "more/b.jsonl")]
     assert not store.faults, "all were met"
-    blocks = sum(-(-len(data) // 2000) for name, data in store.files.items() if name.endswith(".jsonl"))
-    assert len(store.asked) == blocks + 5, "what was good is not asked for again"
+    # After the one that stalled smaller pieces are asked for, of whichever file that was.
+    assert len(store.asked) - len(set(store.asked)) == 5, "what was good is not asked for again"
 
 
 def test_what_fails_for_good_is_named_at_once_and_what_never_comes_in_the_end(store):
