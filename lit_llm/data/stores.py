@@ -18,7 +18,7 @@ import re
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,12 +54,14 @@ class Remote:
     url: str
     size: int
     tag: str  # changes with its bytes, where the store says so
+    # Where its copy is for as long as this is held, wherever the next run of this process keeps its own.
+    cache_dir: Path = field(default_factory=lambda: _State.cache_dir, compare=False)
 
     @property
     def folder(self) -> Path:
         """Where its copy is."""
         name = hashlib.sha256(f"{self.url}\0{self.size}\0{self.tag}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
-        return _State.cache_dir / "remote" / name
+        return self.cache_dir / "remote" / name
 
     @property
     def copy(self) -> Path:
@@ -79,7 +81,9 @@ def is_remote(file: str) -> bool:
 
 def use(cache_dir: str | Path) -> None:
     """Copies are in this folder from now on."""
-    _State.cache_dir = Path(cache_dir)
+    if Path(cache_dir) != _State.cache_dir:
+        _State.cache_dir = Path(cache_dir)
+        _State.known = {url: replace(remote, cache_dir=_State.cache_dir) for url, remote in _State.known.items()}
 
 
 def files_at(url: str) -> list[str]:
@@ -130,7 +134,7 @@ def on_disk(file: str) -> str:
     if not _is_there(remote):
         with alone(remote.folder, lambda holder: log.info("%s: %s fetches it", shown(file), holder)):
             if not _is_there(remote):
-                _make_room(remote.size)
+                _make_room(remote)
                 _fetch(remote)
                 _State.told.add(remote)
     elif not remote.tag and remote not in _State.told:
@@ -160,12 +164,13 @@ class Ahead:
     def __init__(self, files: Sequence[str]) -> None:
         self._files = list(files)
         self._wanted: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._begun, self._runs = 0, False
+        self._begun, self._runs, self._ended = 0, False, False
 
     def __enter__(self) -> Ahead:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended = True  # what is wanted still is wanted by nobody
         self._wanted.put(None)
 
     def reads(self, number: int) -> None:
@@ -184,7 +189,7 @@ class Ahead:
                 self._runs = True
 
     def _run(self) -> None:
-        while (file := self._wanted.get()) is not None:
+        while (file := self._wanted.get()) is not None and not self._ended:
             with suppress(UserError):  # whoever reads it is told
                 on_disk(file)
 
@@ -318,16 +323,16 @@ def _whole(store: Any, path: str, remote: Remote, part: BinaryIO, bar: Any) -> N
         raise OSError(f"{part.tell():,} of {remote.size:,} bytes came")
 
 
-def _make_room(size: int) -> None:
+def _make_room(remote: Remote) -> None:
     """Removes copies, those used longest ago first, so that one more fits."""
     copies = []
-    for copy in (_State.cache_dir / "remote").glob("*/*"):
+    for copy in (remote.cache_dir / "remote").glob("*/*"):
         with suppress(OSError):
             if copy.name == PART or not copy.name.startswith("."):
                 copies.append((copy.stat().st_mtime, copy.stat().st_size, copy))
     held = sum(size for _, size, _ in copies)
     for _, much, copy in sorted(copies):
-        if held + size <= MOST:
+        if held + remote.size <= MOST:
             return
         try:
             with RunLock(copy.parent) if copy.name == PART else nullcontext():  # nobody is at work at it

@@ -123,6 +123,15 @@ def test_what_fails_is_asked_for_again_from_where_it_was_and_kept(server):
     assert found == [json.loads(line)["text"] for line in data.splitlines()]
 
 
+def test_a_file_has_its_copy_where_it_was_found_also_when_the_next_run_keeps_its_own_elsewhere(server, tmp_path):
+    server.files["a.jsonl"] = lines_of(20)
+    url = server.url("a.jsonl")
+    before = stores.of(url)
+    stores.use(tmp_path / "other")
+    assert before.copy.is_relative_to(tmp_path / "cache") and stores.of(url) == before
+    assert Path(stores.on_disk(url)).is_relative_to(tmp_path / "other") and not before.copy.exists()
+
+
 def test_a_fetch_that_was_cut_short_goes_on(server):
     server.files["a.jsonl"] = data = lines_of(60)
     remote = stores.of(server.url("a.jsonl"))
