@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from lit_llm.config.pipeline_steps import runs
 from lit_llm.errors import UserError
 from lit_llm.runtime.counted import verb
 
@@ -31,7 +32,7 @@ def needs(extra: str, uri: str = "") -> None:
 
 def faults(values: Mapping[str, Any]) -> Iterator[str]:
     """A line for each logger that cannot be made, of the plain form of a run's or a pipeline's configuration."""
-    for prefix, run in [("", values)] if "stages" not in values else _stages(values):
+    for prefix, run in runs(values, skipped=False):
         node = run["logger"]
         extra = str(node.get("_target_")).removeprefix(_LOGGERS) if isinstance(node, Mapping) else ""
         try:
@@ -39,7 +40,3 @@ def faults(values: Mapping[str, Any]) -> Iterator[str]:
                 needs(extra, tracking_uri(node.get("tracking_uri")) if extra == "mlflow" else "")
         except UserError as error:
             yield f"{prefix}{error}"
-
-
-def _stages(values: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    return [(f"stages.{name}.", run) for name, run in values["stages"].items()]

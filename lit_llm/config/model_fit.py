@@ -11,6 +11,7 @@ from lit_llm.backbone.families import read_config
 from lit_llm.backbone.options import TransformersOptions
 from lit_llm.backbone.transformers_config import or_by_transformers
 from lit_llm.config.environment import real
+from lit_llm.config.pipeline_steps import runs
 from lit_llm.config.pretrained_model import folder_named, known
 from lit_llm.errors import UserError
 from lit_llm.model_sources.adapters import base_here
@@ -21,7 +22,7 @@ from lit_llm.runtime.suggestions import nearest
 def faults(values: Mapping[str, Any]) -> Iterator[str]:
     """A line for each, of the plain form of a run's or a pipeline's configuration. A model that is not there is told
     elsewhere."""
-    for prefix, run in [("", values)] if "stages" not in values else _stages(values):
+    for prefix, run in runs(values, skipped=False):
         stage, data, backbone = (run[key] if isinstance(run[key], Mapping) else {} for key in _PARTS)
         if backbone.get("_target_") == TransformersOptions.TARGET:
             continue  # what transformers makes of a config.json is not known here
@@ -37,10 +38,6 @@ def faults(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 _PARTS = ("stage", "data", "backbone")
-
-
-def _stages(values: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    return [(f"stages.{name}.", run) for name, run in values["stages"].items() if name not in values["skip"]]
 
 
 def _targets(prefix: str, stage: Mapping[str, Any]) -> Iterator[str]:
@@ -62,5 +59,5 @@ def _family(place: Path | None) -> Iterator[str]:
         if (base / "config.json").is_file():
             read_config(base / "config.json")
     except UserError as error:
-        if "is not supported" in str(error):
-            yield str(or_by_transformers(error))
+        if (told := or_by_transformers(error)) is not error:
+            yield str(told)

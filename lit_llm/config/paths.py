@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_llm.config.environment import real_text
+from lit_llm.config.pipeline_steps import runs
 from lit_llm.data.projects import is_file_of_project, is_project, place_of
 from lit_llm.data.stores import is_remote
 from lit_llm.errors import UserError
@@ -26,12 +27,10 @@ WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json")
 def wrong_places(values: Mapping[str, Any]) -> Iterator[str]:
     """A line for every place of a plain configuration, of a run or a pipeline, that is not there or holds another
     thing. What another step makes (``@name``) is looked at when it is there."""
+    for prefix, run in runs(values, skipped=False):
+        yield from _of_run(prefix, run)
     if "stages" not in values:
-        yield from _of_run("", values)
         return
-    for name, run in values["stages"].items():
-        if name not in values["skip"]:
-            yield from _of_run(f"stages.{name}.", run)
     if values["init_from"] is not None:
         yield from _model("init_from", values["init_from"])
     for key in ("annotation", "best_of_n"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,17 @@ class Step:
     name: str
     config: dict[str, Any]
     parents: tuple[str, ...] = ()
+
+
+def runs(values: Mapping[str, Any], skipped: bool = True) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The plain configuration of a run, or of each run of a pipeline, with the prefix of its keys. ``skipped``: those
+    that the pipeline leaves out too."""
+    if "stages" not in values:
+        yield "", values
+        return
+    for name, run in values["stages"].items():
+        if skipped or name not in values["skip"]:
+            yield f"stages.{name}.", run
 
 
 def references(config: Any) -> list[str]:

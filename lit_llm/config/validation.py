@@ -21,6 +21,7 @@ from lit_llm.config.conf_files import INSIDE_THE_STAGE
 from lit_llm.config.environment import named_by_environment, passwords_in
 from lit_llm.config.export_keys import ExportConfig, wrong_export
 from lit_llm.config.pipeline_keys import AnswersConfig, BestOfNConfig, PeopleConfig
+from lit_llm.config.pipeline_steps import runs
 from lit_llm.config.ranges import out_of_range
 from lit_llm.config.resume_compatibility import change_from
 from lit_llm.config.signatures import Signature, signature
@@ -62,7 +63,7 @@ def validate(cfg: DictConfig) -> dict[str, Any]:
 def findings_in(values: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with the plain form (``config.plain``) of a run's or a pipeline's configuration."""
     yield from out_of_range(values)
-    for prefix, run in _runs(values):
+    for prefix, run in runs(values):
         yield from _check_run(prefix, run)
     if "stages" in values:
         yield from _check_pipeline(values)
@@ -91,15 +92,6 @@ def _not_set(values: Mapping[str, Any]) -> Iterator[str]:
         for name in re.findall(r"\$\{oc\.env:([^,}]+)\}", text):
             if name not in os.environ:
                 yield f"{key}={text}: the environment variable {name} is not set; export {name}=VALUE"
-
-
-def _runs(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The configuration of a run, or of each run of a pipeline, with the prefix of its keys."""
-    if "stages" not in values:
-        yield "", values
-        return
-    for name, run in values["stages"].items():
-        yield f"stages.{name}.", run
 
 
 def _check_pipeline(values: Mapping[str, Any]) -> Iterator[str]:

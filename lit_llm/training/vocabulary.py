@@ -37,7 +37,7 @@ def learned(
     if is_first_process():
         write_json(file, {**made_for, "tokens": found.tokens, "merges": found.merges})
         if len(found.tokens) < count:
-            learned = counted(len(found.tokens), "token was", "tokens were")
+            were = counted(len(found.tokens), "token was", "tokens were")
             log.warning("stage.new_tokens=%s: the training text has no more pairs of tokens that come twice: %s "
-                        "learned", asked, learned)  # fmt: skip
+                        "learned", asked, were)  # fmt: skip
     return found
