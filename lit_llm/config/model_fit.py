@@ -59,5 +59,5 @@ def _family(place: Path | None) -> Iterator[str]:
         if (base / "config.json").is_file():
             read_config(base / "config.json")
     except UserError as error:
-        if (told := or_by_transformers(error)) is not error:
-            yield str(told)
+        if "is not supported" in str(error):
+            yield str(or_by_transformers(error))

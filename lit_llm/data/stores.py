@@ -69,7 +69,7 @@ class Remote:
 
 
 class _State:
-    cache_dir = Path("outputs/cache")
+    cache_dir: Path = Path("outputs/cache")
     known: dict[str, Remote] = {}  # noqa: RUF012  (one process reads one store)
     told: set[Remote] = set()  # noqa: RUF012
 
