@@ -25,14 +25,12 @@ from lit_llm.export.engines import Answers, NotRun, Questions, Refused, ask_here
 from lit_llm.export.gguf_file import Model
 from lit_llm.export.random_texts import random_texts
 from lit_llm.export.rounding import as_llama_cpp
-from lit_llm.export.tokenizer_metadata import without_marks
 from lit_llm.export.weights_check import worst_weight
 from lit_llm.model_sources.gguf_folder import write_folder
 from lit_llm.model_sources.gguf_header import Quantization
 from lit_llm.records import Document, Example, Message
 from lit_llm.runtime.file_hashes import sha256_of
 from lit_llm.runtime.progress_bars import Bar
-from lit_llm.text.chat import ChatTemplate
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
 NUMERIC = 1e-4  # rms of two engines' logits, in standard deviations of a logit: float32 sums in another order
@@ -153,12 +151,11 @@ def _ask_all(
 def questions_for(model: Model, tokenizer: Tokenizer) -> tuple[Questions, list[list[int]]]:
     """Random texts, conversations, and prompts that fit; and the ids of the conversations as they are trained on."""
     texts = random_texts(TEXTS, composed=tokenizer.engine.normalizer is not None)
-    template = ChatTemplate(without_marks(tokenizer.chat.source))
     chats, ids, prompts = [], [], []
     for text in _ASKED:
         messages = [Message("user", text)]
         names = {"prompt": True, "bos": tokenizer.bos_token, "eos": tokenizer.eos_token}
-        chats.append(template.render(messages, **names))  # type: ignore[arg-type]
+        chats.append(tokenizer.chat.render(messages, **names))  # type: ignore[arg-type]
         ids.append(tokenizer.encode_prompt(messages))
         prompts.append(tuple(ids[-1]))
     prompts += [(*tokenizer.beginning, *tokenizer.encode(text)) for text in texts[:2]]

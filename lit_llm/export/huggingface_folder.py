@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
@@ -14,7 +13,6 @@ from torch import Tensor
 from lit_llm.backbone.huggingface import head_in
 from lit_llm.backbone.weights import names_in, weight_files, write_shards
 from lit_llm.errors import UserError
-from lit_llm.export.tokenizer_metadata import without_marks
 from lit_llm.runtime.atomic_files import folder_beside, write_json, write_text
 from lit_llm.runtime.model_folder import check_model_folder, check_recorded
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
@@ -28,9 +26,7 @@ def write_huggingface(output: Path, folder: Path, max_shard_size: str) -> list[P
 
     The new folder is there whole or not at all.
 
-    The template loses its ``{% generation %}`` and stands in tokenizer_config.json too, the only place where ollama's
-    converter and text-generation-inference look. Returns the weights' files and their index; raises UserError for a
-    folder that is no model's and for a wrong size.
+    Returns the weights' files and their index; raises UserError for a folder that is no model's and for a wrong size.
     """
     limit = shard_bytes(max_shard_size)
     check_model_folder(folder, "model")
@@ -48,15 +44,7 @@ def _write(output: Path, folder: Path, tokenizer: Tokenizer, files: list[Path], 
     for name in _COPIED:
         if (folder / name).is_file():
             write_text(output / name, (folder / name).read_text(encoding="utf-8"))
-    template = without_marks(tokenizer.chat.source)
-    write_text(output / "chat_template.jinja", template)
-    config: dict[str, Any] = {
-        **tokenizer.config,
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "chat_template": template,
-    }
-    write_text(output / "tokenizer.json", tokenizer.engine.to_str(pretty=True))
-    write_json(output / "tokenizer_config.json", config, indent=2)
+    tokenizer.save(output)
     for code in sorted(folder.glob("*.py")):  # of a model that is computed by code of its own
         write_text(output / code.name, code.read_text(encoding="utf-8"))
     if (folder / "README.md").is_file():

@@ -43,7 +43,7 @@ def tokenizer_metadata(tokenizer: Tokenizer, rows: int, where: str) -> dict[str,
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": kinds,
         **_ends(tokenizer, where),
-        "tokenizer.chat_template": without_marks(tokenizer.chat.source),
+        "tokenizer.chat_template": tokenizer.chat.source,
     }
 
 
@@ -145,13 +145,3 @@ def _ends(tokenizer: Tokenizer, where: str) -> dict[str, Any]:
         "tokenizer.ggml.add_eos_token": bool(behind),
     }
     return found if tokenizer.turn_end_id == last else found | {"tokenizer.ggml.eot_token_id": tokenizer.turn_end_id}
-
-
-def without_marks(template: str) -> str:
-    """A chat template without ``{% generation %}``, which no engine but transformers knows; it writes the same.
-
-    A block that is always taken stands in its place: blanks are cut around it as they were.
-    """
-
-    begun = re.sub(r"\{%([-+]?)\s*generation\s*([-+]?)%\}", r"{%\1 if true \2%}", template)
-    return re.sub(r"\{%([-+]?)\s*endgeneration\s*([-+]?)%\}", r"{%\1 endif \2%}", begun)

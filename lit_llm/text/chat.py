@@ -6,7 +6,7 @@ The conversation is rendered and cut at the template's control tokens and where 
 - a control token in a message stays plain text;
 - the ids of the prompt are an exact prefix of the ids of prompt and answer, or the conversation is refused;
 - the mask is what the assistants write, tool calls and reasoning with it, whether or not the template has
-  ``{% generation %}`` marks; a conversation of which that cannot be told is refused.
+  ``{% generation %}`` blocks; a conversation of which that cannot be told is refused.
 
 So is one of which the template would leave out tools, a call, a tool's result, or the reasoning of the last turn.
 """
@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 from lit_llm.errors import UserError
 from lit_llm.records import Message, ToolCall
 from lit_llm.text import thinking_prompts
+from lit_llm.text.generation_blocks import without_generation_blocks
 from lit_llm.text.interfaces import Encoder
 from lit_llm.text.message_shapes import Given, MessageShape, in_content, thoughts_of
 from lit_llm.text.own_templates import CHATML, PLAIN
@@ -38,7 +39,8 @@ class ChatTemplate:
     """One template for training, generation and chat.
 
     Args:
-        source: Jinja, in the dialect of Hugging Face models.
+        source: Jinja, in the dialect of Hugging Face models. Kept without ``{% generation %}``, which other engines
+            than transformers do not know and nothing here needs.
         file: where it was read, for what is said about it.
 
     Raises:
@@ -46,10 +48,10 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str = CHATML, file: str = "") -> None:
-        self.source, self.file = source, file
+        self.source, self.file = without_generation_blocks(source), file
         self._sandbox = Sandbox()
         with worded(self._name):
-            self._template = self._sandbox.from_string(source)
+            self._template = self._sandbox.from_string(self.source)
         self._alike_ends: WeakKeyDictionary[Encoder, dict[bool, bool]] = WeakKeyDictionary()  # with calls or without
         self._turn_formats: WeakKeyDictionary[Encoder, TurnFormat] = WeakKeyDictionary()
 

@@ -17,7 +17,6 @@ _TOOLS = """\
 """Of the system message; a call as an example that the model can copy."""
 
 _SAID = """\
-{%- generation %}
 {%- if message['reasoning_content'] %}
 {{- '<think>\\n' + message['reasoning_content'] + '\\n</think>\\n\\n' }}
 {%- endif %}
@@ -45,7 +44,7 @@ CHATML = (
 """
     + _SAID
     + """\
-{{- '<|im_end|>' }}{% endgeneration %}
+{{- '<|im_end|>' }}
 {%- else %}
 {{- message['content'] + '<|im_end|>' }}
 {%- endif %}
@@ -71,7 +70,7 @@ PLAIN = (
 """
     + _SAID
     + """\
-{{- eos_token }}{% endgeneration %}
+{{- eos_token }}
 {%- else %}
 {{- message['content'] }}
 {%- endif %}

@@ -18,8 +18,7 @@ from typing import Any
 
 from jinja2 import nodes, pass_context
 from jinja2.exceptions import SecurityError, TemplateError
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
+from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lit_llm.errors import UserError
@@ -55,17 +54,6 @@ class _Budget(threading.local):
     deadline = 0.0
 
 
-class Generation(Extension):
-    """``{% generation %} ... {% endgeneration %}`` around what the assistant writes: accepted, and not needed here."""
-
-    tags = {"generation"}  # noqa: RUF012  (jinja2 declares it so)
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body).set_lineno(line)
-
-
 class Sandbox(ImmutableSandboxedEnvironment):
     """The environment. One object may render in many threads."""
 
@@ -73,7 +61,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False, finalize=self._count)
-        self.add_extension(Generation)
         self.add_extension(loopcontrols)
         self.budget = _Budget()
         self.limit = 0

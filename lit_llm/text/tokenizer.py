@@ -334,12 +334,13 @@ class Tokenizer:
         """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``chat_template.jinja``, as transformers reads.
 
         The class is the one that takes ``tokenizer.json`` as it is: those of a family (``Qwen2Tokenizer``) make its
-        rules anew, and new words are lost.
+        rules anew, and new words are lost. The template stands in ``tokenizer_config.json`` too: ollama's converter and
+        text-generation-inference look nowhere else.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        config = {"clean_up_tokenization_spaces": False} | self.config | {"tokenizer_class": "PreTrainedTokenizerFast"}
-        config.pop("chat_template", None)  # the file is the one place for it
+        config = {"clean_up_tokenization_spaces": False} | self.config
+        config |= {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": self.chat.source}
         write_text(folder / "tokenizer.json", self.engine.to_str(pretty=True))
         text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True)
         write_text(folder / "tokenizer_config.json", text + "\n")

@@ -16,12 +16,10 @@ from lit_llm.backbone.huggingface import load_language_model, save_model
 from lit_llm.backbone.models import ScoreModel
 from lit_llm.errors import UserError
 from lit_llm.export.gguf_file import read_model, write_gguf
-from lit_llm.export.tokenizer_metadata import without_marks
 from lit_llm.export.weights_check import worst_weight
 from lit_llm.model_sources import folders
 from lit_llm.model_sources.gguf_folder import write_folder
 from lit_llm.records import Message
-from lit_llm.text.chat import CHATML, PLAIN, ChatTemplate
 from lit_llm.text.tokenizer import load_tokenizer
 from tests.export.conftest import SHAPES, small_model, small_tokenizer
 from tests.model_sources.test_gguf import random_texts
@@ -117,24 +115,6 @@ def test_a_tokenizer_comes_back_as_it_was(folder, tmp_path):
     ]
     assert after.encode_prompt(asked) == before.encode_prompt(asked)
     assert "generation" not in fields["tokenizer.chat_template"].replace("add_generation_prompt", "")
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        CHATML,
-        PLAIN,
-        "{%- for m in messages -%}\n {% generation -%} {{ m.content }} \n{%- endgeneration %} !{% endfor %}",
-    ],
-)
-def test_a_template_without_its_marks_writes_the_same(template):
-    asked = [Message("system", " s "), Message("user", "q"), Message("assistant", " a\n"), Message("user", "")]
-    plain = ChatTemplate(without_marks(template))
-    assert "generation %" not in plain.source
-    for prompt in (False, True):
-        assert plain.render(asked, prompt=prompt, eos="</s>") == ChatTemplate(template).render(
-            asked, prompt=prompt, eos="</s>"
-        )
 
 
 def test_what_llama_cpp_has_no_form_for_is_one_line(folder, tmp_path):

@@ -33,6 +33,6 @@ def test_usual_texts_are_learned_from_as_they_are(monkeypatch):
 def test_a_tokenizer_trained_here_is_the_same_from_version_to_version():
     """Ids and fingerprint: what is cached under it, and models that were trained with it, stay valid."""
     learned = train_bpe(PROSE, 500, show_progress=False)
-    assert learned.fingerprint() == "e47c75d4aa65b972cde1b85feeb229cae286282bf603a3a1f199fa08f34e37dd"
+    assert learned.fingerprint() == "cd99e43eb47236bdf004846c18e8c906b9456942a070a26475f4975802e99609"
     ids = learned.encode("the cat sat <|im_end|> 東京")
     assert ids == [86, 265, 292, 268, 223, 30, 94, 75, 79, 65, 71, 80, 70, 94, 32, 310]

@@ -30,12 +30,14 @@ THINKING = (
     "{{ m.content.split('</think>')[-1].lstrip('\n') + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-NO_MARKS = CHATML.replace("{%- generation %}", "").replace("{% endgeneration %}", "")
+MARKED = CHATML.replace(
+    "{%- if message['reasoning_content'] %}", "{%- generation %}\n{%- if message['reasoning_content'] %}"
+).replace("{{- '<|im_end|>' }}", "{{- '<|im_end|>' }}{% endgeneration %}")
 NO_END = (
     "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
-TEMPLATES = {"chatml": CHATML, "no_marks": NO_MARKS, "llama3": LLAMA3, "llama2": LLAMA2, "thinking": THINKING}
+TEMPLATES = {"chatml": CHATML, "marked": MARKED, "llama3": LLAMA3, "llama2": LLAMA2, "thinking": THINKING}
 TEMPLATES |= {"plain": PLAIN, "no_end": NO_END}
 HEADERS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 
@@ -105,7 +107,7 @@ def test_the_mask_covers_the_assistants_text_and_its_end_token_and_nothing_else(
         written = run[:-1] if ended else run
         assert not ends & set(written)  # what looks like a control token in the text is text
         text = tokenizer.decode(written, skip_special=False)
-        if name in ("chatml", "no_marks", "plain", "no_end"):
+        if name in ("chatml", "marked", "plain", "no_end"):
             assert text == answer
         elif name == "llama2":
             assert text == f" {answer.strip()} "
@@ -127,7 +129,7 @@ def test_control_tokens_in_any_field_stay_plain(base, messages):
     assert tokenizer.decode(ids, skip_special=False) == tokenizer.chat.render(messages)
 
 
-@pytest.mark.parametrize("name", ["chatml", "no_marks", "llama3", "llama2"])
+@pytest.mark.parametrize("name", ["chatml", "marked", "llama3", "llama2"])
 def test_transformers_renders_and_encodes_the_same(base, name, tmp_path):
     transformers = pytest.importorskip("transformers")
     tokenizer = with_template(base, name)

@@ -123,6 +123,7 @@ def test_a_bos_begins_texts_only_where_the_tokenizer_adds_it(tokenizer, folder, 
 
 def test_a_template_made_here_begins_as_the_tokenizer_lets_texts_begin(tokenizer, folder):
     (folder / "chat_template.jinja").unlink()
+    change(folder / "tokenizer_config.json", chat_template=None)
     messages = (Message("user", "the cat?"), Message("assistant", "sat"))
     plain = tokenizer.encode_chat(messages)[0]
     change(folder / "tokenizer_config.json", bos_token=DOCUMENT_END)  # a name alone is no reason
