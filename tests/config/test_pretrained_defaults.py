@@ -87,7 +87,7 @@ def taken(cfg) -> dict:
         ("dpo", 2e-6, 2e-5),
         ("kto", 2e-6, 2e-5),
         ("ppo", 3e-6, 3e-5),
-        ("grpo", 1e-6, 1e-5),
+        ("grpo", 1e-5, 1e-4),
     ],
 )
 def test_rates_of_135_million_weights(smollm2, stage, full, lora):
@@ -252,7 +252,7 @@ def test_a_small_model_made_here_keeps_the_files_values(tmp_path):
     for model in (mine, tuned, gone):
         cfg = compose("train", words("grpo", model))
         assert cfg.pretrained_defaults == "auto" and cfg.optimizer.lr == 0.0006, model
-    assert compose("train", words("grpo", tuned, "pretrained_defaults=true")).optimizer.lr == 1e-6
+    assert compose("train", words("grpo", tuned, "pretrained_defaults=true")).optimizer.lr == 1e-5
 
 
 def test_a_model_from_elsewhere_takes_the_table_and_so_does_what_is_made_of_it(tmp_path):
@@ -263,11 +263,11 @@ def test_a_model_from_elsewhere_takes_the_table_and_so_does_what_is_made_of_it(t
     alone = lineage(folder(tmp_path / "alone", **small), "x", {"digest": "d", "path": "../gone"},
                     pretrained_defaults={"weights": 1, "values": {}})  # fmt: skip
     for model in (theirs, tuned, again, alone):
-        assert compose("train", words("grpo", model)).optimizer.lr == 1e-6, model
+        assert compose("train", words("grpo", model)).optimizer.lr == 1e-5, model
 
 
 def test_a_large_model_made_here_takes_the_table(smollm2):
-    assert compose("train", words("grpo", lineage(smollm2))).optimizer.lr == 1e-6
+    assert compose("train", words("grpo", lineage(smollm2))).optimizer.lr == 1e-5
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "{", '{"config": 1}'])
