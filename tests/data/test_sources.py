@@ -183,8 +183,10 @@ def test_without_the_package_a_line_names_the_extra(tmp_path, monkeypatch):
         list(read_rows([write(tmp_path, "a.jsonl.zst", b"")]))
 
 
-@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst"])
-@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json"])
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [("a.jsonl", "gz"), ("a.jsonl", "bz2"), ("a.jsonl", "xz"), ("a.jsonl", "zst"), ("a.txt", "xz"), ("a.json", "zst")],
+)
 def test_bombs_are_refused_before_they_fill_the_memory(tmp_path, monkeypatch, suffix, name):
     monkeypatch.setattr("lit_llm.data.compression.WINDOW", 2**18)
     pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}.get(suffix)

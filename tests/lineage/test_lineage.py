@@ -81,7 +81,7 @@ def test_a_flipped_bit_anywhere_in_a_text_is_a_difference_and_the_walk_goes_on(c
     weights.write_bytes(b"other")
     path = tmp_path / run / file
     good = path.read_bytes()
-    for position in range(0, len(good), max(1, len(good) // 40)):
+    for position in range(0, len(good), max(1, len(good) // 20)):
         for bit in (0, 2, 5, 7):
             content = bytearray(good)
             content[position] ^= 1 << bit
