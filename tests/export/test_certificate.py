@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ from lit_llm.export.command import Export, name_of, run
 from lit_llm.export.engines import Questions, Refused, ask_llama_cpp
 from lit_llm.model_sources import folders, gguf_forms
 from lit_llm.model_sources.pre_tokenizers import RULES
-from lit_llm.records import Document, Heldout
+from lit_llm.records import Document, Heldout, Message, Prompt
 from lit_llm.text.merges import learn_merges
 from lit_llm.text.tokenizer import load_tokenizer
 from tests.export.conftest import NODE, SHAPES, needs_llama_cpp, small_model, small_tokenizer
@@ -102,8 +103,26 @@ def test_a_loss_that_grew_fails(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(certificate.LOSS, "q4_0", -1.0)
     status, found, _ = export(folder, tmp_path / "out", capsys, quantization="q4_0", texts=texts)
     assert status == 1 and results(found, "lit-llm")["bits per byte on held-out text"] is False
-    with pytest.raises(UserError, match=r"texts=.*nowhere.txt: not readable"):
-        export(folder, tmp_path / "out", capsys, texts=tmp_path / "nowhere.txt")
+
+
+def test_texts_that_nothing_can_be_measured_on_are_refused_before_the_work(folder, tmp_path, capsys):
+    heldout = folder.parent / "heldout"
+    write_heldout(tmp_path / "asked", Heldout("asked", "prompts", (Prompt((Message("user", "Hi"),)),)))
+    (tmp_path / "blank.txt").write_text(" \n")
+    (tmp_path / "latin.txt").write_bytes("Straße".encode("latin-1"))
+    write_heldout(heldout, Heldout("general", "documents", (Document(TEXTS[0]),)))
+    for name, line in {
+        "nowhere.txt": "no such file; give a text",
+        "blank.txt": "is empty",
+        "latin.txt": "not UTF-8 at byte 4",
+        "run": f"holds no held-out set (*.jsonl); give texts={heldout}",
+        "asked": "holds no set of documents or responses",
+    }.items():
+        with pytest.raises(UserError, match=f"^texts={re.escape(f'{tmp_path / name}: {line}')}"):
+            export(folder, tmp_path / "out", capsys, texts=tmp_path / name)
+    with pytest.raises(UserError, match=r"^texts=.*: is the certificate's, and certificate=false"):
+        export(folder, tmp_path / "out", capsys, texts=heldout, certificate=False)
+    assert not (tmp_path / "out").exists()
 
 
 # ---- by llama.cpp itself ---------------------------------------------------------------------------------------------
