@@ -95,7 +95,7 @@ def _refuse_unsupported(file: ConfigFile, row: FamilyRow) -> None:
     if not isinstance(activation, str) or activation not in row.activations:
         raise file.refuse(row.activation_key, activation, f"use {' or '.join(dict.fromkeys(row.activations))}")
     for key, neutral in NEUTRAL.items():
-        if key in raw and key not in _read_elsewhere(row) and raw[key] not in neutral:
+        if raw.get(key) is not None and key not in _read_elsewhere(row) and raw[key] not in neutral:
             wanted = "null" if neutral[0] is None else str(neutral[0]).lower()
             raise file.refuse(key, raw[key], f"this family has no such setting; use {wanted} or leave it out")
     no_rope = raw.get("no_rope_layers")
