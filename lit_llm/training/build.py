@@ -172,7 +172,8 @@ def _tell_of_no_adapters(cfg: DictConfig) -> None:
     kind: Any = named_class(cfg.stage, "stage", cfg.allowed_targets)
     if cfg.stage.get("lora_rank") != 0 or not issubclass(kind.Options, AdapterOptions) or not is_first_process():
         return
-    if words := adapter_words(kind.Options, OmegaConf.to_container(cfg.stage, resolve=True)):
+    values: Any = OmegaConf.to_container(cfg.stage, resolve=True)
+    if words := adapter_words(kind.Options, values):
         told = " ".join(f"stage.{name}={as_word(value)}" for name, value in words.items())
         log.info("stage.lora_rank=0: all weights are trained, without adapters; %s counts for nothing", told)
 
