@@ -34,7 +34,7 @@ def read_config(path: Path) -> tuple[BackboneConfig, Head, dict[str, Any]]:
             hidden_size=hidden,
             num_layers=file.number(_key(row, "num_hidden_layers")),
             num_heads=heads,
-            num_kv_heads=_sized(file, row, "num_key_value_heads", row.kv_heads or heads),
+            num_kv_heads=_kv_heads(file, row, heads),
             head_dim=_sized(file, row, "head_dim", row.head_dim or hidden // max(heads, 1)),
             intermediate_size=file.number(
                 _key(row, "intermediate_size"), default=4 * hidden if row.keys.get("intermediate_size") else None
@@ -64,14 +64,22 @@ def _sized(file: ConfigFile, row: FamilyRow, usual: str, default: int) -> int:
     return size
 
 
+def _kv_heads(file: ConfigFile, row: FamilyRow, heads: int) -> int:
+    """Null means as many as heads, which is not what a key that is left out means in every family."""
+    null = "num_key_value_heads" in file.raw and file.raw["num_key_value_heads"] is None
+    return _sized(file, row, "num_key_value_heads", heads if null else row.kv_heads or heads)
+
+
 def _architecture(file: ConfigFile) -> tuple[Family, Head]:
     named = file.raw.get("architectures") or []
     name = named[0] if isinstance(named, list) and len(named) == 1 else None
     for family, row in FAMILIES.items():
-        if name == row.language:
-            return family, "language"
-        if name is not None and name == row.score:
-            return family, "score"
+        if name is None or name not in (row.language, row.score):
+            continue
+        kind, wanted = file.raw.get("model_type"), row.model_type or family
+        if kind not in (None, wanted):  # transformers goes by it, others by the architecture
+            raise file.refuse("model_type", kind, f"architectures says {name}, whose is {wanted}: make both the same")
+        return family, "language" if name == row.language else "score"
     accepted = ", ".join(name for row in FAMILIES.values() for name in (row.language, row.score) if name)
     there = importlib.util.find_spec("transformers") is not None
     other = "any other causal model of transformers is read with backbone=transformers"
@@ -87,7 +95,7 @@ def _refuse_unsupported(file: ConfigFile, row: FamilyRow) -> None:
     if not isinstance(activation, str) or activation not in row.activations:
         raise file.refuse(row.activation_key, activation, f"use {' or '.join(dict.fromkeys(row.activations))}")
     for key, neutral in NEUTRAL.items():
-        if key in raw and key not in _read_elsewhere(row) and raw[key] not in neutral:
+        if raw.get(key) is not None and key not in _read_elsewhere(row) and raw[key] not in neutral:
             wanted = "null" if neutral[0] is None else str(neutral[0]).lower()
             raise file.refuse(key, raw[key], f"this family has no such setting; use {wanted} or leave it out")
     no_rope = raw.get("no_rope_layers")

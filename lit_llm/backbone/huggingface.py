@@ -191,7 +191,8 @@ def _as_in_files(
 
 def _with_prefix(names: Mapping[str, Path], layout: Layout) -> dict[str, str]:
     """Names of files that were saved without a head, with the prefix that the others have."""
-    if not layout.may_lack_prefix or any(name.startswith(layout.prefix) for name in names):
+    bare = any(name.startswith(layout.layers) for name in names)
+    if not bare or any(name.startswith(layout.prefix) for name in names):
         return {}
     beside = {layout.their_name(HEAD), "score.weight"}
     return {name: layout.prefix + name for name in names if name not in beside}

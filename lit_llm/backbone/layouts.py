@@ -31,7 +31,6 @@ class Layout:
     by_head: bool = False  # q, k and v stand together head by head
     transposed: bool = False  # matrices of layers are (in, out)
     ignored: tuple[str, ...] = ()  # endings of tensors that some versions wrote and nobody needs
-    may_lack_prefix: bool = False  # where the files were saved without a head
 
     def their_name(self, ours: str) -> str:
         """The name in the files of a parameter here, or of the tensor that holds it among others."""
@@ -150,7 +149,6 @@ LAYOUTS: Mapping[Family, Layout] = {
         fused={"attn.c_attn": QKV},
         transposed=True,
         ignored=(".attn.bias", ".attn.masked_bias"),
-        may_lack_prefix=True,
     ),
 }
 """Of those that differ from Llama's."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import beside, write_json
-from lit_llm.runtime.model_folder import refuse_pointer
+from lit_llm.runtime.model_folder import only_pickled, refuse_pointer
 from lit_llm.runtime.out_of_resources import is_out_of_memory
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -37,8 +37,8 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if index.is_file():
         return [folder / name for name in _shards(index)]
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pth")):
-        raise UserError(f"{folder}: has pickled weights only, which can run code; convert them to {SINGLE}")
+    if (pickled := only_pickled(folder)) is not None:
+        raise UserError(f"{folder}: {pickled}")
     raise UserError(f"{folder / SINGLE}: no such file; a model folder has config.json and {SINGLE}")
 
 

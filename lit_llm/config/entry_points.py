@@ -12,6 +12,7 @@ from lit_llm.config.definitions import definitions
 from lit_llm.config.task_files import check_tasks
 from lit_llm.errors import UserError
 from lit_llm.runtime.arguments import split_word
+from lit_llm.runtime.given_texts import check_texts
 from lit_llm.runtime.node_package import missing_in
 from lit_llm.runtime.terminal import started
 
@@ -55,6 +56,11 @@ def _check_node(text: str) -> None:
         raise UserError(f"node_llama_cpp={text}: {wrong}")
 
 
+def _check_texts(text: str) -> None:
+    if text.lower() not in ("none", "null", ""):
+        check_texts(Path(text).expanduser())
+
+
 def evaluate() -> None:
     """lit-llm-evaluate"""
     _command("lit_llm.training.evaluate_command", "lit_llm.training.evaluate_command.Evaluate", {"tasks": check_tasks})
@@ -67,7 +73,8 @@ def generate() -> None:
 
 def export() -> None:
     """lit-llm-export"""
-    _command("lit_llm.export.command", "lit_llm.export.command.Export", {"node_llama_cpp": _check_node})
+    checks = {"node_llama_cpp": _check_node, "texts": _check_texts}
+    _command("lit_llm.export.command", "lit_llm.export.command.Export", checks)
 
 
 def chat() -> None:

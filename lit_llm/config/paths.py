@@ -16,12 +16,12 @@ from lit_llm.errors import UserError
 from lit_llm.model_sources.adapters import WEIGHTS as WEIGHTS_OF_ADAPTER
 from lit_llm.model_sources.adapters import base_here
 from lit_llm.model_sources.folders import names_other_source
-from lit_llm.runtime.model_folder import is_adapter
+from lit_llm.runtime.model_folder import is_adapter, only_pickled, without_tokenizer
 from lit_llm.runtime.node_package import missing_in
 from lit_llm.runtime.suggestions import nearest
 
 DATA = ("path", "replay_path", "ptx_path", "decontaminate", "earlier_heldout")
-WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json")
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
 
 def wrong_places(values: Mapping[str, Any]) -> Iterator[str]:
@@ -88,9 +88,10 @@ def _model(key: str, text: Any) -> Iterator[str]:
     elif not (place / "config.json").is_file():
         yield f"{key}={text}: {_no_model(place)}"
     elif not (place / "tokenizer.json").is_file():
-        yield f"{key}={text}: no tokenizer.json here; give a model folder that holds one"
+        yield f"{key}={text}: {without_tokenizer(place)}"
     elif not any(next(place.glob(pattern), None) for pattern in WEIGHTS):
-        yield f"{key}={text}: no weights here (*.safetensors); give a whole model folder"
+        pickled = only_pickled(place)
+        yield f"{key}={text}: {pickled or 'no weights here (*.safetensors); give a whole model folder'}"
 
 
 def _adapter(key: str, text: str, place: Path) -> Iterator[str]:
@@ -132,7 +133,7 @@ def _tokenizer(key: str, node: Any) -> Iterator[str]:
             "" if _exists(place) else _near(place)
         )
     elif not (place / "tokenizer.json").is_file():
-        yield f"{key}={text}: no tokenizer.json here; give a model folder that holds one"
+        yield f"{key}={text}: {without_tokenizer(place)}"
 
 
 def _data(key: str, value: Any) -> Iterator[str]:

@@ -60,7 +60,7 @@ def _stage_faults(prefix: str, values: Mapping[str, Any], said: str) -> Iterator
     stage, backbone = (values[key] if isinstance(values[key], Mapping) else {} for key in ("stage", "backbone"))
     if backbone.get("_target_") == TransformersOptions.TARGET:
         yield f"{prefix}backbone=transformers: its layers are not shared out with {said}; give trainer=ddp"
-    if stage.get("lora_quantization"):
+    if stage.get("lora_quantization") and stage.get("lora_rank") != 0:
         yield (
             f"{prefix}stage.lora_quantization={stage['lora_quantization']}: weights in 4 bits are not shared out with "
             f"{said}; give trainer=ddp, or leave it out"

@@ -313,7 +313,7 @@ def _check_recomputed(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
 
 def _check_quantization(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
     stage, backbone = values["stage"], values["backbone"]
-    kind = stage.get("lora_quantization") if isinstance(stage, Mapping) else None
+    kind = stage.get("lora_quantization") if isinstance(stage, Mapping) and stage.get("lora_rank") != 0 else None
     if kind and isinstance(backbone, Mapping) and backbone.get("_target_") == TransformersOptions.TARGET:
         yield f"{prefix}stage.lora_quantization={kind}: is not for {prefix}backbone=transformers; leave one out"
     elif kind and find_spec("bitsandbytes") is None:

@@ -18,7 +18,6 @@ import numpy as np
 
 from lit_llm.backbone.huggingface import load_language_model
 from lit_llm.backbone.models import LanguageModel
-from lit_llm.errors import UserError
 from lit_llm.evaluation.likelihood import Scored, document_rows, likelihoods, response_row
 from lit_llm.evaluation.sets import read_all
 from lit_llm.export.engines import Answers, NotRun, Questions, Refused, ask_here, ask_llama_cpp, ask_transformers
@@ -30,6 +29,7 @@ from lit_llm.model_sources.gguf_folder import write_folder
 from lit_llm.model_sources.gguf_header import Quantization
 from lit_llm.records import Document, Example, Message
 from lit_llm.runtime.file_hashes import sha256_of
+from lit_llm.runtime.given_texts import read_texts
 from lit_llm.runtime.progress_bars import Bar
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -38,6 +38,7 @@ SPREAD = 2.0  # how much further than the rounding here llama.cpp may be, whose 
 SURE = 5.0  # times the bound of the root mean square: further than any one logit of many thousands is off
 LOSS = {"f32": 0.001, "f16": 0.005, "bf16": 0.01, "q8_0": 0.01, "q5_1": 0.05, "q5_0": 0.05, "q4_1": 0.15, "q4_0": 0.15}
 """By which part the loss on held-out text may grow."""
+MEASURED = ("documents", "responses")  # kinds of held-out sets that a loss is taken on
 TEXTS, STEPS, ITEMS, MOST_TOKENS, CONTEXT = 200, 24, 32, 512, 256
 _ASKED = ("What is the capital of France?", "Write a short line about the sea.", "ما عاصمة مصر؟")
 
@@ -175,11 +176,7 @@ def _held_out(model: Model, tokenizer: Tokenizer, texts: Path | None) -> list[Sc
     context = min(model.context, 1024)
     sets = model.folder.parent / "heldout" if texts is None or not texts.is_dir() else texts
     if texts is not None and sets != texts:
-        try:
-            documents = [Document(texts.read_text(encoding="utf-8"))]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"texts={texts}: not readable as UTF-8 text ({error})") from None
-        return document_rows(tokenizer, documents[0], context, ITEMS * MOST_TOKENS)
+        return document_rows(tokenizer, Document(read_texts(texts)), context, ITEMS * MOST_TOKENS)
     rows: list[Scored] = []
     for heldout in read_all(sets):
         for item in random.Random(0).sample(heldout.items, min(ITEMS, len(heldout.items))):

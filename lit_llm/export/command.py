@@ -13,16 +13,18 @@ from typing import Annotated, Literal
 
 from lit_llm.backbone.huggingface import load_model, save_model
 from lit_llm.errors import UserError
+from lit_llm.evaluation.sets import read_all
 from lit_llm.export.card import WORDS, card, verdict
-from lit_llm.export.certificate import Certificate, certify
+from lit_llm.export.certificate import MEASURED, Certificate, certify
 from lit_llm.export.gguf_file import read_model, write_gguf
-from lit_llm.export.huggingface_folder import write_huggingface
-from lit_llm.export.ollama import modelfile
+from lit_llm.export.huggingface_folder import shard_bytes, write_huggingface
+from lit_llm.export.ollama import NONE_KNOWN, modelfile
 from lit_llm.lineage.lineage import base_models
 from lit_llm.model_sources.folders import folder_of
 from lit_llm.model_sources.gguf_header import Quantization, gguf_package
 from lit_llm.runtime.arguments import run_command
 from lit_llm.runtime.atomic_files import write_json, write_text
+from lit_llm.runtime.given_texts import check_texts
 from lit_llm.runtime.model_folder import is_adapter
 from lit_llm.runtime.node_package import missing_in
 from lit_llm.text.tokenizer import load_tokenizer
@@ -82,6 +84,14 @@ def refuse_unread(a: Export) -> None:
         if getattr(a, key) != usual[key]:
             layout = next(layout for layout in other if layout != a.to)
             raise UserError(f"{key}={getattr(a, key)}: is read with to={layout} alone; leave it out")
+    shard_bytes(a.max_shard_size)
+    for key in ("texts", "node_llama_cpp") if not a.certificate else ():
+        if getattr(a, key) is not None:
+            raise UserError(f"{key}={getattr(a, key)}: is the certificate's, and certificate=false; leave one out")
+    if a.texts is not None:
+        check_texts(a.texts)
+        if a.texts.is_dir() and not any(one.kind in MEASURED for one in read_all(a.texts)):
+            raise UserError(f"texts={a.texts}: holds no set of {' or '.join(MEASURED)}; give another folder, or a text")
     if a.node_llama_cpp is not None and (wrong := missing_in(a.node_llama_cpp)) is not None:
         raise UserError(f"node_llama_cpp={a.node_llama_cpp}: {wrong}")
 
@@ -130,8 +140,11 @@ def export_gguf(a: Export, folder: Path, name: str, output: Path, named: Path) -
     write_gguf(file, model, tokenizer, a.quantization, {"name": name, **licence})
     for stale in ("certificate.json", "README.md"):  # they are of the file before
         (output / stale).unlink(missing_ok=True)
-    write_text(output / "Modelfile", modelfile(file.name, tokenizer))
+    made = modelfile(file.name, tokenizer)
+    write_text(output / "Modelfile", made)
     print(f"{file}: {file.stat().st_size:,} bytes; Modelfile for ollama beside it")
+    if NONE_KNOWN in made:
+        print(f"Modelfile: {NONE_KNOWN}")
     if model.context < model.config.max_positions:
         print(
             f"its context is the sliding window, {model.context} tokens: llama.cpp has no window in this architecture"

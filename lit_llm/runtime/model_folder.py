@@ -69,6 +69,32 @@ def is_adapter(folder: str | Path) -> bool:
     return (folder / ADAPTER).is_file() and not any(folder.glob("model*.safetensors*"))
 
 
+_OLDER = ("tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "tekken.json", "vocab.txt")
+
+
+def without_tokenizer(folder: Path) -> str:
+    """What is said of a folder that has no ``tokenizer.json``. Older files do not say how texts are cut: a class of
+    transformers does."""
+    older = [name for name in _OLDER if (folder / name).is_file()]
+    if not older:
+        return "no tokenizer.json here; give a model folder that holds one"
+    needs = " sentencepiece" if any(name.endswith(".model") for name in older) else ""
+    return (
+        f"no tokenizer.json here, only {' and '.join(older)}; transformers makes one of it (pip install transformers"
+        f"{needs}): AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+    )
+
+
+def only_pickled(folder: Path) -> str | None:
+    """What is said of a folder whose weights are pickled alone; None: they are not."""
+    if any(folder.glob("*.safetensors")) or not any(next(folder.glob(f"*.{end}"), None) for end in ("bin", "pth")):
+        return None
+    return (
+        "has pickled weights only, which can run code; write them again as model.safetensors where you trust them: "
+        f"AutoModelForCausalLM.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r}), of transformers"
+    )
+
+
 def refuse_pointer(path: Path) -> None:
     """Raise UserError where a file is the few lines that Git LFS leaves in place of one that was not fetched."""
     try:

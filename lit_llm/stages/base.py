@@ -104,7 +104,7 @@ class Stage(L.LightningModule):
 
         Raises UserError for a value that makes no sense, or a layer that the model has not.
         """
-        self.lora_rank, self.base_model = options.lora_rank, options.base_model or ""
+        self.lora_rank, self.base_model = options.lora_rank or 0, options.base_model or ""
         self.lora_merge = options.lora_merge
         if options.lora_rank and adapted(self.model):
             go_on(self.model, **options.adapters(dropout))

@@ -61,7 +61,9 @@ class AdapterOptions(StageOptions):
 
     RANGES: ClassVar[Mapping[str, Range]] = {"lora_rank": Range(0, 10**5), "lora_alpha": FACTOR}
 
-    lora_rank: int = 0  # of the adapters; 0: none, all weights are trained
+    # Of the adapters; null: none, all weights are trained. 0 says so whatever else is said of them, as in a sweep over
+    # stage.lora_rank=0,16; with null a word about adapters is refused.
+    lora_rank: int | None = None
     lora_alpha: float = 32.0  # the adapters' scale is lora_alpha / lora_rank
     lora_targets: Sequence[str] = LINEAR_LAYERS  # names of the layers that get one
     lora_rslora: bool = False  # the scale is lora_alpha / sqrt(lora_rank), which stays right for large ranks
@@ -77,24 +79,13 @@ class AdapterOptions(StageOptions):
     def check(self) -> None:
         if self.lora_quantization not in ("nf4", None):
             raise UserError(f"stage.lora_quantization={self.lora_quantization}: must be nf4 or null")
-        if not self.lora_rank:
-            self._refuse_without_adapters()
+        for name, value in {} if self.lora_rank else adapter_words(type(self), vars(self)).items():
+            if self.lora_rank is None:
+                raise UserError(
+                    f"stage.{name}={as_word(value)}: there are no adapters; give stage.lora_rank=16, or leave it out"
+                )
+            object.__setattr__(self, name, _usual(type(self))[name])
         super().check()
-
-    def _refuse_without_adapters(self) -> None:
-        """Raises UserError for a word about adapters, where there are none and all weights would be trained."""
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if not each.name.startswith("lora_") or value == each.default:
-                continue
-            if isinstance(value, list | tuple):
-                if tuple(value) == each.default:
-                    continue
-                value = f"[{','.join(map(str, value))}]"
-            told = str(value).lower() if isinstance(value, bool) else value
-            raise UserError(
-                f"stage.{each.name}={told}: there are no adapters; give stage.lora_rank=16, or leave it out"
-            )
 
     def adapters(self, dropout: float = 0.0) -> dict[str, Any]:
         """What ``backbone.lora.apply_lora`` takes besides the model."""
@@ -106,6 +97,33 @@ class AdapterOptions(StageOptions):
             "rank_stabilized": self.lora_rslora,
             "decomposed": self.lora_dora,
         }
+
+
+def adapter_words(kind: type[AdapterOptions], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``values`` that say something about adapters, beside their rank, that a stage's options do not say by
+    themselves: without adapters they would count for nothing."""
+    return {
+        name: value
+        for name, usual in _usual(kind).items()
+        if (value := values.get(name, usual)) != usual and not (_is_list(value) and tuple(value) == usual)
+    }
+
+
+def _usual(kind: type[AdapterOptions]) -> dict[str, Any]:
+    return {
+        each.name: each.default for each in fields(kind) if each.name.startswith("lora_") and each.name != "lora_rank"
+    }
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def as_word(value: Any) -> str:
+    """As the command line takes it."""
+    if _is_list(value):
+        return f"[{','.join(map(str, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)

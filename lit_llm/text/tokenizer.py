@@ -26,7 +26,7 @@ from lit_llm.model_sources.adapters import base_of
 from lit_llm.model_sources.folders import folder_of
 from lit_llm.records import Message
 from lit_llm.runtime.atomic_files import write_text
-from lit_llm.runtime.model_folder import check_model_folder, check_recorded, is_adapter
+from lit_llm.runtime.model_folder import check_model_folder, check_recorded, is_adapter, without_tokenizer
 from lit_llm.text.around import added_around, always_add
 from lit_llm.text.chat import CHATML, PLAIN, ChatTemplate
 from lit_llm.text.control_tokens import DOCUMENT_END, SPECIALS, TURN_END, TURN_START
@@ -365,7 +365,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         folder = base_of(folder)
     file = folder / "tokenizer.json"
     if not file.is_file():
-        raise UserError(f"{folder}: no tokenizer.json here; give a model folder that holds one")
+        raise UserError(f"{folder}: {without_tokenizer(folder)}")
     check_recorded(folder, FILES)
     engine = read_engine(file)
     config = read_json(folder / "tokenizer_config.json")

@@ -32,6 +32,7 @@ from lit_llm.runtime.compile_cache import keep_compiled
 from lit_llm.runtime.distributed import is_first_process
 from lit_llm.runtime.model_folder import check_model_folder, is_adapter
 from lit_llm.stages.base import Stage
+from lit_llm.stages.options import AdapterOptions, adapter_words, as_word
 from lit_llm.text.merges import LearnedMerges
 from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 from lit_llm.training import vocabulary
@@ -160,9 +161,21 @@ def load_run_model(cfg: DictConfig, tokenizer: Tokenizer) -> LanguageModel | Sco
         config = construct(cfg.backbone, "backbone", cfg.allowed_targets)(**own)
         model = outline_of(config) if _is_deferred(cfg) else LanguageModel(config)
     _check_fit(cfg, model, tokenizer)
+    _tell_of_no_adapters(cfg)
     if cfg.trainer.save_dtype is not None:
         model.stored = StoredDtypes(getattr(torch, cfg.trainer.save_dtype))
     return model
+
+
+def _tell_of_no_adapters(cfg: DictConfig) -> None:
+    """The words about adapters that count for nothing with ``stage.lora_rank=0``, as in a sweep that has it."""
+    kind: Any = named_class(cfg.stage, "stage", cfg.allowed_targets)
+    if cfg.stage.get("lora_rank") != 0 or not issubclass(kind.Options, AdapterOptions) or not is_first_process():
+        return
+    values: Any = OmegaConf.to_container(cfg.stage, resolve=True)
+    if words := adapter_words(kind.Options, values):
+        told = " ".join(f"stage.{name}={as_word(value)}" for name, value in words.items())
+        log.info("stage.lora_rank=0: all weights are trained, without adapters; %s counts for nothing", told)
 
 
 def _read_whole(cfg: DictConfig) -> LanguageModel | ScoreModel:

@@ -61,7 +61,7 @@ def needs_less(cfg: DictConfig) -> str:
     ) if cfg[group].get(key) is not None and (group != "evaluation" or cfg.evaluation.enabled)]  # fmt: skip
     values = ", ".join(f"{key}={OmegaConf.select(cfg, key)}" for key in keys)
     more = [] if cfg.trainer.gradient_checkpointing else ["trainer.gradient_checkpointing=true"]
-    more += ["stage.lora_rank=16"] if cfg.stage.get("lora_rank") == 0 else []
+    more += ["stage.lora_rank=16"] if "lora_rank" in cfg.stage and not cfg.stage.lora_rank else []
     ours = cfg.backbone.get("_target_") != TransformersOptions.TARGET
     if ours and cfg.stage.get("lora_rank") and "lora_quantization" in cfg.stage and not cfg.stage.lora_quantization:
         more.append("stage.lora_quantization=nf4")

@@ -75,7 +75,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "weights cut": (cut, ["model.safetensors", "damaged or cut short"]),
     "weights scrambled": (scramble_header, ["model.safetensors", "damaged or cut short"]),
     "weights empty": (lambda f: (f / "model.safetensors").write_bytes(b""), ["model.safetensors", "damaged"]),
-    "pickle": (pickle_only, ["pickled", "model.safetensors"]),
+    "pickle": (pickle_only, ["pickled", "model.safetensors", "save_pretrained("]),
     "index outside": (point_index_outside, ["index.json", "../model.safetensors"]),
     "index nowhere": (point_index_nowhere, ["model-00001.safetensors", "no such file"]),
     "NaN": (change_tensors(lambda t: t[NORM][3:5].fill_(float("nan"))), [NORM, "2 NaN or infinite of 32"]),

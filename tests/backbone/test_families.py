@@ -136,6 +136,25 @@ def test_what_fills_a_packed_row_up_may_be_longer_than_the_context(tmp_path: Pat
         torch.testing.assert_close(found[:, :20], theirs(document).logits, atol=LARGEST, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["gemma2", "gpt_neox"])
+def test_files_that_were_saved_without_a_head_are_read(name: str, tmp_path: Path) -> None:
+    """Where the head is the embedding it is all there, under names without the prefix that a head brings; else it is
+    missing."""
+    from safetensors.torch import load_file, save_file
+
+    theirs, (tokens,) = saved(MODELS[name], tmp_path), rows(20)
+    path, head = tmp_path / "model.safetensors", {"embed_out.weight"}
+    tensors = load_file(path)
+    save_file({key.partition(".")[2]: tensor for key, tensor in tensors.items() if key not in head}, path)
+    if not theirs.config.tie_word_embeddings:
+        with pytest.raises(UserError, match="missing embed_out.weight"):
+            load_language_model(tmp_path)
+        return
+    ours = load_language_model(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.logits(ours(tokens)), theirs(tokens).logits, atol=LARGEST, rtol=0)
+
+
 def test_gpt2_s_first_files_are_read(tmp_path: Path) -> None:
     """Saved without a head, with the causal masks that old versions kept beside the weights."""
     from safetensors.torch import load_file, save_file

@@ -67,6 +67,7 @@ REFUSED: list[tuple[str, str, Any]] = [
     ("qwen3_moe", "n_shared_experts", 1),
     ("qwen2", "rope_parameters", {"rope_type": "yarn", "factor": 2.0, "beta": 3}),
     ("qwen2", "rope_parameters", {"rope_type": "mrope"}),
+    ("qwen3", "model_type", "llama"),
 ]
 
 

@@ -149,6 +149,9 @@ def test_adapters_without_a_base_and_runs_are_told_from_models(tmp_path):
     assert "base_model_name_or_path=None should name the model" in refused("train", f"init_from={tmp_path}/adapter")
     assert f"give the model in it, {tmp_path}/run/model" in refused("train", f"init_from={tmp_path}/run")
     assert "no tokenizer.json" in refused("train", f"init_from={tmp_path}/run/model")
+    (tmp_path / "run/model/tokenizer.json").write_text("{}")
+    (tmp_path / "run/model/pytorch_model.bin").write_text("")
+    assert "pickled weights only" in refused("train", f"init_from={tmp_path}/run/model")
     reward = ["stage=ppo", f"init_from={tmp_path}", f"stage.reward.folder={tmp_path}/adapter"]
     assert any(line.startswith("stage.reward.folder=") for line in refused("train", *reward).splitlines())
 

@@ -24,6 +24,7 @@ def test_a_misspelt_key_is_told_before_the_command_is_imported(name, monkeypatch
     [
         ("evaluate", ["model=a", "tasks=nothere.yaml"], "tasks=nothere.yaml: no such file"),
         ("export", ["model=a", "node_llama_cpp=nothere"], "node_llama_cpp=nothere: no such folder; give"),
+        ("export", ["model=a", "texts=nowhere.txt"], "texts=nowhere.txt: no such file; give a text"),
     ],
 )
 def test_a_place_that_is_not_there_is_told_before_the_command_is_imported(name, words, line, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import AddedToken, decoders, models, normalizers, trainers
 from tokenizers import Tokenizer as Engine
-from tokenizers import models, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lit_llm.backbone.huggingface import load_language_model, save_model
@@ -25,11 +26,14 @@ from lit_llm.export import certificate, gguf_file, tokenizer_metadata
 from lit_llm.export.command import Export, name_of, run
 from lit_llm.export.engines import Questions, Refused, ask_llama_cpp
 from lit_llm.model_sources import folders, gguf_forms
+from lit_llm.model_sources.gguf_header import read_head
 from lit_llm.model_sources.pre_tokenizers import RULES
-from lit_llm.records import Document, Heldout
+from lit_llm.records import Document, Heldout, Message, Prompt
+from lit_llm.text.chat import ChatTemplate
 from lit_llm.text.merges import learn_merges
-from lit_llm.text.tokenizer import load_tokenizer
+from lit_llm.text.tokenizer import Tokenizer, load_tokenizer
 from tests.export.conftest import NODE, SHAPES, needs_llama_cpp, small_model, small_tokenizer
+from tests.export.families import model_of
 from tests.model_sources.test_gguf import random_texts
 from tests.small_gguf import TEXTS, write
 
@@ -42,11 +46,13 @@ def few(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # which has no node_modules
 
 
-def export(folder: Path, output: Path, capsys, node: Path | None = None, **more) -> tuple[int, dict, str]:
+def export(
+    folder: Path, output: Path, capsys, node: Path | None = None, called="small", **more
+) -> tuple[int, dict, str]:
     """Status, certificate, and what was printed."""
     status = 0
     try:
-        run(Export(folder, name="small", output=output, node_llama_cpp=node, **more))
+        run(Export(folder, name=called, output=output, node_llama_cpp=node, **more))
     except SystemExit as stop:
         status = int(stop.code)
     path = output / "certificate.json"
@@ -102,8 +108,26 @@ def test_a_loss_that_grew_fails(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(certificate.LOSS, "q4_0", -1.0)
     status, found, _ = export(folder, tmp_path / "out", capsys, quantization="q4_0", texts=texts)
     assert status == 1 and results(found, "lit-llm")["bits per byte on held-out text"] is False
-    with pytest.raises(UserError, match=r"texts=.*nowhere.txt: not readable"):
-        export(folder, tmp_path / "out", capsys, texts=tmp_path / "nowhere.txt")
+
+
+def test_texts_that_nothing_can_be_measured_on_are_refused_before_the_work(folder, tmp_path, capsys):
+    heldout = folder.parent / "heldout"
+    write_heldout(tmp_path / "asked", Heldout("asked", "prompts", (Prompt((Message("user", "Hi"),)),)))
+    (tmp_path / "blank.txt").write_text(" \n")
+    (tmp_path / "latin.txt").write_bytes("Straße".encode("latin-1"))
+    write_heldout(heldout, Heldout("general", "documents", (Document(TEXTS[0]),)))
+    for name, line in {
+        "nowhere.txt": "no such file; give a text",
+        "blank.txt": "is empty",
+        "latin.txt": "not UTF-8 at byte 4",
+        "run": f"holds no held-out set (*.jsonl); give texts={heldout}",
+        "asked": "holds no set of documents or responses",
+    }.items():
+        with pytest.raises(UserError, match=f"^texts={re.escape(f'{tmp_path / name}: {line}')}"):
+            export(folder, tmp_path / "out", capsys, texts=tmp_path / name)
+    with pytest.raises(UserError, match=r"^texts=.*: is the certificate's, and certificate=false"):
+        export(folder, tmp_path / "out", capsys, texts=heldout, certificate=False)
+    assert not (tmp_path / "out").exists()
 
 
 # ---- by llama.cpp itself ---------------------------------------------------------------------------------------------
@@ -227,6 +251,48 @@ def test_a_sentencepiece_tokenizer_goes_in_and_out(blank, tmp_path, capsys):
     assert len(ours.encode(TEXTS[0])) < len(TEXTS[0]), "pieces are merged"
     status, found, told = export(folders.folder_of(file), tmp_path / "out", capsys, NODE)
     assert status == 0 and found["passed"], told
+
+
+def as_phi3(place: Path) -> Path:
+    """A model whose tokens take the blanks behind them, as Phi-3's, ``</s>`` too, which is no special one."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256)), *"▁abcdefghi", "<|endoftext|>", "<|user|>",
+              "<|end|>", "<|assistant|>"]  # fmt: skip
+    engine = Engine(models.BPE({token: n for n, token in enumerate(tokens)}, [], byte_fallback=True, unk_token="<unk>"))
+    engine.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    engine.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    plain, last = ("<unk>", "<s>", "<|endoftext|>"), tokens[-4:]
+    for name in ("<unk>", "<s>", "</s>", *last):
+        one = AddedToken(name, rstrip=name not in plain, normalized=False, special=name != "</s>")
+        (engine.add_tokens if name == "</s>" else engine.add_special_tokens)([one])
+    template = (
+        "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+    )
+    names = {"bos_token": "<s>", "eos_token": "<|endoftext|>", "unk_token": "<unk>", "pad_token": "<|endoftext|>"}
+    tokenizer = Tokenizer(engine, names, ChatTemplate(template))
+    save_model(place, model_of("phi3", vocab_size=len(tokens)), tokenizer)
+    return place
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("name", ["phi3", "mine"])
+def test_a_model_s_name_does_not_change_its_ids(name, tmp_path, capsys):
+    """llama.cpp goes by it: others named after Phi-3 it does not read, and Phi-3 by another name it reads otherwise."""
+    tokenizer = small_tokenizer()
+    save_model(tmp_path / "model", model_of("phi3", vocab_size=tokenizer.vocab_size + 2), tokenizer)
+    for place in (tmp_path / "model", as_phi3(tmp_path / "theirs")):
+        status, found, told = export(place, tmp_path / "out", capsys, NODE, called=f"a-{name}", quantization="f32")
+        assert status == 0 and found["passed"], told
+
+
+def test_phi_3_s_tokens_come_back_by_any_name(tmp_path, capsys):
+    _, found, told = export(as_phi3(tmp_path / "theirs"), tmp_path / "out", capsys, called="mine", quantization="f32")
+    assert [c for c in found["checks"] if c["passed"] is False] == [], told
+    file = tmp_path / "out/mine-F32.gguf"
+    assert read_head(file).values["general.name"] == "mine-phi-3"
+    before, after = (load_tokenizer(place).blank_takers for place in (tmp_path / "theirs", file))
+    assert before == after and "<|user|>" in after[1] and "<s>" not in after[1]
+    assert tokenizer_metadata.name_for("my-PHI3b", small_tokenizer()) == "my-PHI_3b"
 
 
 @needs_llama_cpp

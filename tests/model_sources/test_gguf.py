@@ -269,6 +269,7 @@ def test_sentencepiece_s_ids_are_those_of_sentencepiece(like, tmp_path):
 
 REFUSED = {
     "an architecture": ("bert", {}, "general.architecture='bert' is not supported; read are gemma2, gemma3, gpt2"),
+    "an adapter": ("llama", {"general.type": "adapter"}, "general.type='adapter': holds no language model"),
     "a pre-tokenizer": ("llama", {"tokenizer.ggml.pre": "hunyuan"}, "pre='hunyuan' is not supported.*known are gpt-2"),
     "none": ("llama", {"tokenizer.ggml.pre": None}, "tokenizer.ggml.pre is missing"),
     "a tokenizer": ("llama", {"tokenizer.ggml.model": "bert"}, "tokenizer.ggml.model='bert' is not supported"),

@@ -80,7 +80,7 @@ PPO, GRPO = options.PPOOptions, options.GRPOOptions
 @pytest.mark.parametrize(
     ("kind", "values", "line"),
     [
-        (PPO, {"lora_rank": -1}, "stage.lora_rank: -1; must be 0 or more"),
+        (PPO, {"lora_rank": -1}, "stage.lora_rank: -1; must be 0 or more, or null"),
         (PPO, {"temperature": 0.0}, "stage.temperature: 0.0; must be above 0"),
         (PPO, {"max_grad_norm": -1.0}, "stage.max_grad_norm: -1.0; must be 0 or more"),
         (PPO, {"micro_batch_size": 0}, "stage.micro_batch_size: 0; must be 1 or more, or null"),
@@ -153,7 +153,9 @@ def test_a_word_about_adapters_without_any_is_refused(kind):
         with pytest.raises(UserError, match=rf"^stage.{each.name}=.*: there are no adapters; give stage.lora_rank=16"):
             kind(**{each.name: value})
         kind(**{each.name: list(each.default) if each.name == "lora_targets" else each.default})
-        kind(**{each.name: value, "lora_rank": 2})
+        assert getattr(kind(**{each.name: value, "lora_rank": 2}), each.name) == value
+        # As in a sweep over stage.lora_rank=0,2: nothing behind the options sees it.
+        assert kind(**{each.name: value, "lora_rank": 0}) == kind(lora_rank=0)
 
 
 LINES = [

@@ -202,7 +202,8 @@ def test_ppo_s_value_shares_the_policy_s_4_bits_and_a_reward_model_stays_whole()
 @pytest.mark.parametrize("kind", [InstructionTuning, RewardModeling, FlagClassification, KTO, PPO])
 def test_it_needs_adapters(kind: type) -> None:
     with pytest.raises(UserError, match=r"^stage\.lora_\w+=\S+: there are no adapters;"):
-        stage_of(kind, lora_rank=0)
+        stage_of(kind, lora_rank=None)
+    assert not has_quantized(stage_of(kind, lora_rank=0).model)  # said by itself, as in a sweep
     with pytest.raises(UserError, match=r"^stage.lora_quantization=int4: must be nf4 or null"):
         stage_of(kind, lora_quantization="int4")
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -197,6 +198,17 @@ def test_damaged_folders_are_one_line(tokenizer, tmp_path, name, content, messag
     with pytest.raises(UserError, match=message) as caught:
         load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_an_older_folder_s_tokenizer_is_told_with_what_makes_a_new_one(tmp_path):
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).write_text("{}")
+    made = re.escape(f"AutoTokenizer.from_pretrained({str(tmp_path)!r}).save_pretrained({str(tmp_path)!r})")
+    with pytest.raises(UserError, match=rf"only vocab.json and merges.txt; .*\(pip install transformers\): {made}$"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(b"")
+    with pytest.raises(UserError, match=r"pip install transformers sentencepiece"):
+        load_tokenizer(tmp_path)
 
 
 def test_wrong_arguments_are_one_line(tokenizer):

@@ -96,10 +96,11 @@ def test_a_merge_into_bfloat16_is_measured_before_and_after(place, caplog):
 
 def test_all_weights_of_an_adapter_s_model_can_be_trained(place, caplog):
     with caplog.at_level(logging.INFO, "lit_llm"):
-        none = ["stage.lora_rank=0", "stage.lora_alpha=32"]  # as it comes: any other is refused without adapters
+        none = ["stage.lora_rank=0", "stage.lora_targets=[q_proj]"]  # as a run of a sweep over ranks
         stage = load(words(place, "instruction_tuning", "instructions", place / "tuned/model", *none),
                      place / "full").stage  # fmt: skip
     assert f"an adapter of {place}/base; the two, merged," in caplog.text
+    assert "without adapters; stage.lora_alpha=4 stage.lora_targets=[q_proj] counts for nothing" in caplog.text
     assert all(weight.requires_grad for weight in stage.model.parameters())
     for one, other in zip(stage.model.parameters(), load_model(place / "tuned/model").parameters(), strict=True):
         assert torch.equal(one, other)
