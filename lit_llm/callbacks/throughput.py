@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from lit_llm.callbacks.options import ThroughputOptions
@@ -17,17 +18,19 @@ from lit_llm.runtime.lightning_loops import is_logging_step, is_trial
 
 
 class TokenCount(L.Callback):
-    """Counts the tokens that a run trains on, whatever is logged of them."""
+    """Counts the tokens that a run trains on, of all processes, whatever is logged of them."""
 
     def __init__(self) -> None:
         self.tokens = 0  # over all steps of the run, resumed ones included, up to where the device was last asked
-        self._pending: int | Tensor = 0
-        self._shares = 1
+        self._pending: int | Tensor = 0  # of this process's batches since then
+        self._batches = 0
+        self._world, self._device = 1, torch.device("cpu")
 
     @property
     def total(self) -> int:
-        """Of all steps so far."""
-        return self.tokens + int(self._pending) * self._shares
+        """Of all steps so far. Every process asks alike."""
+        self._take()
+        return self.tokens
 
     def state_dict(self) -> dict[str, Any]:
         return {"tokens": self.total}
@@ -35,20 +38,28 @@ class TokenCount(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.tokens = state_dict["tokens"]
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        self._pending, self._shares = 0, trainer.world_size // peers()
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._pending, self._batches = 0, 0
+        self._world, self._device = trainer.world_size, pl_module.device
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:  # noqa: ARG002
-        self._pending = self._pending + pl_module.tokens_in(batch)
+        self._pending, self._batches = self._pending + pl_module.tokens_in(batch), self._batches + 1
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         self._take()
 
-    def _take(self) -> int:
-        """Waits for the device; returns the tokens since it was waited for last."""
-        seen = int(self._pending) * self._shares
-        self.tokens, self._pending = self.tokens + seen, 0
-        return seen
+    def _take(self) -> None:
+        """Waits for the device, and for the other processes, whose answers may be longer: all have had as many batches.
+        Nothing is sent where there was none since the last time."""
+        if not self._batches:
+            return
+        seen = int(self._pending)
+        if self._world > 1:
+            every = torch.tensor(seen, device=self._device)
+            dist.all_reduce(every)
+            seen = int(every) // peers()  # which have each counted the same rows
+        self.tokens += seen
+        self._pending, self._batches = 0, 0
 
 
 class Throughput(TokenCount):
@@ -68,11 +79,13 @@ class Throughput(TokenCount):
         tflops = self.options.peak_tflops
         self.peak = None if tflops is None else tflops * 1e12
         self._flops, self._seconds, self._started, self._waited = 0.0, 0.0, 0.0, 0.0
+        self._logged = 0  # of ``tokens``
         self.tokens_per_second = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._flops, self._seconds, self._waited = 0.0, 0.0, _seconds_waited(trainer)
+        self._logged = self.tokens
         self._started = time.perf_counter()
         if self.options.mfu and self.peak is None and not is_trial(trainer):
             self.peak = peak_flops(pl_module.device, _matmul_dtype(trainer))
@@ -90,16 +103,17 @@ class Throughput(TokenCount):
             self._flops += batch.input_ids.numel() * config.flops_per_token(batch.input_ids.shape[-1]) / peers()
         if not is_logging_step(trainer):
             return
-        seen = self._take()  # waits for the device, so the time below is the work's
+        self._take()  # waits for the device, so the time below is the work's
         self._pause()
-        values, waited = {"train/tokens_per_second": seen / self._seconds}, _seconds_waited(trainer)
+        seen, waited = self.tokens - self._logged, _seconds_waited(trainer)
+        values = {"train/tokens_per_second": seen / self._seconds}
         values["train/data_wait"] = (waited - self._waited) / self._seconds
         if self._flops and self.peak:
             values["train/mfu"] = self._flops / self._seconds / self.peak
         self.tokens_per_second = values["train/tokens_per_second"]
         pl_module.log_dict({**values, "train/tokens": float(self.tokens)})
         self._flops, self._seconds, self._started = 0.0, 0.0, time.perf_counter()
-        self._waited = waited
+        self._waited, self._logged = waited, self.tokens
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         if not trainer.sanity_checking:

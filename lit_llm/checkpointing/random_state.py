@@ -10,7 +10,7 @@ import lightning as L
 import torch
 import torch.distributed as dist
 
-from lit_llm.runtime.distributed import gathered
+from lit_llm.runtime.distributed import gathered, gathered_shares, peers
 from lit_llm.runtime.lightning_loops import validation_is_next
 
 
@@ -40,13 +40,28 @@ def take_up(states: list[dict[str, Any]], rank: int) -> None:
     random.seed(seed)
 
 
+def draw_as_the_first_peer(device: torch.device, rank: int, world_size: int) -> None:
+    """Processes that compute one model together go on with the stream of the first of them, which alone may have drawn
+    before: what adapters leave out of one input is the same in all."""
+    if peers() == 1:
+        return
+    on_gpu = device.type == "cuda"
+    mine = torch.get_rng_state(), torch.cuda.get_rng_state(device) if on_gpu else None, random.getstate()
+    on_host, on_device, python = gathered(mine, world_size)[rank - rank % peers()]
+    torch.set_rng_state(on_host)
+    if on_device is not None:
+        torch.cuda.set_rng_state(on_device, device)
+    random.setstate(python)
+
+
 class RandomState(L.Callback):
     """Keeps each process's random streams in the checkpoint, and keeps validation from drawing on them.
 
     Restored in ``on_train_start``: between loading and that, Lightning runs a trial validation and makes iterators.
     A run that goes on with more processes than it was saved with gives each new one a stream of its own, made from that
     of process (rank modulo their number) and its rank: the same whenever the checkpoint is resumed so. With fewer, the
-    streams of those that are no more are left out.
+    streams of those that are no more are left out. Processes that compute one model together draw alike: they have one
+    stream, and count as one process.
     """
 
     def __init__(self) -> None:
@@ -57,16 +72,17 @@ class RandomState(L.Callback):
         mine = random_state()
         if not (dist.is_available() and dist.is_initialized()):
             return {"processes": [mine]}
-        return {"processes": gathered(mine, dist.get_world_size())}  # every process dumps, only the first writes
+        return {"processes": gathered_shares(mine, dist.get_world_size())}  # all processes dump, only the first writes
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._loaded = state_dict["processes"]
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Also before the validation that a resumed run begins with."""
         if self._loaded:
-            take_up(self._loaded, trainer.global_rank)
+            take_up(self._loaded, trainer.global_rank // peers())
         self._loaded = []
+        draw_as_the_first_peer(pl_module.device, trainer.global_rank, trainer.world_size)
         self._before_validation = random_state() if validation_is_next(trainer) else None
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:  # noqa: ARG002

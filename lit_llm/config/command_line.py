@@ -158,10 +158,10 @@ def _own(error: BaseException | None) -> UserError | None:
     return error
 
 
-def complain(error: UserError) -> None:
+def complain(error: UserError, alone: bool = False) -> None:
     """One line on stderr for every finding. Of several processes of a run that torchrun or srun started only the first
-    one tells what all of them find."""
-    if not is_first_process():
+    one tells what all of them find. ``alone``: this process alone has found it."""
+    if not is_first_process() and not alone:
         return
     for line in str(error).splitlines():
         print(broken(f"error: {line}", columns(sys.stderr)), file=sys.stderr)

@@ -67,7 +67,11 @@ def reward_std(rewards: Tensor) -> Tensor:
 
 
 def token_weights(
-    mask: Tensor, aggregation: str = "token_mean", max_length: int | None = None, tokens: Tensor | None = None
+    mask: Tensor,
+    aggregation: str = "token_mean",
+    max_length: int | None = None,
+    tokens: Tensor | None = None,
+    answers: Tensor | None = None,
 ) -> Tensor:
     """(B, C): what each token's term weighs in the loss of this batch; 0 outside the mask.
 
@@ -77,14 +81,16 @@ def token_weights(
 
     Args:
         max_length: tokens that an answer may have, for ``constant``.
-        tokens: () for ``token_mean``: tokens of a batch, averaged over processes, where there are several.
+        tokens, answers: () for ``token_mean`` and for the other two: tokens and answers of a batch, averaged over
+            processes, where there are several.
     """
+    rows = torch.full((), float(len(mask)), device=mask.device) if answers is None else answers
     if aggregation == "token_mean":
         return mask / (mask.sum() if tokens is None else tokens).clamp_min(1)
     if aggregation == "sequence_mean":
-        return mask / (mask.sum(1, keepdim=True).clamp_min(1) * len(mask))
+        return mask / (mask.sum(1, keepdim=True).clamp_min(1) * rows)
     if aggregation == "constant" and max_length:
-        return mask / torch.full((), float(len(mask) * max_length), device=mask.device)
+        return mask / (rows * max_length)
     raise UserError(f"aggregation: {aggregation}; must be one of {', '.join(AGGREGATIONS)}, constant with a length")
 
 

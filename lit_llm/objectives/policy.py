@@ -130,9 +130,10 @@ def ppo_value_loss(
     return 0.5 * masked_mean(torch.maximum(free, clipped), mask), metrics
 
 
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """``1 - Var(R - V) / Var(R)``: 1 is a perfect value function, 0 a constant, below 0 worse than one."""
-    return 1 - masked_variance(returns - values, mask) / masked_variance(returns, mask).clamp_min(1e-8)
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor, total: Total = alone) -> Tensor:
+    """``1 - Var(R - V) / Var(R)``: 1 is a perfect value function, 0 a constant, below 0 worse than one. ``total`` as of
+    ``masked_mean``."""
+    return 1 - masked_variance(returns - values, mask, total) / masked_variance(returns, mask, total).clamp_min(1e-8)
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, target: float, horizon: float, samples: int) -> float:

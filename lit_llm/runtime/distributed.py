@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lit_llm.errors import UserError
+from lit_llm.runtime.atomic_files import write_text
 from lit_llm.runtime.run_lock import RunLock
 
 T = TypeVar("T")
@@ -19,6 +23,7 @@ _LOST = re.compile(
     r"|timed out waiting \d+ms for (recv|send)|collective operation timeout|failed to recv, got 0 bytes",
     re.IGNORECASE,
 )
+SAME_ERROR = 5.0
 _peers = 1
 
 
@@ -42,16 +47,20 @@ def one_process_at(folder: Path) -> Iterator[None]:
         yield
 
 
+class LostProcess(UserError):  # noqa: N818 (it is what happened)
+    """Another process of the run does not answer any more: what comes of its error, which says more."""
+
+
 @contextmanager
 def lost_processes_told(kept: Callable[[], str]) -> Iterator[None]:
-    """Within, an error of talking to a process that is no more raises a UserError; ``kept``: what the run has, and how
-    it goes on."""
+    """Within, an error of talking to a process that is no more raises a LostProcess; ``kept``: what the run has, and
+    how it goes on."""
     try:
         yield
     except (RuntimeError, OSError) as error:
         if not inside_worker() or not is_of_lost_process(error):
             raise
-        raise UserError(
+        raise LostProcess(
             f"process {os.environ.get('RANK', '?')}: another process of this run is no more (killed, or out of memory, "
             f"where it says nothing itself); {kept()}"
         ) from None
@@ -80,6 +89,89 @@ def agreed(value: str, name: str) -> str:
     if is_first_process():
         store.set(key, value)
     return str(store.get(key).decode())
+
+
+@contextmanager
+def first_alone(folder: Path, name: str) -> Iterator[Found]:
+    """Within, the first process of a run does what may take any time (a corpus is tokenized, a model evaluated); the
+    others, which have nothing to do there, wait at the end until it is done. Processes that look for each other, or
+    meet in a collective, wait half an hour at most. Every process of the run calls this alike.
+
+    ``folder``: where all see it, for srun, which keeps no store. Yields what the first one may write a word into that
+    the others read there afterwards. Raises SystemExit(2) where the first one failed, which has told why.
+    """
+    found = Found()
+    if not inside_worker():
+        yield found
+        return
+    known = f"first/{name}/{folder}"
+    _times[known] = _times.get(known, 0) + 1  # a process may run several stages, or one again
+    told = _Told(folder, f"{known}/{_times[known]}")
+    if not is_first_process():
+        yield found
+        while (ended := told.read()) is None:
+            time.sleep(0.2)
+        if ended == _FAILED:
+            raise SystemExit(2)
+        found.word = ended.removeprefix(_DONE)
+        return
+    ended = _FAILED
+    try:
+        yield found
+        ended = _DONE + found.word
+    finally:
+        told.write(ended)
+
+
+@dataclass
+class Found:
+    """What the first process has found."""
+
+    word: str = ""
+
+
+_FAILED, _DONE = "failed", "done "
+_times: dict[str, int] = {}
+
+
+def is_told_by_the_first(words: str, folder: Path) -> bool:
+    """Whether the first process of a run ends with these words too, so that nobody else need say them; the others wait
+    ``SAME_ERROR`` seconds for it to say anything. ``folder``: as of ``first_alone``."""
+    told = _Told(folder, f"last words/{folder}")
+    if is_first_process():
+        told.write(words)
+        return False
+    ends = time.monotonic() + SAME_ERROR
+    while (found := told.read()) is None and time.monotonic() < ends:
+        time.sleep(0.1)
+    return found == words
+
+
+class _Told:
+    """A word that the first process tells all others: by torchrun's store, or where there is none by a file."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        restarts = {key: os.environ.get(key, "0") for key in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")}
+        self.key = "/".join(("lit_llm", name, os.environ["TORCHELASTIC_RUN_ID"], *restarts.values()))
+        digest = hashlib.sha256(self.key.encode()).hexdigest()[:16]
+        self.file = folder / ".launch" / f"first-{digest}"
+        self.store: Any = None
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+            self.store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+
+    def write(self, word: str) -> None:
+        if self.store is not None:
+            self.store.set(self.key, word)
+        else:
+            write_text(self.file, word)
+
+    def read(self) -> str | None:
+        """None: nothing was told yet."""
+        if self.store is not None:
+            return str(self.store.get(self.key).decode()) if self.store.check([self.key]) else None
+        return self.file.read_text(encoding="utf-8") if self.file.is_file() else None
 
 
 def gathered(value: T, world_size: int, group: Any = None) -> list[T]:

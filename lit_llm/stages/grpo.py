@@ -13,7 +13,7 @@ from torch import Tensor
 from lit_llm.backbone.completions import completion_logps
 from lit_llm.evaluation.pass_at_k import doublings, pass_at_k
 from lit_llm.objectives import group
-from lit_llm.objectives.policy import kl_k1, masked_mean, masked_variance
+from lit_llm.objectives.policy import kl_k1, masked_variance
 from lit_llm.records import Rollout
 from lit_llm.rewards.verifiable import check_verifiable
 from lit_llm.runtime.host_copies import sent
@@ -75,17 +75,17 @@ class GRPO(OnPolicy):
         rewards = scores - self.options.kl_coef * kl if self.options.kl_in == "reward" else scores
         variance = masked_variance(rewards, ~rewards.isnan(), self.updater.sum_of_processes)
         advantages = group.group_advantages(rewards, self.group_size, self.options.scale, variance.sqrt())
-        mask, finished = sequences.mask, rollout.finished
+        mask, finished, mean = sequences.mask, rollout.finished, self.updater.mean
         learned = mask & finished[:, None] if self.options.mask_truncated else mask
         taught = learned.any(1) & (self._pays_in_loss | (advantages != 0))
         named = {
             **self._of_scores(scores),
-            "objective/kl": kl.mean(),
-            "objective/response_length": mask.sum(1).float().mean(),
-            "objective/eos_rate": finished.float().mean(),
-            "objective/truncated": 1 - finished.float().mean(),
-            "policy/entropy": masked_mean(entropy, mask),
-            "policy/sampling_gap": masked_mean((logps - sequences.sampled_logps(rollout)).abs(), mask),
+            "objective/kl": mean(kl),
+            "objective/response_length": mean(mask.sum(1).float()),
+            "objective/eos_rate": mean(finished.float()),
+            "objective/truncated": mean((~finished).float()),
+            "policy/entropy": mean(entropy, mask),
+            "policy/sampling_gap": mean((logps - sequences.sampled_logps(rollout)).abs(), mask),
         }
         experience = GroupExperience(mask, logps, reference, advantages, learned, taught.cpu())
         return experience, self.updater.numbers(named)
@@ -97,16 +97,15 @@ class GRPO(OnPolicy):
 
     def _of_scores(self, scores: Tensor) -> dict[str, Tensor]:
         """What is logged of a rollout's scores (B,), before the KL: means are over the answers that were verified."""
-        known = scores[~scores.isnan()]
-        zero = scores.new_zeros(())
+        unknown, mean = scores.isnan(), self.updater.mean
         named = {
-            "objective/scores": known.mean() if len(known) else zero,
-            "objective/scores_std": known.std(unbiased=False) if len(known) else zero,
-            "objective/unverified": scores.isnan().float().mean(),
-            "objective/zero_std_groups": group.equal_rewards(scores, self.group_size).float().mean(),
+            "objective/scores": mean(scores, ~unknown),
+            "objective/scores_std": self.updater.deviation(scores, ~unknown),
+            "objective/unverified": mean(unknown.float()),
+            "objective/zero_std_groups": mean(group.equal_rewards(scores, self.group_size).float()),
         }
         passed = self._passed(scores, self.group_size)
-        return {**named, **{f"objective/{name}": each.mean() for name, each in passed.items()}}
+        return {**named, **{f"objective/{name}": mean(each) for name, each in passed.items()}}
 
     def _passed(self, scores: Tensor, samples: int) -> dict[str, Tensor]:
         """pass@k of each prompt (P,) for k = 1, 2, 4, ...; an answer that was not verified is not right."""
@@ -123,8 +122,12 @@ class GRPO(OnPolicy):
         """
         learned, taught = experience.learned[sequences.places(share)], experience.taught[share]
         teaches = bool(self.updater.most_of_processes(taught.any().int()))
-        tokens = self.updater.mean_of_processes(learned.sum().float())
-        weights = group.token_weights(learned, self.options.aggregation, self.options.max_new_tokens, tokens)
+        mean = self.updater.mean_of_processes
+        tokens = mean(learned.sum().float())
+        answers = mean(torch.full((), float(len(learned)), device=learned.device))
+        weights = group.token_weights(learned, self.options.aggregation, self.options.max_new_tokens, tokens, answers)
+        if teaches:  # what an answer without a gradient adds is 0, and no metric is over it
+            weights = weights * sent(taught, weights.device)[:, None]
         sums: dict[str, Tensor] = {}
         # Where a pass is one of all processes, they need as many: none leaves answers out.
         learns = _places(taught) if self.sharding is None else torch.arange(len(taught))
@@ -152,7 +155,7 @@ class GRPO(OnPolicy):
                 self.updater.add_gradients(loss, last=number == len(parts))
             for name, value in {**metrics, "loss": loss.detach()}.items():
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
-        counted = sums.pop("tokens").clamp_min(1)
+        counted = mean(sums.pop("tokens")).clamp_min(1)
         return {name: value if name == "loss" else value / counted for name, value in sums.items()}
 
     # Validation: the share of right answers with its standard error over prompts
@@ -174,8 +177,6 @@ class GRPO(OnPolicy):
 
 
 def _places(taught: Tensor) -> Tensor:
-    """The places of a minibatch's answers (B,) that have a gradient, or all where none has. The rest cost nothing, and
-    metrics of the update are over what is left.
-    """
+    """The places of a minibatch's answers (B,) that have a gradient, or all where none has. The rest cost nothing."""
     some = taught.nonzero().flatten()
     return some if len(some) else torch.arange(len(taught))

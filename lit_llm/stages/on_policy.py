@@ -141,9 +141,9 @@ class OnPolicy(Stage):
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:  # type: ignore[override]  # noqa: ARG002
         number, sampler, updater = self.global_step, self.sampler, self.updater
         generator = sampler.randomness(number, self.global_rank // peers())
-        rollout = sampler.sample(batch, generator, self.group_size)
+        rollout = self.sampled(batch, generator, self.group_size)
         answers = self.answers(rollout, batch, self.group_size)
-        scores = sampler.scores(self.reward, answers)
+        scores = self.scores_of(self.reward, answers)
         parts = self.scores_of_parts(scores)
         validated = self.validate_reward(answers, number)
         if self.ended:
@@ -160,6 +160,20 @@ class OnPolicy(Stage):
         self._tokens = sequences.tokens
         self.log_training(logged | validated)
 
+    def sampled(self, batch: PromptBatch, generator: torch.Generator, samples: int) -> Rollout:
+        """``samples`` answers to each prompt, the same in processes that take the same prompts."""
+        rollout = self.sampler.sample(batch, generator, samples)
+        if self.sharding is None:
+            return rollout
+        *columns, drawn = self.sharding.of_first_peer([*rollout, generator.get_state()])
+        generator.set_state(drawn.cpu())  # longer answers draw more, and what comes next is drawn from it too
+        return Rollout(*columns)
+
+    def scores_of(self, reward: Any, answers: Answers, name: str = "reward") -> Tensor:
+        """A reward's scores (B,), the same in processes that take the same prompts."""
+        scores = self.sampler.scores(reward, answers, name)
+        return scores if self.sharding is None else self.sharding.of_first_peer([scores])[0]
+
     def answers(self, rollout: Rollout, batch: PromptBatch, samples: int = 1) -> Answers:
         """The rollout as rewards read it."""
 
@@ -174,7 +188,7 @@ class OnPolicy(Stage):
     def scores_of_parts(self, scores: Tensor) -> dict[str, Tensor]:
         """``objective/<part>`` of a reward that keeps its parts' scores as ``latest``: means over what was verified."""
         parts = {name: torch.as_tensor(part).to(scores) for name, part in self.reward.latest.items()}
-        return {f"objective/{name}": part.nanmean().nan_to_num() for name, part in parts.items()}
+        return {f"objective/{name}": self.updater.mean(part, ~part.isnan()) for name, part in parts.items()}
 
     # Validation: the same answers' randomness every time
 
@@ -189,9 +203,9 @@ class OnPolicy(Stage):
         An answer that could not be verified counts as the mean of those that could.
         """
         sampler, samples = self.sampler, self.validation_samples
-        rollout = sampler.sample(batch, sampler.randomness(batch_idx, -1), samples)
+        rollout = self.sampled(batch, sampler.randomness(batch_idx, -1), samples)
         answers, sequences = self.answers(rollout, batch, samples), Sequences(rollout)
-        total, scores = len(rollout.lengths), sampler.scores(self.reward, answers)
+        total, scores = len(rollout.lengths), self.scores_of(self.reward, answers)
         scored = sampler.scored(sequences, self.updater.parts(torch.arange(total)), first=False)
         metrics = {
             **self.judged(scores),
@@ -201,7 +215,7 @@ class OnPolicy(Stage):
             "eos_rate": rollout.finished.sum(),
         }
         if self.gold is not None:
-            gold = sampler.scores(self.gold, answers, "gold")
+            gold = self.scores_of(self.gold, answers, "gold")
             metrics["gold"] = gold.nanmean().nan_to_num() * total
             means = gold.view(-1, samples).nanmean(1).cpu()
             self.gold_by_prompt.setdefault(self.validation_names()[dataloader_idx], []).append(means)

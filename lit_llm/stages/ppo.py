@@ -16,7 +16,6 @@ from torch.optim.lr_scheduler import LRScheduler
 from lit_llm.backbone.completions import completion_logps
 from lit_llm.objectives import policy
 from lit_llm.records import Rollout
-from lit_llm.runtime.distributed import peers
 from lit_llm.stages.experience import Experience, Sequences
 from lit_llm.stages.initial_model import Policy, initial_model
 from lit_llm.stages.on_policy import OnPolicy
@@ -121,19 +120,20 @@ class PPO(OnPolicy):
         experience = Experience.of(
             mask, logps, reference, values, paid, coef, options.gamma, options.lam, after, self.updater.sum_of_processes
         )
-        kl = torch.where(mask, policy.kl_k1(logps, reference), 0).sum(1)
+        kl, mean = torch.where(mask, policy.kl_k1(logps, reference), 0).sum(1), self.updater.mean
+        total = self.updater.sum_of_processes
         named = {
-            "objective/kl": kl.mean(),
-            "objective/scores": scores.mean(),
-            "objective/scores_std": scores.std(unbiased=False),
-            "objective/non_score_reward": (-coef * kl).mean(),
-            "objective/rlhf_reward": (penalised - coef * kl).mean(),
-            "objective/response_length": mask.sum(1).float().mean(),
-            "objective/eos_rate": rollout.finished.float().mean(),
-            "objective/truncated": cut.float().mean(),
-            "policy/entropy": policy.masked_mean(entropy, mask),
-            "policy/sampling_gap": policy.masked_mean((logps - sequences.sampled_logps(rollout)).abs(), mask),
-            "val/explained_variance": policy.explained_variance(values, experience.returns, mask),
+            "objective/kl": mean(kl),
+            "objective/scores": mean(scores),
+            "objective/scores_std": self.updater.deviation(scores, torch.ones_like(cut)),
+            "objective/non_score_reward": mean(-coef * kl),
+            "objective/rlhf_reward": mean(penalised - coef * kl),
+            "objective/response_length": mean(mask.sum(1).float()),
+            "objective/eos_rate": mean(rollout.finished.float()),
+            "objective/truncated": mean(cut.float()),
+            "policy/entropy": mean(entropy, mask),
+            "policy/sampling_gap": mean((logps - sequences.sampled_logps(rollout)).abs(), mask),
+            "val/explained_variance": policy.explained_variance(values, experience.returns, mask, total),
         }
         return experience, {**self.updater.numbers(named), "objective/kl_coef": coef}
 
@@ -176,9 +176,10 @@ class PPO(OnPolicy):
         return total
 
     def after_updates(self, logged: dict[str, float], answers: int) -> None:
-        """Steers the price of the KL, where that is asked for."""
+        """Steers the price of the KL, where that is asked for, by the answers of all processes."""
         kl, target = logged["objective/kl"], self.options.adaptive_kl_target
         if target is not None:
-            horizon, answers = float(self.options.adaptive_kl_horizon), answers * self.trainer.world_size // peers()
-            coef = policy.adapted_kl_coef(float(self.adapted_kl_coef), kl, target, horizon, answers)
+            every = int(self.updater.sum_of_processes(torch.tensor(answers)))
+            horizon = float(self.options.adaptive_kl_horizon)
+            coef = policy.adapted_kl_coef(float(self.adapted_kl_coef), kl, target, horizon, every)
             self.adapted_kl_coef.fill_(coef)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import nn
+from torch import Tensor, nn
 
 from lit_llm.errors import UserError
 from lit_llm.runtime.distributed import take_the_same_rows
@@ -32,6 +32,7 @@ class Sharding:
 
         self.stage = stage
         plan = plan_of(stage)
+        self.peers = plan.tensor_mesh
         self.networks: dict[str, Any] = {name: getattr(stage, name) for name in names}
         self.twins = {name: Twin(network) for name, network in self.networks.items()}
         for network in self.networks.values():
@@ -67,6 +68,18 @@ class Sharding:
         """A checkpoint's whole weights as the networks hold them: this process's part of each."""
         own = self.stage.state_dict()
         return {name: shared_as(value, own.get(name)) for name, value in state.items()}
+
+    def of_first_peer(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """What the first of the processes that compute a share of the rows together has, in each of them: what is
+        sampled, or judged by a program with a limit of time, may not come out twice the same, and they would learn from
+        different things without a word. Every process calls this alike."""
+        given = list(tensors)
+        if self.peers is None or self.peers.size() == 1:
+            return given
+        group = self.peers.get_group()
+        told = [[tensor.cpu() for tensor in given]]
+        dist.broadcast_object_list(told, src=dist.get_global_rank(group, 0), group=group)
+        return [tensor.to(self.stage.device) for tensor in told[0]]
 
     def in_any(self, flag: bool) -> bool:
         """Whether it is so in any process. Every process calls this alike."""

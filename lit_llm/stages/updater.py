@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
 
+from lit_llm.objectives.policy import masked_mean
 from lit_llm.runtime.distributed import peers
 from lit_llm.stages.base import Stage
 from lit_llm.stages.options import RolloutOptions
@@ -99,6 +100,15 @@ class PolicyUpdater:
         """Means over ranks, so that all decide alike (to stop early, to drop an update), in one wait for the device."""
         stacked = torch.stack([value.detach().to(self.stage.device, torch.float32) for value in named.values()])
         return dict(zip(named, self.mean_of_processes(stacked).tolist(), strict=True))
+
+    def mean(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The mean () of all processes' values, or of those under their masks, however many each has."""
+        return masked_mean(values, torch.ones_like(values, dtype=torch.bool) if mask is None else mask,
+                           self.sum_of_processes)  # fmt: skip
+
+    def deviation(self, values: Tensor, mask: Tensor) -> Tensor:
+        """The standard deviation () of all processes' values under their masks about their common mean."""
+        return self.mean((values - self.mean(values, mask)).square(), mask).sqrt()
 
     def sum_of_processes(self, value: Tensor) -> Tensor:
         return self._reduced(value, "sum") / peers()  # which have each counted the same rows

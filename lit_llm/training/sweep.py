@@ -28,7 +28,7 @@ from lit_llm.config.validation import validate
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.counted import counted
-from lit_llm.runtime.distributed import is_first_process
+from lit_llm.runtime.distributed import LostProcess, inside_worker, is_first_process, is_told_by_the_first
 from lit_llm.runtime.out_of_resources import one_line
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.runtime.started_by import inside_job, started
@@ -118,10 +118,11 @@ def _status(value: float, metrics: Mapping[str, Any]) -> str:
 
 def _alone(job: Job, cfg: DictConfig, folder: Path, kind: str) -> float:
     """Outside a sweep: a user's mistake ends the command here, before Hydra writes an error of its own about it."""
-    shown = hide(cfg)
+    shown, begun = hide(cfg), False
     try:
         validate(cfg)
         refuse_what_is_not_there(cfg)
+        begun = True
         return objective(job(cfg, folder))
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
@@ -129,7 +130,8 @@ def _alone(job: Job, cfg: DictConfig, folder: Path, kind: str) -> float:
         if stopped:
             _stopped(error, folder, kind, shown)
         elif told is not None:
-            complain(UserError(shown(str(told))))
+            words = UserError(shown(str(told)))
+            _tell(told, words, folder) if begun else complain(words)
         clear(folder)
         if told is not None:
             raise SystemExit(2) from None
@@ -137,6 +139,17 @@ def _alone(job: Job, cfg: DictConfig, folder: Path, kind: str) -> float:
         if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code == 1):
             raise SystemExit(130) from None
         raise
+
+
+def _tell(error: UserError, shown: UserError, folder: Path) -> None:
+    """Of several processes that torchrun or srun started the first one tells what all of them meet in a run; what
+    another one alone meets, such as a broken row of its share, it tells itself."""
+    if inside_worker() and (is_told_by_the_first(str(shown), folder) or
+                            (isinstance(error, LostProcess) and not is_first_process())):  # fmt: skip
+        return
+    if not is_first_process():
+        shown = UserError("\n".join(f"process {started().rank}: {line}" for line in str(shown).splitlines()))
+    complain(shown, alone=True)
 
 
 def _stopped(stop: BaseException, folder: Path, kind: str, shown: Callable[[str], str]) -> None:

@@ -16,7 +16,7 @@ from lit_llm.config.pretrained_defaults import tell
 from lit_llm.config.resume_compatibility import refuse_another
 from lit_llm.config.sharded_runs import is_sharded
 from lit_llm.errors import UserError
-from lit_llm.runtime.distributed import is_first_process, lost_processes_told, one_process_at
+from lit_llm.runtime.distributed import first_alone, is_first_process, lost_processes_told, one_process_at
 from lit_llm.runtime.garbage_collection import imports_uncollected
 from lit_llm.runtime.out_of_resources import told_in_one_line
 from lit_llm.runtime.run_folder import RunFolder
@@ -106,13 +106,15 @@ def fit(parts: Parts, trainer: L.Trainer, folder: RunFolder, evaluation: RunEval
     from lit_llm.runtime.allocator import give_back_freed_memory
 
     cfg = parts.cfg
-    checkpoint = find_checkpoint(folder.path) if cfg.resume is not None else None
-    announce(parts, folder, checkpoint)
-    tell_data(parts, folder)
-    foresee(parts)
-    before = evaluation.before()
-    give_back_freed_memory()
-    trainer.fit(parts.stage, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
+    with first_alone(folder.path, "before training") as found:
+        checkpoint = find_checkpoint(folder.path) if cfg.resume is not None and is_first_process() else None
+        found.word = str(checkpoint or "")  # every byte of it is hashed, once
+        announce(parts, folder, checkpoint)
+        tell_data(parts, folder)
+        foresee(parts)
+        before = evaluation.before()
+        give_back_freed_memory()
+    trainer.fit(parts.stage, datamodule=parts.data, ckpt_path=found.word or None, weights_only=True)
     save_and_gather(parts, folder)
     give_back_freed_memory()
     return before

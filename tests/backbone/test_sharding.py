@@ -15,7 +15,7 @@ from lit_llm.backbone.fresh_weights import draw_weights, outline_of
 from lit_llm.backbone.huggingface import load_language_model, save_model
 from lit_llm.backbone.models import LanguageModel
 from lit_llm.errors import UserError
-from lit_llm.runtime.shared_tensors import local_part, whole
+from lit_llm.runtime.shared_tensors import is_shared, local_part, whole
 from tests.family_models import MODELS, VARIANTS, saved
 from tests.processes import together
 
@@ -93,6 +93,39 @@ def test_fused_matrices_an_odd_vocabulary_and_biases(peers, tmp_path):
     for each in together(2, spread, folders, peers):
         for name, folder in folders.items():
             assert_equal(each[name], folder, name)
+
+
+def gathered(folder: Path) -> dict[bool, list[tuple[bool, ...]]]:
+    """By ``keep_whole``: whether a layer's weights, and those outside of layers, are whole before a forward pass, after
+    it and after the backward pass."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    from lit_llm.backbone.sharding import ShardingPlan, shard
+
+    torch.distributed.init_process_group("gloo")
+    mesh, found = init_device_mesh("cpu", (2,)), {}
+    for keep_whole in (False, True):
+        model = load_outline(folder)
+        shard(model, ShardingPlan(mesh, torch.device("cpu"), keep_whole))
+        owners = model.backbone.layers[0].mlp.up_proj, model.backbone.embed_tokens
+        seen = [[not is_shared(owner.weight)] for owner in owners]
+        loss = model.logits(model(FOUR)).sum()
+        for when, owner in zip(seen, owners, strict=True):
+            when.append(not is_shared(owner.weight))
+        loss.backward()
+        for when, owner in zip(seen, owners, strict=True):
+            when.append(not is_shared(owner.weight))
+        found[keep_whole] = [tuple(when) for when in seen]
+    return found
+
+
+def test_weights_are_whole_from_the_forward_pass_on_where_they_are_to_be(tmp_path):
+    shape = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "num_kv_heads": 2, "head_dim": 8,
+             "intermediate_size": 24, "max_positions": 64}  # fmt: skip
+    save_model(tmp_path, LanguageModel(BackboneConfig(family="qwen3", vocab_size=61, **shape)))
+    outside = (False, True, False)
+    for found in together(2, gathered, tmp_path):
+        assert found == {False: [(False, False, False), outside], True: [(False, True, False), outside]}
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ def test_tokens_are_counted_whatever_is_logged(tmp_path: Path) -> None:
 
 def test_tokens_go_on_counting_after_a_resume() -> None:
     first, second = Throughput(), Throughput()
-    first.tokens, first._pending = 100, torch.tensor(7)
+    first.tokens, first._pending, first._batches = 100, torch.tensor(7), 1
     second.load_state_dict(first.state_dict())
     assert second.tokens == 107
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -19,12 +20,13 @@ import torch.distributed as dist
 
 from lit_llm.callbacks.checkpoints import Checkpoints
 from lit_llm.checkpointing import atomic, sharded
+from lit_llm.checkpointing import random_state as random_states
 from lit_llm.checkpointing.random_state import random_state, set_random_state, take_up
 from lit_llm.checkpointing.resume import CHECKPOINTS, checkpoint_name, find_checkpoint
 from lit_llm.checkpointing.training_state import names_in, renumbered
 from lit_llm.errors import UserError
 from lit_llm.optim.schedules import constant
-from lit_llm.runtime.distributed import lost_processes_told
+from lit_llm.runtime.distributed import lost_processes_told, take_the_same_rows
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.runtime.shared_tensors import whole
 from lit_llm.stages.pretraining import Pretraining
@@ -105,6 +107,42 @@ def test_processes_that_were_not_there_get_streams_of_their_own() -> None:
         assert drawn(3, states[:1]) != first[3], "of another checkpoint another stream"
     finally:
         set_random_state(before)
+
+
+def drawn_by_peers(kept: dict[str, Any]) -> list[Any]:
+    """Numbers of two processes that compute one model, which have drawn unlike ones before: of a new run, of what it
+    kept, and of what a run of one process kept."""
+    dist.init_process_group("gloo")
+    take_the_same_rows(2)
+    random_states.validation_is_next = lambda _: False  # type: ignore[assignment]
+    rank, stage = dist.get_rank(), SimpleNamespace(device=torch.device("cpu"))
+    trainer: Any = SimpleNamespace(global_rank=rank, world_size=2)
+    found: list[Any] = []
+    own = kept
+    for begins_with in (None, "own", kept):
+        torch.manual_seed(rank)
+        random.seed(rank)
+        callback = random_states.RandomState()
+        if begins_with is not None:
+            callback.load_state_dict(own if begins_with == "own" else begins_with)  # type: ignore[arg-type]
+        callback.on_train_start(trainer, stage)  # type: ignore[arg-type]
+        own = callback.state_dict()
+        found.append((len(own["processes"]), float(torch.rand(())), random.random()))
+    return found
+
+
+def test_processes_that_compute_one_model_draw_alike() -> None:
+    """What adapters leave out of one input is the same in each, whatever the first has drawn and what is resumed."""
+    before = random_state()
+    try:
+        torch.manual_seed(5)
+        random.seed(5)
+        kept = {"processes": [random_state()]}
+        wanted = float(torch.rand(())), random.random()
+        one, other = together(2, drawn_by_peers, kept)
+    finally:
+        set_random_state(before)
+    assert one == other and one[0] == one[1] != one[2] == (1, *wanted)
 
 
 def test_an_optimizer_of_other_parameters_is_refused() -> None:

@@ -7,6 +7,7 @@ import torch
 
 from lit_llm.optim.schedules import constant
 from lit_llm.records import Rollout
+from lit_llm.runtime.distributed import data_rank
 from lit_llm.stages.grpo import GRPO
 from lit_llm.stages.ppo import PPO
 
@@ -51,8 +52,7 @@ class Shares(Data):
     def ptx_loader(self):
         if not self.text:
             return None
-        rank = torch.distributed.get_rank() if self.processes > 1 else 0
-        rows = [rank] if self.processes > 1 else [0, 1]
+        rows = [data_rank()[0]] if self.processes > 1 else [0, 1]
 
         class Loader(list):
             def state_dict(self):

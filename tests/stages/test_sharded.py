@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import lightning as L
 import pytest
@@ -23,6 +26,7 @@ from lit_llm.runtime.distributed import data_rank
 from lit_llm.runtime.sharded_strategy import ShardedStrategy
 from lit_llm.stages.grpo import GRPO
 from lit_llm.stages.pretraining import Pretraining
+from lit_llm.stages.sharding import plan_of
 from tests.processes import together
 
 from .sharded_runs import CASES, STEPS, Data, Texts, assert_same, model, parts, run
@@ -31,7 +35,7 @@ from .toy import END, loader, made, prompt_batch
 from .training_run import trainer_for
 
 DEFAULT = {"tied": STEPS, "untied_muon": 8, "grown": 4, "adapters": 5, "preferences": 7, "kto": 4, "flags": 4, "ppo": 2,
-           "grpo": 2}  # and their steps  # fmt: skip
+           "grpo": 2, "grpo_uneven": 2, "ppo_ptx": 2}  # and their steps  # fmt: skip
 
 
 def trainer(folder: Path, processes: int, tensor_parallel: int = 1, **options: Any) -> L.Trainer:
@@ -102,6 +106,44 @@ def sampled(folder: Path, processes: int) -> dict[str, Any]:
     return {**asked.found, "gap": stage.latest["policy/sampling_gap"], "rank": stage.global_rank}
 
 
+class Even(Liked):
+    """Likes all answers alike."""
+
+    def score_tokens(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        return torch.ones(len(lengths))
+
+
+def untaught(folder: Path, processes: int) -> dict[str, Any]:
+    """Rollouts that teach nothing: passes without a backward one, and no step of the optimizer."""
+    given = {"group_size": 2, "max_new_tokens": 6, "end_ids": (END,), "minibatches": 2}
+    stage = made(GRPO, model=model().float(), reward=Even(), **given, **parts())
+    before = {name: each.clone() for name, each in stage.model.state_dict().items()}
+    trainer(folder, processes, max_steps=3).fit(stage, loader([prompt_batch(4)] * 3))
+    stage.gather()
+    after = stage.model.state_dict() if stage.global_rank == 0 else {}
+    return {"gap": max([float((before[name] - each).abs().max()) for name, each in after.items()] or [0.0])} | {
+        name: stage.latest[name] for name in ("objective/zero_std_groups", "policy/grad_norm", "train/updates")
+    }
+
+
+class Moody(Liked):
+    """A reward that judges in each process otherwise, as a program with a limit of time may."""
+
+    def score_tokens(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        return super().score_tokens(input_ids, lengths) + 1000 * torch.distributed.get_rank()
+
+
+def of_peers(folder: Path, processes: int) -> dict[str, Any]:
+    """Rollouts that processes which compute one model together would sample, and judge, otherwise each."""
+    given = {"group_size": 4, "max_new_tokens": 6, "end_ids": (END,), "minibatches": 2}
+    stage = made(GRPO, model=model().float(), reward=Moody(), **given, **parts())
+    rank = int(os.environ["RANK"])
+    stage.sampler.randomness = lambda number, _: torch.Generator().manual_seed(10 * number + rank)  # type: ignore[method-assign]
+    run = trainer(folder, processes, tensor_parallel=processes, max_steps=2)
+    run.fit(stage, loader([prompt_batch(4)] * 2))
+    return stage.latest
+
+
 def resumed(folder: Path, processes: int) -> dict[str, Any]:
     """A run that stops after three steps and goes on, beside one that does not."""
     found = []
@@ -122,8 +164,10 @@ def resumed(folder: Path, processes: int) -> dict[str, Any]:
 
 def everything(folder: Path) -> dict[str, Any]:
     found = {name: run(name, folder, 2, steps=steps) for name, steps in DEFAULT.items()}
+    found["repeated"] = run("tied", folder, 2, steps=3, shard="hybrid", replicas=2)
     found["adapters_left_out"] = run("adapters_left_out", folder, 2, tensor_parallel=2, steps=3)
-    more = {"from_folder": from_folder, "from_scratch": from_scratch, "sampled": sampled, "resumed": resumed}
+    more = {"from_folder": from_folder, "from_scratch": from_scratch, "sampled": sampled, "of_peers": of_peers,
+            "untaught": untaught, "resumed": resumed}  # fmt: skip
     return found | {name: work(folder, 2) for name, work in more.items()}
 
 
@@ -147,6 +191,23 @@ def test_two_processes_that_compute_adapted_layers_together_leave_out_what_one_d
     assert_same(two[0]["adapters_left_out"], run("adapters_left_out", tmp_path, steps=3), "adapters_left_out")
 
 
+def test_groups_of_one_process_repeat_the_model(two, tmp_path):
+    wanted = run("tied", tmp_path, steps=3)
+    assert_same(two[0]["repeated"], wanted, "repeated")
+    assert all(each["repeated"]["held"] == wanted["held"] for each in two)
+
+
+@pytest.mark.parametrize(
+    ("precision", "gathered", "added_up"),
+    [("32-true", None, None), ("bf16-mixed", torch.bfloat16, torch.float32), ("bf16-true", None, torch.float32)],
+)
+def test_gradients_are_added_up_in_float32(precision, gathered, added_up):
+    mesh = MagicMock()
+    strategy = SimpleNamespace(device_mesh=mesh, root_device=torch.device("cpu"), shard="grad")
+    plan = plan_of(SimpleNamespace(trainer=SimpleNamespace(strategy=strategy, precision=precision)))
+    assert (plan.param_dtype, plan.reduce_dtype, plan.keep_whole) == (gathered, added_up, True)
+
+
 @pytest.mark.parametrize("start", [from_folder, from_scratch])
 def test_weights_begin_part_by_part(start, two, tmp_path):
     save_model(tmp_path / "model", model().float())
@@ -167,6 +228,17 @@ def test_answers_are_sampled_by_a_whole_copy(two):
         assert found["elsewhere"] == (found["rank"] != 0)
         torch.testing.assert_close(found["saved"], found["whole"], rtol=0, atol=1e-6)
     assert torch.equal(two[0]["sampled"]["answer"], two[1]["sampled"]["answer"])
+
+
+def test_processes_that_compute_one_model_learn_from_the_same_answers_and_scores(two):
+    """Those of the first: what is sampled or judged twice need not be alike."""
+    one, other = (each["of_peers"] for each in two)
+    assert one == other and one["objective/scores"] < 100 and one["train/updates"] == 2
+
+
+def test_a_rollout_that_teaches_nothing_changes_nothing(two):
+    for each in two:
+        assert each["untaught"] == {"gap": 0, "objective/zero_std_groups": 1, "policy/grad_norm": 0, "train/updates": 2}
 
 
 def test_a_run_goes_on_from_its_checkpoint(two):
@@ -231,6 +303,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         (4, {"shard": "hybrid", "replicas": 2}),
         (2, {"tensor_parallel": 2}),
         (4, {"tensor_parallel": 2}),
+        (4, {"tensor_parallel": 2, "shard": "hybrid", "replicas": 2}),
     ],
 )
 def test_every_way_to_share_out_in_every_stage(processes, options, alone, tmp_path):
@@ -238,4 +311,6 @@ def test_every_way_to_share_out_in_every_stage(processes, options, alone, tmp_pa
     found = together(processes, cases, tmp_path, list(CASES), processes, options, seconds=3000)
     for name in CASES:
         losses, weights = assert_same(found[0][name], alone[name], f"{name} {processes} {options}")
+        parts_of_it = processes // options.get("replicas", 1)
+        assert max(each[name]["held"] for each in found) < 1.3 / parts_of_it * alone[name]["held"], name
         print(f"{processes} {options} {name}: losses {losses:.1e}, weights {weights:.1e}", flush=True)

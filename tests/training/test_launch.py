@@ -7,6 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -14,9 +17,13 @@ from safetensors.torch import load_file
 
 from lit_llm.config.command_line import compose
 from lit_llm.errors import UserError
+from lit_llm.runtime import distributed
 from lit_llm.runtime.atomic_files import write_json
+from lit_llm.runtime.distributed import LostProcess, is_told_by_the_first
 from lit_llm.training import launch as launching
+from lit_llm.training import outcome
 from lit_llm.training.launch import launch
+from tests.processes import together
 from tests.training.test_train import ROOT, SMALL, wait_for
 
 MORE = ["trainer.accelerator=cpu", "trainer.global_batch_size=8", "evaluation.enabled=false", "logger=csv",
@@ -80,6 +87,62 @@ def test_what_an_earlier_start_left_is_not_taken_for_this_one_s(tmp_path, monkey
     monkeypatch.setattr(launching.time, "sleep", lambda _: first(lambda *_: begun.append(1)))
     launching.prepare_once(None, tmp_path)
     assert begun == [1], "it waited for the first process of its own start"
+
+
+def begins(folder: Path) -> float:
+    """When a process came to its training, after what the first one does before."""
+    from lit_llm.runtime.distributed import is_first_process
+    from lit_llm.runtime.run_folder import RunFolder
+    from lit_llm.training import train
+
+    evaluation, parts, trainer = MagicMock(), MagicMock(), MagicMock()
+    evaluation.before.side_effect = lambda: time.sleep(2) if is_first_process() else None
+    parts.cfg.resume, parts.stage.sharding = None, None
+    for name in ("announce", "tell_data", "foresee"):
+        setattr(train, name, lambda *_: None)
+    begun = []
+    trainer.fit.side_effect = lambda *_, **__: begun.append(time.monotonic())
+    train.fit(parts, trainer, RunFolder(folder), evaluation)
+    return begun[0]
+
+
+def test_no_process_looks_for_the_others_before_the_first_one_is_ready_to_train(tmp_path):
+    """They would wait for half an hour; a corpus may be tokenized, or a large model evaluated, for longer."""
+    first, second = together(2, begins, tmp_path)
+    assert 0 <= second - first < 1
+
+
+def test_that_a_process_is_lost_is_not_told_over_why_it_ended(tmp_path):
+    """Whichever of the two is written first: the other processes hear of the end of one before it is over."""
+
+    def ends(error):
+        def run():
+            raise error
+
+        with pytest.raises(SystemExit):
+            outcome.written(tmp_path / "result.json", run, str, writes=False)
+
+    for errors in ([UserError("row 7 is broken"), LostProcess("process 0")],
+                   [LostProcess("process 0"), UserError("row 7 is broken"), LostProcess("process 2")]):  # fmt: skip
+        for error in errors:
+            ends(error)
+        with pytest.raises(UserError, match=r"^row 7 is broken$"):
+            outcome.taken(tmp_path / "result.json")
+        (tmp_path / "result.json").unlink()
+    ends(LostProcess("process 0"))
+    with pytest.raises(UserError, match=r"^process 0$"):
+        outcome.taken(tmp_path / "result.json")
+
+
+def fails(folder: Path, words: list[str]) -> bool:
+    return is_told_by_the_first(words[int(os.environ["RANK"])], folder)
+
+
+def test_what_all_processes_meet_is_told_once_and_what_one_meets_by_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "SAME_ERROR", 2.0)
+    same, other = ["the disk is full"] * 2, ["process 1 is lost", "row 7 is broken"]
+    assert together(2, fails, tmp_path / "same", same) == [False, True]
+    assert together(2, fails, tmp_path / "other", other) == [False, False]
 
 
 @pytest.mark.slow

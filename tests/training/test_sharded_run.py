@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from lit_llm.backbone.weights import weight_files
 from lit_llm.checkpointing.resume import find_checkpoint
 
-from .test_train import SMALL, command
+from .test_train import ROOT, SMALL, command
 
 MARK = "LIT_LLM_TEST_RUN"  # in the environment of the processes that a test has started
 
@@ -69,3 +69,29 @@ def test_a_killed_process_ends_the_command_in_seconds_and_resume_goes_on(data, t
     assert one.keys() == two.keys() and (folder / "model/lineage.json").is_file()
     for name, weight in one.items():
         assert torch.equal(two[name], weight), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("way", "kind", "rank", "start"),
+    [("ddp", "row", 1, "ours"), ("fsdp", "row", 0, "ours"), ("fsdp", "memory", 1, "ours"), ("tp", "memory", 0, "ours"),
+     ("fsdp", "row", 1, "torchrun")],
+)  # fmt: skip
+def test_what_one_process_meets_ends_all_in_seconds_and_is_told(way, kind, rank, start, data, tmp_path):
+    """And not only that a process is lost, which is what the others see of it."""
+    fault = f"+callbacks.fault={{_target_:tests.training.faults.Fault,kind:{kind},rank:{rank}}}"
+    words = [*SMALL, f"data.path={data}/raw_text", f"data.cache_dir={data}/cache", "evaluation.enabled=false",
+             "logger=none", "trainer.checkpoint_every_n_steps=1", "trainer.max_steps=30", f"trainer={way}",
+             "trainer.devices=2", "backbone.num_heads=2", "allowed_targets=[tests]", fault,
+             f"hydra.run.dir={tmp_path}/run"]  # fmt: skip
+    line = command(words)
+    if start == "torchrun":
+        line[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert time.time() - float((tmp_path / "run/faulted").read_text()) < 30
+    assert done.returncode != 0 and (start == "torchrun" or "Traceback" not in done.stderr)  # torchrun has its own
+    errors = [each for each in done.stderr.splitlines() if each.startswith("error: ")]
+    said = {"row": "rows.jsonl:7: is no comparison", "memory": "out of memory"}[kind]
+    assert said in errors[0] and len(errors) <= (1 if start == "ours" else 2), done.stderr
+    assert find_checkpoint(tmp_path / "run") is not None
