@@ -27,6 +27,9 @@ def read_config(path: Path) -> tuple[BackboneConfig, Head, dict[str, Any]]:
     row = FAMILIES[family]
     _refuse_unsupported(file, row)
     heads, hidden = file.number(_key(row, "num_attention_heads")), file.number(_key(row, "hidden_size"))
+    width = hidden // max(heads, 1)
+    if row.key("head_dim") is None and file.raw.get("head_dim") not in (None, width):  # some readers turn so much
+        raise file.refuse("head_dim", file.raw["head_dim"], f"heads of this family share hidden_size out: {width}")
     try:
         config = BackboneConfig(
             family=family,
@@ -35,7 +38,7 @@ def read_config(path: Path) -> tuple[BackboneConfig, Head, dict[str, Any]]:
             num_layers=file.number(_key(row, "num_hidden_layers")),
             num_heads=heads,
             num_kv_heads=_kv_heads(file, row, heads),
-            head_dim=_sized(file, row, "head_dim", row.head_dim or hidden // max(heads, 1)),
+            head_dim=_sized(file, row, "head_dim", row.head_dim or width),
             intermediate_size=file.number(
                 _key(row, "intermediate_size"), default=4 * hidden if row.keys.get("intermediate_size") else None
             ),

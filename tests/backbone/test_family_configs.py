@@ -68,6 +68,7 @@ REFUSED: list[tuple[str, str, Any]] = [
     ("qwen2", "rope_parameters", {"rope_type": "yarn", "factor": 2.0, "beta": 3}),
     ("qwen2", "rope_parameters", {"rope_type": "mrope"}),
     ("qwen3", "model_type", "llama"),
+    ("gpt_neox", "head_dim", 16),
     ("gpt2", "num_hidden_layers", 2),
     ("gpt2", "max_position_embeddings", 32),
 ]
