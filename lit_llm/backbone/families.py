@@ -27,6 +27,9 @@ def read_config(path: Path) -> tuple[BackboneConfig, Head, dict[str, Any]]:
     row = FAMILIES[family]
     _refuse_unsupported(file, row)
     heads, hidden = file.number(_key(row, "num_attention_heads")), file.number(_key(row, "hidden_size"))
+    width = hidden // max(heads, 1)
+    if row.key("head_dim") is None and file.raw.get("head_dim") not in (None, width):  # some readers turn so much
+        raise file.refuse("head_dim", file.raw["head_dim"], f"heads of this family share hidden_size out: {width}")
     try:
         config = BackboneConfig(
             family=family,
@@ -35,7 +38,7 @@ def read_config(path: Path) -> tuple[BackboneConfig, Head, dict[str, Any]]:
             num_layers=file.number(_key(row, "num_hidden_layers")),
             num_heads=heads,
             num_kv_heads=_kv_heads(file, row, heads),
-            head_dim=_sized(file, row, "head_dim", row.head_dim or hidden // max(heads, 1)),
+            head_dim=_sized(file, row, "head_dim", row.head_dim or width),
             intermediate_size=file.number(
                 _key(row, "intermediate_size"), default=4 * hidden if row.keys.get("intermediate_size") else None
             ),
@@ -98,9 +101,21 @@ def _refuse_unsupported(file: ConfigFile, row: FamilyRow) -> None:
         if raw.get(key) is not None and key not in _read_elsewhere(row) and raw[key] not in neutral:
             wanted = "null" if neutral[0] is None else str(neutral[0]).lower()
             raise file.refuse(key, raw[key], f"this family has no such setting; use {wanted} or leave it out")
+    for key, other in _TWO_NAMES:  # transformers takes whichever stands last
+        key = row.key(key) or key
+        read = key != other and (other in row.keys or any(setting.key == key for setting in row.settings))
+        if read and key in raw and raw.get(other) not in (None, raw[key]):
+            raise file.refuse(other, raw[other], f"{key}={raw[key]!r} means the same: make both the same")
     no_rope = raw.get("no_rope_layers")
     if "no_rope_layers" not in row.keys and no_rope and not (isinstance(no_rope, list) and all(no_rope)):
         raise file.refuse("no_rope_layers", no_rope, "all layers of this family turn queries and keys")
+
+
+_TWO_NAMES = (
+    *((key, key) for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")),
+    ("num_experts", "num_local_experts"),
+)
+"""Llama's names of settings that a family has others for, and is read by too; and two of one."""
 
 
 def _read_elsewhere(row: FamilyRow) -> set[str]:

@@ -68,6 +68,9 @@ REFUSED: list[tuple[str, str, Any]] = [
     ("qwen2", "rope_parameters", {"rope_type": "yarn", "factor": 2.0, "beta": 3}),
     ("qwen2", "rope_parameters", {"rope_type": "mrope"}),
     ("qwen3", "model_type", "llama"),
+    ("gpt_neox", "head_dim", 16),
+    ("gpt2", "num_hidden_layers", 2),
+    ("gpt2", "max_position_embeddings", 32),
 ]
 
 
@@ -166,3 +169,24 @@ def test_phi_s_original_context_is_transformers_where_it_is_left_out(inside: dic
     change(tmp_path, rope_scaling=factors)
     with pytest.raises(UserError, match=r"original_max_position_embeddings=8192 .* 4096, where it is left out"):
         load_config(tmp_path)
+
+
+def test_two_names_of_one_setting_say_the_same_or_are_refused(tmp_path: Path) -> None:
+    saved(MODELS["qwen3_moe"], tmp_path)
+    load_config(tmp_path)
+    change(tmp_path, num_experts=5, num_local_experts=5)
+    load_config(tmp_path)
+    change(tmp_path, num_local_experts=3)
+    with pytest.raises(UserError, match="num_local_experts=3 is not supported: num_experts=5 means the same"):
+        load_config(tmp_path)
+
+
+def test_no_number_of_key_heads_means_as_many_as_heads(tmp_path: Path) -> None:
+    """Where the key is left out Mistral's readers take 8."""
+    model = MODELS["mistral"]
+    model = model._replace(settings=model.settings | {"num_key_value_heads": 4})
+    theirs, (tokens,) = saved(model, tmp_path), rows(20)
+    change(tmp_path, num_key_value_heads=None)
+    ours = load_language_model(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.logits(ours(tokens)), theirs(tokens).logits, atol=1e-4, rtol=0)
