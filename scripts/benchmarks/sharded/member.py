@@ -110,7 +110,8 @@ class Clock(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, stage: Any, *args: Any) -> None:  # noqa: ARG002
         now, processor = time.perf_counter(), time.process_time()
-        self.losses.append(stage.latest.get("train/loss", math.nan))  # answers are sampled anew in each process
+        # Answers are sampled anew in each process: their losses are of other answers than one process's.
+        self.losses.append(stage.latest["train/loss"] if stage.automatic_optimization else math.nan)
         if len(self.losses) > 1:
             self.seconds.append(now - self._last)
             self.processor.append(processor - self._last_processor)
