@@ -86,7 +86,7 @@ def taken(cfg) -> dict:
         ("instruction_tuning", 3e-4, 2e-4),
         ("dpo", 2e-6, 2e-5),
         ("kto", 2e-6, 2e-5),
-        ("ppo", 3e-6, 3e-5),
+        ("ppo", 1e-5, 1e-4),
         ("grpo", 1e-5, 1e-4),
     ],
 )
@@ -309,7 +309,7 @@ def test_a_pipeline_from_another_model_takes_the_table_in_every_stage_after_it(s
         "_target_": "lit_llm.optim.adamw.adamw", "_partial_": True, "lr": 3e-4, "weight_decay": 0.01,
         "betas": [0.9, 0.95], "eps": 1e-8,
     }  # fmt: skip
-    assert stages.ppo.optimizer.lr == 3e-6 and stages.dpo.optimizer.lr == 0.0001
+    assert stages.ppo.optimizer.lr == 1e-5 and stages.dpo.optimizer.lr == 0.0001
     assert stages.pretraining.pretrained_defaults == "auto" and stages.pretraining.optimizer.lr == 0.03
     answers = {stages.ppo.stage.max_new_tokens, stages.ppo.evaluation.max_new_tokens, cfg.best_of_n.max_new_tokens,
                cfg.annotation.max_new_tokens}  # fmt: skip
