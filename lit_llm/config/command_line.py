@@ -46,6 +46,7 @@ from lit_llm.runtime import devices
 from lit_llm.runtime.atomic_files import write_text
 from lit_llm.runtime.distributed import agreed, inside_worker, is_first_process
 from lit_llm.runtime.out_of_resources import one_line
+from lit_llm.runtime.parent import end_with
 from lit_llm.runtime.run_folder import unfinished
 from lit_llm.runtime.started_by import adopt, step_name
 from lit_llm.runtime.started_by import started as started_by
@@ -77,6 +78,8 @@ def small_command(help: str, run: Callable[[Sequence[str]], None], words: Sequen
 
 def _command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] | None) -> None:
     adopt()
+    if started_by().by == "torchrun":  # it gives each process a session of its own
+        end_with(os.getppid())
     schema.register()
     sys.path.append(str(Path.cwd()))  # modules of one's own: a reward, a format, a stage
     interruption.given[:] = list(sys.argv[1:] if argv is None else argv)

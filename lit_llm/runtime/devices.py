@@ -54,6 +54,12 @@ def most_processes() -> int:
     return max(2, cores())
 
 
+def threads(processes: int) -> int:
+    """Of each of so many processes that compute on this machine at once: more than there are cores only wait for each
+    other."""
+    return max(1, cores() // processes)
+
+
 def count(settings: Any) -> int:
     """Processes on this machine, as Lightning reads it. 1 for what :func:`fault` refuses."""
     value, gpu = _read(settings["devices"]), _on_gpu(settings["accelerator"])

@@ -28,6 +28,7 @@ from lit_llm.errors import UserError
 from lit_llm.runtime import devices
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.distributed import agreed, is_first_process, one_process_at
+from lit_llm.runtime.parent import PARENT
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.runtime.started_by import meeting_place, started
 from lit_llm.training import outcome
@@ -52,7 +53,8 @@ def launch(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         _prepare(cfg, folder)  # first: refused where another process is at work, whose files stay
     shutil.rmtree(place, ignore_errors=True)
     schema.save(cfg, place / "config.yaml")
-    code, stopped = _wait(_start(_torchrun(cfg, folder, place)), place, devices.count(cfg.trainer))
+    processes = devices.count(cfg.trainer)
+    code, stopped = _wait(_start(_torchrun(cfg, folder, place), processes), place, processes)
     try:
         metrics = outcome.taken(place / RESULT)
     except SystemExit as stop:
@@ -132,22 +134,23 @@ def _torchrun(cfg: DictConfig, folder: Path, place: Path) -> list[str]:
         rank, address, port = meeting_place()
         words += [f"--nnodes={cfg.trainer.num_nodes}", f"--node-rank={rank}", f"--rdzv-conf=timeout={MEETS}"]
         words += [f"--master-addr={address}", f"--master-port={port}"]
-    return [*words, "-m", "lit_llm.training.launch", str(folder), str(place)]
+    return [*words, "-m", "lit_llm.training.rank", str(folder), str(place)]
 
 
-def _start(words: list[str]) -> subprocess.Popen[bytes]:
-    """torchrun, deaf to what stops a run: a scheduler or a terminal sends that to every process of a job. torchrun
+def _start(words: list[str], processes: int) -> subprocess.Popen[bytes]:
+    """torchrun, which ends with this process, deaf to what stops a run: a scheduler or a terminal sends that to every process of a job. torchrun
     would die of it, or kill after half a minute what is still saving. Its processes hear it."""
     before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in (*STOP, *SOON)}
     try:
-        return subprocess.Popen(words, env=_environment())
+        return subprocess.Popen(words, env=_environment(processes))
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+def _environment(processes: int) -> dict[str, str]:
+    """Of torchrun, which ends with this process; of itself it would give each of its processes one thread."""
+    return {"OMP_NUM_THREADS": str(devices.threads(processes)), **os.environ, PARENT: str(os.getpid())}
 
 
 def _wait(process: subprocess.Popen[bytes], place: Path, count: int) -> tuple[int, int | None]:
@@ -197,6 +200,3 @@ def worker(folder: Path, place: Path) -> None:
     cfg = schema.load(place / "config.yaml")
     outcome.written(place / RESULT, lambda: run(cfg, folder), hide(cfg), writes=local == "0")
 
-
-if __name__ == "__main__":
-    worker(Path(sys.argv[1]), Path(sys.argv[2]))
