@@ -62,8 +62,8 @@ class RegularExpression(Reward):
 
     def _searched(self, texts: Sequence[str]) -> list[float]:
         """Raises OSError or queue.Empty where the process cannot be started."""
-        given = {"pattern": self.options.pattern, "where": self.options.where, "texts": list(texts)}
-        given = json.dumps(given | {"parent": os.getpid()})
+        asked = {"pattern": self.options.pattern, "where": self.options.where, "texts": list(texts)}
+        given = json.dumps({**asked, "parent": os.getpid()})
         command = [sys.executable, "-I", "-S", "-c", _SEARCH]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdin is not None and process.stdout is not None

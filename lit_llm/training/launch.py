@@ -138,8 +138,8 @@ def _torchrun(cfg: DictConfig, folder: Path, place: Path) -> list[str]:
 
 
 def _start(words: list[str], processes: int) -> subprocess.Popen[bytes]:
-    """torchrun, which ends with this process, deaf to what stops a run: a scheduler or a terminal sends that to every process of a job. torchrun
-    would die of it, or kill after half a minute what is still saving. Its processes hear it."""
+    """torchrun, which ends with this process, deaf to what stops a run: a scheduler or a terminal sends that to every
+    process of a job. It would die of it, or kill after half a minute what is still saving. Its processes hear it."""
     before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in (*STOP, *SOON)}
     try:
         return subprocess.Popen(words, env=_environment(processes))
@@ -199,4 +199,3 @@ def worker(folder: Path, place: Path) -> None:
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
     cfg = schema.load(place / "config.yaml")
     outcome.written(place / RESULT, lambda: run(cfg, folder), hide(cfg), writes=local == "0")
-
