@@ -116,7 +116,7 @@ def fit(parts: Parts, trainer: L.Trainer, folder: RunFolder, evaluation: RunEval
         before = evaluation.before()
         give_back_freed_memory()
     if cfg.trainer.compile and is_first_process():
-        log.info("trainer.compile=true: the model is compiled in its first step, which takes a minute or more")
+        log.info("trainer.compile=true: the model is compiled in its first step, which may take a minute or more")
     trainer.fit(parts.stage, datamodule=parts.data, ckpt_path=found.word or None, weights_only=True)
     save_and_gather(parts, folder)
     give_back_freed_memory()
