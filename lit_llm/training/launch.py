@@ -16,7 +16,8 @@ import subprocess
 import sys
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,14 @@ from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.distributed import agreed, is_first_process, one_process_at
 from lit_llm.runtime.parent import PARENT
 from lit_llm.runtime.run_folder import RunFolder
+from lit_llm.runtime.run_lock import InUse, RunLock
 from lit_llm.runtime.started_by import meeting_place, started
 from lit_llm.training import outcome
 
 log = logging.getLogger("lit_llm")
 
 FOLDER = ".launch"
+ALONE = f"{FOLDER}-command"  # its lock: of the command that starts them
 RESULT = "result.json"
 PROCESS = "process-"  # files with the numbers of this node's processes
 MEETS = 86_400  # seconds that a node waits for the first one, which may be reading a corpus of any size
@@ -48,6 +51,25 @@ def launch(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     Raises UserError with the run's own message, SystemExit(143) when it was stopped by SIGTERM, (130) by SIGINT.
     """
     node = _node(cfg)
+    with _alone(folder) if node == 0 else nullcontext():
+        return _launched(cfg, folder, node)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the folder while its processes start, which takes long: until then none of them holds it itself."""
+    lock = RunLock(folder / ALONE)
+    try:
+        lock.__enter__()
+    except InUse as error:
+        raise InUse(folder, error.holder) from None
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def _launched(cfg: DictConfig, folder: Path, node: int) -> dict[str, Any]:
     place = folder / (FOLDER if node == 0 else f"{FOLDER}-{node}")
     if node == 0:
         _prepare(cfg, folder)  # first: refused where another process is at work, whose files stay
