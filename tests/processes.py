@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from lit_llm.runtime.parent import end_with, in_main_thread
+
 FORK = multiprocessing.get_context("fork")
 
 
@@ -37,9 +39,10 @@ def together(count: int, work: Callable[..., Any], *args: Any, seconds: float = 
     ``dies``: a process may end without an answer, which is None then. Otherwise whoever fails fails the test.
     """
     port, pipes, processes = free_port(), [], []
+    starter = os.getpid(), not in_main_thread()
     for rank in range(count):
         theirs, mine = FORK.Pipe(duplex=False)
-        process = FORK.Process(target=_member, args=(rank, count, port, mine, work, args))
+        process = FORK.Process(target=_member, args=(rank, count, port, mine, work, args, *starter))
         process.start()
         mine.close()
         pipes.append(theirs)
@@ -72,7 +75,11 @@ def _failed(answer: Any) -> bool:
     return isinstance(answer, str) and answer.startswith("Traceback")
 
 
-def _member(rank: int, count: int, port: int, pipe: Any, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _member(
+    rank: int, count: int, port: int, pipe: Any, work: Callable[..., Any], args: tuple[Any, ...], parent: int,
+    by_thread: bool,
+) -> None:  # fmt: skip
+    end_with(parent, by_thread)
     torch.set_num_threads(1)
     if count > 1:
         os.environ |= {

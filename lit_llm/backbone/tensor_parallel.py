@@ -26,6 +26,7 @@ from lit_llm.backbone.config import BackboneConfig
 from lit_llm.backbone.dropout import Dropout
 from lit_llm.backbone.lora import ADAPTER, LoRALinear
 from lit_llm.backbone.models import LanguageModel
+from lit_llm.backbone.tensor_shapes import faults
 from lit_llm.errors import UserError
 
 # Newer torch calls them so.
@@ -70,15 +71,8 @@ class Rows:
 def check(config: BackboneConfig, peers: int) -> None:
     """Raises UserError where a model of this shape cannot be cut into so many parts."""
     told = f"trainer.tensor_parallel={peers}: "
-    for name, number in (
-        ("heads", config.num_heads), ("key heads", config.num_kv_heads), ("units of the MLP", config.intermediate_size),
-    ):  # fmt: skip
-        if number % peers:
-            raise UserError(f"{told}the model has {number} {name}, which {peers} processes cannot share; trainer=fsdp")
-    if config.num_experts:
-        raise UserError(f"{told}experts are not cut; use trainer=fsdp")
-    if config.qk_norm and config.qk_norm_whole:
-        raise UserError(f"{told}{config.family} norms all heads of a token together; use trainer=fsdp")
+    if (line := next(faults(config, peers), None)) is not None:
+        raise UserError(told + line)
     if config.dropout:
         raise UserError(f"{told}processes would draw the same dropout for other tokens; backbone.dropout=0")
 

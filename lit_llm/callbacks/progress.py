@@ -92,7 +92,8 @@ class Progress(ProgressBar):
             self._bar.n = done
             self._draw(self._bar, text.split(", "))
         else:
-            print(f"{self._name}: step {done}/{self._total or '?'}, {text}", file=sys.stderr, flush=True)
+            of = "" if self._total and done > self._total else f"/{self._total or '?'}"  # more than it is to do now
+            print(f"{self._name}: step {done}{of}, {text}", file=sys.stderr, flush=True)
 
     def _draw(self, bar: tqdm[Any], parts: list[str]) -> None:
         """Draws the bar with as many of the numbers, the first ones first, as fit beside the time left."""
@@ -117,4 +118,5 @@ def shown(values: Mapping[str, Any]) -> str:
     found = {short: float(values[key]) for key, short in keys.items() if key in values}
     if "val reward" in found:
         found["val reward"] *= -1.0  # a policy's loss in validation is minus the reward
-    return ", ".join(f"{name} {value:.0%}" if name == "cut" else f"{name} {value:.4g}" for name, value in found.items())
+    numbers = ((name, value + 0.0) for name, value in found.items())  # 0 has no sign
+    return ", ".join(f"{name} {value:.0%}" if name == "cut" else f"{name} {value:.4g}" for name, value in numbers)

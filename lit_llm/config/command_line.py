@@ -44,8 +44,9 @@ from lit_llm.config.validation import validate
 from lit_llm.errors import UserError
 from lit_llm.runtime import devices
 from lit_llm.runtime.atomic_files import write_text
-from lit_llm.runtime.distributed import agreed, inside_worker, is_first_process
+from lit_llm.runtime.distributed import agreed, is_first_process
 from lit_llm.runtime.out_of_resources import one_line
+from lit_llm.runtime.parent import end_with
 from lit_llm.runtime.run_folder import unfinished
 from lit_llm.runtime.started_by import adopt, step_name
 from lit_llm.runtime.started_by import started as started_by
@@ -77,12 +78,17 @@ def small_command(help: str, run: Callable[[Sequence[str]], None], words: Sequen
 
 def _command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] | None) -> None:
     adopt()
+    if (now := started_by()).by == "torchrun":  # it gives each process a session of its own
+        end_with(os.getppid())
+    if now.here > 1:  # before torch counts the cores; torchrun has told it
+        of_each = os.environ.get("SLURM_CPUS_PER_TASK") or str(devices.threads(now.here))
+        os.environ.setdefault("OMP_NUM_THREADS", of_each)
     schema.register()
     sys.path.append(str(Path.cwd()))  # modules of one's own: a reward, a format, a stage
     interruption.given[:] = list(sys.argv[1:] if argv is None else argv)
     begins = f"{config_name}: reading the configuration and loading torch ..."
     only_tells = bool({"--help", "-h", "--version", "--hydra-help"} & set(interruption.given))
-    silent = only_tells or _only_shows(interruption.given) or inside_worker()
+    silent = only_tells or _only_shows(interruption.given) or not is_first_process()
     # A terminal is told at once: checking a pipeline takes seconds by itself. A log, where a mistake is one line, then.
     if at_once := not silent and sys.stderr.isatty():
         started(begins)
@@ -94,14 +100,15 @@ def _command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str]
         for line in filter(None, (renamed.word(config_name, word)[1] for word in arguments)):
             print(f"note: {line}", file=sys.stderr)
         arguments = going_on(config_name, check(config_name, hydra_words(config_name, arguments)))
-        arguments = one_folder(config_name, arguments)
+        refuse_several(config_name, arguments)
+        if not (at_once or silent):
+            started(begins)
+        arguments = one_folder(config_name, arguments)  # with torch, where torchrun keeps a store
     except UserError as error:
         complain(error)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    if not (at_once or silent):
-        started(begins)
     whole_files()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of Hydra's own printing
     sys.argv[1:] = arguments
@@ -167,20 +174,27 @@ def complain(error: UserError, alone: bool = False) -> None:
         print(broken(f"error: {line}", columns(sys.stderr)), file=sys.stderr)
 
 
-def one_folder(config_name: str, arguments: list[str]) -> list[str]:
-    """Where torchrun or srun has started several processes: the words that name one folder in all of them.
-
-    Raises UserError for what starts its processes itself, and is to be started once.
-    """
+def refuse_several(config_name: str, arguments: list[str]) -> None:
+    """Raises UserError where torchrun or srun has started several processes of what starts its processes itself."""
     now = started_by()
     if now.by == "python" or _only_shows(arguments):
-        return arguments
+        return
     several = "a sweep" if any(word in ("-m", "--multirun") for word in arguments) else None
     if several or config_name == "pipeline":
         raise UserError(
             f"{now.by} started {now.tasks} processes, and {several or 'a pipeline'} starts those of its runs itself: "
             "start it once, with python (trainer.devices=N, trainer.launcher=slurm)"
         )
+
+
+def one_folder(config_name: str, arguments: list[str]) -> list[str]:
+    """Where torchrun or srun has started several processes: the words that name one folder in all of them.
+
+    Raises UserError where torchrun keeps no store to agree by.
+    """
+    now = started_by()
+    if now.by == "python" or _only_shows(arguments):
+        return arguments
     if any(word.startswith("hydra.run.dir=") for word in arguments):
         return arguments
     words, folders = override_words(arguments)

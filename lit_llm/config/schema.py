@@ -60,7 +60,7 @@ class TrainerConfig:
     log_every_n_steps: int = 10
     checkpoint_every_n_steps: int | None = None  # null: only at the end
     compile: bool = False  # net.compile() in place: worth its minutes for long runs only
-    num_threads: int | None = None  # torch's threads; null: torch's own choice
+    num_threads: int | None = None  # torch's threads; null: the cores, shared out among the processes
     detect_anomaly: bool = False
     deterministic: bool = False
     overfit_batches: int | float = 0

@@ -8,6 +8,7 @@ from typing import Any
 from lit_llm.backbone.options import TransformersOptions
 from lit_llm.config.schema import SHARDS
 from lit_llm.runtime import devices
+from lit_llm.runtime.started_by import started
 
 
 def is_sharded(trainer: Mapping[str, Any]) -> bool:
@@ -45,15 +46,26 @@ def faults(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
 def _mesh_faults(path: str, trainer: Mapping[str, Any]) -> Iterator[str]:
     here, nodes, tensor = devices.count(trainer), trainer["num_nodes"], trainer["tensor_parallel"]
     if here % tensor:
+        less = next(count for count in range(min(here, tensor), 0, -1) if here % count == 0)
+        instead = f"{path}tensor_parallel={less}" if less > 1 else "trainer=fsdp"
         yield (
             f"{path}tensor_parallel={tensor}: must divide the {here} devices of a machine; "
-            f"give {path}devices={-(-here // tensor) * tensor}"
+            f"give {_devices_by(path, -(-here // tensor) * tensor)}, or {instead}"
         )
     if trainer["shard"] == "hybrid" and nodes < 2:
         yield (
             f"{path}shard=hybrid: repeats the model over machines and shares it out within each; give "
             f"{path}num_nodes=2 or more, or {path}shard=full"
         )
+
+
+def _devices_by(path: str, count: int) -> str:
+    """How a command is told to run on so many devices of a machine, by whoever starts its processes."""
+    now = started()
+    if now.by == "python" or now.here == 1:
+        return f"{path}devices={count}"
+    flag = "--nproc-per-node" if now.by == "torchrun" else "--ntasks-per-node"
+    return f"{now.by} {flag}={count} and {path}devices=auto"
 
 
 def _stage_faults(prefix: str, values: Mapping[str, Any], said: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import queue
 import subprocess
 import sys
@@ -20,8 +21,12 @@ from lit_llm.rewards.options import RegularExpressionOptions
 
 STARTING_SECONDS = 30.0  # for a process to start on a machine that is busy
 _SEARCH = """
-import json, re, sys
+import ctypes, json, os, re, sys
 given = json.loads(sys.stdin.readline())
+if sys.platform == "linux":  # as lit_llm.runtime.parent: it ends with who asks, also while it searches
+    ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
+    if os.getppid() != given["parent"]:
+        sys.exit()
 find = getattr(re.compile(given["pattern"]), given["where"])
 print("ready", flush=True)
 for text in given["texts"]:
@@ -57,7 +62,8 @@ class RegularExpression(Reward):
 
     def _searched(self, texts: Sequence[str]) -> list[float]:
         """Raises OSError or queue.Empty where the process cannot be started."""
-        given = json.dumps({"pattern": self.options.pattern, "where": self.options.where, "texts": list(texts)})
+        asked = {"pattern": self.options.pattern, "where": self.options.where, "texts": list(texts)}
+        given = json.dumps({**asked, "parent": os.getpid()})
         command = [sys.executable, "-I", "-S", "-c", _SEARCH]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdin is not None and process.stdout is not None

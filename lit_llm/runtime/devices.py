@@ -54,6 +54,12 @@ def most_processes() -> int:
     return max(2, cores())
 
 
+def threads(processes: int) -> int:
+    """Of each of so many processes that compute on this machine at once: more than there are cores only wait for each
+    other."""
+    return max(1, cores() // processes)
+
+
 def count(settings: Any) -> int:
     """Processes on this machine, as Lightning reads it. 1 for what :func:`fault` refuses."""
     value, gpu = _read(settings["devices"]), _on_gpu(settings["accelerator"])
@@ -84,7 +90,7 @@ def fault(settings: Any) -> str | None:
         return None if value in (1, "auto", -1, [0]) else "must be 1; this machine has one GPU"
     if accelerator == "tpu" or value == "auto":
         return None
-    return _fault_of_gpus(value) if _on_gpu(accelerator) else _fault_of_processes(value)
+    return _fault_of_gpus(value) if _on_gpu(accelerator) else _fault_of_processes(value, settings)
 
 
 def _fault_of_gpus(value: Any) -> str | None:
@@ -101,15 +107,35 @@ def _fault_of_gpus(value: Any) -> str | None:
     return f"must be {there} or less; {has}" if value > there else None
 
 
-def _fault_of_processes(value: Any) -> str | None:
+def _fault_of_processes(value: Any, settings: Any) -> str | None:
     if isinstance(value, list) or value == -1:
         return "chooses GPUs, and there is none to be used; give a number of processes"
-    if value <= most_processes():
+    if value <= most_processes() or _is_spread(settings) or started().here > 1:
         return None
-    there = f"{cores()} core{'s' * (cores() != 1)}"
     return (
-        f"must be {most_processes()} or less; without GPUs each process needs a core of the {there} that may be used, "
-        "and holds the whole model"
+        f"must be {most_processes()} or less; without GPUs each process needs a core of the {_cores()} that may be "
+        "used, and holds the whole model; trainer=fsdp shares it out, and takes more"
+    )
+
+
+def _is_spread(settings: Any) -> bool:
+    """Whether no process holds the whole model (``trainer=fsdp``, ``trainer=tp``)."""
+    return settings.get("shard") is not None or int(settings.get("tensor_parallel", 1)) > 1
+
+
+def _cores() -> str:
+    return f"{cores()} core{'s' * (cores() != 1)}"
+
+
+def hint(settings: Any) -> str | None:
+    """What is said of more processes than cores, which whoever started them, or spreads a model over them, wants."""
+    processes = count(settings)
+    if settings["accelerator"] in ("mps", "tpu") or _on_gpu(settings["accelerator"]) or processes <= most_processes():
+        return None
+    memory = "holds a part of the model" if _is_spread(settings) else "holds the whole model"
+    return (
+        f"note: trainer.devices={settings['devices']}: {processes} processes take turns on the {_cores()} that may be "
+        f"used, and each {memory}; more than {most_processes()} make no run faster here"
     )
 
 

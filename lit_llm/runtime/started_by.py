@@ -59,7 +59,7 @@ def mismatch(devices: int, nodes: int, now: Started) -> str | None:
         return None
     flag = "--nproc-per-node" if now.by == "torchrun" else "--ntasks-per-node"
     other = "--nnodes" if now.by == "torchrun" else "--nodes"
-    one = ", or --ntasks-per-node=1" if now.by == "srun" else ""
+    one = ", or --ntasks-per-node=1" if now.by == "srun" and devices != 1 else ""
     if now.nodes != nodes:
         return (
             f"{now.by} started {now.tasks} processes on {_nodes(now.nodes)}, and trainer.num_nodes={nodes}; give "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from omegaconf import DictConfig
 
 from lit_llm.config.command_line import command
 from lit_llm.runtime import devices
-from lit_llm.runtime.distributed import inside_worker
+from lit_llm.runtime.distributed import inside_worker, is_first_process
 from lit_llm.runtime.garbage_collection import imports_uncollected
 from lit_llm.runtime.started_by import inside_job
 from lit_llm.training.plugins import register
@@ -18,6 +19,8 @@ from lit_llm.training.plugins import register
 if TYPE_CHECKING:  # torch and Lightning are imported only when the configuration has been found good
     pass
 
+
+log = logging.getLogger("lit_llm")
 
 LOOK = ("look=true", "look=false")
 
@@ -55,6 +58,8 @@ def execute(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         from lit_llm.training.train import run
 
     devices.refuse(cfg.trainer)
+    if is_first_process() and (line := devices.hint(cfg.trainer)) is not None:
+        log.warning("%s", line)
     if devices.count(cfg.trainer) * cfg.trainer.num_nodes > 1:
         if not inside_worker():
             return launch(cfg, folder)

@@ -16,7 +16,8 @@ import subprocess
 import sys
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,16 @@ from lit_llm.errors import UserError
 from lit_llm.runtime import devices
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.distributed import agreed, is_first_process, one_process_at
+from lit_llm.runtime.parent import PARENT
 from lit_llm.runtime.run_folder import RunFolder
+from lit_llm.runtime.run_lock import InUse, RunLock
 from lit_llm.runtime.started_by import meeting_place, started
 from lit_llm.training import outcome
 
 log = logging.getLogger("lit_llm")
 
 FOLDER = ".launch"
+ALONE = f"{FOLDER}-command"  # its lock: of the command that starts them
 RESULT = "result.json"
 PROCESS = "process-"  # files with the numbers of this node's processes
 MEETS = 86_400  # seconds that a node waits for the first one, which may be reading a corpus of any size
@@ -47,12 +51,32 @@ def launch(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     Raises UserError with the run's own message, SystemExit(143) when it was stopped by SIGTERM, (130) by SIGINT.
     """
     node = _node(cfg)
+    with _alone(folder) if node == 0 else nullcontext():
+        return _launched(cfg, folder, node)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the folder while its processes start, which takes long: until then none of them holds it itself."""
+    lock = RunLock(folder / ALONE)
+    try:
+        lock.__enter__()
+    except InUse as error:
+        raise InUse(folder, error.holder) from None
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def _launched(cfg: DictConfig, folder: Path, node: int) -> dict[str, Any]:
     place = folder / (FOLDER if node == 0 else f"{FOLDER}-{node}")
     if node == 0:
         _prepare(cfg, folder)  # first: refused where another process is at work, whose files stay
     shutil.rmtree(place, ignore_errors=True)
     schema.save(cfg, place / "config.yaml")
-    code, stopped = _wait(_start(_torchrun(cfg, folder, place)), place, devices.count(cfg.trainer))
+    processes = devices.count(cfg.trainer)
+    code, stopped = _wait(_start(_torchrun(cfg, folder, place), processes), place, processes)
     try:
         metrics = outcome.taken(place / RESULT)
     except SystemExit as stop:
@@ -132,22 +156,23 @@ def _torchrun(cfg: DictConfig, folder: Path, place: Path) -> list[str]:
         rank, address, port = meeting_place()
         words += [f"--nnodes={cfg.trainer.num_nodes}", f"--node-rank={rank}", f"--rdzv-conf=timeout={MEETS}"]
         words += [f"--master-addr={address}", f"--master-port={port}"]
-    return [*words, "-m", "lit_llm.training.launch", str(folder), str(place)]
+    return [*words, "-m", "lit_llm.training.rank", str(folder), str(place)]
 
 
-def _start(words: list[str]) -> subprocess.Popen[bytes]:
-    """torchrun, deaf to what stops a run: a scheduler or a terminal sends that to every process of a job. torchrun
-    would die of it, or kill after half a minute what is still saving. Its processes hear it."""
+def _start(words: list[str], processes: int) -> subprocess.Popen[bytes]:
+    """torchrun, which ends with this process, deaf to what stops a run: a scheduler or a terminal sends that to every
+    process of a job. It would die of it, or kill after half a minute what is still saving. Its processes hear it."""
     before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in (*STOP, *SOON)}
     try:
-        return subprocess.Popen(words, env=_environment())
+        return subprocess.Popen(words, env=_environment(processes))
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+def _environment(processes: int) -> dict[str, str]:
+    """Of torchrun, which ends with this process; of itself it would give each of its processes one thread."""
+    return {"OMP_NUM_THREADS": str(devices.threads(processes)), **os.environ, PARENT: str(os.getpid())}
 
 
 def _wait(process: subprocess.Popen[bytes], place: Path, count: int) -> tuple[int, int | None]:
@@ -196,7 +221,3 @@ def worker(folder: Path, place: Path) -> None:
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
     cfg = schema.load(place / "config.yaml")
     outcome.written(place / RESULT, lambda: run(cfg, folder), hide(cfg), writes=local == "0")
-
-
-if __name__ == "__main__":
-    worker(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -4,11 +4,16 @@ tells why it ended."""
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 
+from lit_llm.runtime.parent import PARENT, end_with_named
+
 
 def main() -> None:
+    end_with_named()
+    os.environ[PARENT] = str(os.getpid())  # of the processes that it starts, in sessions of their own
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun

@@ -88,6 +88,7 @@ INTENDED = (
     (r".*isinstance\(treespec, LeafSpec\).*", "Lightning 2.6 with torch 2.13"),
     (r".*is smaller than the logging interval.*", "a short run logs its last step all the same"),
     (r"The `srun` command is available.*", "a mismatch of tasks and devices is refused (runtime/started_by.py)"),
+    (r"It is recommended to use `self\.log\('(val|test)/.*sync_dist=True\)`", "stages add up over all processes"),
     (r"Found \d+ module\(s\) in eval mode.*", "references, rewards and policies without dropout stay in it"),
 )
 
@@ -114,6 +115,8 @@ def fit(parts: Parts, trainer: L.Trainer, folder: RunFolder, evaluation: RunEval
         foresee(parts)
         before = evaluation.before()
         give_back_freed_memory()
+    if cfg.trainer.compile and is_first_process():
+        log.info("trainer.compile=true: the model is compiled in its first step, which may take a minute or more")
     trainer.fit(parts.stage, datamodule=parts.data, ckpt_path=found.word or None, weights_only=True)
     save_and_gather(parts, folder)
     give_back_freed_memory()

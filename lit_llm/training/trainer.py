@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import time
@@ -24,9 +25,12 @@ from lit_llm.config.sharded_runs import is_sharded
 from lit_llm.config.targets import construct
 from lit_llm.errors import UserError
 from lit_llm.runtime import devices, lightning_loops, processor
-from lit_llm.runtime.lightning_loops import step_ended
+from lit_llm.runtime.counted import counted
+from lit_llm.runtime.lightning_loops import step_ended, steps_done
 from lit_llm.training.build import Parts
 from lit_llm.training.search.trial import current
+
+log = logging.getLogger("lit_llm")
 
 DEFAULT_STEPS = 500  # of a run that is given no limit
 
@@ -57,6 +61,7 @@ def build(parts: Parts, folder: Path) -> L.Trainer:
         callbacks.append(TimeLimit(cfg.max_time))
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
+    callbacks.append(NothingLeft(cfg, "rollout" if own else "step"))  # behind what may end the run
     trainer = L.Trainer(
         accelerator=_accelerator(cfg),
         devices=devices.for_lightning(cfg),
@@ -210,6 +215,22 @@ class StopAfter(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.done = state_dict["done"]
+
+
+class NothingLeft(L.Callback):
+    """Says where a run goes on that has done all that it is to do, and more than that where it is given less now."""
+
+    def __init__(self, settings: DictConfig, unit: str) -> None:
+        self.settings, self.unit = settings, unit
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        if not (trainer.fit_loop.done and trainer.is_global_zero):
+            return
+        limits = [f"trainer.{key}={self.settings[key]}" for key in ("max_steps", "max_tokens", "max_epochs", "max_time")
+                  if self.settings[key] is not None]  # fmt: skip
+        asked = " and ".join(limits) or f"trainer.max_steps={DEFAULT_STEPS}"
+        log.warning("nothing is left to train: the run has done %s, and is given %s; give more to go on",
+                    counted(steps_done(trainer), self.unit), asked)  # fmt: skip
 
 
 class TimeLimit(L.Callback):

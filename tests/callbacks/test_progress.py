@@ -54,6 +54,7 @@ ROLLOUT = {
 def test_a_rollout_shows_reward_kl_length_and_the_share_that_was_cut() -> None:
     assert shown(ROLLOUT) == "reward 0.25, kl 1.5, length 31, cut 12%, val reward 0.5, lr 1e-05"
     assert shown({"train/loss": 0.5, "val/loss": 2.0}) == "loss 0.5, val 2"
+    assert shown({"objective/scores": -0.0, "val/loss": 0.0}) == "reward 0, val reward 0", "0 has no sign"
 
 
 @pytest.mark.parametrize("terminal", [False, True])

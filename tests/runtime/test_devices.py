@@ -35,6 +35,19 @@ def test_no_more_processes_than_cores_but_two_everywhere(machine, cores, allowed
     assert f"must be {allowed} or less" in devices.fault(of(allowed + 1)) and f" {cores} core" in devices.fault(of(99))
 
 
+@pytest.mark.parametrize("spread", [{"shard": "full"}, {"shard": None, "tensor_parallel": 4}, {"torchrun": True}])
+def test_more_processes_than_cores_pass_with_a_hint_where_they_are_wanted(machine, monkeypatch, spread):
+    """No process holds the whole model, or the user has started them himself: a run of 4 is resumed on a laptop."""
+    machine(2)
+    assert devices.fault(of(4)) and devices.hint(of(2)) is None
+    if spread.pop("torchrun", False):
+        for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}.items():
+            monkeypatch.setenv(name, value)
+    asked = {**of(4), "num_nodes": 1, **spread}
+    assert devices.fault(asked) is None and "4 processes take turns on the 2 cores" in devices.hint(asked)
+    assert ("holds a part of the model" in devices.hint(asked)) == bool(spread)
+
+
 @pytest.mark.parametrize(
     ("value", "count", "lightning_s"),
     [

@@ -6,12 +6,13 @@ from typing import Any
 
 import lightning as L
 import pytest
+from omegaconf import OmegaConf
 
 from lit_llm.data.loading import ResumableLoader, shuffled
 from lit_llm.errors import UserError
 from lit_llm.runtime.lightning_loops import steps_done
 from lit_llm.training import trainer as trainers
-from lit_llm.training.trainer import TimeLimit
+from lit_llm.training.trainer import NothingLeft, TimeLimit
 from tests.stages.training_run import Data, tiny_stage, trainer_for
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -78,6 +79,27 @@ def test_time_is_up_at_a_step_s_end(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.undo()
     assert trainer.fit_loop.epoch_loop.batch_progress.total.ready == 2 * trainer.global_step
     assert trainer.global_step == 4 and validated.steps == [4]
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [(3, "has done 3 steps, and is given trainer.max_steps=3;"),
+     (2, "has done 3 steps, and is given trainer.max_steps=2;"), (4, None)],
+)  # fmt: skip
+def test_a_run_with_nothing_left_to_train_says_so(
+    steps: int, said: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for limit, path in ((3, None), (steps, tmp_path / "three.ckpt")):
+        caplog.clear()
+        settings = OmegaConf.create({"max_steps": limit, "max_tokens": None, "max_epochs": None, "max_time": None})
+        callbacks = [NothingLeft(settings, "step")]
+        trainer = trainer_for(tmp_path, callbacks, max_steps=limit, enable_checkpointing=False)
+        trainer.fit(tiny_stage(), datamodule=Data(), ckpt_path=path)
+        if path is None:
+            assert "nothing is left" not in caplog.text
+            trainer.save_checkpoint(tmp_path / "three.ckpt")
+    assert trainer.global_step == max(3, steps)
+    assert ("nothing is left" in caplog.text) == (said is not None) and (said or "") in caplog.text
 
 
 @pytest.mark.parametrize("duration", ["1:00", "00:00:00:5", "an hour", "00:00:-1:00"])

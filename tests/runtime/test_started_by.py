@@ -71,6 +71,8 @@ def test_the_first_of_slurm_s_hosts(hosts, first):
                        "or --ntasks-per-node=4, or --ntasks-per-node=1"),
         ((2, 1), STEP, "srun started 4 processes on 2 nodes, and trainer.num_nodes=1; give trainer.num_nodes=2, or "
                        "--nodes=1"),
+        ((1, 2), STEP, "srun started 2 processes on this node, one for each device; give trainer.devices=2 (or auto), "
+                       "or --ntasks-per-node=1"),
         ((1, 1), {**TORCHRUN, "LOCAL_WORLD_SIZE": "4"}, "torchrun started 4 processes on this node, one for each device"
                                                         "; give trainer.devices=4 (or auto), or --nproc-per-node=1"),
     ],

@@ -20,6 +20,7 @@ from lit_llm.errors import UserError
 from lit_llm.runtime import distributed
 from lit_llm.runtime.atomic_files import write_json
 from lit_llm.runtime.distributed import LostProcess, is_told_by_the_first
+from lit_llm.runtime.run_lock import InUse, RunLock
 from lit_llm.training import launch as launching
 from lit_llm.training import outcome
 from lit_llm.training.launch import launch
@@ -143,6 +144,14 @@ def test_what_all_processes_meet_is_told_once_and_what_one_meets_by_itself(tmp_p
     same, other = ["the disk is full"] * 2, ["process 1 is lost", "row 7 is broken"]
     assert together(2, fails, tmp_path / "same", same) == [False, True]
     assert together(2, fails, tmp_path / "other", other) == [False, False]
+
+
+def test_a_second_start_is_refused_while_the_processes_of_the_first_are_starting(words, tmp_path):
+    """They do not hold the folder yet, and what they are about to read stays."""
+    write_json(tmp_path / ".launch/result.json", {})
+    with RunLock(tmp_path / launching.ALONE), pytest.raises(InUse, match=rf"^{tmp_path}: in use by process \d+ on"):
+        launch(compose("train", [*words, "trainer.devices=2"]), tmp_path)
+    assert (tmp_path / ".launch/result.json").is_file()
 
 
 @pytest.mark.slow

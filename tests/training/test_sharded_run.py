@@ -95,3 +95,26 @@ def test_what_one_process_meets_ends_all_in_seconds_and_is_told(way, kind, rank,
     said = {"row": "rows.jsonl:7: is no comparison", "memory": "out of memory"}[kind]
     assert said in errors[0] and len(errors) <= (1 if start == "ours" else 2), done.stderr
     assert find_checkpoint(tmp_path / "run") is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["launcher", "group"])
+def test_nothing_outlives_a_killed_command(who, data, tmp_path):
+    """Whoever is killed: the command alone, or its whole group, in which the processes of the run are not."""
+    words = [*SMALL, f"data.path={data}/raw_text", f"data.cache_dir={data}/cache", "evaluation.enabled=false",
+             "logger=none", "trainer.checkpoint_every_n_steps=1", "trainer.max_steps=100000", "trainer=fsdp",
+             f"hydra.run.dir={tmp_path}/run"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", MARK: str(tmp_path)}
+    for ready in (lambda: len(workers(str(tmp_path))) == 2, lambda: any(tmp_path.glob("run/checkpoints/step-*"))):
+        again = ["resume=auto"] if (tmp_path / "run").exists() else []
+        process = subprocess.Popen(command([*words, *again]), env=environment, start_new_session=True)
+        end = time.monotonic() + 300
+        while not ready():
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
+        (os.kill if who == "launcher" else os.killpg)(process.pid, signal.SIGKILL)
+        process.wait()
+        end = time.monotonic() + 10
+        while workers(str(tmp_path)) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not workers(str(tmp_path))

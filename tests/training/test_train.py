@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from lit_llm.training import trainer
 from lit_llm.training.evaluate_command import Evaluate, evaluate_again
 from lit_llm.training.launch import launch
 from lit_llm.training.sweep import Leaderboard, objective, only_seeds_differ, table
-from lit_llm.training.train import run
+from lit_llm.training.train import quiet, run
 from tests.forked_command import forked
 
 ROOT = Path(__file__).parents[2]
@@ -269,6 +270,24 @@ def test_sigterm_saves_and_exits_with_143(words, tmp_path):
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 143 and b"Traceback" not in errors
     assert list(folder.glob("checkpoints/step-*.ckpt")) and not (folder / "model").exists()
+
+
+def test_the_advice_to_add_up_what_is_added_up_already_is_not_shown(monkeypatch, recwarn):
+    """Lightning's own words: of a stage's numbers in validation they say nothing true, of others they may."""
+    from lightning.pytorch.trainer.connectors.logger_connector import result
+
+    monkeypatch.setattr(result, "_distributed_is_initialized", lambda: True)
+    for name, shown in (("val/loss", 0), ("val/set0/perplexity", 0), ("mine", 1)):
+        with warnings.catch_warnings():
+            quiet()
+            told = result._Metadata("validation_step", name, on_step=False, on_epoch=True)
+            told.sync = result._Sync()
+            found = result._ResultMetric(told, True)
+            found.value, found.cumulated_batch_size = torch.tensor(1.0), torch.tensor(1)
+            result.warning_cache.clear()
+            recwarn.clear()
+            result._ResultCollection._get_cache(found, on_step=False)
+        assert len([one for one in recwarn if "sync_dist" in str(one.message)]) == shown
 
 
 # Sweeps

@@ -13,6 +13,8 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from lit_llm.runtime.parent import end_with
+
 MEMORY = 3 * 2**30  # bytes of address space
 SECONDS = 60  # of a processor, for a document, and
 SECONDS_PER_MIB = 20  # for each MiB of it
@@ -31,7 +33,8 @@ def seconds_for(size: int) -> int:
 
 
 def main() -> None:
-    """Reads documents until standard input ends."""
+    """Reads documents until standard input ends. Its argument: the process that asks, with which it ends."""
+    end_with(int(sys.argv[1]), by_thread=True)
     requests = sys.stdin.buffer
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what a library prints is no answer

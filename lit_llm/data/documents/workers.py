@@ -55,7 +55,7 @@ class Workers:
 def _started() -> subprocess.Popen[bytes]:
     path = os.pathsep.join(filter(None, (str(_PACKAGE), os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "lit_llm.data.documents.worker"],
+        [sys.executable, "-P", "-m", "lit_llm.data.documents.worker", str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -19,6 +19,7 @@ from typing import Any
 
 from lit_llm.data.installed_docs.docstrings import members
 from lit_llm.data.installed_docs.prose import parse
+from lit_llm.runtime.parent import PARENT, end_with_named
 
 _TWINS = {"_pydecimal": "decimal", "_pyio": "io", "_pydatetime": "datetime", "_pylong": "int"}
 
@@ -107,6 +108,7 @@ def _serve(share: list[tuple[int, Job]], answers: dict[int, str], failures: list
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+        PARENT: str(os.getpid()),
     }
     command = [sys.executable, "-m", "lit_llm.data.installed_docs.extraction"]
     with subprocess.Popen(
@@ -124,6 +126,7 @@ def _serve(share: list[tuple[int, Job]], answers: dict[int, str], failures: list
 
 def main() -> None:
     """Answer the jobs on standard input."""
+    end_with_named(by_thread=True)
     gc.disable()  # syntax trees have no cycles: looking for some takes a fifth of the time
     for file, module in json.loads(sys.stdin.readline()):
         sys.stdout.write(json.dumps(read_file(file, module)) + "\n")

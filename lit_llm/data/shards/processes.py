@@ -13,10 +13,10 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from lit_llm.errors import UserError
+from lit_llm.runtime.parent import end_with, in_main_thread
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-LOOKS_EVERY = 1.0  # seconds: how often a process that has nothing to do looks whether its parent is there
 
 
 def processors() -> int:
@@ -44,6 +44,7 @@ def in_processes(
     # A copy of this process has all that the work needs; elsewhere than on Linux threads of libraries forbid it.
     context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     everyone: list[Any] = []
+    by_thread = not in_main_thread()
     # Said outright, since the library warns at every fork of a process that has used its threads; workers have none.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     gc.freeze()  # objects that are there stay in memory that all processes share
@@ -51,7 +52,7 @@ def in_processes(
         idle = []
         for _ in range(processes):  # all of them before the first task, which may need threads here
             here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(work, there, os.getpid()), daemon=True)
+            process = context.Process(target=_serve, args=(work, there, os.getpid(), by_thread), daemon=True)
             process.start()
             there.close()
             everyone.append(process)
@@ -95,14 +96,12 @@ def _received(here: Connection, process: Any) -> Any:
     return told
 
 
-def _serve(work: Callable[[Any], Any], there: Connection, parent: int) -> None:
+def _serve(work: Callable[[Any], Any], there: Connection, parent: int, by_thread: bool) -> None:
+    end_with(parent, by_thread)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process a processor: none needs threads of its own
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends its processes
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     while True:
-        while not there.poll(LOOKS_EVERY):
-            if os.getppid() != parent:
-                return
         try:
             task = there.recv()
         except (EOFError, ConnectionError):
@@ -113,8 +112,6 @@ def _serve(work: Callable[[Any], Any], there: Connection, parent: int) -> None:
             answer = "error", str(error)
         except Exception:
             answer = "failed", traceback.format_exc()
-        if os.getppid() != parent:
-            return
         try:
             there.send(answer)
         except ConnectionError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -10,8 +11,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from typing import Any
 from lit_llm.config.slurm_keys import SlurmConfig
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import write_json
+from lit_llm.runtime.counted import counted
 from lit_llm.training.outcome import asked_to_stop
 
 log = logging.getLogger("lit_llm")
 
 TOLD = 6  # looks at a queue that gives no answer, after which that is told
+SHOWN = 6  # jobs whose numbers a line gives; a sweep may have hundreds
+DONE = "done"
 GONE = 3  # looks at the queue that do not find a job before it is said to be gone: a disk of a network may lag
 
 
@@ -35,6 +39,7 @@ class Job:
     result: Path
     output: Path
     handle: Any  # submitit's
+    state: str = ""  # what was last said of it
     missed: int = 0
     gone: bool = field(default=False)  # it ended without a result
     stopped: int | None = None  # the signal that the waiting command has passed on to it
@@ -61,13 +66,15 @@ def submit(
     executor = _executor(settings, nodes, name, folder)
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+    told = io.StringIO()  # submitit prints what sbatch refuses by, which is told below
     try:
-        with executor.batch():
+        with redirect_stderr(told), executor.batch():
             handles = [executor.submit(function, *arguments) for function, arguments in functions]
     except (FailedJobError, FailedSubmissionError, OSError) as error:  # it may be there: sbatch may give up
         said = [line.strip() for line in str(error).splitlines() if line.strip()]
-        told = next((line for line in said if "error:" in line), next(iter(said), type(error).__name__))
-        raise UserError(f"the job was not taken: {told}") from None
+        why = next((line for line in said if "error:" in line), next(iter(said), type(error).__name__))
+        raise UserError(f"the job was not taken: {why}") from None
+    sys.stderr.write(told.getvalue())
     jobs = [
         Job(str(handle.job_id), result, Path(str(handle.paths.stdout).replace("%t", "0")), handle)
         for handle, result in zip(handles, results, strict=True)
@@ -162,7 +169,8 @@ def _executor(settings: SlurmConfig, nodes: int, name: str, folder: Path) -> Any
 def wait(jobs: Sequence[Job], settings: SlurmConfig, follow: bool = False) -> Iterator[Job]:
     """The jobs in the order in which they end. ``follow``: what they write to their output is written here too.
 
-    SIGTERM and SIGINT are passed on: runs save and leave by themselves, jobs that have not begun are taken back.
+    What changes is said: which jobs wait, run, are queued again and are done. SIGTERM and SIGINT are passed on: runs
+    save and leave by themselves, jobs that have not begun are taken back.
     """
     left, shown = list(jobs), dict.fromkeys((job.id for job in jobs), 0)
     unanswered = 0
@@ -172,6 +180,7 @@ def wait(jobs: Sequence[Job], settings: SlurmConfig, follow: bool = False) -> It
             unanswered = unanswered + 1 if wrong else 0
             if unanswered == TOLD:
                 log.warning("the queue cannot be asked: %s; it is asked again and again", wrong)
+            _tell(jobs, {} if wrong else queued)
             for job in list(left):
                 if follow:
                     shown[job.id] = _show(job.output, shown[job.id])
@@ -186,17 +195,61 @@ def wait(jobs: Sequence[Job], settings: SlurmConfig, follow: bool = False) -> It
                 time.sleep(settings.poll_seconds)
 
 
-def _queued(jobs: Sequence[Job], settings: SlurmConfig) -> tuple[set[str], str]:
-    """Those of the jobs that wait or run. All of them where the queue cannot be asked, and why: it may come back."""
+def _tell(jobs: Sequence[Job], queued: Mapping[str, str]) -> None:
+    """A line of what has changed since the last look, however many jobs there are. ``queued``: as of ``_queued``."""
+    changed: dict[str, list[str]] = {}
+    for job in jobs:
+        now = _state(job, queued.get(job.id))
+        if now not in ("", job.state):
+            job.state = now
+            changed.setdefault(now, []).append(job.id)
+    if not changed:
+        return
+    words = [f"{_named(ids)}: {state}" for state, ids in changed.items()]
+    done = sum(job.state == DONE for job in jobs)
+    log.info("%s%s", "; ".join(words), f" ({done} of {len(jobs)} done)" if len(jobs) > 1 else "")
+
+
+def _state(job: Job, slurm_s: str | None) -> str:
+    """In words; "": nothing to tell of."""
+    if job.result.is_file():
+        return DONE
+    if slurm_s is None:
+        return ""
+    if slurm_s.startswith("RUNNING"):
+        return "running again" if _requeued(job) else "running"
+    if slurm_s.startswith(("PENDING", "REQUEUE", "CONFIGURING")):
+        return "waiting in the queue" if (again := _requeued(job)) == 0 else f"queued again ({counted(again, 'time')})"
+    return ""  # as COMPLETING: it will be one of the others
+
+
+def _requeued(job: Job) -> int:
+    try:
+        return int(json.loads(requeues(job.result).read_text(encoding="utf-8"))["requeued"])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+def _named(ids: Sequence[str]) -> str:
+    """Jobs that do the same, in a few words."""
+    if len(ids) == 1:
+        return f"job {ids[0]}"
+    some = ", ".join(ids[:SHOWN])
+    return f"jobs {some}{f' and {len(ids) - SHOWN} more' if len(ids) > SHOWN else ''}"
+
+
+def _queued(jobs: Sequence[Job], settings: SlurmConfig) -> tuple[dict[str, str], str]:
+    """Those of the jobs that wait or run, with Slurm's word for it. All of them where the queue cannot be asked, and
+    why: it may come back."""
     if settings.cluster == "local":
-        return {job.id for job in jobs if not job.handle.done()}, ""
+        return {job.id: "RUNNING" for job in jobs if not job.handle.done()}, ""
     ids = ",".join(sorted({job.id.partition("_")[0] for job in jobs}))
     said, wrong = _squeue("--format=%i %T", f"--jobs={ids}")
     if said is None:
-        return {job.id for job in jobs}, wrong
+        return {job.id: "" for job in jobs}, wrong
     states = dict(line.split(None, 1) for line in said.splitlines() if " " in line)
     over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
-    return {job for job, state in states.items() if not state.strip().startswith(over)}, ""
+    return {job: state.strip() for job, state in states.items() if not state.strip().startswith(over)}, ""
 
 
 def _show(output: Path, start: int) -> int:

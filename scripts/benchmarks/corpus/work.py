@@ -24,6 +24,7 @@ from benchmarks.race import Result
 from benchmarks.record import Record
 from lit_llm.data.shards.portions import PORTION
 from lit_llm.errors import UserError
+from lit_llm.runtime.parent import end_with
 
 LOOKS_EVERY = 0.25  # seconds between two looks at the memory
 BOUND = 1.5  # GB that all processes may take, whatever the corpus
@@ -194,6 +195,7 @@ def _prepare(options: dict[str, Any], tokenizer: Path, started: Any, worked: Any
     from lit_llm.data.raw_text import RawText
     from lit_llm.text.tokenizer import load_tokenizer
 
+    end_with(os.getppid())
     os.setpgrp()  # its processes are of its group, and end with it
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))[: options["prepare_workers"]]

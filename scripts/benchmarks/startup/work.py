@@ -24,6 +24,7 @@ from benchmarks.conditions import conditions
 from benchmarks.race import Contestant, Result, race
 from benchmarks.record import Goal, Record
 from lit_llm.errors import UserError
+from lit_llm.runtime.parent import end_with_the_thread
 
 WANTED = 6.0  # seconds
 HIDDEN = ("transformers", "scipy")
@@ -106,6 +107,7 @@ class Start:
             started = subprocess.Popen(
                 [sys.executable, "-c", self.code, *words],
                 cwd=folder, stdout=log, stderr=log, start_new_session=True, env=_with_races(),
+                preexec_fn=end_with_the_thread,
             )  # fmt: skip
             found = self._wait(started, folder / "first.json", began)
         if found is None:

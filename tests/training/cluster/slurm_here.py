@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lit_llm.runtime.parent import end_with_the_thread
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
 SETTINGS = """
 ClusterName=tests
@@ -98,7 +100,9 @@ def slurm(folder: Path, cpus: int = 2, count: int = 1) -> Iterator[dict[str, str
     try:
         for daemon in daemons:
             with (folder / f"{daemon[0]}-{len(running)}.out").open("wb") as out:
-                running.append(subprocess.Popen(daemon, env=environment, stdout=out, stderr=subprocess.STDOUT))
+                running.append(subprocess.Popen(  # the tests' end is theirs, however it comes
+                    daemon, env=environment, stdout=out, stderr=subprocess.STDOUT, preexec_fn=end_with_the_thread,
+                ))  # fmt: skip
             time.sleep(1)
         end = time.monotonic() + 60
         while _states(environment).split() != ["idle"]:

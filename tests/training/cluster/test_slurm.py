@@ -59,7 +59,8 @@ def test_a_sweep_is_one_array_and_ends_with_its_leaderboard(words, environment, 
     launcher = ["hydra/launcher=slurm", "hydra.launcher.poll_seconds=0.5", "hydra.launcher.minutes=30"]
     done = finished(train(*words, *sweep, *launcher), environment)
     jobs = {row["job"]: row for row in json.loads((tmp_path / "jobs/leaderboard.json").read_text())["jobs"]}
-    assert "3 jobs, 1 failed, best first" in done.stdout
+    assert "3 jobs, 1 failed, best first" in done.stdout and ": running" in done.stdout
+    assert done.stdout.count("(3 of 3 done)") == 1
     assert [jobs[number]["status"].partition(":")[0] for number in "012"] == ["finished", "failed", "finished"]
     (script,) = (path for path in (tmp_path / "jobs/.slurm").glob("*_submission.sh") if not path.is_symlink())
     array = script.name.partition("_")[0]

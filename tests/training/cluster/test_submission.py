@@ -142,6 +142,36 @@ def test_a_queue_that_gives_no_answer_is_told_of_once(programs, caplog):
     assert caplog.text.count("the queue cannot be asked: slurmctld is down") == 1
 
 
+def test_what_changes_is_said_once_and_shortly(programs, caplog):
+    """Two jobs and their requeue: Slurm's words at each look, and what stands in the files of the jobs."""
+    looks = ["70_0 RUNNING\n70_1 PENDING", "70_0 RUNNING\n70_1 PENDING", "70_0 PENDING\n70_1 RUNNING",
+             "70_0 RUNNING\n70_1 RUNNING", "70_0 RUNNING\n70_1 COMPLETING", ""]  # fmt: skip
+    for number, look in enumerate(looks):
+        (programs / f"look-{number}").write_text(look)
+    (programs / "bin/squeue").write_text(
+        '#!/bin/sh\ncd "$HERE"; n=$(cat n 2>/dev/null || echo 0); echo $((n + 1)) > n; cat look-$n\n'
+        "[ $n = 2 ] && echo '{\"requeued\": 1}' > result-0.requeues\n"
+        "[ $n = 4 ] && echo {} > result-1.json; [ $n = 5 ] && echo {} > result-0.json; exit 0\n"
+    )
+    caplog.set_level("INFO", logger="lit_llm")
+    jobs, settings = submitted(programs, 2)
+    assert [job.id for job in submission.wait(jobs, settings)] == ["70_1", "70_0"]
+    assert caplog.messages == [
+        "job 70_0: running; job 70_1: waiting in the queue (0 of 2 done)",
+        "job 70_0: queued again (1 time); job 70_1: running (0 of 2 done)",
+        "job 70_0: running again (0 of 2 done)",
+        "job 70_1: done (1 of 2 done)",
+        "job 70_0: done (2 of 2 done)",
+    ]
+
+
+def test_what_sbatch_refuses_by_is_said_once(programs, capfd):
+    (programs / "bin/sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition: none' >&2; exit 1\n")
+    with pytest.raises(UserError, match=r"^the job was not taken: sbatch: error: invalid partition: none$"):
+        submitted(programs, 1)
+    assert "partition" not in "".join(capfd.readouterr())
+
+
 def test_a_signal_at_the_waiting_command_stops_its_jobs_and_calls_none_failed(programs):
     """Those that have not begun are taken back: they have no result, and did not fail."""
     (programs / "queue").write_text("70_0 RUNNING\n70_1 PENDING\n")
