@@ -36,6 +36,10 @@ class Store(fsspec.AbstractFileSystem):
 
     def _info(self, path):
         data = self.files[path]
+        if isinstance(data, Refused):
+            raise FileNotFoundError(f"{path} (repository not found)") from data
+        if not data:
+            raise OSError(f"Forbidden: {path}\nno access")
         return {"name": path, "size": len(data), "type": "file", self.tag: f"of {hash(data)}"}
 
     def ls(self, path, detail=True, **_):
@@ -118,6 +122,10 @@ def test_what_fails_for_good_is_named_at_once_and_what_never_comes_in_the_end(st
         with pytest.raises(UserError, match=r"a.jsonl: cannot be read \(Refused: HTTP 403\); check the name, and who"):
             stores.on_disk(url)
         assert len(store.asked) == inside + 1
+    for cause, said in ((Refused(401, inside=True), r"\(Refused: HTTP 401\)"), (None, r"\(OSError: Forbidden: us")):
+        store.files["us/texts/b.jsonl"] = b"" if cause is None else cause  # as the hub says it, and as gcsfs does
+        with pytest.raises(UserError, match=rf"b.jsonl: cannot be read {said}.*; check the name, and who"):
+            sources.resolve(f"{store.scheme}://us/texts/b.jsonl")
     for fault, said in (("503", "Refused: HTTP 503"), ("cut", r"OSError: 1,000 of 2,000 bytes came")):
         store.faults[:] = [fault] * 40
         store.asked.clear()
