@@ -2,6 +2,7 @@
 fail as theirs do, under the same protocols."""
 
 import importlib.util
+import logging
 import sys
 import time
 from pathlib import Path
@@ -132,6 +133,19 @@ def test_what_fails_for_good_is_named_at_once_and_what_never_comes_in_the_end(st
         with pytest.raises(UserError, match=rf"a.jsonl: cannot be fetched, 6 times in a row \({said}\)"):
             stores.on_disk(url)
         assert len(store.asked) == 6
+
+
+def test_the_lines_of_the_stores_libraries_are_none_of_a_run(store, caplog, monkeypatch):
+    for name in stores.CHATTY:
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
+        logging.getLogger(name).manager._clear_cache()
+    monkeypatch.setattr(logging.getLogger("gcsfs"), "level", logging.INFO)  # asked for
+    caplog.set_level("INFO")
+    with pytest.raises(UserError, match="no such file"):
+        sources.resolve(f"{store.scheme}://us/x.jsonl")
+    for name in ("botocore.credentials", "aiobotocore.endpoint", "httpx", "gcsfs"):
+        logging.getLogger(name).info("Found credentials in environment variables.")
+    assert [record.name for record in caplog.records] == ["gcsfs"]
 
 
 def test_a_file_that_changed_in_the_store_is_fetched_anew(store, tmp_path):
