@@ -50,6 +50,7 @@ from lit_llm.runtime.parent import end_with
 from lit_llm.runtime.run_folder import unfinished
 from lit_llm.runtime.started_by import adopt, step_name
 from lit_llm.runtime.started_by import started as started_by
+from lit_llm.runtime.stopping import ends_without_waiting, terminated_as_interrupted
 from lit_llm.runtime.terminal import broken, columns, quiet_without_reader, started
 
 
@@ -59,21 +60,33 @@ def command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] 
         _command(config_name, job, argv)
 
 
-def small_command(help: str, run: Callable[[Sequence[str]], None], words: Sequence[str] | None = None) -> None:
+def small_command(
+    help: str, run: Callable[[Sequence[str]], None], words: Sequence[str] | None = None, kept: str = ""
+) -> None:
     """The main of a command that takes another one's words, without Hydra's job around it: ``--help`` prints ``help``,
-    a user's mistake exits with 2 and Ctrl+C with 130."""
+    a user's mistake exits with 2, Ctrl+C with 130 and SIGTERM with 143, and both say how to go on.
+
+    Args:
+        kept: what a command that was stopped says of what it has done.
+    """
     words = sys.argv[1:] if words is None else words
     if {"--help", "-h"} & set(words):
         print(broken(help, columns(sys.stdout)))
         return
     with quiet_without_reader():
         try:
-            run(words)
+            with terminated_as_interrupted():
+                run(words)
         except UserError as error:
             complain(error)
             raise SystemExit(2) from None
-        except KeyboardInterrupt:
-            raise SystemExit(130) from None
+        except (KeyboardInterrupt, SystemExit) as stop:
+            code = stop.code if isinstance(stop, SystemExit) else 130
+            if code in interruption.STOPPED:
+                again = f"{kept}, go on with" if kept else "start again with"
+                print(f"stopped; {again}: {interruption.command_of(*words)}", file=sys.stderr, flush=True)
+                ends_without_waiting(code)
+            raise SystemExit(code) from None
 
 
 def _command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str] | None) -> None:

@@ -27,6 +27,7 @@ LOGGING = ("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler"
            *(f"logging.handlers.{name}" for name, value in vars(logging.handlers).items()
              if isinstance(value, type) and issubclass(value, logging.Handler)))  # fmt: skip
 CODE = ("class", "()", "queue", "listener", "factory")  # keys of logging.config whose texts are imported
+NO_OPTUNA = "hydra/sweeper=optuna: optuna is missing; pip install 'lit-llm[optuna]'"
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 
 
@@ -37,7 +38,9 @@ def touched_by(word: str) -> bool:
 
 
 def findings(node: Mapping[str, Any], allowed: Sequence[str]) -> Iterator[str]:
-    """A line for every piece of code in the node ``hydra`` (plain, not resolved) that may not run."""
+    """A line for every piece of code in the node ``hydra`` (plain, not resolved) that may not run; of what is not
+    installed, one for all that needs it."""
+    missing = False
     for group, places in (("launcher", SEARCHES), ("sweeper", SEARCHES), ("callbacks", CALLBACKS)):
         part = node.get(group)
         if part is not None and not isinstance(part, Mapping):
@@ -47,7 +50,12 @@ def findings(node: Mapping[str, Any], allowed: Sequence[str]) -> Iterator[str]:
         for key, _, found in nodes(part, f"hydra.{group}"):
             target = found["_target_"]
             if target not in (*places, *REGISTERED) and (reason := _foreign(target, (*places, *allowed))) is not None:
+                if reason == NO_OPTUNA:
+                    missing = True
+                    continue
                 yield f"{key}._target_={target}: {reason}"
+    if missing:
+        yield NO_OPTUNA
     sweeper = node.get("sweeper")
     storage = sweeper.get("storage") if isinstance(sweeper, Mapping) else None  # of a search, written into its folders
     if isinstance(storage, str) and has_password(storage):
@@ -63,7 +71,7 @@ def _foreign(target: Any, places: Sequence[str]) -> str | None:
     if target in places:
         return None
     if isinstance(target, str) and target.startswith("optuna.") and find_spec("optuna") is None:
-        return "optuna is missing; pip install 'lit-llm[optuna]'"
+        return NO_OPTUNA
     return refusal(target, "", places)
 
 

@@ -32,6 +32,7 @@ from lit_llm.data.splits import NAMES, UNDIVIDED
 from lit_llm.errors import UserError
 from lit_llm.records import Comparison, Document
 from lit_llm.runtime.counted import counted, verb
+from lit_llm.runtime.progress_bars import at_work
 
 log = logging.getLogger(__name__)
 Expand = Callable[[Row], Iterable[Row | RowError]]
@@ -88,11 +89,12 @@ def read_records(
     reading = Reading(kind, options, expand=expand, screening=screening, ids=RowIds())
     counts = reading.counts
     tell_unread(path, ignored, kind, counts)
-    splits = {name: list(reading.records(reading.rows(members), name)) for name, members in files.items()}
     shares = options.validation_fraction, options.test_fraction
-    with known_at_the_end(counts.overview):
-        reading.end(path)
-        divided = hold_out(splits, kind, counts, *shares, reading.screening)
+    with at_work(f"read {kind}"):
+        splits = {name: list(reading.records(reading.rows(members), name)) for name, members in files.items()}
+        with known_at_the_end(counts.overview):
+            reading.end(path)
+            divided = hold_out(splits, kind, counts, *shares, reading.screening)
     counts.overview.divide(divided)
     return Records(divided, counts)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -40,18 +41,23 @@ def tried(
     for pause in (*PAUSES[: TRIES - 1], None):
         try:
             return call() if within == float("inf") else _within(within or STALL, call)
-        except FileNotFoundError:
-            raise UserError(f"{name}: no such file in the store") from None
         except UserError:
             raise
-        except Exception as error:  # each store's library has its own
+        except Exception as raised:  # each store's library has its own
+            error = _meant(raised)
+            if isinstance(error, FileNotFoundError):
+                raise UserError(f"{name}: no such file in the store") from None
             if isinstance(error, OSError) and error.errno in FULL:  # of this disk
                 raise
             if isinstance(error, TimeoutError):
                 stalled()
             what = f"{type(error).__name__}: {shown(' '.join(str(error).split()))[:120]}"
-            final = isinstance(error, PermissionError | ImportError) or _status(error) in _FINAL
-            if final or type(error).__name__ in ("NoCredentialsError", "DefaultCredentialsError"):
+            if (tls := _tls(error)) is not None:
+                raise UserError(
+                    f"{name}: no secure connection ({shown(' '.join(str(tls).split()))[:120]}); check that the server "
+                    "speaks https at this address, and its certificate"
+                ) from None
+            if _is_final(error):
                 raise UserError(f"{name}: cannot be read ({what}); check the name, and who may read it") from None
         if pause is not None:
             log.warning("%s: %s; trying again in %g s", name, what, pause)
@@ -59,7 +65,40 @@ def tried(
     raise UserError(f"{name}: cannot be fetched, {TRIES} times in a row ({what}); try again later")
 
 
-def _status(error: Exception) -> int:
+def _meant(error: BaseException) -> BaseException:
+    """What a store's library found. fsspec's for web pages and the hub's call every failure a file that is not there,
+    and name what it was as the cause."""
+    while isinstance(error, FileNotFoundError) and error.__cause__ is not None and _status(error.__cause__) != 404:
+        error = error.__cause__
+    return error
+
+
+def _tls(error: BaseException) -> ssl.SSLError | None:
+    """What is wrong with a connection's encryption, where it will be wrong the next time too: a server that speaks
+    without, a certificate that nobody vouches for. Not a connection that ended early."""
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        if isinstance(found, ssl.SSLError):
+            passing = ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError | ssl.SSLWantReadError
+            return None if isinstance(found, passing) else found
+        seen.add(id(found))
+        # aiohttp has it inside, botocore and requests beside.
+        inside = getattr(found, "os_error", None)
+        found = inside if isinstance(inside, ssl.SSLError) else found.__cause__ or found.__context__
+    return None
+
+
+def _is_final(error: BaseException) -> bool:
+    """Whether asking again would be answered the same."""
+    if isinstance(error, PermissionError | ImportError) or _status(error) in _FINAL:
+        return True
+    if type(error).__name__ in ("NoCredentialsError", "DefaultCredentialsError", "HFValidationError"):
+        return True
+    return isinstance(error, OSError) and str(error).startswith("Forbidden: ")  # gcsfs of 403, which has no number then
+
+
+def _status(error: BaseException) -> int:
     """HTTP's status, where a store's library says it: aiohttp, Azure's, Google's, the hub's."""
     for one in (error, getattr(error, "response", None)):
         for name in ("status", "status_code", "code"):

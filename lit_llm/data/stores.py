@@ -38,6 +38,8 @@ PACKAGES = {
     **dict.fromkeys(("http", "https"), ("aiohttp", "http")),
 }
 """By scheme: what fsspec needs, and the extra that brings it."""
+CHATTY = ("aiobotocore", "azure", "boto3", "botocore", "google", "httpx", "s3fs", "gcsfs", "urllib3")
+"""Loggers of these libraries, which tell of every request or setting."""
 MOST = 20 * 2**30
 BLOCK, LEAST_BLOCK = 16 * 2**20, 2**18  # bytes of a request; where requests stall
 AHEAD = 2  # files that are fetched while another is read
@@ -199,6 +201,9 @@ def _store(url: str) -> tuple[Any, str]:
 
     scheme = url.partition("://")[0].lower()
     package, extra = PACKAGES[scheme]
+    for name in CHATTY:  # a run's log is its own: where credentials were found is none of its lines
+        if (logger := logging.getLogger(name)).level == logging.NOTSET:  # nobody asked for more
+            logger.setLevel(logging.WARNING)
     try:
         # The same object within a process; another process gets one of its own.
         store = fsspec.filesystem(scheme)

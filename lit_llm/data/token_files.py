@@ -25,7 +25,7 @@ from lit_llm.errors import UserError
 from lit_llm.runtime.counted import counted
 from lit_llm.runtime.file_hashes import identity_of
 
-IDX, INDEX = ".idx", "index.json"
+IDX, BIN, INDEX = ".idx", ".bin", "index.json"
 PREPARED = "prepared.json"  # of shards that this project made (shards/prepared.py)
 _HEADER = b"MMIDIDX\x00\x00"
 _MEGATRON = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
@@ -55,13 +55,23 @@ def token_files(path: str) -> list[str] | None:
         return [path]
     if not is_remote(path) and (Path(path) / PREPARED).is_file():
         return [str(Path(path) / PREPARED)]
-    if path.endswith(IDX):
-        other = path.removesuffix(IDX) + ".bin"
-        if is_remote(path) or Path(path).is_file():
-            if not is_remote(path) and not Path(other).is_file():
-                raise UserError(f"{path}: Megatron's index, and {other}, which has the tokens, is not there")
-            return [path, other]
-        return None
+    if path.endswith((IDX, BIN)):  # a pair, named by either
+        stem = path[: -len(IDX)]
+        index, tokens = stem + IDX, stem + BIN
+        if is_remote(path):
+            return [index, tokens]
+        if not Path(path).is_file():
+            return None
+        if not Path(tokens).is_file():
+            raise UserError(f"{path}: Megatron's index, and {tokens}, which has the tokens, is not there")
+        if not Path(index).is_file() and Path(path).with_name(INDEX).is_file():
+            raise UserError(f"{path}: one of the chunks of a folder of litdata's; give the folder of its {INDEX}")
+        if not Path(index).is_file():
+            raise UserError(
+                f"{path}: a .bin is read with Megatron's index, which says where its documents begin, and {index} is "
+                "not there; other data is to be saved as .jsonl"
+            )
+        return [index, tokens]
     index = path if path.endswith(f"/{INDEX}") or path == INDEX else str(Path(path) / INDEX)
     if not (is_remote(path) and index == path) and not Path(index).is_file():
         return None

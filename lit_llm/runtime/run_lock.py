@@ -6,12 +6,13 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import LOCK, clean_unfinished
+from lit_llm.runtime.progress_bars import at_work
 
 try:
     import fcntl
@@ -39,17 +40,19 @@ def alone(folder: str | Path, waiting: Callable[[str], object]) -> Iterator[None
 
     Raises UserError if the folder cannot be written to.
     """
-    said = False
-    while True:
-        lock = RunLock(folder)
-        try:
-            lock.__enter__()
-            break
-        except InUse as error:
-            if not said:
-                waiting(error.holder)
-            said = True
-            time.sleep(WAITS)
+    with ExitStack() as shown:
+        said = False
+        while True:
+            lock = RunLock(folder)
+            try:
+                lock.__enter__()
+                break
+            except InUse as error:
+                if not said:
+                    waiting(error.holder)
+                    shown.enter_context(at_work(f"waiting for {error.holder}"))
+                said = True
+                time.sleep(WAITS)
     try:
         yield
     finally:

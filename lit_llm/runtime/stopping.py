@@ -1,7 +1,9 @@
-"""Ending a process at once when it is told to, whatever its main thread is at."""
+"""Ending a process when it is told to: at once, whatever its main thread is at, or as Ctrl+C does."""
 
 from __future__ import annotations
 
+import atexit
+import logging
 import multiprocessing
 import os
 import signal
@@ -9,7 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -44,6 +46,48 @@ def ended_at_once(clean: Callable[[], object] = lambda: None) -> Iterator[None]:
         watch.join()
         heard.close()
         told.close()
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Within, SIGTERM unwinds this process as Ctrl+C does, with SystemExit(143), so that it clears up behind itself.
+
+    Only where SIGTERM would have ended it: another handler stays, and so does that of processes forked within. Outside
+    the main thread nothing is done.
+    """
+    there = threading.current_thread() is threading.main_thread()
+    if not there or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    process = os.getpid()
+
+    def leave(signum: int, frame: Any) -> None:  # noqa: ARG001
+        signal.signal(signum, signal.SIG_DFL)  # the next ends it without more ado
+        if os.getpid() != process:
+            os.kill(os.getpid(), signum)
+        raise SystemExit(128 + signum)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def ends_without_waiting(code: int) -> None:
+    """Once this process has cleared up behind itself it ends at once, with this status: it waits for no thread, and the
+    interpreter, which takes seconds to be taken down with torch in it, is left to the system."""
+    atexit.register(_leave, code)
+
+
+def _leave(code: int) -> None:
+    for child in multiprocessing.active_children():
+        child.terminate()
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
 
 
 def _noted(signum: int, frame: Any) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Engine
 
 from lit_llm.model_sources.pre_tokenizers import QWEN2
-from lit_llm.runtime.progress_bars import on_terminal
+from lit_llm.runtime.native_calls import heard
+from lit_llm.runtime.progress_bars import Bar, at_work
 from lit_llm.text.control_tokens import DOCUMENT_END, SPECIALS, TURN_END
 from lit_llm.text.options import TrainBPEOptions
 from lit_llm.text.tokenizer import Tokenizer
@@ -49,10 +51,22 @@ def train_bpe(
         max_token_length=max_token_length,
         special_tokens=[AddedToken(t, special=True, normalized=False) for t in SPECIALS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=show_progress and on_terminal(),  # elsewhere its bars are blank lines
+        show_progress=False,  # its bars know no total, and are blank lines in a log
     )
-    engine.train_from_iterator(_valid(texts), trainer)
+    with ExitStack() as shown:
+        told = _told(_valid(texts), shown, f"make {vocab_size:,} tokens of them") if show_progress else _valid(texts)
+        heard(lambda ended_with_us: engine.train_from_iterator(ended_with_us(told), trainer))
     return Tokenizer(engine, {"eos_token": TURN_END, "pad_token": DOCUMENT_END, "bos_token": None})
+
+
+def _told(texts: Iterable[str], shown: ExitStack, afterwards: str) -> Iterator[str]:
+    """The texts, and what the library is at: it reads them all, and makes the vocabulary then, whose steps it does not
+    tell. That is shown until ``shown`` ends."""
+    with Bar(desc="read texts for the tokenizer", unit=" characters", unit_scale=True, leave=False) as bar:
+        for text in texts:
+            yield text
+            bar.update(len(text))
+    shown.enter_context(at_work(afterwards))
 
 
 def _valid(texts: Iterable[str]) -> Iterator[str]:

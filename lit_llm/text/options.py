@@ -26,7 +26,7 @@ class TrainBPEOptions(Options):
     vocab_size: int = 4096  # ids in all: 3 control tokens, 256 bytes, merges; fewer come out when the text is small
     min_frequency: int = 2  # merges seen less often are not made
     max_token_length: int = 32  # longest token in bytes, so that rules of dashes do not fill the vocabulary
-    show_progress: bool = True  # bars of the library on stderr
+    show_progress: bool = True  # bars on stderr
 
     def check(self) -> None:
         super().check()

@@ -36,7 +36,7 @@ SAMPLES = 3
 
 def main(words: Sequence[str] | None = None) -> None:
     """The command line (lit-llm-prepare)."""
-    small_command(HELP, run, words)
+    small_command(HELP, run, words, kept="the tokens that are in the cache are kept")
 
 
 def run(words: Sequence[str]) -> None:

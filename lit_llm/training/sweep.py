@@ -40,6 +40,8 @@ log = logging.getLogger("lit_llm")
 FAILED = 1e30  # large and finite: optimizing sweepers stop at an exception or a NaN
 RESULT = "job.json"
 
+said: set[Path] = set()  # folders of jobs whose error this process has told
+
 Job = Callable[[DictConfig, Path], dict[str, Any]]
 
 
@@ -96,6 +98,7 @@ def survive(job: Job, cfg: DictConfig) -> float | None:
     except Exception as error:
         line = one_line(error)
         log.error("%s", traceback.format_exc() if line is None else line)
+        said.add(folder)
         first = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}" if line is None else str(line)
         result |= {"status": f"failed: {shown(first)}", "objective": FAILED}
     if result["status"] != "finished" and clear(folder):

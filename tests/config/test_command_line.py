@@ -267,6 +267,12 @@ def test_hydras_parts_are_built_of_what_stands_there():
     assert line.startswith("hydra.launcher._target_=hydra_plugins.x.Launcher: no module of this name")
 
 
+def test_a_search_without_its_package_is_one_line(monkeypatch):
+    monkeypatch.setattr(hydra_node, "find_spec", lambda _: None)
+    line = refused("train", "-m", "hydra/sweeper=optuna", "optimizer.lr=interval(1e-4,1e-2)")
+    assert line == "hydra/sweeper=optuna: optuna is missing; pip install 'lit-llm[optuna]'"
+
+
 def test_the_password_of_a_search_s_storage_is_not_written_into_its_folders(monkeypatch):
     line = refused("train", "-m", "hydra/sweeper=optuna", "optimizer.lr=interval(1e-4,1e-2)",
                    "hydra.sweeper.storage='postgresql://me:secret@host/studies'")  # fmt: skip

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import socket
 import sys
 import threading
 import time
@@ -34,6 +35,7 @@ class Server(ThreadingHTTPServer):
         self.faults: list[str] = []
         self.ranges: list[tuple[str, str]] = []
         self.has_ranges = self.says_length = True
+        self.refuses = 0  # the status of every answer
         self.tags = {"ETag": lambda data: f'"{hash(data)}"'}
         self.most, self.bytes = 10**9, 0  # what a line carries in the time that anybody waits; what was sent
         self.closes = threading.Event()
@@ -59,6 +61,9 @@ class Handler(BaseHTTPRequestHandler):
         data = self.server.files.get(self.path.lstrip("/"))
         if data is None:
             self.send_error(404)
+            return
+        if self.server.refuses:
+            self.send_error(self.server.refuses)
             return
         asked = self.headers.get("Range")
         fault = self.server.faults.pop(0) if body and asked and self.server.faults else ""
@@ -174,6 +179,29 @@ def test_what_is_not_there_or_has_no_length_is_named(server, monkeypatch):
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     with pytest.raises(UserError, match=r"s3://b/a.jsonl: reading s3:// needs s3fs; pip install 'lit-llm\[s3\]'"):
         sources.resolve("s3://b/a.jsonl")
+
+
+def test_what_is_there_and_is_not_given_is_not_called_missing(server, caplog):
+    server.files["a.jsonl"] = lines_of(3)
+    url = server.url("a.jsonl")
+    for status in (401, 403):
+        server.refuses = status
+        with pytest.raises(UserError, match=rf"a.jsonl: cannot be read \(.*{status}.*\); .* who may read it$"):
+            sources.resolve(url)
+    assert not caplog.records, "it is said at once"
+    server.refuses = 503
+    with pytest.raises(UserError, match=r"a.jsonl: cannot be fetched, 6 times in a row \(.*503"):
+        sources.resolve(url)
+    caplog.clear()
+    with pytest.raises(UserError, match=r"a.jsonl: no secure connection \(.*SSL.*\); check that the server"):
+        sources.resolve(url.replace("http:", "https:"))
+    assert not caplog.records
+    with socket.socket() as nobody:  # bound, and not listening
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        with pytest.raises(UserError, match=rf"x.jsonl: cannot be fetched, 6 times in a row \(.*{port}"):
+            sources.resolve(f"http://127.0.0.1:{port}/x.jsonl")
+    assert [record.getMessage().rpartition("; ")[2] for record in caplog.records] == ["trying again in 0.01 s"] * 5
 
 
 def test_a_server_without_ranges_and_a_file_that_changed(server):

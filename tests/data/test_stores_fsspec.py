@@ -2,6 +2,7 @@
 fail as theirs do, under the same protocols."""
 
 import importlib.util
+import logging
 import sys
 import time
 from pathlib import Path
@@ -36,6 +37,10 @@ class Store(fsspec.AbstractFileSystem):
 
     def _info(self, path):
         data = self.files[path]
+        if isinstance(data, Refused):
+            raise FileNotFoundError(f"{path} (repository not found)") from data
+        if not data:
+            raise OSError(f"Forbidden: {path}\nno access")
         return {"name": path, "size": len(data), "type": "file", self.tag: f"of {hash(data)}"}
 
     def ls(self, path, detail=True, **_):
@@ -118,12 +123,29 @@ def test_what_fails_for_good_is_named_at_once_and_what_never_comes_in_the_end(st
         with pytest.raises(UserError, match=r"a.jsonl: cannot be read \(Refused: HTTP 403\); check the name, and who"):
             stores.on_disk(url)
         assert len(store.asked) == inside + 1
+    for cause, said in ((Refused(401, inside=True), r"\(Refused: HTTP 401\)"), (None, r"\(OSError: Forbidden: us")):
+        store.files["us/texts/b.jsonl"] = b"" if cause is None else cause  # as the hub says it, and as gcsfs does
+        with pytest.raises(UserError, match=rf"b.jsonl: cannot be read {said}.*; check the name, and who"):
+            sources.resolve(f"{store.scheme}://us/texts/b.jsonl")
     for fault, said in (("503", "Refused: HTTP 503"), ("cut", r"OSError: 1,000 of 2,000 bytes came")):
         store.faults[:] = [fault] * 40
         store.asked.clear()
         with pytest.raises(UserError, match=rf"a.jsonl: cannot be fetched, 6 times in a row \({said}\)"):
             stores.on_disk(url)
         assert len(store.asked) == 6
+
+
+def test_the_lines_of_the_stores_libraries_are_none_of_a_run(store, caplog, monkeypatch):
+    for name in stores.CHATTY:
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
+        logging.getLogger(name).manager._clear_cache()
+    monkeypatch.setattr(logging.getLogger("gcsfs"), "level", logging.INFO)  # asked for
+    caplog.set_level("INFO")
+    with pytest.raises(UserError, match="no such file"):
+        sources.resolve(f"{store.scheme}://us/x.jsonl")
+    for name in ("botocore.credentials", "aiobotocore.endpoint", "httpx", "gcsfs"):
+        logging.getLogger(name).info("Found credentials in environment variables.")
+    assert [record.name for record in caplog.records] == ["gcsfs"]
 
 
 def test_a_file_that_changed_in_the_store_is_fetched_anew(store, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from lit_llm.data.options import TextOptions
 from lit_llm.data.raw_text import RawText
 from lit_llm.data.shards import portions
+from lit_llm.data.token_files import token_files
 from lit_llm.errors import UserError
 
 DOCUMENTS = 90
@@ -107,6 +108,13 @@ def test_what_is_no_such_file_or_of_another_tokenizer_is_one_line(tokenizer, tmp
     (tmp_path / "a.bin").unlink()
     assert "a.bin, which has the tokens, is not there" in refused(path)
     (tmp_path / "a.bin").write_bytes(whole)
+    assert token_files(str(tmp_path / "a.bin")) == token_files(path) == [path, str(tmp_path / "a.bin")]
+    assert token_files("https://h/a.bin") == ["https://h/a.idx", "https://h/a.bin"]
+    (tmp_path / "a.bin").rename(tmp_path / "alone.bin")
+    assert "alone.bin: a .bin is read with Megatron's index" in (told := refused(str(tmp_path / "alone.bin")))
+    assert f"{tmp_path / 'alone.idx'} is not there" in told
+    assert ".bin is no rows of text; of Megatron's tokens name" in refused(str(tmp_path / "*.bin"))
+    (tmp_path / "alone.bin").rename(tmp_path / "a.bin")
     (tmp_path / "a.idx").write_bytes(b"NOTHING" * 30)
     assert "it does not begin as Megatron's index does" in refused(path)
     folder = tmp_path / "lit"
@@ -114,6 +122,7 @@ def test_what_is_no_such_file_or_of_another_tokenizer_is_one_line(tokenizer, tmp
     litdata(folder, documents, form="pil")
     assert "items of the form pil, not packed" in refused(str(folder))
     litdata(folder, documents)
+    assert "one of the chunks of a folder of litdata's; give the folder" in refused(str(folder / "chunk-0-2.bin"))
     (folder / "chunk-0-2.bin").unlink()
     assert "names 1 chunks that are not there" in refused(str(folder))
     with pytest.raises(UserError, match=r"holds tokens, of which no tokenizer can be learned; give the one"):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from lightning.pytorch.callbacks import ProgressBar
@@ -13,7 +14,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lit_llm.callbacks.progress import Progress
 from lit_llm.config.command_line import compose
 from lit_llm.runtime import progress_bars
-from lit_llm.runtime.progress_bars import Bar
+from lit_llm.runtime.progress_bars import Bar, at_work
 from lit_llm.training import trainer
 from lit_llm.training.build import Parts
 
@@ -66,11 +67,26 @@ def work(monkeypatch, capsys, seconds):
     return capsys.readouterr().err
 
 
-def test_a_log_file_gets_a_line_every_half_minute_and_the_last(monkeypatch, capsys):
+def test_a_log_file_gets_a_line_every_quarter_of_a_minute_and_the_last(monkeypatch, capsys):
     text = work(monkeypatch, capsys, seconds=1.5)  # 150 s
-    assert "\r" not in text and 5 <= len(text.splitlines()) <= 6
+    assert "\r" not in text and 10 <= len(text.splitlines()) <= 11
     assert all(line.startswith("answers: ") for line in text.splitlines()) and "100/100" in text.splitlines()[-1]
     assert work(monkeypatch, capsys, seconds=0.1) == ""
+
+
+def test_one_whose_next_step_does_not_come_is_shown_all_the_same(monkeypatch, capsys):
+    monkeypatch.setattr(progress_bars, "EVERY_SECONDS", 0.3)
+    monkeypatch.setattr(progress_bars, "LOOKS_EVERY", 0.05)
+    with Bar(total=4, desc="tokenize") as bar:
+        bar.update()
+        time.sleep(1.2)
+    with at_work("hold some out"):
+        time.sleep(0.8)
+    lines = capsys.readouterr().err.splitlines()
+    told = [line for line in lines if line.startswith("tokenize:  25%") and "1/4" in line]
+    assert 2 <= len(told) <= 6 and "hold some out: 00:00" in lines
+    time.sleep(0.3)
+    assert not capsys.readouterr().err and progress_bars._Shower.thread is None, "nothing is left at work"
 
 
 def test_a_terminal_is_redrawn_as_ever(monkeypatch, capsys):

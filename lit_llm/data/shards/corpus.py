@@ -32,7 +32,7 @@ from lit_llm.data.reading import Reading, tell_unread
 from lit_llm.data.shards.fates import HELD_OUT, REASONS, TRAIN, Fates, bounds_of, fates_of
 from lit_llm.data.shards.making import Made, Maker, Task, join_rows, make, read_again, reading_of, rows_told
 from lit_llm.data.shards.portions import Portion, fetched_ahead, portions
-from lit_llm.data.shards.processes import in_processes, processors
+from lit_llm.data.shards.processes import in_processes, nothing_unfinished, processors
 from lit_llm.data.shards.shard import Shard, opened, sha256
 from lit_llm.data.shards.size import tell_of_many_held_out
 from lit_llm.data.sources import resolve
@@ -43,7 +43,7 @@ from lit_llm.errors import UserError
 from lit_llm.records import Document
 from lit_llm.runtime.atomic_files import NotWritten, write_json, written_atomically
 from lit_llm.runtime.counted import counted, verb
-from lit_llm.runtime.progress_bars import Bar
+from lit_llm.runtime.progress_bars import Bar, at_work
 from lit_llm.runtime.run_lock import alone
 from lit_llm.text.tokenizer import Tokenizer
 
@@ -189,16 +189,17 @@ def _make(
             f"more, or raise data.stream_above={options.stream_above} so that they are read in memory and cut into "
             "blocks"
         )
-    fates = fates_of(shards, known, wanted, deduplicate=options.deduplicate != "off")
-    _count(train.counts, shards, fates, np.isin(fates, list(REASONS)), {}, divided=False)
-    _divide(train.counts, shards, fates)
-    with written_atomically(folder / FATES) as file:
-        file.write(fates.tobytes())
-    write_heldout(folder / HELDOUT, _held_out_of(maker, found, made, fates))
-    names = [[str(one.relative_to(maker.folder)) for one in some.shards] for some in made]
-    hashes = {name: sha256(folder / name) for name in (FATES, HELDOUT)}
-    told = {"shards": names, "rows": rows_told(train), "says": _says(shards), "sha256": hashes}
-    write_json(folder / MANIFEST, told)
+    with at_work("look at all texts together"):
+        fates = fates_of(shards, known, wanted, deduplicate=options.deduplicate != "off")
+        _count(train.counts, shards, fates, np.isin(fates, list(REASONS)), {}, divided=False)
+        _divide(train.counts, shards, fates)
+        with written_atomically(folder / FATES) as file:
+            file.write(fates.tobytes())
+        write_heldout(folder / HELDOUT, _held_out_of(maker, found, made, fates))
+        names = [[str(one.relative_to(maker.folder)) for one in some.shards] for some in made]
+        hashes = {name: sha256(folder / name) for name in (FATES, HELDOUT)}
+        told = {"shards": names, "rows": rows_told(train), "says": _says(shards), "sha256": hashes}
+        write_json(folder / MANIFEST, told)
 
 
 def _shards(maker: Maker, key: str, found: Sequence[Portion]) -> tuple[list[Made], Reading]:
@@ -215,7 +216,10 @@ def _shards(maker: Maker, key: str, found: Sequence[Portion]) -> tuple[list[Made
             yield Task(number, portion, key, only_check=bad)
 
     total = sum(portion.size for portion in found)
-    with Bar(total=total, desc="tokenize", unit="B", unit_scale=True, leave=False) as bar:
+    with (
+        nothing_unfinished(maker.folder, "*"),
+        Bar(total=total, desc="tokenize", unit="B", unit_scale=True, leave=False) as bar,
+    ):
         for task, result in in_processes(partial(make, maker), fetched_ahead(tasks()), processes):
             made[task.number] = result
             bar.update(task.portion.size)

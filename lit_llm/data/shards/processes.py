@@ -9,10 +9,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, TypeVar
 
 from lit_llm.errors import UserError
+from lit_llm.runtime.atomic_files import clean_abandoned
 from lit_llm.runtime.parent import end_with, in_main_thread
 
 Task = TypeVar("Task")
@@ -77,6 +80,18 @@ def in_processes(
             process.kill()
         for process in everyone:
             process.join()
+
+
+@contextmanager
+def nothing_unfinished(folder: Path, within: str) -> Iterator[None]:
+    """Where what is done in the processes is broken off, nothing that they had begun to write stays in the folders
+    ``within`` this one (a glob, or "." for itself). It is for the outside of ``in_processes``, which has ended them."""
+    try:
+        yield
+    except BaseException:
+        for place in [folder] if within == "." else folder.glob(within):
+            clean_abandoned(place)
+        raise
 
 
 def _received(here: Connection, process: Any) -> Any:

@@ -27,7 +27,7 @@ from lit_llm.data.shards.corpus import Corpus, waiting
 from lit_llm.data.shards.fates import REASONS, TRAIN, Fates, bounds_of, leave_out
 from lit_llm.data.shards.making import CODE, reading_of, rows_of
 from lit_llm.data.shards.portions import Portion, fetched_ahead
-from lit_llm.data.shards.processes import in_processes, processors
+from lit_llm.data.shards.processes import in_processes, nothing_unfinished, processors
 from lit_llm.data.shards.shard import Shard
 from lit_llm.data.token_cache import content_hash
 from lit_llm.errors import UserError
@@ -35,7 +35,7 @@ from lit_llm.records import Document
 from lit_llm.runtime.atomic_files import NotWritten, write_json, written_atomically
 from lit_llm.runtime.code_key import code_key
 from lit_llm.runtime.counted import counted
-from lit_llm.runtime.progress_bars import Bar
+from lit_llm.runtime.progress_bars import Bar, at_work
 from lit_llm.runtime.run_lock import alone
 from lit_llm.text.tokenizer import Tokenizer
 
@@ -83,10 +83,11 @@ def without_heldout(corpus: Corpus, others: Sequence[Document]) -> None:
     try:
         with alone(corpus.folder, waiting):
             if not first.is_file():
-                items = tuple(
-                    HeldoutItems([text for text, _ in some], n=n, share=share, least=least)
-                    for _, some, least in searched
-                )
+                with at_work("look for held-out items"):
+                    items = tuple(
+                        HeldoutItems([text for text, _ in some], n=n, share=share, least=least)
+                        for _, some, least in searched
+                    )
                 sets = [(reason, [source for _, source in some]) for reason, some, _ in searched]
                 fates, told = _searched(
                     corpus, Searcher(options, corpus.maker.split, corpus.maker.tokenizer, items), sets, key
@@ -123,7 +124,10 @@ def _searched(
     missing = [task for task in tasks if not task.file.is_file()]
     total = sum(task.portion.size for task in tasks)
     count = min(searcher.options.prepare_workers or processors(), len(missing))
-    with Bar(total=total, desc="look for held-out items", unit="B", unit_scale=True, leave=False) as bar:
+    with (
+        nothing_unfinished(folder, "."),
+        Bar(total=total, desc="look for held-out items", unit="B", unit_scale=True, leave=False) as bar,
+    ):
         bar.update(total - sum(task.portion.size for task in missing))
         for task, _ in in_processes(partial(_search, searcher), fetched_ahead(iter(missing)), count):
             bar.update(task.portion.size)

@@ -31,7 +31,7 @@ from lit_llm.runtime.run_lock import RunLock
 from lit_llm.training.search import study as studies
 from lit_llm.training.search.space import Dimension, split
 from lit_llm.training.search.trial import Trial
-from lit_llm.training.sweep import read
+from lit_llm.training.sweep import read, said
 
 log = logging.getLogger("lit_llm")
 
@@ -208,10 +208,12 @@ class OptunaSweeper(Sweeper):
                     self._tell(number, {})
                 raise
             for (number, _), job in zip(jobs, found, strict=True):
-                self._tell(number, read(Path(str(job.hydra_cfg.hydra.runtime.output_dir))))  # type: ignore[union-attr]
+                folder = Path(str(job.hydra_cfg.hydra.runtime.output_dir))  # type: ignore[union-attr]
+                self._tell(number, read(folder), told=folder in said)
                 yield job
 
-    def _tell(self, number: int, result: dict[str, Any]) -> None:
+    def _tell(self, number: int, result: dict[str, Any], told: bool = False) -> None:
+        """Tells the study, and says it where it is bad. ``told``: why was said just now, by the job in this process."""
         from optuna.trial import TrialState
 
         status = str(result.get("status", "failed: no result was written"))
@@ -220,7 +222,7 @@ class OptunaSweeper(Sweeper):
         else:
             state = TrialState.PRUNED if status.startswith("pruned") else TrialState.FAIL
             self.study.tell(number, state=state, skip_if_finished=True)
-            log.info("trial %d %s", number, status)
+            log.info("trial %d %s", number, status.partition(":")[0] if told else status)
 
     def _sum_up(self) -> None:
         """``study.json`` beside the leaderboard: where the study is, how its trials ended, and the best."""

@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from lit_llm.data.shards.processes import in_processes
+from lit_llm.data.shards.processes import in_processes, nothing_unfinished
 from lit_llm.errors import UserError
+from lit_llm.runtime.atomic_files import folder_beside
 
 
 def _work(task):
@@ -51,7 +53,7 @@ def test_errors_come_as_one_line_or_with_their_place():
 
 ORPHANS = """
 import os, sys, time
-from lit_llm.data.shards.processes import in_processes
+from lit_llm.data.shards.processes import in_processes, nothing_unfinished
 
 def work(task):
     os.write(1, f"{os.getpid()}\\n".encode())  # a line at once: both write into one pipe
@@ -82,3 +84,25 @@ def test_they_end_when_their_parent_was_killed():
     while (left := set(filter(lives, numbers))) and time.monotonic() < until:
         time.sleep(0.01)
     assert not left
+
+
+def _begins(folder, number):
+    with folder_beside(folder / f"{number}"):
+        time.sleep(300)
+
+
+def test_what_they_had_begun_to_write_is_gone_when_their_parent_is_interrupted(tmp_path):
+    begun = []
+
+    def stop(*_):
+        begun.extend(tmp_path.iterdir())
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 2)
+    try:
+        with pytest.raises(KeyboardInterrupt), nothing_unfinished(tmp_path, "."):
+            list(in_processes(partial(_begins, tmp_path), range(2), 2))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert len(begun) == 2 and not list(tmp_path.iterdir())

@@ -17,6 +17,7 @@ from lit_llm.config.conf_files import conf_folder
 from lit_llm.config.search_keys import OptunaOptions
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import write_json
+from lit_llm.training import sweep
 from lit_llm.training.search.trial import current, told, untold
 
 optuna = pytest.importorskip("optuna")
@@ -105,6 +106,17 @@ def test_a_search_is_better_than_draws_by_chance_and_marks_what_failed(tmp_path)
             }  # fmt: skip
             assert told_of(folder)["trials"] == {"complete": 28, "fail": 2}
     assert sum(means["TPESampler"]) < 0.7 * sum(means["RandomSampler"])
+
+
+def test_why_a_trial_failed_is_told_once(tmp_path, caplog):
+    def ends(number, result):
+        if number == 1:  # as a job of this process, which tells it itself
+            sweep.said.add(tmp_path / "1")
+        return {"status": f"failed: of {number}", "objective": 1e30} if number in (1, 2) else result
+
+    caplog.set_level("INFO")
+    search(tmp_path, ends=ends, n_trials=4)
+    assert [line for line in caplog.messages if line.startswith("trial")] == ["trial 1 failed", "trial 2 failed: of 2"]
 
 
 @pytest.mark.parametrize("storage", [None, "own.log"])
