@@ -17,8 +17,10 @@ from torch import Tensor
 
 from lit_llm.errors import UserError
 from lit_llm.runtime.atomic_files import beside, write_json
+from lit_llm.runtime.distributed import is_first_process
 from lit_llm.runtime.model_folder import only_pickled, refuse_pointer
 from lit_llm.runtime.out_of_resources import is_out_of_memory
+from lit_llm.runtime.progress_bars import LOOKS_EVERY, Bar
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 KINDS = {
@@ -123,9 +125,15 @@ def read_tensors(
     """
     tensors: dict[str, Tensor] = {}
     dtypes: dict[str, torch.dtype] = {}
-    for key, tensor in each_tensor(files, expected, ignored, renamed):
-        dtypes[key] = tensor.dtype
-        tensors[key] = tensor.to(device=device, dtype=dtype)
+    name = files[0].parent.name if files else ""
+    with Bar(
+        total=len(expected), desc=f"read {name}", unit=" tensors", leave=False, delay=LOOKS_EVERY,
+        disable=not is_first_process(),
+    ) as bar:  # fmt: skip
+        for key, tensor in each_tensor(files, expected, ignored, renamed):
+            dtypes[key] = tensor.dtype
+            tensors[key] = tensor.to(device=device, dtype=dtype)
+            bar.update()
     return Found(tensors, dtypes)
 
 

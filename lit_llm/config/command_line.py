@@ -82,7 +82,7 @@ def small_command(
             raise SystemExit(2) from None
         except (KeyboardInterrupt, SystemExit) as stop:
             code = stop.code if isinstance(stop, SystemExit) else 130
-            if code in interruption.STOPPED:
+            if isinstance(code, int) and code in interruption.STOPPED:
                 again = f"{kept}, go on with" if kept else "start again with"
                 print(f"stopped; {again}: {interruption.command_of(*words)}", file=sys.stderr, flush=True)
                 ends_without_waiting(code)

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
 
 from lit_llm.runtime.stopping import ends_without_waiting, terminated_as_interrupted
 
-Value = TypeVar("Value")
 SLICE = 0.2  # seconds, in case that a signal comes to another thread
 
 
@@ -21,11 +19,11 @@ class Left(Exception):  # noqa: N818
     """Nobody waits for the call any more."""
 
 
-def heard(call: Callable[[Callable[[Iterable[Value]], Iterator[Value]]], object]) -> None:
+def heard(call: Callable[[Callable[[Iterable[str]], Iterator[str]]], object]) -> None:
     """Makes ``call``, and raises what it raises, or what a signal's handler does meanwhile.
 
     Args:
-        call: is given a function to wrap what it reads with: an iterable that ends, by an error, when nobody waits for
+        call: is given a function to wrap the texts that it reads with: these end, by an error, when nobody waits for
             the call any more. It must let other threads run (release the interpreter's lock).
 
     Outside the main thread, where no signal is heard, it is called plainly.
@@ -33,7 +31,7 @@ def heard(call: Callable[[Callable[[Iterable[Value]], Iterator[Value]]], object]
     given_up = threading.Event()
     raised: list[BaseException] = []
 
-    def ended_with_us(items: Iterable[Value]) -> Iterator[Value]:
+    def ended_with_us(items: Iterable[str]) -> Iterator[str]:
         for item in items:
             if given_up.is_set():
                 raise Left

@@ -63,7 +63,7 @@ class Bar(tqdm):  # type: ignore[misc]
 @contextmanager
 def at_work(what: str) -> Iterator[None]:
     """Shows for how long what is done within has gone on, where nothing tells how far it is."""
-    with Bar(desc=what, bar_format="{desc}: {elapsed}", leave=False):
+    with Bar(desc=what, bar_format="{desc}: {elapsed}", leave=False, delay=LOOKS_EVERY):
         yield
 
 
@@ -94,6 +94,7 @@ class _Shower:
                     return
                 for bar in list(cls.open):
                     with suppress(OSError, ValueError):  # nobody reads it any more
+                        bar.delay = 0.0  # else what is drawn here would not be cleared
                         bar.refresh(nolock=True)
 
 

@@ -14,6 +14,7 @@ from lit_llm.config.entry_points import check_words
 from lit_llm.errors import UserError
 from lit_llm.runtime.arguments import parse
 from lit_llm.runtime.out_of_resources import one_line
+from lit_llm.runtime.terminal import started
 
 if TYPE_CHECKING:  # what needs torch comes when the words are found good
     from benchmarks.record import Record
@@ -66,6 +67,8 @@ def command(words: Sequence[str]) -> None:
         )
     module = f"benchmarks.{name}.work"
     check_words(f"{module}.Settings", rest)
+    if not {"--help", "-h"} & set(rest):
+        started(f"{name}: loading torch ...")
     from benchmarks.conditions import device_of, kind_of, load
     from benchmarks.record import check_writable
 
