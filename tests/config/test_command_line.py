@@ -1,6 +1,8 @@
 """What the user is told when Hydra stands between a mistake and its message."""
 
 import json
+import signal
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -8,7 +10,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from lit_llm.config import hydra_node, schema
+from lit_llm.config import command_line, hydra_node, schema
 from lit_llm.config.command_line import _own, check, command, compose
 from lit_llm.config.help import options_first, text_for
 from lit_llm.config.hydra_words import hydra_words
@@ -342,3 +344,20 @@ def test_what_the_model_s_config_json_tells_is_told_before_anything_is_loaded(tm
     (tmp_path / "config.json").write_text(json.dumps({**shape, "model_type": "x", "architectures": ["XForCausalLM"]}))
     told = refused("train", *words).splitlines()
     assert "is not supported" in told[0] and told[0].endswith("with backbone=transformers")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_small_command_that_is_stopped_says_what_is_kept_and_how_to_go_on(signum, monkeypatch, capsys):
+    ended, before = [], [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(command_line, "ends_without_waiting", ended.append)
+    monkeypatch.setattr(sys, "argv", ["scripts/prepare.py"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            command_line.small_command("", lambda _: signal.raise_signal(signum), ["data.path=a b"], kept="all is kept")
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+    assert ended == [stop.value.code] == [128 + signum]
+    told = capsys.readouterr().err
+    assert told == "stopped; all is kept, go on with: python scripts/prepare.py 'data.path=a b'\n"
+    assert signal.getsignal(signal.SIGTERM) == before[1]
