@@ -43,6 +43,7 @@ assert held() < kept - 100 * 2**20, (kept, held())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
+@pytest.mark.slow  # it imports torch anew, and much of this package
 def test_holes_between_what_stays_are_no_heap() -> None:
     """What is gathered for one layer after the other, while a part of each layer's gradient stays."""
     code = """
