@@ -85,7 +85,7 @@ def taken(cfg) -> dict:
         ("fine_tuning", 3e-4, 2e-4),
         ("instruction_tuning", 3e-4, 2e-4),
         ("dpo", 2e-6, 2e-5),
-        ("kto", 2e-6, 2e-5),
+        ("kto", 1e-5, 1e-4),
         ("ppo", 1e-5, 1e-4),
         ("grpo", 1e-5, 1e-4),
     ],
