@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lit_llm.config import hydra_node, interruption, logger_extras, model_fit, renamed, schema
 from lit_llm.config.conf_files import CONFIG
 from lit_llm.config.environment import named_by_environment
+from lit_llm.config.folder_words import going_on, one_folder, only_shows, refuse_several
 from lit_llm.config.given_values import given_in
 from lit_llm.config.help import options_first, text_for
 from lit_llm.config.hydra_words import hydra_words
@@ -33,7 +33,6 @@ from lit_llm.config.overrides import (
     is_interval,
     override_words,
     parsed,
-    quoted,
     search_path,
     text_of,
 )
@@ -44,11 +43,10 @@ from lit_llm.config.validation import validate
 from lit_llm.errors import UserError
 from lit_llm.runtime import devices
 from lit_llm.runtime.atomic_files import write_text
-from lit_llm.runtime.distributed import agreed, is_first_process
+from lit_llm.runtime.distributed import is_first_process
 from lit_llm.runtime.out_of_resources import one_line
 from lit_llm.runtime.parent import end_with
-from lit_llm.runtime.run_folder import unfinished
-from lit_llm.runtime.started_by import adopt, step_name
+from lit_llm.runtime.started_by import adopt
 from lit_llm.runtime.started_by import started as started_by
 from lit_llm.runtime.stopping import ends_without_waiting, terminated_as_interrupted
 from lit_llm.runtime.terminal import broken, columns, quiet_without_reader, started
@@ -101,7 +99,7 @@ def _command(config_name: str, job: Callable[[DictConfig], Any], argv: list[str]
     interruption.given[:] = list(sys.argv[1:] if argv is None else argv)
     begins = f"{config_name}: reading the configuration and loading torch ..."
     only_tells = bool({"--help", "-h", "--version", "--hydra-help"} & set(interruption.given))
-    silent = only_tells or _only_shows(interruption.given) or not is_first_process()
+    silent = only_tells or only_shows(interruption.given) or not is_first_process()
     # A terminal is told at once: checking a pipeline takes seconds by itself. A log, where a mistake is one line, then.
     if at_once := not silent and sys.stderr.isatty():
         started(begins)
@@ -187,57 +185,6 @@ def complain(error: UserError, alone: bool = False) -> None:
         print(broken(f"error: {line}", columns(sys.stderr)), file=sys.stderr)
 
 
-def refuse_several(config_name: str, arguments: list[str]) -> None:
-    """Raises UserError where torchrun or srun has started several processes of what starts its processes itself."""
-    now = started_by()
-    if now.by == "python" or _only_shows(arguments):
-        return
-    several = "a sweep" if any(word in ("-m", "--multirun") for word in arguments) else None
-    if several or config_name == "pipeline":
-        raise UserError(
-            f"{now.by} started {now.tasks} processes, and {several or 'a pipeline'} starts those of its runs itself: "
-            "start it once, with python (trainer.devices=N, trainer.launcher=slurm)"
-        )
-
-
-def one_folder(config_name: str, arguments: list[str]) -> list[str]:
-    """Where torchrun or srun has started several processes: the words that name one folder in all of them.
-
-    Raises UserError where torchrun keeps no store to agree by.
-    """
-    now = started_by()
-    if now.by == "python" or _only_shows(arguments):
-        return arguments
-    if any(word.startswith("hydra.run.dir=") for word in arguments):
-        return arguments
-    words, folders = override_words(arguments)
-    with composing():
-        cfg = hydra.compose(config_name, [*search_path(words, folders), *words], return_hydra_config=True)
-    runs = Path(cfg.paths.outputs) / cfg.hydra.runtime.choices.stage
-    try:
-        name = step_name() if now.by == "srun" else agreed(time.strftime("%Y-%m-%d_%H-%M-%S"), "folder")
-    except KeyError:
-        raise UserError("torchrun: give its processes one folder, hydra.run.dir=FOLDER") from None
-    return [*arguments, f"hydra.run.dir={quoted(str(runs / name))}"]
-
-
-def going_on(config_name: str, arguments: list[str]) -> list[str]:
-    """resume=auto without a folder: the newest unfinished run of this very configuration, else a new run."""
-    if "resume=auto" not in arguments or config_name != "train":
-        return arguments
-    if any(word.startswith(("hydra.run.dir=", "-m", "--multirun", "--cfg")) for word in arguments):
-        return arguments
-    words, folders = override_words(arguments)
-    with composing():
-        cfg = hydra.compose(config_name, [*search_path(words, folders), *words], return_hydra_config=True)
-    runs = Path(cfg.paths.outputs) / cfg.hydra.runtime.choices.stage
-    plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    plain = settled(plain, lambda: given_in(config_name, arguments))
-    found = unfinished(runs, schema.identity(plain))
-    print(f"resume=auto: {f'going on with {found}' if found else f'no unfinished run of this configuration in {runs}'}")
-    return [*arguments, f"hydra.run.dir={quoted(str(found))}"] if found else arguments
-
-
 # Checking
 
 
@@ -263,11 +210,11 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
         if cfg is not None and not findings:
             try:
                 cfg = settled(cfg, lambda: given_in(config_name, arguments), _run_folder(words))
-                for line in lines(schema.plain(cfg)) if _only_shows(arguments) else ():  # Hydra shows its own values
+                for line in lines(schema.plain(cfg)) if only_shows(arguments) else ():  # Hydra shows its own values
                     print(f"# {line}", file=sys.stderr)
             except UserError as error:
                 findings += str(error).splitlines()
-        if cfg is not None and not _only_shows(arguments):
+        if cfg is not None and not only_shows(arguments):
             try:
                 values = validate(cfg)
                 findings += [] if several else list(not_there(values))
@@ -327,10 +274,6 @@ def compose(config_name: str, overrides: list[str]) -> DictConfig:
 def _run_folder(words: list[str]) -> Path | None:
     found = [word.partition("=")[2] for word in words if word.startswith("hydra.run.dir=")]
     return Path(text_of(found[-1])) if found else None
-
-
-def _only_shows(arguments: list[str]) -> bool:
-    return any(word.startswith(("--cfg", "-c", "--info")) for word in arguments)
 
 
 BESIDE_A_FOLDER = {("backbone", ".dropout"), ("backbone", ".trust_remote_code")}

@@ -11,11 +11,6 @@ from lit_llm.runtime import devices
 from lit_llm.runtime.started_by import started
 
 
-def is_sharded(trainer: Mapping[str, Any]) -> bool:
-    """Whether the values of ``trainer`` ask for it."""
-    return trainer["shard"] is not None or trainer["tensor_parallel"] > 1
-
-
 def faults(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
     """A line for each key of a run's plain configuration that does not go with a model spread over processes."""
     path, trainer = f"{prefix}trainer.", values["trainer"]
@@ -26,7 +21,7 @@ def faults(prefix: str, values: Mapping[str, Any]) -> Iterator[str]:
         )
     if trainer["shard"] not in SHARDS:
         yield f"{path}shard={trainer['shard']}: must be one of {', '.join(str(one or 'null') for one in SHARDS)}"
-    if not is_sharded(trainer):
+    if not devices.is_sharded(trainer):
         return
     said = f"{path}tensor_parallel={trainer['tensor_parallel']}" if trainer["shard"] is None else (
         f"{path}shard={trainer['shard']}"

@@ -143,7 +143,7 @@ class Overview:
             self.kinds.setdefault(kind, OfKind()).__iadd__(more)
         for key, one in other.beside.items():
             self.of_key(key).__iadd__(one)
-        self.passages.__iadd__(other.passages)
+        self.passages += other.passages
         self.bad.join(other.bad)
         return self
 

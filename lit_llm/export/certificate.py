@@ -38,7 +38,6 @@ SPREAD = 2.0  # how much further than the rounding here llama.cpp may be, whose 
 SURE = 5.0  # times the bound of the root mean square: further than any one logit of many thousands is off
 LOSS = {"f32": 0.001, "f16": 0.005, "bf16": 0.01, "q8_0": 0.01, "q5_1": 0.05, "q5_0": 0.05, "q4_1": 0.15, "q4_0": 0.15}
 """By which part the loss on held-out text may grow."""
-MEASURED = ("documents", "responses")  # kinds of held-out sets that a loss is taken on
 TEXTS, STEPS, ITEMS, MOST_TOKENS, CONTEXT = 200, 24, 32, 512, 256
 _ASKED = ("What is the capital of France?", "Write a short line about the sea.", "ما عاصمة مصر؟")
 
@@ -170,6 +169,11 @@ def _context(model: Model) -> int:
     scaling = model.config.rope_scaling
     original = scaling.original_max_positions if scaling is not None and scaling.kind == "longrope" else CONTEXT
     return min(model.context, CONTEXT, original)
+
+
+def can_be_measured(sets: Path) -> bool:
+    """Whether a folder of held-out sets has one that a loss is taken on."""
+    return any(one.kind in ("documents", "responses") for one in read_all(sets))
 
 
 def _held_out(model: Model, tokenizer: Tokenizer, texts: Path | None) -> list[Scored]:

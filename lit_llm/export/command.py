@@ -13,9 +13,8 @@ from typing import Annotated, Literal
 
 from lit_llm.backbone.huggingface import load_model, save_model
 from lit_llm.errors import UserError
-from lit_llm.evaluation.sets import read_all
 from lit_llm.export.card import WORDS, card, verdict
-from lit_llm.export.certificate import MEASURED, Certificate, certify
+from lit_llm.export.certificate import Certificate, can_be_measured, certify
 from lit_llm.export.gguf_file import read_model, write_gguf
 from lit_llm.export.huggingface_folder import shard_bytes, write_huggingface
 from lit_llm.export.ollama import NONE_KNOWN, modelfile
@@ -90,8 +89,8 @@ def refuse_unread(a: Export) -> None:
             raise UserError(f"{key}={getattr(a, key)}: is the certificate's, and certificate=false; leave one out")
     if a.texts is not None:
         check_texts(a.texts)
-        if a.texts.is_dir() and not any(one.kind in MEASURED for one in read_all(a.texts)):
-            raise UserError(f"texts={a.texts}: holds no set of {' or '.join(MEASURED)}; give another folder, or a text")
+        if a.texts.is_dir() and not can_be_measured(a.texts):
+            raise UserError(f"texts={a.texts}: holds no set of documents or responses; give another folder, or a text")
     if a.node_llama_cpp is not None and (wrong := missing_in(a.node_llama_cpp)) is not None:
         raise UserError(f"node_llama_cpp={a.node_llama_cpp}: {wrong}")
 

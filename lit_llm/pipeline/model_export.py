@@ -14,8 +14,7 @@ from typing import Any
 
 from lit_llm.config.export_keys import FOLDER
 from lit_llm.config.schema import digest
-from lit_llm.evaluation.sets import read_all
-from lit_llm.export.certificate import MEASURED
+from lit_llm.export.certificate import can_be_measured
 from lit_llm.export.command import Export, export_gguf, whole
 from lit_llm.export.engines import SCRIPT
 from lit_llm.lineage.code_hash import hashes_of
@@ -72,7 +71,7 @@ def _texts(folder: Path, run: Path) -> Path | None:
     """Held-out sets that a loss can be taken on: the run's own, else those of another step (RL holds out prompts)."""
     for place in (run, *sorted(folder.iterdir())):
         heldout = place / "heldout"
-        if heldout.is_dir() and any(one.kind in MEASURED for one in read_all(heldout)):
+        if heldout.is_dir() and can_be_measured(heldout):
             return heldout.resolve()
     return None
 

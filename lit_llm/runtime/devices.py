@@ -110,7 +110,7 @@ def _fault_of_gpus(value: Any) -> str | None:
 def _fault_of_processes(value: Any, settings: Any) -> str | None:
     if isinstance(value, list) or value == -1:
         return "chooses GPUs, and there is none to be used; give a number of processes"
-    if value <= most_processes() or _is_spread(settings) or started().here > 1:
+    if value <= most_processes() or is_sharded(settings) or started().here > 1:
         return None
     return (
         f"must be {most_processes()} or less; without GPUs each process needs a core of the {_cores()} that may be "
@@ -118,7 +118,7 @@ def _fault_of_processes(value: Any, settings: Any) -> str | None:
     )
 
 
-def _is_spread(settings: Any) -> bool:
+def is_sharded(settings: Any) -> bool:
     """Whether no process holds the whole model (``trainer=fsdp``, ``trainer=tp``)."""
     return settings.get("shard") is not None or int(settings.get("tensor_parallel", 1)) > 1
 
@@ -132,7 +132,7 @@ def hint(settings: Any) -> str | None:
     processes = count(settings)
     if settings["accelerator"] in ("mps", "tpu") or _on_gpu(settings["accelerator"]) or processes <= most_processes():
         return None
-    memory = "holds a part of the model" if _is_spread(settings) else "holds the whole model"
+    memory = "holds a part of the model" if is_sharded(settings) else "holds the whole model"
     return (
         f"note: trainer.devices={settings['devices']}: {processes} processes take turns on the {_cores()} that may be "
         f"used, and each {memory}; more than {most_processes()} make no run faster here"

@@ -76,15 +76,19 @@ class AdapterOptions(StageOptions):
     # from, and a stage that starts from it trains them on.
     lora_merge: bool = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lora_rank == 0:  # nobody behind reads what is said of adapters then
+            for name in adapter_words(type(self), vars(self)):
+                object.__setattr__(self, name, _usual(type(self))[name])
+
     def check(self) -> None:
         if self.lora_quantization not in ("nf4", None):
             raise UserError(f"stage.lora_quantization={self.lora_quantization}: must be nf4 or null")
-        for name, value in {} if self.lora_rank else adapter_words(type(self), vars(self)).items():
-            if self.lora_rank is None:
-                raise UserError(
-                    f"stage.{name}={as_word(value)}: there are no adapters; give stage.lora_rank=16, or leave it out"
-                )
-            object.__setattr__(self, name, _usual(type(self))[name])
+        for name, value in adapter_words(type(self), vars(self)).items() if self.lora_rank is None else ():
+            raise UserError(
+                f"stage.{name}={as_word(value)}: there are no adapters; give stage.lora_rank=16, or leave it out"
+            )
         super().check()
 
     def adapters(self, dropout: float = 0.0) -> dict[str, Any]:

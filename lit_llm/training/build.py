@@ -22,13 +22,13 @@ from lit_llm.backbone.loaded import LoadedModel
 from lit_llm.backbone.lora import merge_lora
 from lit_llm.backbone.models import LanguageModel, ScoreModel, StoredDtypes
 from lit_llm.backbone.options import TransformersOptions
-from lit_llm.config.sharded_runs import is_sharded
 from lit_llm.config.targets import construct, named_class
 from lit_llm.data.data_module import DataModule
 from lit_llm.errors import UserError
 from lit_llm.model_sources.adapters import base_of
 from lit_llm.runtime.atomic_files import folder_beside
 from lit_llm.runtime.compile_cache import keep_compiled
+from lit_llm.runtime.devices import is_sharded
 from lit_llm.runtime.distributed import is_first_process
 from lit_llm.runtime.model_folder import check_model_folder, is_adapter
 from lit_llm.stages.base import Stage

@@ -21,13 +21,13 @@ from lit_llm.callbacks.throughput import TokenCount
 from lit_llm.config import schema
 from lit_llm.config.environment import hiding
 from lit_llm.config.run_objective import LOSS
-from lit_llm.config.sharded_runs import is_sharded
 from lit_llm.data.projects import is_project, place_of
 from lit_llm.data.store_requests import shown
 from lit_llm.data.stores import is_remote, of
 from lit_llm.errors import UserError
 from lit_llm.lineage import lineage, model_card
 from lit_llm.runtime.atomic_files import write_json, write_text
+from lit_llm.runtime.devices import is_sharded
 from lit_llm.runtime.distributed import is_first_process
 from lit_llm.runtime.run_folder import RunFolder
 from lit_llm.runtime.terminal import near, typed

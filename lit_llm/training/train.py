@@ -14,8 +14,8 @@ from lit_llm.backbone.options import TransformersOptions
 from lit_llm.config import schema
 from lit_llm.config.pretrained_defaults import tell
 from lit_llm.config.resume_compatibility import refuse_another
-from lit_llm.config.sharded_runs import is_sharded
 from lit_llm.errors import UserError
+from lit_llm.runtime.devices import is_sharded
 from lit_llm.runtime.distributed import first_alone, is_first_process, lost_processes_told, one_process_at
 from lit_llm.runtime.garbage_collection import imports_uncollected
 from lit_llm.runtime.out_of_resources import told_in_one_line

@@ -21,11 +21,11 @@ from lit_llm.callbacks.throughput import TokenCount
 from lit_llm.checkpointing.atomic import AtomicCheckpointIO
 from lit_llm.checkpointing.random_state import RandomState
 from lit_llm.config.interruption import note_begun
-from lit_llm.config.sharded_runs import is_sharded
 from lit_llm.config.targets import construct
 from lit_llm.errors import UserError
 from lit_llm.runtime import devices, lightning_loops, processor
 from lit_llm.runtime.counted import counted
+from lit_llm.runtime.devices import is_sharded
 from lit_llm.runtime.lightning_loops import step_ended, steps_done
 from lit_llm.training.build import Parts
 from lit_llm.training.search.trial import current

@@ -346,7 +346,7 @@ def test_a_run_from_before_the_table_goes_on_as_it_was(smollm2, tmp_path):
 
 
 def test_an_unfinished_run_is_found_again(smollm2, tmp_path, monkeypatch):
-    from lit_llm.config.command_line import going_on
+    from lit_llm.config.folder_words import going_on
     from lit_llm.runtime.run_folder import RunFolder
 
     monkeypatch.chdir(tmp_path)

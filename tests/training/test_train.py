@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 
 from lit_llm.backbone.huggingface import load_language_model, save_model
 from lit_llm.config import schema
-from lit_llm.config.command_line import check, compose, going_on
+from lit_llm.config.command_line import check, compose
+from lit_llm.config.folder_words import going_on
 from lit_llm.config.hydra_words import hydra_words
 from lit_llm.errors import UserError
 from lit_llm.runtime.run_folder import RunFolder, unfinished

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from lit_llm.config.sharded_runs import is_sharded
 from lit_llm.runtime import devices
 from lit_llm.runtime.counted import counted
+from lit_llm.runtime.devices import is_sharded
 from lit_llm.runtime.process_age import seconds_since_start
 from lit_llm.runtime.terminal import started
 

@@ -53,7 +53,7 @@ def test_errors_come_as_one_line_or_with_their_place():
 
 ORPHANS = """
 import os, sys, time
-from lit_llm.data.shards.processes import in_processes, nothing_unfinished
+from lit_llm.data.shards.processes import in_processes
 
 def work(task):
     os.write(1, f"{os.getpid()}\\n".encode())  # a line at once: both write into one pipe
